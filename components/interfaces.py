@@ -1,0 +1,238 @@
+"""The records that flow through the system and the contracts of its swappable parts. Read this file first.
+
+Notation, used in every shape comment of the code base:
+
+    V  videos of a batch (an image is a video of one frame)
+    F  frames of all videos, packed back to back: no padding ever enters the encoder
+    N  patches of a frame            D  vision width
+    S  segments of the longest video L  frames of the longest segment
+    M  memory tokens                 Q  visual tokens that reach the language model
+    C  conversations                 K  text tokens of the longest conversation
+    E  language model width
+
+Masks are bool, True = real. Times are integer milliseconds: precision plugins cast every float of a batch, and
+3601.5 s and 3603.0 s are the same number in bfloat16. Records are ``NamedTuple``s: Lightning's device move and
+DeepSpeed's ZeRO-3 hooks both fail on dataclasses.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from torch import Tensor, nn
+
+IGNORED_LABEL = -100
+"""Label of a text token that is not scored."""
+
+VIDEO_PLACEHOLDER = -200
+"""Id that stands in ``input_ids`` where a conversation's visual tokens belong. No vocabulary holds it."""
+
+TEXT_ONLY = -1
+"""``video_index`` of a conversation without a video."""
+
+
+class FrameFeatures(NamedTuple):
+    """What the encoder makes of the packed frames."""
+
+    cls: Tensor  # [F, D]
+    patches: Tensor  # [F, N, D]
+
+
+class Segments(NamedTuple):
+    """Which packed frames form segment ``s`` of video ``v``."""
+
+    frame_index: Tensor  # [V, S, L] int64 into the packed frames; 0 where masked
+    frame_mask: Tensor  # [V, S, L] bool
+
+
+class SegmentInput(NamedTuple):
+    """What the bridge reads in one recurrent step: segment ``s`` of every video at once."""
+
+    patches: Tensor  # [V, L, N, D]
+    frame_mask: Tensor  # [V, L] bool; a row without any True is a video that has no such segment
+    frame_ms: Tensor  # [V, L] int64, time of each frame in its video
+
+
+class VisualTokens(NamedTuple):
+    """What the language model sees of every video."""
+
+    tokens: Tensor  # [V, Q, E]
+    mask: Tensor  # [V, Q] bool
+
+
+class TextInputs(NamedTuple):
+    """Conversations of a batch, padded on the right."""
+
+    input_ids: Tensor  # [C, K] int64, VIDEO_PLACEHOLDER where visual tokens belong
+    text_mask: Tensor  # [C, K] bool
+    labels: Tensor  # [C, K] int64, IGNORED_LABEL where not scored; not shifted
+    video_index: Tensor  # [C] int64 into the videos of the batch, TEXT_ONLY without one
+
+
+class AnswerLoss(NamedTuple):
+    """Negative log likelihood of every conversation's answer tokens."""
+
+    nll: Tensor  # [C] float32, summed over the answer's tokens
+    num_tokens: Tensor  # [C] int64
+
+
+class VideoTextBatch(Protocol):
+    """What the model reads of a batch; ``datamodules.batch.Batch`` has it."""
+
+    @property
+    def frames(self) -> Tensor:
+        """Packed frames: uint8 ``[F, 3, H, W]``, or cached features ``[F, 1 + N, D]`` (class token first)."""
+
+    @property
+    def frame_counts(self) -> Tensor:
+        """Frames of every video, ``[V]`` int64, summing to F."""
+
+    @property
+    def frame_ms(self) -> Tensor:
+        """Time of every frame in its video, ``[F]`` int64 milliseconds."""
+
+    @property
+    def input_ids(self) -> Tensor:
+        """See ``TextInputs``."""
+
+    @property
+    def text_mask(self) -> Tensor:
+        """See ``TextInputs``."""
+
+    @property
+    def labels(self) -> Tensor:
+        """See ``TextInputs``."""
+
+    @property
+    def video_index(self) -> Tensor:
+        """See ``TextInputs``."""
+
+
+class FrameEncoder(nn.Module, ABC):
+    """Turns every frame into one class vector and N patch vectors.
+
+    Attributes:
+        dim: Vision width D.
+        num_patches: Patches of a frame, N.
+    """
+
+    dim: int
+    num_patches: int
+
+    @abstractmethod
+    def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:
+        """Encode packed frames in one call.
+
+        Args:
+            frames: uint8 ``[F, 3, H, W]`` (``CachedFeatures`` reads ``[F, 1 + N, D]``). F may be 0.
+            frame_counts: Frames of every video, ``[V]``; only encoders that look across frames use it.
+
+        Returns:
+            Features of the F frames.
+        """
+
+    @abstractmethod
+    def dummy_frames(self, device: object) -> Tensor:
+        """One all-zero frame in the form that ``forward`` reads.
+
+        A batch without any video runs it, masked, so that every rank makes the same calls.
+        """
+
+
+class SegmenterStream(Protocol):
+    """A segmenter that takes one frame at a time."""
+
+    def push(self, cls: Tensor) -> None:
+        """Take the next frame's class vector ``[D]``."""
+
+    def segment_index(self) -> Tensor:
+        """Segments of the frames so far, ``[t]`` int64: exactly what the offline form gives for them."""
+
+
+class Segmenter(Protocol):
+    """Cuts every video into segments. Stateless and without parameters."""
+
+    def __call__(self, cls: Tensor, frame_counts: Tensor) -> Tensor:
+        """Number the segments.
+
+        Args:
+            cls: Class vectors of the packed frames, ``[F, D]``.
+            frame_counts: Frames of every video, ``[V]`` int64, each at least 1.
+
+        Returns:
+            Segment of every frame in its video, ``[F]`` int64: starts at 0 in every video, grows by 0 or 1.
+        """
+
+    def stream(self) -> SegmenterStream:
+        """Start the frame-by-frame form of the same algorithm."""
+
+
+StateT = TypeVar("StateT")
+
+
+class MemoryBridge(nn.Module, ABC, Generic[StateT]):
+    """Walks the segments in order and carries what matters to the language model.
+
+    ``forward`` takes the state and gives the next one; the module itself remembers nothing between calls. That is
+    what makes streaming equal to offline. ``read`` turns any state into visual tokens, so reading after the last
+    segment, after every segment or whenever a question arrives is the caller's choice.
+
+    Subclasses are built as ``Bridge(dim, out_dim, *, options)``: vision width D and language model width E.
+    """
+
+    @abstractmethod
+    def forward(self, segment: SegmentInput, state: StateT | None) -> StateT:
+        """Read one segment of every video.
+
+        Rows whose ``frame_mask`` holds no True keep what they had, so padding to S segments changes nothing.
+
+        Args:
+            segment: The segment of every video.
+            state: State after the segment before; None at the start.
+
+        Returns:
+            State after this segment.
+        """
+
+    @abstractmethod
+    def read(self, state: StateT) -> VisualTokens:
+        """Turn a state into what the language model sees."""
+
+
+class LanguageModel(nn.Module, ABC):
+    """A causal language model that reads visual tokens where the placeholders stand.
+
+    Attributes:
+        dim: Embedding width E.
+    """
+
+    dim: int
+
+    @abstractmethod
+    def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
+        """Score the answers; only the labelled positions reach the output layer."""
+
+    @abstractmethod
+    def generate(self, visual: VisualTokens, text: TextInputs, max_new_tokens: int) -> list[str]:
+        """Answer greedily. Each prompt is what stands before its conversation's first labelled token."""
+
+    @abstractmethod
+    def score_options(self, visual: VisualTokens, text: TextInputs, options: Sequence[Sequence[str]]) -> list[Tensor]:
+        """Mean log likelihood per token of every answer option, one tensor ``[number of options]`` a conversation."""
+
+
+class LossSchedule(Protocol):
+    """Decides after which segments the language model's loss is taken, and how much each counts."""
+
+    def steps(self, num_segments: int) -> Sequence[int]:
+        """Segments to read after; depends on S alone, so that every rank makes the same calls."""
+
+    def weights(self, segment_mask: Tensor) -> Tensor:
+        """Weight of every reading.
+
+        Args:
+            segment_mask: Which segments are real, ``[V, S]`` bool.
+
+        Returns:
+            ``[V, R]`` float32 for the R steps of ``steps(S)``; every row sums to 1.
+        """
