@@ -1,0 +1,229 @@
+"""Plans, draws and encodes one needle-in-a-haystack video with its questions."""
+
+import dataclasses
+import io
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from apps.quickstart.clips import Clip, Look, Part, Run, plan_look, plan_runs, render
+from apps.quickstart.needles import COLOURS, SHAPES, Needle, paint
+
+FRAMES_PER_SECOND = 2  # reading at this rate samples every frame
+NO_NEEDLE = "none"
+PLACES = ("beginning", "end")
+QUESTIONS = {
+    "colour": "Which colour was shown?",
+    "shape": "Which shape was shown?",
+    "place": "Was it at the beginning or at the end?",
+}
+OPTIONS = {"colour": (*COLOURS, NO_NEEDLE), "shape": (*SHAPES, NO_NEEDLE), "place": (*PLACES, NO_NEEDLE)}
+# Fast, and near lossless at this size. No B-frames and short groups keep decoding quick.
+_ENCODER_OPTIONS = {"preset": "ultrafast", "crf": "18", "g": "8", "bf": "0"}
+_LARGEST_TURN = 12.0  # degrees
+
+
+@dataclass(frozen=True)
+class Split:
+    """Videos that go into shards of their own.
+
+    Args:
+        name: Start of the shards' names.
+        num_videos: How many.
+        min_frames: Frames of the shortest.
+        max_frames: Frames of the longest.
+        part: Which part of the clips they show.
+        length: Name of the length in reports, ``meta.length`` of every sample.
+    """
+
+    name: str
+    num_videos: int
+    min_frames: int
+    max_frames: int
+    part: Part
+    length: str
+
+
+def default_splits(num_train: int = 2000, num_one_segment: int = 600, num_eval: int = 80) -> tuple[Split, ...]:
+    """Training videos of 4 to 16 frames, and held-out ones of 1, 2, 4 and 8 times 16.
+
+    Args:
+        num_train: Training videos of 4 to 16 frames.
+        num_one_segment: Training videos of 4 frames, for the start of a curriculum.
+        num_eval: Held-out videos of each length.
+    """
+    return (
+        Split("train-one-segment", num_one_segment, 4, 4, "train", "one segment"),
+        Split("train", num_train, 4, 16, "train", "train"),
+        *(Split(f"eval-{times}x", num_eval, 16 * times, 16 * times, "held_out", f"{times}x") for times in (1, 2, 4, 8)),
+    )
+
+
+@dataclass(frozen=True)
+class HaystackSettings:
+    """Everything that decides what the videos are.
+
+    Args:
+        splits: What to make.
+        frame_size: Side of the square frames in pixels; even (H.264), at most 120.
+        seed: A video depends on this, its split's name and its index alone.
+        no_needle_share: Share of the videos without a needle.
+        needle_sizes: Smallest and largest side of a needle, as a share of the frame's.
+        videos_per_shard: Samples of a shard.
+    """
+
+    splits: tuple[Split, ...] = dataclasses.field(default_factory=default_splits)
+    frame_size: int = 112
+    seed: int = 0
+    no_needle_share: float = 0.17
+    needle_sizes: tuple[float, float] = (0.38, 0.50)
+    videos_per_shard: int = 250
+
+
+class VideoPlan(NamedTuple):
+    """What one video shows; drawing it takes no further choice."""
+
+    num_frames: int
+    runs: list[Run]
+    look: Look
+    needle: Needle | None
+
+
+class Sample(NamedTuple):
+    """One sample of a shard."""
+
+    key: str
+    mp4: bytes
+    record: dict[str, Any]
+
+
+def count_frames(settings: HaystackSettings, split: Split, index: int) -> int:
+    """Frames of a video, without planning the rest of it."""
+    return int(_random(settings, split, index).integers(split.min_frames, split.max_frames, endpoint=True))
+
+
+def plan_video(settings: HaystackSettings, clips: Sequence[Clip], split: Split, index: int) -> VideoPlan:
+    """Make every choice of a video.
+
+    Args:
+        settings: What the videos are like.
+        clips: What to cut backgrounds from.
+        split: The video's split.
+        index: The video's number in its split.
+    """
+    random = _random(settings, split, index)
+    num_frames = int(random.integers(split.min_frames, split.max_frames, endpoint=True))
+    return VideoPlan(
+        num_frames=num_frames,
+        runs=plan_runs(random, clips, split.part, num_frames, settings.frame_size),
+        look=plan_look(random),
+        needle=None if random.random() < settings.no_needle_share else _plan_needle(random, settings, num_frames),
+    )
+
+
+def make_sample(settings: HaystackSettings, clips: Sequence[Clip], split: Split, index: int) -> Sample:
+    """Draw a video, encode it and write down its questions.
+
+    Args:
+        settings: What the videos are like.
+        clips: What to cut backgrounds from.
+        split: The video's split.
+        index: The video's number in its split.
+    """
+    plan = plan_video(settings, clips, split, index)
+    key = f"{split.name}-{index:06d}"
+    meta = {
+        "length": split.length,
+        "num_frames": plan.num_frames,
+        "needle_frame": -1 if plan.needle is None else plan.needle.frame,
+    }
+    record = {"source": "haystack", "meta": meta, "conversations": conversations(plan, key)}
+    return Sample(key, encode(draw_frames(settings, clips, plan)), record)
+
+
+def draw_frames(settings: HaystackSettings, clips: Sequence[Clip], plan: VideoPlan) -> NDArray[np.uint8]:
+    """Draw a planned video.
+
+    Returns:
+        RGB frames ``[T, size, size, 3]``.
+    """
+    frames = render(clips, plan.runs, plan.look, settings.frame_size)
+    if plan.needle is not None:
+        paint(frames[plan.needle.frame], plan.needle)
+    return frames
+
+
+def conversations(plan: VideoPlan, key: str) -> list[dict[str, Any]]:
+    """The questions about a video, with their answers.
+
+    The place is not asked where the needle lies in the middle third.
+
+    Args:
+        plan: The video.
+        key: Its sample key, for the conversations' ids.
+    """
+    if plan.needle is None:
+        answers = dict.fromkeys(QUESTIONS, NO_NEEDLE)
+    else:
+        answers = {"colour": plan.needle.colour, "shape": plan.needle.shape}
+        centre = (plan.needle.frame + 0.5) / plan.num_frames
+        if centre < 1 / 3:
+            answers["place"] = PLACES[0]
+        elif centre > 2 / 3:
+            answers["place"] = PLACES[1]
+    return [
+        {
+            "id": f"{key}-{kind}",
+            "kind": kind,
+            "options": list(OPTIONS[kind]),
+            "turns": [
+                {"role": "user", "content": f"<video>\n{QUESTIONS[kind]}"},
+                {"role": "assistant", "content": answer},
+            ],
+        }
+        for kind, answer in answers.items()
+    ]
+
+
+def encode(frames: NDArray[np.uint8]) -> bytes:
+    """Encode frames as an H.264 mp4 at ``FRAMES_PER_SECOND``.
+
+    Args:
+        frames: RGB frames ``[T, H, W, 3]``, H and W even.
+    """
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=_ENCODER_OPTIONS)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # the processes around us use the cores; and equal bytes everywhere
+        for index, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, FRAMES_PER_SECOND)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _random(settings: HaystackSettings, split: Split, index: int) -> np.random.Generator:
+    return np.random.default_rng((settings.seed, zlib.crc32(split.name.encode()), index))
+
+
+def _plan_needle(random: np.random.Generator, settings: HaystackSettings, num_frames: int) -> Needle:
+    smallest, largest = settings.needle_sizes
+    size = round(settings.frame_size * random.uniform(smallest, largest))
+    return Needle(
+        shape=SHAPES[random.integers(len(SHAPES))],
+        colour=tuple(COLOURS)[random.integers(len(COLOURS))],
+        frame=int(random.integers(num_frames)),
+        size=size,
+        top=int(random.integers(settings.frame_size - size, endpoint=True)),
+        left=int(random.integers(settings.frame_size - size, endpoint=True)),
+        degrees=float(random.uniform(-_LARGEST_TURN, _LARGEST_TURN)),
+    )

@@ -1,0 +1,80 @@
+"""Attention and transformer block of the bridges, over torch's fused attention."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the name every torch user knows
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention from queries to a context with masked keys.
+
+    Args:
+        dim: Width D; divisible by ``num_heads``.
+        num_heads: Attention heads.
+
+    Raises:
+        ValueError: ``dim`` is not divisible by ``num_heads``.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"width {dim} is not divisible by {num_heads} heads")
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, queries: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            queries: ``[V, Q, D]``.
+            context: ``[V, P, D]``.
+            context_mask: ``[V, P]`` bool; every row needs a True, or its result is NaN.
+
+        Returns:
+            ``[V, Q, D]``.
+        """
+        q, k, v = self._heads(queries, context)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=context_mask[:, None, None, :])
+        merged: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return merged
+
+    def weights(self, queries: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
+        """Attention weights averaged over the heads, ``[V, Q, P]``: for pictures, not for training."""
+        q, k, _ = self._heads(queries, context)
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        return scores.masked_fill(~context_mask[:, None, None, :], -torch.inf).softmax(dim=-1).mean(dim=1)
+
+    def _heads(self, queries: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def split(x: Tensor) -> Tensor:  # [V, P, D] -> [V, heads, P, D / heads]
+            return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+        keys, values = self.key_value(context).chunk(2, dim=-1)
+        return split(self.query(queries)), split(keys), split(values)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention and feed-forward block.
+
+    Args:
+        dim: Width D.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the feed-forward part, as a multiple of D.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        hidden = int(dim * mlp_ratio)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, num_heads)
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Mix tokens ``[V, P, D]`` under ``mask`` ``[V, P]``."""
+        normed = self.attention_norm(tokens)
+        tokens = tokens + self.attention(normed, normed, mask)
+        mixed: Tensor = tokens + self.mlp(self.mlp_norm(tokens))
+        return mixed

@@ -1,0 +1,51 @@
+"""The baseline without memory: the mean over all frames of every patch place."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
+
+
+class RunningMean(NamedTuple):
+    """Sum of the frames so far and their number."""
+
+    total: Tensor  # [V, N, D] float32
+    num_frames: Tensor  # [V] int64
+
+
+class MeanPooling(MemoryBridge[RunningMean]):
+    """Average every patch place over all frames, then project to the language model.
+
+    It sees every frame and costs next to nothing, but a short event fades as 1 / frames. The result does not depend
+    on how the video was cut.
+
+    Args:
+        dim: Vision width D.
+        out_dim: Language model width E.
+
+    Source: the "mean pool" ablation of VideoLLaMB (arXiv:2409.01071).
+    """
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.patch_norm = nn.LayerNorm(dim)
+        self.projection = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim)
+        )
+
+    def forward(self, segment: SegmentInput, state: RunningMean | None) -> RunningMean:
+        """Add one segment of every video to the running sum."""
+        weight = segment.frame_mask.float()[:, :, None, None]
+        total = (self.patch_norm(segment.patches).float() * weight).sum(dim=1)
+        count = segment.frame_mask.sum(dim=1)
+        if state is None:
+            return RunningMean(total, count)
+        return RunningMean(state.total + total, state.num_frames + count)
+
+    def read(self, state: RunningMean) -> VisualTokens:
+        """Project the mean: ``[V, N, E]``, all real."""
+        mean = state.total / state.num_frames.clamp(min=1)[:, None, None]
+        tokens = self.projection(mean.to(self.projection[1].weight.dtype))
+        return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))

@@ -1,0 +1,130 @@
+"""What of the bridge's state the language model gets to see. One class a choice; all take the same state."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.bridges.attention import Attention
+from components.interfaces import VisualTokens
+from components.positions import sinusoidal
+
+
+class MemoryState(NamedTuple):
+    """State of a recurrent memory bridge after some segments. Nothing else is carried."""
+
+    memory: Tensor  # [V, M, D] memory tokens after the last real segment of every video
+    cache: tuple[Tensor, ...]  # one [V, M, D] a segment: the memory tokens it wrote
+    cache_mask: tuple[Tensor, ...]  # one [V] bool a segment: videos that have it
+    cache_ms: tuple[Tensor, ...]  # one [V] int64 a segment: time of its middle frame
+    end_ms: Tensor  # [V] int64, time of the last frame so far
+    tokens: Tensor  # [V, P, D] patch tokens of the last real segment, after the bridge's layers
+    token_mask: Tensor  # [V, P] bool
+
+
+class Readout(nn.Module, ABC):
+    """Turns a bridge state into visual tokens. Built as ``Readout(dim, out_dim, *, options)``."""
+
+    @abstractmethod
+    def forward(self, state: MemoryState) -> VisualTokens:
+        """Read the state of every video."""
+
+
+def _projection(dim: int, out_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim))
+
+
+class CacheReadout(Readout):
+    """A fixed number of learned queries attends over the memories of all segments.
+
+    The cost for the language model does not depend on the length of the video. Every cached memory carries its
+    relative time (time / time of the last frame so far), which is what lets order questions generalise to lengths
+    that training never saw; a video read while it still plays is told its times relative to what has been seen.
+
+    Args:
+        dim: Bridge width D.
+        out_dim: Language model width E.
+        num_queries: Visual tokens Q.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, dim: int, out_dim: int, *, num_queries: int = 16, num_heads: int = 8) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(num_queries, dim) * 0.02)
+        self.key_norm = nn.LayerNorm(dim)
+        self.time = nn.Linear(_TIME_CODE, dim)
+        self.attention = Attention(dim, num_heads)
+        self.projection = _projection(dim, out_dim)
+
+    def forward(self, state: MemoryState) -> VisualTokens:
+        """Read the whole cache: ``[V, Q, E]``, all real."""
+        queries, keys, mask = self._attended(state)
+        read = queries + self.attention(queries, keys, mask)
+        tokens = self.projection(read)
+        return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+    def segment_attention(self, state: MemoryState) -> Tensor:
+        """How much each query looks at each segment, ``[V, Q, segments]``, summing to 1 over segments."""
+        queries, keys, mask = self._attended(state)
+        weights = self.attention.weights(queries, keys, mask)
+        return weights.unflatten(-1, (len(state.cache), -1)).sum(dim=-1)
+
+    def _attended(self, state: MemoryState) -> tuple[Tensor, Tensor, Tensor]:
+        memories = torch.stack(state.cache, dim=1)  # [V, segments, M, D]
+        num_videos, _, num_memory, _ = memories.shape
+        middle_ms = torch.stack(state.cache_ms, dim=1)  # [V, segments]
+        relative = middle_ms.double() / state.end_ms.clamp(min=1).double().unsqueeze(1)
+        code = sinusoidal(relative, _TIME_CODE, longest=_LONGEST, shortest=_SHORTEST).to(memories.dtype)
+        keys = self.key_norm(memories) + self.time(code).unsqueeze(2)
+        mask = torch.stack(state.cache_mask, dim=1).unsqueeze(-1).expand(-1, -1, num_memory)
+        queries = self.queries.to(keys.dtype).expand(num_videos, -1, -1)
+        return queries, keys.flatten(1, 2), mask.flatten(1)
+
+
+class MemoryReadout(Readout):
+    """Only the memory tokens after the last segment, projected.
+
+    Source: the "memory tokens only" ablation of VideoLLaMB (arXiv:2409.01071).
+    """
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.projection = _projection(dim, out_dim)
+
+    def forward(self, state: MemoryState) -> VisualTokens:
+        """Read the memory: ``[V, M, E]``, all real."""
+        tokens = self.projection(state.memory)
+        return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+
+class LastSegmentReadout(Readout):
+    """The patch tokens of the last segment, which have attended to the memory; optionally the memory before them.
+
+    Args:
+        dim: Bridge width D.
+        out_dim: Language model width E.
+        with_memory: Put the memory tokens in front.
+
+    Source: VideoLLaMB (arXiv:2409.01071), whose language model sees the last segment's tokens.
+    """
+
+    def __init__(self, dim: int, out_dim: int, *, with_memory: bool = False) -> None:
+        super().__init__()
+        self.with_memory = with_memory
+        self.projection = _projection(dim, out_dim)
+
+    def forward(self, state: MemoryState) -> VisualTokens:
+        """Read the last segment: ``[V, P, E]`` or ``[V, M + P, E]``."""
+        tokens, mask = state.tokens, state.token_mask
+        if self.with_memory:
+            tokens = torch.cat([state.memory, tokens], dim=1)
+            mask = torch.cat([mask.new_ones(state.memory.shape[:2]), mask], dim=1)
+        return VisualTokens(self.projection(tokens), mask)
+
+
+_TIME_CODE = 32
+# Relative times lie in 0..1. The longest wavelength makes the whole video unambiguous; the shortest is kept long enough
+# that a video of 4 segments already shows training most of what a video of 32 will ask for.
+_LONGEST = 2.0
+_SHORTEST = 0.25

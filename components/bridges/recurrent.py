@@ -1,0 +1,129 @@
+"""The recurrent memory bridge: memory tokens walk through the segments and are read back at any time."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from components.bridges.attention import TransformerBlock
+from components.bridges.readouts import CacheReadout, MemoryState, Readout
+from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
+from components.positions import patch_grid_positions, sinusoidal
+
+
+class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
+    """Carry distinct memory tokens across segments, gated, and read them through a readout.
+
+    In every step the memory tokens and the segment's patches attend to each other; the memory tokens that come out
+    are cached and go on to the next segment. What enters a segment is ``initial + tanh(gate) * LayerNorm(previous)``
+    with one gate a channel, zero at the start of training: every segment begins near the learned initial memory, so
+    drift cannot build up over hundreds of segments. Videos without the segment keep all they had.
+
+    Differs from the published bridge, which is kept as a compatible form: there the tokens start as equal zeros and
+    never come apart, nothing tells where a patch or a frame was, and the memory drifts with every step.
+
+    Args:
+        dim: Vision width D; divisible by ``num_heads`` and by 4.
+        out_dim: Language model width E.
+        num_memory: Memory tokens M.
+        num_layers: Transformer blocks.
+        num_heads: Attention heads.
+        recurrent: False cuts the recurrence: every segment starts from the initial memory.
+        readout: Builds the readout from D and E.
+
+    Source: after VideoLLaMB (arXiv:2409.01071); recurrence after RMT (arXiv:2207.06881).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int,
+        *,
+        num_memory: int = 32,
+        num_layers: int = 1,
+        num_heads: int = 8,
+        recurrent: bool = True,
+        readout: Callable[[int, int], Readout] = CacheReadout,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.recurrent = recurrent
+        self.patch_norm = nn.LayerNorm(dim)
+        self.initial_memory = nn.Parameter(torch.randn(num_memory, dim) * 0.5)
+        self.memory_norm = nn.LayerNorm(dim)
+        self.gate = nn.Parameter(torch.zeros(dim))
+        self.layers = nn.ModuleList(TransformerBlock(dim, num_heads) for _ in range(num_layers))
+        self.readout = readout(dim, out_dim)
+
+    def forward(self, segment: SegmentInput, state: MemoryState | None) -> MemoryState:
+        """Read one segment of every video; see ``MemoryBridge.forward``."""
+        patches = self._positioned(segment.patches)  # [V, L, N, D]
+        num_videos, _, num_patches, _ = patches.shape
+        memory = self._entering_memory(state, num_videos, patches.dtype)
+        num_memory = memory.shape[1]
+        token_mask = segment.frame_mask.repeat_interleave(num_patches, dim=1)  # [V, P]
+        mask = torch.cat([token_mask.new_ones(num_videos, num_memory), token_mask], dim=1)
+        mixed = torch.cat([memory, patches.flatten(1, 2)], dim=1)
+        for layer in self.layers:
+            mixed = layer(mixed, mask)
+        written, tokens = mixed[:, :num_memory], mixed[:, num_memory:]
+        return _advance(state, segment, written, tokens, token_mask)
+
+    def read(self, state: MemoryState) -> VisualTokens:
+        """Turn the state into visual tokens."""
+        visual: VisualTokens = self.readout(state)
+        return visual
+
+    def _positioned(self, patches: Tensor) -> Tensor:
+        length, num_patches = patches.shape[1:3]
+        place = patch_grid_positions(num_patches, self.dim, patches.device)
+        order = sinusoidal(
+            torch.arange(length, device=patches.device), self.dim, longest=_LONGEST_SEGMENT, shortest=2.0
+        )
+        position = (place + order.unsqueeze(1)).to(patches.dtype)  # [L, N, D]
+        normed: Tensor = self.patch_norm(patches) + position
+        return normed
+
+    def _entering_memory(self, state: MemoryState | None, num_videos: int, dtype: torch.dtype) -> Tensor:
+        initial = self.initial_memory.to(dtype).expand(num_videos, -1, -1)
+        # Before the first segment nothing is carried, yet norm and gate are used (times zero): under DDP and ZeRO a
+        # parameter that some batch leaves out of the graph would stop the run.
+        previous, carried = (initial, 0.0) if state is None else (state.memory, float(self.recurrent))
+        return initial + carried * torch.tanh(self.gate).to(dtype) * self.memory_norm(previous)
+
+
+def _advance(
+    state: MemoryState | None, segment: SegmentInput, written: Tensor, tokens: Tensor, token_mask: Tensor
+) -> MemoryState:
+    """Take the new segment into the state of the videos that have it; the others keep theirs."""
+    active = segment.frame_mask.any(dim=1)  # [V]
+    count = segment.frame_mask.sum(dim=1)
+    end_ms = segment.frame_ms.masked_fill(~segment.frame_mask, 0).amax(dim=1)
+    middle = (count.clamp(min=1) - 1) // 2
+    middle_ms = segment.frame_ms.gather(1, middle.unsqueeze(1)).squeeze(1)
+    if state is None:
+        return MemoryState(written, (written,), (active,), (middle_ms,), end_ms, tokens, token_mask)
+    keep = ~active.view(-1, 1, 1)
+    return MemoryState(
+        memory=torch.where(keep, state.memory, written),
+        cache=(*state.cache, written),
+        cache_mask=(*state.cache_mask, active),
+        cache_ms=(*state.cache_ms, middle_ms),
+        end_ms=torch.maximum(state.end_ms, end_ms),
+        tokens=torch.where(keep, _fit(state.tokens, tokens.shape[1]), _fit(tokens, state.tokens.shape[1])),
+        token_mask=torch.where(
+            keep.squeeze(-1), _fit(state.token_mask, tokens.shape[1]), _fit(token_mask, state.tokens.shape[1])
+        ),
+    )
+
+
+def _fit(tokens: Tensor, length: int) -> Tensor:
+    """Pad axis 1 with zeros (False) to at least ``length``; segments read one by one differ in length."""
+    missing = length - tokens.shape[1]
+    if missing <= 0:
+        return tokens
+    return torch.cat([tokens, tokens.new_zeros(tokens.shape[0], missing, *tokens.shape[2:])], dim=1)
+
+
+# Longest wavelength of the frame order inside a segment, in frames: above any sensible segment length.
+_LONGEST_SEGMENT = 256.0

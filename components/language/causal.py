@@ -1,0 +1,255 @@
+"""Any Hugging Face causal language model as the part that answers."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoTokenizer, GenerationConfig
+
+from components.attention import AttentionWish
+from components.interfaces import IGNORED_LABEL, AnswerLoss, LanguageModel, TextInputs, VisualTokens
+from components.language.chat import ChatFormat
+from components.language.pretrained import LoraSettings, add_adapters, build_model
+from components.language.splice import SplicedInputs, splice
+
+
+class HuggingFaceCausalLM(LanguageModel):
+    """A causal language model and its tokenizer from a Hugging Face folder or hub name.
+
+    Visual tokens are written over the placeholders of the embedded text; from there on the model is used as it is.
+    Only hidden states whose next token is labelled reach the output layer. Everything trains unless ``freeze`` or
+    ``lora`` says otherwise; gradients reach the visual tokens in any case.
+
+    Args:
+        path: Folder or hub name with ``config.json``, tokenizer files (chat template included) and weights.
+        weights: ``pretrained`` loads the weights, ``random`` builds the model of ``config.json`` untrained.
+        dtype: Dtype of the weights; ``auto`` takes the one that the configuration names.
+        attn: Attention kernel, see ``resolve_attention``.
+        lora: Train adapters instead of the weights.
+        freeze: Train nothing here; only what produces the visual tokens learns.
+        gradient_checkpointing: Compute every layer again in the backward pass instead of keeping its activations.
+        gguf_file: Name of a GGUF file in ``path`` that holds configuration, tokenizer and weights instead.
+        chat_template: Jinja text of the chat template; the tokenizer's own if None.
+
+    Raises:
+        ValueError: The arguments contradict each other, weights are missing, the tokenizer has ids that the model
+            lacks, or the chat template is missing or ends no turn.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        weights: Literal["pretrained", "random"] = "pretrained",
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+        attn: AttentionWish = "auto",
+        lora: LoraSettings | None = None,
+        freeze: bool = False,
+        gradient_checkpointing: bool = False,
+        gguf_file: str | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        super().__init__()
+        if lora is not None and freeze:
+            raise ValueError("freeze=True and lora are both set; LoRA freezes the weights itself, so drop freeze")
+        source = {} if gguf_file is None else {"gguf_file": gguf_file}
+        self.model = build_model(path, source, weights, dtype, attn)
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+        tokenizer.chat_template = chat_template or tokenizer.chat_template
+        embeddings = self.model.get_input_embeddings()
+        if len(tokenizer) > embeddings.num_embeddings:
+            raise ValueError(
+                f"the tokenizer of {path!r} has {len(tokenizer)} tokens, the model embeddings for only "
+                f"{embeddings.num_embeddings}; set vocab_size in its config.json (weights='random') or use the "
+                "tokenizer that belongs to the weights"
+            )
+        self.tokenizer = tokenizer
+        self.chat = ChatFormat(tokenizer, _as_list(self.model.generation_config.eos_token_id))
+        # Greedy and nothing else: penalties and sampling of a generation_config.json would be merged in otherwise.
+        self.model.generation_config = GenerationConfig(
+            do_sample=False, eos_token_id=self.chat.stop_ids, pad_token_id=self.chat.pad_id
+        )
+        self.dim = int(embeddings.embedding_dim)
+        if freeze:
+            self.model.requires_grad_(False)
+        if lora is not None:
+            add_adapters(self.model, lora)
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
+        """Score the answers; only the labelled positions reach the output layer.
+
+        Args:
+            visual: Visual tokens of the batch's videos, width ``dim``.
+            text: The conversations. A label on a row's first position is not scored: nothing predicts it.
+
+        Returns:
+            Loss of every conversation; zeros, with their graph, where nothing is labelled.
+        """
+        inputs = self._splice(visual, text)
+        scored = inputs.labels[:, 1:] != IGNORED_LABEL  # [C, T-1], whether the next token is scored
+        rows, columns = scored.nonzero(as_tuple=True)
+        logits = self._logits_at(
+            rows,
+            columns,
+            inputs_embeds=inputs.embeddings,
+            attention_mask=inputs.mask.long(),
+            position_ids=inputs.position_ids,
+            use_cache=False,
+        ).logits
+        token_nll = functional.cross_entropy(logits.float(), inputs.labels[rows, columns + 1], reduction="none")
+        nll = token_nll.new_zeros(scored.shape[0]).index_add(0, rows, token_nll)
+        return AnswerLoss(nll, scored.sum(dim=1))
+
+    @torch.no_grad()
+    def generate(self, visual: VisualTokens, text: TextInputs, max_new_tokens: int) -> list[str]:
+        """Answer greedily. Each prompt is what stands before its conversation's first labelled token.
+
+        An answer ends at the token with which the chat template ends a turn (or the tokenizer's or generation
+        config's end of sequence), at the latest after ``max_new_tokens``.
+
+        Args:
+            visual: Visual tokens of the batch's videos.
+            text: The conversations.
+            max_new_tokens: Longest answer.
+
+        Returns:
+            One answer a conversation, without special tokens and surrounding white space.
+
+        Raises:
+            ValueError: A prompt is shorter than two tokens, or text and videos are out of step.
+        """
+        inputs = self._splice(visual, _prompts(text), pad_left=True)
+        with _evaluation_mode(self.model):
+            generated = self.model.generate(
+                inputs_embeds=inputs.embeddings, attention_mask=inputs.mask.long(), max_new_tokens=max_new_tokens
+            )
+        return [self.chat.decode(ids) for ids in generated.tolist()]
+
+    @torch.no_grad()
+    def score_options(self, visual: VisualTokens, text: TextInputs, options: Sequence[Sequence[str]]) -> list[Tensor]:
+        """Mean log likelihood per token of every answer option, the token that ends the turn included.
+
+        Keys and values of a prompt are computed once and shared by its options.
+
+        Args:
+            visual: Visual tokens of the batch's videos.
+            text: The conversations; their own answers are not read.
+            options: Answer options of every conversation, C lists of at least one.
+
+        Returns:
+            One float32 tensor ``[number of options]`` a conversation, at most 0.
+
+        Raises:
+            ValueError: A conversation has no options, a prompt is shorter than two tokens, or text and videos are
+                out of step.
+        """
+        counts = [len(each) for each in options]
+        if len(counts) != text.input_ids.shape[0] or 0 in counts:
+            raise ValueError(
+                f"{text.input_ids.shape[0]} conversations with {counts} options; every one needs at least one option"
+            )
+        prompts = _prompts(text)
+        scores = []
+        with _evaluation_mode(self.model):
+            for row, answers in enumerate(options):
+                prompt = self._splice(visual, TextInputs(*(field[row : row + 1] for field in prompts)))
+                scores.append(self._score_answers(prompt.embeddings, answers))
+        return scores
+
+    def _score_answers(self, prompt: Tensor, answers: Sequence[str]) -> Tensor:
+        """Mean log likelihood of each answer after a prompt ``[1, T, E]``."""
+        answer_ids = [torch.tensor(self.chat.answer_ids(answer), device=prompt.device) for answer in answers]
+        ids = nn.utils.rnn.pad_sequence(answer_ids, batch_first=True, padding_value=self.chat.pad_id)  # [options, A]
+        lengths = torch.tensor([len(each) for each in answer_ids], device=prompt.device)
+        # The prompt's last token is left to the second call, so that all answer tokens are predicted there.
+        nowhere = torch.empty(0, dtype=torch.long, device=prompt.device)
+        cache = self._logits_at(nowhere, nowhere, inputs_embeds=prompt[:, :-1], use_cache=True).past_key_values
+        cache.batch_repeat_interleave(len(answers))
+        last = prompt[:, -1:].expand(len(answers), -1, -1)
+        embeddings = torch.cat([last, self._embed(ids[:, :-1])], dim=1)  # [options, A, E]
+        places = torch.arange(ids.shape[1], device=ids.device)
+        real = places < lengths[:, None]  # [options, A]
+        rows, columns = real.nonzero(as_tuple=True)
+        logits = self._logits_at(
+            rows,
+            columns,
+            inputs_embeds=embeddings,
+            attention_mask=torch.cat([real.new_ones(len(answers), prompt.shape[1] - 1), real], dim=1).long(),
+            position_ids=(prompt.shape[1] - 1 + places).expand(len(answers), -1),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        log_likelihood = -functional.cross_entropy(logits.float(), ids[rows, columns], reduction="none")
+        return log_likelihood.new_zeros(len(answers)).index_add(0, rows, log_likelihood) / lengths
+
+    def _splice(self, visual: VisualTokens, text: TextInputs, *, pad_left: bool = False) -> SplicedInputs:
+        return splice(visual, text, self._embed(text.input_ids), pad_left=pad_left)
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        """Embed ids; the placeholder's negative id reads row 0, which the splice replaces."""
+        embedded: Tensor = self.model.get_input_embeddings()(input_ids.clamp(min=0))
+        return embedded
+
+    def _logits_at(self, rows: Tensor, columns: Tensor, **inputs: Any) -> Any:
+        """Run the model with logits at ``n`` chosen positions only.
+
+        The output layer is given just these hidden states. Going through the whole model keeps what some of them do
+        around that layer (Gemma's soft cap, Granite's and Cohere's scaling) and the hooks of sharding strategies.
+
+        Args:
+            rows: Conversation of each position, ``[n]``.
+            columns: Place of each position in its sequence, ``[n]``.
+            **inputs: What the Hugging Face model takes.
+
+        Returns:
+            The Hugging Face output, ``logits`` reduced to ``[n, vocabulary]``.
+        """
+
+        def choose(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+            return (args[0][rows, columns].unsqueeze(0),)
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(choose)
+        try:
+            output = self.model(**inputs, return_dict=True)
+        finally:
+            hook.remove()
+        output.logits = output.logits.squeeze(0)
+        return output
+
+
+def _prompts(text: TextInputs) -> TextInputs:
+    """Keep what stands before the first labelled token of every conversation.
+
+    Raises:
+        ValueError: Fewer than two tokens are left; there would be nothing to answer to.
+    """
+    before = (text.labels != IGNORED_LABEL).cumsum(dim=1) == 0
+    mask = text.text_mask & before
+    lengths = mask.sum(dim=1).tolist()
+    short = {row: length for row, length in enumerate(lengths) if length < 2}
+    if short:
+        raise ValueError(
+            f"prompts (tokens before the first labelled one) are too short in these conversations: {short} "
+            "(conversation: tokens); at least 2 are needed"
+        )
+    return text._replace(text_mask=mask, labels=torch.full_like(text.labels, IGNORED_LABEL))
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off; gradient checkpointing, which forbids a key-value cache, rests in this mode too."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _as_list(ids: int | list[int] | None) -> list[int]:
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

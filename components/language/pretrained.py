@@ -1,0 +1,63 @@
+"""Builds Hugging Face language models: trained or untrained, whole or with low-rank adapters."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from components.attention import AttentionWish, resolve_attention
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters beside frozen weights.
+
+    Attributes:
+        rank: Rank of every adapter.
+        alpha: Adapters are scaled by ``alpha / rank``.
+        dropout: Dropout before the adapters while training.
+        target_modules: Names of the linear layers that get one; ``all-linear`` is all of them but the output layer.
+
+    Source: LoRA (arXiv:2106.09685).
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+    target_modules: str | list[str] = "all-linear"
+
+
+def build_model(path: str, source: dict[str, str], weights: str, dtype: str, attn: AttentionWish) -> Any:
+    """Load a model, or build it untrained from its configuration."""
+    if weights not in ("pretrained", "random"):
+        raise ValueError(f"weights is {weights!r}; expected 'pretrained' or 'random'")
+    config = AutoConfig.from_pretrained(path, **source)
+    chosen: torch.dtype = (config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
+    device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    # Float32 weights may still attend in half precision under autocast: an explicit wish is left to the user.
+    kernel = resolve_attention(attn, device_type, chosen if attn == "auto" else None)
+    if weights == "random":
+        return AutoModelForCausalLM.from_config(config, dtype=chosen, attn_implementation=kernel)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        path, dtype=chosen, attn_implementation=kernel, output_loading_info=True, **source
+    )
+    if report["missing_keys"]:
+        raise ValueError(
+            f"the checkpoint {path!r} lacks weights of the model that its config.json describes, which would stay "
+            f"random: {sorted(report['missing_keys'])}"
+        )
+    return model
+
+
+def add_adapters(model: Any, settings: LoraSettings) -> None:
+    """Freeze a model and put trainable adapters beside its linear layers, in place."""
+    adapters = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    inject_adapter_in_model(adapters, model)

@@ -1,0 +1,99 @@
+"""After which segments the loss is taken, how the readings are weighted, and how many of them stay affordable."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from components.interfaces import TEXT_ONLY, AnswerLoss, LanguageModel, TextInputs, VisualTokens
+
+
+class FinalSegmentLoss:
+    """Takes the loss once, after the last segment; a video with fewer segments keeps its memory until then."""
+
+    def steps(self, num_segments: int) -> Sequence[int]:
+        """See ``LossSchedule``."""
+        return [num_segments - 1]
+
+    def weights(self, segment_mask: Tensor) -> Tensor:
+        """See ``LossSchedule``."""
+        return torch.ones(segment_mask.shape[0], 1, device=segment_mask.device)
+
+
+class EverySegmentLoss:
+    """Takes the loss after every segment, so that the bridge learns to carry what later questions need.
+
+    Only real segments count. A video without any (the masked dummy of a text-only batch) has its weight on the last.
+
+    Args:
+        weights: ``uniform`` counts all segments of a video alike; ``increasing`` counts its i-th one i times as much
+            as its first, since an early reading cannot know what a later segment shows.
+
+    Raises:
+        ValueError: ``weights`` is neither.
+    """
+
+    def __init__(self, weights: Literal["uniform", "increasing"] = "uniform") -> None:
+        if weights not in ("uniform", "increasing"):
+            raise ValueError(f"weights is {weights!r}; expected 'uniform' or 'increasing'")
+        self.profile = weights
+
+    def steps(self, num_segments: int) -> Sequence[int]:
+        """See ``LossSchedule``."""
+        return range(num_segments)
+
+    def weights(self, segment_mask: Tensor) -> Tensor:
+        """See ``LossSchedule``."""
+        real = segment_mask.float()  # [V, S]
+        raw = real * real.cumsum(dim=1) if self.profile == "increasing" else real
+        no_segment = ~segment_mask.any(dim=1)
+        raw[:, -1] = raw[:, -1] + no_segment.float()
+        return raw / raw.sum(dim=1, keepdim=True)
+
+
+def answer_loss_per_reading(
+    language_model: LanguageModel, readings: Sequence[VisualTokens], text: TextInputs
+) -> list[AnswerLoss]:
+    """Score the answers once for every reading while holding the language model's graph of one reading at a time.
+
+    The last reading runs as usual: backward begins with it and frees its graph before it needs another. The earlier
+    ones keep only their visual tokens and run again during backward, so R readings cost R - 1 extra forwards.
+    Dropout draws the same masks when a reading runs again.
+
+    Args:
+        language_model: The language model.
+        readings: What it sees after each of the R steps.
+        text: The conversations, the same for all readings.
+
+    Returns:
+        The R losses in the order of ``readings``, gradients equal to R ordinary calls.
+    """
+    losses: list[AnswerLoss] = [
+        checkpoint(language_model, reading, text, use_reentrant=False, preserve_rng_state=True)
+        for reading in readings[:-1]
+    ]
+    losses.append(language_model(readings[-1], text))
+    return losses
+
+
+def weighted_answer_loss(losses: Sequence[AnswerLoss], weights: Tensor, video_index: Tensor) -> Tensor:
+    """Mean loss of an answer token, each conversation's readings weighted as its video's.
+
+    Args:
+        losses: One for each of the R readings.
+        weights: Weight of every reading, ``[V, R]``, rows sum to 1.
+        video_index: Video of every conversation, ``[C]``; a text-only one sees no memory, so all its readings are the
+            same and the last alone counts.
+
+    Returns:
+        Scalar; zero, with its graph, if the batch has no labelled token.
+    """
+    nll = torch.stack([loss.nll for loss in losses], dim=1)  # [C, R]
+    conversation_weights = torch.zeros_like(nll)
+    conversation_weights[:, -1] = 1.0
+    with_video = (video_index != TEXT_ONLY).nonzero().squeeze(1)
+    conversation_weights[with_video] = weights[video_index[with_video]].to(nll.dtype)
+    num_tokens = losses[-1].num_tokens.sum()
+    return (conversation_weights * nll).sum() / num_tokens.clamp(min=1)

@@ -1,0 +1,148 @@
+"""The whole model: encode, segment, recur, read out, answer. Every step is an injected part."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.gather import AllFrames, FrameSelection, group_frames, num_segments_of, select_segment
+from components.interfaces import (
+    FrameEncoder,
+    FrameFeatures,
+    LanguageModel,
+    LossSchedule,
+    MemoryBridge,
+    Segmenter,
+    Segments,
+    TextInputs,
+    VideoTextBatch,
+    VisualTokens,
+)
+from components.losses import FinalSegmentLoss, answer_loss_per_reading, weighted_answer_loss
+
+
+class ModelOutput(NamedTuple):
+    """Result of a training step."""
+
+    loss: Tensor  # scalar, mean over the batch's answer tokens
+    reading_losses: Tensor  # [R] detached mean loss an answer token after each reading
+    num_answer_tokens: Tensor  # scalar int64
+    segment_counts: Tensor  # [V] int64
+
+
+class PackedVideos(NamedTuple):
+    """The videos of a batch; a masked dummy of one frame where the batch has none."""
+
+    frames: Tensor  # [F, ...]
+    frame_counts: Tensor  # [V] int64
+    frame_ms: Tensor  # [F] int64
+
+
+def _same(value: int) -> int:
+    return value
+
+
+class VideoLanguageModel(nn.Module):
+    """Answers questions about videos through a memory bridge.
+
+    Args:
+        encoder: Frames to features.
+        segmenter: Cuts every video into segments.
+        bridge: Reads segments in order.
+        language_model: Answers.
+        loss_schedule: After which segments the loss is taken.
+        frame_selection: Which frames of a segment the bridge reads.
+        agree_on_maximum: Turns this rank's number of segments into the largest over all ranks. With ZeRO-3 and FSDP
+            every rank must call the bridge equally often; a single process needs no agreement.
+    """
+
+    def __init__(
+        self,
+        encoder: FrameEncoder,
+        segmenter: Segmenter,
+        bridge: MemoryBridge[Any],
+        language_model: LanguageModel,
+        loss_schedule: LossSchedule | None = None,
+        frame_selection: FrameSelection | None = None,
+        agree_on_maximum: Callable[[int], int] = _same,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.segmenter = segmenter
+        self.bridge = bridge
+        self.language_model = language_model
+        self.loss_schedule = loss_schedule or FinalSegmentLoss()
+        self.frame_selection = frame_selection or AllFrames()
+        self.agree_on_maximum = agree_on_maximum
+
+    def forward(self, batch: VideoTextBatch) -> ModelOutput:
+        """Loss of a batch of videos, images and plain text.
+
+        Args:
+            batch: See ``VideoTextBatch``.
+
+        Returns:
+            Loss with its graph, and figures for the log.
+        """
+        videos = self.packed_videos(batch)
+        features = self.encoder(videos.frames, videos.frame_counts)
+        segments = self.segment(features, videos.frame_counts)
+        num_segments = segments.frame_mask.shape[1]
+        states = self.recur(features, videos.frame_ms, segments)
+        readings = [self.bridge.read(states[step]) for step in self.loss_schedule.steps(num_segments)]
+        segment_mask = segments.frame_mask.any(dim=2)  # [V, S]
+        text = text_of(batch)
+        losses = answer_loss_per_reading(self.language_model, readings, text)
+        weights = self.loss_schedule.weights(segment_mask)
+        loss = weighted_answer_loss(losses, weights, text.video_index)
+        # Touches every trainable part even when no conversation has a video, so that all ranks reduce alike.
+        loss = loss + sum(0.0 * reading.tokens.float().sum() for reading in readings)
+        tokens = losses[-1].num_tokens.sum()
+        means = torch.stack([each.nll.detach().sum() / tokens.clamp(min=1) for each in losses])
+        return ModelOutput(loss, means, tokens, segment_mask.sum(dim=1)[: batch.frame_counts.numel()])
+
+    @torch.no_grad()
+    def generate(self, batch: VideoTextBatch, max_new_tokens: int) -> list[str]:
+        """Answer every conversation's first question greedily, after the last segment."""
+        return self.language_model.generate(self.look(batch), text_of(batch), max_new_tokens)
+
+    @torch.no_grad()
+    def score_options(self, batch: VideoTextBatch, options: Sequence[Sequence[str]]) -> list[Tensor]:
+        """Mean log likelihood per token of every option of every conversation."""
+        return self.language_model.score_options(self.look(batch), text_of(batch), options)
+
+    def look(self, batch: VideoTextBatch) -> VisualTokens:
+        """Everything up to the language model: the visual tokens after each video's last segment."""
+        videos = self.packed_videos(batch)
+        features = self.encoder(videos.frames, videos.frame_counts)
+        segments = self.segment(features, videos.frame_counts)
+        visual: VisualTokens = self.bridge.read(self.recur(features, videos.frame_ms, segments)[-1])
+        return visual
+
+    def packed_videos(self, batch: VideoTextBatch) -> PackedVideos:
+        """The batch's videos, or one masked dummy frame."""
+        if batch.frame_counts.numel():
+            return PackedVideos(batch.frames, batch.frame_counts, batch.frame_ms)
+        frames = self.encoder.dummy_frames(batch.input_ids.device)
+        one = batch.frame_counts.new_ones(1)
+        return PackedVideos(frames, one, torch.zeros_like(one))
+
+    def segment(self, features: FrameFeatures, frame_counts: Tensor) -> Segments:
+        """Cut the videos; padded to the largest number of segments on any rank."""
+        segment_index = self.segmenter(features.cls, frame_counts)
+        num_segments = self.agree_on_maximum(num_segments_of(segment_index, frame_counts))
+        return group_frames(segment_index, frame_counts, num_segments, self.frame_selection)
+
+    def recur(self, features: FrameFeatures, frame_ms: Tensor, segments: Segments) -> list[Any]:
+        """Walk the segments of all videos at once; the state after each of the S steps."""
+        states: list[Any] = []
+        for step in range(segments.frame_mask.shape[1]):
+            segment = select_segment(features, frame_ms, segments, step)
+            states.append(self.bridge(segment, states[-1] if states else None))
+        return states
+
+
+def text_of(batch: VideoTextBatch) -> TextInputs:
+    """The conversations of a batch."""
+    return TextInputs(batch.input_ids, batch.text_mask, batch.labels, batch.video_index)

@@ -1,0 +1,163 @@
+"""The batch that every model reads, and the one function that builds it.
+
+Schema, with V videos (an image is a video of one frame), F frames of all videos, C conversations, K text tokens:
+
+    frames        uint8 [F, 3, H, W]   pixels, videos back to back, never padded
+                  float [F, 1 + N, D]  or cached features, class token first, in the encoder's own dtype
+    frame_counts  int64 [V]            frames of every video, each at least 1; sums to F
+    frame_ms      int64 [F]            time of every frame in its video, milliseconds
+    input_ids     int64 [C, K]         padded on the right; VIDEO_PLACEHOLDER where visual tokens belong
+    text_mask     bool  [C, K]         True = real token
+    labels        int64 [C, K]         IGNORED_LABEL where not scored; not shifted
+    video_index   int64 [C]            conversation -> video of this batch, TEXT_ONLY without one
+    questions     C records            what was asked, in plain text, for reports and logs
+
+A batch without any video has V = 0 and F = 0. Several conversations may point at one video: it is decoded once.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+IGNORED_LABEL = -100
+"""Label of a text token that is not scored."""
+
+VIDEO_PLACEHOLDER = -200
+"""Id that stands in ``input_ids`` where a conversation's visual tokens belong. No vocabulary holds it."""
+
+TEXT_ONLY = -1
+"""``video_index`` of a conversation without a video."""
+
+_PADDING_ID = 0  # masked everywhere; any id that every embedding table has will do
+
+
+class Question(NamedTuple):
+    """What one conversation asks, in plain text. Holds no tensor, so device moves and float casts leave it alone.
+
+    ``question`` and ``answer`` are the first of the conversation: its answer is what a model generates when it is
+    given all that stands before the first labelled token.
+    """
+
+    key: str
+    id: str
+    source: str
+    kind: str
+    question: str
+    answer: str
+    options: tuple[str, ...]
+    num_frames: int
+    meta: dict[str, str]
+
+
+class EncodedConversation(NamedTuple):
+    """One conversation as token ids."""
+
+    input_ids: Tensor  # [k] int64
+    labels: Tensor  # [k] int64
+    question: Question
+
+
+class Sample(NamedTuple):
+    """One video (or image, or nothing) and the conversations about it: what ``collate`` joins."""
+
+    key: str
+    frames: Tensor | None  # uint8 [T, 3, H, W], features [T, 1 + N, D], or None for text only
+    frame_ms: Tensor | None  # [T] int64, None exactly where frames is
+    conversations: tuple[EncodedConversation, ...]
+
+
+class Batch(NamedTuple):
+    """See the schema at the top of this file."""
+
+    frames: Tensor
+    frame_counts: Tensor
+    frame_ms: Tensor
+    input_ids: Tensor
+    text_mask: Tensor
+    labels: Tensor
+    video_index: Tensor
+    questions: tuple[Question, ...]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Join samples into one batch; the result equals the samples one by one.
+
+    Args:
+        samples: Any mix of videos of different length, images and text; at least one, each with a conversation.
+
+    Returns:
+        The batch, conversations in the order of the samples.
+
+    Raises:
+        ValueError: Frames, times and conversations do not fit each other. Joined anyway, every later video of the
+            batch would be shown the wrong frames.
+    """
+    if not samples:
+        raise ValueError("collate got no sample; a batch needs at least one")
+    for sample in samples:
+        _check_sample(sample)
+    with_media = [sample for sample in samples if sample.frames is not None]
+    frames, frame_ms = _pack_frames(with_media)
+    counts = [len(sample.frames) for sample in with_media if sample.frames is not None]
+    conversations = [conversation for sample in samples for conversation in sample.conversations]
+    lengths = torch.tensor([len(conversation.input_ids) for conversation in conversations])
+    text_mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]  # [C, K]
+    return Batch(
+        frames=frames,
+        frame_counts=torch.tensor(counts, dtype=torch.int64),
+        frame_ms=frame_ms,
+        input_ids=_pad([conversation.input_ids for conversation in conversations], _PADDING_ID),
+        text_mask=text_mask,
+        labels=_pad([conversation.labels for conversation in conversations], IGNORED_LABEL),
+        video_index=_video_index(samples),
+        questions=tuple(conversation.question for conversation in conversations),
+    )
+
+
+def _check_sample(sample: Sample) -> None:
+    if not sample.conversations:
+        raise ValueError(f"sample {sample.key!r} has no conversation; a batch row needs one")
+    for conversation in sample.conversations:
+        if len(conversation.input_ids) != len(conversation.labels):
+            raise ValueError(
+                f"sample {sample.key!r}: {len(conversation.input_ids)} input ids but {len(conversation.labels)} labels"
+            )
+    num_frames = None if sample.frames is None else len(sample.frames)
+    num_times = None if sample.frame_ms is None else len(sample.frame_ms)
+    if num_frames != num_times:
+        raise ValueError(f"sample {sample.key!r}: {num_frames} frames but {num_times} frame times")
+    if num_frames == 0:
+        raise ValueError(f"sample {sample.key!r} has a video of no frame; give frames=None for text only")
+
+
+def _pack_frames(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    if not samples:
+        return torch.zeros(0, 3, 0, 0, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
+    forms: dict[tuple[torch.dtype, tuple[int, ...]], list[str]] = {}
+    for sample in samples:
+        assert sample.frames is not None
+        forms.setdefault((sample.frames.dtype, tuple(sample.frames.shape[1:])), []).append(sample.key)
+    if len(forms) > 1:
+        found = "; ".join(f"{dtype} {list(shape)}: {', '.join(keys[:5])}" for (dtype, shape), keys in forms.items())
+        raise ValueError(
+            f"all frames of a batch must have one size and type, but got {found}. "
+            "Give every source the same transform, and do not mix cached features with pixels."
+        )
+    frames = torch.cat([sample.frames for sample in samples if sample.frames is not None])
+    return frames, torch.cat([sample.frame_ms for sample in samples if sample.frame_ms is not None])
+
+
+def _video_index(samples: Sequence[Sample]) -> Tensor:
+    video_index: list[int] = []
+    num_videos = 0
+    for sample in samples:
+        has_media = sample.frames is not None
+        video_index += [num_videos if has_media else TEXT_ONLY] * len(sample.conversations)
+        num_videos += has_media
+    return torch.tensor(video_index, dtype=torch.int64)
+
+
+def _pad(rows: Sequence[Tensor], value: int) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)  # [C, K]

@@ -1,0 +1,269 @@
+"""In which order samples are drawn: a pure function of the seed and the epoch, so one integer resumes it exactly.
+
+Training draws from one endless stream of samples, cut into global batches. Rank r of W takes every W-th sample of a
+batch from the r-th on, so the number of ranks, workers and prefetched batches changes nothing, and the number of
+samples that were trained on says where to go on. Within a pass over a source the shards are shuffled, then the samples
+within blocks of the shuffled sequence, so reads stay near each other.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CurriculumStage:
+    """The start of training, on short videos only.
+
+    Args:
+        until_fraction: Part of the training steps at which this stage ends.
+        max_frames: Most frames (``meta.num_frames``) of a sample that is drawn.
+    """
+
+    until_fraction: float
+    max_frames: int
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """What fixes the order of training samples.
+
+    Args:
+        seed: Seed of the order and of the augmentation.
+        num_steps: Global batches of the whole run, which then is one epoch. None = an epoch is one pass.
+        curriculum: Stages at the start of the run; needs ``num_steps``.
+        shuffle_block: Samples that are shuffled with each other; larger mixes better, smaller reads nearer.
+
+    Raises:
+        ValueError: A value makes no sense.
+    """
+
+    seed: int = 0
+    num_steps: int | None = None
+    curriculum: list[CurriculumStage] = field(default_factory=list)
+    shuffle_block: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.seed < 0 or self.shuffle_block < 1 or (self.num_steps is not None and self.num_steps < 1):
+            raise ValueError(f"seed must not be negative, num_steps and shuffle_block be positive, got {self}")
+        ends = [0.0, *(stage.until_fraction for stage in self.curriculum)]
+        if ends != sorted(set(ends)) or ends[-1] > 1:
+            raise ValueError(f"the curriculum's until_fraction must grow from above 0 to at most 1, got {ends[1:]}")
+        if self.curriculum and self.num_steps is None:
+            raise ValueError("a curriculum needs num_steps, the length of the run that its fractions are parts of")
+
+
+class SourceSamples(NamedTuple):
+    """The samples of one source."""
+
+    shards: tuple[Numbers, ...]  # sample numbers of every shard
+    weight: float  # passes over the source in an epoch
+
+
+class Draw(NamedTuple):
+    """One draw of the stream: which sample, and where in the stream, which seeds its augmentation."""
+
+    index: int
+    position: int
+
+
+class SampleStream:
+    """The endless stream of training samples.
+
+    Without ``num_steps`` an epoch holds ``round(weight * samples)`` draws of every source: with weight 1 every sample
+    exactly once. What a weight of 0.5 leaves out comes in the next epoch. With ``num_steps`` the sources keep these
+    shares over the run's length.
+
+    Args:
+        sources: Samples and weight of every source.
+        num_frames: Frames of every sample, -1 where unknown.
+        order: What fixes the order.
+        batch_size: Samples of a global batch.
+
+    Raises:
+        ValueError: Nothing would be drawn, or the curriculum cannot be followed.
+    """
+
+    def __init__(
+        self, sources: Sequence[SourceSamples], num_frames: Numbers, order: TrainingOrder, batch_size: int
+    ) -> None:
+        self.order = order
+        if any(source.weight <= 0 for source in sources):
+            raise ValueError(f"source weights must be positive, got {[source.weight for source in sources]}")
+        if order.curriculum and (num_frames < 0).any():
+            raise ValueError(
+                f"{int((num_frames < 0).sum())} samples do not tell their length, which the curriculum goes by; "
+                "write meta.num_frames into their JSON, or drop the curriculum"
+            )
+        everything = sum(round(source.weight * _count(source.shards)) for source in sources)
+        self.epoch_length = everything if order.num_steps is None else order.num_steps * batch_size
+        """Draws of an epoch."""
+        self.steps_per_epoch = self.epoch_length // batch_size
+        """Whole global batches of an epoch; the draws left over open the next one."""
+        if self.steps_per_epoch < 1:
+            raise ValueError(f"{everything} samples are less than one batch of {batch_size}; lower batch_size")
+        whole = _Stage(sources, order, number=len(order.curriculum))
+        self._later = [(whole, self.epoch_length)]
+        self._first = self._curriculum(sources, num_frames, whole)
+        self._epochs: dict[int, Numbers] = {}
+
+    def draws(self, start: int, count: int) -> list[Draw]:
+        """The draws from position ``start`` of the stream on."""
+        drawn = []
+        for position in range(start, start + count):
+            epoch, place = divmod(position, self.epoch_length)
+            drawn.append(Draw(int(self._epoch(epoch)[place]), position))
+        return drawn
+
+    def _curriculum(
+        self, sources: Sequence[SourceSamples], num_frames: Numbers, whole: "_Stage"
+    ) -> list[tuple["_Stage", int]]:
+        parts: list[tuple[_Stage, int]] = []
+        done = 0
+        for number, stage in enumerate(self.order.curriculum):
+            end = round(stage.until_fraction * self.steps_per_epoch) * (self.epoch_length // self.steps_per_epoch)
+            short = [
+                SourceSamples(
+                    tuple(shard[num_frames[shard] <= stage.max_frames] for shard in source.shards), source.weight
+                )
+                for source in sources
+            ]
+            if not any(_count(source.shards) for source in short):
+                raise ValueError(
+                    f"no sample has at most {stage.max_frames} frames, which curriculum stage {number} asks"
+                )
+            parts.append((_Stage(short, self.order, number), end - done))
+            done = end
+        return [*parts, (whole, self.epoch_length - done)]
+
+    def _epoch(self, epoch: int) -> Numbers:
+        if epoch not in self._epochs:
+            stages = self._first if epoch == 0 else self._later
+            numbers = np.concatenate([stage.epoch(epoch, length) for stage, length in stages])
+            self._epochs = {kept: order for kept, order in self._epochs.items() if kept == epoch - 1}
+            self._epochs[epoch] = numbers
+        return self._epochs[epoch]
+
+
+class _Stage:
+    """Draws from several sources by their shares."""
+
+    def __init__(self, sources: Sequence[SourceSamples], order: TrainingOrder, number: int) -> None:
+        self._sources = sources
+        self._order = order
+        self._number = number
+
+    def epoch(self, epoch: int, length: int) -> Numbers:
+        """Sample numbers of this stage in an epoch, sources well mixed."""
+        shares = np.array([source.weight * _count(source.shards) for source in self._sources])
+        counts = np.diff(np.rint(np.cumsum([0.0, *shares]) / shares.sum() * length).astype(np.int64))
+        slots = np.repeat(np.arange(len(counts)), counts)
+        np.random.default_rng([self._order.seed, self._number, epoch]).shuffle(slots)
+        numbers = np.empty(length, dtype=np.int64)
+        for source, count in enumerate(counts):
+            numbers[slots == source] = self._source_draws(source, epoch * int(count), int(count))
+        return numbers
+
+    def _source_draws(self, source: int, start: int, count: int) -> Numbers:
+        """Draws ``start`` to ``start + count`` of the endless sequence of passes over one source."""
+        if count == 0:
+            return np.empty(0, dtype=np.int64)
+        shards = self._sources[source].shards
+        size = _count(shards)
+        first, last = start // size, (start + count - 1) // size
+        seeds = ([self._order.seed, self._number, source, number] for number in range(first, last + 1))
+        passes = [shuffled_pass(shards, self._order.shuffle_block, np.random.default_rng(seed)) for seed in seeds]
+        return np.concatenate(passes)[start - first * size :][:count]
+
+
+def shuffled_pass(shards: Sequence[Numbers], block: int, generator: np.random.Generator) -> Numbers:
+    """Order the samples of one pass: shards shuffled, then samples within blocks of that sequence.
+
+    Args:
+        shards: Sample numbers of every shard.
+        block: Samples of a block.
+        generator: Source of randomness.
+
+    Returns:
+        Every sample number exactly once.
+    """
+    sequence = np.concatenate([shards[number] for number in generator.permutation(len(shards))])
+    for start in range(0, len(sequence), block):
+        generator.shuffle(sequence[start : start + block])
+    return sequence
+
+
+def _count(shards: Sequence[Numbers]) -> int:
+    return sum(len(shard) for shard in shards)
+
+
+class TrainingBatches:
+    """One rank's part of an epoch's global batches, from where training stands.
+
+    Args:
+        stream: The stream of samples.
+        batch_size: Samples of a global batch, over all ranks.
+        rank: This process.
+        world_size: Number of processes.
+        samples_consumed: Tells how many samples the run has trained on; asked whenever an iteration starts.
+
+    Raises:
+        ValueError: The global batch cannot be split evenly over the ranks.
+    """
+
+    def __init__(
+        self, stream: SampleStream, batch_size: int, rank: int, world_size: int, samples_consumed: Callable[[], int]
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(
+                f"batch_size {batch_size} counts the samples of all ranks together and cannot be split over "
+                f"{world_size} ranks; choose a multiple"
+            )
+        self._stream = stream
+        self._batch_size = batch_size
+        self._rank = rank
+        self._world_size = world_size
+        self._samples_consumed = samples_consumed
+
+    def __len__(self) -> int:
+        return self._stream.steps_per_epoch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        start = self._samples_consumed()
+        for step in range(len(self)):
+            batch = self._stream.draws(start + step * self._batch_size, self._batch_size)
+            yield batch[self._rank :: self._world_size]
+
+
+class EvaluationBatches:
+    """One rank's part of every sample exactly once, in order; equally many batches on every rank.
+
+    Sizes of batches differ by at most one sample a rank. Nothing is padded: a repeated sample would be counted twice.
+
+    Args:
+        num_samples: Samples in all.
+        batch_size: Samples of a global batch, over all ranks.
+        rank: This process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: There are fewer samples than ranks. The ranks without one would leave the others waiting.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, rank: int, world_size: int) -> None:
+        if num_samples < world_size:
+            raise ValueError(f"{num_samples} samples cannot be judged on {world_size} ranks; use at most as many ranks")
+        num_batches = min(-(-num_samples // batch_size), num_samples // world_size)
+        batches = np.array_split(np.arange(num_samples), num_batches)
+        self._batches = [[Draw(int(index), int(index)) for index in batch[rank::world_size]] for batch in batches]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return iter(self._batches)

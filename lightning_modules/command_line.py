@@ -1,0 +1,38 @@
+"""Lightning's command line with this project's defaults."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+
+class VideoLanguageCLI(LightningCLI):
+    """LightningCLI over one module class and one datamodule class.
+
+    Several ``-c`` files merge in order, OmegaConf interpolation (``${...}``) is resolved after merging, and the length
+    of the run is stated once, as ``trainer.max_steps``.
+    """
+
+    def __init__(self, model_class: Any, datamodule_class: Any, args: list[str] | None = None, **kwargs: Any) -> None:
+        super().__init__(
+            model_class,
+            datamodule_class,
+            args=args,
+            seed_everything_default=0,
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            save_config_kwargs={"overwrite": True},
+            **kwargs,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what would otherwise be said twice."""
+        parser.link_arguments("trainer.max_steps", "data.num_steps")
+        parser.add_argument(
+            "--num_threads", type=int | None, default=None, help="CPU threads of torch; its own default if not given"
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Apply settings that must hold before anything is built."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)

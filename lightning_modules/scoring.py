@@ -1,0 +1,75 @@
+"""Scores generated answers and counts them by group. Knows neither models nor files."""
+
+import math
+import re
+import string
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class Accuracy(NamedTuple):
+    """Share of right answers with its uncertainty."""
+
+    correct: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """Share of right answers; NaN without questions."""
+        return self.correct / self.total if self.total else math.nan
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the share, from the Wilson-centred variance: not zero at 0 % or 100 %."""
+        if not self.total:
+            return math.nan
+        centred = (self.correct + 2) / (self.total + 4)
+        return math.sqrt(centred * (1 - centred) / (self.total + 4))
+
+
+def normalise_answer(text: str) -> str:
+    """Lower case, without punctuation, articles and surplus blanks."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def is_exact_match(prediction: str, answer: str) -> bool:
+    """Whether both say the same after normalisation."""
+    return normalise_answer(prediction) == normalise_answer(answer)
+
+
+class AccuracyCounter:
+    """Counts right answers by any number of labels."""
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0])
+
+    def add(self, labels: tuple[str, ...], correct: bool) -> None:
+        """Count one answer."""
+        entry = self._counts[labels]
+        entry[0] += int(correct)
+        entry[1] += 1
+
+    def counts(self) -> dict[tuple[str, ...], tuple[int, int]]:
+        """Right and all answers by labels: plain data that can travel between ranks."""
+        return {labels: (correct, total) for labels, (correct, total) in self._counts.items()}
+
+    def merge(self, others: Iterable[Mapping[tuple[str, ...], tuple[int, int]]]) -> None:
+        """Add what other counters counted."""
+        for counts in others:
+            for labels, (correct, total) in counts.items():
+                entry = self._counts[labels]
+                entry[0] += correct
+                entry[1] += total
+
+    def by(self, *positions: int) -> dict[tuple[str, ...], Accuracy]:
+        """Accuracy grouped by the labels at the given positions; no position means one group ``()``."""
+        grouped: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0])
+        for labels, (correct, total) in self._counts.items():
+            entry = grouped[tuple(labels[position] for position in positions)]
+            entry[0] += correct
+            entry[1] += total
+        return {labels: Accuracy(correct, total) for labels, (correct, total) in sorted(grouped.items())}

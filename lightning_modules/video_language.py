@@ -1,0 +1,256 @@
+"""The LightningModule: builds the parts, trains them, judges answers. What the parts compute is in ``components``."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from components.gather import AllFrames, FrameSelection
+from components.interfaces import (
+    FrameEncoder,
+    LanguageModel,
+    LossSchedule,
+    MemoryBridge,
+    Segmenter,
+    VideoTextBatch,
+)
+from components.losses import FinalSegmentLoss
+from components.model import VideoLanguageModel, text_of
+from lightning_modules.optimization import Optimization, build_optimizer, build_schedule, gradient_norm
+from lightning_modules.scoring import AccuracyCounter, is_exact_match
+
+
+class JudgedQuestion(Protocol):
+    """What judging needs to know of a conversation; ``datamodules.batch.Question`` has it."""
+
+    @property
+    def key(self) -> str:
+        """Key of the sample that the question belongs to."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of question, by which accuracies are also reported."""
+
+    @property
+    def question(self) -> str:
+        """The question as asked."""
+
+    @property
+    def answer(self) -> str:
+        """The reference answer."""
+
+
+class JudgedBatch(VideoTextBatch, Protocol):
+    """A batch whose conversations have reference answers."""
+
+    @property
+    def questions(self) -> Sequence[Any]:
+        """One ``JudgedQuestion`` a conversation."""
+
+
+class VideoLanguageModule(LightningModule):
+    """Trains a memory-bridge video language model and judges its answers.
+
+    Large parts arrive as factories and are built in ``configure_model``, where a strategy can shard them from the
+    start; the bridge gets its widths from its neighbours, so no width stands twice in a config.
+
+    Args:
+        encoder: Builds the frame encoder.
+        bridge: Builds the memory bridge from vision width D and language model width E.
+        language_model: Builds the language model.
+        segmenter: Cuts videos into segments.
+        loss_schedule: After which segments the loss is taken.
+        frame_selection: Which frames of a segment the bridge reads.
+        optimization: Learning rates by part, decay, schedule.
+        max_new_tokens: Longest answer generated in validation, test and predict.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[], FrameEncoder],
+        bridge: Callable[[int, int], MemoryBridge],  # type: ignore[type-arg]  # the state is the bridge's own affair
+        language_model: Callable[[], LanguageModel],
+        segmenter: Segmenter,
+        loss_schedule: LossSchedule = FinalSegmentLoss(),  # noqa: B008  stateless
+        frame_selection: FrameSelection = AllFrames(),  # noqa: B008  stateless
+        optimization: Optimization = Optimization(),  # noqa: B008  only read
+        max_new_tokens: int = 16,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.strict_loading = False  # frozen parts are not in the checkpoint; on_load_checkpoint is stricter instead
+        self.make_encoder = encoder
+        self.make_bridge = bridge
+        self.make_language_model = language_model
+        self.segmenter = segmenter
+        self.loss_schedule = loss_schedule
+        self.frame_selection = frame_selection
+        self.optimization = optimization
+        self.max_new_tokens = max_new_tokens
+        self.model: VideoLanguageModel | None = None
+        self.counter = AccuracyCounter()
+
+    def configure_model(self) -> None:
+        """Build the parts; called by the trainer inside the strategy's sharding context."""
+        if self.model is not None:
+            return
+        encoder = self.make_encoder()
+        language_model = self.make_language_model()
+        self.model = VideoLanguageModel(
+            encoder=encoder,
+            segmenter=self.segmenter,
+            bridge=self.make_bridge(encoder.dim, language_model.dim),
+            language_model=language_model,
+            loss_schedule=self.loss_schedule,
+            frame_selection=self.frame_selection,
+            agree_on_maximum=self._largest_of_all_ranks,
+        )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a rate for each part, warm-up and cosine by optimizer step."""
+        optimizer = build_optimizer(self.built, self.optimization)
+        schedule = build_schedule(optimizer, self.optimization, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def built(self) -> VideoLanguageModel:
+        """The model.
+
+        Raises:
+            RuntimeError: ``configure_model`` has not run yet.
+        """
+        if self.model is None:
+            raise RuntimeError("the parts are not built yet; call configure_model() first (the trainer does)")
+        return self.model
+
+    def training_step(self, batch: JudgedBatch, batch_index: int) -> Tensor:
+        """Loss of one batch."""
+        output = self.built(batch)
+        if not math.isfinite(output.loss.item()):
+            keys = sorted({question.key for question in batch.questions})
+            raise FloatingPointError(
+                f"the loss of step {self.global_step} is {output.loss.item()}; samples of the batch: {keys}. "
+                "Look at these samples, or lower the learning rate"
+            )
+        size = len(batch.questions)
+        self.log("train/loss", output.loss.detach(), prog_bar=True, batch_size=size)
+        for index, value in enumerate(output.reading_losses if len(output.reading_losses) > 1 else ()):
+            self.log(f"train/loss_after_reading/{index}", value, batch_size=size)
+        if output.segment_counts.numel():
+            self.log("train/segments_a_video", output.segment_counts.float().mean(), batch_size=size)
+        self.log("train/answer_tokens", output.num_answer_tokens.float(), batch_size=size)
+        loss: Tensor = output.loss
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log learning rates and gradient norms part by part."""
+        if self.global_step % self.trainer.log_every_n_steps:
+            return
+        for group in optimizer.param_groups:
+            self.log(f"learning_rate/{group['name']}", float(group["lr"]))
+        for name, part in self.built.named_children():
+            trainable = [p for p in part.parameters() if p.requires_grad]
+            if trainable:
+                self.log(f"gradient_norm/{name}", gradient_norm(trainable))
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting answers."""
+        self.counter = AccuracyCounter()
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting answers."""
+        self.counter = AccuracyCounter()
+
+    def validation_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:
+        """Score and answer one batch; gives the generated answers, which callbacks may show."""
+        return self._judge(batch, "val", dataloader_idx)
+
+    def test_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:
+        """Like ``validation_step``."""
+        return self._judge(batch, "test", dataloader_idx)
+
+    def predict_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:
+        """Generated answers, one a conversation."""
+        return self.built.generate(batch, self.max_new_tokens)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the accuracies."""
+        self._log_accuracies("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the accuracies."""
+        self._log_accuracies("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave frozen parts out: they are loaded from where they came from."""
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if name not in frozen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint fits the configured parts.
+
+        Raises:
+            ValueError: Trainable tensors are missing in the checkpoint, or it has tensors that no part knows: the
+                configured parts are not those that were trained, and the result would be partly random.
+        """
+        self.configure_model()
+        own = {name: p.requires_grad for name, p in self.named_parameters()}
+        stored: Mapping[str, Tensor] = checkpoint["state_dict"]
+        missing = sorted(name for name, trains in own.items() if trains and name not in stored)
+        unknown = sorted(set(stored) - set(self.state_dict()))
+        if missing or unknown:
+            raise ValueError(
+                f"the checkpoint does not fit the configured model: missing {missing[:5]} ({len(missing)} in all), "
+                f"unknown {unknown[:5]} ({len(unknown)} in all). Use the config that the run was trained with"
+            )
+
+    def _judge(self, batch: JudgedBatch, stage: str, loader: int) -> list[str]:
+        visual = self.built.look(batch)
+        text = text_of(batch)
+        language_model = self.built.language_model
+        scored = language_model(visual, text)
+        name = self._loader_name(stage, loader)
+        tokens = scored.num_tokens.sum()
+        self.log(
+            f"{stage}/loss/{name}",
+            scored.nll.sum() / tokens.clamp(min=1),
+            batch_size=int(tokens),
+            add_dataloader_idx=False,
+            sync_dist=True,
+        )
+        answers = language_model.generate(visual, text, self.max_new_tokens)
+        for question, answer in zip(batch.questions, answers, strict=True):
+            self.counter.add((name, question.kind), is_exact_match(answer, question.answer))
+        return answers
+
+    def _log_accuracies(self, stage: str) -> None:
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, self.counter.counts())
+            self.counter = AccuracyCounter()
+            self.counter.merge(gathered)
+        for (name,), accuracy in self.counter.by(0).items():
+            self.log(f"{stage}/accuracy/{name}", accuracy.value)
+        for (name, kind), accuracy in self.counter.by(0, 1).items():
+            self.log(f"{stage}/accuracy_by_kind/{name}/{kind}", accuracy.value)
+        for accuracy in self.counter.by().values():
+            self.log(f"{stage}/accuracy", accuracy.value, prog_bar=True)
+
+    def _loader_name(self, stage: str, loader: int) -> str:
+        names: Sequence[str] = getattr(self.trainer.datamodule, f"{'validation' if stage == 'val' else stage}_names")
+        return names[loader]
+
+    def _largest_of_all_ranks(self, value: int) -> int:
+        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+            return value
+        largest = torch.tensor(value, device=self.device)
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return int(largest)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The built parts by name."""
+        return dict(self.built.named_children())

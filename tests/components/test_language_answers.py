@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.interfaces import TEXT_ONLY
+from components.language.causal import HuggingFaceCausalLM
+from tests.components.tiny_language import make_model_folder, make_text, make_visual, row_of
+from tests.fixtures_data import WORDS, make_tiny_tokenizer
+
+PROMPTS = [(1, "what colour ?", None), (TEXT_ONLY, "say hello and more", None), (0, "?", None)]
+OPTIONS = [["red", "blue circle at the end", ""], ["hello"], ["one two", "three"]]
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HuggingFaceCausalLM:
+    folder = make_model_folder(tmp_path_factory.mktemp(request.param), request.param)
+    return HuggingFaceCausalLM(str(folder)).eval()
+
+
+def overfit(model: HuggingFaceCausalLM, answers: list[str]) -> None:
+    """Teach the model one answer a conversation."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    text = make_text(
+        model, [(video, question, answer) for (video, question, _), answer in zip(PROMPTS, answers, strict=True)]
+    )
+    for _ in range(40):
+        optimizer.zero_grad()
+        model(make_visual(), text).nll.sum().backward()
+        optimizer.step()
+
+
+def test_trained_answers_are_generated_and_end_at_the_end_of_the_turn(tmp_path: Path) -> None:
+    model = HuggingFaceCausalLM(str(make_model_folder(tmp_path, initializer_range=0.02)))
+    answers = ["red circle", "hello", "one two three"]
+    overfit(model, answers)
+    assert model.generate(make_visual(), make_text(model, PROMPTS), max_new_tokens=8) == answers
+    assert model.generate(make_visual(), make_text(model, PROMPTS), max_new_tokens=1) == ["red", "hello", "one"]
+    assert model.training
+
+
+def test_generating_in_a_batch_equals_one_by_one(model: HuggingFaceCausalLM) -> None:
+    visual, text = make_visual(), make_text(model, PROMPTS, padding=2)
+    batched = model.generate(visual, text, max_new_tokens=6)
+    assert len(set(batched)) > 1
+    assert batched == [model.generate(visual, row_of(text, row), max_new_tokens=6)[0] for row in range(3)]
+
+
+def test_generating_reads_nothing_from_the_first_labelled_token_on(model: HuggingFaceCausalLM) -> None:
+    visual = make_visual()
+    answered = make_text(model, [(video, question, "blue star") for video, question, _ in PROMPTS])
+    assert model.generate(visual, answered, 5) == model.generate(visual, make_text(model, PROMPTS), 5)
+
+
+def test_generation_config_of_the_checkpoint_does_not_change_greedy_answers(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path)
+    plain = HuggingFaceCausalLM(str(folder)).eval()
+    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 5.0, "repetition_penalty": 9.0}')
+    sampling = HuggingFaceCausalLM(str(folder)).eval()
+    visual, text = make_visual(), make_text(plain, PROMPTS)
+    assert sampling.generate(visual, text, 6) == plain.generate(visual, text, 6)
+
+
+def test_option_scores_equal_the_loss_with_that_answer_put_in(model: HuggingFaceCausalLM) -> None:
+    visual, text = make_visual(), make_text(model, PROMPTS, padding=1)
+    scores = model.score_options(visual, text, OPTIONS)
+    for (video, question, _), options, row in zip(PROMPTS, OPTIONS, scores, strict=True):
+        loss = model(visual, make_text(model, [(video, question, option) for option in options]))
+        torch.testing.assert_close(row, -loss.nll / loss.num_tokens, atol=1e-5, rtol=1e-5)
+
+
+def test_option_scores_do_not_depend_on_the_given_answer_or_on_training_mode(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path, attention_dropout=0.5)
+    model = HuggingFaceCausalLM(str(folder), gradient_checkpointing=True).train()
+    visual = make_visual()
+    answered = make_text(model, [(video, question, "blue") for video, question, _ in PROMPTS])
+    first = model.score_options(visual, answered, OPTIONS)
+    second = model.eval().score_options(visual, make_text(model, PROMPTS), OPTIONS)
+    torch.testing.assert_close(first, second)
+
+
+def test_missing_options_are_refused(model: HuggingFaceCausalLM) -> None:
+    visual, text = make_visual(), make_text(model, PROMPTS)
+    for options in ([["red"], ["blue"]], [["red"], [], ["blue"]]):
+        with pytest.raises(ValueError, match="3 conversations with"):
+            model.score_options(visual, text, options)
+
+
+def test_conversation_without_a_prompt_is_refused(model: HuggingFaceCausalLM) -> None:
+    text = make_text(model, PROMPTS)
+    text.labels[1, 1] = 5
+    with pytest.raises(ValueError, match=r"\{1: 1\}"):
+        model.generate(make_visual(), text, 2)
+
+
+def test_answer_ids_hold_the_words_and_the_end_of_the_turn(model: HuggingFaceCausalLM) -> None:
+    expected = model.tokenizer.convert_tokens_to_ids(["red", "circle", "<|im_end|>"])
+    assert model.chat.answer_ids("red circle") == expected
+    assert model.chat.decode([*expected, *model.tokenizer.convert_tokens_to_ids(["red"])]) == "red circle"
+
+
+def test_first_special_token_after_the_answer_ends_the_turn(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['content'] }}{% if m['role'] == 'assistant' %}<|im_end|><pad>"
+        "{% endif %}{% endfor %}"
+    )
+    model = HuggingFaceCausalLM(str(make_model_folder(tmp_path)), chat_template=template)
+    assert model.tokenizer.convert_ids_to_tokens(model.chat.end_of_turn_id) == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}{{ m['content'] }}\n{% endfor %}", "without a special token"),
+        (
+            "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}{% if add_generation_prompt %}what{% endif %}",
+            "the second must begin with the first",
+        ),
+        (None, "has no chat template"),
+    ],
+)
+def test_chat_template_that_ends_no_turn_is_refused(tmp_path: Path, template: str | None, message: str) -> None:
+    folder = make_model_folder(tmp_path)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    make_tiny_tokenizer(folder, WORDS, template)
+    with pytest.raises(ValueError, match=message):
+        HuggingFaceCausalLM(str(folder))

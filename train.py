@@ -1,0 +1,23 @@
+"""Train, validate, test and predict: ``python train.py fit -c configs/base.yaml -c configs/ablation/x.yaml``."""
+
+from collections.abc import Sequence
+
+from datamodules.instruction import InstructionDataModule
+from lightning_modules.command_line import VideoLanguageCLI
+from lightning_modules.video_language import VideoLanguageModule
+
+
+def main(args: Sequence[str] | None = None) -> VideoLanguageCLI:
+    """Run one subcommand.
+
+    Args:
+        args: Command line after the program's name; that of the process by default.
+
+    Returns:
+        The command-line object with its trainer, model and datamodule.
+    """
+    return VideoLanguageCLI(VideoLanguageModule, InstructionDataModule, args=list(args) if args is not None else None)
+
+
+if __name__ == "__main__":
+    main()
