@@ -150,9 +150,12 @@ class SegmenterStream(Protocol):
 
 
 class Segmenter(Protocol):
-    """Cuts every video into segments. Stateless and without parameters."""
+    """Cuts every video into segments. Stateless and without parameters.
 
-    def __call__(self, cls: Tensor, frame_counts: Tensor) -> Tensor:
+    The method is not ``__call__``: the command line takes a callable protocol for a factory.
+    """
+
+    def segment(self, cls: Tensor, frame_counts: Tensor) -> Tensor:
         """Number the segments.
 
         Args:

@@ -130,7 +130,7 @@ class VideoLanguageModel(nn.Module):
 
     def segment(self, features: FrameFeatures, frame_counts: Tensor) -> Segments:
         """Cut the videos; padded to the largest number of segments on any rank."""
-        segment_index = self.segmenter(features.cls, frame_counts)
+        segment_index = self.segmenter.segment(features.cls, frame_counts)
         num_segments = self.agree_on_maximum(num_segments_of(segment_index, frame_counts))
         return group_frames(segment_index, frame_counts, num_segments, self.frame_selection)
 

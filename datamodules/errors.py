@@ -11,3 +11,8 @@ class SampleError(ValueError):
 
 class BrokenMediaError(SampleError):
     """The media bytes of one sample cannot be decoded."""
+
+
+def undecodable(where: str, reason: object) -> str:
+    """Say that a video cannot be decoded, in one form for every backend."""
+    return f"{where}: the video cannot be decoded ({reason}); fetch or encode it again, or leave the sample out"

@@ -35,8 +35,7 @@ class TrainingOrder:
 
     Args:
         seed: Seed of the order and of the augmentation.
-        num_steps: Global batches of the whole run, which then is one epoch. None = an epoch is one pass.
-        curriculum: Stages at the start of the run; needs ``num_steps``.
+        curriculum: Stages at the start of the run, whose length in steps must then be known.
         shuffle_block: Samples that are shuffled with each other; larger mixes better, smaller reads nearer.
 
     Raises:
@@ -44,18 +43,15 @@ class TrainingOrder:
     """
 
     seed: int = 0
-    num_steps: int | None = None
     curriculum: list[CurriculumStage] = field(default_factory=list)
     shuffle_block: int = 1000
 
     def __post_init__(self) -> None:
-        if self.seed < 0 or self.shuffle_block < 1 or (self.num_steps is not None and self.num_steps < 1):
-            raise ValueError(f"seed must not be negative, num_steps and shuffle_block be positive, got {self}")
+        if self.seed < 0 or self.shuffle_block < 1:
+            raise ValueError(f"seed must not be negative and shuffle_block be positive, got {self}")
         ends = [0.0, *(stage.until_fraction for stage in self.curriculum)]
         if ends != sorted(set(ends)) or ends[-1] > 1:
             raise ValueError(f"the curriculum's until_fraction must grow from above 0 to at most 1, got {ends[1:]}")
-        if self.curriculum and self.num_steps is None:
-            raise ValueError("a curriculum needs num_steps, the length of the run that its fractions are parts of")
 
 
 class SourceSamples(NamedTuple):
@@ -68,15 +64,15 @@ class SourceSamples(NamedTuple):
 class Draw(NamedTuple):
     """One draw of the stream: which sample, and where in the stream, which seeds its augmentation."""
 
-    index: int
+    sample: int
     position: int
 
 
 class SampleStream:
     """The endless stream of training samples.
 
-    Without ``num_steps`` an epoch holds ``round(weight * samples)`` draws of every source: with weight 1 every sample
-    exactly once. What a weight of 0.5 leaves out comes in the next epoch. With ``num_steps`` the sources keep these
+    Without ``num_batches`` an epoch holds ``round(weight * samples)`` draws of every source: with weight 1 every sample
+    exactly once. What a weight of 0.5 leaves out comes in the next epoch. With ``num_batches`` the sources keep these
     shares over the run's length.
 
     Args:
@@ -84,24 +80,34 @@ class SampleStream:
         num_frames: Frames of every sample, -1 where unknown.
         order: What fixes the order.
         batch_size: Samples of a global batch.
+        num_batches: Global batches of the whole run, which then is one epoch. None = an epoch is one pass.
 
     Raises:
         ValueError: Nothing would be drawn, or the curriculum cannot be followed.
     """
 
     def __init__(
-        self, sources: Sequence[SourceSamples], num_frames: Numbers, order: TrainingOrder, batch_size: int
+        self,
+        sources: Sequence[SourceSamples],
+        num_frames: Numbers,
+        order: TrainingOrder,
+        batch_size: int,
+        num_batches: int | None = None,
     ) -> None:
         self.order = order
         if any(source.weight <= 0 for source in sources):
             raise ValueError(f"source weights must be positive, got {[source.weight for source in sources]}")
+        if order.curriculum and num_batches is None:
+            raise ValueError(
+                "a curriculum needs the length of the run that its fractions are parts of; set trainer.max_steps"
+            )
         if order.curriculum and (num_frames < 0).any():
             raise ValueError(
                 f"{int((num_frames < 0).sum())} samples do not tell their length, which the curriculum goes by; "
                 "write meta.num_frames into their JSON, or drop the curriculum"
             )
         everything = sum(round(source.weight * _count(source.shards)) for source in sources)
-        self.epoch_length = everything if order.num_steps is None else order.num_steps * batch_size
+        self.epoch_length = everything if num_batches is None else num_batches * batch_size
         """Draws of an epoch."""
         self.steps_per_epoch = self.epoch_length // batch_size
         """Whole global batches of an epoch; the draws left over open the next one."""

@@ -86,7 +86,7 @@ def find_shards(patterns: str | Sequence[str]) -> list[Path]:
         matches = [pattern] if path.is_file() else sorted(glob.glob(names[0]))
         if not matches:
             raise ShardError(
-                f"no shard matches {names[0]!r} (in folder {Path.cwd()}); check the path, or make the data"
+                f"no shard matches {names[0]!r} (seen from {Path.cwd()}); check the path, or make the data"
             )
         found.update((Path(match), None) for match in matches)
     return list(found)
@@ -149,7 +149,7 @@ def _scan(shard: Path) -> tuple[IndexEntry, ...]:
         for member in _members(shard, file):
             key, ending = split_member_name(member.name, str(shard))
             members = groups.setdefault(key, {})
-            if members and key != previous or ending in members:
+            if (members and key != previous) or ending in members:
                 raise ShardError(
                     f"shard {shard}, key {key!r}: its members are not side by side or {ending!r} is there twice; "
                     "give every sample its own key and write its members together"
@@ -158,7 +158,7 @@ def _scan(shard: Path) -> tuple[IndexEntry, ...]:
             previous = key
         if not groups:
             raise ShardError(f"shard {shard} is empty: it holds no sample; make it again or remove it")
-        return tuple(_entry(shard, file, key, members) for key, members in groups.items())
+        return tuple(_entry(file, key, members) for key, members in groups.items())
 
 
 def _members(shard: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
@@ -184,8 +184,8 @@ def _members(shard: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         )
 
 
-def _entry(shard: Path, file: BinaryIO, key: str, members: dict[str, tuple[int, int]]) -> IndexEntry:
-    where = f"shard {shard}, key {key!r}"
+def _entry(file: BinaryIO, key: str, members: dict[str, tuple[int, int]]) -> IndexEntry:
+    where = f"key {key!r}"
     media = [ending for ending in members if ending in MEDIA_ENDINGS]
     try:
         if len(media) > 1:

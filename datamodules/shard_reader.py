@@ -63,7 +63,7 @@ class ShardReader:
         number, entry = self._places[index]
         where = self.where(index)
         if entry.problem is not None:
-            raise SampleError(entry.problem)
+            raise SampleError(f"shard {self.shards[number].path}, {entry.problem}")
         ending = entry.media_ending
         record = parse_record(self._member(number, *entry.members["json"]), where=where, has_media=ending is not None)
         media = None if ending is None else self._member(number, *entry.members[ending])

@@ -1,6 +1,7 @@
 """Small real data for tests: a tokenizer, clips, images and shards. Plain functions; no fixture, no state."""
 
 import io
+import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,15 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WORDS = (
-    "\n system user assistant you are a helpful model which what is the colour color shape shown in video image when "
-    "was it at beginning end none red green blue yellow white black circle square star triangle yes no how many one two "
-    "three hello say more and then answer ? . , !"
-).split(" ")
+WORDS = [
+    "\n",
+    *re.findall(
+        r"\w+|\S",
+        "system user assistant you are a helpful model which what is the colour color shape shown in video image when "
+        "was it at beginning end none red green blue yellow white black circle square star triangle yes no how many "
+        "one two three hello say more and then answer ? . , !",
+    ),
+]
 
 RawSample = tuple[str, Mapping[str, Any], bytes | None, str | None]
 """Key, JSON record, media bytes, media ending."""

@@ -23,8 +23,9 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
     never come apart, nothing tells where a patch or a frame was, and the memory drifts with every step.
 
     Args:
-        dim: Vision width D; divisible by ``num_heads`` and by 4.
+        dim: Vision width D.
         out_dim: Language model width E.
+        width: Inner width of memory and layers; D by default. Divisible by ``num_heads`` and by 4.
         num_memory: Memory tokens M.
         num_layers: Transformer blocks.
         num_heads: Attention heads.
@@ -39,6 +40,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         dim: int,
         out_dim: int,
         *,
+        width: int | None = None,
         num_memory: int = 32,
         num_layers: int = 1,
         num_heads: int = 8,
@@ -46,14 +48,15 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         readout: Callable[[int, int], Readout] = CacheReadout,
     ) -> None:
         super().__init__()
-        self.dim = dim
+        self.width = width or dim
         self.recurrent = recurrent
-        self.patch_norm = nn.LayerNorm(dim)
-        self.initial_memory = nn.Parameter(torch.randn(num_memory, dim) * 0.5)
-        self.memory_norm = nn.LayerNorm(dim)
-        self.gate = nn.Parameter(torch.zeros(dim))
-        self.layers = nn.ModuleList(TransformerBlock(dim, num_heads) for _ in range(num_layers))
-        self.readout = readout(dim, out_dim)
+        self.patch_input = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, self.width))
+        # Small beside what the first block writes, so that what the memory saw, not what it began as, dominates it.
+        self.initial_memory = nn.Parameter(torch.randn(num_memory, self.width) * 0.02)
+        self.memory_norm = nn.LayerNorm(self.width)
+        self.gate = nn.Parameter(torch.zeros(self.width))
+        self.layers = nn.ModuleList(TransformerBlock(self.width, num_heads) for _ in range(num_layers))
+        self.readout = readout(self.width, out_dim)
 
     def forward(self, segment: SegmentInput, state: MemoryState | None) -> MemoryState:
         """Read one segment of every video; see ``MemoryBridge.forward``."""
@@ -76,12 +79,12 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
 
     def _positioned(self, patches: Tensor) -> Tensor:
         length, num_patches = patches.shape[1:3]
-        place = patch_grid_positions(num_patches, self.dim, patches.device)
+        place = patch_grid_positions(num_patches, self.width, patches.device)
         order = sinusoidal(
-            torch.arange(length, device=patches.device), self.dim, longest=_LONGEST_SEGMENT, shortest=2.0
+            torch.arange(length, device=patches.device), self.width, longest=_LONGEST_SEGMENT, shortest=2.0
         )
         position = (place + order.unsqueeze(1)).to(patches.dtype)  # [L, N, D]
-        normed: Tensor = self.patch_norm(patches) + position
+        normed: Tensor = self.patch_input(patches) + position
         return normed
 
     def _entering_memory(self, state: MemoryState | None, num_videos: int, dtype: torch.dtype) -> Tensor:

@@ -32,11 +32,10 @@ class HuggingFaceCausalLM(LanguageModel):
         freeze: Train nothing here; only what produces the visual tokens learns.
         gradient_checkpointing: Compute every layer again in the backward pass instead of keeping its activations.
         gguf_file: Name of a GGUF file in ``path`` that holds configuration, tokenizer and weights instead.
-        chat_template: Jinja text of the chat template; the tokenizer's own if None.
 
     Raises:
         ValueError: The arguments contradict each other, weights are missing, the tokenizer has ids that the model
-            lacks, or the chat template is missing or ends no turn.
+            lacks, or its chat template is missing or ends no turn.
     """
 
     def __init__(
@@ -50,7 +49,6 @@ class HuggingFaceCausalLM(LanguageModel):
         freeze: bool = False,
         gradient_checkpointing: bool = False,
         gguf_file: str | None = None,
-        chat_template: str | None = None,
     ) -> None:
         super().__init__()
         if lora is not None and freeze:
@@ -58,7 +56,6 @@ class HuggingFaceCausalLM(LanguageModel):
         source = {} if gguf_file is None else {"gguf_file": gguf_file}
         self.model = build_model(path, source, weights, dtype, attn)
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
-        tokenizer.chat_template = chat_template or tokenizer.chat_template
         embeddings = self.model.get_input_embeddings()
         if len(tokenizer) > embeddings.num_embeddings:
             raise ValueError(

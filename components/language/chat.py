@@ -13,9 +13,14 @@ class ChatFormat:
         tokenizer: A fast Hugging Face tokenizer with a chat template.
         more_stop_ids: Ids that end a generation besides the template's own, such as those of a generation config.
 
+    Attributes:
+        end_of_turn_id: The first special token that the template writes after an answer.
+        stop_ids: Every id that ends a generation.
+        pad_id: Id for padding.
+
     Raises:
-        ValueError: There is no chat template, or no special token ends an assistant's turn in it: such a model could
-            neither learn nor be told when to stop.
+        ValueError: There is no chat template, no special token ends an assistant's turn in it (such a model could
+            neither learn nor be told when to stop), or the tokenizer loses letters of plain text.
     """
 
     def __init__(self, tokenizer: Any, more_stop_ids: Sequence[int] = ()) -> None:
@@ -25,7 +30,16 @@ class ChatFormat:
                 "folder (the same one that the training conversations are written with)"
             )
         self.tokenizer = tokenizer
-        self.end_of_turn_id = self._find_end_of_turn({*tokenizer.all_special_ids, *more_stop_ids})
+        added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special_ids = {*added, *tokenizer.all_special_ids, *more_stop_ids}
+        *word_ids, self.end_of_turn_id = self.answer_ids(_PROBE)
+        read_back = tokenizer.decode(word_ids).strip()
+        if not read_back.endswith(_PROBE) and tokenizer.unk_token_id not in word_ids:
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path!r}, loaded as {type(tokenizer).__name__}, reads {_PROBE!r} "
+                f"as {read_back!r}: its tokenizer.json is of another kind than transformers takes for this model_type; "
+                "use the model type's own kind of tokenizer, or a model type that leaves the choice (such as llama)"
+            )
         eos_ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.stop_ids = sorted({self.end_of_turn_id, *eos_ids, *more_stop_ids})
         self.pad_id: int = self.end_of_turn_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -40,10 +54,26 @@ class ChatFormat:
 
         Returns:
             At least one id.
+
+        Raises:
+            ValueError: The template does not show the answer as it is, or ends the turn without a special token.
         """
-        ids = [token for token, _ in self._turn_tokens(answer)]
-        last_end = len(ids) - 1 - ids[::-1].index(self.end_of_turn_id)
-        return ids[: last_end + 1]
+        prompt, turn = self._render(answer)
+        place = turn.find(answer.strip())
+        if place < 0:
+            raise ValueError(f"{self._source} does not show the answer {answer!r} as it is: {turn!r}")
+        answer_end = len(prompt) + place + len(answer.strip())
+        encoded = self.tokenizer(prompt + turn, add_special_tokens=False, return_offsets_mapping=True)
+        ids = []
+        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if end > len(prompt):
+                ids.append(token)
+                if start >= answer_end and token in self._special_ids:
+                    return ids
+        raise ValueError(
+            f"{self._source} ends an assistant's turn without a special token: {turn!r}. Generation could not stop; "
+            f"let the template write one, such as {self.tokenizer.eos_token or '<|im_end|>'!r}, after every answer"
+        )
 
     def decode(self, generated_ids: Sequence[int]) -> str:
         """Text of a generated answer: up to the first id that stops, without special tokens, stripped."""
@@ -51,30 +81,7 @@ class ChatFormat:
         text: str = self.tokenizer.decode(generated_ids[:stop], skip_special_tokens=True)
         return text.strip()
 
-    def _find_end_of_turn(self, special_ids: set[int]) -> int:
-        """The first special token that the template writes after an answer."""
-        prompt, turn = self._turn(_PROBE)
-        answer_end = len(prompt) + turn.rindex(_PROBE) + len(_PROBE)
-        ends = [token for token, start in self._turn_tokens(_PROBE) if start >= answer_end and token in special_ids]
-        if not ends:
-            raise ValueError(
-                f"the chat template of {self.tokenizer.name_or_path!r} ends an assistant's turn without a special "
-                f"token: {turn!r}. Generation could not stop; let the template write one, such as "
-                f"{self.tokenizer.eos_token or '<|im_end|>'!r}, after every answer"
-            )
-        return ends[0]
-
-    def _turn_tokens(self, answer: str) -> list[tuple[int, int]]:
-        """Id and first character of every token of the assistant's turn."""
-        prompt, turn = self._turn(answer)
-        encoded = self.tokenizer(prompt + turn, add_special_tokens=False, return_offsets_mapping=True)
-        return [
-            (token, start)
-            for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-            if end > len(prompt)
-        ]
-
-    def _turn(self, answer: str) -> tuple[str, str]:
+    def _render(self, answer: str) -> tuple[str, str]:
         """Everything before the assistant's turn, and the turn as the template writes it."""
         question = {"role": "user", "content": "question"}
         prompt: str = self.tokenizer.apply_chat_template([question], tokenize=False, add_generation_prompt=True)
@@ -83,7 +90,11 @@ class ChatFormat:
         )
         if not conversation.startswith(prompt):
             raise ValueError(
-                f"the chat template of {self.tokenizer.name_or_path!r} writes {prompt!r} to ask for an answer, but "
-                f"{conversation!r} where one is given; the second must begin with the first"
+                f"{self._source} writes {prompt!r} to ask for an answer, but {conversation!r} where one is given; the "
+                "second must begin with the first"
             )
         return prompt, conversation[len(prompt) :]
+
+    @property
+    def _source(self) -> str:
+        return f"the chat template of {self.tokenizer.name_or_path!r}"

@@ -94,34 +94,43 @@ def test_conversation_without_a_prompt_is_refused(model: HuggingFaceCausalLM) ->
 
 
 def test_answer_ids_hold_the_words_and_the_end_of_the_turn(model: HuggingFaceCausalLM) -> None:
-    expected = model.tokenizer.convert_tokens_to_ids(["red", "circle", "<|im_end|>"])
-    assert model.chat.answer_ids("red circle") == expected
-    assert model.chat.decode([*expected, *model.tokenizer.convert_tokens_to_ids(["red"])]) == "red circle"
+    ids = model.chat.answer_ids("red circle")
+    assert ids == [*model.tokenizer("red circle")["input_ids"], model.chat.end_of_turn_id]
+    assert model.chat.decode([*ids, *model.tokenizer("red")["input_ids"]]) == "red circle"
+
+
+def with_template(folder: Path, template: str | None) -> str:
+    make_model_folder(folder)
+    (folder / "chat_template.jinja").unlink()
+    return str(make_tiny_tokenizer(folder, WORDS, template))
 
 
 def test_first_special_token_after_the_answer_ends_the_turn(tmp_path: Path) -> None:
-    template = (
-        "{% for m in messages %}<|im_start|>{{ m['content'] }}{% if m['role'] == 'assistant' %}<|im_end|><pad>"
-        "{% endif %}{% endfor %}"
-    )
-    model = HuggingFaceCausalLM(str(make_model_folder(tmp_path)), chat_template=template)
+    template = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|><pad>{% endfor %}"
+    model = HuggingFaceCausalLM(with_template(tmp_path, template))
     assert model.tokenizer.convert_ids_to_tokens(model.chat.end_of_turn_id) == "<|im_end|>"
 
 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
+        (None, "has no chat template"),
         ("{% for m in messages %}{{ m['content'] }}\n{% endfor %}", "without a special token"),
         (
-            "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}{% if add_generation_prompt %}what{% endif %}",
-            "the second must begin with the first",
+            "{% for m in messages %}{{ m['content'] | upper }}<|im_end|>{% endfor %}",
+            "does not show the answer",
         ),
-        (None, "has no chat template"),
+        ("{% for m in messages %}<|im_end|>{% endfor %}{{ 'what' if add_generation_prompt }}", "must begin with"),
     ],
 )
-def test_chat_template_that_ends_no_turn_is_refused(tmp_path: Path, template: str | None, message: str) -> None:
-    folder = make_model_folder(tmp_path)
-    (folder / "chat_template.jinja").unlink(missing_ok=True)
-    make_tiny_tokenizer(folder, WORDS, template)
+def test_chat_template_that_cannot_mark_answers_is_refused(tmp_path: Path, template: str | None, message: str) -> None:
+    folder = with_template(tmp_path, template)
     with pytest.raises(ValueError, match=message):
+        HuggingFaceCausalLM(folder)
+
+
+def test_tokenizer_that_transformers_misreads_is_refused(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path, "qwen2")
+    make_tiny_tokenizer(folder)  # word level, but read as byte-level BPE for this model type
+    with pytest.raises(ValueError, match="loaded as Qwen2Tokenizer, reads 'answer' as 'a'"):
         HuggingFaceCausalLM(str(folder))

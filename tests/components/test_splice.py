@@ -26,7 +26,7 @@ def embed(text: TextInputs) -> Tensor:
 
 def videos(*masks: list[bool]) -> VisualTokens:
     """Token q of video v is the vector of 1000 * (v + 1) + q; masked ones must not be read."""
-    mask = torch.tensor(masks).reshape(len(masks), -1)
+    mask = torch.tensor(masks, dtype=torch.bool).reshape(len(masks), -1)
     values = 1000.0 * torch.arange(1, len(masks) + 1)[:, None] + torch.arange(mask.shape[1])
     return VisualTokens(values.double().masked_fill(~mask, torch.nan)[..., None].expand(-1, -1, WIDTH), mask)
 

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Tokenizer
 
-from components.interfaces import IGNORED_LABEL, TEXT_ONLY, VIDEO_PLACEHOLDER, TextInputs, VisualTokens
+from components.interfaces import IGNORED_LABEL, TEXT_ONLY, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
-from tests.fixtures_data import make_tiny_tokenizer
+from datamodules.conversations import build_turns
+from datamodules.schema import VIDEO_MARK, Turn
+from tests.fixtures_data import CHAT_TEMPLATE, make_tiny_tokenizer
 
 WIDTH = 32
-VOCABULARY = 96
+VOCABULARY = 272
 
 
 def make_model_folder(folder: Path, model_type: str = "llama", *, seed: int = 0, **changes: Any) -> Path:
@@ -34,7 +37,22 @@ def make_model_folder(folder: Path, model_type: str = "llama", *, seed: int = 0,
     config = AutoConfig.for_model(model_type, **(sizes | changes))
     torch.manual_seed(seed)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return make_tiny_tokenizer(folder)
+    return make_byte_tokenizer(folder) if model_type == "qwen2" else make_tiny_tokenizer(folder)
+
+
+def make_byte_tokenizer(folder: Path) -> Path:
+    """Write a tokenizer of single bytes. Beside a Qwen2 model, transformers reads any tokenizer as byte-level BPE."""
+    special = ["<pad>", "<|im_start|>", "<|im_end|>"]
+    symbols = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Qwen2Tokenizer(
+        vocab={symbol: index for index, symbol in enumerate(symbols)},
+        pad_token="<pad>",
+        eos_token="<|im_end|>",
+        extra_special_tokens=["<|im_start|>"],
+        chat_template=CHAT_TEMPLATE,
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def make_visual(counts: Sequence[int] = (3, 5), *, width: int = WIDTH, seed: int = 0) -> VisualTokens:
@@ -50,15 +68,13 @@ def make_text(
     """Conversations of (video index, question, answer or None for a prompt alone), with spare padding."""
     ids, labels = [], []
     for video, question, answer in rows:
-        mark = "" if video == TEXT_ONLY else "<video>"
-        turn = [{"role": "user", "content": mark + question}]
-        prompt = model.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        before, _, after = prompt.partition("<video>")
-        prompt_ids = _tokenize(model, before)
-        prompt_ids += ([VIDEO_PLACEHOLDER] if mark else []) + _tokenize(model, after)
-        answer_ids = [] if answer is None else [*_tokenize(model, answer), model.chat.end_of_turn_id]
-        ids.append(torch.tensor(prompt_ids + answer_ids))
-        labels.append(torch.tensor([IGNORED_LABEL] * len(prompt_ids) + answer_ids))
+        mark = "" if video == TEXT_ONLY else VIDEO_MARK
+        turns = [Turn("user", mark + question), Turn("assistant", "yes" if answer is None else answer)]
+        encoded = build_turns(turns, model.tokenizer)
+        prompt_length = int((encoded.labels == IGNORED_LABEL).cumprod(0).sum())
+        end = prompt_length if answer is None else int((encoded.labels != IGNORED_LABEL).nonzero().max()) + 1
+        ids.append(encoded.input_ids[:end])
+        labels.append(encoded.labels[:end])
     length = max(map(len, ids)) + padding
     real = torch.arange(length) < torch.tensor([len(row) for row in ids])[:, None]
 
@@ -73,8 +89,3 @@ def row_of(text: TextInputs, row: int) -> TextInputs:
     length = int(text.text_mask[row].sum())
     ids, mask, labels = (field[row : row + 1, :length] for field in text[:3])
     return TextInputs(ids, mask, labels, text.video_index[row : row + 1])
-
-
-def _tokenize(model: HuggingFaceCausalLM, words: str) -> list[int]:
-    ids: list[int] = model.tokenizer(words, add_special_tokens=False)["input_ids"]
-    return ids

@@ -1,0 +1,115 @@
+"""Trains a small tokenizer on the text of shards and describes a small Llama for it, as a Hugging Face folder."""
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
+
+from datamodules.schema import MEDIA_ENDINGS, VIDEO_MARK, parse_record, split_member_name
+
+PAD, UNKNOWN, TURN_START, TURN_END = "<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>"
+# ChatML. The tokenizer drops white space, so a question costs five tokens more than its words.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    f"{TURN_START}{{{{ message['role'] }}}}\n{{{{ message['content'] }}}}{TURN_END}\n"
+    "{% endfor %}"
+    f"{{% if add_generation_prompt %}}{TURN_START}assistant\n{{% endif %}}"
+)
+_ROLES = ("system", "user", "assistant")
+_FEED_FORWARD_STEP = 64
+
+
+def build_language_model_folder(
+    shards: Sequence[Path], folder: Path, *, num_layers: int = 4, width: int = 256, num_heads: int = 4
+) -> Path:
+    """Write a folder that a small causal language model can be built from, untrained.
+
+    Args:
+        shards: WebDataset shards whose conversations hold every word that is needed.
+        folder: Receives the tokenizer, ``config.json`` and ``generation_config.json``; what it holds is overwritten.
+        num_layers: Layers of the model.
+        width: Its width, divisible by ``2 * num_heads``.
+        num_heads: Its attention heads.
+
+    Returns:
+        The folder, good for ``AutoTokenizer.from_pretrained`` and ``AutoConfig.from_pretrained``.
+
+    Raises:
+        ValueError: The width cannot be shared between the heads (rotary embeddings turn pairs of channels), or the
+            shards hold no text.
+    """
+    if width % (2 * num_heads):
+        raise ValueError(f"width {width} is not a multiple of twice the {num_heads} heads")
+    tokenizer = train_tokenizer(conversation_texts(shards))
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=-(-8 * width // (3 * _FEED_FORWARD_STEP)) * _FEED_FORWARD_STEP,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config.save_pretrained(folder)
+    GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
+    return folder
+
+
+def conversation_texts(shards: Sequence[Path]) -> Iterator[str]:
+    """Everything that is said in the conversations of shards, without the video mark.
+
+    Args:
+        shards: WebDataset shards.
+
+    Raises:
+        ValueError: A sample's JSON is wrong; the message names shard and key.
+    """
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            members = [(*split_member_name(member.name, str(shard)), member) for member in tar if member.isfile()]
+            with_media = {key for key, ending, _ in members if ending in MEDIA_ENDINGS}
+            for key, ending, member in members:
+                stream = tar.extractfile(member) if ending == "json" else None
+                if stream is None:
+                    continue
+                where = f"shard {shard}, key {key!r}"
+                record = parse_record(stream.read(), where=where, has_media=key in with_media)
+                for conversation in record.conversations:
+                    yield from (turn.content.replace(VIDEO_MARK, " ") for turn in conversation.turns)
+
+
+def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
+    """Train a word-level tokenizer: words and punctuation are tokens, white space is not.
+
+    Args:
+        texts: What to train on.
+
+    Returns:
+        Tokenizer with padding, an end-of-turn token and a ChatML template; words it has not seen become ``<|unk|>``.
+
+    Raises:
+        ValueError: There is no text; a model could then say nothing.
+    """
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(special_tokens=[PAD, UNKNOWN, TURN_START, TURN_END], show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() == len(trainer.special_tokens):
+        raise ValueError("the shards hold no text to train a tokenizer on; were the conversations written?")
+    tokenizer.add_tokens([role for role in _ROLES if tokenizer.token_to_id(role) is None])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        eos_token=TURN_END,
+        extra_special_tokens=[TURN_START],
+        chat_template=CHAT_TEMPLATE,
+    )

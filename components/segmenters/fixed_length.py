@@ -1,0 +1,44 @@
+"""Segments of a fixed number of frames: as many as the video needs."""
+
+import torch
+from torch import Tensor
+
+from components.packed_frames import locate_frames
+from components.segmenters.streaming import FrameCountStream
+
+
+class FixedLength:
+    """Cuts every video after each ``frames`` frames; the last segment may be shorter.
+
+    A frame's segment never changes as later frames arrive.
+
+    Args:
+        frames: Frames of a segment.
+
+    Raises:
+        ValueError: ``frames`` is not positive.
+    """
+
+    def __init__(self, frames: int) -> None:
+        if frames < 1:
+            raise ValueError(f"FixedLength's frames must be at least 1, got {frames}")
+        self.frames = frames
+
+    def segment(self, cls: Tensor, frame_counts: Tensor) -> Tensor:
+        """Number the segments.
+
+        Args:
+            cls: Class vectors of the packed frames, ``[F, D]``; only their number counts.
+            frame_counts: Frames of every video, ``[V]`` int64.
+
+        Returns:
+            Segment of every frame in its video, ``[F]`` int64.
+
+        Raises:
+            ValueError: The counts do not sum to F.
+        """
+        return locate_frames(frame_counts.to(cls.device), cls.shape[0]).position // self.frames
+
+    def stream(self) -> FrameCountStream:
+        """Start the frame-by-frame form."""
+        return FrameCountStream(lambda num_frames: torch.arange(num_frames) // self.frames)

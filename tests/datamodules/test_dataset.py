@@ -1,0 +1,189 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from datamodules.batch import IGNORED_LABEL, collate
+from datamodules.dataset import ConversationDataset, FailurePolicy, MediaReader
+from datamodules.errors import BrokenMediaError, SampleError
+from datamodules.order import Draw
+from datamodules.shard_index import load_index
+from datamodules.shard_reader import ShardReader
+from datamodules.transforms import Augmentation, PixelOptions, PixelTransform
+from datamodules.video import FrameSampling
+from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_members, write_shard
+
+
+def dataset(path: Path, tokenizer: Any, *, augment: bool = False, **options: Any) -> ConversationDataset:
+    augmentation = Augmentation(horizontal_flip=0.5, color_jitter=0.5) if augment else Augmentation()
+    transform = PixelTransform(PixelOptions(32, augmentation=augmentation), train=True)
+    media = MediaReader(FrameSampling(num_frames=4), transform)
+    return ConversationDataset(ShardReader([load_index(path)]), tokenizer, media, **options)
+
+
+def features(num_frames: int = 3, **changes: Any) -> bytes:
+    tensors = {"features": torch.randn(num_frames, 5, 8).bfloat16(), "frame_ms": torch.arange(num_frames) * 250}
+    return save({name: tensor for name, tensor in (tensors | changes).items() if tensor is not None})
+
+
+QUESTIONS = [("which colour ?", "red"), ("what shape ?", "a star")]
+MIXED: list[RawSample] = [
+    ("video", make_record(QUESTIONS, meta={"length": "1x", "num_frames": 9}), make_clip(9), "mp4"),
+    ("image", make_record(), make_image(), "png"),
+    ("text", make_record(media=False), None, None),
+    ("short", make_record(), make_clip(1), "mp4"),
+]
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    return write_shard(tmp_path / "mixed.tar", MIXED)
+
+
+def test_samples_of_every_kind_come_out_whole(mixed: Path, tokenizer: Any) -> None:
+    data = dataset(mixed, tokenizer)
+    video, image, text, short = data.__getitems__([Draw(index, index) for index in range(len(data))])
+    assert video.frames is not None
+    assert video.frames.shape == (4, 3, 32, 32)
+    assert len(video.conversations) == 2
+    assert image.frames is not None
+    assert image.frames.shape == short.frames.shape == (1, 3, 32, 32)  # type: ignore[union-attr]
+    assert text.frames is None
+    question = video.conversations[1].question
+    assert question[:7] == ("video", "q1", "made", "colour", "what shape ?", "a star", ())
+    assert (question.num_frames, question.meta) == (4, {"length": "1x", "num_frames": "9"})
+    assert text.conversations[0].question.num_frames == 0
+
+
+def test_a_video_is_decoded_once_for_all_its_questions(
+    mixed: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+    from datamodules import dataset as module
+
+    original = module.sample_frames
+    monkeypatch.setattr(module, "sample_frames", lambda data, *a, **k: decoded.append(data) or original(data, *a, **k))
+    batch = collate(dataset(mixed, tokenizer).__getitems__([Draw(0, 0)]))
+    assert len(decoded) == 1
+    assert batch.video_index.tolist() == [0, 0]
+    assert batch.frame_counts.tolist() == [4]
+
+
+def test_batch_of_mixed_items_equals_items_one_by_one(mixed: Path, tokenizer: Any) -> None:
+    data = dataset(mixed, tokenizer, augment=True)
+    draws = [Draw(index, 10 + index) for index in range(len(data))]
+    joined = collate(data.__getitems__(draws))
+    singles = [collate([data[draw]]) for draw in draws]
+    with_media = [single for single in singles if len(single.frames)]
+    assert torch.equal(joined.frames, torch.cat([single.frames for single in with_media]))
+    assert torch.equal(joined.frame_ms, torch.cat([single.frame_ms for single in singles]))
+    assert joined.questions == sum((single.questions for single in singles), ())
+    row = 0
+    for single in singles:
+        for ids, labels in zip(single.input_ids, single.labels, strict=True):
+            assert torch.equal(joined.input_ids[row][: len(ids)], ids)
+            assert torch.equal(joined.labels[row][: len(labels)], labels)
+            row += 1
+
+
+def test_augmentation_follows_seed_and_position_alone(mixed: Path, tokenizer: Any) -> None:
+    data, again = (dataset(mixed, tokenizer, augment=True, seed=3) for _ in range(2))
+    first = data[Draw(0, 5)].frames
+    assert first is not None
+    assert torch.equal(first, again[Draw(0, 5)].frames)  # type: ignore[arg-type]
+    others = [data[Draw(0, position)].frames for position in range(6, 12)]
+    assert any(not torch.equal(first, other) for other in others)  # type: ignore[arg-type]
+
+
+def test_cached_features_come_with_their_times(tmp_path: Path, tokenizer: Any) -> None:
+    stored = torch.randn(3, 5, 8).bfloat16()
+    path = write_shard(tmp_path / "f.tar", [("a", make_record(), features(features=stored), "safetensors")])
+    sample = dataset(path, tokenizer)[Draw(0, 0)]
+    assert torch.equal(sample.frames, stored)  # type: ignore[arg-type]
+    assert sample.frame_ms.tolist() == [0, 250, 500]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nothing",
+        features()[:-10],
+        features(frame_ms=None),
+        features(frame_ms=torch.arange(2)),
+        features(frame_ms=torch.zeros(3)),
+        features(features=torch.zeros(3, 8)),
+        features(features=torch.zeros(3, 5, 8, dtype=torch.uint8)),
+        features(0),
+    ],
+)
+def test_broken_features_are_an_error_with_their_key(tmp_path: Path, tokenizer: Any, data: bytes) -> None:
+    path = write_shard(tmp_path / "f.tar", [("a", make_record(), data, "safetensors")])
+    with pytest.raises(BrokenMediaError, match=r"f\.tar, key 'a': .*write the feature shards again"):
+        dataset(path, tokenizer)[Draw(0, 0)]
+
+
+def with_broken(path: Path) -> Path:
+    good, other = (json.dumps(make_record()).encode() for _ in range(2))
+    answerless = json.dumps(make_record() | {"conversations": []}).encode()
+    return write_members(
+        path,
+        [("a.mp4", make_clip(2)), ("a.json", good), ("b.mp4", make_clip(2)[:400]), ("b.json", other)]
+        + [("c.mp4", make_clip(2)), ("c.json", answerless), ("d.mp4", make_clip(3)), ("d.json", good)],
+    )
+
+
+def test_a_wrong_sample_stops_the_run_before_it_starts(tmp_path: Path, tokenizer: Any) -> None:
+    path = with_broken(tmp_path / "x.tar")
+    with pytest.raises(
+        SampleError, match=r"1 of 4 samples are wrong. The first: .*x\.tar, key 'c': 'conversations' is"
+    ):
+        dataset(path, tokenizer)
+
+
+def test_a_broken_video_stops_the_run(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_members(
+        tmp_path / "x.tar", [("b.mp4", make_clip(2)[:400]), ("b.json", json.dumps(make_record()).encode())]
+    )
+    with pytest.raises(BrokenMediaError, match=r"x\.tar, key 'b': the video cannot be decoded"):
+        dataset(path, tokenizer).__getitems__([Draw(0, 0)])
+
+
+def test_skipping_makes_the_batch_smaller_and_lists_what_is_missing(tmp_path: Path, tokenizer: Any) -> None:
+    listed = tmp_path / "lists" / "skipped.jsonl"
+    failures = FailurePolicy("skip", str(listed))
+    data = dataset(with_broken(tmp_path / "x.tar"), tokenizer, failures=failures)
+    batch = collate(data.__getitems__([Draw(index, 100 + index) for index in range(4)]))
+    assert [question.key for question in batch.questions] == ["a", "d"]
+    assert batch.frame_counts.tolist() == [2, 3]
+    lines = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [(line["position"], line["where"][-3:]) for line in lines] == [(101, "'b'"), (102, "'c'")]
+    assert "cannot be decoded" in lines[0]["reason"]
+    assert data.num_skipped() == 2
+
+
+def test_a_batch_that_is_lost_whole_is_an_error(tmp_path: Path, tokenizer: Any) -> None:
+    failures = FailurePolicy("skip", str(tmp_path / "skipped.jsonl"))
+    data = dataset(with_broken(tmp_path / "x.tar"), tokenizer, failures=failures)
+    with pytest.raises(SampleError, match=r"no sample of a batch is left, all 2 were skipped; first: .*key 'b'"):
+        data.__getitems__([Draw(1, 0), Draw(2, 1)])
+
+
+def test_skipping_needs_a_list() -> None:
+    with pytest.raises(ValueError, match="needs skipped_file"):
+        FailurePolicy("skip")
+
+
+def test_a_conversation_that_is_too_long_is_named(mixed: Path, tokenizer: Any) -> None:
+    with pytest.raises(
+        SampleError, match=r"mixed\.tar, key 'video', conversation 'q0': \d+ tokens, but max_length is 5"
+    ):
+        dataset(mixed, tokenizer, max_length=5)[Draw(0, 0)]
+
+
+def test_every_conversation_has_something_to_learn(mixed: Path, tokenizer: Any) -> None:
+    data = dataset(mixed, tokenizer)
+    batch = collate([data[Draw(index, 0)] for index in range(len(data))])
+    assert ((batch.labels != IGNORED_LABEL).sum(dim=1) > 0).all()

@@ -1,0 +1,312 @@
+import json
+import multiprocessing
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from datamodules.errors import SampleError, ShardError
+from datamodules.shard_index import find_shards, load_index
+from datamodules.shard_reader import ShardReader
+from datamodules.shard_writer import ShardWriter
+from tests.fixtures_data import make_clip, make_image, make_record, make_samples, write_members, write_shard
+
+
+def json_bytes(**extra: object) -> bytes:
+    return json.dumps(make_record(media=False, **extra)).encode()
+
+
+def reader(*paths: Path) -> ShardReader:
+    return ShardReader([load_index(path) for path in paths])
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    return write_shard(
+        tmp_path / "mixed.tar",
+        [
+            ("clips/video", make_record(meta={"num_frames": 3, "length": "1x"}), make_clip(3), "mp4"),
+            ("picture", make_record([("what is it ?", "a star"), ("how many ?", "one")]), make_image(), "png"),
+            ("text", make_record(media=False), None, None),
+        ],
+    )
+
+
+def test_reader_gives_back_what_the_writer_was_given(mixed: Path) -> None:
+    shards = reader(mixed)
+    video, picture, text = (shards.read(index) for index in range(len(shards)))
+    assert (video.key, video.ending, video.media) == ("clips/video", "mp4", make_clip(3))
+    assert video.record.meta == {"num_frames": 3, "length": "1x"}
+    assert [item.turns[-1].content for item in picture.record.conversations] == ["a star", "one"]
+    assert (text.media, text.ending) == (None, None)
+    assert [shards.entry(index).modality for index in range(3)] == ["video", "image", "text"]
+    assert [shards.entry(index).num_frames for index in range(3)] == [3, 1, 0]
+    assert [shards.entry(index).num_conversations for index in range(3)] == [1, 2, 1]
+
+
+def test_webdataset_itself_reads_our_shards(mixed: Path) -> None:
+    theirs = list(webdataset.WebDataset(str(mixed), shardshuffle=False, empty_check=False))
+    ours = reader(mixed)
+    assert [sample["__key__"] for sample in theirs] == [ours.entry(index).key for index in range(3)]
+    for index, sample in enumerate(theirs):
+        raw = ours.read(index)
+        members = {name for name in sample if not name.startswith("__")}
+        assert members == ({"json"} if raw.ending is None else {"json", raw.ending})
+        assert raw.ending is None or sample[raw.ending] == raw.media
+        assert json.loads(sample["json"])["source"] == raw.record.source
+
+
+def test_shards_that_webdataset_writes_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.tar"
+    with webdataset.TarWriter(str(path)) as writer:
+        writer.write({"__key__": "a", "png": make_image(), "json": make_record()})
+    assert reader(path).read(0).media == make_image()
+
+
+def test_writer_splits_by_count_and_by_size(tmp_path: Path) -> None:
+    with (
+        ShardWriter(tmp_path / "count", max_samples=2) as by_count,
+        ShardWriter(tmp_path / "size", max_bytes=1) as by_size,
+    ):
+        for key, record, media, ending in make_samples(3):
+            by_count.write(key, record, media, ending)
+            by_size.write(key, record, media, ending)
+    assert [path.name for path in by_count.paths] == ["count-000000.tar", "count-000001.tar"]
+    assert [len(reader(path)) for path in by_count.paths] == [2, 1]
+    assert [len(reader(path)) for path in by_size.paths] == [1, 1, 1]
+
+
+def test_an_interrupted_writer_leaves_no_shard(tmp_path: Path) -> None:
+    key, record, media, ending = make_samples(1)[0]
+    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path / "cut") as writer:
+        writer.write(key, record, media, ending)
+        assert list(tmp_path.glob("*.tar")) == []
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_samples_give_equal_bytes(tmp_path: Path) -> None:
+    first, second = (write_shard(tmp_path / name, make_samples(2)) for name in ("a.tar", "b.tar"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("key", ["", "a.b", "/a", "../a", "a/", "a/../b"])
+def test_writer_refuses_keys_that_webdataset_would_read_otherwise(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match="cannot be a sample key"), ShardWriter(tmp_path / "x") as writer:
+        writer.write(key, make_record(media=False))
+
+
+def test_writer_refuses_what_the_reader_would(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "x") as writer:
+        with pytest.raises(SampleError, match="no media member"):
+            writer.write("a", make_record(media=True))
+        with pytest.raises(ValueError, match="'exe' is not one of"):
+            writer.write("a", make_record(), b"", "exe")
+        writer.write("a", make_record(media=False))
+        with pytest.raises(ValueError, match="twice"):
+            writer.write("a", make_record(media=False))
+
+
+def test_index_is_kept_and_made_again_when_the_shard_changes(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.tar", make_samples(2))
+    beside = tmp_path / "a.tar.index.json"
+    first = load_index(path)
+    made = beside.stat().st_mtime_ns
+    assert load_index(path) == first
+    assert beside.stat().st_mtime_ns == made
+    write_shard(path, make_samples(3))
+    assert len(load_index(path).entries) == 3
+    beside.write_text('{"stamp": ')
+    assert len(load_index(path).entries) == 3
+    assert json.loads(beside.read_text())["samples"]
+
+
+def test_index_is_made_where_the_folder_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    path = write_shard(tmp_path / "a.tar", make_samples(2))
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert len(load_index(path).entries) == 2
+    assert not (tmp_path / "a.tar.index.json").exists()
+
+
+def test_fingerprint_follows_content_and_not_folder(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    prints = [
+        load_index(write_shard(tmp_path / name, make_samples(count))).fingerprint
+        for name, count in (("a.tar", 2), ("other/a.tar", 2), ("b.tar", 2))
+    ]
+    longer = load_index(write_shard(tmp_path / "a.tar", make_samples(3))).fingerprint
+    assert prints[0] == prints[1]
+    assert len({prints[0], prints[2], longer}) == 3
+
+
+def test_indexing_reads_headers_and_json_but_no_media(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.tar"
+    large = 1 << 32  # reading it would take seconds and gigabytes; the file on disk is sparse
+    document = json.dumps(make_record()).encode()
+    with path.open("wb") as file:
+        for name, size in (("a.mp4", large), ("a.json", len(document))):
+            member = tarfile.TarInfo(name)
+            member.size = size
+            file.write(member.tobuf(tarfile.GNU_FORMAT))
+            file.write(document) if name.endswith("json") else file.seek(size, os.SEEK_CUR)
+            file.seek(-size % 512, os.SEEK_CUR)
+        file.write(bytes(1024))
+    assert load_index(path).entries[0].members["mp4"] == (512, large)
+
+
+def test_folders_globs_and_lists_name_shards(tmp_path: Path) -> None:
+    paths = [write_shard(tmp_path / f"{name}.tar", make_samples(1)) for name in "ab"]
+    assert find_shards(str(tmp_path)) == find_shards(str(tmp_path / "*.tar")) == paths
+    assert find_shards([str(paths[1]), str(tmp_path)]) == [paths[1], paths[0]]
+
+
+@pytest.mark.parametrize("pattern", ["gone.tar", "gone-*.tar"])
+def test_a_pattern_that_names_nothing_is_an_error(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(ShardError, match=r"no shard matches .*gone.*check the path"):
+        find_shards(str(tmp_path / pattern))
+
+
+def test_a_shard_that_vanished_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="gone.tar cannot be read"):
+        load_index(tmp_path / "gone.tar")
+
+
+def test_no_command_is_run(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="no commands are run"):
+        find_shards(f"pipe:touch {tmp_path}/ran")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", bytes(10240)])
+def test_an_empty_shard_is_an_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "empty.tar"
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match=r"empty\.tar is empty"):
+        load_index(path)
+
+
+def test_every_truncation_is_an_error(tmp_path: Path) -> None:
+    whole = write_shard(tmp_path / "whole.tar", make_samples(2)).read_bytes()
+    end = len(whole.rstrip(b"\0"))
+    cut = tmp_path / "cut.tar"
+    for length in [1, 100, 512, 700, *range(1024, end, 512), end - 1]:
+        cut.write_bytes(whole[:length])
+        with pytest.raises(ShardError, match=r"cut\.tar is truncated"):
+            load_index(cut)
+
+
+def test_a_damaged_header_is_an_error(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.tar", make_samples(3))
+    second = load_index(path).entries[1].members["mp4"][0] - 512
+    data = bytearray(path.read_bytes())
+    data[second + 3] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match="truncated or damaged"):
+        load_index(path)
+
+
+def test_a_compressed_shard_is_an_error(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w:gz") as tar:
+        tar.add(write_shard(tmp_path / "b.tar", make_samples(1)), "b.json")
+    with pytest.raises(ShardError, match="Compressed tars are not read"):
+        load_index(tmp_path / "a.tar")
+
+
+class _Explosive:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("name", ["a.pyd", "a.pickle", "a.pkl", "a.pth", "a.pt", "a.npy", "a.json.pkl", "a", "a.sh"])
+def test_members_that_could_run_code_are_refused_and_nothing_runs(tmp_path: Path, name: str) -> None:
+    mark = tmp_path / "ran"
+    path = write_members(tmp_path / "x.tar", [("a.json", json_bytes()), (name, pickle.dumps(_Explosive(mark)))])
+    with pytest.raises(ShardError, match=r"x\.tar: member .* is refused: its ending"):
+        load_index(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["/etc/a.json", "../a.json", "a/../../b.json", "pipe:touch ran.json"])
+def test_members_that_leave_the_shard_are_refused(tmp_path: Path, name: str) -> None:
+    path = write_members(tmp_path / "x.tar", [(name, json_bytes())])
+    with pytest.raises(ShardError, match="is refused: absolute"):
+        load_index(path)
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        member = tarfile.TarInfo("a.json")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(ShardError, match="it is a link"):
+        load_index(tmp_path / "x.tar")
+
+
+def test_folders_inside_a_shard_are_fine(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        member = tarfile.TarInfo("./clips")
+        member.type = tarfile.DIRTYPE
+        tar.addfile(member)
+        tar.add(write_members(tmp_path / "y.tar", [("a.json", json_bytes())]), "ignored.json")
+    assert len(load_index(tmp_path / "x.tar").entries) == 1
+
+
+@pytest.mark.parametrize("names", [["a.json", "b.json", "a.png"], ["a.json", "a.json"]], ids=["apart", "twice"])
+def test_members_of_one_key_lie_side_by_side_once(tmp_path: Path, names: list[str]) -> None:
+    path = write_members(tmp_path / "x.tar", [(name, json_bytes()) for name in names])
+    with pytest.raises(ShardError, match="key 'a': its members are not side by side"):
+        load_index(path)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("a.png", b"x")], "no JSON member; add a.json"),
+        ([("a.json", b'{"source": "x", ')], r"malformed JSON: .*line 1 column 17"),
+        ([("a.json", b"\xff\xfe")], "the JSON is not UTF-8"),
+        ([("a.png", b"x"), ("a.mp4", b"x"), ("a.json", json_bytes())], r"several media members \(png, mp4\)"),
+    ],
+    ids=["no json", "malformed", "encoding", "two media"],
+)
+def test_a_wrong_sample_is_named_when_it_is_read(
+    tmp_path: Path, members: list[tuple[str, bytes]], message: str
+) -> None:
+    path = write_members(tmp_path / "x.tar", [("good.json", json_bytes()), *members])
+    shards = reader(path)
+    assert shards.read(0).key == "good"
+    with pytest.raises(SampleError, match=rf"x\.tar, key 'a': {message}"):
+        shards.read(1)
+
+
+def test_a_shard_that_shrank_after_indexing_is_an_error(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.tar", make_samples(2))
+    shards = reader(path)
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(ShardError, match="changed since it was indexed"):
+        shards.read(1)
+
+
+def _read_all(shards: ShardReader, order: list[int]) -> list[str]:
+    return [shards.read(index).record.conversations[0].id for index in order]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_worker_processes_read_with_their_own_files(tmp_path: Path, start: str) -> None:
+    samples = [(f"s{index}", make_record(media=False), None, None) for index in range(40)]
+    for index, (_, record, _, _) in enumerate(samples):
+        record["conversations"][0]["id"] = f"q{index}"
+    shards = reader(write_shard(tmp_path / "a.tar", samples))
+    shards.read(0)  # opens the parent's file, whose position a forked child shares
+    order = list(range(40)) * (20 if start == "fork" else 1)
+    with multiprocessing.get_context(start).Pool(2) as pool:
+        results = pool.starmap(_read_all, [(shards, order)] * 2)
+    assert results == [[f"q{index}" for index in order]] * 2

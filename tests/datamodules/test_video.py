@@ -1,0 +1,269 @@
+import io
+import itertools
+import sys
+import tracemalloc
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.decoders import open_video
+from datamodules.errors import BrokenMediaError, SampleError
+from datamodules.video import FrameSampling, choose_frames, frame_times_ms, read_image, sample_frames
+from tests.fixtures_data import frame_level, make_clip, make_image
+
+FORMATS = [
+    ("mp4", "libx264"),
+    ("mov", "libx264"),
+    ("matroska", "libx264"),
+    ("webm", "libvpx"),
+    ("avi", "mpeg4"),
+    ("avi", "libx264"),
+]
+
+
+def levels(frames: torch.Tensor) -> list[float]:
+    return frames.float().mean(dim=(1, 2, 3)).tolist()
+
+
+def assert_frames(frames: torch.Tensor, indices: list[int]) -> None:
+    assert levels(frames) == pytest.approx([frame_level(index) for index in indices], abs=6)
+
+
+@pytest.fixture(scope="module")
+def long_clip() -> bytes:
+    return make_clip(120, keyframe_interval=10)
+
+
+@pytest.mark.parametrize(("container", "codec"), FORMATS)
+def test_every_container_gives_the_right_frames_and_times(container: str, codec: str) -> None:
+    data = make_clip(30, fps=5, container=container, codec=codec, keyframe_interval=6)
+    video = open_video(data)
+    assert video.frame_ms == pytest.approx([200 * index for index in range(30)], abs=1)
+    assert video.duration_ms == pytest.approx(6000, abs=1)
+    assert_frames(video.frames([0, 3, 4, 17, 29]), [0, 3, 4, 17, 29])
+    assert_frames(video.frames(list(range(30))), list(range(30)))
+
+
+def test_seeking_and_reading_through_give_the_same_pixels(long_clip: bytes) -> None:
+    video = open_video(long_clip)
+    everything = video.frames(range(120))
+    for step in (1, 3, 9, 11, 40, 119):
+        indices = list(range(0, 120, step))
+        assert torch.equal(video.frames(indices), everything[indices])
+
+
+def test_frames_lie_at_the_centres_of_equal_slices(long_clip: bytes) -> None:
+    result = sample_frames(long_clip, FrameSampling(num_frames=4))  # 30 s: centres at 3.75 s, 11.25 s, ...
+    assert result.frame_ms.tolist() == [3750, 11250, 18750, 26250]
+    assert result.frame_ms.dtype == torch.int64
+    assert result.frames.dtype == torch.uint8
+    assert_frames(result.frames, [15, 45, 75, 105])
+
+
+def test_asking_for_as_many_frames_as_there_are_gives_each_once() -> None:
+    assert_frames(sample_frames(make_clip(7, fps=3), FrameSampling(num_frames=7)).frames, list(range(7)))
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 5])
+def test_a_short_video_gives_its_distinct_frames(num_frames: int) -> None:
+    result = sample_frames(make_clip(num_frames), FrameSampling(num_frames=16))
+    assert_frames(result.frames, list(range(num_frames)))
+    assert result.frame_ms.tolist() == [250 * index for index in range(num_frames)]
+
+
+def test_frame_rate_decides_up_to_a_maximum(long_clip: bytes) -> None:
+    per_second = sample_frames(long_clip, FrameSampling(num_frames=None, fps=1.0))
+    assert len(per_second.frames) == 30
+    bounded = sample_frames(long_clip, FrameSampling(num_frames=None, fps=1.0, max_frames=4))
+    assert torch.equal(bounded.frames, sample_frames(long_clip, FrameSampling(num_frames=4)).frames)
+
+
+def test_a_part_of_a_video_counts_time_from_its_start(long_clip: bytes) -> None:
+    result = sample_frames(long_clip, FrameSampling(num_frames=2), start_ms=10_000, end_ms=14_000)
+    assert_frames(result.frames, [44, 52])
+    assert result.frame_ms.tolist() == [1000, 3000]
+
+
+def test_a_part_that_ends_late_is_cut_at_the_video_end() -> None:
+    result = sample_frames(make_clip(8), FrameSampling(num_frames=2), start_ms=1000, end_ms=99_000)
+    assert_frames(result.frames, [5, 7])
+
+
+def test_a_part_behind_the_end_is_an_error() -> None:
+    with pytest.raises(SampleError, match="key 'a': start_ms 2000 lies behind the video's end at 1000 ms"):
+        sample_frames(make_clip(4), FrameSampling(), start_ms=2000, where="key 'a'")
+
+
+def test_frame_times_stay_inside_and_do_not_fall() -> None:
+    for duration, count in itertools.product([1, 3, 1000, 7_200_001], [1, 2, 7, 64]):
+        times = frame_times_ms(duration, count)
+        assert len(times) == count
+        assert times == sorted(times)
+        assert times[0] >= 0
+        assert times[-1] < duration
+        assert abs(times[0] - (duration - times[-1])) <= 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"fps": 1.0}, {"num_frames": None}, {"max_frames": 4}, {"num_frames": 0}, {"num_frames": None, "fps": -1.0}],
+)
+def test_contradictory_sampling_is_refused(arguments: dict[str, float | None]) -> None:
+    if not arguments:
+        assert FrameSampling().count(1000) == 16
+        return
+    with pytest.raises(ValueError, match="num_frames"):
+        FrameSampling(**arguments)  # type: ignore[arg-type]
+
+
+def noise_clip(container: str, codec: str) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3), dtype=np.uint8)
+    return make_clip(20, container=container, codec=codec, frames=pixels, keyframe_interval=5)
+
+
+@pytest.mark.parametrize(("container", "codec"), FORMATS)
+@pytest.mark.parametrize("part", [0.0, 0.02, 0.4, 0.8])
+def test_a_cut_off_video_is_an_error_with_its_key(container: str, codec: str, part: float) -> None:
+    whole = noise_clip(container, codec)
+    with pytest.raises(BrokenMediaError, match=r"shard x.tar, key 'a': .*(again|leave the sample out|no frame)"):
+        sample_frames(whole[: int(len(whole) * part)], FrameSampling(num_frames=4), where="shard x.tar, key 'a'")
+
+
+def test_a_cut_off_video_with_its_index_in_front_is_an_error(tmp_path: Path) -> None:
+    target = tmp_path / "web.mp4"  # the clip again with its moov box first, as files from the web are
+    with (
+        av.open(io.BytesIO(noise_clip("mp4", "libx264"))) as source,
+        av.open(target, "w", format="mp4", options={"movflags": "faststart"}) as output,
+    ):
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                output.mux(packet)
+    whole = target.read_bytes()
+    assert len(sample_frames(whole, FrameSampling(num_frames=20)).frames) == 20
+    assert whole.index(b"moov") < whole.index(b"mdat")
+    for part in (0.3, 0.6, 0.95):
+        with pytest.raises(BrokenMediaError):
+            sample_frames(whole[: int(len(whole) * part)], FrameSampling(num_frames=4))
+
+
+@pytest.mark.parametrize("data", [b"", b"no video at all", bytes(4096), make_image()[:100]])
+def test_what_is_no_video_is_an_error(data: bytes) -> None:
+    with pytest.raises(BrokenMediaError, match="key 'a'"):
+        sample_frames(data, FrameSampling(), where="key 'a'")
+
+
+def test_damaged_bytes_give_frames_or_a_named_error_and_never_anything_else() -> None:
+    whole = noise_clip("mp4", "libx264")
+    generator = np.random.default_rng(1)
+    outcomes = {"frames": 0, "error": 0}
+    for _ in range(60):
+        data = np.frombuffer(whole, dtype=np.uint8).copy()
+        data[generator.integers(0, len(data), 20)] ^= generator.integers(1, 256, 20, dtype=np.uint8)
+        try:
+            frames = sample_frames(data.tobytes(), FrameSampling(num_frames=6), where="key 'a'").frames
+            assert len(frames) == 6
+            outcomes["frames"] += 1
+        except BrokenMediaError as error:
+            assert "key 'a'" in str(error)
+            outcomes["error"] += 1
+    assert all(outcomes.values())
+
+
+def test_a_phone_film_is_turned_upright() -> None:
+    pixels = np.zeros((3, 48, 64, 3), dtype=np.uint8)
+    pixels[:, :, :32] = 255  # left half bright
+    data = bytearray(make_clip(3, frames=pixels))
+    matrix = data.index(b"tkhd") + 4 + 40
+    one, minus_one = (0x10000).to_bytes(4, "big"), (0xFFFF0000).to_bytes(4, "big")
+    zero, unit = bytes(4), (0x40000000).to_bytes(4, "big")
+    assert data[matrix : matrix + 4] == one
+    data[matrix : matrix + 36] = (
+        zero + one + zero + minus_one + zero + zero + zero + zero + unit
+    )  # 90 degrees clockwise
+    frames = sample_frames(bytes(data), FrameSampling(num_frames=3)).frames
+    assert frames.shape == (3, 3, 64, 48)
+    assert frames[:, :, :28].float().mean() > 240  # the left half is now on top
+    assert frames[:, :, 36:].float().mean() < 15
+
+
+def test_only_chosen_frames_are_kept() -> None:
+    data = make_clip(200, width=320, height=240)
+    tracemalloc.start()
+    sample_frames(data, FrameSampling(num_frames=2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 320 * 240 * 3
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+def test_an_image_is_a_video_of_one_frame(form: str) -> None:
+    result = read_image(make_image(77, form=form))
+    assert result.frames.shape == (1, 3, 48, 64)
+    assert result.frames.dtype == torch.uint8
+    assert levels(result.frames) == pytest.approx([77], abs=2)
+    assert result.frame_ms.tolist() == [0]
+
+
+def test_images_of_any_colour_form_become_rgb() -> None:
+    for mode in ("L", "RGBA", "P", "CMYK"):
+        target = io.BytesIO()
+        Image.new(mode, (8, 8)).save(target, "png" if mode != "CMYK" else "jpeg")
+        assert read_image(target.getvalue()).frames.shape == (1, 3, 8, 8)
+
+
+def test_a_broken_image_is_an_error_with_its_key() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "png")
+    for data in (b"", b"<svg/>", target.getvalue()[:500], target.getvalue()[:-3000]):
+        with pytest.raises(BrokenMediaError, match="key 'a': the picture cannot be decoded"):
+            read_image(data, where="key 'a'")
+
+
+def test_an_image_bomb_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(BrokenMediaError, match="decompression bomb"):
+        read_image(make_image())
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(ValueError, match="choose one of pyav, decord"):
+        open_video(make_clip(1), "opencv")
+
+
+def test_a_missing_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ImportError, match="pip install 'decord==0.6.0'.*or choose the backend 'pyav'"):
+        open_video(make_clip(1), "decord")
+
+
+def test_decord_chooses_the_same_frames() -> None:
+    pytest.importorskip("decord")
+    data = make_clip(30, fps=5, keyframe_interval=6)
+    for sampling in (
+        FrameSampling(num_frames=7),
+        FrameSampling(num_frames=None, fps=2.0),
+        FrameSampling(num_frames=99),
+    ):
+        ours, theirs = (sample_frames(data, sampling, backend=backend) for backend in ("pyav", "decord"))
+        assert theirs.frame_ms.tolist() == ours.frame_ms.tolist()
+        assert (theirs.frames.int() - ours.frames.int()).abs().max() <= 3
+    with pytest.raises(BrokenMediaError, match="key 'a'"):
+        sample_frames(data[:700], FrameSampling(), backend="decord", where="key 'a'")
+
+
+def test_choosing_frames_needs_no_decoding(long_clip: bytes) -> None:
+    class NoDecoding:
+        frame_ms = (0, 100, 500)
+        duration_ms = 1000
+
+        def frames(self, indices: object) -> torch.Tensor:
+            raise AssertionError
+
+    assert choose_frames(NoDecoding(), FrameSampling(num_frames=4)) == [1, 2]  # type: ignore[arg-type]
