@@ -47,11 +47,14 @@ class PyAVDecoder:
         self._data = data
         self._where = where
         try:
-            with av.open(io.BytesIO(data)) as container:
+            with _open(data) as container:
                 if not container.streams.video:
                     raise BrokenMediaError(f"{where}: the file has no video stream")
+                stream = container.streams.video[0]
+                if stream.codec_context is None:
+                    raise BrokenMediaError(f"{where}: its video codec is unknown; encode the video again as H.264")
                 packets = _read_packets(container, where)
-                self._time_base: Fraction = container.streams.video[0].time_base
+                self._time_base: Fraction = stream.time_base
         except av.FFmpegError as error:
             raise BrokenMediaError(undecodable(where, error)) from error
         self._keyframes = sorted(packet for packet in packets if packet.is_keyframe) or [min(packets)]
@@ -127,9 +130,14 @@ class PyAVDecoder:
         return round((shown - self._shown[0]) * self._time_base * 1000)
 
 
+def _open(data: bytes) -> Any:
+    # Titles and comments in old encodings are common, and nothing to fail at.
+    return av.open(io.BytesIO(data), metadata_errors="replace")
+
+
 @contextlib.contextmanager
 def _open_decoding(data: bytes) -> Iterator[tuple[Any, Any]]:
-    with av.open(io.BytesIO(data)) as container:
+    with _open(data) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         yield container, stream

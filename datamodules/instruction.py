@@ -6,8 +6,9 @@ do not count, so prefetching loses nothing. Everything that the order follows fr
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,77 +18,13 @@ from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch, collate
 from datamodules.conversations import load_tokenizer
-from datamodules.dataset import ConversationDataset, FailurePolicy, MediaReader
+from datamodules.dataset import ConversationDataset, MediaReader
+from datamodules.loading import LateLoader, Loading, ResumableLoader, Source
 from datamodules.order import EvaluationBatches, SampleStream, SourceSamples, TrainingBatches, TrainingOrder
 from datamodules.shard_index import find_shards, load_index
 from datamodules.shard_reader import ShardReader
 from datamodules.transforms import PixelOptions, PixelTransform
 from datamodules.video import FrameSampling
-
-
-@dataclass(frozen=True)
-class Source:
-    """Training shards of one kind.
-
-    Args:
-        shards: Path, folder or glob pattern, or several.
-        weight: Passes over the source in an epoch; 1 draws every sample once, 0.5 half of them.
-    """
-
-    shards: str | list[str]
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How samples are read and joined.
-
-    Args:
-        batch_size: Samples (videos with all their conversations) of one batch over all ranks together, so that the
-            number of ranks changes nothing.
-        eval_batch_size: The same in validation, test and predict. None = ``batch_size``.
-        num_workers: Worker processes of every rank.
-        max_length: Most text tokens of a conversation; None = no bound.
-        video_backend: ``pyav`` or ``decord``.
-        failures: What happens to wrong samples.
-
-    Raises:
-        ValueError: A size is not positive.
-    """
-
-    batch_size: int = 8
-    eval_batch_size: int | None = None
-    num_workers: int = 2
-    max_length: int | None = 2048
-    video_backend: str = "pyav"
-    failures: FailurePolicy = field(default_factory=FailurePolicy)
-
-    def __post_init__(self) -> None:
-        sizes = [self.batch_size, self.eval_batch_size, self.max_length]
-        if any(size is not None and size < 1 for size in sizes) or self.num_workers < 0:
-            raise ValueError(f"batch sizes and max_length must be positive, num_workers not negative, got {self}")
-
-
-class _Loader(DataLoader[Batch]):
-    """A data loader that reads nothing before its first batch is asked for.
-
-    Lightning may make the iterator before it restores the checkpoint (its issue 20550: ``estimated_stepping_batches``
-    in ``configure_optimizers`` is enough, and sharding strategies restore late anyway). Started then, workers would
-    fetch from where the run once began.
-    """
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator is what starts late
-        yield from super().__iter__()
-
-
-class _ResumableLoader(_Loader):
-    """Tells Lightning that it can resume; where to is the datamodule's state, which is restored in time."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        del state
 
 
 class InstructionDataModule(LightningDataModule):
@@ -119,7 +56,7 @@ class InstructionDataModule(LightningDataModule):
         sampling: FrameSampling = FrameSampling(),  # noqa: B008  frozen
         pixels: PixelOptions = PixelOptions(),  # noqa: B008  frozen
         order: TrainingOrder = TrainingOrder(),  # noqa: B008  frozen
-        loading: Loading = Loading(),
+        loading: Loading = Loading(),  # noqa: B008  frozen
         num_steps: int = -1,
     ) -> None:
         super().__init__()
@@ -192,7 +129,7 @@ class InstructionDataModule(LightningDataModule):
         facts = [shards, weights, asdict(self.order), stream.epoch_length]
         self._fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         batches = TrainingBatches(stream, batch_size, *self._rank(), self._resume_position)
-        return self._loader(_ResumableLoader, dataset, batches)
+        return self._loader(ResumableLoader, dataset, batches)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """One data loader a validation set, in the order of ``validation_names``."""
@@ -204,6 +141,8 @@ class InstructionDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> list[DataLoader[Batch]]:
         """One data loader a prediction set, in the order of ``predict_names``."""
+        # Lightning cannot know that this sampler leaves nothing out.
+        warnings.filterwarnings("ignore", message=".*custom batch sampler `EvaluationBatches` for prediction.*")
         return self._evaluation_loaders("predict")
 
     def dataset(self, reader: ShardReader, *, train: bool) -> ConversationDataset:
@@ -261,11 +200,13 @@ class InstructionDataModule(LightningDataModule):
         for patterns in self.evaluation_sources[kind].values():
             dataset = self.dataset(_index(patterns), train=False)
             batch_size = self.loading.eval_batch_size or self.loading.batch_size
-            loaders.append(self._loader(_Loader, dataset, EvaluationBatches(len(dataset), batch_size, *self._rank())))
+            loaders.append(
+                self._loader(LateLoader, dataset, EvaluationBatches(len(dataset), batch_size, *self._rank()))
+            )
         return loaders
 
     def _loader(
-        self, kind: type[_Loader], dataset: ConversationDataset, batches: TrainingBatches | EvaluationBatches
+        self, kind: type[LateLoader], dataset: ConversationDataset, batches: TrainingBatches | EvaluationBatches
     ) -> DataLoader[Batch]:
         return kind(
             dataset,  # type: ignore[arg-type]  # it holds samples; collate makes them batches

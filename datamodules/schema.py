@@ -17,6 +17,7 @@ sample has media, nowhere otherwise. User and assistant take turns and the assis
 """
 
 import json
+import math
 from typing import Any, NamedTuple
 
 from datamodules.errors import SampleError, ShardError
@@ -57,6 +58,24 @@ class Record(NamedTuple):
     meta: dict[str, str | int | float]
     conversations: tuple[Conversation, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that parses back to this record."""
+        span = {"start_ms": self.start_ms, "end_ms": self.end_ms}
+        return {
+            "source": self.source,
+            **{name: value for name, value in span.items() if value is not None},
+            "meta": dict(self.meta),
+            "conversations": [
+                {
+                    "id": conversation.id,
+                    "kind": conversation.kind,
+                    "options": list(conversation.options),
+                    "turns": [turn._asdict() for turn in conversation.turns],
+                }
+                for conversation in self.conversations
+            ],
+        }
+
 
 def check_key(key: str) -> None:
     """Refuse keys that WebDataset would read differently, or that leave the shard.
@@ -75,8 +94,10 @@ def split_member_name(name: str, shard: str) -> tuple[str, str]:
     Raises:
         ShardError: The name is absolute, climbs with ``..`` or has an ending that is not allowed.
     """
-    if name.startswith("/") or ".." in name.split("/") or name.startswith("pipe:"):
-        raise ShardError(f"shard {shard}: member {name!r} is refused: absolute, '..' and 'pipe:' names are not read")
+    if name.startswith("/") or ".." in name.split("/") or name.startswith("pipe:") or not name.isprintable():
+        raise ShardError(
+            f"shard {shard}: member {name!r} is refused: absolute, '..', 'pipe:' and unprintable names are not read"
+        )
     folder, _, base = name.rpartition("/")
     stem, dot, ending = base.partition(".")
     ending = ending.lower()
@@ -107,7 +128,7 @@ def parse_record(data: bytes, *, where: str, has_media: bool) -> Record:
         document = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise SampleError(f"{where}: the JSON is not UTF-8 (byte {error.start}); write it again as UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise SampleError(f"{where}: malformed JSON: {error}") from error
     fields = _object(document, where, "the JSON")
     conversations = _list(fields.get("conversations"), where, "conversations")
@@ -176,7 +197,12 @@ def _meta(value: Any, where: str) -> dict[str, str | int | float]:
     fields = _object(value, where, "'meta'")
     for name, entry in fields.items():
         if not isinstance(entry, str | int | float) or isinstance(entry, bool):
-            raise SampleError(f"{where}: meta {name!r} must be a number or a string, got {entry!r}")
+            raise SampleError(f"{where}: meta {name!r} must be a number or a string, got {_kind(entry)}")
+        if isinstance(entry, float) and not math.isfinite(entry):
+            raise SampleError(f"{where}: meta {name!r} must be a finite number, got {entry}")
+    num_frames = fields.get("num_frames", 0)
+    if not isinstance(num_frames, int) or not 0 <= num_frames < 1 << 31:
+        raise SampleError(f"{where}: meta 'num_frames' must be a whole number of frames, got {num_frames!r}")
     return fields
 
 
@@ -196,6 +222,8 @@ def _string(fields: dict[str, Any], name: str, where: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
         raise SampleError(f"{where}: {name!r} must be a string, got {_kind(value)}")
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise SampleError(f"{where}: {name!r} holds half a character (a lone surrogate); repair the text")
     return value
 
 

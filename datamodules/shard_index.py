@@ -57,9 +57,8 @@ class IndexEntry(NamedTuple):
     @property
     def num_frames(self) -> int | None:
         """Frames as the sample's ``meta`` tells them (an image has one, text none); None where it does not."""
-        known = {"image": 1, "text": 0}.get(self.modality)
-        stated = self.meta.get("num_frames", known)
-        return int(stated) if isinstance(stated, int | float) else known
+        stated = self.meta.get("num_frames")
+        return int(stated) if stated is not None else {"image": 1, "text": 0}.get(self.modality)
 
 
 class ShardIndex(NamedTuple):

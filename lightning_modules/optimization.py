@@ -1,6 +1,7 @@
 """Optimizer and learning-rate schedule, set part by part."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -98,7 +99,7 @@ def build_schedule(optimizer: Optimizer, settings: Optimization, num_steps: int)
     return LambdaLR(optimizer, factor)
 
 
-def gradient_norm(parameters: list[torch.Tensor]) -> torch.Tensor:
+def gradient_norm(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
     """L2 norm over all gradients there are; zero without any."""
     norms = [p.grad.detach().float().norm() for p in parameters if p.grad is not None]
     return torch.stack(norms).norm() if norms else torch.zeros(())

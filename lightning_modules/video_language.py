@@ -147,7 +147,9 @@ class VideoLanguageModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log learning rates and gradient norms part by part."""
-        if self.global_step % self.trainer.log_every_n_steps:
+        settings: Any = self.trainer  # Lightning sets log_every_n_steps where a type checker does not see it
+        every = settings.log_every_n_steps
+        if not every or (self.global_step + 1) % every:  # Lightning writes what was logged in every n-th step
             return
         for group in optimizer.param_groups:
             self.log(f"learning_rate/{group['name']}", float(group["lr"]))
@@ -164,11 +166,11 @@ class VideoLanguageModule(LightningModule):
         """Start counting answers."""
         self.counter = AccuracyCounter()
 
-    def validation_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:
+    def validation_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
         """Score and answer one batch; gives the generated answers, which callbacks may show."""
         return self._judge(batch, "val", dataloader_idx)
 
-    def test_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:
+    def test_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
         """Like ``validation_step``."""
         return self._judge(batch, "test", dataloader_idx)
 
@@ -186,7 +188,8 @@ class VideoLanguageModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave frozen parts out: they are loaded from where they came from."""
-        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        # A tied tensor stands in the state under each of its names.
+        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if name not in frozen}
 
@@ -208,12 +211,28 @@ class VideoLanguageModule(LightningModule):
                 f"unknown {unknown[:5]} ({len(unknown)} in all). Use the config that the run was trained with"
             )
 
+    def evaluation_name(self, stage: str, loader: int) -> str:
+        """Name of an evaluation set.
+
+        Args:
+            stage: ``val`` or ``test``.
+            loader: Index of its data loader.
+
+        Returns:
+            The name that the datamodule gives it; the index where data loaders came without a datamodule.
+        """
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if datamodule is None:
+            return str(loader)
+        names: Sequence[str] = getattr(datamodule, f"{'validation' if stage == 'val' else stage}_names")
+        return names[loader]
+
     def _judge(self, batch: JudgedBatch, stage: str, loader: int) -> list[str]:
         visual = self.built.look(batch)
         text = text_of(batch)
         language_model = self.built.language_model
         scored = language_model(visual, text)
-        name = self._loader_name(stage, loader)
+        name = self.evaluation_name(stage, loader)
         tokens = scored.num_tokens.sum()
         self.log(
             f"{stage}/loss/{name}",
@@ -239,10 +258,6 @@ class VideoLanguageModule(LightningModule):
             self.log(f"{stage}/accuracy_by_kind/{name}/{kind}", accuracy.value)
         for accuracy in self.counter.by().values():
             self.log(f"{stage}/accuracy", accuracy.value, prog_bar=True)
-
-    def _loader_name(self, stage: str, loader: int) -> str:
-        names: Sequence[str] = getattr(self.trainer.datamodule, f"{'validation' if stage == 'val' else stage}_names")
-        return names[loader]
 
     def _largest_of_all_ranks(self, value: int) -> int:
         if not torch.distributed.is_available() or not torch.distributed.is_initialized():

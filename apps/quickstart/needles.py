@@ -37,7 +37,7 @@ _POLYGONS: dict[str, tuple[Point, ...]] = {  # in a square from -1 to 1
     ),
 }
 _RADIUS = 0.88  # of circle and ring
-_HOLE = 0.42  # of the ring
+_HOLE = 0.50  # of the ring
 SHAPES = (*_POLYGONS, "circle", "ring")
 
 _SUPERSAMPLING = 4

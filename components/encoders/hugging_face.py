@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
+from transformers.utils import logging
 
 from components.attention import AttentionWish, resolve_attention
 from components.encoders.image_settings import read_image_settings
@@ -177,13 +178,17 @@ def _layers_needed(layer: int, num_layers: int, path: str) -> int:
 
 def _load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: AttentionWish) -> Any:
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
-    model, loading = AutoModel.from_pretrained(
-        path,
-        config=config,
-        dtype=dtype,
-        attn_implementation=resolve_attention(attn, device_type, dtype),
-        output_loading_info=True,
-    )
+    kernel = resolve_attention(attn, device_type, dtype)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report lists the text part and the layers left out on purpose
+    try:
+        model, loading = AutoModel.from_pretrained(
+            path, config=config, dtype=dtype, attn_implementation=kernel, output_loading_info=True
+        )
+    except OSError as error:
+        raise ValueError(f"no weights could be read from {path!r} ({error})") from error
+    finally:
+        logging.set_verbosity(verbosity)
     problems = [f"{key} is missing" for key in sorted(loading["missing_keys"]) if not key.startswith(_UNREAD)]
     problems += [f"{mismatch} has another shape" for mismatch in sorted(map(str, loading["mismatched_keys"]))]
     if problems:

@@ -54,7 +54,8 @@ class HuggingFaceCausalLM(LanguageModel):
         if lora is not None and freeze:
             raise ValueError("freeze=True and lora are both set; LoRA freezes the weights itself, so drop freeze")
         source = {} if gguf_file is None else {"gguf_file": gguf_file}
-        self.model = build_model(path, source, weights, dtype, attn)
+        # Loading leaves evaluation mode on, in which gradient checkpointing does nothing; Lightning would keep it.
+        self.model = build_model(path, source, weights, dtype, attn).train()
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
         embeddings = self.model.get_input_embeddings()
         if len(tokenizer) > embeddings.num_embeddings:

@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model
 
 from apps.quickstart import pretrained
@@ -24,8 +24,6 @@ def original(tmp_path: Path) -> dict[str, torch.Tensor]:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
     model.save_pretrained(tmp_path / "original")
-    from safetensors.torch import load_file
-
     return load_file(tmp_path / "original" / "model.safetensors")
 
 

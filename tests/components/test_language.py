@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_batch_equals_its_conversations_one_by_one(model: HuggingFaceCausalLM) -
     ],
 )
 def test_loss_is_that_of_the_whole_model_on_the_spliced_text(
-    tmp_path: Path, model_type: str, changes: dict[str, float]
+    tmp_path: Path, model_type: str, changes: dict[str, Any]
 ) -> None:
     folder = make_model_folder(tmp_path, model_type, **changes)
     model = HuggingFaceCausalLM(str(folder), attn="eager").eval()
@@ -129,7 +130,7 @@ def test_random_weights_differ_from_the_checkpoint_and_follow_the_seed(llama: Pa
 def test_dtype_auto_is_the_configured_one(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path, dtype="bfloat16")
     for weights in ("pretrained", "random"):
-        model = HuggingFaceCausalLM(str(folder), weights=weights, dtype="auto")  # type: ignore[arg-type]
+        model = HuggingFaceCausalLM(str(folder), weights=weights, dtype="auto")
         assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
         loss = model(make_visual(), make_text(model, MIXED))
         assert loss.nll.dtype == torch.float32
@@ -163,8 +164,9 @@ def test_frozen_model_still_passes_gradients_to_the_visual_tokens(llama: Path) -
 def test_gradient_checkpointing_gives_the_same_gradients_from_fewer_saved_tensors(llama: Path) -> None:
     gradients, saved = [], []
     for checkpointing in (False, True):
-        model = HuggingFaceCausalLM(str(llama), gradient_checkpointing=checkpointing).train()
-        visual, sizes = make_visual(), []
+        model = HuggingFaceCausalLM(str(llama), gradient_checkpointing=checkpointing)  # in training mode as built
+        visual = make_visual()
+        sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.nbytes) or t, lambda t: t):  # type: ignore[misc]
             loss = model(visual, make_text(model, MIXED)).nll.sum()
         loss.backward()

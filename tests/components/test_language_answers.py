@@ -36,7 +36,7 @@ def test_trained_answers_are_generated_and_end_at_the_end_of_the_turn(tmp_path: 
     overfit(model, answers)
     assert model.generate(make_visual(), make_text(model, PROMPTS), max_new_tokens=8) == answers
     assert model.generate(make_visual(), make_text(model, PROMPTS), max_new_tokens=1) == ["red", "hello", "one"]
-    assert model.training
+    assert all(module.training for module in model.modules())
 
 
 def test_generating_in_a_batch_equals_one_by_one(model: HuggingFaceCausalLM) -> None:

@@ -81,7 +81,7 @@ def test_gradient_reaches_text_and_visual_tokens_and_no_masked_one() -> None:
     embedded = embed(text).nan_to_num().clone().requires_grad_()
     tokens = torch.randn(2, 3, WIDTH, dtype=torch.double, requires_grad=True)
     visual = VisualTokens(tokens, torch.tensor([[True, False, True], [True, True, True]]))
-    splice(visual, text, embedded).embeddings.sum().backward()
+    splice(visual, text, embedded).embeddings.sum().backward()  # type: ignore[no-untyped-call]
     assert embedded.grad is not None
     assert tokens.grad is not None
     read = text.text_mask & (text.input_ids != VIDEO_PLACEHOLDER)
@@ -94,7 +94,7 @@ def test_unused_visual_tokens_stay_in_the_graph() -> None:
     text = conversations([[4, 5]], [TEXT_ONLY])
     tokens = torch.randn(1, 2, WIDTH, requires_grad=True)
     visual = VisualTokens(tokens, torch.zeros(1, 2, dtype=torch.bool))
-    splice(visual, text, embed(text).float()).embeddings.sum().backward()
+    splice(visual, text, embed(text).float()).embeddings.sum().backward()  # type: ignore[no-untyped-call]
     assert tokens.grad is not None
     assert not tokens.grad.any()
 

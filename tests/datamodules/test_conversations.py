@@ -98,15 +98,20 @@ def test_the_blank_before_an_answer_is_not_doubled(sentencepiece_like: Any) -> N
     ("template", "labelled"),
     [
         # The end of a turn is ordinary text: nothing else could teach the model to stop.
-        ("{% for m in messages %}{{ m['role'] }} {{ m['content'] }} . {% endfor %}{% if add_generation_prompt %}assistant "
-         "{% endif %}", ["red", ".", "blue", "."]),
+        (
+            "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} . {% endfor %}"
+            "{% if add_generation_prompt %}assistant {% endif %}",
+            ["red", ".", "blue", "."],
+        ),
         # The generation prompt is shorter than what the answer's turn begins with.
-        ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
-         "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}", ["\n", "red", "<|im_end|>", "\n", "blue",
-                                                                           "<|im_end|>"]),
+        (
+            "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}",
+            ["\n", "red", "<|im_end|>", "\n", "blue", "<|im_end|>"],
+        ),
     ],
     ids=["plain end", "short prompt"],
-)  # fmt: skip
+)
 def test_other_templates_are_labelled_by_what_the_model_must_say(
     tmp_path: Path, template: str, labelled: list[str]
 ) -> None:
@@ -152,10 +157,10 @@ def test_a_conversation_that_is_too_long_is_an_error_and_not_cut(tokenizer: Any)
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no tokenizer in '.*gone'"):
+    with pytest.raises(ValueError, match=r"no tokenizer in '.*gone'"):
         load_tokenizer(str(tmp_path / "gone"))
 
 
 def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no chat template.*put a chat_template.jinja"):
+    with pytest.raises(ValueError, match=r"no chat template.*put a chat_template\.jinja"):
         load_tokenizer(str(make_tiny_tokenizer(tmp_path, chat_template=None)))

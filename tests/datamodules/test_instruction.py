@@ -7,12 +7,14 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
 from torch import Tensor
 
 from datamodules.batch import Batch
 from datamodules.dataset import FailurePolicy
 from datamodules.errors import ShardError
-from datamodules.instruction import InstructionDataModule, Loading, Source
+from datamodules.instruction import InstructionDataModule
+from datamodules.loading import Loading, Source
 from datamodules.order import CurriculumStage, TrainingOrder
 from datamodules.transforms import Augmentation, PixelOptions
 from datamodules.video import FrameSampling
@@ -35,7 +37,7 @@ class Recorder(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.steps.append(tuple(question.key for question in batch.questions))
         loss = (self.weight * batch.frames.float().mean() / 255 - 0.5) ** 2
-        self.losses.append(float(loss))
+        self.losses.append(float(loss.detach()))
         return loss.sum()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -51,6 +53,27 @@ class Recorder(LightningModule):
         if self.reads_length_early:  # what Lightning's issue 20550 is about
             assert self.trainer.estimated_stepping_batches
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class KeyFile(Callback):
+    """Writes down which samples every process trained on at which step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        with (self.folder / "keys.txt").open("a") as file:
+            file.writelines(f"{trainer.global_step} {question.key}\n" for question in batch.questions)
+
+    @staticmethod
+    def read(folder: Path) -> dict[int, list[str]]:
+        steps: dict[int, list[str]] = {}
+        for line in (folder / "keys.txt").read_text().splitlines():
+            step, key = line.split()
+            steps.setdefault(int(step), []).append(key)
+        return {step: sorted(keys) for step, keys in steps.items()}
 
 
 def samples(prefix: str, count: int, num_frames: int = 1) -> list[RawSample]:
@@ -95,14 +118,22 @@ def checkpoints(folder: Path) -> ModelCheckpoint:
     return ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("reads_length_early", [False, True])
-@pytest.mark.parametrize("stop", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("num_workers", "reads_length_early", "stop"),
+    [
+        (0, False, 2),
+        (0, True, 2),
+        (2, True, 2),
+        (0, False, 3),
+        (0, True, 3),
+        (0, False, 4),
+        (2, False, 5),
+        (0, True, 5),
+    ],
+)
 def test_a_resumed_run_trains_on_the_samples_of_an_uninterrupted_one(
     make: Callable[..., InstructionDataModule], tmp_path: Path, num_workers: int, reads_length_early: bool, stop: int
 ) -> None:
-    if num_workers and (stop != 2 or not reads_length_early):
-        pytest.skip("worker processes are slow to start; one case tells")
     loading = Loading(batch_size=4, num_workers=num_workers)
     straight = Recorder(reads_length_early=reads_length_early)
     data = make(loading=loading)
@@ -142,6 +173,26 @@ def test_resume_is_exact_with_accumulation_and_validation_between(
     assert len(straight.steps) == 10
     assert resumed.steps == straight.steps[4:]
     assert resumed.losses == straight.losses[4:]
+
+
+def test_a_state_that_is_restored_after_the_iterator_was_made_takes_effect(
+    make: Callable[..., InstructionDataModule],
+) -> None:
+    data = make(loading=Loading(batch_size=4, num_workers=1))
+    first = iter(data.train_dataloader())  # what sharding strategies do before they restore
+    data.load_state_dict(make_state(make, 8))
+    second = next(iter(make().train_dataloader()))
+    resumed = next(first)
+    straight = list(make().train_dataloader())
+    assert second.questions == straight[0].questions
+    assert resumed.questions == straight[2].questions
+    assert torch.equal(resumed.frames, straight[2].frames)
+
+
+def make_state(make: Callable[..., InstructionDataModule], samples_consumed: int) -> dict[str, Any]:
+    data = make()
+    data.train_dataloader()
+    return data.state_dict() | {"samples_consumed": samples_consumed}
 
 
 def test_state_counts_what_was_trained_on_and_not_what_was_fetched(
@@ -235,9 +286,8 @@ def test_evaluation_sets_come_in_order_and_once(
         getattr(trainer(tmp_path), run)(model, datamodule=data, verbose=False)
         assert model.evaluated == expected
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message=".*num_workers.*")
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
         predicted = trainer(tmp_path).predict(Recorder(), datamodule=data)
     assert predicted is not None
     assert [[key for batch in one for key in batch] for one in predicted] == list(expected.values())
@@ -293,8 +343,56 @@ def test_preparing_leaves_indexes_for_the_other_ranks(
     assert sorted(path.name for path in tmp_path.glob("*.json")) == ["t.tar.index.json", "v.tar.index.json"]
 
 
+def test_every_setting_comes_from_the_command_line(shards: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"""
+        trainer: {{max_steps: 7, use_distributed_sampler: false, logger: false, accelerator: cpu}}
+        data:
+          tokenizer: {tokenizer_folder}
+          train: [{{shards: {shards}/train-*.tar, weight: 0.5}}, {{shards: [{shards}/long.tar]}}]
+          validation: {{1x: {shards}/short.tar, 2x: [{shards}/long.tar]}}
+          sampling: {{num_frames: null, fps: 2, max_frames: 8}}
+          pixels: {{size: 16, fit: pad, augmentation: {{horizontal_flip: 0.5}}}}
+          order: {{seed: 3, curriculum: [{{until_fraction: 0.4, max_frames: 4}}]}}
+          loading: {{batch_size: 2, failures: {{on_error: skip, skipped_file: {tmp_path}/skipped.jsonl}}}}
+        """
+    )
+    cli = LightningCLI(Recorder, InstructionDataModule, args=["-c", str(config), "--data.order.seed=4"], run=False)
+    data = cli.datamodule
+    assert data.train_sources == [Source(f"{shards}/train-*.tar", 0.5), Source([f"{shards}/long.tar"])]
+    assert data.validation_names == ["1x", "2x"]
+    assert data.sampling == FrameSampling(num_frames=None, fps=2, max_frames=8)
+    assert data.pixels == PixelOptions(16, "pad", Augmentation(horizontal_flip=0.5))
+    assert data.order == TrainingOrder(seed=4, curriculum=[CurriculumStage(0.4, 4)])
+    assert data.loading.failures == FailurePolicy("skip", f"{tmp_path}/skipped.jsonl")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_exactly_with_another_number_of_processes(
+    make: Callable[..., InstructionDataModule], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"use_distributed_sampler": False, "strategy": "ddp_fork"}
+    loading = Loading(batch_size=4, num_workers=1)
+
+    def run(devices: int, end: int, last: str | None, folder: Path) -> None:
+        data = make(loading=loading)
+        trainer(folder, checkpoints(folder), KeyFile(folder), devices=devices, max_steps=end, **options).fit(
+            Recorder(reads_length_early=True), datamodule=data, ckpt_path=last
+        )
+
+    (tmp_path / "straight").mkdir()
+    run(1, 6, None, tmp_path / "straight")
+    changing = tmp_path / "changing"
+    changing.mkdir()
+    for devices, end, last in ((2, 2, None), (1, 4, 2), (2, 6, 4)):
+        run(devices, end, None if last is None else str(changing / f"step={last}.ckpt"), changing)
+    assert KeyFile.read(changing) == KeyFile.read(tmp_path / "straight")
+    assert len(KeyFile.read(changing)) == 6
+
+
 def test_missing_data_is_named(make: Callable[..., InstructionDataModule], tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match="no shard matches '.*gone-"):
+    with pytest.raises(ShardError, match=r"no shard matches '.*gone-"):
         trainer(tmp_path, max_steps=1).fit(Recorder(), datamodule=make(train=[Source(str(tmp_path / "gone-*.tar"))]))
     with pytest.raises(ValueError, match=r"set data.train to a list of sources"):
         make(train=[]).train_dataloader()

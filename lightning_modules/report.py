@@ -1,0 +1,121 @@
+"""From predictions to a report: accuracy by length of video and by kind of question, as JSON, Markdown and a plot."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.pictures import draw_accuracies
+from lightning_modules.predictions import Prediction
+from lightning_modules.scoring import Accuracy, AccuracyCounter
+
+NO_KIND = "(no kind)"
+"""Stands in reports for questions whose sample names no kind."""
+
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+_NOTE = (
+    "The standard error takes questions for independent; questions about one video are not quite, so it is a lower "
+    "bound where videos have several."
+)
+
+
+def count_predictions(predictions: Iterable[Prediction]) -> AccuracyCounter:
+    """Count right answers by (length, kind)."""
+    counter = AccuracyCounter()
+    for prediction in predictions:
+        counter.add((prediction.length, prediction.kind or NO_KIND), prediction.correct)
+    return counter
+
+
+def build_report(predictions: Sequence[Prediction], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Summarise predictions.
+
+    Args:
+        predictions: At least one.
+        about: What was evaluated; taken into the report as it is.
+
+    Returns:
+        ``accuracy``, ``by_length``, ``by_kind`` and ``by_length_and_kind``, each entry with the share of right answers,
+        its standard error and the number of questions. Lengths are in their natural order. Can be written as JSON.
+
+    Raises:
+        ValueError: There is no prediction, so nothing can be said.
+    """
+    if not predictions:
+        raise ValueError("there is no prediction to report on; did the shards hold any question?")
+    counter = count_predictions(predictions)
+    by_both: dict[str, dict[str, Any]] = {}
+    for (length, kind), accuracy in counter.by(0, 1).items():
+        by_both.setdefault(length, {})[kind] = _entry(accuracy)
+    return {
+        "evaluated": dict(about),
+        "accuracy": _entry(counter.by()[()]),
+        "by_length": {
+            length: _entry(accuracy)
+            for (length,), accuracy in sorted(counter.by(0).items(), key=lambda group: length_order(group[0][0]))
+        },
+        "by_kind": {kind: _entry(accuracy) for (kind,), accuracy in counter.by(1).items()},
+        "by_length_and_kind": {length: by_both[length] for length in sorted(by_both, key=length_order)},
+    }
+
+
+def write_report(report: Mapping[str, Any], folder: Path) -> None:
+    """Write ``report.json``, ``report.md`` and ``accuracy_by_length.png``.
+
+    Args:
+        report: What ``build_report`` gives.
+        folder: Where to; must exist.
+    """
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
+    draw_accuracies({"": report["by_length"]}).savefig(folder / "accuracy_by_length.png", dpi=150)
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """The report as Markdown: what was evaluated, then one table with a row a length and a column a kind."""
+    kinds = list(report["by_kind"])
+    rows = [
+        [
+            length,
+            _cell(report["by_length"][length]),
+            *(_cell(report["by_length_and_kind"][length].get(k)) for k in kinds),
+        ]
+        for length in report["by_length"]
+    ]
+    rows.append(["all", _cell(report["accuracy"]), *(_cell(report["by_kind"][kind]) for kind in kinds)])
+    header = ["length", "all kinds", *kinds]
+    about = [f"- {name}: {_plain(value)}" for name, value in report["evaluated"].items()]
+    table = [_line(header), _line(["---"] * len(header)), *(_line(row) for row in rows)]
+    lines = ["# Accuracy", "", *about, "", "Share of right answers ± standard error (number of questions). " + _NOTE]
+    return "\n".join([*lines, "", *table, ""])
+
+
+def length_order(label: str) -> tuple[float, str]:
+    """Sort key that puts ``2x`` before ``16x``, and labels without a number last."""
+    number = _NUMBER.search(label)
+    return (float(number.group()) if number else float("inf"), label)
+
+
+def _entry(accuracy: Accuracy) -> dict[str, float | int]:
+    return {
+        "value": accuracy.value,
+        "standard_error": accuracy.standard_error,
+        "correct": accuracy.correct,
+        "questions": accuracy.total,
+    }
+
+
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "-"
+    return f"{entry['value']:.3f} ± {entry['standard_error']:.3f} ({entry['questions']})"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apps.quickstart.clips import Clip, Look, Part, plan_look, plan_runs, read_clip, render, usable_frames
+from apps.quickstart.haystack_videos import encode
+
+SIZE = 112
+PLAIN = Look(gain=(1.0, 1.0, 1.0), offset=0.0)
+
+
+def numbered_clip(num_frames: int, width: int) -> Clip:
+    """Every pixel of frame i is i."""
+    levels = np.arange(num_frames, dtype=np.uint8)[:, None, None, None]
+    return Clip("numbered", tuple(np.broadcast_to(levels, (num_frames, h, width, 3)) for h in (120, 160)))
+
+
+CLIPS = (numbered_clip(200, 150), numbered_clip(97, 213))
+
+
+@pytest.mark.parametrize("num_frames", [20, 97, 120, 132, 250])
+def test_training_and_held_out_frames_are_apart(num_frames: int) -> None:
+    train, held_out = usable_frames(num_frames, "train"), usable_frames(num_frames, "held_out")
+    assert train.start == 0
+    assert held_out.stop == num_frames
+    assert held_out.start - train.stop >= round(0.04 * num_frames) >= 1
+
+
+@pytest.mark.parametrize("part", ["train", "held_out"])
+def test_videos_show_frames_of_their_part_alone(part: Part) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        runs = plan_runs(random, CLIPS, part, 16, SIZE)
+        shown = render(CLIPS, runs, PLAIN, SIZE)[:, 0, 0, 0]
+        clip_of_frame = np.repeat([run.clip for run in runs], [len(run.frames) for run in runs])
+        for clip, frame in zip(clip_of_frame, shown, strict=True):
+            assert int(frame) in usable_frames(len(CLIPS[clip].scales[0]), part)
+
+
+@pytest.mark.parametrize("num_frames", [1, 4, 16, 128])
+def test_runs_fill_the_video_exactly(num_frames: int) -> None:
+    runs = plan_runs(np.random.default_rng(1), CLIPS, "train", num_frames, SIZE)
+    assert sum(len(run.frames) for run in runs) == num_frames
+    assert max(len(run.frames) for run in runs) <= 6
+    assert render(CLIPS, runs, PLAIN, SIZE).shape == (num_frames, SIZE, SIZE, 3)
+
+
+def test_very_short_clip_still_gives_runs() -> None:
+    runs = plan_runs(np.random.default_rng(2), (numbered_clip(5, 120),), "held_out", 8, SIZE)
+    assert {frame for run in runs for frame in run.frames} == {4}
+
+
+def test_mirrored_run_is_the_crop_seen_from_behind() -> None:
+    ramp = np.broadcast_to(np.arange(150, dtype=np.uint8)[:, None], (10, 120, 150, 3))
+    clips = (Clip("ramp", (ramp, ramp)),)
+    run = plan_runs(np.random.default_rng(3), clips, "train", 1, SIZE)[0]._replace(left=20)
+    straight = render(clips, [run._replace(mirrored=False)], PLAIN, SIZE)
+    mirrored = render(clips, [run._replace(mirrored=True)], PLAIN, SIZE)
+    assert straight[0, 0, 0, 0] == 20
+    assert np.array_equal(mirrored, straight[:, :, ::-1])
+
+
+def test_look_changes_colours_mildly_and_leaves_the_clip_alone() -> None:
+    random = np.random.default_rng(4)
+    runs = plan_runs(random, CLIPS, "train", 16, SIZE)
+    before = CLIPS[0].scales[0].copy()
+    plain, changed = (render(CLIPS, runs, look, SIZE).astype(int) for look in (PLAIN, plan_look(random)))
+    assert (plain != changed).any()
+    assert np.abs(plain - changed).max() <= 80
+    assert np.array_equal(CLIPS[0].scales[0], before)
+
+
+def test_clip_is_read_at_two_scales(tmp_path: Path) -> None:
+    file = tmp_path / "grey.mp4"
+    file.write_bytes(encode(np.full((7, 90, 180, 3), 90, np.uint8)))
+    clip = read_clip(file)
+    assert clip.name == "grey"
+    assert [frames.shape for frames in clip.scales] == [(7, 120, 240, 3), (7, 160, 320, 3)]
+    assert np.abs(clip.scales[0].astype(int) - 90).max() <= 4

@@ -1,0 +1,204 @@
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from apps.quickstart import haystack
+from apps.quickstart.clips import Clip, read_clip
+from apps.quickstart.haystack import HaystackShards, build_haystack
+from apps.quickstart.haystack_videos import (
+    HaystackSettings,
+    Split,
+    VideoPlan,
+    conversations,
+    count_frames,
+    draw_frames,
+    encode,
+    make_sample,
+    plan_video,
+)
+from apps.quickstart.needles import COLOURS, SHAPES, Needle
+from datamodules.shard_index import load_index
+from datamodules.shard_reader import ShardReader
+
+TRAIN = Split("train", 5, 4, 7, "train", "train")
+EVAL = Split("eval-2x", 3, 8, 8, "held_out", "2x")
+SETTINGS = HaystackSettings(splits=(TRAIN, EVAL), seed=3, videos_per_shard=2)
+
+
+@pytest.fixture(scope="module")
+def clip_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two clips in which a bright bar travels over a textured background."""
+    random = np.random.default_rng(0)
+    files = []
+    for number in range(2):
+        grey, tint = random.integers(60, 180, (15, 22, 1)), random.integers(-20, 20, (15, 22, 3))
+        texture = (grey + tint).astype(np.uint8).repeat(10, 0).repeat(10, 1)
+        frames = np.stack([texture] * 40)
+        for index, frame in enumerate(frames):
+            frame[:, 5 * index : 5 * index + 8] = 230
+        file = tmp_path_factory.mktemp("clips") / f"clip{number}.mp4"
+        file.write_bytes(encode(frames))
+        files.append(file)
+    return files
+
+
+@pytest.fixture(scope="module")
+def clips(clip_files: list[Path]) -> list[Clip]:
+    return [read_clip(file) for file in clip_files]
+
+
+def plan(needle_frame: int | None, num_frames: int) -> VideoPlan:
+    needle = None if needle_frame is None else Needle("star", "blue", needle_frame, 40, 0, 0, 0.0)
+    return VideoPlan(num_frames, [], None, needle)  # type: ignore[arg-type]
+
+
+def answers(video: VideoPlan) -> dict[str, str]:
+    return {item["kind"]: item["turns"][1]["content"] for item in conversations(video, "key")}
+
+
+def shard_bytes(made: HaystackShards) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for paths in made.shards.values() for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("frame", "num_frames", "place"),
+    [
+        (0, 4, "beginning"),
+        (1, 4, None),
+        (2, 4, None),
+        (3, 4, "end"),
+        (4, 15, "beginning"),
+        (5, 15, None),
+        (9, 15, None),
+        (10, 15, "end"),
+    ],
+)
+def test_place_is_asked_in_the_outer_thirds_alone(frame: int, num_frames: int, place: str | None) -> None:
+    assert answers(plan(frame, num_frames)) == {"colour": "blue", "shape": "star"} | ({"place": place} if place else {})
+
+
+def test_without_a_needle_every_answer_is_none() -> None:
+    assert answers(plan(None, 8)) == {"colour": "none", "shape": "none", "place": "none"}
+
+
+def test_answers_are_among_the_options_and_ids_are_unique(clips: list[Clip]) -> None:
+    records = [make_sample(SETTINGS, clips, TRAIN, index).record for index in range(12)]
+    asked = [item for record in records for item in record["conversations"]]
+    assert len({item["id"] for item in asked}) == len(asked)
+    for item in asked:
+        assert item["turns"][1]["content"] in item["options"]
+
+
+def test_shares_of_answers_are_as_set(clips: list[Clip]) -> None:
+    plans = [plan_video(SETTINGS, clips, TRAIN, index) for index in range(1500)]
+    needles = [video.needle for video in plans if video.needle is not None]
+    assert 1 - len(needles) / len(plans) == pytest.approx(SETTINGS.no_needle_share, abs=0.03)
+    for chosen, all_values in (([n.colour for n in needles], COLOURS), ([n.shape for n in needles], SHAPES)):
+        for value in all_values:
+            assert chosen.count(value) / len(chosen) == pytest.approx(1 / len(all_values), abs=0.04)
+    for needle in needles:
+        assert 0.37 <= needle.size / SETTINGS.frame_size <= 0.51
+
+
+def test_every_frame_is_read_back_at_half_second_steps_with_its_colours(clips: list[Clip]) -> None:
+    for index in range(4):
+        drawn = draw_frames(SETTINGS, clips, plan_video(SETTINGS, clips, EVAL, index)).astype(float)
+        mp4 = make_sample(SETTINGS, clips, EVAL, index).mp4
+        with av.open(io.BytesIO(mp4)) as container:
+            stream = container.streams.video[0]
+            assert stream.codec_context.name == "h264"
+            frames = [(float(f.pts * f.time_base), f.to_ndarray(format="rgb24")) for f in container.decode(stream)]
+        assert [time for time, _ in frames] == [0.5 * number for number in range(8)]
+        assert np.abs(np.stack([picture for _, picture in frames]) - drawn).mean() < 4
+
+
+def test_needle_is_on_its_frame_alone(clips: list[Clip]) -> None:
+    videos = [plan_video(SETTINGS, clips, TRAIN, index) for index in range(12)]
+    for video in (video for video in videos if video.needle is not None):
+        with_needle = draw_frames(SETTINGS, clips, video)
+        without = draw_frames(SETTINGS, clips, video._replace(needle=None))
+        changed = (with_needle != without).any(axis=(1, 2, 3))
+        assert np.flatnonzero(changed).tolist() == [video.needle.frame]
+
+
+def test_a_video_depends_on_seed_split_and_index_alone(clips: list[Clip]) -> None:
+    one = make_sample(SETTINGS, clips, TRAIN, 1)
+    longer = dataclasses.replace(TRAIN, num_videos=100)
+    assert make_sample(dataclasses.replace(SETTINGS, splits=(longer,)), clips, longer, 1) == one
+    assert make_sample(dataclasses.replace(SETTINGS, seed=4), clips, TRAIN, 1).mp4 != one.mp4
+    assert make_sample(SETTINGS, clips, TRAIN, 2).mp4 != one.mp4
+    assert make_sample(SETTINGS, clips, dataclasses.replace(TRAIN, name="other"), 1).mp4 != one.mp4
+
+
+def test_shards_are_read_back_by_the_projects_own_reader(clip_files: list[Path], tmp_path: Path) -> None:
+    made = build_haystack(SETTINGS, clip_files, tmp_path / "out", workers=1, progress=False)
+    assert [path.name for path in made.shards["train"]] == [f"train-{number:06d}.tar" for number in range(3)]
+    reader = ShardReader([load_index(shard) for shard in made.shards["train"]])
+    samples = [reader.read(index) for index in range(len(reader))]
+    assert [sample.key for sample in samples] == [f"train-{index:06d}" for index in range(5)]
+    lengths = [sample.record.meta["num_frames"] for sample in samples]
+    assert lengths == [count_frames(SETTINGS, TRAIN, index) for index in range(5)]
+    assert sum(lengths) == made.num_frames["train"]
+    assert sum(len(sample.record.conversations) for sample in samples) == made.num_questions["train"]
+
+
+def test_number_of_processes_changes_nothing(clip_files: list[Path], tmp_path: Path) -> None:
+    one = build_haystack(SETTINGS, clip_files, tmp_path / "one", workers=1, progress=False)
+    two = build_haystack(SETTINGS, clip_files, tmp_path / "two", workers=2, progress=False)
+    assert shard_bytes(one) == shard_bytes(two)
+
+
+def test_finished_shards_are_kept_and_changed_settings_replace_them(clip_files: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = build_haystack(SETTINGS, clip_files, out, workers=1, progress=False)
+    inode = out.stat().st_ino
+    assert build_haystack(SETTINGS, clip_files, out, workers=1, progress=False) == first
+    assert out.stat().st_ino == inode
+    before = shard_bytes(first)
+    other = dataclasses.replace(SETTINGS, seed=9)
+    after = shard_bytes(build_haystack(other, clip_files, out, workers=1, progress=False))
+    assert before.keys() == after.keys()
+    assert before != after
+
+
+def test_truncated_shard_is_made_again(clip_files: list[Path], tmp_path: Path) -> None:
+    made = build_haystack(SETTINGS, clip_files, tmp_path / "out", workers=1, progress=False)
+    before = shard_bytes(made)
+    made.shards["train"][0].write_bytes(b"")
+    assert shard_bytes(build_haystack(SETTINGS, clip_files, tmp_path / "out", workers=1, progress=False)) == before
+
+
+def test_folder_of_something_else_is_not_touched(clip_files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"holds no haystack\.json"):
+        build_haystack(SETTINGS, clip_files, tmp_path, workers=1, progress=False)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_interrupted_build_leaves_nothing(
+    clip_files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(settings: HaystackSettings, clips: list[Clip], split: Split, index: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(haystack, "make_sample", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build_haystack(SETTINGS, clip_files, tmp_path / "out", workers=1, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line_makes_all_lengths(
+    clip_files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--out", str(tmp_path / "out"), "--clips", *map(str, clip_files), "--workers", "1"]
+    assert haystack.main([*arguments, "--train-videos", "2", "--one-segment-videos", "1", "--eval-videos", "1"]) == 0
+    manifest = json.loads((tmp_path / "out" / "haystack.json").read_text())
+    frames = {name: split["num_frames"] for name, split in manifest["splits"].items()}
+    assert frames.pop("train") <= 32
+    assert frames == {"train-one-segment": 4, "eval-1x": 16, "eval-2x": 32, "eval-4x": 64, "eval-8x": 128}
+    assert "eval-8x: 1 videos, 128 frames" in capsys.readouterr().out

@@ -1,0 +1,48 @@
+import pytest
+import torch
+from torch import Tensor
+
+from components.interfaces import Segmenter
+from components.segmenters.fixed_length import FixedLength
+from components.segmenters.uniform import Uniform
+
+
+def cut(segmenter: Segmenter, *counts: int) -> list[int]:
+    index: Tensor = segmenter.segment(torch.zeros(sum(counts), 2), torch.tensor(counts))
+    return index.tolist()
+
+
+def test_uniform_segments_differ_by_at_most_one_frame() -> None:
+    for num_frames in range(1, 40):
+        lengths = torch.tensor(cut(Uniform(4), num_frames)).bincount()
+        assert len(lengths) == min(4, num_frames)
+        assert int(lengths.max() - lengths.min()) <= 1
+
+
+def test_uniform_gives_a_short_video_one_segment_a_frame() -> None:
+    assert cut(Uniform(4), 3, 1, 8) == [0, 1, 2, 0, 0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_fixed_length_starts_anew_in_every_video() -> None:
+    assert cut(FixedLength(3), 7, 2) == [0, 0, 0, 1, 1, 1, 2, 0, 0]
+
+
+@pytest.mark.parametrize("segmenter", [Uniform(3), FixedLength(4)], ids=["uniform", "fixed length"])
+def test_stream_equals_offline_after_every_frame(segmenter: Segmenter) -> None:
+    stream = segmenter.stream()
+    assert stream.segment_index().tolist() == []
+    for count in range(1, 14):
+        stream.push(torch.zeros(2))
+        assert stream.segment_index().tolist() == cut(segmenter, count)
+
+
+@pytest.mark.parametrize("part", [Uniform, FixedLength])
+def test_sizes_below_one_are_refused(part: type[Uniform] | type[FixedLength]) -> None:
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        part(0)
+
+
+@pytest.mark.parametrize("segmenter", [Uniform(3), FixedLength(4)], ids=["uniform", "fixed length"])
+def test_frame_counts_out_of_step_are_refused(segmenter: Segmenter) -> None:
+    with pytest.raises(ValueError, match="sum to 5, but 6 frames are packed"):
+        segmenter.segment(torch.zeros(6, 2), torch.tensor([5]))

@@ -1,0 +1,161 @@
+"""Tiny parts and whole models for tests. Plain functions; no fixture, no state."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import Dinov2Config, Dinov2Model
+
+from components.bridges.recurrent import RecurrentMemoryBridge
+from components.encoders.hugging_face import HuggingFaceVisionEncoder
+from components.interfaces import MemoryBridge
+from components.language.causal import HuggingFaceCausalLM
+from components.model import VideoLanguageModel
+from components.segmenters.fixed_length import FixedLength
+from datamodules.batch import Batch, EncodedConversation, Question, Sample, collate
+from datamodules.conversations import build_turns, load_tokenizer
+from datamodules.schema import VIDEO_MARK, Turn
+from lightning_modules.optimization import Optimization
+from lightning_modules.video_language import VideoLanguageModule
+from tests.components.tiny_language import make_model_folder
+
+VISION_WIDTH = 32
+IMAGE_SIZE = 28
+NUM_PATCHES = 4
+RATES = {"bridge": 1e-3, "language_model": 1e-3}
+
+Dialogue = list[tuple[str, str]]
+"""Question and answer of every turn of a conversation."""
+
+
+class PartFolders(NamedTuple):
+    """Where the tiny encoder and the tiny language model (with its tokenizer) lie."""
+
+    encoder: str
+    language_model: str
+
+
+def make_encoder_folder(folder: Path, *, seed: int = 0) -> Path:
+    """Write a one-layer DINOv2 with random weights and its pixel settings: 4 patches of width 32 a frame."""
+    config = Dinov2Config(
+        hidden_size=VISION_WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=48,
+        image_size=IMAGE_SIZE,
+        patch_size=14,
+        initializer_range=0.2,  # large enough that different pictures look different
+    )
+    torch.manual_seed(seed)
+    Dinov2Model(config).save_pretrained(folder)
+    settings = {
+        "do_resize": True,
+        "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def make_part_folders(folder: Path) -> PartFolders:
+    """Write the tiny encoder and the tiny language model."""
+    encoder = make_encoder_folder(folder / "encoder")
+    return PartFolders(str(encoder), str(make_model_folder(folder / "language_model", max_position_embeddings=256)))
+
+
+def make_bridge(dim: int = VISION_WIDTH, out_dim: int = 32, **options: Any) -> RecurrentMemoryBridge:
+    """A small recurrent bridge: width 16, 3 memory tokens."""
+    return RecurrentMemoryBridge(dim, out_dim, **({"width": 16, "num_memory": 3, "num_heads": 2} | options))
+
+
+def make_module(
+    folders: PartFolders,
+    *,
+    bridge: Callable[[int, int], MemoryBridge[Any]] = make_bridge,
+    seed: int = 0,
+    **changes: Any,
+) -> VideoLanguageModule:
+    """A whole LightningModule of tiny parts, its parts built."""
+    settings: dict[str, Any] = {
+        "encoder": partial(HuggingFaceVisionEncoder, folders.encoder, layer=-1),
+        "bridge": bridge,
+        "language_model": partial(HuggingFaceCausalLM, folders.language_model),
+        "segmenter": FixedLength(2),
+        "optimization": Optimization(RATES),
+        "max_new_tokens": 3,
+    }
+    torch.manual_seed(seed)
+    module = VideoLanguageModule(**(settings | changes))
+    module.configure_model()
+    return module
+
+
+def make_model(folders: PartFolders, **changes: Any) -> VideoLanguageModel:
+    """A whole model of tiny parts, in evaluation mode."""
+    return make_module(folders, **changes).built.eval()
+
+
+def open_gate(bridge: RecurrentMemoryBridge, value: float = 0.7) -> None:
+    """Let the bridge carry memory, as it has learned to after some training; it starts with the gate at zero."""
+    torch.nn.init.constant_(bridge.gate, value)
+
+
+def make_frames(num_frames: int, *, seed: int = 0) -> Tensor:
+    """Random pictures, uint8 ``[T, 3, H, W]``."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (num_frames, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, generator=generator)
+
+
+def make_sample(
+    folders: PartFolders,
+    key: str,
+    frames: Tensor | None,
+    dialogues: list[Dialogue],
+    *,
+    kind: str = "colour",
+    meta: dict[str, str] | None = None,
+) -> Sample:
+    """A sample as the dataset gives it; frame ``i`` is shown at ``i`` seconds."""
+    tokenizer = load_tokenizer(folders.language_model)
+    num_frames = 0 if frames is None else len(frames)
+    conversations = []
+    for number, dialogue in enumerate(dialogues):
+        turns = []
+        for place, (question, answer) in enumerate(dialogue):
+            mark = VIDEO_MARK if frames is not None and place == 0 else ""
+            turns += [Turn("user", mark + question), Turn("assistant", answer)]
+        encoded = build_turns(turns, tokenizer)
+        asked, answered = dialogue[0]
+        question = Question(key, f"q{number}", "made", kind, asked, answered, (), num_frames, meta or {})
+        conversations.append(EncodedConversation(encoded.input_ids, encoded.labels, question))
+    frame_ms = None if frames is None else torch.arange(num_frames) * 1000
+    return Sample(key, frames, frame_ms, tuple(conversations))
+
+
+def make_mixed_samples(folders: PartFolders) -> list[Sample]:
+    """Every kind of sample: a video with two conversations, plain text, an image, a video of another length."""
+    return [
+        make_sample(
+            folders,
+            "two-questions",
+            make_frames(5, seed=1),
+            [[("which colour ?", "red")], [("which shape ?", "circle"), ("and then ?", "blue square")]],
+        ),
+        make_sample(folders, "text", None, [[("say hello", "hello")]]),
+        make_sample(folders, "image", make_frames(1, seed=2), [[("how many ?", "one two")]]),
+        make_sample(folders, "long", make_frames(7, seed=3), [[("which colour ?", "green")]]),
+    ]
+
+
+def make_batch(folders: PartFolders) -> Batch:
+    """All samples of ``make_mixed_samples`` in one batch."""
+    return collate(make_mixed_samples(folders))
