@@ -1,6 +1,6 @@
 """From segment numbers to what the bridge reads in each recurrent step."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -9,9 +9,10 @@ from components.interfaces import FrameFeatures, SegmentInput, Segments
 from components.packed_frames import FrameLocations, locate_frames
 
 
-class FrameSelection(Protocol):
+class FrameSelection(ABC):
     """Decides which frames of a segment the bridge reads."""
 
+    @abstractmethod
     def select(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Pick frames by their position in the segment.
 
@@ -23,7 +24,7 @@ class FrameSelection(Protocol):
         """
 
 
-class AllFrames:
+class AllFrames(FrameSelection):
     """Every frame of a segment is read."""
 
     def select(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,7 +33,7 @@ class AllFrames:
         return positions, positions < lengths[..., None]
 
 
-class LinspaceFrames:
+class LinspaceFrames(FrameSelection):
     """At most ``max_frames`` of a segment are read, evenly spaced, its first and last among them.
 
     Positions between frames are rounded down.

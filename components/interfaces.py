@@ -149,12 +149,10 @@ class SegmenterStream(Protocol):
         """Segments of the frames so far, ``[t]`` int64: exactly what the offline form gives for them."""
 
 
-class Segmenter(Protocol):
-    """Cuts every video into segments. Stateless and without parameters.
+class Segmenter(ABC):
+    """Cuts every video into segments. Stateless and without parameters."""
 
-    The method is not ``__call__``: the command line takes a callable protocol for a factory.
-    """
-
+    @abstractmethod
     def segment(self, cls: Tensor, frame_counts: Tensor) -> Tensor:
         """Number the segments.
 
@@ -166,6 +164,7 @@ class Segmenter(Protocol):
             Segment of every frame in its video, ``[F]`` int64: starts at 0 in every video, grows by 0 or 1.
         """
 
+    @abstractmethod
     def stream(self) -> SegmenterStream:
         """Start the frame-by-frame form of the same algorithm."""
 
@@ -224,12 +223,14 @@ class LanguageModel(nn.Module, ABC):
         """Mean log likelihood per token of every answer option, one tensor ``[number of options]`` a conversation."""
 
 
-class LossSchedule(Protocol):
+class LossSchedule(ABC):
     """Decides after which segments the language model's loss is taken, and how much each counts."""
 
+    @abstractmethod
     def steps(self, num_segments: int) -> Sequence[int]:
         """Segments to read after; depends on S alone, so that every rank makes the same calls."""
 
+    @abstractmethod
     def weights(self, segment_mask: Tensor) -> Tensor:
         """Weight of every reading.
 

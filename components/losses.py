@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from components.interfaces import TEXT_ONLY, AnswerLoss, LanguageModel, TextInputs, VisualTokens
+from components.interfaces import TEXT_ONLY, AnswerLoss, LanguageModel, LossSchedule, TextInputs, VisualTokens
 
 
-class FinalSegmentLoss:
+class FinalSegmentLoss(LossSchedule):
     """Takes the loss once, after the last segment; a video with fewer segments keeps its memory until then."""
 
     def steps(self, num_segments: int) -> Sequence[int]:
@@ -22,7 +22,7 @@ class FinalSegmentLoss:
         return torch.ones(segment_mask.shape[0], 1, device=segment_mask.device)
 
 
-class EverySegmentLoss:
+class EverySegmentLoss(LossSchedule):
     """Takes the loss after every segment, so that the bridge learns to carry what later questions need.
 
     Only real segments count. A video without any (the masked dummy of a text-only batch) has its weight on the last.

@@ -148,7 +148,8 @@ class VideoInspection(Callback):
         num_videos = batch.frame_counts.numel()
         if listener is None or not num_videos:
             return
-        name = listener.evaluation_name(dataloader_idx)
+        assert isinstance(pl_module, VideoLanguageModule)  # checked when validation began
+        name = pl_module.evaluation_name("val", dataloader_idx)
         self._segment_counts.setdefault(name, []).append(listener.segment_counts().cpu())
         num_shown = self._num_shown.get(name, 0)
         num_new = min(self.num_videos - num_shown, num_videos)

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from components.gather import AllFrames, FrameSelection
+from components.gather import FrameSelection
 from components.interfaces import (
     FrameEncoder,
     LanguageModel,
@@ -17,7 +17,6 @@ from components.interfaces import (
     Segmenter,
     VideoTextBatch,
 )
-from components.losses import FinalSegmentLoss
 from components.model import VideoLanguageModel, text_of
 from lightning_modules.optimization import Optimization, build_optimizer, build_schedule, gradient_norm
 from lightning_modules.scoring import AccuracyCounter, is_exact_match
@@ -62,8 +61,8 @@ class VideoLanguageModule(LightningModule):
         bridge: Builds the memory bridge from vision width D and language model width E.
         language_model: Builds the language model.
         segmenter: Cuts videos into segments.
-        loss_schedule: After which segments the loss is taken.
-        frame_selection: Which frames of a segment the bridge reads.
+        loss_schedule: After which segments the loss is taken; after the last one by default.
+        frame_selection: Which frames of a segment the bridge reads; all by default.
         optimization: Learning rates by part, decay, schedule.
         max_new_tokens: Longest answer generated in validation, test and predict.
     """
@@ -74,13 +73,12 @@ class VideoLanguageModule(LightningModule):
         bridge: Callable[[int, int], MemoryBridge],  # type: ignore[type-arg]  # the state is the bridge's own affair
         language_model: Callable[[], LanguageModel],
         segmenter: Segmenter,
-        loss_schedule: LossSchedule = FinalSegmentLoss(),  # noqa: B008  stateless
-        frame_selection: FrameSelection = AllFrames(),  # noqa: B008  stateless
+        loss_schedule: LossSchedule | None = None,
+        frame_selection: FrameSelection | None = None,
         optimization: Optimization = Optimization(),  # noqa: B008  only read
         max_new_tokens: int = 16,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
         self.strict_loading = False  # frozen parts are not in the checkpoint; on_load_checkpoint is stricter instead
         self.make_encoder = encoder
         self.make_bridge = bridge

@@ -1,6 +1,6 @@
 """Makes needle-in-a-haystack videos from real clips and packs them: ``python -m apps.quickstart.haystack``.
 
-Every video joins short runs of frames from the clips. On one frame a coloured shape is drawn (the needle), and the
+Every video joins short scenes cut from the clips. On one frame a coloured shape is drawn (the needle), and the
 questions are which colour, which shape, and whether it came at the beginning or at the end. Some videos show no needle;
 there the answer to every question is ``none``. The first 70 % of each clip's frames make the training videos, the last
 25 % the held-out ones, so no frame is in both.

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.quickstart.clips import Clip, Look, Part, Run, plan_look, plan_runs, render
+from apps.quickstart.clips import MAX_RUN, Clip, Part, Run, plan_run, render
 from apps.quickstart.needles import COLOURS, SHAPES, Needle, paint
 
 FRAMES_PER_SECOND = 2  # reading at this rate samples every frame
@@ -24,8 +24,10 @@ QUESTIONS = {
     "place": "Was it at the beginning or at the end?",
 }
 OPTIONS = {"colour": (*COLOURS, NO_NEEDLE), "shape": (*SHAPES, NO_NEEDLE), "place": (*PLACES, NO_NEEDLE)}
-# Fast, and near lossless at this size. No B-frames and short groups keep decoding quick.
-_ENCODER_OPTIONS = {"preset": "ultrafast", "crf": "18", "g": "8", "bf": "0"}
+# Key frames alone, at one quantiser: a frame then decodes to the same pixels in every video that shows it, so a feature
+# cache can encode it once.
+_ENCODER_OPTIONS = {"preset": "ultrafast", "qp": "20", "g": "1", "bf": "0"}
+_SHORTEST_STRETCH = 2  # frames of one scene in a row, unless the video ends
 _LARGEST_TURN = 12.0  # degrees
 
 
@@ -73,6 +75,9 @@ class HaystackSettings:
         splits: What to make.
         frame_size: Side of the square frames in pixels; even (H.264), at most 120.
         seed: A video depends on this, its split's name and its index alone.
+        num_train_scenes: Scenes of up to six frames that the training videos are joined from. Few scenes mean few
+            different frames, and a frozen encoder need look at each only once.
+        num_held_out_scenes: The same for held-out videos.
         no_needle_share: Share of the videos without a needle.
         needle_sizes: Smallest and largest side of a needle, as a share of the frame's.
         videos_per_shard: Samples of a shard.
@@ -81,6 +86,8 @@ class HaystackSettings:
     splits: tuple[Split, ...] = dataclasses.field(default_factory=default_splits)
     frame_size: int = 112
     seed: int = 0
+    num_train_scenes: int = 400
+    num_held_out_scenes: int = 150
     no_needle_share: float = 0.17
     needle_sizes: tuple[float, float] = (0.38, 0.50)
     videos_per_shard: int = 250
@@ -91,7 +98,6 @@ class VideoPlan(NamedTuple):
 
     num_frames: int
     runs: list[Run]
-    look: Look
     needle: Needle | None
 
 
@@ -105,7 +111,7 @@ class Sample(NamedTuple):
 
 def count_frames(settings: HaystackSettings, split: Split, index: int) -> int:
     """Frames of a video, without planning the rest of it."""
-    return int(_random(settings, split, index).integers(split.min_frames, split.max_frames, endpoint=True))
+    return int(_random(settings, split.name, index).integers(split.min_frames, split.max_frames, endpoint=True))
 
 
 def plan_video(settings: HaystackSettings, clips: Sequence[Clip], split: Split, index: int) -> VideoPlan:
@@ -117,12 +123,11 @@ def plan_video(settings: HaystackSettings, clips: Sequence[Clip], split: Split, 
         split: The video's split.
         index: The video's number in its split.
     """
-    random = _random(settings, split, index)
+    random = _random(settings, split.name, index)
     num_frames = int(random.integers(split.min_frames, split.max_frames, endpoint=True))
     return VideoPlan(
         num_frames=num_frames,
-        runs=plan_runs(random, clips, split.part, num_frames, settings.frame_size),
-        look=plan_look(random),
+        runs=_join_scenes(random, settings, clips, split.part, num_frames),
         needle=None if random.random() < settings.no_needle_share else _plan_needle(random, settings, num_frames),
     )
 
@@ -153,7 +158,7 @@ def draw_frames(settings: HaystackSettings, clips: Sequence[Clip], plan: VideoPl
     Returns:
         RGB frames ``[T, size, size, 3]``.
     """
-    frames = render(clips, plan.runs, plan.look, settings.frame_size)
+    frames = render(clips, plan.runs, settings.frame_size)
     if plan.needle is not None:
         paint(frames[plan.needle.frame], plan.needle)
     return frames
@@ -211,8 +216,24 @@ def encode(frames: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _random(settings: HaystackSettings, split: Split, index: int) -> np.random.Generator:
-    return np.random.default_rng((settings.seed, zlib.crc32(split.name.encode()), index))
+def _random(settings: HaystackSettings, what: str, index: int) -> np.random.Generator:
+    return np.random.default_rng((settings.seed, zlib.crc32(what.encode()), index))
+
+
+def _join_scenes(
+    random: np.random.Generator, settings: HaystackSettings, clips: Sequence[Clip], part: Part, num_frames: int
+) -> list[Run]:
+    num_scenes = settings.num_train_scenes if part == "train" else settings.num_held_out_scenes
+    runs: list[Run] = []
+    missing = num_frames
+    while missing:
+        scene = int(random.integers(num_scenes))
+        run = plan_run(_random(settings, f"{part} scene", scene), clips, part, settings.frame_size)
+        length = min(int(random.integers(_SHORTEST_STRETCH, MAX_RUN, endpoint=True)), len(run.frames), missing)
+        start = int(random.integers(len(run.frames) - length, endpoint=True))
+        runs.append(run._replace(frames=run.frames[start : start + length]))
+        missing -= length
+    return runs
 
 
 def _plan_needle(random: np.random.Generator, settings: HaystackSettings, num_frames: int) -> Needle:

@@ -54,6 +54,7 @@ def build_language_model_folder(
         num_key_value_heads=num_heads,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
+        initializer_range=width**-0.5,  # the usual 0.02 suits widths of thousands; here it would mute every layer
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

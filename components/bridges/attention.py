@@ -1,5 +1,7 @@
 """Attention and transformer block of the bridges, over torch's fused attention."""
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor, nn
@@ -11,19 +13,31 @@ class Attention(nn.Module):
     Args:
         dim: Width D; divisible by ``num_heads``.
         num_heads: Attention heads.
+        typical_keys: Sharpen with the number of keys: scores are multiplied by ``log(real keys) / log(typical_keys)``.
+            A softmax over eight times as many keys otherwise spreads thinner, and one memory that matters drowns in
+            lengths that training never saw. None leaves scores as they are.
 
     Raises:
-        ValueError: ``dim`` is not divisible by ``num_heads``.
+        ValueError: ``dim`` is not divisible by ``num_heads``, or ``typical_keys`` is below 2.
+
+    Source: the sharpening is that of scalable softmax (arXiv:2501.19399) with a fixed instead of a learned scale.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, typical_keys: int | None = None) -> None:
         super().__init__()
+        if typical_keys is not None and typical_keys < 2:
+            raise ValueError(f"typical_keys must be at least 2, got {typical_keys}")
+        self.typical_keys = typical_keys
         if dim % num_heads:
             raise ValueError(f"width {dim} is not divisible by {num_heads} heads")
         self.num_heads = num_heads
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
+        # Scores of unit variance on normalised inputs: torch's default is a ninth of it, so every query would begin
+        # by averaging everything, and the average of a segment hides what one of its patches shows.
+        for projection in (self.query, self.key_value):
+            nn.init.normal_(projection.weight, std=dim**-0.5)
 
     def forward(self, queries: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
         """Attend.
@@ -36,23 +50,30 @@ class Attention(nn.Module):
         Returns:
             ``[V, Q, D]``.
         """
-        q, k, v = self._heads(queries, context)
+        q, k, v = self._heads(queries, context, context_mask)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=context_mask[:, None, None, :])
         merged: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return merged
 
     def weights(self, queries: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
         """Attention weights averaged over the heads, ``[V, Q, P]``: for pictures, not for training."""
-        q, k, _ = self._heads(queries, context)
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        return scores.masked_fill(~context_mask[:, None, None, :], -torch.inf).softmax(dim=-1).mean(dim=1)
+        q, k, _ = self._heads(queries, context, context_mask)
+        scores = torch.matmul(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+        scores = scores.masked_fill(~context_mask[:, None, None, :], -torch.inf)
+        weights: Tensor = scores.softmax(dim=-1).mean(dim=1)
+        return weights
 
-    def _heads(self, queries: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        def split(x: Tensor) -> Tensor:  # [V, P, D] -> [V, heads, P, D / heads]
-            return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
+    def _heads(self, queries: Tensor, context: Tensor, context_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         keys, values = self.key_value(context).chunk(2, dim=-1)
-        return split(self.query(queries)), split(keys), split(values)
+        q = self._split(self.query(queries))
+        if self.typical_keys is not None:
+            sharpness = context_mask.sum(dim=1).clamp(min=2).log() / math.log(self.typical_keys)  # [V]
+            q = q * sharpness.to(q.dtype)[:, None, None, None]
+        return q, self._split(keys), self._split(values)
+
+    def _split(self, x: Tensor) -> Tensor:
+        heads: Tensor = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [V, P, D] -> [V, heads, P, D / heads]
+        return heads
 
 
 class TransformerBlock(nn.Module):

@@ -31,9 +31,8 @@ class MeanPooling(MemoryBridge[RunningMean]):
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
         self.patch_norm = nn.LayerNorm(dim)
-        self.projection = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim)
-        )
+        self.mean_norm = nn.LayerNorm(dim)
+        self.projection = nn.Sequential(nn.Linear(dim, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim))
 
     def forward(self, segment: SegmentInput, state: RunningMean | None) -> RunningMean:
         """Add one segment of every video to the running sum."""
@@ -47,5 +46,5 @@ class MeanPooling(MemoryBridge[RunningMean]):
     def read(self, state: RunningMean) -> VisualTokens:
         """Project the mean: ``[V, N, E]``, all real."""
         mean = state.total / state.num_frames.clamp(min=1)[:, None, None]
-        tokens = self.projection(mean.to(self.projection[1].weight.dtype))
+        tokens = self.projection(self.mean_norm(mean.to(self.mean_norm.weight.dtype)))
         return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))

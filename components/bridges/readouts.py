@@ -54,7 +54,7 @@ class CacheReadout(Readout):
         self.queries = nn.Parameter(torch.randn(num_queries, dim) * 0.02)
         self.key_norm = nn.LayerNorm(dim)
         self.time = nn.Linear(_TIME_CODE, dim)
-        self.attention = Attention(dim, num_heads)
+        self.attention = Attention(dim, num_heads, typical_keys=_TYPICAL_KEYS)
         self.projection = _projection(dim, out_dim)
 
     def forward(self, state: MemoryState) -> VisualTokens:
@@ -68,7 +68,8 @@ class CacheReadout(Readout):
         """How much each query looks at each segment, ``[V, Q, segments]``, summing to 1 over segments."""
         queries, keys, mask = self._attended(state)
         weights = self.attention.weights(queries, keys, mask)
-        return weights.unflatten(-1, (len(state.cache), -1)).sum(dim=-1)
+        by_segment: Tensor = weights.unflatten(-1, (len(state.cache), -1)).sum(dim=-1)
+        return by_segment
 
     def _attended(self, state: MemoryState) -> tuple[Tensor, Tensor, Tensor]:
         memories = torch.stack(state.cache, dim=1)  # [V, segments, M, D]
@@ -124,6 +125,8 @@ class LastSegmentReadout(Readout):
 
 
 _TIME_CODE = 32
+# Memories that a training video of a few segments caches; only sets where the sharpness is 1.
+_TYPICAL_KEYS = 64
 # Relative times lie in 0..1. The longest wavelength makes the whole video unambiguous; the shortest is kept long enough
 # that a video of 4 segments already shows training most of what a video of 32 will ask for.
 _LONGEST = 2.0

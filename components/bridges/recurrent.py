@@ -92,7 +92,8 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         # Before the first segment nothing is carried, yet norm and gate are used (times zero): under DDP and ZeRO a
         # parameter that some batch leaves out of the graph would stop the run.
         previous, carried = (initial, 0.0) if state is None else (state.memory, float(self.recurrent))
-        return initial + carried * torch.tanh(self.gate).to(dtype) * self.memory_norm(previous)
+        entering: Tensor = initial + carried * torch.tanh(self.gate).to(dtype) * self.memory_norm(previous)
+        return entering
 
 
 def _advance(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _SMALLEST_NORM = 1e-8
+_BUFFER_ELEMENTS = 2**18  # 1 MB of float32
 
 
 def adjacent_similarity(cls: Tensor) -> Tensor:
@@ -21,16 +22,34 @@ def adjacent_similarity(cls: Tensor) -> Tensor:
     order of a float32 sum does depend on the number of rows, so the sums run in float64 there.
 
     Args:
-        cls: Class vectors, ``[T, D]``.
+        cls: Class vectors, ``[T, D]``; no gradient flows back to them.
 
     Returns:
         ``[T - 1]`` float32 (``[0]`` for T = 0); 0 beside an all-zero vector.
     """
-    cls = cls.float()
-    accumulate = torch.float64 if cls.is_cuda else torch.float32
-    norms = (cls * cls).sum(dim=1, dtype=accumulate).double().sqrt().clamp_min(_SMALLEST_NORM)
-    products = (cls[:-1] * cls[1:]).sum(dim=1, dtype=accumulate).double()
+    cls = cls.detach().float()
+    norms = _row_products(cls, cls).sqrt().clamp_min(_SMALLEST_NORM)
+    products = _row_products(cls[:-1], cls[1:])
     return (products / (norms[:-1] * norms[1:])).float()
+
+
+def _row_products(left: Tensor, right: Tensor) -> Tensor:
+    """Dot product of every pair of rows, ``[T]`` float64, from two ``[T, D]``.
+
+    A CPU multiplies into a small buffer that stays in its cache. Writing the products of a whole video to memory takes
+    several times as long; a batched matrix product is no faster and its rounding depends on the number of rows.
+    """
+    if left.is_cuda:
+        return (left * right).sum(dim=1, dtype=torch.float64)
+    num_rows, dim = left.shape
+    rows_at_once = max(1, _BUFFER_ELEMENTS // max(1, dim))
+    buffer = left.new_empty(min(rows_at_once, num_rows), dim)
+    sums = left.new_empty(num_rows)
+    for first in range(0, num_rows, rows_at_once):
+        rows = slice(first, first + rows_at_once)
+        out = sums[rows]
+        torch.sum(torch.mul(left[rows], right[rows], out=buffer[: out.shape[0]]), dim=1, out=out)
+    return sums.double()
 
 
 def left_rise(similarity: Tensor) -> Tensor:

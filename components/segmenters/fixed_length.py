@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+from components.interfaces import Segmenter
 from components.packed_frames import locate_frames
 from components.segmenters.streaming import FrameCountStream
 
 
-class FixedLength:
+class FixedLength(Segmenter):
     """Cuts every video after each ``frames`` frames; the last segment may be shorter.
 
     A frame's segment never changes as later frames arrive.

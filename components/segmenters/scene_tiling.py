@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from components.interfaces import Segmenter
 from components.packed_frames import locate_frames
 from components.segmenters.depth import above_deviation, adjacent_similarity, deepest, depth_scores
 from components.segmenters.streaming import SceneTillingStream
@@ -10,7 +11,7 @@ from components.segmenters.streaming import SceneTillingStream
 _TOP_K_CAUSAL_ALPHA = 0.5  # what the original's streaming demo uses
 
 
-class SceneTilling:
+class SceneTilling(Segmenter):
     """Cuts at the deepest valleys of the similarity of neighbouring frames.
 
     Two forms: ``k`` cuts at the k deepest gaps (k + 1 segments; fewer where a video has fewer gaps), ``alpha`` cuts at
@@ -84,9 +85,7 @@ class SceneTilling:
         )  # [V, T]
         within_video = position[1:] > 0
         # The packed neighbour of a video's last frame is another video's first: its entry stays padding.
-        similarity[video_index[:-1], position[:-1]] = torch.where(
-            within_video, adjacent_similarity(cls.detach()), -torch.inf
-        )
+        similarity[video_index[:-1], position[:-1]] = torch.where(within_video, adjacent_similarity(cls), -torch.inf)
         return self.segment_rows(similarity[:, :-1], frame_counts)[video_index, position]
 
     def stream(self) -> SceneTillingStream:

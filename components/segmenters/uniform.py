@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+from components.interfaces import Segmenter
 from components.packed_frames import locate_frames
 from components.segmenters.streaming import FrameCountStream
 
 
-class Uniform:
+class Uniform(Segmenter):
     """Cuts every video into the same number of segments, as equal as they can be.
 
     Lengths differ by at most one frame. A video with fewer frames than segments gets one segment a frame.

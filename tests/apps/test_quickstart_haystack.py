@@ -54,7 +54,7 @@ def clips(clip_files: list[Path]) -> list[Clip]:
 
 def plan(needle_frame: int | None, num_frames: int) -> VideoPlan:
     needle = None if needle_frame is None else Needle("star", "blue", needle_frame, 40, 0, 0, 0.0)
-    return VideoPlan(num_frames, [], None, needle)  # type: ignore[arg-type]
+    return VideoPlan(num_frames, [], needle)
 
 
 def answers(video: VideoPlan) -> dict[str, str]:
@@ -115,6 +115,38 @@ def test_every_frame_is_read_back_at_half_second_steps_with_its_colours(clips: l
             frames = [(float(f.pts * f.time_base), f.to_ndarray(format="rgb24")) for f in container.decode(stream)]
         assert [time for time, _ in frames] == [0.5 * number for number in range(8)]
         assert np.abs(np.stack([picture for _, picture in frames]) - drawn).mean() < 4
+
+
+def decoded_frames(mp4: bytes) -> list[bytes]:
+    with av.open(io.BytesIO(mp4)) as container:
+        return [frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("num_frames", [1, 4, 16, 128])
+def test_scenes_fill_the_video_exactly(clips: list[Clip], num_frames: int) -> None:
+    split = dataclasses.replace(EVAL, min_frames=num_frames, max_frames=num_frames)
+    video = plan_video(SETTINGS, clips, split, 0)
+    assert sum(len(run.frames) for run in video.runs) == video.num_frames == num_frames
+    assert draw_frames(SETTINGS, clips, video).shape[0] == num_frames
+
+
+def test_background_frames_decode_to_the_same_pixels_in_every_video(clips: list[Clip]) -> None:
+    settings = dataclasses.replace(SETTINGS, num_held_out_scenes=3, no_needle_share=1.0)
+    long = dataclasses.replace(EVAL, min_frames=40, max_frames=40)
+    frames = [frame for i in range(3) for frame in decoded_frames(make_sample(settings, clips, long, i).mp4)]
+    assert len(frames) == 120
+    assert 6 < len(set(frames)) <= 18
+
+
+def test_training_and_held_out_videos_share_no_frame(clips: list[Clip]) -> None:
+    settings = dataclasses.replace(SETTINGS, no_needle_share=1.0)
+    seen = {}
+    for split in (TRAIN, EVAL):
+        runs = [run for i in range(30) for run in plan_video(settings, clips, split, i).runs]
+        seen[split.part] = {(run.clip, frame) for run in runs for frame in run.frames}
+    assert seen["train"].isdisjoint(seen["held_out"])
+    assert max(frame for _, frame in seen["train"]) < 28  # 70 % of 40
+    assert min(frame for _, frame in seen["held_out"]) >= 30  # 75 % of 40
 
 
 def test_needle_is_on_its_frame_alone(clips: list[Clip]) -> None:

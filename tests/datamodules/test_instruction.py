@@ -175,6 +175,27 @@ def test_resume_is_exact_with_accumulation_and_validation_between(
     assert resumed.losses == straight.losses[4:]
 
 
+def test_a_batch_whose_step_failed_is_trained_on_after_resuming(
+    make: Callable[..., InstructionDataModule], tmp_path: Path
+) -> None:
+    class Save(Callback):
+        def on_exception(self, trainer: Trainer, *_: object) -> None:
+            trainer.save_checkpoint(tmp_path / "failed.ckpt")
+
+    class Failing(Recorder):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            if self.global_step == 2:
+                raise RuntimeError("out of memory")
+            return super().training_step(batch, batch_idx)
+
+    straight, failing, resumed = Recorder(), Failing(), Recorder()
+    trainer(tmp_path, max_steps=4).fit(straight, datamodule=make())
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer(tmp_path, Save(), max_steps=4).fit(failing, datamodule=make())
+    trainer(tmp_path, max_steps=4).fit(resumed, datamodule=make(), ckpt_path=str(tmp_path / "failed.ckpt"))
+    assert failing.steps + resumed.steps == straight.steps
+
+
 def test_a_state_that_is_restored_after_the_iterator_was_made_takes_effect(
     make: Callable[..., InstructionDataModule],
 ) -> None:

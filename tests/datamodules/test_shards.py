@@ -296,18 +296,28 @@ def test_a_shard_that_shrank_after_indexing_is_an_error(tmp_path: Path) -> None:
         shards.read(1)
 
 
-def _read_all(shards: ShardReader, order: list[int]) -> list[str]:
-    return [shards.read(index).record.conversations[0].id for index in order]
+def _read_all(shards: ShardReader, order: list[int], results: "multiprocessing.Queue[list[str]]") -> None:
+    results.put([shards.read(index).record.conversations[0].id for index in order])
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_worker_processes_read_with_their_own_files(tmp_path: Path, start: str) -> None:
+def test_forked_workers_read_with_their_own_files(tmp_path: Path) -> None:
     samples = [(f"s{index}", make_record(media=False), None, None) for index in range(40)]
     for index, (_, record, _, _) in enumerate(samples):
         record["conversations"][0]["id"] = f"q{index}"
     shards = reader(write_shard(tmp_path / "a.tar", samples))
-    shards.read(0)  # opens the parent's file, whose position a forked child shares
-    order = list(range(40)) * (20 if start == "fork" else 1)
-    with multiprocessing.get_context(start).Pool(2) as pool:
-        results = pool.starmap(_read_all, [(shards, order)] * 2)
-    assert results == [[f"q{index}" for index in order]] * 2
+    shards.read(0)  # opens the parent's file, whose position a forked child would share
+    order = list(range(40)) * 200
+    context = multiprocessing.get_context("fork")
+    results: multiprocessing.Queue[list[str]] = context.Queue()
+    workers = [context.Process(target=_read_all, args=(shards, order, results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    assert [results.get(timeout=60) for _ in workers] == [[f"q{index}" for index in order]] * 2
+    for worker in workers:
+        worker.join()
+
+
+def test_a_reader_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    shards = reader(write_shard(tmp_path / "a.tar", make_samples(2)))
+    first = shards.read(0)
+    assert pickle.loads(pickle.dumps(shards)).read(0) == first

@@ -1,8 +1,11 @@
+import contextlib
 import io
 import itertools
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules import decoder_pyav
 from datamodules.decoders import open_video
 from datamodules.errors import BrokenMediaError, SampleError
 from datamodules.video import FrameSampling, choose_frames, frame_times_ms, read_image, sample_frames
@@ -54,6 +58,37 @@ def test_seeking_and_reading_through_give_the_same_pixels(long_clip: bytes) -> N
     for step in (1, 3, 9, 11, 40, 119):
         indices = list(range(0, 120, step))
         assert torch.equal(video.frames(indices), everything[indices])
+
+
+def test_sparse_frames_are_sought_and_dense_ones_read_through(
+    long_clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = {"decoded": 0, "sought": 0}
+    open_decoding = decoder_pyav._open_decoding
+
+    @contextlib.contextmanager
+    def counting(data: bytes) -> Iterator[tuple[Any, Any]]:
+        class Counting:
+            def decode(self, stream: Any) -> Iterator[Any]:
+                for frame in container.decode(stream):
+                    calls["decoded"] += 1
+                    yield frame
+
+            def seek(self, *arguments: Any, **options: Any) -> None:
+                calls["sought"] += 1
+                container.seek(*arguments, **options)
+
+        with open_decoding(data) as (container, stream):
+            yield Counting(), stream
+
+    monkeypatch.setattr(decoder_pyav, "_open_decoding", counting)
+    video = open_video(long_clip)
+    assert_frames(video.frames([1, 62, 119]), [1, 62, 119])
+    assert calls["sought"] == 2
+    assert calls["decoded"] < 30
+    calls.update(decoded=0, sought=0)
+    video.frames(list(range(0, 120, 3)))
+    assert calls == {"decoded": 118, "sought": 0}
 
 
 def test_frames_lie_at_the_centres_of_equal_slices(long_clip: bytes) -> None:

@@ -1,0 +1,168 @@
+"""The memory bridge of VideoLLaMB as its authors published it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the name every torch user knows
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from components.bridges.post_norm import PostNormAttention, PostNormBlock
+from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
+from components.pooling import pool_patches
+
+
+class VideoLLaMBState(NamedTuple):
+    """State of the published bridge after some segments. Nothing else is carried."""
+
+    memory: Tensor  # [V, M, D] memory tokens after the last real segment of every video, before retrieval
+    cache: tuple[Tensor, ...]  # one [V, M, D] a segment: the memory tokens it wrote
+    cache_mask: tuple[Tensor, ...]  # one [V] bool a segment: videos that have it
+    tokens: Tensor  # [V, P, D] patch tokens of the last real segment, after the bridge's layers
+    token_mask: Tensor  # [V, P] bool
+
+
+class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState]):
+    """Carry memory tokens across segments, refresh them from all earlier ones, hand over the last segment.
+
+    In every step the memory tokens and the segment's pooled patches attend to each other. The memory tokens that come
+    out are cached; what enters the next segment is retrieved by them from the whole cache, themselves included. The
+    language model sees only the patch tokens of the last segment, projected and passed through a GELU.
+
+    This reproduces the published numbers, flaws included: the memory tokens start as equal zeros and nothing but
+    dropout ever sets them apart, there are no positions, and all memory tokens of a video soon say the same.
+    ``RecurrentMemoryBridge`` is the better default. Parameters that the original has but never uses do not exist here.
+
+    Args:
+        dim: Vision width D; divisible by ``num_heads``.
+        out_dim: Language model width E.
+        num_memory: Memory tokens M.
+        num_layers: Transformer blocks.
+        num_heads: Attention heads.
+        mlp_width: Hidden width of the feed-forward parts.
+        dropout: Probability on attention weights and on what attention and feed-forward parts add.
+        pool_grid: Side of the square grid that each frame's patches are averaged to; None takes them as they come.
+        retrieval: False hands the memory tokens on as they are, the "no retrieval" ablation of the paper.
+        weights: Safetensors file with the trained bridge, as ``python -m components.weights.videollamb`` writes it.
+
+    Raises:
+        ValueError: ``dim`` is not divisible by ``num_heads``, a size is not positive, or ``weights`` holds a
+            bridge of another shape.
+
+    Source: VideoLLaMB (arXiv:2409.01071) and its code, commit a885b99.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int,
+        *,
+        num_memory: int = 32,
+        num_layers: int = 1,
+        num_heads: int = 8,
+        mlp_width: int = 4096,
+        dropout: float = 0.1,
+        pool_grid: int | None = 12,
+        retrieval: bool = True,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        if min(num_memory, num_layers) < 1:
+            raise ValueError(f"num_memory ({num_memory}) and num_layers ({num_layers}) must be at least 1")
+        self.pool_grid = pool_grid
+        self.initial_memory = nn.Parameter(torch.zeros(num_memory, dim))
+        self.layers = nn.ModuleList(PostNormBlock(dim, num_heads, mlp_width, dropout) for _ in range(num_layers))
+        self.retrieval = PostNormAttention(dim, num_heads, dropout) if retrieval else None
+        self.projection = nn.Linear(dim, out_dim)
+        if weights is not None:
+            self._load(Path(weights))
+
+    def forward(self, segment: SegmentInput, state: VideoLLaMBState | None) -> VideoLLaMBState:
+        """Read one segment of every video; see ``MemoryBridge.forward``."""
+        patches = self._pooled(segment.patches)  # [V, L, N, D]
+        num_videos, _, num_patches, _ = patches.shape
+        if state is None:
+            state = self._learned_start(num_videos)
+        memory = self.retrieve(state)
+        num_memory = memory.shape[1]
+        token_mask = segment.frame_mask.repeat_interleave(num_patches, dim=1)  # [V, P]
+        mask = torch.cat([token_mask.new_ones(num_videos, num_memory), token_mask], dim=1)
+        mixed = torch.cat([memory, patches.flatten(1, 2)], dim=1)
+        for layer in self.layers:
+            mixed = layer(mixed, mask)
+        written, tokens = mixed[:, :num_memory], mixed[:, num_memory:]
+        active = segment.frame_mask.any(dim=1)  # [V]
+        chosen = active.view(-1, 1, 1)
+        length = max(tokens.shape[1], state.tokens.shape[1])
+        return VideoLLaMBState(
+            memory=torch.where(chosen, written, state.memory),
+            cache=(*state.cache, written),
+            cache_mask=(*state.cache_mask, active),
+            tokens=torch.where(chosen, _fit(tokens, length), _fit(state.tokens, length)),
+            token_mask=torch.where(chosen[..., 0], _fit(token_mask, length), _fit(state.token_mask, length)),
+        )
+
+    def read(self, state: VideoLLaMBState) -> VisualTokens:
+        """Project the last segment's patch tokens: ``[V, P, E]``."""
+        return VisualTokens(F.gelu(self.projection(state.tokens)), state.token_mask)
+
+    def retrieve(self, state: VideoLLaMBState) -> Tensor:
+        """Memory that enters the next segment, ``[V, M, D]``.
+
+        The original also computes it after the last segment, where nothing reads it.
+        """
+        if self.retrieval is None or not state.cache:
+            return state.memory
+        keys = torch.cat(state.cache, dim=1)  # [V, segments * M, D]
+        mask = torch.stack(state.cache_mask, dim=1)  # [V, segments]
+        has_memories = mask.any(dim=1, keepdim=True)
+        # A video without a segment so far attends to meaningless keys, for a row without any key would be NaN.
+        key_mask = (mask | ~has_memories).repeat_interleave(state.cache[0].shape[1], dim=1)
+        retrieved = self.retrieval(state.memory, keys, key_mask)
+        return torch.where(has_memories.unsqueeze(-1), retrieved, state.memory)
+
+    def start(self, memory: Tensor) -> VideoLLaMBState:
+        """State before the first segment with a given memory instead of the learned one.
+
+        Args:
+            memory: ``[V, M, D]``; M may differ from ``num_memory`` and then stays.
+        """
+        memory = memory.to(self.initial_memory.dtype)
+        tokens = memory.new_empty(memory.shape[0], 0, memory.shape[2])
+        return VideoLLaMBState(memory, (), (), tokens, tokens.new_empty(tokens.shape[:2], dtype=torch.bool))
+
+    def _learned_start(self, num_videos: int) -> VideoLLaMBState:
+        memory = self.initial_memory.expand(num_videos, -1, -1)
+        if self.retrieval is not None:
+            # Nothing is cached yet, but under DDP and ZeRO every parameter must stand in the graph of every batch,
+            # those that hold only images or videos of one segment included.
+            all_real = torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device)
+            memory = memory + 0.0 * self.retrieval(memory, memory, all_real)
+        return self.start(memory)
+
+    def _pooled(self, patches: Tensor) -> Tensor:
+        patches = patches.to(self.initial_memory.dtype)
+        if self.pool_grid is None:
+            return patches
+        return pool_patches(patches.flatten(0, 1), self.pool_grid).unflatten(0, patches.shape[:2])
+
+    def _load(self, path: Path) -> None:
+        stored, own = load_file(path), self.state_dict()
+        differing = {name for name in stored.keys() & own.keys() if stored[name].shape != own[name].shape}
+        if stored.keys() != own.keys() or differing:
+            raise ValueError(
+                f"{path} does not hold this bridge: missing {sorted(own.keys() - stored.keys())[:5]}, unknown "
+                f"{sorted(stored.keys() - own.keys())[:5]}, of another shape {sorted(differing)[:5]}. Set the bridge's "
+                "sizes as they were trained; original checkpoints are imported by `python -m "
+                "components.weights.videollamb import`"
+            )
+        self.load_state_dict(stored)
+
+
+def _fit(tokens: Tensor, length: int) -> Tensor:
+    """Pad axis 1 with zeros (False) to ``length``; segments read one by one differ in length."""
+    missing = length - tokens.shape[1]
+    if missing == 0:
+        return tokens
+    return torch.cat([tokens, tokens.new_zeros(tokens.shape[0], missing, *tokens.shape[2:])], dim=1)

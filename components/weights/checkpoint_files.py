@@ -1,0 +1,116 @@
+"""Reads tensors from checkpoint files without ever running code that a file carries."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+_INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "mm_projector.bin")
+
+
+class CheckpointFiles(Mapping[str, Tensor]):
+    """The tensors of a checkpoint by name; each is read when it is asked for.
+
+    Pickled files are opened with ``weights_only=True``, which unpickles nothing but tensors.
+
+    Args:
+        source: A ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file, or a folder with a sharded checkpoint and its
+            index, ``model.safetensors``, ``pytorch_model.bin`` or ``mm_projector.bin`` (the first found, in this order).
+
+    Raises:
+        FileNotFoundError: There is no such file, no checkpoint in the folder, or a shard is missing.
+        ValueError: A file holds something else than named tensors, or index and shards disagree.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self._shards: dict[Path, _Shard] = {}
+        self._shard_of: dict[str, _Shard] = {}
+        expected = _shards_of(source)
+        for path in expected:
+            self._shards[path] = _open(path)
+            for name in self._shards[path].names():
+                if name in self._shard_of:
+                    raise ValueError(f"{name} stands in {path} and in another shard of {source}")
+                self._shard_of[name] = self._shards[path]
+        for path, names in expected.items():
+            held = set(self._shards[path].names())
+            if names is not None and names != held:
+                raise ValueError(
+                    f"{path} does not hold what the checkpoint's index says: missing {sorted(names - held)[:5]}, not "
+                    f"in the index {sorted(held - names)[:5]}. Fetch the checkpoint again"
+                )
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._shard_of[name].tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shard_of)
+
+    def __len__(self) -> int:
+        return len(self._shard_of)
+
+
+class _Shard:
+    """One file, opened but not read."""
+
+    def __init__(self, names: list[str], read: Any) -> None:
+        self._names = names
+        self._read = read
+
+    def names(self) -> list[str]:
+        return self._names
+
+    def tensor(self, name: str) -> Tensor:
+        tensor: Tensor = self._read(name)
+        return tensor
+
+
+def _open(path: Path) -> _Shard:
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint file {path} does not exist")
+    if path.suffix == ".safetensors":
+        opened = safe_open(path, framework="pt")
+        return _Shard(list(opened.keys()), opened.get_tensor)
+    try:
+        # Only the zip form can be mapped into memory; files from before torch 1.6 are read whole.
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors and is not opened, for unpickling it could run code. Save its state "
+            f"dict alone, best as safetensors ({str(error).splitlines()[0]})"
+        ) from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"{path} is no state dict: expected a flat dict of tensors. Save the model's state dict alone")
+    return _Shard([str(name) for name in loaded], loaded.__getitem__)
+
+
+def _shards_of(source: Path) -> dict[Path, set[str] | None]:
+    """The files of a checkpoint and, where an index says so, the names each must hold."""
+    if source.is_file():
+        return {source: None}
+    for name in _INDEX_NAMES:
+        if (source / name).is_file():
+            return _read_index(source / name)
+    for name in _FILE_NAMES:
+        if (source / name).is_file():
+            return {source / name: None}
+    wanted = ", ".join((*_INDEX_NAMES, *_FILE_NAMES))
+    raise FileNotFoundError(f"no checkpoint at {source}: expected a checkpoint file, or a folder with one of {wanted}")
+
+
+def _read_index(index: Path) -> dict[Path, set[str] | None]:
+    shards: dict[Path, set[str] | None] = {}
+    for name, file_name in json.loads(index.read_text())["weight_map"].items():
+        if Path(file_name).name != file_name:
+            raise ValueError(f"{index} places {name} in {file_name!r}: shards must lie beside their index")
+        names = shards.setdefault(index.parent / file_name, set())
+        assert names is not None
+        names.add(name)
+    return shards

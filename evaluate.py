@@ -1,0 +1,201 @@
+"""Judge a checkpoint: ``python evaluate.py --checkpoint CKPT --data SHARDS [SHARDS ...] --out DIR``.
+
+Writes ``predictions.jsonl``, ``report.json``, ``report.md`` and ``accuracy_by_length.png``. Predictions are appended
+batch by batch; the same command goes on where a stopped one was, and asks no question twice. Runs on one device.
+
+Two parts that know nothing of each other meet here: the reader, which turns shards into predictions, and the scorer
+(``lightning_modules.report``), which turns predictions into a report. A benchmark is another pair of them.
+"""
+
+import argparse
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch.utils.data import DataLoader, Subset
+
+from datamodules.batch import Batch, collate
+from datamodules.instruction import InstructionDataModule
+from datamodules.order import Draw
+from datamodules.shard_index import find_shards, load_index
+from datamodules.shard_reader import ShardReader
+from lightning_modules.command_line import VideoLanguageCLI
+from lightning_modules.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
+from lightning_modules.report import build_report, write_report
+from lightning_modules.video_language import VideoLanguageModule
+
+
+def find_config(checkpoint: Path) -> Path:
+    """Find the config of the run that wrote a checkpoint: Lightning keeps it one folder above the checkpoints'.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    config = checkpoint.resolve().parent.parent / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"the run's config is not at {config}, where training writes it; the checkpoint does not say which parts "
+            "it belongs to, so name the config with --config"
+        )
+    return config
+
+
+def build(config: Path, batch_size: int | None, max_new_tokens: int | None) -> VideoLanguageCLI:
+    """Build trainer, model and data settings of a run, to predict on one device.
+
+    Args:
+        config: ``config.yaml`` of the run.
+        batch_size: Samples at once; as in the run's validation by default.
+        max_new_tokens: Longest answer; as in the run by default.
+
+    Returns:
+        The command-line object, nothing run yet.
+    """
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    model, data, trainer = settings["model"], settings["data"], settings["trainer"]
+    if max_new_tokens is not None:
+        model["max_new_tokens"] = max_new_tokens
+    if batch_size is not None:
+        data.setdefault("loading", {})["eval_batch_size"] = batch_size
+    kept = {key: trainer[key] for key in ("accelerator", "precision") if trainer.get(key) is not None}
+    fixed = {"devices": 1, "logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    arguments = {
+        "seed_everything": settings.get("seed_everything", 0),
+        "num_threads": settings.get("num_threads"),
+        "model": model,
+        "data": data,
+        "trainer": {**kept, **fixed},
+    }
+    return VideoLanguageCLI(VideoLanguageModule, InstructionDataModule, args=arguments, run=False)
+
+
+def begin(out: Path, about: dict[str, Any], restart: bool) -> list[Prediction]:
+    """Begin an evaluation or take one up again.
+
+    Args:
+        out: Its folder.
+        about: What is evaluated; kept in the folder, so that answers of different evaluations do not mix.
+        restart: Forget what the folder holds.
+
+    Returns:
+        The predictions that stand already.
+
+    Raises:
+        ValueError: The folder belongs to an evaluation of something else.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    predictions, evaluation = out / "predictions.jsonl", out / "evaluation.json"
+    if restart:
+        predictions.unlink(missing_ok=True)
+        evaluation.unlink(missing_ok=True)
+    if not predictions.exists():
+        evaluation.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        return []
+    earlier = json.loads(evaluation.read_text(encoding="utf-8"))
+    if earlier != about:
+        differing = sorted(key for key in {*earlier, *about} if earlier.get(key) != about.get(key))
+        raise ValueError(
+            f"{out} holds answers of another evaluation: {', '.join(differing)} differ. Choose another --out, or give "
+            "--restart to begin anew"
+        )
+    return read_predictions(predictions)
+
+
+def split_answered(reader: ShardReader, predictions: Sequence[Prediction]) -> tuple[list[Prediction], list[int]]:
+    """Find out which samples are still to be asked.
+
+    Args:
+        reader: The samples.
+        predictions: What stands already; of a batch that was cut off while it was written, some may be missing.
+
+    Returns:
+        The predictions of the samples whose questions are all answered, and the numbers of the other samples.
+    """
+    standing: defaultdict[str, list[Prediction]] = defaultdict(list)
+    for prediction in predictions:
+        standing[prediction.key].append(prediction)
+    kept: list[Prediction] = []
+    remaining = []
+    for index in range(len(reader)):
+        entry = reader.entry(index)
+        answered, needed = standing[entry.key], entry.num_conversations
+        if needed and len(answered) >= needed:
+            kept += answered[:needed]
+            del answered[:needed]  # another shard may have a sample of the same key
+        else:
+            remaining.append(index)
+    return kept, remaining
+
+
+def predict(cli: VideoLanguageCLI, checkpoint: Path, reader: ShardReader, remaining: Sequence[int], path: Path) -> None:
+    """Answer the questions of some samples, writing behind what a file holds."""
+    data: InstructionDataModule = cli.datamodule
+    loader: DataLoader[Batch] = DataLoader(
+        Subset(data.dataset(reader, train=False), [Draw(index, index) for index in remaining]),
+        batch_size=data.loading.eval_batch_size or data.loading.batch_size,
+        collate_fn=collate,
+        num_workers=data.loading.num_workers,
+    )
+    cli.trainer.callbacks.append(PredictionWriter(str(path), append=True))
+    cli.trainer.predict(cli.model, loader, ckpt_path=checkpoint, return_predictions=False)
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the command.
+
+    Args:
+        args: Command line after the program's name; that of the process by default.
+
+    Returns:
+        The report.
+    """
+    options = _parse(args)
+    if not options.checkpoint.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {options.checkpoint} (seen from {Path.cwd()})")
+    config = options.config or find_config(options.checkpoint)
+    cli = build(config, options.batch_size, options.max_new_tokens)
+    reader = ShardReader([load_index(shard) for shard in find_shards(options.data)])
+    about = {
+        "checkpoint": str(options.checkpoint),
+        "checkpoint_bytes": options.checkpoint.stat().st_size,
+        "config": str(config),
+        "data": options.data,
+        "shards": [shard.fingerprint for shard in reader.shards],
+        "max_new_tokens": cli.model.max_new_tokens,
+    }
+    path = options.out / "predictions.jsonl"
+    kept, remaining = split_answered(reader, begin(options.out, about, options.restart))
+    _write_whole(path, to_json_lines(kept))
+    if remaining:
+        predict(cli, options.checkpoint, reader, remaining, path)
+    shown = {key: about[key] for key in ("checkpoint", "data", "max_new_tokens")}
+    report = build_report(read_predictions(path), shown)
+    write_report(report, options.out)
+    print((options.out / "report.md").read_text(encoding="utf-8"))
+    return report
+
+
+def _parse(args: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Judge a checkpoint on shards: accuracy by length and kind.")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint that training wrote")
+    parser.add_argument("--data", nargs="+", required=True, help="shards, folders or glob patterns")
+    parser.add_argument("--out", type=Path, required=True, help="folder for predictions and report")
+    parser.add_argument("--config", type=Path, help="the run's config.yaml; found beside the checkpoint by default")
+    parser.add_argument("--batch_size", type=int, help="samples at once; as in the run by default")
+    parser.add_argument("--max_new_tokens", type=int, help="longest answer; as in the run by default")
+    parser.add_argument("--restart", action="store_true", help="ask all questions again")
+    return parser.parse_args(args)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main()
