@@ -8,6 +8,7 @@ Two parts that know nothing of each other meet here: the reader, which turns sha
 """
 
 import argparse
+import hashlib
 import json
 import os
 from collections import defaultdict
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Subset
 
 from datamodules.batch import Batch, collate
@@ -25,7 +26,7 @@ from datamodules.shard_index import find_shards, load_index
 from datamodules.shard_reader import ShardReader
 from lightning_modules.command_line import VideoLanguageCLI
 from lightning_modules.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
-from lightning_modules.report import build_report, write_report
+from lightning_modules.report import build_report, to_markdown, write_report
 from lightning_modules.video_language import VideoLanguageModule
 
 
@@ -44,33 +45,40 @@ def find_config(checkpoint: Path) -> Path:
     return config
 
 
-def build(config: Path, batch_size: int | None, max_new_tokens: int | None) -> VideoLanguageCLI:
+def build(config: Path, predictions: Path, batch_size: int | None, max_new_tokens: int | None) -> VideoLanguageCLI:
     """Build trainer, model and data settings of a run, to predict on one device.
 
     Args:
         config: ``config.yaml`` of the run.
+        predictions: File that answers are appended to.
         batch_size: Samples at once; as in the run's validation by default.
         max_new_tokens: Longest answer; as in the run by default.
 
     Returns:
         The command-line object, nothing run yet.
     """
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    model, data, trainer = settings["model"], settings["data"], settings["trainer"]
+    run: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
+    model, data = run["model"], run["data"]
     if max_new_tokens is not None:
         model["max_new_tokens"] = max_new_tokens
     if batch_size is not None:
         data.setdefault("loading", {})["eval_batch_size"] = batch_size
-    kept = {key: trainer[key] for key in ("accelerator", "precision") if trainer.get(key) is not None}
-    fixed = {"devices": 1, "logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    arguments = {
-        "seed_everything": settings.get("seed_everything", 0),
-        "num_threads": settings.get("num_threads"),
-        "model": model,
-        "data": data,
-        "trainer": {**kept, **fixed},
-    }
-    return VideoLanguageCLI(VideoLanguageModule, InstructionDataModule, args=arguments, run=False)
+    device = {key: run["trainer"][key] for key in ("accelerator", "precision") if run["trainer"].get(key) is not None}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    return VideoLanguageCLI(
+        VideoLanguageModule,
+        InstructionDataModule,
+        args={
+            "seed_everything": run.get("seed_everything", 0),
+            "num_threads": run.get("num_threads"),
+            "model": model,
+            "data": data,
+            "trainer": {**device, "devices": 1, **quiet},
+        },
+        run=False,
+        save_config_callback=None,
+        trainer_defaults={"callbacks": PredictionWriter(str(predictions), append=True)},
+    )
 
 
 def begin(out: Path, about: dict[str, Any], restart: bool) -> list[Prediction]:
@@ -95,7 +103,7 @@ def begin(out: Path, about: dict[str, Any], restart: bool) -> list[Prediction]:
     if not predictions.exists():
         evaluation.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         return []
-    earlier = json.loads(evaluation.read_text(encoding="utf-8"))
+    earlier = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.exists() else {}
     if earlier != about:
         differing = sorted(key for key in {*earlier, *about} if earlier.get(key) != about.get(key))
         raise ValueError(
@@ -131,16 +139,16 @@ def split_answered(reader: ShardReader, predictions: Sequence[Prediction]) -> tu
     return kept, remaining
 
 
-def predict(cli: VideoLanguageCLI, checkpoint: Path, reader: ShardReader, remaining: Sequence[int], path: Path) -> None:
-    """Answer the questions of some samples, writing behind what a file holds."""
+def predict(cli: VideoLanguageCLI, checkpoint: Path, reader: ShardReader, remaining: Sequence[int]) -> None:
+    """Answer the questions of the remaining samples; the trainer's callback writes them."""
     data: InstructionDataModule = cli.datamodule
+    samples: Any = Subset(data.dataset(reader, train=False), [Draw(index, index) for index in remaining])  # type: ignore[misc]
     loader: DataLoader[Batch] = DataLoader(
-        Subset(data.dataset(reader, train=False), [Draw(index, index) for index in remaining]),
+        samples,
         batch_size=data.loading.eval_batch_size or data.loading.batch_size,
         collate_fn=collate,
         num_workers=data.loading.num_workers,
     )
-    cli.trainer.callbacks.append(PredictionWriter(str(path), append=True))
     cli.trainer.predict(cli.model, loader, ckpt_path=checkpoint, return_predictions=False)
 
 
@@ -154,28 +162,34 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         The report.
     """
     options = _parse(args)
-    if not options.checkpoint.is_file():
+    if not options.checkpoint.exists():
         raise FileNotFoundError(f"there is no checkpoint {options.checkpoint} (seen from {Path.cwd()})")
     config = options.config or find_config(options.checkpoint)
-    cli = build(config, options.batch_size, options.max_new_tokens)
+    path = options.out / "predictions.jsonl"
+    cli = build(config, path, options.batch_size, options.max_new_tokens)
     reader = ShardReader([load_index(shard) for shard in find_shards(options.data)])
     about = {
-        "checkpoint": str(options.checkpoint),
-        "checkpoint_bytes": options.checkpoint.stat().st_size,
-        "config": str(config),
-        "data": options.data,
+        "checkpoint": str(options.checkpoint.resolve()),
+        "checkpoint_changed_ns": options.checkpoint.stat().st_mtime_ns,
+        "config_sha256": hashlib.sha256(config.read_bytes()).hexdigest(),
         "shards": [shard.fingerprint for shard in reader.shards],
         "max_new_tokens": cli.model.max_new_tokens,
     }
-    path = options.out / "predictions.jsonl"
     kept, remaining = split_answered(reader, begin(options.out, about, options.restart))
     _write_whole(path, to_json_lines(kept))
     if remaining:
-        predict(cli, options.checkpoint, reader, remaining, path)
-    shown = {key: about[key] for key in ("checkpoint", "data", "max_new_tokens")}
-    report = build_report(read_predictions(path), shown)
+        predict(cli, options.checkpoint, reader, remaining)
+    predictions = read_predictions(path)
+    num_questions = sum(reader.entry(index).num_conversations for index in range(len(reader)))
+    shown = {
+        "checkpoint": str(options.checkpoint),
+        "data": options.data,
+        "max_new_tokens": cli.model.max_new_tokens,
+        "questions left out, because their sample is broken": num_questions - len(predictions),
+    }
+    report = build_report(predictions, shown)
     write_report(report, options.out)
-    print((options.out / "report.md").read_text(encoding="utf-8"))
+    print(to_markdown(report))
     return report
 
 

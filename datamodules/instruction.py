@@ -43,7 +43,8 @@ class InstructionDataModule(LightningDataModule):
         pixels: Frame size and augmentation.
         order: What fixes the order of training samples.
         loading: Batch size, workers, what happens to wrong samples.
-        num_steps: Optimizer steps of the whole training run, which then is one epoch; -1 = an epoch is one pass.
+        num_steps: Optimizer steps of the whole training run, which then is one epoch; -1 = an epoch is one pass. It
+            moves the curriculum's stages, and changes no order without one.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class InstructionDataModule(LightningDataModule):
         )
         shards = [shard.fingerprint for shard in reader.shards]
         weights = [source.weight for source in self.train_sources]
-        facts = [shards, weights, asdict(self.order), stream.epoch_length]
+        facts = [shards, weights, asdict(self.order), hashlib.sha256(stream.curriculum.tobytes()).hexdigest()]
         self._fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         batches = TrainingBatches(stream, batch_size, *self._rank(), self._resume_position)
         return self._loader(ResumableLoader, dataset, batches)
@@ -179,9 +180,9 @@ class InstructionDataModule(LightningDataModule):
         """Where an iteration of the training loader starts; asked at its first batch, after Lightning has restored."""
         if self._restored and self._restored["fingerprint"] != self._fingerprint:
             raise ValueError(
-                "the checkpoint was trained on other shards, or with another seed, weight, curriculum or number of "
-                "steps: going on would repeat or lose samples. Restore the data settings, or start a new run from the "
-                "checkpoint's weights"
+                "the checkpoint was trained on other shards, or with another seed, weight, shuffle_block or curriculum "
+                "(whose stages move with the run's length): going on would repeat or lose samples. Restore the data "
+                "settings, or start a new run from the checkpoint's weights"
             )
         if self._start_batches is None:
             self._start_batches = self._trained_batches()

@@ -16,7 +16,7 @@ class Source:
 
     Args:
         shards: Path, folder or glob pattern, or several.
-        weight: Passes over the source in an epoch; 1 draws every sample once, 0.5 half of them.
+        weight: How often a sample comes in a pass; 1 draws every sample once, 0.5 half of them.
     """
 
     shards: str | list[str]

@@ -1,4 +1,4 @@
-"""In which order samples are drawn: a pure function of the seed and the epoch, so one integer resumes it exactly.
+"""In which order samples are drawn: a pure function of the seed and the place, so one integer resumes it exactly.
 
 Training draws from one endless stream of samples, cut into global batches. Rank r of W takes every W-th sample of a
 batch from the r-th on, so the number of ranks, workers and prefetched batches changes nothing, and the number of
@@ -58,7 +58,7 @@ class SourceSamples(NamedTuple):
     """The samples of one source."""
 
     shards: tuple[Numbers, ...]  # sample numbers of every shard
-    weight: float  # passes over the source in an epoch
+    weight: float  # how often a sample comes in a pass
 
 
 class Draw(NamedTuple):
@@ -69,11 +69,11 @@ class Draw(NamedTuple):
 
 
 class SampleStream:
-    """The endless stream of training samples.
+    """The endless stream of training samples: the curriculum's stages, then pass after pass over the sources.
 
-    Without ``num_batches`` an epoch holds ``round(weight * samples)`` draws of every source: with weight 1 every sample
-    exactly once. What a weight of 0.5 leaves out comes in the next epoch. With ``num_batches`` the sources keep these
-    shares over the run's length.
+    A pass holds ``round(weight * samples)`` draws of every source: with weight 1 every sample exactly once. What a
+    weight of 0.5 leaves out comes in the next pass. The length of the run moves the curriculum's stages and nothing
+    else, so a run without a curriculum may go on for longer than was planned.
 
     Args:
         sources: Samples and weight of every source.
@@ -94,66 +94,62 @@ class SampleStream:
         batch_size: int,
         num_batches: int | None = None,
     ) -> None:
-        self.order = order
         if any(source.weight <= 0 for source in sources):
             raise ValueError(f"source weights must be positive, got {[source.weight for source in sources]}")
-        if order.curriculum and num_batches is None:
-            raise ValueError(
-                "a curriculum needs the length of the run that its fractions are parts of; set trainer.max_steps"
-            )
-        if order.curriculum and (num_frames < 0).any():
-            raise ValueError(
-                f"{int((num_frames < 0).sum())} samples do not tell their length, which the curriculum goes by; "
-                "write meta.num_frames into their JSON, or drop the curriculum"
-            )
-        everything = sum(round(source.weight * _count(source.shards)) for source in sources)
-        self.epoch_length = everything if num_batches is None else num_batches * batch_size
-        """Draws of an epoch."""
-        self.steps_per_epoch = self.epoch_length // batch_size
+        self._whole = _Stage(sources, order, number=len(order.curriculum))
+        self._passes: dict[int, Numbers] = {}
+        self.pass_length = sum(round(source.weight * _count(source.shards)) for source in sources)
+        """Draws of a pass."""
+        self.batches_per_epoch = self.pass_length // batch_size if num_batches is None else num_batches
         """Whole global batches of an epoch; the draws left over open the next one."""
-        if self.steps_per_epoch < 1:
-            raise ValueError(f"{everything} samples are less than one batch of {batch_size}; lower batch_size")
-        whole = _Stage(sources, order, number=len(order.curriculum))
-        self._later = [(whole, self.epoch_length)]
-        self._first = self._curriculum(sources, num_frames, whole)
-        self._epochs: dict[int, Numbers] = {}
+        if self.pass_length < 1 or self.batches_per_epoch < 1:
+            raise ValueError(f"{self.pass_length} samples are less than one batch of {batch_size}; lower batch_size")
+        stages = _curriculum(sources, num_frames, order, num_batches)
+        lengths = [num * batch_size for _, num in stages]
+        drawn = [stage.numbers(0, length) for (stage, _), length in zip(stages, lengths, strict=True)]
+        self.curriculum = np.concatenate([np.empty(0, dtype=np.int64), *drawn])
+        """Sample numbers of the curriculum's stages, before the first pass."""
 
     def draws(self, start: int, count: int) -> list[Draw]:
         """The draws from position ``start`` of the stream on."""
-        drawn = []
-        for position in range(start, start + count):
-            epoch, place = divmod(position, self.epoch_length)
-            drawn.append(Draw(int(self._epoch(epoch)[place]), position))
-        return drawn
+        return [Draw(self._sample(position), position) for position in range(start, start + count)]
 
-    def _curriculum(
-        self, sources: Sequence[SourceSamples], num_frames: Numbers, whole: "_Stage"
-    ) -> list[tuple["_Stage", int]]:
-        parts: list[tuple[_Stage, int]] = []
-        done = 0
-        for number, stage in enumerate(self.order.curriculum):
-            end = round(stage.until_fraction * self.steps_per_epoch) * (self.epoch_length // self.steps_per_epoch)
-            short = [
-                SourceSamples(
-                    tuple(shard[num_frames[shard] <= stage.max_frames] for shard in source.shards), source.weight
-                )
-                for source in sources
-            ]
-            if not any(_count(source.shards) for source in short):
-                raise ValueError(
-                    f"no sample has at most {stage.max_frames} frames, which curriculum stage {number} asks"
-                )
-            parts.append((_Stage(short, self.order, number), end - done))
-            done = end
-        return [*parts, (whole, self.epoch_length - done)]
+    def _sample(self, position: int) -> int:
+        if position < len(self.curriculum):
+            return int(self.curriculum[position])
+        number, place = divmod(position - len(self.curriculum), self.pass_length)
+        if number not in self._passes:
+            kept = {earlier: order for earlier, order in self._passes.items() if earlier == number - 1}
+            self._passes = {**kept, number: self._whole.numbers(number, self.pass_length)}
+        return int(self._passes[number][place])
 
-    def _epoch(self, epoch: int) -> Numbers:
-        if epoch not in self._epochs:
-            stages = self._first if epoch == 0 else self._later
-            numbers = np.concatenate([stage.epoch(epoch, length) for stage, length in stages])
-            self._epochs = {kept: order for kept, order in self._epochs.items() if kept == epoch - 1}
-            self._epochs[epoch] = numbers
-        return self._epochs[epoch]
+
+def _curriculum(
+    sources: Sequence[SourceSamples], num_frames: Numbers, order: TrainingOrder, num_batches: int | None
+) -> list[tuple["_Stage", int]]:
+    """The curriculum's stages, each with its number of global batches."""
+    if not order.curriculum:
+        return []
+    if num_batches is None:
+        raise ValueError("a curriculum needs the length of the run that its fractions are of; set trainer.max_steps")
+    if (num_frames < 0).any():
+        raise ValueError(
+            f"{int((num_frames < 0).sum())} samples do not tell their length, which the curriculum goes by; "
+            "write meta.num_frames into their JSON, or drop the curriculum"
+        )
+    stages = []
+    done = 0
+    for number, stage in enumerate(order.curriculum):
+        short = [
+            SourceSamples(tuple(shard[num_frames[shard] <= stage.max_frames] for shard in source.shards), source.weight)
+            for source in sources
+        ]
+        if not any(_count(source.shards) for source in short):
+            raise ValueError(f"no sample has at most {stage.max_frames} frames, which curriculum stage {number} asks")
+        end = round(stage.until_fraction * num_batches)
+        stages.append((_Stage(short, order, number), end - done))
+        done = end
+    return stages
 
 
 class _Stage:
@@ -164,15 +160,15 @@ class _Stage:
         self._order = order
         self._number = number
 
-    def epoch(self, epoch: int, length: int) -> Numbers:
-        """Sample numbers of this stage in an epoch, sources well mixed."""
+    def numbers(self, number: int, length: int) -> Numbers:
+        """Sample numbers of the ``number``-th stretch of this length, sources well mixed by their shares."""
         shares = np.array([source.weight * _count(source.shards) for source in self._sources])
         counts = np.diff(np.rint(np.cumsum([0.0, *shares]) / shares.sum() * length).astype(np.int64))
         slots = np.repeat(np.arange(len(counts)), counts)
-        np.random.default_rng([self._order.seed, self._number, epoch]).shuffle(slots)
+        np.random.default_rng([self._order.seed, self._number, number]).shuffle(slots)
         numbers = np.empty(length, dtype=np.int64)
         for source, count in enumerate(counts):
-            numbers[slots == source] = self._source_draws(source, epoch * int(count), int(count))
+            numbers[slots == source] = self._source_draws(source, number * int(count), int(count))
         return numbers
 
     def _source_draws(self, source: int, start: int, count: int) -> Numbers:
@@ -237,7 +233,7 @@ class TrainingBatches:
         self._samples_consumed = samples_consumed
 
     def __len__(self) -> int:
-        return self._stream.steps_per_epoch
+        return self._stream.batches_per_epoch
 
     def __iter__(self) -> Iterator[list[Draw]]:
         start = self._samples_consumed()

@@ -1,5 +1,6 @@
 """Lightning's command line with this project's defaults."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ class VideoLanguageCLI(LightningCLI):
     of the run is stated once, as ``trainer.max_steps``.
     """
 
-    def __init__(self, model_class: Any, datamodule_class: Any, args: list[str] | None = None, **kwargs: Any) -> None:
+    def __init__(self, model_class: Any, datamodule_class: Any, args: Any = None, **kwargs: Any) -> None:
         super().__init__(
             model_class,
             datamodule_class,
@@ -21,6 +22,7 @@ class VideoLanguageCLI(LightningCLI):
             seed_everything_default=0,
             parser_kwargs={"parser_mode": "omegaconf+"},
             save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,  # model.optimization sets rates part by part; --optimizer would undo that
             **kwargs,
         )
 
@@ -30,6 +32,12 @@ class VideoLanguageCLI(LightningCLI):
         parser.add_argument(
             "--num_threads", type=int | None, default=None, help="CPU threads of torch; its own default if not given"
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, without Lightning's warning: the other entry points do have a command line of their own."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
         """Apply settings that must hold before anything is built."""

@@ -89,6 +89,7 @@ def make_clip(
         stream = output.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.gop_size = keyframe_interval
+        stream.codec_context.thread_count = 1  # more threads wait for each other on a busy machine
         for index in range(num_frames):
             grey = np.full((height, width, 3), frame_level(index), dtype=np.uint8)
             pixels = grey if frames is None else frames[index]

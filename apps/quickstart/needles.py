@@ -98,8 +98,6 @@ def draw(shape: str, colour: Colour, size: int, degrees: float = 0.0) -> NDArray
         pen.line([*corners, *corners[:2]], fill=outline, width=width, joint="curve")
     else:
         pen.ellipse(_box(_RADIUS, half), fill=fill, outline=outline, width=width)
-        if shape == "ring":
-            pen.ellipse(_box(_HOLE, half), fill=(0, 0, 0, 0), outline=outline, width=width)
     return np.asarray(canvas.resize((size, size), Image.Resampling.BOX))
 
 

@@ -15,6 +15,8 @@ from datamodules.shard_reader import ShardReader
 from datamodules.shard_writer import ShardWriter
 from tests.fixtures_data import make_clip, make_image, make_record, make_samples, write_members, write_shard
 
+CLIP = make_clip(3)
+
 
 def json_bytes(**extra: object) -> bytes:
     return json.dumps(make_record(media=False, **extra)).encode()
@@ -29,7 +31,7 @@ def mixed(tmp_path: Path) -> Path:
     return write_shard(
         tmp_path / "mixed.tar",
         [
-            ("clips/video", make_record(meta={"num_frames": 3, "length": "1x"}), make_clip(3), "mp4"),
+            ("clips/video", make_record(meta={"num_frames": 3, "length": "1x"}), CLIP, "mp4"),
             ("picture", make_record([("what is it ?", "a star"), ("how many ?", "one")]), make_image(), "png"),
             ("text", make_record(media=False), None, None),
         ],
@@ -39,7 +41,7 @@ def mixed(tmp_path: Path) -> Path:
 def test_reader_gives_back_what_the_writer_was_given(mixed: Path) -> None:
     shards = reader(mixed)
     video, picture, text = (shards.read(index) for index in range(len(shards)))
-    assert (video.key, video.ending, video.media) == ("clips/video", "mp4", make_clip(3))
+    assert (video.key, video.ending, video.media) == ("clips/video", "mp4", CLIP)
     assert video.record.meta == {"num_frames": 3, "length": "1x"}
     assert [item.turns[-1].content for item in picture.record.conversations] == ["a star", "one"]
     assert (text.media, text.ending) == (None, None)
@@ -90,7 +92,8 @@ def test_an_interrupted_writer_leaves_no_shard(tmp_path: Path) -> None:
 
 
 def test_equal_samples_give_equal_bytes(tmp_path: Path) -> None:
-    first, second = (write_shard(tmp_path / name, make_samples(2)) for name in ("a.tar", "b.tar"))
+    samples = make_samples(2)
+    first, second = (write_shard(tmp_path / name, samples) for name in ("a.tar", "b.tar"))
     assert first.read_bytes() == second.read_bytes()
 
 

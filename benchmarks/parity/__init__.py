@@ -1,0 +1,1 @@
+"""Compares our parts with recordings of the original code: ``python -m benchmarks.parity --goldens DIR``."""

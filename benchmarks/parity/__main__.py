@@ -1,0 +1,97 @@
+"""Compares our parts with recordings of the original code, case by case.
+
+    python -m benchmarks.parity --goldens DIR
+
+DIR holds JSON files that list the cases, and safetensors files with inputs, original weights and outputs. Every case
+prints its largest error beside the tolerance. Cases that the original handles by accident, and projectors that have no
+counterpart here, are declined with the reason. The exit status is 1 if a case is above its tolerance or breaks down.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.parity.bridge import bridge_cases
+from benchmarks.parity.comparison import CaseResult, Check
+from benchmarks.parity.languagebind import languagebind_cases
+from benchmarks.parity.projectors import projector_cases
+from benchmarks.parity.scene_tiling import scene_tiling_cases
+
+_SECTIONS: dict[str, Callable[[Path], Iterator[CaseResult]]] = {
+    "scene_tiling.json": scene_tiling_cases,
+    "bridge.json": bridge_cases,
+    "languagebind.json": languagebind_cases,
+    "other_projectors.json": projector_cases,
+}
+
+
+def compare_folder(folder: Path) -> Iterator[CaseResult]:
+    """Run every case of a folder of recordings.
+
+    Args:
+        folder: The folder; JSON files in it that no section knows are declined.
+
+    Raises:
+        FileNotFoundError: The folder has no recordings.
+    """
+    found = sorted(path.name for path in folder.glob("*.json"))
+    if not found:
+        raise FileNotFoundError(f"no recordings in {folder}: expected some of {', '.join(_SECTIONS)}")
+    for name, cases in _SECTIONS.items():
+        if name in found:
+            yield from cases(folder)
+    for name in found:
+        if name not in _SECTIONS:
+            yield CaseResult(name, (), declined="no section of this program reads it")
+
+
+def describe(result: CaseResult) -> str:
+    """One line of the table."""
+    if result.declined is not None:
+        return f"declined  {result.name}: {result.declined}"
+    if result.broken is not None:
+        return f"FAILED    {result.name}: {result.broken}"
+    if not result.checks:
+        return f"FAILED    {result.name}: nothing was compared"
+    worst = max(result.checks, key=_severity)
+    verdict = "FAILED  " if result.failed else "ok      "
+    return (
+        f"{verdict}  {result.name}: {worst.error:.2e} of {worst.tolerance:.1e} in {worst.what} "
+        f"({len(result.checks)} comparisons)"
+    )
+
+
+def _severity(check: Check) -> float:
+    if check.tolerance == 0.0:
+        return float("inf") if check.error else 0.0
+    return check.error / check.tolerance
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print one line a case; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--goldens", type=Path, required=True, metavar="DIR", help="folder of recordings")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the recordings were made with one")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    results = []
+    try:
+        for result in compare_folder(given.goldens):
+            print(describe(result), flush=True)
+            results.append(result)
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    declined = sum(result.declined is not None for result in results)
+    failed = sum(result.failed for result in results)
+    print(f"{len(results) - declined - failed} within tolerance, {failed} failed, {declined} declined")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

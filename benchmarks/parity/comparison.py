@@ -1,0 +1,106 @@
+"""What a parity case is, and how tensors are compared."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+OUTPUT_TOLERANCE = 1.5e-5
+HALF_PRECISION_TOLERANCE = 3e-3
+"""For recordings that were rounded to float16 to save space."""
+GRADIENT_TOLERANCE = 1e-5
+"""Relative L2 error."""
+TIE_MARGIN = 1e-5
+"""Where the original's choice of boundaries hangs on less than this, the choice itself is not compared."""
+MOST_CUTS = 15
+"""What the original's threshold form of SceneTilling keeps."""
+
+
+class Check(NamedTuple):
+    """One comparison."""
+
+    what: str
+    error: float  # inf where shapes differ or a number is not finite
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.error <= self.tolerance
+
+
+class CaseResult(NamedTuple):
+    """One case; without checks and with a reason if it was declined or broke down."""
+
+    name: str
+    checks: Sequence[Check]
+    declined: str | None = None
+    broken: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the case counts against us; one that compared nothing and was not declined does."""
+        if self.declined is not None:
+            return False
+        return self.broken is not None or not self.checks or not all(check.passed for check in self.checks)
+
+
+class DeclinedError(Exception):
+    """Raised inside a case that is not ours to reproduce; the message is the reason that is printed."""
+
+
+def run_case(name: str, compare: Callable[[], Sequence[Check]]) -> CaseResult:
+    """Run one case so that its failure does not stop the others."""
+    try:
+        return CaseResult(name, compare())
+    except DeclinedError as reason:
+        return CaseResult(name, (), declined=str(reason))
+    except Exception as error:  # whatever breaks a case is reported as its failure, and the others still run
+        return CaseResult(name, (), broken=f"{type(error).__name__}: {error}")
+
+
+def largest_error(ours: Tensor, theirs: Tensor) -> float:
+    """Largest absolute difference; inf where shapes differ or a number is not finite."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    if theirs.numel() == 0:
+        return 0.0
+    error = (ours.double() - theirs.double()).abs().max().item()
+    return error if error == error else float("inf")
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    """L2 norm of the difference over the norm of the recording; inf where shapes differ or a number is not finite."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    difference = (ours.double() - theirs.double()).norm().item()
+    norm = theirs.double().norm().item()
+    error = difference / norm if norm else (0.0 if difference == 0.0 else float("inf"))
+    return error if error == error else float("inf")
+
+
+def output_check(what: str, ours: Tensor, theirs: Tensor, half_precision_keys: Sequence[str] = ()) -> Check:
+    """Compare an output under the tolerance that its recording allows."""
+    is_half = what in half_precision_keys or theirs.dtype == torch.float16
+    return Check(what, largest_error(ours, theirs), HALF_PRECISION_TOLERANCE if is_half else OUTPUT_TOLERANCE)
+
+
+def exact_check(what: str, ours: object, theirs: object) -> Check:
+    """Compare what must be equal; the error is 0 or 1."""
+    return Check(f"{what} {theirs}", float(ours != theirs), 0.0)
+
+
+def load_float32(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file; weights and features were stored as float16 where that is exact."""
+    return {name: tensor.float() for name, tensor in load_file(path).items()}
+
+
+def stored_input(tensors: dict[str, Tensor], name: str, case: dict[str, Any]) -> Tensor:
+    """An input that was stored as whole numbers times a scale (``{name}_int8``), or as it is."""
+    if f"{name}_int8" in tensors:
+        scales = [value for key, value in case.items() if key.endswith("_scale")]
+        return tensors[f"{name}_int8"].float() * (scales[0] if scales else 1 / 32)
+    return tensors[name].float()

@@ -1,0 +1,137 @@
+"""The original's other projectors against their recordings: ``other_projectors.json``.
+
+Some of them are our bridge with other settings and are compared; the rest has no counterpart here and is declined.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.parity.bridge import build_bridge, projected, walk
+from benchmarks.parity.comparison import (
+    CaseResult,
+    Check,
+    DeclinedError,
+    exact_check,
+    load_float32,
+    output_check,
+    run_case,
+    stored_input,
+)
+from components.gather import AllFrames, FrameSelection, LinspaceFrames
+from components.interfaces import FrameFeatures
+from components.segmenters.scene_tiling import SceneTilling
+
+
+class _Settings(NamedTuple):
+    """A recurrent projector of the original as settings of our parts."""
+
+    bridge: dict[str, Any]
+    k: int
+    frame_selection: FrameSelection
+    cut_token: int  # the token of every frame that decides about the cuts
+    memory: str = ""  # recorded tensor that takes the place of the weights' initial memory
+
+
+_RETENTION_MEMORY = "retent.read_memory_emb"
+_RECURRENT = {
+    "RMTTransformerProjector": _Settings({"retrieval": False}, 3, LinspaceFrames(4), 0),
+    "RMTTransformerProjector of retent_transformer_projector.py": _Settings(
+        {"retrieval": False, "pool_grid": None}, 3, AllFrames(), 1, _RETENTION_MEMORY
+    ),
+    "RMTRTransformerProjector of rmt_r_transformer_cap_projector.py": _Settings(
+        {"pool_grid": None}, 7, LinspaceFrames(4), 1, _RETENTION_MEMORY
+    ),
+}
+_DECLINED = {
+    "TransformerProjector": "no counterpart here: it has no memory, and the class token of its own towers breaks it",
+    "MLPTransformerProjector": "no counterpart here: it has no memory and works frame by frame",
+    "SpatialPool": "no counterpart here: it is out of reach in the original too",
+}
+
+
+def projector_cases(folder: Path) -> Iterator[CaseResult]:
+    """Run every case of ``other_projectors.json``."""
+    recorded = json.loads((folder / "other_projectors.json").read_text())
+    tensors = load_float32(folder / "other_projectors.safetensors")
+    features = stored_input(load_float32(folder / recorded["features_from"]), "features", {})
+    kind = ""
+    for name, case in recorded["cases"].items():
+        kind = kind if case["cls"] == "same" else case["cls"]
+        config = case.get("config", recorded["config"])
+        weights = load_float32(folder / recorded["weights"])
+        outputs = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        if kind in _RECURRENT and (memory := _RECURRENT[kind].memory):
+            weights["projector.read_memory_emb"] = tensors[memory]
+        yield run_case(
+            f"other projector {name}",
+            lambda kind=kind, case=case, config=config, weights=weights, outputs=outputs: (
+                _compare_retriever(outputs, weights, config)
+                if kind == "TransformerRetriever"
+                else _compare_recurrent(kind, case, features, outputs, weights, config)
+            ),
+        )
+
+
+@torch.no_grad()
+def _compare_retriever(outputs: dict[str, Tensor], weights: dict[str, Tensor], config: dict[str, Any]) -> list[Check]:
+    retrieval = build_bridge(weights, config).retrieval
+    assert retrieval is not None
+    cache = outputs["cache"]
+    ours = retrieval(outputs["memory"], cache, torch.ones(cache.shape[:2], dtype=torch.bool))
+    return [output_check("out", ours, outputs["out"])]
+
+
+@torch.no_grad()
+def _compare_recurrent(
+    kind: str,
+    case: dict[str, Any],
+    features: Tensor,
+    outputs: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    config: dict[str, Any],
+) -> Sequence[Check]:
+    if kind not in _RECURRENT:
+        raise DeclinedError(_DECLINED.get(kind, f"no counterpart here: {kind}"))
+    settings = _RECURRENT[kind]
+    stored = _sliced(features, case["input"])  # [V, T, tokens, D]
+    num_videos, num_frames = stored.shape[:2]
+    packed = stored.flatten(0, 1)
+    # As images the original reads every token as a patch, as frames of a video all but the first.
+    patches = packed if num_frames == 1 else packed[:, 1:]
+    bridge = build_bridge(weights, config, **settings.bridge)
+    walked = walk(
+        bridge,
+        FrameFeatures(packed[:, settings.cut_token], patches),
+        num_videos,
+        SceneTilling(k=settings.k),
+        settings.frame_selection,
+    )
+    checks = [exact_check("boundaries", walked.boundaries, case["boundaries"])] if "boundaries" in case else []
+    if "frame_indices" in case:
+        checks.append(exact_check("frames read", walked.frame_indices, case["frame_indices"]))
+    for key, theirs in outputs.items():
+        quantity, _, index = key.partition(".")
+        state = walked.states[int(index) if index.isdigit() else -1]
+        ours = state.memory if quantity == "memory" else projected(bridge, state)
+        checks.append(output_check(key, ours, theirs))
+    return checks
+
+
+def _sliced(features: Tensor, description: str) -> Tensor:
+    """The recorded input from its description, such as ``features[:, :1, 1:] (a remark)``."""
+    match = re.match(r"features(?:\[([\d:, ]+)\])?", description)
+    if match is None:
+        raise DeclinedError(f"its input {description!r} is not understood")
+    if match[1] is None:
+        return features
+    index: list[int | slice] = []
+    for part in match[1].split(","):
+        bounds = [int(bound) if bound else None for bound in part.strip().split(":")]
+        index.append(slice(*bounds) if ":" in part else int(part))
+    return features[tuple(index)]

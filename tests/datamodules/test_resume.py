@@ -1,0 +1,199 @@
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from datamodules.batch import Batch
+from datamodules.instruction import InstructionDataModule
+from datamodules.loading import Loading
+from datamodules.order import CurriculumStage, TrainingOrder
+from tests.datamodules.recorder import Recorder, checkpoints, trainer
+
+
+class KeyFile(Callback):
+    """Writes down which samples every process trained on at which step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        with (self.folder / "keys.txt").open("a") as file:
+            file.writelines(f"{trainer.global_step} {question.key}\n" for question in batch.questions)
+
+    @staticmethod
+    def read(folder: Path) -> dict[int, list[str]]:
+        steps: dict[int, list[str]] = {}
+        for line in (folder / "keys.txt").read_text().splitlines():
+            step, key = line.split()
+            steps.setdefault(int(step), []).append(key)
+        return {step: sorted(keys) for step, keys in steps.items()}
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "reads_length_early", "stop"),
+    [
+        (0, False, 2),
+        (0, True, 2),
+        (2, True, 2),
+        (0, False, 3),
+        (0, True, 3),
+        (0, False, 4),
+        (2, False, 5),
+        (0, True, 5),
+    ],
+)
+def test_a_resumed_run_trains_on_the_samples_of_an_uninterrupted_one(
+    make: Callable[..., InstructionDataModule], tmp_path: Path, num_workers: int, reads_length_early: bool, stop: int
+) -> None:
+    loading = Loading(batch_size=4, num_workers=num_workers)
+    straight = Recorder(reads_length_early=reads_length_early)
+    data = make(loading=loading)
+    trainer(tmp_path, checkpoints(tmp_path), max_steps=7).fit(straight, datamodule=data)  # 15 samples: 3 steps an epoch
+    assert data.samples_consumed == 28
+    resumed = Recorder(reads_length_early=reads_length_early)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*not resumable.*")
+        trainer(tmp_path, max_steps=7).fit(
+            resumed, datamodule=make(loading=loading), ckpt_path=str(tmp_path / f"step={stop}.ckpt")
+        )
+    assert resumed.steps == straight.steps[stop:]
+    assert resumed.losses == straight.losses[stop:]
+
+
+def test_a_finished_run_goes_on_for_longer(make: Callable[..., InstructionDataModule], tmp_path: Path) -> None:
+    straight, first, second = Recorder(), Recorder(), Recorder()
+    trainer(tmp_path, max_steps=4).fit(straight, datamodule=make(num_steps=4))
+    trainer(tmp_path, checkpoints(tmp_path), max_steps=2).fit(first, datamodule=make(num_steps=2))
+    trainer(tmp_path, max_steps=4).fit(second, datamodule=make(num_steps=4), ckpt_path=str(tmp_path / "step=2.ckpt"))
+    assert first.steps + second.steps == straight.steps
+
+
+def test_resuming_twice_loses_and_doubles_nothing(make: Callable[..., InstructionDataModule], tmp_path: Path) -> None:
+    steps = []
+    last = None
+    for end in (2, 5, 8):
+        model = Recorder()
+        trainer(tmp_path, checkpoints(tmp_path), max_steps=end).fit(model, datamodule=make(), ckpt_path=last)
+        last = str(tmp_path / f"step={end}.ckpt")
+        steps += model.steps
+    keys = [key for step in steps for key in step]
+    assert len(keys) == 32
+    assert len(set(keys[:15])) == len(set(keys[15:30])) == 15
+
+
+def test_resume_is_exact_with_accumulation_and_validation_between(
+    make: Callable[..., InstructionDataModule], shards: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"accumulate_grad_batches": 2, "max_steps": 5, "val_check_interval": 2}
+    settings = {"validation": {"short": str(shards / "short.tar")}, "num_steps": 5}
+    straight, resumed = Recorder(), Recorder()
+    trainer(tmp_path, checkpoints(tmp_path), **options).fit(straight, datamodule=make(**settings))
+    trainer(tmp_path, **options).fit(resumed, datamodule=make(**settings), ckpt_path=str(tmp_path / "step=2.ckpt"))
+    assert len(straight.steps) == 10
+    assert resumed.steps == straight.steps[4:]
+    assert resumed.losses == straight.losses[4:]
+
+
+def test_a_batch_whose_step_failed_is_trained_on_after_resuming(
+    make: Callable[..., InstructionDataModule], tmp_path: Path
+) -> None:
+    class Save(Callback):
+        def on_exception(self, trainer: Trainer, *_: object) -> None:
+            trainer.save_checkpoint(tmp_path / "failed.ckpt")
+
+    class Failing(Recorder):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            if self.global_step == 2:
+                raise RuntimeError("out of memory")
+            return super().training_step(batch, batch_idx)
+
+    straight, failing, resumed = Recorder(), Failing(), Recorder()
+    trainer(tmp_path, max_steps=4).fit(straight, datamodule=make())
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer(tmp_path, Save(), max_steps=4).fit(failing, datamodule=make())
+    trainer(tmp_path, max_steps=4).fit(resumed, datamodule=make(), ckpt_path=str(tmp_path / "failed.ckpt"))
+    assert failing.steps + resumed.steps == straight.steps
+
+
+def test_a_state_that_is_restored_after_the_iterator_was_made_takes_effect(
+    make: Callable[..., InstructionDataModule],
+) -> None:
+    data = make(loading=Loading(batch_size=4, num_workers=1))
+    first = iter(data.train_dataloader())  # what sharding strategies do before they restore
+    data.load_state_dict(make_state(make, 8))
+    second = next(iter(make().train_dataloader()))
+    resumed = next(first)
+    straight = list(make().train_dataloader())
+    assert second.questions == straight[0].questions
+    assert resumed.questions == straight[2].questions
+    assert torch.equal(resumed.frames, straight[2].frames)
+
+
+def make_state(make: Callable[..., InstructionDataModule], samples_consumed: int) -> dict[str, Any]:
+    data = make()
+    data.train_dataloader()
+    return data.state_dict() | {"samples_consumed": samples_consumed}
+
+
+def test_state_counts_what_was_trained_on_and_not_what_was_fetched(
+    make: Callable[..., InstructionDataModule], tmp_path: Path
+) -> None:
+    data = make(loading=Loading(batch_size=4, num_workers=1))  # its worker fetches two batches ahead
+
+    class Watch(Callback):
+        states: list[int] = []  # noqa: RUF012
+
+        def on_train_batch_end(self, *_: object) -> None:
+            self.states.append(data.state_dict()["samples_consumed"])
+
+    trainer(tmp_path, Watch(), max_steps=3).fit(Recorder(), datamodule=data)
+    assert Watch.states == [4, 8, 12]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"order": TrainingOrder(seed=1)},
+        {"order": TrainingOrder(curriculum=[CurriculumStage(0.5, 1)]), "num_steps": 9},
+        {"order": TrainingOrder(shuffle_block=2)},
+    ],
+)
+def test_resuming_with_other_data_settings_is_refused(
+    make: Callable[..., InstructionDataModule], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    trainer(tmp_path, checkpoints(tmp_path), max_steps=2).fit(Recorder(), datamodule=make())
+    with pytest.raises(ValueError, match="would repeat or lose samples"):
+        trainer(tmp_path, max_steps=4).fit(
+            Recorder(), datamodule=make(**changes), ckpt_path=str(tmp_path / "step=2.ckpt")
+        )
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_exactly_with_another_number_of_processes(
+    make: Callable[..., InstructionDataModule], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"use_distributed_sampler": False, "strategy": "ddp_fork"}
+    loading = Loading(batch_size=4, num_workers=1)
+
+    def run(devices: int, end: int, last: str | None, folder: Path) -> None:
+        data = make(loading=loading)
+        trainer(folder, checkpoints(folder), KeyFile(folder), devices=devices, max_steps=end, **options).fit(
+            Recorder(reads_length_early=True), datamodule=data, ckpt_path=last
+        )
+
+    (tmp_path / "straight").mkdir()
+    run(1, 6, None, tmp_path / "straight")
+    changing = tmp_path / "changing"
+    changing.mkdir()
+    for devices, end, last in ((2, 2, None), (1, 4, 2), (2, 6, 4)):
+        run(devices, end, None if last is None else str(changing / f"step={last}.ckpt"), changing)
+    assert KeyFile.read(changing) == KeyFile.read(tmp_path / "straight")
+    assert len(KeyFile.read(changing)) == 6

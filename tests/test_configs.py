@@ -1,0 +1,114 @@
+"""Every YAML under configs/ trains, validates and tests through the real command line, on tiny parts in its own paths."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model
+
+import train
+from apps import cache_features
+from tests.components.tiny_language import make_model_folder
+from tests.fixtures_data import make_clip, make_record, write_shard
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+BASE = ["base.yaml", "quickstart_pixels.yaml"]
+FEATURES = [*BASE, "quickstart.yaml"]
+CHAINS = {
+    "base.yaml": BASE,
+    "quickstart_pixels.yaml": BASE,
+    "quickstart.yaml": FEATURES,
+    "quickstart_smollm2.yaml": [*FEATURES, "quickstart_smollm2.yaml"],
+}
+QUICK = ["--trainer.limit_train_batches=2", "--trainer.max_steps=2", "--trainer.log_every_n_steps=1"]
+
+
+def chain_of(name: str) -> list[str]:
+    """The files that a config is used with, itself last."""
+    return CHAINS[name] if name in CHAINS else [*FEATURES, name]
+
+
+def config_arguments(name: str) -> list[str]:
+    return [part for file in chain_of(name) for part in ("-c", str(CONFIGS / file))]
+
+
+def all_configs() -> list[str]:
+    return sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny stand-ins at the paths that the configs name, features cached by the real command."""
+    folder = tmp_path_factory.mktemp("workplace")
+    encoder = folder / ".cache/membridge/dinov2-small"
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=384, num_hidden_layers=7, num_attention_heads=4, intermediate_size=32, image_size=84, patch_size=14
+    )
+    Dinov2Model(config).save_pretrained(encoder)
+    pixels = {
+        "do_resize": True,
+        "size": {"height": 84, "width": 84},
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25],
+    }
+    (encoder / "preprocessor_config.json").write_text(json.dumps(pixels), encoding="utf-8")
+    for place in ("runs/quickstart/language_model", ".cache/membridge/smollm2-135m-instruct"):
+        make_model_folder(folder / place, max_position_embeddings=256)
+    for name, num_frames in (("train", 4), ("eval-1x", 6), ("eval-2x", 6), ("eval-4x", 6), ("eval-8x", 6)):
+        clip = make_clip(num_frames, width=84, height=84, fps=2)
+        record = make_record(meta={"num_frames": num_frames, "length": name})
+        write_shard(
+            folder / f"runs/quickstart/videos/{name}-000000.tar", [(f"{name}{i:03d}", record, clip, "mp4") for i in range(64)]
+            if name == "train" else [(f"{name}{i:03d}", record, clip, "mp4") for i in range(2)],
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        arguments = [part for file in BASE for part in ("-c", str(CONFIGS / file))]
+        cache_features.main([*arguments, "--shards", "runs/quickstart/videos", "--out", "runs/quickstart/features"])
+    return folder
+
+
+@pytest.mark.parametrize("name", all_configs())
+def test_config_trains_validates_and_tests(name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    arguments = config_arguments(name)
+    cli = train.main(["fit", *arguments, *QUICK, "--trainer.precision=32-true"])
+    assert cli.trainer.global_step == 2
+    assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
+    accuracies = {key for key in cli.trainer.callback_metrics if key.startswith("val/accuracy/")}
+    assert accuracies == {f"val/accuracy/{length}" for length in ("1x", "2x", "4x", "8x")}
+    checkpoint = cli.trainer.checkpoint_callback.last_model_path  # type: ignore[union-attr]
+    validated = train.main(["validate", *arguments, "--trainer.precision=32-true", "--ckpt_path", checkpoint])
+    assert validated.trainer.callback_metrics["val/accuracy"] == cli.trainer.callback_metrics["val/accuracy"]
+
+
+def test_wrong_key_exits_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["fit", *config_arguments("quickstart.yaml"), "--model.bridge.init_args.number_of_memories=3"])
+    assert "number_of_memories" in capsys.readouterr().err
+
+
+def test_wrong_type_exits_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["fit", *config_arguments("quickstart.yaml"), "--trainer.max_steps=many"])
+    assert "max_steps" in capsys.readouterr().err
+
+
+def test_wrong_config_path_exits_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["fit", "-c", "configs/no_such_file.yaml"])
+    assert "no_such_file.yaml" in capsys.readouterr().err
+
+
+def test_interpolation_reads_other_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("data: {tokenizer: '${model.language_model.init_args.path}'}\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        train.main(["fit", *config_arguments("quickstart.yaml"), "-c", str(overlay), "--print_config"])
+    assert "tokenizer: runs/quickstart/language_model" in capsys.readouterr().out
