@@ -4,12 +4,14 @@
 
 Encoder, frame sampling and pixel settings are those of the training config, so the loss is the same as from pixels
 (to the rounding of the encoder's own dtype); augmentation must be off, for a cached frame cannot change any more.
-Every shard gets one of the same name in the output folder; shards that are there already are kept, so a stopped run
-goes on where it was.
+Every shard gets one of the same name in the output folder; a feature shard that is newer than its source is kept, so a
+stopped run goes on where it was. Equal frames are encoded once where the encoder looks at each frame alone.
 """
 
 import argparse
+import hashlib
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -59,15 +61,56 @@ class _DecodedSamples(Dataset[_Decoded]):
         return _Decoded(raw, None, None) if video is None else _Decoded(raw, video.frames, video.frame_ms)
 
 
+class DistinctFrames:
+    """Encodes packed frames, equal ones only once; remembers the latest distinct frames across calls.
+
+    Args:
+        encoder: The frozen encoder, on its device.
+        capacity: Distinct frames to remember.
+
+    Attributes:
+        num_encoded: Frames that went through the encoder so far.
+    """
+
+    def __init__(self, encoder: FrameEncoder, capacity: int = 20_000) -> None:
+        self.encoder = encoder
+        self.capacity = capacity
+        self.num_encoded = 0
+        self._known: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._device = next(encoder.parameters()).device
+
+    def __call__(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
+        """Encode packed frames ``[F, 3, H, W]`` to ``[F, 1 + N, D]`` on the CPU, class token first."""
+        if not self.encoder.frames_are_independent:
+            return self._encode(frames, frame_counts)
+        names = [hashlib.blake2b(frame.numpy().tobytes(), digest_size=16).digest() for frame in frames]
+        new = {name: index for index, name in enumerate(names) if name not in self._known}
+        if new:
+            chosen = frames[torch.tensor(list(new.values()))]
+            for name, features in zip(new, self._encode(chosen, torch.ones(len(new), dtype=torch.int64)), strict=True):
+                self._known[name] = features.clone()
+        joined = torch.stack([self._known[name] for name in names])
+        for name in names:
+            self._known.move_to_end(name)
+        while len(self._known) > self.capacity:
+            self._known.popitem(last=False)
+        return joined
+
+    def _encode(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
+        self.num_encoded += len(frames)
+        features = self.encoder(frames.to(self._device), frame_counts.to(self._device))
+        return torch.cat([features.cls.unsqueeze(1), features.patches], dim=1).cpu()
+
+
 def cache_shard(
-    shard: Path, out: Path, encoder: FrameEncoder, media: MediaReader, *, num_workers: int, frames_per_call: int
+    shard: Path, out: Path, encode: DistinctFrames, media: MediaReader, *, num_workers: int, frames_per_call: int
 ) -> int:
     """Encode one shard.
 
     Args:
         shard: Shard of videos, images or text.
         out: Feature shard to write; appears only when it is whole.
-        encoder: The frozen encoder, on its device.
+        encode: The frozen encoder.
         media: Decoder, frame sampling and pixel transform.
         num_workers: Decoding processes.
         frames_per_call: Samples are joined until they have this many frames; bounds memory.
@@ -80,7 +123,7 @@ def cache_shard(
     num_frames = 0
     with ShardWriter(out.parent / f".{out.stem}", max_samples=sys.maxsize, max_bytes=sys.maxsize) as writer:
         for group in _groups(tqdm(loader, desc=shard.name, unit="sample", leave=False), frames_per_call):
-            num_frames += _write_group(writer, group, encoder)
+            num_frames += _write_group(writer, group, encode)
     writer.paths[0].replace(out)
     return num_frames
 
@@ -98,15 +141,12 @@ def _groups(samples: Iterator[_Decoded], frames_per_call: int) -> Iterator[list[
         yield group
 
 
-def _write_group(writer: ShardWriter, group: Sequence[_Decoded], encoder: FrameEncoder) -> int:
+def _write_group(writer: ShardWriter, group: Sequence[_Decoded], encode: DistinctFrames) -> int:
     videos = [sample.frames for sample in group if sample.frames is not None]
     counts = [len(video) for video in videos]
     encoded: Iterator[Tensor] = iter(())
     if videos:
-        device = next(encoder.parameters()).device
-        features = encoder(torch.cat(videos).to(device), torch.tensor(counts, device=device))
-        joined = torch.cat([features.cls.unsqueeze(1), features.patches], dim=1).cpu()  # [F, 1 + N, D]
-        encoded = iter(joined.split(counts))
+        encoded = iter(encode(torch.cat(videos), torch.tensor(counts)).split(counts))
     for sample in group:
         record = sample.raw.record.to_json()
         if sample.frame_ms is None:
@@ -139,17 +179,17 @@ def main(args: Sequence[str] | None = None) -> None:
     encoder = cli.model.make_encoder().to(known.device)
     media = MediaReader(data.sampling, PixelTransform(data.pixels, train=False), data.loading.video_backend)
     known.out.mkdir(parents=True, exist_ok=True)
-    for shard in tqdm(find_shards(known.shards), desc="encoding shards", unit="shard"):
-        target = known.out / Path(shard).name
-        if not target.exists():
-            cache_shard(
-                Path(shard),
-                target,
-                encoder,
-                media,
-                num_workers=data.loading.num_workers,
-                frames_per_call=known.frames_per_call,
-            )
+    encode = DistinctFrames(encoder)
+    num_frames = 0
+    progress = tqdm(find_shards(known.shards), desc="encoding shards", unit="shard")
+    for shard in progress:
+        target = known.out / shard.name
+        if target.exists() and target.stat().st_mtime > shard.stat().st_mtime:
+            continue
+        num_frames += cache_shard(
+            shard, target, encode, media, num_workers=data.loading.num_workers, frames_per_call=known.frames_per_call
+        )
+        progress.set_postfix(frames=num_frames, encoded=encode.num_encoded)
 
 
 if __name__ == "__main__":

@@ -114,10 +114,13 @@ class FrameEncoder(nn.Module, ABC):
     Attributes:
         dim: Vision width D.
         num_patches: Patches of a frame, N.
+        frames_are_independent: Whether a frame's features depend on that frame alone. Then equal frames need to be
+            encoded only once; an encoder that looks across frames sets it to False.
     """
 
     dim: int
     num_patches: int
+    frames_are_independent: bool = True
 
     @abstractmethod
     def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:

@@ -64,8 +64,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         clip = make_clip(num_frames, width=84, height=84, fps=2)
         record = make_record(meta={"num_frames": num_frames, "length": name})
         write_shard(
-            folder / f"runs/quickstart/videos/{name}-000000.tar", [(f"{name}{i:03d}", record, clip, "mp4") for i in range(64)]
-            if name == "train" else [(f"{name}{i:03d}", record, clip, "mp4") for i in range(2)],
+            folder / f"runs/quickstart/videos/{name}-000000.tar",
+            [(f"{name}{i:03d}", record, clip, "mp4") for i in range(64)]
+            if name == "train"
+            else [(f"{name}{i:03d}", record, clip, "mp4") for i in range(2)],
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

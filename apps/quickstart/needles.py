@@ -36,9 +36,8 @@ _POLYGONS: dict[str, tuple[Point, ...]] = {  # in a square from -1 to 1
         *((_ARM, 0.9), (-_ARM, 0.9), (-_ARM, _ARM), (-0.9, _ARM), (-0.9, -_ARM), (-_ARM, -_ARM)),
     ),
 }
-_RADIUS = 0.88  # of circle and ring
-_HOLE = 0.50  # of the ring
-SHAPES = (*_POLYGONS, "circle", "ring")
+_RADIUS = 0.88  # of the circle
+SHAPES = (*_POLYGONS, "circle")
 
 _SUPERSAMPLING = 4
 _OUTLINE = 0.09  # width, where the shape's half size is 1

@@ -147,7 +147,7 @@ def _is_tied(case: dict[str, Any]) -> bool:
     return case.get("boundaries") is not None and case.get("topk_margin", 1.0) <= TIE_MARGIN
 
 
-class _RecordedCuts:
+class _RecordedCuts(Segmenter):
     """Cuts where the recording did."""
 
     def __init__(self, boundaries: list[int]) -> None:

@@ -1,6 +1,7 @@
 """The original's other projectors against their recordings: ``other_projectors.json``.
 
-Some of them are our bridge with other settings and are compared; the rest has no counterpart here and is declined.
+The recurrent ones are our bridge with other settings; those without memory are assembled from our blocks. What has no
+counterpart here is declined.
 """
 
 import json
@@ -23,6 +24,7 @@ from benchmarks.parity.comparison import (
     run_case,
     stored_input,
 )
+from benchmarks.parity.memoryless import compare_mlp_transformer, compare_transformer
 from components.gather import AllFrames, FrameSelection, LinspaceFrames
 from components.interfaces import FrameFeatures
 from components.segmenters.scene_tiling import SceneTilling
@@ -49,9 +51,7 @@ _RECURRENT = {
     ),
 }
 _DECLINED = {
-    "TransformerProjector": "no counterpart here: it has no memory, and the class token of its own towers breaks it",
-    "MLPTransformerProjector": "no counterpart here: it has no memory and works frame by frame",
-    "SpatialPool": "no counterpart here: it is out of reach in the original too",
+    "SpatialPool": "no counterpart here, and the original cannot select it either",
 }
 
 
@@ -70,12 +70,29 @@ def projector_cases(folder: Path) -> Iterator[CaseResult]:
             weights["projector.read_memory_emb"] = tensors[memory]
         yield run_case(
             f"other projector {name}",
-            lambda kind=kind, case=case, config=config, weights=weights, outputs=outputs: (
-                _compare_retriever(outputs, weights, config)
-                if kind == "TransformerRetriever"
-                else _compare_recurrent(kind, case, features, outputs, weights, config)
+            lambda kind=kind, case=case, config=config, weights=weights, outputs=outputs: _compare(
+                kind, case, features, outputs, weights, config
             ),
         )
+
+
+def _compare(
+    kind: str,
+    case: dict[str, Any],
+    features: Tensor,
+    outputs: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    config: dict[str, Any],
+) -> Sequence[Check]:
+    if kind == "TransformerRetriever":
+        return _compare_retriever(outputs, weights, config)
+    if kind == "TransformerProjector":
+        return compare_transformer(_sliced(features, case["input"]), outputs, weights, config)
+    if kind == "MLPTransformerProjector":
+        return compare_mlp_transformer(_sliced(features, case["input"]), outputs, config)
+    if kind in _RECURRENT:
+        return _compare_recurrent(_RECURRENT[kind], case, _sliced(features, case["input"]), outputs, weights, config)
+    raise DeclinedError(_DECLINED.get(kind, f"no counterpart here: {kind}"))
 
 
 @torch.no_grad()
@@ -89,18 +106,14 @@ def _compare_retriever(outputs: dict[str, Tensor], weights: dict[str, Tensor], c
 
 @torch.no_grad()
 def _compare_recurrent(
-    kind: str,
+    settings: _Settings,
     case: dict[str, Any],
-    features: Tensor,
+    stored: Tensor,
     outputs: dict[str, Tensor],
     weights: dict[str, Tensor],
     config: dict[str, Any],
 ) -> Sequence[Check]:
-    if kind not in _RECURRENT:
-        raise DeclinedError(_DECLINED.get(kind, f"no counterpart here: {kind}"))
-    settings = _RECURRENT[kind]
-    stored = _sliced(features, case["input"])  # [V, T, tokens, D]
-    num_videos, num_frames = stored.shape[:2]
+    num_videos, num_frames = stored.shape[:2]  # of [V, T, tokens, D]
     packed = stored.flatten(0, 1)
     # As images the original reads every token as a patch, as frames of a video all but the first.
     patches = packed if num_frames == 1 else packed[:, 1:]

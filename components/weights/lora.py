@@ -11,8 +11,9 @@ _ADAPTER = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])\.(?:default\.)?weight
 def merge_adapters(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """Give a state dict that peft wrapped the names and weights of the plain model.
 
-    Every weight W with adapters A and B becomes ``W + alpha / rank * B A``, computed in float32 and stored in W's dtype.
-    Both forms that peft has written are read: the plain layer below ``base_layer``, or under its own name.
+    Every weight W with adapters A and B becomes ``W + alpha / rank * B A``, in float32: in half precision the sum
+    would be rounded, and the model would not compute what it did with its adapters. Both forms that peft has written
+    are read: the plain layer below ``base_layer``, or under its own name.
 
     Args:
         tensors: State dict with or without adapters.
@@ -40,6 +41,5 @@ def merge_adapters(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Ten
                 f"{'no weight' if weight is None else 'a weight'}, expected lora_A, lora_B and a weight"
             )
         down, up = sides["A"].float(), sides["B"].float()  # [rank, in], [out, rank]
-        merged = weight.float() + alpha / down.shape[0] * (up @ down)
-        plain[f"{layer}.weight"] = merged.to(weight.dtype)
+        plain[f"{layer}.weight"] = weight.float() + alpha / down.shape[0] * (up @ down)
     return plain

@@ -102,22 +102,26 @@ def llama_names(num_layers: int) -> dict[str, str]:
 
 
 def video_encoder_names(num_layers: int) -> dict[str, str]:
-    """Names of LanguageBind's video transformer."""
+    """Names of LanguageBind's video transformer; ours are the same."""
     names = image_encoder_names(num_layers)
     for layer in range(num_layers):
         path = f"encoder.layers.{layer}"
         names[f"{path}.temporal_embedding"] = f"{path}.temporal_embedding"
-        names |= _with_kinds({f"{path}.temporal_attn.{each}_proj": f"{path}.temporal_attn.{each}_proj" for each in ("q", "k", "v", "out")})
-        names |= _with_kinds({f"{path}.temporal_layer_norm1": f"{path}.temporal_layer_norm1"})
+        names |= _unchanged([f"{path}.temporal_attn.{each}_proj" for each in ("q", "k", "v", "out")])
+        names |= _unchanged([f"{path}.temporal_layer_norm1"])
     return names
 
 
 def image_encoder_names(num_layers: int) -> dict[str, str]:
-    """Names of LanguageBind's image transformer."""
+    """Names of LanguageBind's image transformer; ours are the same."""
     names = ["embeddings.class_embedding", "embeddings.patch_embedding.weight", "embeddings.position_embedding.weight"]
     modules = ["pre_layrnorm", "post_layernorm"]
     for layer in range(num_layers):
         path = f"encoder.layers.{layer}"
         modules += [f"{path}.self_attn.{each}_proj" for each in ("q", "k", "v", "out")]
         modules += [f"{path}.{each}" for each in ("layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2")]
-    return {name: name for name in names} | _with_kinds({module: module for module in modules})
+    return {name: name for name in names} | _unchanged(modules)
+
+
+def _unchanged(modules: Iterable[str]) -> dict[str, str]:
+    return _with_kinds({module: module for module in modules})

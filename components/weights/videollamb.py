@@ -4,8 +4,9 @@
     python -m components.weights.videollamb export FOLDER CHECKPOINT
 
 CHECKPOINT is a file or folder as its authors publish it: a whole model (sharded or not, .bin or .safetensors), some of
-its parts, a lone mm_projector.bin, or a LLaVA-1.5 model. FOLDER holds our form: bridge.safetensors,
-video_encoder.safetensors, image_encoder.safetensors and language_model/, a Hugging Face folder.
+its parts, a lone mm_projector.bin, or a LLaVA-1.5 model. FOLDER holds our form: bridge.safetensors and the folders
+video_encoder, image_encoder and language_model. To the encoders' folders add the config.json that LanguageBind published
+with each of them; the language model's gets its configuration and tokenizer from CHECKPOINT, if that is a folder.
 """
 
 import argparse
@@ -54,16 +55,13 @@ def write_parts(
         ValueError: See ``import_checkpoint``.
     """
     imported = import_checkpoint(CheckpointFiles(source), wanted, allowed, lora_alpha)
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines: list[str] = []
     for name, part in imported.parts.items():
         target = _part_path(folder, name)
-        if name == "language_model":
-            save_torch_state_dict(part.tensors, target)
-            lines += _write_language_settings(source, target)
-        else:
-            save_file({key: tensor.contiguous() for key, tensor in part.tensors.items()}, target)
+        _write_tensors(part.tensors, target)
         lines.append(f"{name}: {len(part.tensors)} tensors in {target}")
+        if name == "language_model":
+            lines += _write_language_settings(source, target)
         lines += [f"  dropped, never used: {dropped}" for dropped in part.dropped]
         lines += [f"  missing, allowed: {missing}" for missing in part.missing]
     return lines + [f"left out: {name}" for name in imported.left_out]
@@ -87,7 +85,7 @@ def write_original(folder: Path, target: Path, wanted: Sequence[PartName], allow
     """
     chosen = wanted or [part for part in PARTS if _part_path(folder, part).exists()]
     if not chosen:
-        raise FileNotFoundError(f"{folder} has no part to export: expected one of {_part_files(folder)}")
+        raise FileNotFoundError(f"{folder} has no part to export: expected one of {[_part_path(folder, part).name for part in PARTS]}")
     tensors: dict[str, Tensor] = {}
     for part in chosen:
         tensors |= export_part(part, CheckpointFiles(_part_path(folder, part)), allowed)
@@ -96,15 +94,12 @@ def write_original(folder: Path, target: Path, wanted: Sequence[PartName], allow
 
 
 def _part_path(folder: Path, part: PartName) -> Path:
-    return folder / part if part == "language_model" else folder / f"{part}.safetensors"
-
-
-def _part_files(folder: Path) -> list[str]:
-    return [_part_path(folder, part).name for part in PARTS]
+    return folder / ("bridge.safetensors" if part == "bridge" else part)
 
 
 def _write_tensors(tensors: Mapping[str, Tensor], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    is_file = target.suffix in (".bin", ".safetensors")
+    (target.parent if is_file else target).mkdir(parents=True, exist_ok=True)
     if target.suffix == ".bin":
         torch.save(dict(tensors), target)
     elif target.suffix == ".safetensors":

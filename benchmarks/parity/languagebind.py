@@ -1,0 +1,83 @@
+"""LanguageBind's vision transformers against their recordings: ``languagebind.json``."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.parity.comparison import (
+    CaseResult,
+    Check,
+    DeclinedError,
+    load_float32,
+    output_check,
+    run_case,
+    stored_input,
+)
+from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWindows, VisionConfig
+from components.encoders.languagebind_weights import build_vision_transformer, parse_vision_config
+from components.weights.lora import merge_adapters
+
+_WEIGHTS = "languagebind_video_weights.safetensors"
+
+
+def languagebind_cases(folder: Path) -> Iterator[CaseResult]:
+    """Run every case of ``languagebind.json``."""
+    recorded = json.loads((folder / "languagebind.json").read_text())
+    tensors = load_file(folder / "languagebind.safetensors")
+    for name, case in recorded["cases"].items():
+        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        settings = case.get("vision_config", recorded["vision_config"])
+        weights = load_float32(folder / case.get("weights", _WEIGHTS))
+        adapters = {key.removeprefix("weights."): own.pop(key).float() for key in list(own) if "lora_" in key}
+        if adapters:
+            weights = merge_adapters(weights | adapters, recorded[name]["lora_alpha"])
+        yield run_case(
+            f"languagebind {name}",
+            lambda own=own, case=case, weights=weights, settings=settings, name=name: _compare(
+                own, case, weights, parse_vision_config(settings, name)
+            ),
+        )
+
+
+@torch.no_grad()
+def _compare(
+    tensors: dict[str, Tensor], case: dict[str, Any], weights: dict[str, Tensor], config: VisionConfig
+) -> Sequence[Check]:
+    pixels = stored_input(tensors, "pixel", case)
+    temporal = len(case["hidden_states_shape"]) == 4
+    if temporal:
+        _decline_shared_windows(pixels)
+        num_videos, _, num_frames = pixels.shape[:3]
+        frames = pixels.transpose(1, 2).flatten(0, 1)  # [F, 3, H, W]
+        windows = FrameWindows.of_lengths([WINDOW_FRAMES] * (len(frames) // WINDOW_FRAMES), frames.device)
+    else:
+        weights = {name: value for name, value in weights.items() if "temporal" not in name}
+        num_videos, num_frames, frames, windows = len(pixels), 1, pixels, None
+    transformer = build_vision_transformer(config, weights, -1, temporal, torch.float32, "the recording")
+    states = list(transformer.eval().hidden_states(frames, windows))
+    ours = {f"hidden_states.{index}": state for index, state in enumerate(states)}
+    if temporal:
+        ours = {name: state.unflatten(0, (num_videos, num_frames)) for name, state in ours.items()}
+    # Not a part of ours, for VideoLLaMB does not read it.
+    norm = (weights["post_layernorm.weight"], weights["post_layernorm.bias"], config.layer_norm_eps)
+    cls = functional.layer_norm(states[-1][:, 0], (config.hidden_size,), *norm)
+    ours["pooler_output"] = cls.unflatten(0, (num_videos, num_frames)).mean(dim=1)
+    outputs = {key: value for key, value in tensors.items() if not key.startswith("pixel")}
+    return [output_check(key, ours[key], value, case.get("half_precision_keys", ())) for key, value in outputs.items()]
+
+
+def _decline_shared_windows(pixels: Tensor) -> None:
+    if pixels.ndim == 4:
+        raise DeclinedError("the original takes a batch of images for the frames of one video; here they stay apart")
+    num_videos, _, num_frames = pixels.shape[:3]
+    if num_videos > 1 and num_frames % WINDOW_FRAMES:
+        raise DeclinedError(
+            f"the original lets windows of {WINDOW_FRAMES} frames span the {num_videos} videos of {num_frames} frames; "
+            "here a window never holds frames of two videos"
+        )

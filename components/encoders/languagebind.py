@@ -1,0 +1,166 @@
+"""LanguageBind's video and image transformers as one frozen frame encoder."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWindows, VisionTransformer
+from components.encoders.languagebind_weights import load_vision_transformer
+from components.interfaces import FrameEncoder, FrameFeatures
+from components.packed_frames import locate_frames
+from components.pooling import patch_grid_side, pool_patches
+
+
+class LanguageBindEncoder(FrameEncoder):
+    """Reads class vector and patches from LanguageBind, the encoder of VideoLLaMB.
+
+    A video of one frame goes through the image transformer, any other through the video transformer. There, frames
+    attend to each other within windows of 8 neighbouring frames, counted from the start of their video; a window never
+    holds frames of two videos. What is left at the end of a video forms a shorter window: its r frames have the
+    temporal positions 0 to r - 1 and attend to each other only. The original counts windows through the whole batch
+    and needs multiples of 8; wherever every video has a multiple of 8 frames, both give the same.
+
+    The output is the chosen layer's, before any final norm; later layers are not built. The encoder is frozen: no
+    gradient, always in eval mode.
+
+    Both transformers run in every call, if need be on no frames. Under a strategy that shards the encoder's weights
+    every rank must make equally many calls: set ``max_frames_per_call`` to at least the frames of a batch there.
+
+    Args:
+        video_path: Folder of the video transformer (with full weights, such as LanguageBind_Video_merge): its
+            ``config.json`` and weights, or a weights file that ``config.json`` lies beside.
+        image_path: The same for the image transformer, with LoRA adapters or without; they are merged.
+        layer: Whose output to take, as an index into the hidden states: 0 is before the first layer, -1 after the
+            last, -2 after the last but one.
+        patch_grid: Average the square patch grid to this side; None keeps all patches.
+        dtype: Dtype of weights and features.
+        max_frames_per_call: Frames that run through a transformer at once, a multiple of 8; bounds memory, not the
+            result.
+
+    Attributes:
+        image_size: Side of the frames that ``forward`` reads, in pixels.
+
+    Raises:
+        FileNotFoundError: A configuration or weights do not exist.
+        ValueError: A checkpoint does not hold exactly what its configuration describes, has no such layer, or the two
+            transformers do not fit together.
+
+    Source: LanguageBind (arXiv:2310.01852), as VideoLLaMB (arXiv:2409.01071) runs it.
+    """
+
+    def __init__(
+        self,
+        video_path: str,
+        image_path: str,
+        layer: int = -2,
+        patch_grid: int | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        max_frames_per_call: int = 64,
+    ) -> None:
+        super().__init__()
+        if max_frames_per_call < WINDOW_FRAMES or max_frames_per_call % WINDOW_FRAMES:
+            raise ValueError(
+                f"max_frames_per_call must be a positive multiple of {WINDOW_FRAMES}, got {max_frames_per_call}"
+            )
+        self.max_frames_per_call = max_frames_per_call
+        self.patch_grid = patch_grid
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.video_transformer = load_vision_transformer(video_path, layer, temporal=True, dtype=self.dtype)
+        self.image_transformer = load_vision_transformer(image_path, layer, temporal=False, dtype=self.dtype)
+        config = self.video_transformer.config
+        _refuse_other_sizes(self.video_transformer, video_path, self.image_transformer, image_path)
+        self.image_size = config.image_size
+        self.dim = config.hidden_size
+        self.num_patches = config.num_patches if patch_grid is None else patch_grid**2
+        if patch_grid is not None:
+            patch_grid_side(config.num_patches)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "LanguageBindEncoder":
+        """Stay in eval mode, as a frozen encoder should."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:
+        """Encode packed frames.
+
+        Args:
+            frames: uint8 ``[F, 3, image_size, image_size]``; F may be 0.
+            frame_counts: Frames of every video, ``[V]`` int64; says which frames may look at each other.
+
+        Returns:
+            Features of the F frames in the encoder's dtype.
+
+        Raises:
+            ValueError: The frames have another dtype or shape, since position embeddings are not interpolated, or the
+                counts do not sum to F.
+        """
+        expected = (3, self.image_size, self.image_size)
+        if frames.dtype != torch.uint8 or frames.shape[1:] != expected:
+            raise ValueError(
+                f"LanguageBind reads uint8 frames [F, {', '.join(map(str, expected))}] here, got {frames.dtype} "
+                f"{list(frames.shape)}: resize where frames are decoded"
+            )
+        num_frames = frames.shape[0]
+        cls = torch.empty(num_frames, self.dim, dtype=self.dtype, device=frames.device)
+        patches = torch.empty(num_frames, self.num_patches, self.dim, dtype=self.dtype, device=frames.device)
+        for call in self._calls(frame_counts.cpu(), num_frames):
+            places = call.places.to(frames.device)
+            windows = None if call.lengths is None else FrameWindows.of_lengths(call.lengths, frames.device)
+            transformer = self.image_transformer if windows is None else self.video_transformer
+            tokens = transformer(self._normalised(frames[places]), windows)  # [f, 1 + N, D]
+            cls[places] = tokens[:, 0]
+            kept = tokens[:, 1:]
+            patches[places] = kept if self.patch_grid is None else pool_patches(kept, self.patch_grid)
+        return FrameFeatures(cls, patches)
+
+    def dummy_frames(self, device: object) -> Tensor:
+        """One black frame, uint8 ``[1, 3, image_size, image_size]``."""
+        return torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8, device=torch.device(str(device)))
+
+    def _calls(self, frame_counts: Tensor, num_frames: int) -> "Iterator[_Call]":
+        """Share the frames out over calls of bounded size; at least one for each transformer."""
+        is_image = (frame_counts == 1)[locate_frames(frame_counts, num_frames).video_index]  # [F] bool
+        for places in is_image.nonzero().squeeze(1).split(self.max_frames_per_call):
+            yield _Call(places, None)
+        lengths = window_lengths([count for count in frame_counts.tolist() if count > 1])
+        places = (~is_image).nonzero().squeeze(1)
+        num_windows = self.max_frames_per_call // WINDOW_FRAMES
+        start = 0
+        for first in range(0, max(len(lengths), 1), num_windows):
+            some = lengths[first : first + num_windows]
+            yield _Call(places[start : start + sum(some)], some)
+            start += sum(some)
+
+    def _normalised(self, frames: Tensor) -> Tensor:
+        mean, std = (
+            torch.tensor(values, device=frames.device)[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        )
+        return ((frames.float() / 255 - mean) / std).to(self.dtype)
+
+
+def window_lengths(frame_counts: list[int]) -> list[int]:
+    """Cut every video into windows of 8 frames; its last one may be shorter."""
+    return [min(WINDOW_FRAMES, count - start) for count in frame_counts for start in range(0, count, WINDOW_FRAMES)]
+
+
+class _Call(NamedTuple):
+    """Frames that run through a transformer at once."""
+
+    places: Tensor  # [f] int64 into the packed frames
+    lengths: list[int] | None  # frames of every window; None for images
+
+
+def _refuse_other_sizes(video: VisionTransformer, video_path: str, image: VisionTransformer, image_path: str) -> None:
+    for name in ("hidden_size", "image_size", "patch_size"):
+        sizes = getattr(video.config, name), getattr(image.config, name)
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"{name!r} is {sizes[0]} in {video_path} but {sizes[1]} in {image_path}: images and videos of a batch "
+                "need features of one shape; take two checkpoints that were trained together"
+            )

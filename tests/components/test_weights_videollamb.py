@@ -1,0 +1,283 @@
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from components.bridges.videollamb import VideoLLaMBBridge
+from components.weights.checkpoint_files import CheckpointFiles
+from components.weights.conversion import PARTS, Allowances, PartName, export_part, import_checkpoint
+from components.weights.lora import merge_adapters
+from components.weights.videollamb import main
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+ORIGINAL_BRIDGE = load_file(GOLDENS / "bridge_weights.safetensors")  # names below `mm_projector`, all 50 of them
+UNUSED = re.compile(r"memory_tokens|projector\.layers\.\d+\.crossattention|retrieval\.layers\.\d+\.selfattention")
+
+
+def tiny_llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2, rope_theta=777.0
+    )
+    return LlamaForCausalLM(config)
+
+
+def whole_model() -> dict[str, Tensor]:
+    """An original checkpoint with every part: bridge, both towers and the language model, as stored by its authors."""
+    torch.manual_seed(0)
+    tensors = {f"model.mm_projector.{name}": value for name, value in ORIGINAL_BRIDGE.items()}
+    for part in ("video_encoder", "image_encoder"):
+        tensors |= {PARTS[part].prefix + name: torch.randn(3, 3) for name in PARTS[part].names(3)}
+    tensors["model.image_tower.image_tower.embeddings.position_ids"] = torch.arange(3)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(2)
+    return tensors | tiny_llama().state_dict()
+
+
+def write_sharded(tensors: dict[str, Tensor], folder: Path, kind: str) -> None:
+    """Two shards and their index."""
+    folder.mkdir()
+    names = sorted(tensors)
+    stem = "model" if kind == "safetensors" else "pytorch_model"
+    weight_map = {}
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        path = folder / f"{stem}-0000{number}-of-00002.{kind}"
+        own = {name: tensors[name].contiguous() for name in part}
+        if kind == "safetensors":
+            save_file(own, path)
+        else:
+            torch.save(own, path)
+        weight_map |= dict.fromkeys(part, path.name)
+    (folder / f"{stem}.{kind}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("prefix", ["", "mm_projector.", "model.mm_projector.", "base_model.model.model.mm_projector."])
+def test_bridge_loads_strictly_from_every_published_prefix(prefix: str) -> None:
+    part = import_checkpoint({prefix + name: value for name, value in ORIGINAL_BRIDGE.items()}).parts["bridge"]
+    bridge = VideoLLaMBBridge(64, 96, num_heads=4, mlp_width=128)
+    bridge.load_state_dict(part.tensors)
+    assert torch.equal(bridge.initial_memory, ORIGINAL_BRIDGE["projector.read_memory_emb"].float())
+    assert sorted(part.dropped) == sorted(f"model.mm_projector.{name}" for name in ORIGINAL_BRIDGE if UNUSED.search(name))
+    assert len(part.dropped) == 21
+
+
+def test_bridge_survives_the_round_trip() -> None:
+    imported = import_checkpoint(ORIGINAL_BRIDGE).parts["bridge"].tensors
+    exported = export_part("bridge", imported)
+    assert exported.keys() == {f"model.mm_projector.{name}" for name in ORIGINAL_BRIDGE}
+    for name, value in ORIGINAL_BRIDGE.items():
+        expected = torch.zeros_like(value) if UNUSED.search(name) else value
+        assert torch.equal(exported[f"model.mm_projector.{name}"], expected), name
+    assert_same(import_checkpoint(exported).parts["bridge"].tensors, imported)
+
+
+@pytest.mark.parametrize("kind", ["bin", "safetensors"])
+def test_whole_model_is_read_from_shards(kind: str, tmp_path: Path) -> None:
+    original = whole_model()
+    write_sharded(original, tmp_path / "original", kind)
+    parts = import_checkpoint(CheckpointFiles(tmp_path / "original")).parts
+    assert parts.keys() == PARTS.keys()
+    back: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        back |= export_part(name, part.tensors)
+    kept = {name: value for name, value in original.items() if not re.search("position_ids|inv_freq", name)}
+    assert back.keys() == kept.keys()
+    assert all(torch.equal(back[name], value) for name, value in kept.items() if not UNUSED.search(name))
+    assert parts["language_model"].dropped == ["model.layers.0.self_attn.rotary_emb.inv_freq"]
+
+
+def test_unknown_and_missing_names_are_listed_and_refused() -> None:
+    original = dict(ORIGINAL_BRIDGE, **{"lm_head.weight": torch.ones(1), "vision_tower.x": torch.ones(1)})
+    original["projector.layers.0.extra.weight"] = original.pop("projector.proj.0.bias")
+    with pytest.raises(ValueError, match="refused|missing") as refusal:
+        import_checkpoint(original, ["bridge"])
+    message = str(refusal.value)
+    assert "1 missing and 2 unknown" in message
+    assert "missing tensor model.mm_projector.projector.proj.0.bias" in message
+    assert "unknown tensor model.mm_projector.projector.layers.0.extra.weight" in message
+    assert "unknown tensor vision_tower.x" in message
+
+
+def test_names_may_be_allowed_one_by_one_or_by_pattern() -> None:
+    original = dict(ORIGINAL_BRIDGE, **{"vision_tower.x": torch.ones(1), "vision_tower.y": torch.ones(1)})
+    del original["projector.proj.0.bias"]
+    allowed = Allowances(["*.projector.proj.0.bias"], ["vision_tower.*"])
+    imported = import_checkpoint(original, ["bridge"], allowed)
+    assert imported.parts["bridge"].missing == ["model.mm_projector.projector.proj.0.bias"]
+    assert imported.left_out == ["vision_tower.x", "vision_tower.y"]
+    with pytest.raises(ValueError, match=r"0 missing and 1 unknown tensors[\s\S]*vision_tower\.y"):
+        import_checkpoint(original, ["bridge"], Allowances(allowed.missing, ["vision_tower.x"]))
+
+
+def test_a_missing_layer_is_noticed() -> None:
+    original = {name: value for name, value in whole_model().items() if not name.startswith("model.layers.0.")}
+    with pytest.raises(ValueError, match=r"missing tensor model\.layers\.0\.self_attn\.q_proj\.weight"):
+        import_checkpoint(original, ["language_model"])
+
+
+def test_language_model_of_llava_is_imported_alone() -> None:
+    llava = {name: value for name, value in tiny_llama().state_dict().items()}
+    llava["model.mm_projector.0.weight"] = torch.ones(2, 2)
+    imported = import_checkpoint(llava, ["language_model"])
+    assert_same(imported.parts["language_model"].tensors, tiny_llama().state_dict())
+    assert imported.left_out == ["model.mm_projector.0.weight"]
+    with pytest.raises(ValueError, match=r"unknown tensor model\.mm_projector\.0\.weight"):
+        import_checkpoint(llava)
+
+
+def test_absent_part_and_doubled_names_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no tensors of \['video_encoder'\]"):
+        import_checkpoint(ORIGINAL_BRIDGE, ["video_encoder"])
+    with pytest.raises(ValueError, match="no tensors of .*expected prefixes"):
+        import_checkpoint({})
+    with pytest.raises(ValueError, match="are the same tensor of the bridge"):
+        import_checkpoint({**ORIGINAL_BRIDGE, "mm_projector.projector.proj.0.bias": torch.ones(96)})
+
+
+def adapted(form: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A linear layer with adapters as peft stores it, and the same layer merged by hand."""
+    torch.manual_seed(0)
+    weight, bias, down, up = torch.randn(6, 4), torch.randn(6), torch.randn(2, 4), torch.randn(6, 2)
+    path = "encoder.base_model.model.layers.0.self_attn.q_proj"
+    base = f"{path}.base_layer" if form == "base_layer" else path
+    side = "default." if form == "base_layer" else ""
+    stored = {f"{base}.weight": weight, f"{base}.bias": bias, "encoder.base_model.model.layers.0.norm.weight": bias}
+    stored |= {f"{path}.lora_A.{side}weight": down, f"{path}.lora_B.{side}weight": up}
+    inputs = torch.randn(3, 4)
+    expected = inputs @ weight.T + bias + 16 / 2 * (inputs @ down.T) @ up.T
+    return stored, {"inputs": inputs, "expected": expected}
+
+
+@pytest.mark.parametrize("form", ["base_layer", "plain"])
+def test_merged_adapters_compute_the_same(form: str) -> None:
+    stored, example = adapted(form)
+    merged = merge_adapters(stored, alpha=16)
+    path = "encoder.layers.0.self_attn.q_proj"
+    assert merged.keys() == {f"{path}.weight", f"{path}.bias", "encoder.layers.0.norm.weight"}
+    ours = torch.nn.functional.linear(example["inputs"], merged[f"{path}.weight"], merged[f"{path}.bias"])
+    torch.testing.assert_close(ours, example["expected"], atol=1e-4, rtol=1e-5)
+
+
+def test_image_tower_with_adapters_equals_the_merged_one() -> None:
+    plain = {name: torch.randn(4, 4) for name in PARTS["image_encoder"].names(3)}
+    layer = next(name.removesuffix(".weight") for name in plain if name.endswith("q_proj.weight"))
+    down, up = torch.randn(2, 4), torch.randn(4, 2)
+    wrapped = {
+        name.replace("encoder.", "encoder.base_model.model.").replace(layer[8:], f"{layer[8:]}.base_layer"): value
+        for name, value in plain.items()
+    }
+    path = layer.replace("encoder.", "encoder.base_model.model.")
+    wrapped |= {f"{path}.lora_A.default.weight": down, f"{path}.lora_B.default.weight": up}
+    prefix = PARTS["image_encoder"].prefix
+    lora = import_checkpoint({prefix + name: value for name, value in wrapped.items()}, lora_alpha=6.0)
+    plain[f"{layer}.weight"] = plain[f"{layer}.weight"] + 3.0 * up @ down
+    merged = import_checkpoint({prefix + name: value for name, value in plain.items()})
+    ours, theirs = lora.parts["image_encoder"].tensors, merged.parts["image_encoder"].tensors
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("gone", ["lora_A", "lora_B", "base_layer.weight"])
+def test_half_an_adapter_is_refused(gone: str) -> None:
+    stored = {name: value for name, value in adapted("base_layer")[0].items() if gone not in name}
+    with pytest.raises(ValueError, match=r"adapters of encoder\.layers\.0\.self_attn\.q_proj cannot be merged"):
+        merge_adapters(stored, alpha=16)
+
+
+class _RunsCode:
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.makedirs, ("created_by_unpickling",)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"projector.proj.0.bias": _RunsCode()}, "mm_projector.bin")
+    with pytest.raises(ValueError, match="holds more than tensors and is not opened"):
+        CheckpointFiles(Path("mm_projector.bin"))
+    assert not Path("created_by_unpickling").exists()
+
+
+def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no checkpoint at .*expected a checkpoint file, or a folder with"):
+        CheckpointFiles(tmp_path)
+    torch.save({"state_dict": {}}, tmp_path / "nested.bin")
+    with pytest.raises(ValueError, match="no state dict: expected a flat dict of tensors"):
+        CheckpointFiles(tmp_path / "nested.bin")
+
+
+def test_files_from_before_the_zip_form_are_read(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    assert torch.equal(CheckpointFiles(tmp_path / "old.bin")["a"], torch.ones(2))
+
+
+def test_shards_and_index_that_disagree_are_refused(tmp_path: Path) -> None:
+    write_sharded({"a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "m", "safetensors")
+    save_file({"c": torch.ones(1)}, tmp_path / "m" / "model-00002-of-00002.safetensors")
+    with pytest.raises(ValueError, match=r"missing \['b'\], not in the index \['c'\]"):
+        CheckpointFiles(tmp_path / "m")
+    (tmp_path / "m" / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="model-00002-of-00002.safetensors does not exist"):
+        CheckpointFiles(tmp_path / "m")
+    index = tmp_path / "m" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
+    with pytest.raises(ValueError, match="shards must lie beside their index"):
+        CheckpointFiles(tmp_path / "m")
+
+
+def test_command_line_round_trip_gives_back_the_model(tmp_path: Path) -> None:
+    original, ours, back = tmp_path / "original", tmp_path / "ours", tmp_path / "back"
+    write_sharded(whole_model(), original, "bin")
+    settings = tiny_llama().config.to_dict() | {"model_type": "llava_llama", "mm_hidden_size": 64, "auto_map": {"a": "b"}}
+    (original / "config.json").write_text(json.dumps(settings))
+    (original / "tokenizer.model").write_bytes(b"tokenizer")
+    main(["import", str(original), str(ours)])
+    language_model = AutoModelForCausalLM.from_pretrained(ours / "language_model", dtype=torch.float32)
+    ids = torch.arange(6)[None]
+    assert torch.equal(language_model(ids).logits, tiny_llama()(ids).logits)
+    assert (ours / "language_model" / "tokenizer.model").read_bytes() == b"tokenizer"
+    VideoLLaMBBridge(64, 96, num_heads=4, mlp_width=128, weights=str(ours / "bridge.safetensors"))
+    main(["export", str(ours), str(back)])
+    returned, expected = CheckpointFiles(back), CheckpointFiles(original)
+    compared = [name for name in returned if not UNUSED.search(name)]
+    assert len(compared) == len(expected) - 2 - 21  # without two buffers and what is never used
+    assert all(torch.equal(returned[name], expected[name]) for name in compared)
+
+
+@pytest.mark.parametrize("suffix", ["bin", "safetensors"])
+def test_command_line_exports_a_lone_projector(suffix: str, tmp_path: Path) -> None:
+    target = tmp_path / f"mm_projector.{suffix}"
+    main(["import", str(GOLDENS / "bridge_weights.safetensors"), str(tmp_path / "ours")])
+    main(["export", str(tmp_path / "ours"), str(target), "--part", "bridge"])
+    exported = CheckpointFiles(target)
+    assert exported.keys() == {f"model.mm_projector.{name}" for name in ORIGINAL_BRIDGE}
+
+
+def test_command_line_leaves_with_the_reason(tmp_path: Path) -> None:
+    incomplete = {name: value for name, value in ORIGINAL_BRIDGE.items() if not name.startswith("retrieval")}
+    save_file(incomplete, tmp_path / "bridge.safetensors")
+    arguments = ["import", str(tmp_path / "bridge.safetensors"), str(tmp_path / "ours")]
+    with pytest.raises(SystemExit, match="refused: 10 missing and 0 unknown"):
+        main(arguments)
+    assert not (tmp_path / "ours").exists()
+    main([*arguments, "--allow-missing", "*.retrieval.*"])
+    assert (tmp_path / "ours" / "bridge.safetensors").exists()
+    with pytest.raises(SystemExit, match="refused: .* has no part to export"):
+        main(["export", str(tmp_path / "nowhere"), str(tmp_path / "back")])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["import", "--help"], ["export", "--help"]])
+def test_help_is_shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    assert "components.weights.videollamb" in capsys.readouterr().out

@@ -1,0 +1,237 @@
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from components.bridges.mean_pooling import MeanPooling
+from components.encoders.cached import CachedFeatures
+from datamodules.batch import Batch, collate
+from lightning_modules.monitoring import ThroughputMonitor, VideoInspection
+from tests.fixtures_models import (
+    NUM_PATCHES,
+    VISION_WIDTH,
+    PartFolders,
+    make_batch,
+    make_frames,
+    make_module,
+    make_sample,
+)
+from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
+
+THROUGHPUT = ["samples_a_second", "conversations_a_second", "frames_a_second"]
+
+
+def test_throughput_counts_samples_conversations_and_frames(folders: PartFolders, tmp_path: Path) -> None:
+    logger = RecordingLogger()
+    trainer = make_trainer(tmp_path, 4, logger=logger, log_every_n_steps=2, callbacks=[ThroughputMonitor()])
+    trainer.fit(make_module(folders), make_loader([make_batch(folders)] * 4))
+    rates = [logger.values(f"throughput/{name}") for name in THROUGHPUT]
+    assert [len(values) for values in rates] == [2, 2, 2]
+    for samples, conversations, frames in zip(*rates, strict=True):
+        # The mixed batch: 4 samples with 5 conversations, 5 + 1 + 7 frames.
+        assert conversations / samples == pytest.approx(5 / 4, rel=1e-5)
+        assert frames / samples == pytest.approx(13 / 4, rel=1e-5)
+    assert all(0 <= share < 1 for share in logger.values("throughput/waiting_for_data"))
+
+
+def test_slow_loader_shows_as_waiting_for_data(folders: PartFolders, tmp_path: Path) -> None:
+    class Slow:
+        def __iter__(self) -> Iterator[Batch]:
+            for _ in range(4):
+                time.sleep(0.2)
+                yield make_batch(folders)
+
+    logger = RecordingLogger()
+    trainer = make_trainer(tmp_path, 4, logger=logger, log_every_n_steps=4, callbacks=[ThroughputMonitor()])
+    trainer.fit(make_module(folders), Slow())
+    [share] = logger.values("throughput/waiting_for_data")
+    [samples_a_second] = logger.values("throughput/samples_a_second")
+    assert share > 0.4
+    assert samples_a_second < 4 / 0.15
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+
+@pytest.mark.parametrize("pause", ["on_validation_start", "on_save_checkpoint"])
+def test_pauses_are_no_waiting_for_data(folders: PartFolders, monkeypatch: pytest.MonkeyPatch, pause: str) -> None:
+    clock, monitor, batch = Clock(monkeypatch), ThroughputMonitor(), make_batch(folders)
+    logged: dict[str, float] = {}
+    module: Any = SimpleNamespace(log_dict=lambda values, batch_size: logged.update(values))
+    strategy = SimpleNamespace(root_device="cpu", reduce=lambda tensor, reduce_op: tensor)
+    trainer: Any = SimpleNamespace(log_every_n_steps=2, global_step=0, world_size=1, strategy=strategy)
+    monitor.on_train_start(trainer, module)
+    for step, wait in enumerate([50.0, 3.0, 100.0, 1.0]):  # the first is the start, the third a pause
+        clock.now += wait
+        monitor.on_train_batch_start(trainer, module, batch, step)
+        clock.now += 2.0
+        trainer.global_step = step + 1
+        monitor.on_train_batch_end(trainer, module, None, batch, step)
+        if step == 1:
+            assert logged["throughput/waiting_for_data"] == pytest.approx(3 / 7)
+            assert logged["throughput/samples_a_second"] == pytest.approx(8 / 7)
+            getattr(monitor, pause)(trainer, module, *([{}] if pause == "on_save_checkpoint" else []))
+    assert logged["throughput/waiting_for_data"] == pytest.approx(1 / 5)
+    assert logged["throughput/samples_a_second"] == pytest.approx(8 / 5)
+
+
+def test_accumulated_batches_are_logged_once_a_step(folders: PartFolders, tmp_path: Path) -> None:
+    logger = RecordingLogger()
+    trainer = make_trainer(tmp_path, 2, logger=logger, accumulate_grad_batches=2, callbacks=[ThroughputMonitor()])
+    trainer.fit(make_module(folders), make_loader([make_batch(folders)] * 4))
+    assert len(logger.values("throughput/samples_a_second")) == 2
+
+
+def validate_with_tensorboard(
+    folder: Path, module: LightningModule, sets: list[list[Batch]], num_videos: int = 2
+) -> EventAccumulator:
+    logger = TensorBoardLogger(folder, name="", version="")
+    trainer = make_trainer(folder, logger=logger, callbacks=[VideoInspection(num_videos)])
+    trainer.validate(module, [make_loader(batches) for batches in sets], verbose=False)
+    logger.finalize("success")
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "histograms": 0})
+    return events.Reload()
+
+
+def text(events: EventAccumulator, tag: str) -> str:
+    [event] = events.Tensors(f"{tag}/text_summary")
+    return bytes(event.tensor_proto.string_val[0]).decode()
+
+
+def test_first_videos_of_every_set_are_shown(folders: PartFolders, tmp_path: Path) -> None:
+    module = make_module(folders)
+    batch = make_batch(folders)
+    events = validate_with_tensorboard(tmp_path, module, [[batch], [batch]])
+    shown = {f"videos/{name}/{key}" for name in "01" for key in ("two-questions", "image")}
+    assert set(events.Tags()["images"]) == shown
+    [picture] = events.Images("videos/0/two-questions")
+    assert picture.encoded_image_string.startswith(b"\x89PNG")
+    assert picture.width > 500
+
+
+def test_questions_references_and_answers_stand_as_text(folders: PartFolders, tmp_path: Path) -> None:
+    module, batch = make_module(folders), make_batch(folders)
+    answers = module.built.generate(batch, 3)
+    events = validate_with_tensorboard(tmp_path, module, [[batch]])
+    rows = text(events, "answers/0/two-questions").splitlines()
+    assert rows[0] == "| question | reference | generated |"
+    assert rows[2:] == [
+        f"| which colour ? | red | {answers[0]} |",
+        f"| which shape ? | circle | {answers[1]} |",
+    ]
+    assert f"| how many ? | one two | {answers[3]} |" in text(events, "answers/0/image")
+
+
+def test_segment_counts_of_all_videos_are_in_the_histogram(folders: PartFolders, tmp_path: Path) -> None:
+    batch = make_batch(folders)  # videos of 5, 1 and 7 frames, two frames a segment: 3, 1 and 4 segments
+    events = validate_with_tensorboard(tmp_path, make_module(folders), [[batch, batch]], num_videos=1)
+    [histogram] = events.Histograms("segments_a_video/0")
+    assert histogram.histogram_value.num == 6
+    assert histogram.histogram_value.sum == 2 * (3 + 1 + 4)
+    assert (histogram.histogram_value.min, histogram.histogram_value.max) == (1, 4)
+
+
+def test_batches_without_media_are_passed_over(folders: PartFolders, tmp_path: Path) -> None:
+    words = collate([make_sample(folders, "text", None, [[("say hello", "hello")]])])
+    events = validate_with_tensorboard(tmp_path, make_module(folders), [[words, make_batch(folders)]], num_videos=1)
+    assert events.Tags()["images"] == ["videos/0/two-questions"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"bridge": MeanPooling}], ids=["attention", "no_attention"])
+def test_cached_features_are_shown_without_pixels(
+    folders: PartFolders, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    module = make_module(folders, encoder=lambda: CachedFeatures(VISION_WIDTH, NUM_PATCHES), **changes)
+    features = torch.randn(6, 1 + NUM_PATCHES, VISION_WIDTH).bfloat16()
+    batch = collate([make_sample(folders, "cached", features, [[("which colour ?", "red")]])])
+    events = validate_with_tensorboard(tmp_path, module, [[batch]])
+    assert events.Tags()["images"] == ["videos/0/cached"]
+
+
+def test_listening_ends_with_the_validation_and_changes_no_result(folders: PartFolders, tmp_path: Path) -> None:
+    module, batch = make_module(folders), make_batch(folders)
+    loss = module.built(batch).loss
+    validate_with_tensorboard(tmp_path, module, [[batch]])
+    assert not module.built.encoder._forward_hooks
+    assert not module.built.bridge._forward_hooks
+    assert torch.equal(module.built(batch).loss, loss)
+
+
+def test_listening_ends_when_validation_fails(folders: PartFolders, tmp_path: Path) -> None:
+    module = make_module(folders)
+    batch = make_batch(folders)
+    broken = batch._replace(video_index=batch.video_index + 5)
+    with pytest.raises(ValueError, match="out of step"):
+        validate_with_tensorboard(tmp_path, module, [[broken]])
+    assert not module.built.bridge._forward_hooks
+
+
+def test_every_validation_of_a_run_is_shown_at_its_step(folders: PartFolders, tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    keep = ModelCheckpoint(tmp_path / "checkpoints")
+    inspection = VideoInspection(1)
+    options = {"val_check_interval": 2, "enable_checkpointing": True, "callbacks": [inspection, keep]}
+    trainer = make_trainer(tmp_path, 4, logger=logger, **options)
+    batches = [make_batch(folders)]
+    trainer.fit(make_module(folders), make_loader(batches * 4), make_loader(batches))
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    assert [event.step for event in events.Images("videos/0/two-questions")] == [2, 4]
+
+
+def test_logger_without_pictures_is_warned_of_once(folders: PartFolders, tmp_path: Path) -> None:
+    module, loader = make_module(folders), make_loader([make_batch(folders)])
+    trainer = make_trainer(tmp_path, logger=CSVLogger(tmp_path), callbacks=[VideoInspection()])
+    with pytest.warns(
+        UserWarning, match=r"VideoInspection shows nothing: .*CSVLogger.*Add a TensorBoardLogger"
+    ) as caught:
+        trainer.validate(module, loader, verbose=False)
+        trainer.validate(module, loader, verbose=False)
+    assert len([warning for warning in caught if "VideoInspection" in str(warning.message)]) == 1
+
+
+def test_number_of_videos_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="num_videos must be at least 1, got 0"):
+        VideoInspection(0)
+
+
+def test_videos_that_are_shown_are_not_computed_twice(
+    folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make_module(folders)
+    calls = []
+    forward = module.built.encoder.forward
+    monkeypatch.setattr(module.built.encoder, "forward", lambda *args: calls.append(1) or forward(*args))
+    validate_with_tensorboard(tmp_path, module, [[make_batch(folders)]])
+    assert len(calls) == 1
+
+
+def test_frames_of_the_right_video_are_drawn(
+    folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    draw = "lightning_modules.monitoring.draw_video"
+    original = VideoInspection._show.__globals__["draw_video"]
+    monkeypatch.setattr(draw, lambda video: drawn.append(video) or original(video))
+    module = make_module(folders)
+    validate_with_tensorboard(tmp_path, module, [[make_batch(folders)]], num_videos=3)
+    assert [video.title for video in drawn] == ["two-questions", "image", "long"]
+    for video, seed, num_frames in zip(drawn, (1, 2, 3), (5, 1, 7), strict=True):
+        assert torch.equal(video.frames, make_frames(num_frames, seed=seed))
+        assert video.segment_index.tolist() == [frame // 2 for frame in range(num_frames)]
+        assert video.similarity.shape == video.depth.shape == (num_frames - 1,)
+        num_segments = -(-num_frames // 2)
+        assert video.segment_attention.shape == (16, num_segments)
+        torch.testing.assert_close(video.segment_attention.sum(dim=1), torch.ones(16))
