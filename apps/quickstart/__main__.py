@@ -115,7 +115,18 @@ def train_and_judge(scale: Scale, out: Path, watch: Stopwatch) -> None:
         shards = [f"{out}/features/eval-{length}-000000.tar" for length in LENGTHS]
         for arm in tqdm(ARMS, desc="judging", unit="arm"):
             checkpoint = f"{out}/{arm}/last/checkpoints/last.ckpt"
-            run(["evaluate.py", "--checkpoint", checkpoint, "--data", *shards, "--out", f"{out}/{arm}/answers"])
+            run(
+                [
+                    "evaluate.py",
+                    "--checkpoint",
+                    checkpoint,
+                    "--data",
+                    *shards,
+                    "--out",
+                    f"{out}/{arm}/answers",
+                    "--restart",
+                ]
+            )
 
 
 def show(out: Path, scale: Scale, watch: Stopwatch) -> None:

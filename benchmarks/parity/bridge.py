@@ -48,10 +48,9 @@ def bridge_cases(folder: Path) -> Iterator[CaseResult]:
     """Run every case and gradient of ``bridge.json``."""
     recorded = json.loads((folder / "bridge.json").read_text())
     for name, case in recorded["cases"].items():
-        config = recorded["configs"][case["weights"]]
-        yield run_case(name, lambda case=case, name=name, config=config: _compare_case(folder, name, case, config))
+        yield run_case(name, _compare_case, folder, name, case, recorded["configs"][case["weights"]])
     for name, gradients in recorded.get("gradients", {}).items():
-        yield run_case(name, lambda name=name, gradients=gradients: _compare_gradients(folder, name, gradients, recorded))
+        yield run_case(name, _compare_gradients, folder, name, gradients, recorded)
 
 
 def build_bridge(weights: dict[str, Tensor], config: dict[str, Any], **options: Any) -> VideoLLaMBBridge:
@@ -107,7 +106,7 @@ def walk(
 def projected(bridge: VideoLLaMBBridge, state: VideoLLaMBState) -> Tensor:
     """What the language model gets after a segment, ``[V, P, E]``; the videos' segments are of equal length."""
     visual = bridge.read(state)
-    return visual.tokens[visual.mask].unflatten(0, (visual.mask.shape[0], -1))
+    return visual.tokens[visual.mask].view(visual.mask.shape[0], -1, visual.tokens.shape[2])
 
 
 def _features(tensors: dict[str, Tensor], case: dict[str, Any]) -> FrameFeatures:
@@ -206,9 +205,7 @@ def _output(
     return {"sim_scores": similarity, "depth_scores": depth_scores(similarity)}[kind]
 
 
-def _compare_gradients(
-    folder: Path, name: str, gradients: dict[str, Any], recorded: dict[str, Any]
-) -> Sequence[Check]:
+def _compare_gradients(folder: Path, name: str, gradients: dict[str, Any], recorded: dict[str, Any]) -> Sequence[Check]:
     if gradients["loss"] != "sum(last_hidden_states**2)":
         raise DeclinedError(f"the loss {gradients['loss']!r} is not known here")
     case_name = gradients.get("case", name.removesuffix("_grad"))

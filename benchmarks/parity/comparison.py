@@ -52,10 +52,10 @@ class DeclinedError(Exception):
     """Raised inside a case that is not ours to reproduce; the message is the reason that is printed."""
 
 
-def run_case(name: str, compare: Callable[[], Sequence[Check]]) -> CaseResult:
-    """Run one case so that its failure does not stop the others."""
+def run_case(name: str, compare: Callable[..., Sequence[Check]], *arguments: object) -> CaseResult:
+    """Run one case, ``compare(*arguments)``, so that its failure does not stop the others."""
     try:
-        return CaseResult(name, compare())
+        return CaseResult(name, compare(*arguments))
     except DeclinedError as reason:
         return CaseResult(name, (), declined=str(reason))
     except Exception as error:  # whatever breaks a case is reported as its failure, and the others still run

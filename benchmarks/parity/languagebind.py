@@ -19,7 +19,7 @@ from benchmarks.parity.comparison import (
     run_case,
     stored_input,
 )
-from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWindows, VisionConfig
+from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWindows
 from components.encoders.languagebind_weights import build_vision_transformer, parse_vision_config
 from components.weights.lora import merge_adapters
 
@@ -30,25 +30,19 @@ def languagebind_cases(folder: Path) -> Iterator[CaseResult]:
     """Run every case of ``languagebind.json``."""
     recorded = json.loads((folder / "languagebind.json").read_text())
     tensors = load_file(folder / "languagebind.safetensors")
-    for name, case in recorded["cases"].items():
+    for name in recorded["cases"]:
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        settings = case.get("vision_config", recorded["vision_config"])
-        weights = load_float32(folder / case.get("weights", _WEIGHTS))
-        adapters = {key.removeprefix("weights."): own.pop(key).float() for key in list(own) if "lora_" in key}
-        if adapters:
-            weights = merge_adapters(weights | adapters, recorded[name]["lora_alpha"])
-        yield run_case(
-            f"languagebind {name}",
-            lambda own=own, case=case, weights=weights, settings=settings, name=name: _compare(
-                own, case, weights, parse_vision_config(settings, name)
-            ),
-        )
+        yield run_case(f"languagebind {name}", _compare, folder, name, recorded, own)
 
 
 @torch.no_grad()
-def _compare(
-    tensors: dict[str, Tensor], case: dict[str, Any], weights: dict[str, Tensor], config: VisionConfig
-) -> Sequence[Check]:
+def _compare(folder: Path, name: str, recorded: dict[str, Any], tensors: dict[str, Tensor]) -> Sequence[Check]:
+    case = recorded["cases"][name]
+    config = parse_vision_config(case.get("vision_config", recorded["vision_config"]), name)
+    weights = load_float32(folder / case.get("weights", _WEIGHTS))
+    adapters = {key.removeprefix("weights."): value.float() for key, value in tensors.items() if "lora_" in key}
+    if adapters:
+        weights = merge_adapters(weights | adapters, recorded[name]["lora_alpha"])
     pixels = stored_input(tensors, "pixel", case)
     temporal = len(case["hidden_states_shape"]) == 4
     if temporal:
@@ -63,12 +57,12 @@ def _compare(
     states = list(transformer.eval().hidden_states(frames, windows))
     ours = {f"hidden_states.{index}": state for index, state in enumerate(states)}
     if temporal:
-        ours = {name: state.unflatten(0, (num_videos, num_frames)) for name, state in ours.items()}
+        ours = {key: state.view(num_videos, num_frames, *state.shape[1:]) for key, state in ours.items()}
     # Not a part of ours, for VideoLLaMB does not read it.
     norm = (weights["post_layernorm.weight"], weights["post_layernorm.bias"], config.layer_norm_eps)
     cls = functional.layer_norm(states[-1][:, 0], (config.hidden_size,), *norm)
-    ours["pooler_output"] = cls.unflatten(0, (num_videos, num_frames)).mean(dim=1)
-    outputs = {key: value for key, value in tensors.items() if not key.startswith("pixel")}
+    ours["pooler_output"] = cls.view(num_videos, num_frames, -1).mean(dim=1)
+    outputs = {key: value for key, value in tensors.items() if not key.startswith(("pixel", "weights."))}
     return [output_check(key, ours[key], value, case.get("half_precision_keys", ())) for key, value in outputs.items()]
 
 

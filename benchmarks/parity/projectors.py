@@ -25,8 +25,10 @@ from benchmarks.parity.comparison import (
     stored_input,
 )
 from benchmarks.parity.memoryless import compare_mlp_transformer, compare_transformer
+from components.bridges.videollamb import VideoLLaMBBridge
 from components.gather import AllFrames, FrameSelection, LinspaceFrames
 from components.interfaces import FrameFeatures
+from components.pooling import patch_grid_side, pool_patches
 from components.segmenters.scene_tiling import SceneTilling
 
 
@@ -50,49 +52,43 @@ _RECURRENT = {
         {"pool_grid": None}, 7, LinspaceFrames(4), 1, _RETENTION_MEMORY
     ),
 }
-_DECLINED = {
-    "SpatialPool": "no counterpart here, and the original cannot select it either",
-}
 
 
 def projector_cases(folder: Path) -> Iterator[CaseResult]:
     """Run every case of ``other_projectors.json``."""
     recorded = json.loads((folder / "other_projectors.json").read_text())
     tensors = load_float32(folder / "other_projectors.safetensors")
-    features = stored_input(load_float32(folder / recorded["features_from"]), "features", {})
     kind = ""
     for name, case in recorded["cases"].items():
         kind = kind if case["cls"] == "same" else case["cls"]
-        config = case.get("config", recorded["config"])
-        weights = load_float32(folder / recorded["weights"])
-        outputs = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        if kind in _RECURRENT and (memory := _RECURRENT[kind].memory):
-            weights["projector.read_memory_emb"] = tensors[memory]
-        yield run_case(
-            f"other projector {name}",
-            lambda kind=kind, case=case, config=config, weights=weights, outputs=outputs: _compare(
-                kind, case, features, outputs, weights, config
-            ),
-        )
+        yield run_case(f"other projector {name}", _compare, folder, name, kind, recorded, tensors)
 
 
 def _compare(
-    kind: str,
-    case: dict[str, Any],
-    features: Tensor,
-    outputs: dict[str, Tensor],
-    weights: dict[str, Tensor],
-    config: dict[str, Any],
+    folder: Path, name: str, kind: str, recorded: dict[str, Any], tensors: dict[str, Tensor]
 ) -> Sequence[Check]:
+    case = recorded["cases"][name]
+    config = case.get("config", recorded["config"])
+    weights = load_float32(folder / recorded["weights"])
+    outputs = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
     if kind == "TransformerRetriever":
         return _compare_retriever(outputs, weights, config)
+    features = stored_input(load_float32(folder / recorded["features_from"]), "features", {})
     if kind == "TransformerProjector":
         return compare_transformer(_sliced(features, case["input"]), outputs, weights, config)
     if kind == "MLPTransformerProjector":
         return compare_mlp_transformer(_sliced(features, case["input"]), outputs, config)
-    if kind in _RECURRENT:
-        return _compare_recurrent(_RECURRENT[kind], case, _sliced(features, case["input"]), outputs, weights, config)
-    raise DeclinedError(_DECLINED.get(kind, f"no counterpart here: {kind}"))
+    if kind == "SpatialPool" and name.endswith(".average"):
+        patches = _sliced(features, case["input"])  # [F, N, D]
+        pooled = pool_patches(patches, patch_grid_side(patches.shape[1]) // case["stride"])
+        return [output_check("out", pooled, outputs["out"])]
+    if kind not in _RECURRENT:
+        raise DeclinedError(f"{kind} has no counterpart here")
+    settings = _RECURRENT[kind]
+    if settings.memory:
+        weights["projector.read_memory_emb"] = tensors[settings.memory]
+    bridge = build_bridge(weights, config, **settings.bridge)
+    return _compare_recurrent(bridge, settings, case, _sliced(features, case["input"]), outputs)
 
 
 @torch.no_grad()
@@ -106,18 +102,12 @@ def _compare_retriever(outputs: dict[str, Tensor], weights: dict[str, Tensor], c
 
 @torch.no_grad()
 def _compare_recurrent(
-    settings: _Settings,
-    case: dict[str, Any],
-    stored: Tensor,
-    outputs: dict[str, Tensor],
-    weights: dict[str, Tensor],
-    config: dict[str, Any],
+    bridge: VideoLLaMBBridge, settings: _Settings, case: dict[str, Any], stored: Tensor, outputs: dict[str, Tensor]
 ) -> Sequence[Check]:
     num_videos, num_frames = stored.shape[:2]  # of [V, T, tokens, D]
     packed = stored.flatten(0, 1)
     # As images the original reads every token as a patch, as frames of a video all but the first.
     patches = packed if num_frames == 1 else packed[:, 1:]
-    bridge = build_bridge(weights, config, **settings.bridge)
     walked = walk(
         bridge,
         FrameFeatures(packed[:, settings.cut_token], patches),

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,7 +19,7 @@ def scene_tiling_cases(folder: Path) -> Iterator[CaseResult]:
     tensors = load_file(folder / "scene_tiling.safetensors")
     for name, case in recorded["cases"].items():
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        yield run_case(f"scene_tiling {name}", lambda own=own, case=case: _compare(own, case))
+        yield run_case(f"scene_tiling {name}", _compare, own, case)
 
 
 def _compare(tensors: dict[str, Tensor], case: dict[str, Any]) -> Sequence[Check]:

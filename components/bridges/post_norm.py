@@ -57,7 +57,8 @@ class PostNormAttention(nn.Module):
         return normed
 
     def _heads(self, x: Tensor) -> Tensor:  # [V, P, D] -> [V, heads, P, D / heads]
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return heads
 
 
 class PostNormBlock(nn.Module):

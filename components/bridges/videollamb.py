@@ -145,7 +145,8 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState]):
         patches = patches.to(self.initial_memory.dtype)
         if self.pool_grid is None:
             return patches
-        return pool_patches(patches.flatten(0, 1), self.pool_grid).unflatten(0, patches.shape[:2])
+        num_videos, length, _, dim = patches.shape
+        return pool_patches(patches.flatten(0, 1), self.pool_grid).reshape(num_videos, length, -1, dim)
 
     def _load(self, path: Path) -> None:
         stored, own = load_file(path), self.state_dict()

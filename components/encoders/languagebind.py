@@ -51,6 +51,8 @@ class LanguageBindEncoder(FrameEncoder):
     Source: LanguageBind (arXiv:2310.01852), as VideoLLaMB (arXiv:2409.01071) runs it.
     """
 
+    frames_are_independent = False
+
     def __init__(
         self,
         video_path: str,

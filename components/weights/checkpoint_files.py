@@ -21,8 +21,9 @@ class CheckpointFiles(Mapping[str, Tensor]):
     Pickled files are opened with ``weights_only=True``, which unpickles nothing but tensors.
 
     Args:
-        source: A ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file, or a folder with a sharded checkpoint and its
-            index, ``model.safetensors``, ``pytorch_model.bin`` or ``mm_projector.bin`` (the first found, in this order).
+        source: A ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file, or a folder with (the first found, in this
+            order) a sharded checkpoint and its index, ``model.safetensors``, ``pytorch_model.bin`` or
+            ``mm_projector.bin``.
 
     Raises:
         FileNotFoundError: There is no such file, no checkpoint in the folder, or a shard is missing.

@@ -63,6 +63,9 @@ class Allowances(NamedTuple):
     unknown: Sequence[str] = ()
 
 
+NOTHING_ALLOWED = Allowances()
+
+
 class ImportedPart(NamedTuple):
     """One part under our names."""
 
@@ -81,7 +84,7 @@ class Import(NamedTuple):
 def import_checkpoint(
     checkpoint: Mapping[str, Tensor],
     wanted: Sequence[PartName] = (),
-    allowed: Allowances = Allowances(),
+    allowed: Allowances = NOTHING_ALLOWED,
     lora_alpha: float = 16.0,
 ) -> Import:
     """Rename the tensors of an original checkpoint.
@@ -119,7 +122,9 @@ def import_checkpoint(
     return Import(parts, left_out + unknown)
 
 
-def export_part(part: PartName, tensors: Mapping[str, Tensor], allowed: Allowances = Allowances()) -> dict[str, Tensor]:
+def export_part(
+    part: PartName, tensors: Mapping[str, Tensor], allowed: Allowances = NOTHING_ALLOWED
+) -> dict[str, Tensor]:
     """Give a part's state dict the original's names, prefix included.
 
     Tensors that the original stores but never reads are written as zeros.

@@ -5,8 +5,9 @@
 
 CHECKPOINT is a file or folder as its authors publish it: a whole model (sharded or not, .bin or .safetensors), some of
 its parts, a lone mm_projector.bin, or a LLaVA-1.5 model. FOLDER holds our form: bridge.safetensors and the folders
-video_encoder, image_encoder and language_model. To the encoders' folders add the config.json that LanguageBind published
-with each of them; the language model's gets its configuration and tokenizer from CHECKPOINT, if that is a folder.
+video_encoder, image_encoder and language_model. To the encoders' folders add the config.json that LanguageBind
+published with each of them; the language model's gets its configuration and tokenizer from CHECKPOINT, if that is a
+folder.
 """
 
 import argparse
@@ -85,7 +86,9 @@ def write_original(folder: Path, target: Path, wanted: Sequence[PartName], allow
     """
     chosen = wanted or [part for part in PARTS if _part_path(folder, part).exists()]
     if not chosen:
-        raise FileNotFoundError(f"{folder} has no part to export: expected one of {[_part_path(folder, part).name for part in PARTS]}")
+        raise FileNotFoundError(
+            f"{folder} has no part to export: expected one of {[_part_path(folder, part).name for part in PARTS]}"
+        )
     tensors: dict[str, Tensor] = {}
     for part in chosen:
         tensors |= export_part(part, CheckpointFiles(_part_path(folder, part)), allowed)

@@ -3,6 +3,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.weights.checkpoint_files import CheckpointFiles
-from components.weights.conversion import PARTS, Allowances, PartName, export_part, import_checkpoint
+from components.weights.conversion import PARTS, Allowances, export_part, import_checkpoint
 from components.weights.lora import merge_adapters
 from components.weights.videollamb import main
 
@@ -21,7 +22,7 @@ ORIGINAL_BRIDGE = load_file(GOLDENS / "bridge_weights.safetensors")  # names bel
 UNUSED = re.compile(r"memory_tokens|projector\.layers\.\d+\.crossattention|retrieval\.layers\.\d+\.selfattention")
 
 
-def tiny_llama() -> LlamaForCausalLM:
+def tiny_llama() -> Any:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=20, hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2, rope_theta=777.0
@@ -37,7 +38,8 @@ def whole_model() -> dict[str, Tensor]:
         tensors |= {PARTS[part].prefix + name: torch.randn(3, 3) for name in PARTS[part].names(3)}
     tensors["model.image_tower.image_tower.embeddings.position_ids"] = torch.arange(3)
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(2)
-    return tensors | tiny_llama().state_dict()
+    tensors.update(tiny_llama().state_dict())
+    return tensors
 
 
 def write_sharded(tensors: dict[str, Tensor], folder: Path, kind: str) -> None:
@@ -45,7 +47,7 @@ def write_sharded(tensors: dict[str, Tensor], folder: Path, kind: str) -> None:
     folder.mkdir()
     names = sorted(tensors)
     stem = "model" if kind == "safetensors" else "pytorch_model"
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, part in enumerate((names[::2], names[1::2]), start=1):
         path = folder / f"{stem}-0000{number}-of-00002.{kind}"
         own = {name: tensors[name].contiguous() for name in part}
@@ -68,7 +70,9 @@ def test_bridge_loads_strictly_from_every_published_prefix(prefix: str) -> None:
     bridge = VideoLLaMBBridge(64, 96, num_heads=4, mlp_width=128)
     bridge.load_state_dict(part.tensors)
     assert torch.equal(bridge.initial_memory, ORIGINAL_BRIDGE["projector.read_memory_emb"].float())
-    assert sorted(part.dropped) == sorted(f"model.mm_projector.{name}" for name in ORIGINAL_BRIDGE if UNUSED.search(name))
+    assert sorted(part.dropped) == sorted(
+        f"model.mm_projector.{name}" for name in ORIGINAL_BRIDGE if UNUSED.search(name)
+    )
     assert len(part.dropped) == 21
 
 
@@ -100,10 +104,9 @@ def test_whole_model_is_read_from_shards(kind: str, tmp_path: Path) -> None:
 def test_unknown_and_missing_names_are_listed_and_refused() -> None:
     original = dict(ORIGINAL_BRIDGE, **{"lm_head.weight": torch.ones(1), "vision_tower.x": torch.ones(1)})
     original["projector.layers.0.extra.weight"] = original.pop("projector.proj.0.bias")
-    with pytest.raises(ValueError, match="refused|missing") as refusal:
+    with pytest.raises(ValueError, match="1 missing and 2 unknown") as refusal:
         import_checkpoint(original, ["bridge"])
     message = str(refusal.value)
-    assert "1 missing and 2 unknown" in message
     assert "missing tensor model.mm_projector.projector.proj.0.bias" in message
     assert "unknown tensor model.mm_projector.projector.layers.0.extra.weight" in message
     assert "unknown tensor vision_tower.x" in message
@@ -127,7 +130,7 @@ def test_a_missing_layer_is_noticed() -> None:
 
 
 def test_language_model_of_llava_is_imported_alone() -> None:
-    llava = {name: value for name, value in tiny_llama().state_dict().items()}
+    llava: dict[str, Tensor] = dict(tiny_llama().state_dict())
     llava["model.mm_projector.0.weight"] = torch.ones(2, 2)
     imported = import_checkpoint(llava, ["language_model"])
     assert_same(imported.parts["language_model"].tensors, tiny_llama().state_dict())
@@ -139,7 +142,7 @@ def test_language_model_of_llava_is_imported_alone() -> None:
 def test_absent_part_and_doubled_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"no tensors of \['video_encoder'\]"):
         import_checkpoint(ORIGINAL_BRIDGE, ["video_encoder"])
-    with pytest.raises(ValueError, match="no tensors of .*expected prefixes"):
+    with pytest.raises(ValueError, match=r"no tensors of .*expected prefixes"):
         import_checkpoint({})
     with pytest.raises(ValueError, match="are the same tensor of the bridge"):
         import_checkpoint({**ORIGINAL_BRIDGE, "mm_projector.projector.proj.0.bias": torch.ones(96)})
@@ -209,7 +212,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
 
 
 def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no checkpoint at .*expected a checkpoint file, or a folder with"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*expected a checkpoint file, or a folder with"):
         CheckpointFiles(tmp_path)
     torch.save({"state_dict": {}}, tmp_path / "nested.bin")
     with pytest.raises(ValueError, match="no state dict: expected a flat dict of tensors"):
@@ -227,7 +230,7 @@ def test_shards_and_index_that_disagree_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"missing \['b'\], not in the index \['c'\]"):
         CheckpointFiles(tmp_path / "m")
     (tmp_path / "m" / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="model-00002-of-00002.safetensors does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"model-00002-of-00002\.safetensors does not exist"):
         CheckpointFiles(tmp_path / "m")
     index = tmp_path / "m" / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
@@ -238,7 +241,11 @@ def test_shards_and_index_that_disagree_are_refused(tmp_path: Path) -> None:
 def test_command_line_round_trip_gives_back_the_model(tmp_path: Path) -> None:
     original, ours, back = tmp_path / "original", tmp_path / "ours", tmp_path / "back"
     write_sharded(whole_model(), original, "bin")
-    settings = tiny_llama().config.to_dict() | {"model_type": "llava_llama", "mm_hidden_size": 64, "auto_map": {"a": "b"}}
+    settings = tiny_llama().config.to_dict() | {
+        "model_type": "llava_llama",
+        "mm_hidden_size": 64,
+        "auto_map": {"a": "b"},
+    }
     (original / "config.json").write_text(json.dumps(settings))
     (original / "tokenizer.model").write_bytes(b"tokenizer")
     main(["import", str(original), str(ours)])
@@ -272,7 +279,7 @@ def test_command_line_leaves_with_the_reason(tmp_path: Path) -> None:
     assert not (tmp_path / "ours").exists()
     main([*arguments, "--allow-missing", "*.retrieval.*"])
     assert (tmp_path / "ours" / "bridge.safetensors").exists()
-    with pytest.raises(SystemExit, match="refused: .* has no part to export"):
+    with pytest.raises(SystemExit, match=r"refused: .* has no part to export"):
         main(["export", str(tmp_path / "nowhere"), str(tmp_path / "back")])
 
 

@@ -21,9 +21,8 @@ def make_video(segment_index: list[int], *, pixels: bool = True, attention: bool
 
 def cuts(axis: Any) -> list[float]:
     """Places of an axis' vertical lines."""
-    return sorted(
-        line.get_xdata()[0] for line in axis.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
-    )
+    places = [list(line.get_xdata()) for line in axis.lines]
+    return sorted(ends[0] for ends in places if len(ends) == 2 and ends[0] == ends[1])
 
 
 def as_png(figure: Any) -> bytes:

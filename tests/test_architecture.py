@@ -1,0 +1,120 @@
+"""What the code base promises about its own shape, read from its syntax trees."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import components.interfaces
+import datamodules.batch
+
+ROOT = Path(__file__).resolve().parent.parent
+OWN = {"apps", "benchmarks", "components", "datamodules", "evaluate", "lightning_modules", "tests", "train"}
+FORBIDDEN = {
+    "components": OWN - {"components"} | {"lightning", "pytorch_lightning"},
+    "datamodules": OWN - {"datamodules"},
+    "lightning_modules": OWN - {"lightning_modules", "components"},
+    "apps": {"tests", "benchmarks"},
+    "benchmarks": {"tests"},
+    "train.py": {"tests", "apps", "benchmarks"},
+    "evaluate.py": {"tests", "apps", "benchmarks"},
+}
+PACKAGES = ["components", "datamodules", "lightning_modules", "apps", "benchmarks"]
+LONGEST_FILE = 300
+LONGEST_FUNCTION = 50
+MOST_CONSTRUCTOR_ARGUMENTS = 10
+
+
+def files(*places: str) -> list[Path]:
+    """Python files of packages, or single files."""
+    found = []
+    for place in places:
+        found += [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).rglob("*.py"))
+    return found
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Top-level names of everything that is imported, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where a name comes from"
+            assert node.module is not None
+            yield node.module.split(".")[0]
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def docstring_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function's docstring: writing more of it should not call for splitting the function."""
+    first = function.body[0]
+    return 0 if ast.get_docstring(function) is None else (first.end_lineno or 0) - first.lineno + 1
+
+
+@pytest.mark.parametrize("place", FORBIDDEN)
+def test_imports_point_down_only(place: str) -> None:
+    paths = files(place)
+    assert paths, f"{place} holds no Python file"
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in paths
+        for name in imported(parse(path))
+        if name in FORBIDDEN[place]
+    ]
+    assert wrong == []
+
+
+def test_all_own_packages_are_known_here() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert packages == set(PACKAGES)
+
+
+def test_files_stay_short() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files(*PACKAGES)}
+    assert len(lengths) > 30
+    assert {str(p.relative_to(ROOT)): n for p, n in lengths.items() if n > LONGEST_FILE} == {}
+
+
+def test_functions_stay_short() -> None:
+    long = {}
+    for path in files(*PACKAGES, "train.py", "evaluate.py"):
+        for function in functions(parse(path)):
+            length = (function.end_lineno or 0) - function.lineno + 1 - docstring_length(function)
+            if length > LONGEST_FUNCTION:
+                long[f"{path.relative_to(ROOT)}:{function.name}"] = length
+    assert long == {}
+
+
+def test_constructors_take_few_arguments() -> None:
+    many = {}
+    for path in files(*PACKAGES):
+        for function in functions(parse(path)):
+            arguments = function.args
+            count = len(arguments.posonlyargs + arguments.args + arguments.kwonlyargs) - 1
+            if function.name == "__init__" and count > MOST_CONSTRUCTOR_ARGUMENTS:
+                many[f"{path.relative_to(ROOT)}:{function.lineno}"] = count
+    assert many == {}
+
+
+def test_no_module_is_named_for_nothing() -> None:
+    names = {"utils", "util", "helpers", "misc", "common"}
+    assert [path for path in files(*PACKAGES) if names & {part.removesuffix(".py") for part in path.parts[-2:]}] == []
+
+
+@pytest.mark.parametrize("name", ["IGNORED_LABEL", "VIDEO_PLACEHOLDER", "TEXT_ONLY"])
+def test_both_sides_of_the_batch_have_the_same_constants(name: str) -> None:
+    assert getattr(datamodules.batch, name) == getattr(components.interfaces, name)
+
+
+def test_batch_has_what_the_model_reads() -> None:
+    read = {name for name in vars(components.interfaces.VideoTextBatch) if not name.startswith("_")}
+    assert read == {"frames", "frame_counts", "frame_ms", "input_ids", "text_mask", "labels", "video_index"}
+    assert read <= set(datamodules.batch.Batch._fields)

@@ -1,0 +1,227 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from omegaconf import OmegaConf
+
+import evaluate
+import train
+from datamodules.shard_index import load_index
+from datamodules.shard_reader import ShardReader
+from lightning_modules.predictions import Prediction, judge_answers, read_predictions
+from lightning_modules.video_language import VideoLanguageModule
+from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_shard
+from tests.fixtures_models import IMAGE_SIZE, make_part_folders
+from tests.fixtures_training import write_run_config
+
+QUESTIONS = [("which colour ?", "red"), ("which shape ?", "circle")]
+
+
+class Run(NamedTuple):
+    """A small finished training run and shards to judge it on."""
+
+    folder: Path
+    config: Path
+    checkpoint: Path
+    shards: list[str]
+
+
+def held_out_samples() -> list[RawSample]:
+    """Three videos of two lengths, an image and plain text: 8 questions."""
+    clips = [make_clip(num_frames, width=IMAGE_SIZE, height=IMAGE_SIZE) for num_frames in (6, 8, 12)]
+    lengths = ["1x", "1x", "2x"]
+    videos = [
+        (f"video{number}", make_record(QUESTIONS, meta={"length": length}), clip, "mp4")
+        for number, (clip, length) in enumerate(zip(clips, lengths, strict=True))
+    ]
+    image = ("image", make_record([("how many ?", "one")], kind="count"), make_image(), "png")
+    words = ("words", make_record([("say hello", "hello")], kind="chat", media=False), None, None)
+    return [*videos, image, words]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("run")
+    samples = held_out_samples()
+    first = write_shard(folder / "held-out-0.tar", samples[:2])
+    second = write_shard(folder / "held-out-1.tar", samples[2:])
+    shards = {"train": str(first), "validation": str(first), "predict": str(folder / "held-out-*.tar")}
+    config = write_run_config(folder, make_part_folders(folder), shards)
+    train.main(["fit", "-c", str(config)])
+    [checkpoint] = (folder / "run" / "version_0" / "checkpoints").iterdir()
+    return Run(folder, config, checkpoint, [str(first), str(second)])
+
+
+@pytest.fixture
+def judge(run: Run, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    def call(*more: str) -> dict[str, Any]:
+        fixed = ["--checkpoint", str(run.checkpoint), "--data", *run.shards, "--out", str(tmp_path / "judged")]
+        return evaluate.main([*fixed, *more])
+
+    return call
+
+
+def asked(predictions: list[Prediction]) -> list[tuple[str, str]]:
+    return [(prediction.key, prediction.id) for prediction in predictions]
+
+
+ALL_QUESTIONS = [(key, id_) for key in ("video0", "video1", "video2") for id_ in ("q0", "q1")] + [
+    ("image", "q0"),
+    ("words", "q0"),
+]
+
+
+def test_every_question_is_answered_and_reported(judge: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    report = judge()
+    out = tmp_path / "judged"
+    predictions = read_predictions(out / "predictions.jsonl")
+    assert asked(predictions) == ALL_QUESTIONS
+    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == report
+    assert {length: entry["questions"] for length, entry in report["by_length"].items()} == {
+        "0": 1,
+        "1": 1,
+        "1x": 4,
+        "2x": 2,
+    }
+    assert {kind: entry["questions"] for kind, entry in report["by_kind"].items()} == {
+        "chat": 1,
+        "colour": 6,
+        "count": 1,
+    }
+    assert report["accuracy"]["correct"] == sum(prediction.correct for prediction in predictions)
+    assert (out / "report.md").is_file()
+    assert (out / "accuracy_by_length.png").is_file()
+
+
+def test_predict_of_the_command_line_writes_the_same_answers(
+    run: Run, judge: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    judge()
+    writer = {
+        "class_path": "lightning_modules.predictions.PredictionWriter",
+        "init_args": {"path": str(tmp_path / "a")},
+    }
+    callbacks = f"--trainer.callbacks={json.dumps([writer])}"
+    train.main(["predict", "-c", str(run.config), callbacks, "--ckpt_path", str(run.checkpoint)])
+    assert read_predictions(tmp_path / "a") == read_predictions(tmp_path / "judged" / "predictions.jsonl")
+
+
+def test_stopped_evaluation_goes_on_and_asks_nothing_twice(
+    judge: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uninterrupted = judge()
+    path = tmp_path / "judged" / "predictions.jsonl"
+    expected = read_predictions(path)
+    batches: list[list[tuple[str, str]]] = []
+    predict_step = VideoLanguageModule.predict_step
+
+    def stops(self: Any, batch: Any, *args: Any) -> list[str]:
+        if batches:
+            raise RuntimeError("the power is out")
+        return notes(self, batch, *args)
+
+    def notes(self: Any, batch: Any, *args: Any) -> list[str]:
+        answers = predict_step(self, batch, *args)
+        batches.append(asked(judge_answers(batch.questions, answers)))
+        return answers
+
+    monkeypatch.setattr(VideoLanguageModule, "predict_step", stops)
+    with pytest.raises(RuntimeError, match="the power is out"):
+        judge("--restart", "--batch_size", "2")
+    assert read_predictions(path) == expected[:4]
+    with path.open("a", encoding="utf-8") as file:  # cut off while the next batch was written
+        file.write(json.dumps(expected[4]._asdict()) + "\n" + '{"key": "video2", "id"')
+    batches.clear()
+    monkeypatch.setattr(VideoLanguageModule, "predict_step", notes)
+    resumed = judge("--batch_size", "3")  # the batch size may change
+    assert [pair for batch in batches for pair in batch] == ALL_QUESTIONS[4:]
+    assert read_predictions(path) == expected
+    assert resumed == uninterrupted
+
+
+def test_finished_evaluation_is_reported_again_without_asking(
+    judge: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = judge()
+    monkeypatch.setattr(VideoLanguageModule, "predict_step", lambda *_: pytest.fail("asked again"))
+    assert judge() == report
+
+
+def test_answers_of_another_evaluation_are_not_mixed_in(
+    run: Run, judge: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    judge()
+    with pytest.raises(ValueError, match=r"holds answers of another evaluation: max_new_tokens differ.*--restart"):
+        judge("--max_new_tokens", "1")
+    report = judge("--max_new_tokens", "1", "--restart")
+    assert report["accuracy"]["questions"] == len(ALL_QUESTIONS)
+    assert report["evaluated"]["max_new_tokens"] == 1
+
+
+def test_foreign_file_of_predictions_is_not_taken_over(judge: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "judged").mkdir()
+    (tmp_path / "judged" / "predictions.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds answers of another evaluation"):
+        judge()
+
+
+def test_checkpoint_without_its_runs_config_asks_for_it(run: Run, tmp_path: Path) -> None:
+    lonely = tmp_path / "somewhere" / "else" / "last.ckpt"
+    lonely.parent.mkdir(parents=True)
+    shutil.copy(run.checkpoint, lonely)
+    command = ["--checkpoint", str(lonely), "--data", *run.shards, "--out", str(tmp_path / "judged")]
+    with pytest.raises(FileNotFoundError, match=r"the run's config is not at .*config\.yaml.*name the config with"):
+        evaluate.main(command)
+    config = run.folder / "run" / "version_0" / "config.yaml"
+    assert evaluate.main([*command, "--config", str(config)])["accuracy"]["questions"] == len(ALL_QUESTIONS)
+
+
+def test_missing_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint nowhere\.ckpt"):
+        evaluate.main(["--checkpoint", "nowhere.ckpt", "--data", *run.shards, "--out", str(tmp_path)])
+
+
+def test_checkpoint_of_other_parts_is_refused(run: Run, tmp_path: Path) -> None:
+    config = OmegaConf.load(run.folder / "run" / "version_0" / "config.yaml")
+    config.model.bridge = {"class_path": "components.bridges.mean_pooling.MeanPooling"}
+    OmegaConf.save(config, tmp_path / "other.yaml")
+    command = ["--checkpoint", str(run.checkpoint), "--data", *run.shards, "--out", str(tmp_path / "judged")]
+    with pytest.raises(ValueError, match="the checkpoint does not fit the configured model"):
+        evaluate.main([*command, "--config", str(tmp_path / "other.yaml")])
+
+
+def test_broken_samples_that_were_skipped_are_counted(run: Run, tmp_path: Path) -> None:
+    config = OmegaConf.load(run.folder / "run" / "version_0" / "config.yaml")
+    config.data.loading.failures = {"on_error": "skip", "skipped_file": str(tmp_path / "skipped.jsonl")}
+    OmegaConf.save(config, tmp_path / "skip.yaml")
+    broken = ("broken", make_record(QUESTIONS), b"no video", "mp4")
+    shard = write_shard(tmp_path / "broken.tar", [broken, *held_out_samples()[:1]])
+    command = ["--checkpoint", str(run.checkpoint), "--data", str(shard), "--out", str(tmp_path / "judged")]
+    report = evaluate.main([*command, "--config", str(tmp_path / "skip.yaml")])
+    assert report["accuracy"]["questions"] == 2
+    assert report["evaluated"]["questions left out, because their sample is broken"] == 2
+
+
+def test_evaluation_writes_nothing_outside_its_folder(
+    judge: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    judge()
+    assert [path.name for path in tmp_path.iterdir()] == ["judged"]
+
+
+def test_samples_of_one_key_in_two_shards_are_kept_apart(tmp_path: Path) -> None:
+    shards = [
+        write_shard(tmp_path / f"{number}.tar", [("same", make_record(QUESTIONS, media=False), None, None)])
+        for number in range(2)
+    ]
+    reader = ShardReader([load_index(shard) for shard in shards])
+    line = Prediction("same", "q0", "made", "colour", "0", "which ?", "red", "red", True)
+    half, one = [line], [line, line._replace(id="q1")]
+    assert evaluate.split_answered(reader, half) == ([], [0, 1])
+    assert evaluate.split_answered(reader, one) == (one, [1])
+    assert evaluate.split_answered(reader, one + half) == (one, [1])
+    assert evaluate.split_answered(reader, one + one) == (one + one, [])
