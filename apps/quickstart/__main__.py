@@ -114,7 +114,7 @@ def train_and_judge(scale: Scale, out: Path, watch: Stopwatch) -> None:
     with watch.step("judge", "judging both arms at 1, 2, 4 and 8 times the training length"):
         shards = [f"{out}/features/eval-{length}-000000.tar" for length in LENGTHS]
         for arm in tqdm(ARMS, desc="judging", unit="arm"):
-            checkpoint = f"{out}/{arm}/last/checkpoints/last.ckpt"
+            checkpoint = f"{out}/{arm}/last/checkpoints/final.ckpt"
             run(
                 [
                     "evaluate.py",
@@ -148,9 +148,14 @@ def show(out: Path, scale: Scale, watch: Stopwatch) -> None:
     print(sample_answers(out))
     total = sum(watch.seconds.values())
     print(f"\n{out}/results.json and {out}/accuracy_by_length.png hold this; the whole run took {total:.0f} s.")
-    print(f"Curves and pictures: {Path(sys.executable).parent}/tensorboard --logdir {out}")
+    print(f"Curves and pictures: {_tensorboard()} --logdir {out}")
     if scale == SHORT:
         print("This was the shortened run: it shows that every step works, not what the bridge can learn.")
+
+
+def _tensorboard() -> str:
+    program = Path(sys.executable).with_name("tensorboard")
+    return str(program.relative_to(ROOT) if program.is_relative_to(ROOT) else program)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -114,7 +114,7 @@ def _features(tensors: dict[str, Tensor], case: dict[str, Any]) -> FrameFeatures
     num_videos, num_frames = stored.shape[:2]
     if num_videos > 1 and num_frames > 1:
         raise DeclinedError(
-            f"the original joins the {num_videos} videos of a batch in time and cuts them as one (quirk A7); here "
+            f"the original joins the {num_videos} videos of a batch in time and cuts them as one; here "
             "videos stay apart"
         )
     packed = stored.flatten(0, 1)
@@ -129,7 +129,7 @@ def _walk_case(
     start = None
     if case.get("read_memories") is not None:
         memory = tensors["read_memories_in"].float()
-        # Only a two-dimensional memory gets the learned one added (quirk A3).
+        # Only a two-dimensional memory gets the learned one added.
         memory = (memory + bridge.initial_memory).expand(num_videos, -1, -1) if memory.ndim == 2 else memory
         start = bridge.start(memory)
     segmenter = _RecordedCuts(case["boundaries"]) if _is_tied(case) else _segmenter(case, config)

@@ -69,9 +69,9 @@ class LanguageBindEncoder(FrameEncoder):
             )
         self.max_frames_per_call = max_frames_per_call
         self.patch_grid = patch_grid
-        self.dtype: torch.dtype = getattr(torch, dtype)
-        self.video_transformer = load_vision_transformer(video_path, layer, temporal=True, dtype=self.dtype)
-        self.image_transformer = load_vision_transformer(image_path, layer, temporal=False, dtype=self.dtype)
+        weights_dtype = getattr(torch, dtype)
+        self.video_transformer = load_vision_transformer(video_path, layer, temporal=True, dtype=weights_dtype)
+        self.image_transformer = load_vision_transformer(image_path, layer, temporal=False, dtype=weights_dtype)
         config = self.video_transformer.config
         _refuse_other_sizes(self.video_transformer, video_path, self.image_transformer, image_path)
         self.image_size = config.image_size
@@ -109,13 +109,13 @@ class LanguageBindEncoder(FrameEncoder):
                 f"{list(frames.shape)}: resize where frames are decoded"
             )
         num_frames = frames.shape[0]
-        cls = torch.empty(num_frames, self.dim, dtype=self.dtype, device=frames.device)
-        patches = torch.empty(num_frames, self.num_patches, self.dim, dtype=self.dtype, device=frames.device)
+        cls = torch.empty(num_frames, self.dim, dtype=self._dtype, device=frames.device)
+        patches = torch.empty(num_frames, self.num_patches, self.dim, dtype=self._dtype, device=frames.device)
         for call in self._calls(frame_counts.cpu(), num_frames):
             places = call.places.to(frames.device)
             windows = None if call.lengths is None else FrameWindows.of_lengths(call.lengths, frames.device)
             transformer = self.image_transformer if windows is None else self.video_transformer
-            tokens = transformer(self._normalised(frames[places]), windows)  # [f, 1 + N, D]
+            tokens = transformer(self._normalised(frames[places]), windows).to(self._dtype)  # [f, 1 + N, D]
             cls[places] = tokens[:, 0]
             kept = tokens[:, 1:]
             patches[places] = kept if self.patch_grid is None else pool_patches(kept, self.patch_grid)
@@ -124,6 +124,10 @@ class LanguageBindEncoder(FrameEncoder):
     def dummy_frames(self, device: object) -> Tensor:
         """One black frame, uint8 ``[1, 3, image_size, image_size]``."""
         return torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8, device=torch.device(str(device)))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.video_transformer.embeddings.class_embedding.dtype  # a precision plugin may have changed it
 
     def _calls(self, frame_counts: Tensor, num_frames: int) -> "Iterator[_Call]":
         """Share the frames out over calls of bounded size; at least one for each transformer."""
@@ -143,7 +147,7 @@ class LanguageBindEncoder(FrameEncoder):
         mean, std = (
             torch.tensor(values, device=frames.device)[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
         )
-        return ((frames.float() / 255 - mean) / std).to(self.dtype)
+        return ((frames.float() / 255 - mean) / std).to(self._dtype)
 
 
 def window_lengths(frame_counts: list[int]) -> list[int]:

@@ -190,7 +190,7 @@ def test_memory_tokens_are_distinct_after_every_step() -> None:
     state = None
     for segment in make_segments([[2] * 12]):
         state = bridge(segment, state)
-        tokens = state.memory[0]
+        tokens = state.memory[0].detach()
         nearest = (tokens[:, None] - tokens[None]).norm(dim=-1) + torch.eye(len(tokens)) * 1e9
         assert float(nearest.min()) > 1e-2 * float(tokens.norm(dim=-1).mean())
 

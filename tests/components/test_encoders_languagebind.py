@@ -155,6 +155,20 @@ def test_half_precision_features_follow_float32(folders: Folders) -> None:
     assert torch.cosine_similarity(half.patches.float(), exact.patches, dim=-1).min() > 0.99
 
 
+def test_encoder_follows_a_later_change_of_dtype(folders: Folders) -> None:
+    frames, counts = random_frames(4), torch.tensor([3, 1])
+    changed = build(folders).to(torch.bfloat16)(frames, counts)
+    torch.testing.assert_close(changed, build(folders, dtype="bfloat16")(frames, counts), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_features_keep_their_dtype_under_autocast(dtype: str, folders: Folders) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        features = build(folders, dtype=dtype)(random_frames(4), torch.tensor([3, 1]))
+    assert features.cls.dtype == features.patches.dtype == getattr(torch, dtype)
+    assert bool(features.patches.isfinite().all())
+
+
 def test_dummy_frame_can_be_encoded(folders: Folders) -> None:
     encoder = build(folders)
     assert encoder(encoder.dummy_frames(CPU), torch.tensor([1])).patches.shape == (1, 16, 64)

@@ -1,4 +1,3 @@
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from components.bridges.mean_pooling import MeanPooling
 from components.encoders.cached import CachedFeatures
 from datamodules.batch import Batch, collate
+from lightning_modules import monitoring
 from lightning_modules.monitoring import ThroughputMonitor, VideoInspection
 from tests.fixtures_models import (
     NUM_PATCHES,
@@ -43,28 +43,44 @@ def test_throughput_counts_samples_conversations_and_frames(folders: PartFolders
     assert all(0 <= share < 1 for share in logger.values("throughput/waiting_for_data"))
 
 
-def test_slow_loader_shows_as_waiting_for_data(folders: PartFolders, tmp_path: Path) -> None:
-    class Slow:
-        def __iter__(self) -> Iterator[Batch]:
-            for _ in range(4):
-                time.sleep(0.2)
-                yield make_batch(folders)
-
-    logger = RecordingLogger()
-    trainer = make_trainer(tmp_path, 4, logger=logger, log_every_n_steps=4, callbacks=[ThroughputMonitor()])
-    trainer.fit(make_module(folders), Slow())
-    [share] = logger.values("throughput/waiting_for_data")
-    [samples_a_second] = logger.values("throughput/samples_a_second")
-    assert share > 0.4
-    assert samples_a_second < 4 / 0.15
-
-
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that is set by hand, for the monitor alone."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(monitoring, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+
+class SlowLoader:
+    """Gives batches, each after a second."""
+
+    def __init__(self, clock: Clock, batches: list[Batch]) -> None:
+        self.clock = clock
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            self.clock.now += 1.0
+            yield batch
+
+
+def test_slow_loader_shows_as_waiting_for_data(
+    folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, logger, module = Clock(monkeypatch), RecordingLogger(), make_module(folders)
+
+    def three_seconds(*_: Any) -> None:
+        clock.now += 3.0
+
+    module.built.encoder.register_forward_hook(three_seconds)
+    trainer = make_trainer(tmp_path, 4, logger=logger, log_every_n_steps=4, callbacks=[ThroughputMonitor()])
+    trainer.fit(module, SlowLoader(clock, [make_batch(folders)] * 4))
+    # The wait for the first batch belongs to the start of the run.
+    assert logger.values("throughput/waiting_for_data") == pytest.approx([3 / 15])
+    assert logger.values("throughput/samples_a_second") == pytest.approx([4 * 4 / 15])
 
 
 @pytest.mark.parametrize("pause", ["on_validation_start", "on_save_checkpoint"])
@@ -223,9 +239,8 @@ def test_frames_of_the_right_video_are_drawn(
     folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
-    draw = "lightning_modules.monitoring.draw_video"
-    original = VideoInspection._show.__globals__["draw_video"]
-    monkeypatch.setattr(draw, lambda video: drawn.append(video) or original(video))
+    draw_video = monitoring.draw_video
+    monkeypatch.setattr(monitoring, "draw_video", lambda video: drawn.append(video) or draw_video(video))
     module = make_module(folders)
     validate_with_tensorboard(tmp_path, module, [[make_batch(folders)]], num_videos=3)
     assert [video.title for video in drawn] == ["two-questions", "image", "long"]

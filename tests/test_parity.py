@@ -1,0 +1,153 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks.parity.__main__ import compare_folder, describe, main
+from benchmarks.parity.comparison import CaseResult, Check, largest_error, relative_error, run_case
+
+GOLDENS = Path(__file__).parent / "goldens"
+RESULTS = {result.name: result for result in compare_folder(GOLDENS)}
+
+
+def bridge_folder(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A copy of the bridge's recordings that a test may spoil, and what its JSON file says."""
+    for path in GOLDENS.glob("bridge*"):
+        shutil.copyfile(path, tmp_path / path.name)
+    return tmp_path, json.loads((tmp_path / "bridge.json").read_text())
+
+
+def results_of(folder: Path, recorded: dict[str, Any]) -> dict[str, CaseResult]:
+    (folder / "bridge.json").write_text(json.dumps(recorded))
+    return {result.name: result for result in compare_folder(folder)}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_our_parts_reproduce_the_original(name: str) -> None:
+    assert not RESULTS[name].failed, describe(RESULTS[name])
+    assert RESULTS[name].declined is None
+
+
+def test_no_recorded_case_is_left_out() -> None:
+    recorded = {path.stem: json.loads(path.read_text()) for path in GOLDENS.glob("*.json")}
+    expected = {name for stem in recorded if stem == "bridge" for name in recorded[stem]["cases"]}
+    expected |= set(recorded["bridge"]["gradients"])
+    expected |= {f"{stem} {name}" for stem in recorded if stem != "bridge" for name in recorded[stem]["cases"]}
+    assert RESULTS.keys() == expected
+
+
+def test_every_stored_bridge_output_is_compared() -> None:
+    stored = load_file(GOLDENS / "bridge_t16.safetensors").keys() - {"features_int8"}
+    assert stored <= {check.what for check in RESULTS["bridge_t16"].checks}
+    assert len(RESULTS["bridge_t16_grad"].checks) > 50
+
+
+def test_a_wrong_weight_fails_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = bridge_folder(tmp_path)
+    weights = load_file(folder / "bridge_weights.safetensors")
+    weights["retrieval.layers.0.crossattention.v_proj.bias"] += 1e-2
+    save_file(weights, folder / "bridge_weights.safetensors")
+    assert main(["--goldens", str(folder)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("ok        bridge_t1:")  # an image does not retrieve
+    assert lines[1].startswith("FAILED    bridge_t16:")
+    assert lines[-1] == "1 within tolerance, 2 failed, 0 declined"
+
+
+def test_a_sound_folder_gives_status_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = bridge_folder(tmp_path)
+    assert main(["--goldens", str(folder)]) == 0
+    assert "3 within tolerance, 0 failed, 0 declined" in capsys.readouterr().out
+
+
+def test_several_videos_fused_into_one_are_declined_by_name(tmp_path: Path) -> None:
+    folder, recorded = bridge_folder(tmp_path)
+    recorded["cases"] = {"fused": {**recorded["cases"]["bridge_t16"], "file": "fused.safetensors"}}
+    recorded["gradients"] = {}
+    save_file({"features_int8": torch.zeros(2, 4, 257, 64, dtype=torch.int8)}, folder / "fused.safetensors")
+    result = results_of(folder, recorded)["fused"]
+    assert not result.failed
+    assert "declined  fused: the original joins the 2 videos" in describe(result)
+
+
+def test_other_boundaries_than_recorded_fail(tmp_path: Path) -> None:
+    folder, recorded = bridge_folder(tmp_path)
+    recorded["cases"]["bridge_t16"]["boundaries"] = [1, 5, 8, 15]
+    assert results_of(folder, recorded)["bridge_t16"].failed
+
+
+def test_where_the_original_broke_a_tie_its_cuts_are_taken(tmp_path: Path) -> None:
+    folder, recorded = bridge_folder(tmp_path)
+    case = recorded["cases"]["bridge_t16"]
+    case |= {"boundaries": [0, 5, 7, 15], "topk_margin": 0.0}
+    checks = {check.what: check for check in results_of(folder, recorded)["bridge_t16"].checks}
+    assert checks["boundaries [0, 5, 7, 15]"].passed
+    assert not checks["hidden.0"].passed  # recorded for other cuts
+
+
+@pytest.mark.parametrize("is_batch", [False, True], ids=["matrix", "batch"])
+def test_a_given_memory_is_used_as_the_original_does(is_batch: bool, tmp_path: Path) -> None:
+    folder, recorded = bridge_folder(tmp_path)
+    learned = load_file(folder / "bridge_weights.safetensors")["projector.read_memory_emb"].float()
+    case = recorded["cases"]["bridge_t16"]
+    tensors = load_file(folder / "bridge_t16.safetensors")
+    # A matrix is added to the learned memory, a batch of matrices takes its place.
+    tensors["read_memories_in"] = learned[None] if is_batch else torch.zeros_like(learned)
+    case["read_memories"] = list(tensors["read_memories_in"].shape)
+    save_file(tensors, folder / "bridge_t16.safetensors")
+    assert not results_of(folder, recorded)["bridge_t16"].failed
+
+
+def test_rounded_outputs_get_the_wider_tolerance(tmp_path: Path) -> None:
+    folder, recorded = bridge_folder(tmp_path)
+    tensors = load_file(folder / "bridge_t16.safetensors")
+    tensors["hidden.3"] = tensors["hidden.3"].half()
+    save_file(tensors, folder / "bridge_t16.safetensors")
+    recorded["cases"]["bridge_t16"]["half_precision_keys"] = ["hidden.3"]
+    result = results_of(folder, recorded)["bridge_t16"]
+    assert not result.failed
+    assert 1e-4 < max(check.error for check in result.checks) < 3e-3
+
+
+def test_unknown_tensors_and_missing_files_fail_their_case_only(tmp_path: Path) -> None:
+    folder, recorded = bridge_folder(tmp_path)
+    save_file(
+        {"stranger": torch.ones(1)} | load_file(folder / "bridge_t1.safetensors"), folder / "bridge_t1.safetensors"
+    )
+    (folder / "bridge_t16_grad.safetensors").unlink()
+    results = results_of(folder, recorded)
+    assert {name: result.failed for name, result in results.items()} == {
+        "bridge_t1": True,
+        "bridge_t16": False,
+        "bridge_t16_grad": True,
+    }
+    assert "stranger" in describe(results["bridge_t1"])
+
+
+def test_a_json_file_that_nothing_reads_is_declined(tmp_path: Path) -> None:
+    (tmp_path / "audio.json").write_text("{}")
+    (result,) = compare_folder(tmp_path)
+    assert describe(result) == "declined  audio.json: no section of this program reads it"
+
+
+def test_a_folder_without_recordings_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--goldens", str(tmp_path)]) == 1
+    assert "no recordings in" in capsys.readouterr().err
+
+
+def test_a_case_that_compares_nothing_fails() -> None:
+    result = run_case("empty", list)
+    assert result.failed
+    assert describe(result) == "FAILED    empty: nothing was compared"
+
+
+def test_other_shapes_and_nan_count_as_infinite_errors() -> None:
+    one, nan = torch.ones(2), torch.tensor([1.0, float("nan")])
+    for error in (largest_error, relative_error):
+        assert error(one, one) == 0.0
+        assert error(nan, one) == error(torch.ones(3), one) == float("inf")
+    assert not Check("x", float("inf"), 1.0).passed
