@@ -94,6 +94,16 @@ def test_config_trains_validates_and_tests(name: str, workplace: Path, monkeypat
         torch.testing.assert_close(validated.trainer.callback_metrics[name], cli.trainer.callback_metrics[name])
 
 
+def test_test_and_predict_run_and_predict_writes_json_lines(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    arguments = [*config_arguments("quickstart.yaml"), "--trainer.logger.init_args.name=predict"]
+    tested = train.main(["test", *arguments])
+    assert {f"test/accuracy/{length}" for length in LENGTHS} <= set(tested.trainer.callback_metrics)
+    predicted = train.main(["predict", *arguments])
+    lines = (Path(predicted.trainer.log_dir or "") / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["key"] for line in lines] == ["eval-8x000", "eval-8x001"]
+
+
 def test_wrong_key_exits_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train.main(["fit", *config_arguments("quickstart.yaml"), "--model.bridge.init_args.number_of_memories=3"])

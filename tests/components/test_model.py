@@ -181,6 +181,17 @@ def test_text_only_batch_touches_every_trainable_part(
     assert output.segment_counts.numel() == 0
 
 
+def test_bridge_stays_in_the_graph_even_if_the_language_model_drops_what_no_conversation_shows(
+    folders: PartFolders,
+) -> None:
+    model = make_model(folders)
+    model.language_model.register_forward_pre_hook(
+        lambda _, inputs: (inputs[0]._replace(tokens=inputs[0].tokens.detach()), inputs[1])
+    )
+    model(collate([make_sample(folders, "text", None, [[("say hello", "hello")]])])).loss.backward()
+    assert [name for name, p in model.bridge.named_parameters() if p.grad is None] == []
+
+
 def test_cached_features_give_the_same_loss_and_answers_as_pixels(folders: PartFolders) -> None:
     pixels, cached = open_model(folders), open_model(folders, encoder=cached_encoder)
     samples = make_mixed_samples(folders)
