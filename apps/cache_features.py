@@ -1,20 +1,23 @@
-"""Writes a frozen encoder's outputs into feature shards, which training then reads instead of pixels.
+r"""Writes a frozen encoder's outputs into feature shards, which training then reads instead of pixels.
 
-    python -m apps.cache_features -c configs/quickstart/pixels.yaml --shards 'data/train-*.tar' --out data/features
+    python -m apps.cache_features -c configs/base.yaml -c configs/quickstart_pixels.yaml \
+        --shards runs/quickstart/videos --out runs/quickstart/features
 
 Encoder, frame sampling and pixel settings are those of the training config, so the loss is the same as from pixels
 (to the rounding of the encoder's own dtype); augmentation must be off, for a cached frame cannot change any more.
-Every shard gets one of the same name in the output folder; a feature shard that is newer than its source is kept, so a
-stopped run goes on where it was. Equal frames are encoded once where the encoder looks at each frame alone.
+Every shard gets one of the same name in the output folder. What was written from the same shard with the same settings
+is kept, so a stopped run goes on where it was; anything else is written again (``features.json`` tells them apart).
+Equal frames are encoded once where the encoder looks at each frame alone.
 """
 
 import argparse
 import hashlib
+import json
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save
@@ -66,18 +69,26 @@ class DistinctFrames:
 
     Args:
         encoder: The frozen encoder, on its device.
-        capacity: Distinct frames to remember.
+        max_bytes: Memory for the features of remembered frames.
 
     Attributes:
         num_encoded: Frames that went through the encoder so far.
+
+    Raises:
+        ValueError: The encoder has no weights: it reads features that are cached already.
     """
 
-    def __init__(self, encoder: FrameEncoder, capacity: int = 20_000) -> None:
+    def __init__(self, encoder: FrameEncoder, max_bytes: int = 1 << 30) -> None:
+        weights = next(encoder.parameters(), None)
+        if weights is None:
+            raise ValueError(
+                f"{type(encoder).__name__} has no weights, so there is nothing to cache; give a config with pixels"
+            )
         self.encoder = encoder
-        self.capacity = capacity
+        self.max_bytes = max_bytes
         self.num_encoded = 0
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._device = next(encoder.parameters()).device
+        self._device = weights.device
 
     def __call__(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
         """Encode packed frames ``[F, 3, H, W]`` to ``[F, 1 + N, D]`` on the CPU, class token first."""
@@ -92,7 +103,7 @@ class DistinctFrames:
         joined = torch.stack([self._known[name] for name in names])
         for name in names:
             self._known.move_to_end(name)
-        while len(self._known) > self.capacity:
+        while len(self._known) * joined[0].nbytes > self.max_bytes:
             self._known.popitem(last=False)
         return joined
 
@@ -180,16 +191,32 @@ def main(args: Sequence[str] | None = None) -> None:
     media = MediaReader(data.sampling, PixelTransform(data.pixels, train=False), data.loading.video_backend)
     known.out.mkdir(parents=True, exist_ok=True)
     encode = DistinctFrames(encoder)
+    settings_used = [str(cli.config.model.encoder), repr(data.sampling), repr(data.pixels), data.loading.video_backend]
     num_frames = 0
     progress = tqdm(find_shards(known.shards), desc="encoding shards", unit="shard")
     for shard in progress:
         target = known.out / shard.name
-        if target.exists() and target.stat().st_mtime > shard.stat().st_mtime:
+        made_from = hashlib.sha256(json.dumps([*settings_used, load_index(shard).fingerprint]).encode()).hexdigest()
+        manifest = _read_manifest(known.out)
+        if target.exists() and manifest.get(target.name) == made_from:
             continue
         num_frames += cache_shard(
             shard, target, encode, media, num_workers=data.loading.num_workers, frames_per_call=known.frames_per_call
         )
+        _write_manifest(known.out, {**manifest, target.name: made_from})
         progress.set_postfix(frames=num_frames, encoded=encode.num_encoded)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "features.json"
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return manifest
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    unfinished = folder / ".features.json"
+    unfinished.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(folder / "features.json")
 
 
 if __name__ == "__main__":

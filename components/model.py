@@ -137,7 +137,8 @@ class VideoLanguageModel(nn.Module):
     def recur(self, features: FrameFeatures, frame_ms: Tensor, segments: Segments) -> list[Any]:
         """Walk the segments of all videos at once; the state after each of the S steps."""
         # A cache or a half-precision encoder may speak another dtype than the bridge trains in.
-        features = features._replace(patches=features.patches.to(next(self.bridge.parameters()).dtype))
+        weights = next(self.bridge.parameters(), features.patches)
+        features = features._replace(patches=features.patches.to(weights.dtype))
         states: list[Any] = []
         for step in range(segments.frame_mask.shape[1]):
             segment = select_segment(features, frame_ms, segments, step)

@@ -10,8 +10,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 class VideoLanguageCLI(LightningCLI):
     """LightningCLI over one module class and one datamodule class.
 
-    Several ``-c`` files merge in order, OmegaConf interpolation (``${...}``) is resolved after merging, and the length
-    of the run is stated once, as ``trainer.max_steps``.
+    Several ``-c`` files merge in order and the length of the run is stated once, as ``trainer.max_steps``. OmegaConf
+    interpolation is resolved after merging; its paths are relative (``${.sibling}``, ``${..model.max_new_tokens}``),
+    because the root lies one level deeper under a subcommand.
     """
 
     def __init__(self, model_class: Any, datamodule_class: Any, args: Any = None, **kwargs: Any) -> None:
@@ -20,7 +21,7 @@ class VideoLanguageCLI(LightningCLI):
             datamodule_class,
             args=args,
             seed_everything_default=0,
-            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_kwargs=_parser_options(),
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,  # model.optimization sets rates part by part; --optimizer would undo that
             **kwargs,
@@ -44,3 +45,10 @@ class VideoLanguageCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
+
+
+def _parser_options() -> dict[str, Any]:
+    """Options of all parsers, and a short usage for each subcommand: a hundred lines of it would bury the message."""
+    mode = {"parser_mode": "omegaconf+"}
+    usage = "train.py {} [-c FILE ...] [--KEY VALUE ...]"
+    return {**mode, **{name: {**mode, "usage": usage.format(name)} for name in LightningCLI.subcommands()}}

@@ -16,10 +16,10 @@ class Optimization:
 
     Args:
         learning_rates: Peak learning rate of every part that trains (``bridge``, ``language_model``, ``encoder``).
-        weight_decay: Decay of matrices; vectors (biases, norms, gates) and embeddings of positions are not decayed.
+        weight_decay: Decay of tensors of two dimensions or more; biases, norms and gates are not decayed.
         betas: AdamW's moment factors.
         warmup_fraction: Share of the steps in which the rate climbs linearly.
-        final_fraction: Rate at the last step, as a share of the peak.
+        final_fraction: Share of the peak that the cosine ends at.
     """
 
     learning_rates: dict[str, float] = field(default_factory=lambda: {"bridge": 2e-4, "language_model": 2e-5})

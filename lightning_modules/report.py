@@ -8,10 +8,7 @@ from typing import Any
 
 from lightning_modules.pictures import draw_accuracies
 from lightning_modules.predictions import Prediction
-from lightning_modules.scoring import Accuracy, AccuracyCounter
-
-NO_KIND = "(no kind)"
-"""Stands in reports for questions whose sample names no kind."""
+from lightning_modules.scoring import NO_KIND, Accuracy, AccuracyCounter
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 _NOTE = (

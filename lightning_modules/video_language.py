@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.gather import FrameSelection
 from components.interfaces import (
@@ -19,7 +19,7 @@ from components.interfaces import (
 )
 from components.model import VideoLanguageModel, text_of
 from lightning_modules.optimization import Optimization, build_optimizer, build_schedule, gradient_norm
-from lightning_modules.scoring import AccuracyCounter, is_exact_match
+from lightning_modules.scoring import NO_KIND, AccuracyCounter, is_exact_match
 
 
 class JudgedQuestion(Protocol):
@@ -241,7 +241,7 @@ class VideoLanguageModule(LightningModule):
         )
         answers = language_model.generate(visual, text, self.max_new_tokens)
         for question, answer in zip(batch.questions, answers, strict=True):
-            self.counter.add((name, question.kind), is_exact_match(answer, question.answer))
+            self.counter.add((name, question.kind or NO_KIND), is_exact_match(answer, question.answer))
         return answers
 
     def _log_accuracies(self, stage: str) -> None:
@@ -263,7 +263,3 @@ class VideoLanguageModule(LightningModule):
         largest = torch.tensor(value, device=self.device)
         torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
         return int(largest)
-
-    def parts(self) -> dict[str, nn.Module]:
-        """The built parts by name."""
-        return dict(self.built.named_children())

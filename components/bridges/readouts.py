@@ -100,7 +100,7 @@ class MemoryReadout(Readout):
 
 
 class LastSegmentReadout(Readout):
-    """The patch tokens of the last segment, which have attended to the memory; optionally the memory before them.
+    """The patch tokens of the last segment, which have attended to the memory; optionally the memory in front.
 
     Args:
         dim: Bridge width D.

@@ -1,0 +1,123 @@
+"""The feature cache gives training what pixels would, encodes nothing twice and never keeps what has become wrong."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from apps import cache_features
+from apps.cache_features import DistinctFrames
+from components.encoders.cached import CachedFeatures
+from components.encoders.hugging_face import HuggingFaceVisionEncoder
+from datamodules.batch import Batch, collate
+from datamodules.conversations import load_tokenizer
+from datamodules.dataset import ConversationDataset, MediaReader
+from datamodules.order import Draw
+from datamodules.shard_index import load_index
+from datamodules.shard_reader import ShardReader
+from datamodules.transforms import PixelOptions, PixelTransform
+from datamodules.video import FrameSampling
+from tests.fixtures_data import make_clip, make_image, make_record, write_shard
+from tests.fixtures_models import IMAGE_SIZE, NUM_PATCHES, VISION_WIDTH, PartFolders, make_module, make_part_folders
+
+CONFIG = """
+model:
+  encoder:
+    class_path: components.encoders.hugging_face.HuggingFaceVisionEncoder
+    init_args: {{path: {encoder}, layer: -1}}
+  bridge: {{class_path: components.bridges.mean_pooling.MeanPooling}}
+  language_model:
+    class_path: components.language.causal.HuggingFaceCausalLM
+    init_args: {{path: {language_model}}}
+  segmenter: {{class_path: components.segmenters.fixed_length.FixedLength, init_args: {{frames: 2}}}}
+data:
+  tokenizer: {language_model}
+  sampling: {{num_frames: null, fps: 4, max_frames: 64}}
+  pixels: {{size: 28}}
+  loading: {{num_workers: 0}}
+"""
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> PartFolders:
+    return make_part_folders(tmp_path)
+
+
+@pytest.fixture
+def config(tmp_path: Path, folders: PartFolders) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG.format(**folders._asdict()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    samples = [
+        ("video", make_record(), make_clip(5), "mp4"),
+        ("image", make_record(), make_image(40), "png"),
+        ("text", make_record(media=False), None, None),
+    ]
+    return write_shard(tmp_path / "pixels" / "train-000000.tar", samples)
+
+
+def run(config: Path, shard: Path, *more: str) -> Path:
+    out = shard.parent.parent / "features"
+    cache_features.main(["-c", str(config), "--shards", str(shard), "--out", str(out), "--device", "cpu", *more])
+    return out / shard.name
+
+
+def batch_of(shard: Path, folders: PartFolders) -> Batch:
+    reader = ShardReader([load_index(shard)])
+    sampling = FrameSampling(num_frames=None, fps=4, max_frames=64)
+    media = MediaReader(sampling, PixelTransform(PixelOptions(size=IMAGE_SIZE), train=False))
+    dataset = ConversationDataset(reader, load_tokenizer(folders.language_model), media)
+    return collate(dataset.__getitems__([Draw(index, index) for index in range(len(reader))]))
+
+
+def test_loss_from_features_equals_loss_from_pixels(config: Path, shard: Path, folders: PartFolders) -> None:
+    from_pixels = make_module(folders).built.eval()(batch_of(shard, folders))
+    cached = make_module(folders, encoder=lambda: CachedFeatures(VISION_WIDTH, NUM_PATCHES)).built.eval()
+    from_features = cached(batch_of(run(config, shard), folders))
+    torch.testing.assert_close(from_features.loss, from_pixels.loss, atol=1e-5, rtol=0)
+
+
+def test_text_and_records_are_kept(config: Path, shard: Path) -> None:
+    reader = ShardReader([load_index(run(config, shard))])
+    video, image, text = (reader.read(index) for index in range(3))
+    assert (video.ending, image.ending, text.ending) == ("safetensors", "safetensors", None)
+    assert video.record.meta["num_frames"] == 5
+    assert text.record.conversations == ShardReader([load_index(shard)]).read(2).record.conversations
+
+
+def test_equal_frames_are_encoded_once_and_give_what_they_give_alone(folders: PartFolders) -> None:
+    encode = DistinctFrames(HuggingFaceVisionEncoder(folders.encoder, layer=-1))
+    distinct = torch.randint(0, 256, (3, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
+    frames = distinct[[0, 1, 0, 2, 2]]
+    features = encode(frames, torch.tensor([5]))
+    assert encode.num_encoded == 3
+    alone = encode.encoder(frames, torch.tensor([5]))
+    torch.testing.assert_close(features[:, 0], alone.cls, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features[:, 1:], alone.patches, atol=1e-5, rtol=1e-5)
+    encode(distinct, torch.tensor([3]))
+    assert encode.num_encoded == 3
+
+
+def test_forgotten_frames_are_encoded_again(folders: PartFolders) -> None:
+    encode = DistinctFrames(HuggingFaceVisionEncoder(folders.encoder, layer=-1), max_bytes=0)
+    frame = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
+    torch.testing.assert_close(encode(frame, torch.tensor([1])), encode(frame, torch.tensor([1])))
+    assert encode.num_encoded == 2
+
+
+def test_same_settings_keep_a_shard_and_others_write_it_again(config: Path, shard: Path) -> None:
+    written = run(config, shard)
+    first = written.stat().st_ino
+    assert run(config, shard).stat().st_ino == first
+    assert run(config, shard, "--data.sampling.fps=2").stat().st_ino != first
+    assert ShardReader([load_index(written)]).read(0).record.meta["num_frames"] < 5
+
+
+def test_cached_features_are_refused_as_source(config: Path, shard: Path) -> None:
+    features = run(config, shard)
+    with pytest.raises(ValueError, match="cached features already"):
+        cache_features.main(["-c", str(config), "--shards", str(features), "--out", str(shard.parent / "again")])
