@@ -112,7 +112,7 @@ def prepare(scale: Scale, out: Path, wheels: Path | None, watch: Stopwatch) -> N
         for stale in set((out / "features").glob("*.tar")):
             if not (out / "videos" / stale.name).exists():
                 stale.unlink()
-        encoder = ["--model.encoder.init_args.path", str(parts.encoder)]
+        encoder = ["--model.encoder.init_args.path", os.path.relpath(parts.encoder)]
         run(["-m", "apps.cache_features", *PIXELS, *encoder, "--shards", f"{out}/videos", "--out", f"{out}/features"])
 
 
