@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from components.bridges.attention import TransformerBlock
+from components.bridges.padding import pad_tokens
 from components.bridges.readouts import CacheReadout, MemoryState, Readout
 from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
 from components.positions import patch_grid_positions, sinusoidal
@@ -114,19 +115,13 @@ def _advance(
         cache_mask=(*state.cache_mask, active),
         cache_ms=(*state.cache_ms, middle_ms),
         end_ms=torch.maximum(state.end_ms, end_ms),
-        tokens=torch.where(keep, _fit(state.tokens, tokens.shape[1]), _fit(tokens, state.tokens.shape[1])),
+        tokens=torch.where(keep, pad_tokens(state.tokens, tokens.shape[1]), pad_tokens(tokens, state.tokens.shape[1])),
         token_mask=torch.where(
-            keep.squeeze(-1), _fit(state.token_mask, tokens.shape[1]), _fit(token_mask, state.tokens.shape[1])
+            keep.squeeze(-1),
+            pad_tokens(state.token_mask, tokens.shape[1]),
+            pad_tokens(token_mask, state.tokens.shape[1]),
         ),
     )
-
-
-def _fit(tokens: Tensor, length: int) -> Tensor:
-    """Pad axis 1 with zeros (False) to at least ``length``; segments read one by one differ in length."""
-    missing = length - tokens.shape[1]
-    if missing <= 0:
-        return tokens
-    return torch.cat([tokens, tokens.new_zeros(tokens.shape[0], missing, *tokens.shape[2:])], dim=1)
 
 
 # Longest wavelength of the frame order inside a segment, in frames: above any sensible segment length.

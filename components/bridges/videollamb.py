@@ -8,6 +8,7 @@ import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from components.bridges.padding import pad_tokens
 from components.bridges.post_norm import PostNormAttention, PostNormBlock
 from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
 from components.pooling import pool_patches
@@ -99,8 +100,10 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState]):
             memory=torch.where(chosen, written, state.memory),
             cache=(*state.cache, written),
             cache_mask=(*state.cache_mask, active),
-            tokens=torch.where(chosen, _fit(tokens, length), _fit(state.tokens, length)),
-            token_mask=torch.where(chosen[..., 0], _fit(token_mask, length), _fit(state.token_mask, length)),
+            tokens=torch.where(chosen, pad_tokens(tokens, length), pad_tokens(state.tokens, length)),
+            token_mask=torch.where(
+                chosen[..., 0], pad_tokens(token_mask, length), pad_tokens(state.token_mask, length)
+            ),
         )
 
     def read(self, state: VideoLLaMBState) -> VisualTokens:
@@ -159,11 +162,3 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState]):
                 "components.weights.videollamb import`"
             )
         self.load_state_dict(stored)
-
-
-def _fit(tokens: Tensor, length: int) -> Tensor:
-    """Pad axis 1 with zeros (False) to ``length``; segments read one by one differ in length."""
-    missing = length - tokens.shape[1]
-    if missing == 0:
-        return tokens
-    return torch.cat([tokens, tokens.new_zeros(tokens.shape[0], missing, *tokens.shape[2:])], dim=1)
