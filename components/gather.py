@@ -1,6 +1,7 @@
 """From segment numbers to what the bridge reads in each recurrent step."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -131,6 +132,28 @@ def _check_segment_index(segment_index: Tensor, locations: FrameLocations, num_s
             f"{int(locations.position[frame])} of video {int(locations.video_index[frame])}) has "
             f"{int(segment_index[frame])}: the segmenter is at fault"
         )
+
+
+def segment_inputs(features: FrameFeatures, frame_ms: Tensor, segments: Segments) -> Iterator[SegmentInput]:
+    """Gather what the bridge reads, one recurrent step after the other.
+
+    Each step is as long as the longest segment that it reads, not as the longest of all steps: one long scene would
+    otherwise pad every other segment to its length.
+
+    Args:
+        features: Features of the packed frames.
+        frame_ms: Time of every frame in its video, ``[F]`` int64 milliseconds.
+        segments: The frames of every segment.
+
+    Yields:
+        Segment ``s`` of every video, for all S steps; see ``select_segment``.
+    """
+    num_segments, longest = segments.frame_mask.shape[1:3]
+    is_used = segments.frame_mask.any(dim=0).reshape(num_segments, longest, -1).any(dim=2)  # [S, L]
+    ends = is_used * torch.arange(1, longest + 1, device=is_used.device)
+    for step, length in enumerate(ends.amax(dim=1).tolist()):  # asks the device once
+        shortened = Segments(*(each[:, :, : max(1, length)] for each in segments))
+        yield select_segment(features, frame_ms, shortened, step)
 
 
 def select_segment(features: FrameFeatures, frame_ms: Tensor, segments: Segments, s: int) -> SegmentInput:

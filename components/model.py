@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from components.gather import AllFrames, FrameSelection, group_frames, num_segments_of, select_segment
+from components.gather import AllFrames, FrameSelection, group_frames, num_segments_of, segment_inputs
 from components.interfaces import (
     FrameEncoder,
     FrameFeatures,
@@ -136,12 +136,11 @@ class VideoLanguageModel(nn.Module):
 
     def recur(self, features: FrameFeatures, frame_ms: Tensor, segments: Segments) -> list[Any]:
         """Walk the segments of all videos at once; the state after each of the S steps."""
-        # A cache or a half-precision encoder may speak another dtype than the bridge trains in.
         weights = next(self.bridge.parameters(), features.patches)
-        features = features._replace(patches=features.patches.to(weights.dtype))
         states: list[Any] = []
-        for step in range(segments.frame_mask.shape[1]):
-            segment = select_segment(features, frame_ms, segments, step)
+        for segment in segment_inputs(features, frame_ms, segments):
+            # A cache or a half-precision encoder may speak another dtype than the bridge trains in.
+            segment = segment._replace(patches=segment.patches.to(weights.dtype))
             states.append(self.bridge(segment, states[-1] if states else None))
         return states
 

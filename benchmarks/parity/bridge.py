@@ -24,7 +24,7 @@ from benchmarks.parity.comparison import (
     stored_input,
 )
 from components.bridges.videollamb import VideoLLaMBBridge, VideoLLaMBState
-from components.gather import FrameSelection, LinspaceFrames, group_frames, num_segments_of, select_segment
+from components.gather import FrameSelection, LinspaceFrames, group_frames, num_segments_of, segment_inputs
 from components.interfaces import FrameFeatures, Segmenter, SegmenterStream
 from components.pooling import pool_patches
 from components.segmenters.depth import adjacent_similarity, depth_scores
@@ -94,8 +94,7 @@ def walk(
     segments = group_frames(segment_index, counts, num_segments_of(segment_index, counts), frame_selection)
     frame_ms = torch.arange(num_frames).repeat(num_videos)
     states: list[VideoLLaMBState] = []
-    for step in range(segments.frame_mask.shape[1]):
-        segment = select_segment(features, frame_ms, segments, step)
+    for segment in segment_inputs(features, frame_ms, segments):
         states.append(bridge(segment, states[-1] if states else start))
     first = segment_index[:num_frames]
     boundaries = [*(first[1:] != first[:-1]).nonzero()[:, 0].tolist(), num_frames - 1]
@@ -194,7 +193,7 @@ def _output(
             "hidden": lambda: projected(bridge, state),
             "memory": lambda: state.memory,
             "retrieved": lambda: bridge.retrieve(state),
-            "pre_proj": lambda: state.tokens,
+            "pre_proj": lambda: bridge.last_tokens(state),
         }
         return per_segment[kind]()
     features = _features(tensors, case)

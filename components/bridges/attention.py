@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor, nn
 
+from components.bridges.few_queries import HeadProjection, attend_with_few_queries, few_queries_are_cheaper
+
 
 class Attention(nn.Module):
     """Multi-head attention from queries to a context with masked keys.
@@ -39,37 +41,46 @@ class Attention(nn.Module):
         for projection in (self.query, self.key_value):
             nn.init.normal_(projection.weight, std=dim**-0.5)
 
-    def forward(self, queries: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, context: Tensor, context_mask: Tensor | None) -> Tensor:
         """Attend.
 
         Args:
             queries: ``[V, Q, D]``.
             context: ``[V, P, D]``.
-            context_mask: ``[V, P]`` bool; every row needs a True, or its result is NaN.
+            context_mask: ``[V, P]`` bool; every row needs a True, or its result is NaN. None for all real.
 
         Returns:
             ``[V, Q, D]``.
         """
-        q, k, v = self._heads(queries, context, context_mask)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=context_mask[:, None, None, :])
+        q = self._scaled_queries(queries, context, context_mask)
+        num_keys, dim = context.shape[1:]
+        if few_queries_are_cheaper(queries.shape[1], num_keys, self.num_heads, dim):
+            weights, biases = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
+            keys, values = HeadProjection(weights[0], biases[0]), HeadProjection(weights[1], biases[1])
+            mixed = attend_with_few_queries(q, context, context_mask, keys, values)
+        else:
+            k, v = (self._split(each) for each in self.key_value(context).chunk(2, dim=-1))
+            mask = None if context_mask is None else context_mask[:, None, None, :]
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         merged: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return merged
 
     def weights(self, queries: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
         """Attention weights averaged over the heads, ``[V, Q, P]``: for pictures, not for training."""
-        q, k, _ = self._heads(queries, context, context_mask)
+        q = self._scaled_queries(queries, context, context_mask)
+        k = self._split(self.key_value(context).chunk(2, dim=-1)[0])
         scores = torch.matmul(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         scores = scores.masked_fill(~context_mask[:, None, None, :], -torch.inf)
         weights: Tensor = scores.softmax(dim=-1).mean(dim=1)
         return weights
 
-    def _heads(self, queries: Tensor, context: Tensor, context_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        keys, values = self.key_value(context).chunk(2, dim=-1)
+    def _scaled_queries(self, queries: Tensor, context: Tensor, context_mask: Tensor | None) -> Tensor:
         q = self._split(self.query(queries))
         if self.typical_keys is not None:
-            sharpness = context_mask.sum(dim=1).clamp(min=2).log() / math.log(self.typical_keys)  # [V]
+            mask = context.new_ones(context.shape[:2]) if context_mask is None else context_mask
+            sharpness = mask.sum(dim=1).clamp(min=2).log() / math.log(self.typical_keys)  # [V]
             q = q * sharpness.to(q.dtype)[:, None, None, None]
-        return q, self._split(keys), self._split(values)
+        return q
 
     def _split(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [V, P, D] -> [V, heads, P, D / heads]
@@ -93,9 +104,18 @@ class TransformerBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Mix tokens ``[V, P, D]`` under ``mask`` ``[V, P]``."""
+    def forward(self, tokens: Tensor, mask: Tensor | None, part: slice = slice(None)) -> Tensor:
+        """Mix tokens.
+
+        Args:
+            tokens: ``[V, P, D]``.
+            mask: ``[V, P]`` bool; None for all real.
+            part: The tokens to compute. They attend to all; the others cost no more than their keys and values.
+
+        Returns:
+            The mixed tokens of ``part``.
+        """
         normed = self.attention_norm(tokens)
-        tokens = tokens + self.attention(normed, normed, mask)
+        tokens = tokens[:, part] + self.attention(normed[:, part], normed, mask)
         mixed: Tensor = tokens + self.mlp(self.mlp_norm(tokens))
         return mixed

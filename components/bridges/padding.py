@@ -1,20 +1,53 @@
-"""Makes the tokens of segments of different length stack."""
+"""Padding of segments of different length, and the work that is saved where there is none."""
 
 import torch
 from torch import Tensor
 
 
-def pad_tokens(tokens: Tensor, length: int) -> Tensor:
-    """Pad axis 1 with zeros (False) to at least ``length``; segments that are read one by one differ in length.
+def is_known_full(mask: Tensor) -> bool:
+    """Whether a mask is known to be True everywhere, so that it can be left out.
+
+    Only asked on a CPU. On an accelerator the answer would wait for all work that is queued there, which costs more
+    than the mask does.
+    """
+    return mask.device.type == "cpu" and bool(mask.all())
+
+
+def context_mask(num_memory: int, token_mask: Tensor) -> Tensor | None:
+    """Which of the memory tokens (all) and the patch tokens behind them may be attended to.
 
     Args:
-        tokens: ``[V, P, ...]``.
-        length: Tokens wanted.
+        num_memory: Memory tokens M.
+        token_mask: Which patch tokens are real, ``[V, P]`` bool.
 
     Returns:
-        ``[V, max(P, length), ...]``.
+        ``[V, M + P]`` bool, or None where all are known to be real.
     """
+    if is_known_full(token_mask):
+        return None
+    return torch.cat([token_mask.new_ones(token_mask.shape[0], num_memory), token_mask], dim=1)
+
+
+def replace_rows(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Rows of ``new`` where chosen, rows of ``old`` elsewhere; the shorter is padded at the end of axis 1.
+
+    Args:
+        chosen: ``[V]`` bool.
+        new: ``[V, P, ...]``.
+        old: ``[V, P', ...]``.
+
+    Returns:
+        ``[V, max(P, P'), ...]``; ``new`` itself where every row is known to be chosen.
+    """
+    if is_known_full(chosen):
+        return new
+    length = max(new.shape[1], old.shape[1])
+    return torch.where(chosen.view(-1, *[1] * (new.ndim - 1)), _pad(new, length), _pad(old, length))
+
+
+def _pad(tokens: Tensor, length: int) -> Tensor:
+    """Pad axis 1 with zeros (False); segments that are read one by one differ in length."""
     missing = length - tokens.shape[1]
-    if missing <= 0:
+    if missing == 0:
         return tokens
     return torch.cat([tokens, tokens.new_zeros(tokens.shape[0], missing, *tokens.shape[2:])], dim=1)

@@ -3,6 +3,8 @@
 import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor, nn
 
+from components.bridges.few_queries import HeadProjection, attend_with_few_queries, few_queries_are_cheaper
+
 _NORM_EPS = 1e-12
 
 
@@ -34,24 +36,26 @@ class PostNormAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim, eps=_NORM_EPS)
 
-    def forward(self, queries: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, context: Tensor, context_mask: Tensor | None) -> Tensor:
         """Attend.
 
         Args:
             queries: ``[V, Q, D]``.
             context: ``[V, P, D]``.
-            context_mask: ``[V, P]`` bool; every row needs a True, or its result is NaN.
+            context_mask: ``[V, P]`` bool; every row needs a True, or its result is NaN. None for all real.
 
         Returns:
             ``[V, Q, D]``.
         """
-        mixed = F.scaled_dot_product_attention(
-            self._heads(self.query(queries)),
-            self._heads(self.key(context)),
-            self._heads(self.value(context)),
-            attn_mask=context_mask[:, None, None, :],
-            dropout_p=self.dropout.p if self.training else 0.0,
-        )
+        q, dropout = self._heads(self.query(queries)), self.dropout.p if self.training else 0.0
+        num_keys, dim = context.shape[1:]
+        if few_queries_are_cheaper(queries.shape[1], num_keys, self.num_heads, dim):
+            keys, values = (HeadProjection(each.weight, each.bias) for each in (self.key, self.value))
+            mixed = attend_with_few_queries(q, context, context_mask, keys, values, dropout)
+        else:
+            k, v = self._heads(self.key(context)), self._heads(self.value(context))
+            mask = None if context_mask is None else context_mask[:, None, None, :]
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         merged = self.out(mixed.transpose(1, 2).flatten(2))
         normed: Tensor = self.norm(queries + self.dropout(merged))
         return normed
@@ -79,9 +83,18 @@ class PostNormBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim, eps=_NORM_EPS)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Mix tokens ``[V, P, D]`` under ``mask`` ``[V, P]``."""
-        tokens = self.attention(tokens, tokens, mask)
+    def forward(self, tokens: Tensor, mask: Tensor | None, part: slice = slice(None)) -> Tensor:
+        """Mix tokens.
+
+        Args:
+            tokens: ``[V, P, D]``.
+            mask: ``[V, P]`` bool; None for all real.
+            part: The tokens to compute. They attend to all; the others cost no more than their keys and values.
+
+        Returns:
+            The mixed tokens of ``part``.
+        """
+        tokens = self.attention(tokens[:, part], tokens, mask)
         widened = F.gelu(self.widen(tokens))
         normed: Tensor = self.norm(tokens + self.dropout(self.narrow(widened)))
         return normed

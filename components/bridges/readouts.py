@@ -19,12 +19,20 @@ class MemoryState(NamedTuple):
     cache_mask: tuple[Tensor, ...]  # one [V] bool a segment: videos that have it
     cache_ms: tuple[Tensor, ...]  # one [V] int64 a segment: time of its middle frame
     end_ms: Tensor  # [V] int64, time of the last frame so far
-    tokens: Tensor  # [V, P, D] patch tokens of the last real segment, after the bridge's layers
+    last_input: Tensor  # [V, M + P, D] memory and patch tokens of the last real segment, entering the last layer
+    tokens: Tensor  # [V, P, D] the patch tokens after the last layer; a readout that reads them sees them, else P = 0
     token_mask: Tensor  # [V, P] bool
 
 
 class Readout(nn.Module, ABC):
-    """Turns a bridge state into visual tokens. Built as ``Readout(dim, out_dim, *, options)``."""
+    """Turns a bridge state into visual tokens. Built as ``Readout(dim, out_dim, *, options)``.
+
+    Attributes:
+        reads_tokens: Whether ``forward`` reads ``tokens`` and ``token_mask`` of the state. For the others the bridge
+            neither computes nor keeps them.
+    """
+
+    reads_tokens: bool = False
 
     @abstractmethod
     def forward(self, state: MemoryState) -> VisualTokens:
@@ -109,6 +117,8 @@ class LastSegmentReadout(Readout):
 
     Source: VideoLLaMB (arXiv:2409.01071), whose language model sees the last segment's tokens.
     """
+
+    reads_tokens = True
 
     def __init__(self, dim: int, out_dim: int, *, with_memory: bool = False) -> None:
         super().__init__()

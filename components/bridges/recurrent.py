@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from components.bridges.attention import TransformerBlock
-from components.bridges.padding import pad_tokens
+from components.bridges.padding import context_mask, replace_rows
 from components.bridges.readouts import CacheReadout, MemoryState, Readout
 from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
 from components.positions import patch_grid_positions, sinusoidal
@@ -66,15 +66,23 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         memory = self._entering_memory(state, num_videos, patches.dtype)
         num_memory = memory.shape[1]
         token_mask = segment.frame_mask.repeat_interleave(num_patches, dim=1)  # [V, P]
-        mask = torch.cat([token_mask.new_ones(num_videos, num_memory), token_mask], dim=1)
+        mask = context_mask(num_memory, token_mask)
         mixed = torch.cat([memory, patches.flatten(1, 2)], dim=1)
-        for layer in self.layers:
+        *earlier_layers, last_layer = self.layers
+        for layer in earlier_layers:
             mixed = layer(mixed, mask)
-        written, tokens = mixed[:, :num_memory], mixed[:, num_memory:]
-        return _advance(state, segment, written, tokens, token_mask)
+        # Patch tokens leave the last layer only when a readout reads them; most segments' are never read.
+        written = last_layer(mixed, mask, part=slice(num_memory))
+        if not self.readout.reads_tokens:
+            mixed, token_mask = mixed[:, :0], token_mask[:, :0]
+        return _advance(state, segment, written, mixed, token_mask)
 
     def read(self, state: MemoryState) -> VisualTokens:
         """Turn the state into visual tokens."""
+        if self.readout.reads_tokens:
+            num_memory = state.memory.shape[1]
+            mask = context_mask(num_memory, state.token_mask)
+            state = state._replace(tokens=self.layers[-1](state.last_input, mask, part=slice(num_memory, None)))
         visual: VisualTokens = self.readout(state)
         return visual
 
@@ -98,7 +106,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
 
 
 def _advance(
-    state: MemoryState | None, segment: SegmentInput, written: Tensor, tokens: Tensor, token_mask: Tensor
+    state: MemoryState | None, segment: SegmentInput, written: Tensor, last_input: Tensor, token_mask: Tensor
 ) -> MemoryState:
     """Take the new segment into the state of the videos that have it; the others keep theirs."""
     active = segment.frame_mask.any(dim=1)  # [V]
@@ -106,21 +114,18 @@ def _advance(
     end_ms = segment.frame_ms.masked_fill(~segment.frame_mask, 0).amax(dim=1)
     middle = (count.clamp(min=1) - 1) // 2
     middle_ms = segment.frame_ms.gather(1, middle.unsqueeze(1)).squeeze(1)
+    tokens = written[:, :0]
     if state is None:
-        return MemoryState(written, (written,), (active,), (middle_ms,), end_ms, tokens, token_mask)
-    keep = ~active.view(-1, 1, 1)
+        return MemoryState(written, (written,), (active,), (middle_ms,), end_ms, last_input, tokens, token_mask)
     return MemoryState(
-        memory=torch.where(keep, state.memory, written),
+        memory=replace_rows(active, written, state.memory),
         cache=(*state.cache, written),
         cache_mask=(*state.cache_mask, active),
         cache_ms=(*state.cache_ms, middle_ms),
         end_ms=torch.maximum(state.end_ms, end_ms),
-        tokens=torch.where(keep, pad_tokens(state.tokens, tokens.shape[1]), pad_tokens(tokens, state.tokens.shape[1])),
-        token_mask=torch.where(
-            keep.squeeze(-1),
-            pad_tokens(state.token_mask, tokens.shape[1]),
-            pad_tokens(token_mask, state.tokens.shape[1]),
-        ),
+        last_input=replace_rows(active, last_input, state.last_input),
+        tokens=tokens,
+        token_mask=replace_rows(active, token_mask, state.token_mask),
     )
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from components.bridges.padding import pad_tokens
+from components.bridges.padding import context_mask, replace_rows
 from components.bridges.post_norm import PostNormAttention, PostNormBlock
 from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
 from components.pooling import pool_patches
@@ -20,7 +20,7 @@ class VideoLLaMBState(NamedTuple):
     memory: Tensor  # [V, M, D] memory tokens after the last real segment of every video, before retrieval
     cache: tuple[Tensor, ...]  # one [V, M, D] a segment: the memory tokens it wrote
     cache_mask: tuple[Tensor, ...]  # one [V] bool a segment: videos that have it
-    tokens: Tensor  # [V, P, D] patch tokens of the last real segment, after the bridge's layers
+    last_input: Tensor  # [V, M + P, D] memory and patch tokens of the last real segment, entering the last layer
     token_mask: Tensor  # [V, P] bool
 
 
@@ -88,27 +88,32 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState]):
         memory = self.retrieve(state)
         num_memory = memory.shape[1]
         token_mask = segment.frame_mask.repeat_interleave(num_patches, dim=1)  # [V, P]
-        mask = torch.cat([token_mask.new_ones(num_videos, num_memory), token_mask], dim=1)
+        mask = context_mask(num_memory, token_mask)
         mixed = torch.cat([memory, patches.flatten(1, 2)], dim=1)
-        for layer in self.layers:
+        *earlier_layers, last_layer = self.layers
+        for layer in earlier_layers:
             mixed = layer(mixed, mask)
-        written, tokens = mixed[:, :num_memory], mixed[:, num_memory:]
+        # Patch tokens leave the last layer only when somebody reads them; most segments' are never read.
+        written = last_layer(mixed, mask, part=slice(num_memory))
         active = segment.frame_mask.any(dim=1)  # [V]
-        chosen = active.view(-1, 1, 1)
-        length = max(tokens.shape[1], state.tokens.shape[1])
         return VideoLLaMBState(
-            memory=torch.where(chosen, written, state.memory),
+            memory=replace_rows(active, written, state.memory),
             cache=(*state.cache, written),
             cache_mask=(*state.cache_mask, active),
-            tokens=torch.where(chosen, pad_tokens(tokens, length), pad_tokens(state.tokens, length)),
-            token_mask=torch.where(
-                chosen[..., 0], pad_tokens(token_mask, length), pad_tokens(state.token_mask, length)
-            ),
+            last_input=replace_rows(active, mixed, state.last_input),
+            token_mask=replace_rows(active, token_mask, state.token_mask),
         )
 
     def read(self, state: VideoLLaMBState) -> VisualTokens:
         """Project the last segment's patch tokens: ``[V, P, E]``."""
-        return VisualTokens(F.gelu(self.projection(state.tokens)), state.token_mask)
+        return VisualTokens(F.gelu(self.projection(self.last_tokens(state))), state.token_mask)
+
+    def last_tokens(self, state: VideoLLaMBState) -> Tensor:
+        """Patch tokens of the last real segment of every video after the bridge's layers, ``[V, P, D]``."""
+        num_memory = state.memory.shape[1]
+        mask = context_mask(num_memory, state.token_mask)
+        tokens: Tensor = self.layers[-1](state.last_input, mask, part=slice(num_memory, None))
+        return tokens
 
     def retrieve(self, state: VideoLLaMBState) -> Tensor:
         """Memory that enters the next segment, ``[V, M, D]``.
@@ -132,16 +137,14 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState]):
             memory: ``[V, M, D]``; M may differ from ``num_memory`` and then stays.
         """
         memory = memory.to(self.initial_memory.dtype)
-        tokens = memory.new_empty(memory.shape[0], 0, memory.shape[2])
-        return VideoLLaMBState(memory, (), (), tokens, tokens.new_empty(tokens.shape[:2], dtype=torch.bool))
+        return VideoLLaMBState(memory, (), (), memory, memory.new_empty(memory.shape[0], 0, dtype=torch.bool))
 
     def _learned_start(self, num_videos: int) -> VideoLLaMBState:
         memory = self.initial_memory.expand(num_videos, -1, -1)
         if self.retrieval is not None:
             # Nothing is cached yet, but under DDP and ZeRO every parameter must stand in the graph of every batch,
             # those that hold only images or videos of one segment included.
-            all_real = torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device)
-            memory = memory + 0.0 * self.retrieval(memory, memory, all_real)
+            memory = memory + 0.0 * self.retrieval(memory, memory, None)
         return self.start(memory)
 
     def _pooled(self, patches: Tensor) -> Tensor:

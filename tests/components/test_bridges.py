@@ -159,7 +159,7 @@ def test_video_without_the_segment_keeps_its_state(readout: str) -> None:
     segments = make_segments([[2, 2], [2]])
     before = bridge(segments[0], None)
     after = bridge(segments[1], before)
-    for kept_field, old_field in ((after.memory, before.memory), (after.tokens, before.tokens)):
+    for kept_field, old_field in ((after.memory, before.memory), (after.last_input, before.last_input)):
         torch.testing.assert_close(kept_field[1], old_field[1], rtol=0, atol=0)
     assert torch.equal(after.token_mask[1], before.token_mask[1])
     assert after.end_ms.tolist() == [3 * MILLISECONDS_A_FRAME, MILLISECONDS_A_FRAME]
