@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--dim", type=int, default=1024, help="width of the class vectors")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=200)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     one, batch = (torch.full((v,), arguments.frames, device=arguments.device) for v in (1, arguments.videos))

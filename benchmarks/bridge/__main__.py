@@ -21,7 +21,15 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks.bridge.forms import FORMS, Widths, make_videos
-from benchmarks.bridge.measuring import Case, Peaks, Seconds, compare_with_original, measure_peaks, measure_seconds
+from benchmarks.bridge.measuring import (
+    CLOCKS,
+    Case,
+    Peaks,
+    Seconds,
+    compare_with_original,
+    measure_peaks,
+    measure_seconds,
+)
 from benchmarks.parity.comparison import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE
 from benchmarks.resident_memory import in_fresh_process
 
@@ -45,6 +53,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["original", "published", "default"])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu counts processor time of all threads: with --threads 1 the fair one on a machine that others use",
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (a process a case)")
     for field, default in Widths()._asdict().items():
         parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=default)
@@ -56,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parse(arguments)
     torch.set_num_threads(given.threads)
     widths = Widths(given.dim, given.out_dim)
-    print(f"{widths} on {given.threads} CPU threads, torch {torch.__version__}, fastest of {given.rounds}; GiB\n")
+    print(f"{widths} on {given.threads} CPU threads, torch {torch.__version__}, fastest of {given.rounds}")
+    print(f"seconds by the {given.clock} clock, peaks in GiB\n")
     print(
         "| frames | form | videos | forward, s | a video | x original | forward + backward, s | a video | x original ",
         end="",
@@ -71,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for form in given.forms
             for number in (given.videos if FORMS[form].batches else [1])
         ]
-        seconds = measure_seconds(cases, widths, videos, given.rounds)
+        seconds = measure_seconds(cases, widths, videos, given.rounds, given.clock)
         del videos
         original = seconds.get(Case("original", 1, num_frames))
         for case in cases:
