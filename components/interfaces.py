@@ -5,7 +5,8 @@ Notation, used in every shape comment of the code base:
     V  videos of a batch (an image is a video of one frame)
     F  frames of all videos, packed back to back: no padding ever enters the encoder
     N  patches of a frame            D  vision width
-    S  segments of the longest video L  frames of the longest segment
+    S  segments of the longest video L  slots of the longest segment: frames as the bridge reads them
+    G  frames that one slot averages: 1 unless a frame selection pools
     M  memory tokens                 Q  visual tokens that reach the language model
     C  conversations                 K  text tokens of the longest conversation
     E  language model width
@@ -39,18 +40,23 @@ class FrameFeatures(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Which packed frames form segment ``s`` of video ``v``."""
+    """Which packed frames the bridge reads of segment ``s`` of video ``v``; a slot is the mean of its G frames."""
 
-    frame_index: Tensor  # [V, S, L] int64 into the packed frames; 0 where masked
-    frame_mask: Tensor  # [V, S, L] bool
+    frame_index: Tensor  # [V, S, L, G] int64 into the packed frames; 0 where masked
+    frame_mask: Tensor  # [V, S, L, G] bool; the frames of a slot come first and are neighbours
+
+    @property
+    def slot_mask(self) -> Tensor:
+        """Slots that hold a frame, ``[V, S, L]`` bool."""
+        return self.frame_mask.any(dim=3)
 
 
 class SegmentInput(NamedTuple):
     """What the bridge reads in one recurrent step: segment ``s`` of every video at once."""
 
-    patches: Tensor  # [V, L, N, D]
+    patches: Tensor  # [V, L, N, D], of a frame or the mean of several
     frame_mask: Tensor  # [V, L] bool; a row without any True is a video that has no such segment
-    frame_ms: Tensor  # [V, L] int64, time of each frame in its video
+    frame_ms: Tensor  # [V, L] int64, time of each frame in its video; of several, that of the middle one
 
 
 class VisualTokens(NamedTuple):

@@ -91,7 +91,7 @@ class VideoLanguageModel(nn.Module):
         num_segments = segments.frame_mask.shape[1]
         states = self.recur(features, videos.frame_ms, segments)
         readings = [self.bridge.read(states[step]) for step in self.loss_schedule.steps(num_segments)]
-        segment_mask = segments.frame_mask.any(dim=2)  # [V, S]
+        segment_mask = segments.slot_mask.any(dim=2)  # [V, S]
         text = text_of(batch)
         losses = answer_loss_per_reading(self.language_model, readings, text)
         weights = self.loss_schedule.weights(segment_mask)
