@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from components.bridges.attention import TransformerBlock
 from components.bridges.padding import pad_tokens
 from components.bridges.readouts import CacheReadout, MemoryState, Readout
-from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
+from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.positions import patch_grid_positions, sinusoidal
 
 
@@ -58,6 +58,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         self.gate = nn.Parameter(torch.zeros(self.width))
         self.layers = nn.ModuleList(TransformerBlock(self.width, num_heads) for _ in range(num_layers))
         self.readout = readout(self.width, out_dim)
+        self.reads_questions = self.readout.reads_questions
 
     def forward(self, segment: SegmentInput, state: MemoryState | None) -> MemoryState:
         """Read one segment of every video; see ``MemoryBridge.forward``."""
@@ -73,9 +74,9 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         written, tokens = mixed[:, :num_memory], mixed[:, num_memory:]
         return _advance(state, segment, written, tokens, token_mask)
 
-    def read(self, state: MemoryState) -> VisualTokens:
+    def read(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Turn the state into visual tokens."""
-        visual: VisualTokens = self.readout(state)
+        visual: VisualTokens = self.readout(state, questions)
         return visual
 
     def _positioned(self, patches: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from components.bridges.padding import pad_tokens
 from components.bridges.post_norm import PostNormAttention, PostNormBlock
-from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
+from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.pooling import pool_patches
 
 
@@ -106,7 +106,7 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState]):
             ),
         )
 
-    def read(self, state: VideoLLaMBState) -> VisualTokens:
+    def read(self, state: VideoLLaMBState, questions: Questions | None = None) -> VisualTokens:
         """Project the last segment's patch tokens: ``[V, P, E]``."""
         return VisualTokens(F.gelu(self.projection(state.tokens)), state.token_mask)
 
