@@ -5,7 +5,8 @@ Notation, used in every shape comment of the code base:
     V  videos of a batch (an image is a video of one frame)
     F  frames of all videos, packed back to back: no padding ever enters the encoder
     N  patches of a frame            D  vision width
-    S  segments of the longest video L  frames of the longest segment
+    S  segments of the longest video L  slots of the longest segment: frames as the bridge reads them
+    G  frames that one slot averages: 1 unless a frame selection pools
     M  memory tokens                 Q  visual tokens that reach the language model
     C  conversations                 K  text tokens of the longest conversation
     E  language model width
@@ -39,25 +40,48 @@ class FrameFeatures(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Which packed frames form segment ``s`` of video ``v``."""
+    """Which packed frames the bridge reads of segment ``s`` of video ``v``; a slot is the mean of its G frames."""
 
-    frame_index: Tensor  # [V, S, L] int64 into the packed frames; 0 where masked
-    frame_mask: Tensor  # [V, S, L] bool
+    frame_index: Tensor  # [V, S, L, G] int64 into the packed frames; 0 where masked
+    frame_mask: Tensor  # [V, S, L, G] bool; the frames of a slot come first and are neighbours
+
+    @property
+    def slot_mask(self) -> Tensor:
+        """Slots that hold a frame, ``[V, S, L]`` bool."""
+        return self.frame_mask.any(dim=3)
 
 
 class SegmentInput(NamedTuple):
     """What the bridge reads in one recurrent step: segment ``s`` of every video at once."""
 
-    patches: Tensor  # [V, L, N, D]
+    patches: Tensor  # [V, L, N, D], of a frame or the mean of several
     frame_mask: Tensor  # [V, L] bool; a row without any True is a video that has no such segment
-    frame_ms: Tensor  # [V, L] int64, time of each frame in its video
+    frame_ms: Tensor  # [V, L] int64, time of each frame in its video; of several, that of the middle one
 
 
 class VisualTokens(NamedTuple):
-    """What the language model sees of every video."""
+    """What the language model sees: one row a video, or rows of their own for the conversations."""
 
-    tokens: Tensor  # [V, Q, E]
-    mask: Tensor  # [V, Q] bool
+    tokens: Tensor  # [V, Q, E], or [C, Q, E] where the bridge has read the questions
+    mask: Tensor  # [V, Q] or [C, Q] bool
+    row_index: Tensor | None = None  # [C] int64 row of every conversation, TEXT_ONLY without one; None: its video's
+
+    def of_conversation(self, conversation: int) -> "VisualTokens":
+        """What there is to see for one conversation of the batch, taken out of it with ``video_index`` ``[1]``."""
+        if self.row_index is None:
+            return self
+        return self._replace(row_index=self.row_index[conversation : conversation + 1])
+
+
+class Questions(NamedTuple):
+    """What the conversations ask: their text before the first answer, as the language model embeds it.
+
+    Nothing of an answer is in it, so what is read for a question is the same in training and when it is asked.
+    """
+
+    embeddings: Tensor  # [C, K, E]
+    mask: Tensor  # [C, K] bool, True at the question's tokens; a row may be without any
+    video_index: Tensor  # [C] int64, see TextInputs
 
 
 class TextInputs(NamedTuple):
@@ -183,7 +207,12 @@ class MemoryBridge(nn.Module, ABC, Generic[StateT]):
     segment, after every segment or whenever a question arrives is the caller's choice.
 
     Subclasses are built as ``Bridge(dim, out_dim, *, options)``: vision width D and language model width E.
+
+    Attributes:
+        reads_questions: Whether ``read`` needs the questions; others ignore them.
     """
+
+    reads_questions: bool = False
 
     @abstractmethod
     def forward(self, segment: SegmentInput, state: StateT | None) -> StateT:
@@ -200,8 +229,16 @@ class MemoryBridge(nn.Module, ABC, Generic[StateT]):
         """
 
     @abstractmethod
-    def read(self, state: StateT) -> VisualTokens:
-        """Turn a state into what the language model sees."""
+    def read(self, state: StateT, questions: Questions | None = None) -> VisualTokens:
+        """Turn a state into what the language model sees.
+
+        Args:
+            state: State after any segment.
+            questions: What the conversations ask; needed where ``reads_questions``.
+
+        Returns:
+            A row for every video; where ``reads_questions``, a row for every conversation.
+        """
 
 
 class LanguageModel(nn.Module, ABC):
@@ -212,6 +249,17 @@ class LanguageModel(nn.Module, ABC):
     """
 
     dim: int
+
+    @abstractmethod
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Embed text, ``[C, K, E]``, as the model itself reads it; any value at placeholders."""
+
+    @abstractmethod
+    def prompts(self, questions: Sequence[str]) -> TextInputs:
+        """Write questions about the first video of a batch as conversations that wait for an answer.
+
+        ``<video>`` marks the visual tokens' place, as in the training data; without it they come first.
+        """
 
     @abstractmethod
     def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:

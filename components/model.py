@@ -13,6 +13,7 @@ from components.interfaces import (
     LanguageModel,
     LossSchedule,
     MemoryBridge,
+    Questions,
     Segmenter,
     Segments,
     TextInputs,
@@ -20,6 +21,7 @@ from components.interfaces import (
     VisualTokens,
 )
 from components.losses import FinalSegmentLoss, answer_loss_per_reading, weighted_answer_loss
+from components.questions import embed_questions
 
 
 class ModelOutput(NamedTuple):
@@ -90,9 +92,10 @@ class VideoLanguageModel(nn.Module):
         segments = self.segment(features, videos.frame_counts)
         num_segments = segments.frame_mask.shape[1]
         states = self.recur(features, videos.frame_ms, segments)
-        readings = [self.bridge.read(states[step]) for step in self.loss_schedule.steps(num_segments)]
-        segment_mask = segments.frame_mask.any(dim=2)  # [V, S]
         text = text_of(batch)
+        questions = self.questions(text)
+        readings = [self.bridge.read(states[step], questions) for step in self.loss_schedule.steps(num_segments)]
+        segment_mask = segments.slot_mask.any(dim=2)  # [V, S]
         losses = answer_loss_per_reading(self.language_model, readings, text)
         weights = self.loss_schedule.weights(segment_mask)
         loss = weighted_answer_loss(losses, weights, text.video_index)
@@ -113,12 +116,20 @@ class VideoLanguageModel(nn.Module):
         return self.language_model.score_options(self.look(batch), text_of(batch), options)
 
     def look(self, batch: VideoTextBatch) -> VisualTokens:
-        """Everything up to the language model: the visual tokens after each video's last segment."""
+        """Everything up to the language model: what it sees after each video's last segment."""
         videos = self.packed_videos(batch)
         features = self.encoder(videos.frames, videos.frame_counts)
         segments = self.segment(features, videos.frame_counts)
-        visual: VisualTokens = self.bridge.read(self.recur(features, videos.frame_ms, segments)[-1])
+        return self.read(self.recur(features, videos.frame_ms, segments)[-1], text_of(batch))
+
+    def read(self, state: Any, text: TextInputs) -> VisualTokens:
+        """Turn a state of the bridge into what the language model sees for these conversations."""
+        visual: VisualTokens = self.bridge.read(state, self.questions(text))
         return visual
+
+    def questions(self, text: TextInputs) -> Questions | None:
+        """What the conversations ask, where the bridge reads it."""
+        return embed_questions(self.language_model, text) if self.bridge.reads_questions else None
 
     def packed_videos(self, batch: VideoTextBatch) -> PackedVideos:
         """The batch's videos, or one masked dummy frame."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from components.bridges.attention import TransformerBlock
 from components.bridges.padding import context_mask, replace_rows
 from components.bridges.readouts import CacheReadout, MemoryState, Readout
-from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
+from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.positions import patch_grid_positions, sinusoidal
 
 
@@ -58,6 +58,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         self.gate = nn.Parameter(torch.zeros(self.width))
         self.layers = nn.ModuleList(TransformerBlock(self.width, num_heads) for _ in range(num_layers))
         self.readout = readout(self.width, out_dim)
+        self.reads_questions = self.readout.reads_questions
 
     def forward(self, segment: SegmentInput, state: MemoryState | None) -> MemoryState:
         """Read one segment of every video; see ``MemoryBridge.forward``."""
@@ -77,13 +78,13 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
             mixed, token_mask = mixed[:, :0], token_mask[:, :0]
         return _advance(state, segment, written, mixed, token_mask)
 
-    def read(self, state: MemoryState) -> VisualTokens:
+    def read(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Turn the state into visual tokens."""
         if self.readout.reads_tokens:
             num_memory = state.memory.shape[1]
             mask = context_mask(num_memory, state.token_mask)
             state = state._replace(tokens=self.layers[-1](state.last_input, mask, part=slice(num_memory, None)))
-        visual: VisualTokens = self.readout(state)
+        visual: VisualTokens = self.readout(state, questions)
         return visual
 
     def _positioned(self, patches: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from components.bridges.mean_pooling import MeanPooling
 from components.bridges.readouts import MemoryReadout
+from components.bridges.retrieved_readout import RetrievedReadout
 from components.encoders.cached import CachedFeatures
 from components.interfaces import LossSchedule, MemoryBridge
 from components.losses import EverySegmentLoss, FinalSegmentLoss
@@ -27,7 +28,11 @@ from tests.fixtures_models import (
     open_gate,
 )
 
-every_bridge = pytest.mark.parametrize("bridge", [make_bridge, MeanPooling], ids=["recurrent", "mean_pooling"])
+every_bridge = pytest.mark.parametrize(
+    "bridge",
+    [make_bridge, MeanPooling, partial(make_bridge, readout=RetrievedReadout)],
+    ids=["recurrent", "mean_pooling", "reads_questions"],
+)
 every_schedule = pytest.mark.parametrize(
     "schedule", [FinalSegmentLoss(), EverySegmentLoss("increasing")], ids=["final", "every"]
 )
