@@ -240,6 +240,14 @@ class MemoryBridge(nn.Module, ABC, Generic[StateT]):
             A row for every video; where ``reads_questions``, a row for every conversation.
         """
 
+    def penalty(self, state: StateT) -> Tensor | None:
+        """What training adds to the answer loss of each video's questions, ``[V]``; None for nothing.
+
+        Args:
+            state: State after the last segment.
+        """
+        return None
+
 
 class LanguageModel(nn.Module, ABC):
     """A causal language model that reads visual tokens where the placeholders stand.

@@ -20,7 +20,12 @@ from components.interfaces import (
     VideoTextBatch,
     VisualTokens,
 )
-from components.losses import FinalSegmentLoss, answer_loss_per_reading, weighted_answer_loss
+from components.losses import (
+    FinalSegmentLoss,
+    answer_loss_per_reading,
+    mean_over_answer_tokens,
+    weighted_answer_loss,
+)
 from components.questions import embed_questions
 
 
@@ -31,6 +36,7 @@ class ModelOutput(NamedTuple):
     reading_losses: Tensor  # [R] detached mean loss an answer token after each reading
     num_answer_tokens: Tensor  # scalar int64
     segment_counts: Tensor  # [V] int64
+    penalty: Tensor | None = None  # scalar, detached: what the bridge added to the loss
 
 
 class PackedVideos(NamedTuple):
@@ -101,9 +107,14 @@ class VideoLanguageModel(nn.Module):
         loss = weighted_answer_loss(losses, weights, text.video_index)
         # Touches every trainable part even when no conversation has a video, so that all ranks reduce alike.
         loss = loss + sum(0.0 * reading.tokens.float().sum() for reading in readings)
+        penalty = self.bridge.penalty(states[-1])
+        if penalty is not None:
+            penalty = mean_over_answer_tokens(penalty, text.video_index, losses[-1].num_tokens)
+            loss = loss + penalty
         tokens = losses[-1].num_tokens.sum()
         means = torch.stack([each.nll.detach().sum() / tokens.clamp(min=1) for each in losses])
-        return ModelOutput(loss, means, tokens, segment_mask.sum(dim=1)[: batch.frame_counts.numel()])
+        segment_counts = segment_mask.sum(dim=1)[: batch.frame_counts.numel()]
+        return ModelOutput(loss, means, tokens, segment_counts, None if penalty is None else penalty.detach())
 
     @torch.no_grad()
     def generate(self, batch: VideoTextBatch, max_new_tokens: int) -> list[str]:

@@ -1,8 +1,9 @@
 """What of the bridge's state the language model gets to see. One class a choice; all take the same state.
 
-- ``CacheReadout``: learned queries attend over the memories of all segments (the default).
+- ``CacheAndMemoryReadout``: what the next two give, one after the other (the default).
+- ``CacheReadout``: learned queries attend over what all segments wrote.
 - ``RetrievedReadout`` (in ``retrieved_readout.py``): the same with queries that have read the question.
-- ``MemoryReadout``: the memory after the last segment.
+- ``MemoryReadout``: the lasting memory after the last segment.
 - ``LastSegmentReadout``: the last segment's patches; ``with_memory`` puts the memory in front of them.
 """
 
@@ -20,7 +21,8 @@ from components.positions import sinusoidal
 class MemoryState(NamedTuple):
     """State of a recurrent memory bridge after some segments. Nothing else is carried."""
 
-    memory: Tensor  # [V, M, D] memory tokens after the last real segment of every video
+    memory: Tensor  # [V, M, D] lasting memory after the last real segment of every video
+    opened: Tensor  # [V] mean openness of the update gate, summed over the segments after the first
     cache: tuple[Tensor, ...]  # one [V, M, D] a segment: the memory tokens it wrote
     cache_mask: tuple[Tensor, ...]  # one [V] bool a segment: videos that have it
     cache_ms: tuple[Tensor, ...]  # one [V] int64 a segment: time of its middle frame
@@ -114,6 +116,34 @@ class MemoryReadout(Readout):
         """Read the memory: ``[V, M, E]``, all real."""
         tokens = self.projection(state.memory)
         return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+
+class CacheAndMemoryReadout(Readout):
+    """What learned queries find in the cache of all segments, and behind it the lasting memory.
+
+    The two know different things: the cache what each segment showed and when, the memory what it came to over time,
+    such as how often or what first.
+
+    Args:
+        dim: Bridge width D.
+        out_dim: Language model width E.
+        num_queries: Visual tokens Q from the cache.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, dim: int, out_dim: int, *, num_queries: int = 16, num_heads: int = 8) -> None:
+        super().__init__()
+        self.cache = CacheReadout(dim, out_dim, num_queries=num_queries, num_heads=num_heads)
+        self.memory = MemoryReadout(dim, out_dim)
+
+    def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
+        """Read cache and memory: ``[V, Q + M, E]``, all real."""
+        parts = [self.cache(state), self.memory(state)]
+        return VisualTokens(*(torch.cat(each, dim=1) for each in zip(*((p.tokens, p.mask) for p in parts), strict=True)))
+
+    def segment_attention(self, state: MemoryState) -> Tensor:
+        """How much each query looks at each segment of the cache; see ``CacheReadout``."""
+        return self.cache.segment_attention(state)
 
 
 class LastSegmentReadout(Readout):
