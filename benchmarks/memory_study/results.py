@@ -70,7 +70,10 @@ def collect_results(runs: Sequence[Run]) -> Results:
             )
     by_arm = {arm: [run for run in runs if run.arm == arm] for arm in ARMS}
     by_arm = {arm: of_arm for arm, of_arm in by_arm.items() if of_arm}
-    asked = questions[runs[0]]
+    asked = {
+        task: {length: of_task[length] for length in sorted(of_task, key=length_order)}
+        for task, of_task in questions[runs[0]].items()
+    }
     shares = {run: _map_counts(count, lambda right, asked: right / asked) for run, count in counts.items()}
     return Results(
         seeds={arm: [run.seed for run in of_arm] for arm, of_arm in by_arm.items()},
