@@ -139,16 +139,26 @@ def split_answered(reader: ShardReader, predictions: Sequence[Prediction]) -> tu
     return kept, remaining
 
 
-def predict(cli: VideoLanguageCLI, checkpoint: Path, reader: ShardReader, remaining: Sequence[int]) -> None:
-    """Answer the questions of the remaining samples; the trainer's callback writes them."""
-    data: InstructionDataModule = cli.datamodule
-    samples: Any = Subset(data.dataset(reader, train=False), [Draw(index, index) for index in remaining])  # type: ignore[misc]
-    loader: DataLoader[Batch] = DataLoader(
+def make_loader(data: InstructionDataModule, reader: ShardReader, numbers: Sequence[int]) -> "DataLoader[Batch]":
+    """Load samples in the given order, as in the run's validation.
+
+    Args:
+        data: Settings of the run.
+        reader: The samples.
+        numbers: Which of them.
+    """
+    samples: Any = Subset(data.dataset(reader, train=False), [Draw(number, number) for number in numbers])  # type: ignore[misc]
+    return DataLoader(
         samples,
         batch_size=data.loading.eval_batch_size or data.loading.batch_size,
         collate_fn=collate,
         num_workers=data.loading.num_workers,
     )
+
+
+def predict(cli: VideoLanguageCLI, checkpoint: Path, reader: ShardReader, remaining: Sequence[int]) -> None:
+    """Answer the questions of the remaining samples; the trainer's callback writes them."""
+    loader = make_loader(cli.datamodule, reader, remaining)
     cli.trainer.predict(cli.model, loader, ckpt_path=checkpoint, return_predictions=False)
 
 
