@@ -139,7 +139,9 @@ class CacheAndMemoryReadout(Readout):
     def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Read cache and memory: ``[V, Q + M, E]``, all real."""
         parts = [self.cache(state), self.memory(state)]
-        return VisualTokens(*(torch.cat(each, dim=1) for each in zip(*((p.tokens, p.mask) for p in parts), strict=True)))
+        return VisualTokens(
+            *(torch.cat(each, dim=1) for each in zip(*((p.tokens, p.mask) for p in parts), strict=True))
+        )
 
     def segment_attention(self, state: MemoryState) -> Tensor:
         """How much each query looks at each segment of the cache; see ``CacheReadout``."""

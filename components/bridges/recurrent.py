@@ -45,7 +45,8 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         readout: Builds the readout from D and E.
 
     Raises:
-        ValueError: ``recurrence`` is none of the three, or ``update_penalty`` is negative, which would reward forgetting.
+        ValueError: ``recurrence`` is none of the three, or ``update_penalty`` is negative, which would
+            reward forgetting.
 
     Source: after VideoLLaMB (arXiv:2409.01071); recurrence after RMT (arXiv:2207.06881).
     """
@@ -150,12 +151,10 @@ def _advance(
     tokens = written[:, :0]
     opened = written.new_zeros(len(active)) if openness is None else openness.mean(dim=(1, 2)) * active
     if state is None:
-        # There is nothing to keep yet, so the first segment's memory enters whole, whatever the gate says (its
-        # parameters stay in the graph, times zero).
+        # There is nothing to keep yet, so the first segment's memory enters whole, whatever the gate says; times zero
+        # keeps its parameters in the graph: see _entering_memory.
         opened = 0.0 * opened
-        return MemoryState(
-            written, opened, (written,), (active,), (middle_ms,), end_ms, last_input, tokens, token_mask
-        )
+        return MemoryState(written, opened, (written,), (active,), (middle_ms,), end_ms, last_input, tokens, token_mask)
     lasting = written if openness is None else state.memory + openness * (written - state.memory)
     return MemoryState(
         memory=replace_rows(active, lasting, state.memory),

@@ -161,7 +161,9 @@ def test_gradient_reaches_the_memory_and_the_first_segments_features(
 
 
 def test_memory_readout_reaches_the_first_segment_through_the_gate_alone(folders: PartFolders) -> None:
-    model = make_model(folders, encoder=cached_encoder, bridge=partial(make_bridge, readout=MemoryReadout))
+    model = make_model(
+        folders, encoder=cached_encoder, bridge=partial(make_bridge, readout=MemoryReadout, recurrence="replacing")
+    )
     sample = make_sample(folders, "video", torch.randn(4, 1 + NUM_PATCHES, VISION_WIDTH), [[("which ?", "red")]])
     reached = {}
     for gate in (0.0, 0.7):
