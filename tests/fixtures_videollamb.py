@@ -1,4 +1,4 @@
-"""A VideoLLaMB checkpoint of tiny parts, in the form that its authors publish. Plain functions; no fixture, no state."""
+"""A VideoLLaMB checkpoint of tiny parts, in its authors' form. Plain functions; no fixture, no state."""
 
 import io
 import json

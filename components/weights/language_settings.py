@@ -63,7 +63,7 @@ def _write_tokenizer(source: Path, target: Path) -> list[str]:
             AutoTokenizer.from_pretrained(target).backend_tokenizer.save(str(target / "tokenizer.json"))
         except Exception as error:  # transformers raises whatever its readers of old formats do
             raise ValueError(
-                f"{source / 'tokenizer.model'} cannot be read as a SentencePiece model ({error})"
+                f"{source / 'tokenizer.model'} is no SentencePiece model, as LLaMA's tokenizer is; fetch it again"
             ) from error
     return []
 
