@@ -169,7 +169,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     checkpoint: Path | None = options.checkpoint
     if checkpoint is not None and not checkpoint.exists():
         raise FileNotFoundError(f"there is no checkpoint {checkpoint} (seen from {Path.cwd()})")
-    configs = options.config or [find_config(checkpoint)]
+    configs = options.config or [find_config(options.checkpoint)]
     path = options.out / "predictions.jsonl"
     cli = build(configs, path, options.batch_size, options.max_new_tokens)
     reader = ShardReader([load_index(shard) for shard in find_shards(options.data)])

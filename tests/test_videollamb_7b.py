@@ -201,6 +201,20 @@ def test_adapters_are_merged_into_what_they_were_trained_beside(here: Place, tmp
     assert torch.equal(exported["lm_head.weight"], before["lm_head.weight"])
 
 
+def test_untrained_bridge_learns_before_a_frozen_language_model(here: Place) -> None:
+    """The options that docs/videollamb.md gives for one GPU."""
+    frozen = ["--model.language_model.init_args.freeze=true", "--model.language_model.init_args.dtype=bfloat16"]
+    rates = "--model.optimization.learning_rates={bridge: 2.0e-4}"
+    more = ["--model.bridge.init_args.weights=null", "--trainer.limit_val_batches=0"]
+    cli = train.main(["fit", *MERGED, *FEW, *frozen, rates, *more])
+    parts = cli.model.built
+    assert {parameter.dtype for parameter in parts.language_model.parameters()} == {torch.bfloat16}
+    assert {name for name, each in parts.named_children() if any(p.requires_grad for p in each.parameters())} == {
+        "bridge"
+    }
+    assert parts.bridge.initial_memory.abs().max() <= 2.1e-4  # began at zero and took one step
+
+
 def test_other_models_checkpoint_is_refused(here: Place, tmp_path: Path) -> None:
     state = {"state_dict": {"model.bridge.gate": torch.ones(1), "model.head.weight": torch.ones(1)}}
     torch.save(state, tmp_path / "other.ckpt")
