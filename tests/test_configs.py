@@ -21,6 +21,7 @@ CHAINS = {
     "quickstart.yaml": FEATURES,
     "quickstart_smollm2.yaml": [*FEATURES, "quickstart_smollm2.yaml"],
 }
+TESTED_ELSEWHERE = {"model/videollamb_7b.yaml": "test_videollamb_7b.py"}  # trains, judges and exports there
 LENGTHS = ("1x", "2x", "4x", "8x")
 QUICK = ["--trainer.limit_train_batches=2", "--trainer.max_steps=2", "--trainer.log_every_n_steps=1"]
 
@@ -35,7 +36,7 @@ def config_arguments(name: str) -> list[str]:
 
 
 def all_configs() -> list[str]:
-    return sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+    return sorted({str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} - TESTED_ELSEWHERE.keys())
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,12 @@ def test_config_trains_validates_and_tests(name: str, workplace: Path, monkeypat
     for length in LENGTHS:
         name = f"val/loss/{length}"
         torch.testing.assert_close(validated.trainer.callback_metrics[name], cli.trainer.callback_metrics[name])
+
+
+@pytest.mark.parametrize(("name", "file"), TESTED_ELSEWHERE.items())
+def test_config_that_is_tested_elsewhere_is_named_there(name: str, file: str) -> None:
+    assert (CONFIGS / name).is_file()
+    assert Path(name).name in (Path(__file__).parent / file).read_text(encoding="utf-8")
 
 
 def test_test_and_predict_run_and_predict_writes_json_lines(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
