@@ -241,11 +241,7 @@ class MemoryBridge(nn.Module, ABC, Generic[StateT]):
         """
 
     def penalty(self, state: StateT) -> Tensor | None:
-        """What training adds to the answer loss of each video's questions, ``[V]``; None for nothing.
-
-        Args:
-            state: State after the last segment.
-        """
+        """What training adds to each video's answer loss, ``[V]``, given its last state; None for nothing."""
         return None
 
 

@@ -11,7 +11,6 @@ ARMS: dict[str, tuple[str, ...]] = {
     "gated_without_cache": ("configs/ablation/memory_readout.yaml",),
     "cache_without_recurrence": ("configs/ablation/no_recurrence.yaml",),
     "both": (),
-    "mean_pooling": ("configs/ablation/mean_pooling.yaml",),
 }
 """Name -> configs that make the arm out of the quickstart's, in order. A new arm is a line here."""
 

@@ -20,7 +20,7 @@ LENGTHS = (1, 2, 4, 8, 16, 32)
 _SEGMENT_FRAMES = 4  # of the fixed-length segmenter in configs/quickstart_pixels.yaml
 _LONGEST_TRAINING_FRAMES = 16
 _LONG = 16  # from this length on there are fewer videos: making and judging them takes most of the time
-_SEED = 1
+_SEED = 2  # the design was tuned on videos of seed 1
 _PIXELS = ["-c", "configs/base.yaml", "-c", "configs/quickstart_pixels.yaml"]
 
 
@@ -39,13 +39,13 @@ class StudySize:
         held_out_scenes: The same for held-out videos.
     """
 
-    one_segment: int = 700
-    train_needle: int = 1300
-    train_several: int = 2000
+    one_segment: int = 1500
+    train_needle: int = 2000
+    train_several: int = 4000
     eval_needle: int = 40
     eval_several: int = 100
     eval_several_long: int = 60
-    train_scenes: int = 1000
+    train_scenes: int = 2000
     held_out_scenes: int = 400
 
 
