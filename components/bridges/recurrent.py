@@ -61,7 +61,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         num_layers: int = 1,
         num_heads: int = 8,
         recurrence: Recurrence = "selective",
-        update_penalty: float = 1.0,
+        update_penalty: float = 0.5,
         readout: Callable[[int, int], Readout] = CacheAndMemoryReadout,
     ) -> None:
         super().__init__()
