@@ -14,14 +14,11 @@ does without. Memory is counted two ways: bytes of all live tensors (exact; on C
 """
 
 import argparse
-import multiprocessing
-import os
 import sys
 import tempfile
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+from benchmarks.resident_memory import PeakResidentBytes, in_fresh_process
 from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER, AnswerLoss, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
 from components.losses import EverySegmentLoss, answer_loss_per_reading, weighted_answer_loss
@@ -199,29 +197,17 @@ def measure(sizes: Sizes, form: LossForm, num_readings: int, device: torch.devic
 
 
 def resident_growth(sizes: Sizes, name: str, num_readings: int, freeze: bool) -> int:
-    """Bytes by which one step raises the peak resident size of a fresh process.
-
-    Large blocks go straight back to the kernel there: glibc's heap does not fill the gaps that aligned blocks leave,
-    and would grow with every reading although no tensor stays.
-    """
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_resident_growth_here, (sizes, name, num_readings, freeze))
+    """Bytes by which one step raises the resident size of a fresh process at its peak."""
+    return in_fresh_process(_resident_growth_here, sizes, name, num_readings, freeze)
 
 
 def _resident_growth_here(sizes: Sizes, name: str, num_readings: int, freeze: bool) -> int:
     device = torch.device("cpu")
     model = build_model(sizes, device, freeze)
     readings, text = build_inputs(sizes, num_readings, device)
-    before = _peak_resident_bytes()
-    step(model, FORMS[name], readings, text)
-    return _peak_resident_bytes() - before
-
-
-def _peak_resident_bytes() -> int:
-    """The kernel's high-water mark; ``getrusage`` would hand on the parent's."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return 1024 * int(line.split()[1])
+    with PeakResidentBytes() as peak:
+        step(model, FORMS[name], readings, text)
+    return peak.growth
 
 
 def largest_difference(gradients: Sequence[Tensor], reference: Sequence[Tensor]) -> float:

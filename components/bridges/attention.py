@@ -77,7 +77,7 @@ class Attention(nn.Module):
     def _scaled_queries(self, queries: Tensor, context: Tensor, context_mask: Tensor | None) -> Tensor:
         q = self._split(self.query(queries))
         if self.typical_keys is not None:
-            mask = context.new_ones(context.shape[:2]) if context_mask is None else context_mask
+            mask = torch.ones_like(context[..., 0], dtype=torch.bool) if context_mask is None else context_mask
             sharpness = mask.sum(dim=1).clamp(min=2).log() / math.log(self.typical_keys)  # [V]
             q = q * sharpness.to(q.dtype)[:, None, None, None]
         return q

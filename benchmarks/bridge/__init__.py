@@ -1,0 +1,1 @@
+"""Speed and memory of the memory bridges beside the published one."""

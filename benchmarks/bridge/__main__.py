@@ -1,0 +1,90 @@
+"""What a bridge costs beside the published one: ``python -m benchmarks.bridge``.
+
+Times forward (inference) and forward + backward (gradients of all bridge weights) from the encoder's features to the
+language model's visual tokens, at width 1024, language model width 4096, 8 heads, 256 patches a frame pooled to 12x12:
+
+    original     the published bridge as its code computes it (``original.py``), one video a call
+    published    our ``VideoLLaMBBridge``: the same numbers, all videos of a batch at once
+    default      our ``RecurrentMemoryBridge`` with the readout of the cache, on the same frames (at most 4 x 8 a video)
+    every_frame  the same on all frames, in segments of at most 8
+
+All forms run in turns in one process, the fastest of some rounds counts, and the ratios are to the original in the same
+run: other loads on the machine hit all alike. Peak memory is what the resident size of a fresh process grows beyond
+weights and features. Exits 1 where the published form's output is not the original's (1.5e-5 relative to the largest
+entry) or its gradients are not (1e-5 relative).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks.bridge.forms import FORMS, Widths, make_videos
+from benchmarks.bridge.measuring import Case, Peaks, Seconds, compare_with_original, measure_peaks, measure_seconds
+from benchmarks.parity.comparison import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE
+from benchmarks.resident_memory import in_fresh_process
+
+
+def describe(case: Case, seconds: Seconds, original: Seconds | None, peaks: Peaks | None) -> str:
+    """One line of the table."""
+    cells: list[str] = [str(case.num_frames), case.form, str(case.num_videos)]
+    for ours, theirs in zip(seconds, original or (None, None), strict=True):
+        a_video = ours / case.num_videos
+        cells += [f"{ours:.2f}", f"{a_video:.2f}", f"{theirs / a_video:.1f}" if theirs else "-"]
+    cells += [f"{peak / 2**30:.2f}" for peak in peaks] if peaks else ["-", "-"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bridge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--frames", type=int, nargs="+", default=[16, 64, 320], help="frames a video, multiples of 8")
+    parser.add_argument("--videos", type=int, nargs="+", default=[1, 8], help="videos a call")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=["original", "published", "default"])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (a process a case)")
+    for field, default in Widths()._asdict().items():
+        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=default)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; the exit status."""
+    given = _parse(arguments)
+    torch.set_num_threads(given.threads)
+    widths = Widths(given.dim, given.out_dim)
+    print(f"{widths} on {given.threads} CPU threads, torch {torch.__version__}, fastest of {given.rounds}; GiB\n")
+    print(
+        "| frames | form | videos | forward, s | a video | x original | forward + backward, s | a video | x original ",
+        end="",
+    )
+    print("| peak forward | peak both |\n" + "|---" * 11 + "|")
+    worst = (0.0, 0.0)
+    for num_frames in given.frames:
+        videos = make_videos(max(given.videos), num_frames, widths.dim)
+        worst = max(worst[0], (errors := compare_with_original(widths, videos))[0]), max(worst[1], errors[1])
+        cases = [
+            Case(form, number, num_frames)
+            for form in given.forms
+            for number in (given.videos if FORMS[form].batches else [1])
+        ]
+        seconds = measure_seconds(cases, widths, videos, given.rounds)
+        del videos
+        original = seconds.get(Case("original", 1, num_frames))
+        for case in cases:
+            peaks = None if given.no_memory else in_fresh_process(measure_peaks, case, widths, given.threads)
+            print(describe(case, seconds[case], original, peaks), flush=True)
+    met = worst[0] <= OUTPUT_TOLERANCE and worst[1] <= GRADIENT_TOLERANCE
+    print(
+        f"\npublished form to original: tokens {worst[0]:.1e} of {OUTPUT_TOLERANCE:.1e}, gradients {worst[1]:.1e}",
+        end="",
+    )
+    print(f" of {GRADIENT_TOLERANCE:.1e}, relative: {'within' if met else 'ABOVE'} tolerance")
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""The bridges that are compared, each as one call from the encoder's features to what the language model sees."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.bridge.original import MAX_FRAMES, NUM_CUTS, read_one_video
+from components.bridges.recurrent import RecurrentMemoryBridge
+from components.bridges.videollamb import VideoLLaMBBridge
+from components.gather import AllFrames, FrameSelection, LinspaceFrames, group_frames, num_segments_of, segment_inputs
+from components.interfaces import FrameFeatures, MemoryBridge, Segmenter
+from components.pooling import pool_patches
+from components.segmenters.scene_tiling import SceneTilling
+
+NUM_PATCHES = 16 * 16
+GRID = 12
+HEADS = 8
+_DISTINCT_FRAMES = 61  # prime, so that frames at equal distances differ
+
+
+class Widths(NamedTuple):
+    """Width of the encoder and of the language model."""
+
+    dim: int = 1024
+    out_dim: int = 4096
+
+
+class Form(NamedTuple):
+    """A bridge and the way its videos reach it."""
+
+    build: Callable[[Widths], MemoryBridge[Any]]
+    read: Callable[[MemoryBridge[Any], Tensor], Tensor]
+    """Visual tokens ``[V, Q, E]`` of videos ``[V, T, 1 + N, D]``."""
+    batches: bool
+    """Whether one call takes several videos."""
+
+
+def make_videos(num_videos: int, num_frames: int, dim: int) -> Tensor:
+    """Random features of videos, ``[V, T, 1 + N, D]``, class token first; a video's do not depend on the others.
+
+    Class tokens, which decide where a video is cut, are all different. Patches are those of a few frames in turn.
+    """
+    distinct = torch.randn(_DISTINCT_FRAMES, NUM_PATCHES, dim, generator=torch.Generator().manual_seed(0))
+    videos = torch.empty(num_videos, num_frames, 1 + NUM_PATCHES, dim)
+    for seed, video in enumerate(videos):
+        video[:, 0].normal_(generator=torch.Generator().manual_seed(seed))
+        for frame, patches in enumerate(video[:, 1:]):
+            patches.copy_(distinct[(seed + frame) % _DISTINCT_FRAMES])
+    return videos
+
+
+def build_published(widths: Widths) -> VideoLLaMBBridge:
+    """The published form with random weights, without dropout; distinct memory tokens, so that errors would show."""
+    torch.manual_seed(0)
+    bridge = VideoLLaMBBridge(widths.dim, widths.out_dim, num_heads=HEADS, pool_grid=GRID)
+    torch.nn.init.normal_(bridge.initial_memory)
+    return bridge.eval()
+
+
+def build_default(widths: Widths) -> RecurrentMemoryBridge:
+    """Our default form with its gate open, as after some training."""
+    torch.manual_seed(0)
+    bridge = RecurrentMemoryBridge(widths.dim, widths.out_dim, num_heads=HEADS)
+    torch.nn.init.constant_(bridge.gate, 0.5)
+    return bridge.eval()
+
+
+def _read_original(bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:
+    assert isinstance(bridge, VideoLLaMBBridge)
+    (video,) = videos
+    return read_one_video(bridge, video)
+
+
+def _walk(
+    bridge: MemoryBridge[Any], videos: Tensor, segmenter: Segmenter, frames: FrameSelection, pool_grid: int | None
+) -> Tensor:
+    """Cut, select, pool and recur as ``VideoLanguageModel`` does."""
+    num_videos, num_frames = videos.shape[:2]
+    packed = videos.flatten(0, 1)
+    counts = torch.full((num_videos,), num_frames)
+    segment_index = segmenter.segment(packed[:, 0], counts)
+    segments = group_frames(segment_index, counts, num_segments_of(segment_index, counts), frames)
+    frame_ms = torch.arange(num_frames).repeat(num_videos)
+    state = None
+    for segment in segment_inputs(FrameFeatures(packed[:, 0], packed[:, 1:]), frame_ms, segments):
+        if pool_grid is not None:
+            pooled = pool_patches(segment.patches.flatten(0, 1), pool_grid)
+            segment = segment._replace(patches=pooled.reshape(*segment.patches.shape[:2], *pooled.shape[1:]))
+        state = bridge(segment, state)
+    return bridge.read(state).tokens
+
+
+def _read_published(bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:
+    return _walk(bridge, videos, SceneTilling(k=NUM_CUTS), LinspaceFrames(MAX_FRAMES), pool_grid=None)
+
+
+def _read_default(bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:
+    return _walk(bridge, videos, SceneTilling(k=NUM_CUTS), LinspaceFrames(MAX_FRAMES), GRID)
+
+
+def _read_every_frame(bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:
+    segmenter = SceneTilling(k=NUM_CUTS, max_segment_frames=MAX_FRAMES)
+    return _walk(bridge, videos, segmenter, AllFrames(), GRID)
+
+
+FORMS = {
+    "original": Form(build_published, _read_original, batches=False),
+    "published": Form(build_published, _read_published, batches=True),
+    "default": Form(build_default, _read_default, batches=True),
+    "every_frame": Form(build_default, _read_every_frame, batches=True),
+}

@@ -1,0 +1,102 @@
+"""Seconds, peak memory and agreement of the forms."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.bridge.forms import FORMS, Widths, make_videos
+from benchmarks.parity.comparison import relative_error
+from benchmarks.resident_memory import PeakResidentBytes
+from components.interfaces import MemoryBridge
+
+
+class Case(NamedTuple):
+    """A form and how many videos of how many frames it reads in one call."""
+
+    form: str
+    num_videos: int
+    num_frames: int
+
+
+class Seconds(NamedTuple):
+    """Fastest call."""
+
+    forward: float
+    both: float
+
+
+class Peaks(NamedTuple):
+    """Bytes beyond weights and features."""
+
+    forward: int
+    both: int
+
+
+@torch.no_grad()
+def run_forward(form: str, bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:
+    """Visual tokens without a graph."""
+    return FORMS[form].read(bridge, videos)
+
+
+def run_both(form: str, bridge: MemoryBridge[Any], videos: Tensor) -> None:
+    """Forward and backward; gradients of the bridge's weights."""
+    bridge.zero_grad()
+    tokens = FORMS[form].read(bridge, videos)
+    tokens.backward(_pulls(tokens))  # type: ignore[no-untyped-call]
+
+
+def _pulls(tokens: Tensor) -> Tensor:
+    """A gradient that differs from token to token and from channel to channel; padding behind a video gets one too."""
+    by_token = torch.linspace(1.0, 2.0, tokens.shape[1])[:, None]
+    return (by_token * torch.linspace(-1.0, 1.0, tokens.shape[2])).expand_as(tokens)
+
+
+def measure_seconds(cases: Sequence[Case], widths: Widths, videos: Tensor, rounds: int) -> dict[Case, Seconds]:
+    """Run the cases in turns, forward and both, and keep the fastest of each."""
+    bridges = {case: FORMS[case.form].build(widths) for case in cases}
+    fastest = dict.fromkeys(cases, Seconds(float("inf"), float("inf")))
+    for _ in range(rounds):
+        for case, bridge in bridges.items():
+            read = videos[: case.num_videos]
+            forward = _seconds(run_forward, case.form, bridge, read)
+            both = _seconds(run_both, case.form, bridge, read)
+            bridge.zero_grad()
+            fastest[case] = Seconds(min(forward, fastest[case].forward), min(both, fastest[case].both))
+    return fastest
+
+
+def _seconds(work: Callable[..., object], *arguments: Any) -> float:
+    start = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - start
+
+
+def measure_peaks(case: Case, widths: Widths, threads: int) -> Peaks:
+    """Peak memory of both kinds of call; meant for a fresh process."""
+    torch.set_num_threads(threads)
+    bridge = FORMS[case.form].build(widths)
+    videos = make_videos(case.num_videos, case.num_frames, widths.dim)
+    with PeakResidentBytes() as forward:
+        run_forward(case.form, bridge, videos)
+    with PeakResidentBytes() as both:
+        run_both(case.form, bridge, videos)
+    return Peaks(forward.growth, both.growth)
+
+
+def compare_with_original(widths: Widths, videos: Tensor) -> tuple[float, float]:
+    """Largest relative difference of the published form to the original on one video: tokens, gradients."""
+    results = []
+    for form in ("original", "published"):
+        bridge = FORMS[form].build(widths)
+        tokens = run_forward(form, bridge, videos[:1])
+        run_both(form, bridge, videos[:1])
+        gradients = {name: weight.grad for name, weight in bridge.named_parameters() if weight.grad is not None}
+        results.append((tokens, gradients))
+    (theirs, their_gradients), (ours, our_gradients) = results
+    # The true gradient of a key's bias is zero: what there is of it is rounding.
+    names = [name for name in their_gradients if not name.endswith("key.bias")]
+    gradient_error = max(relative_error(our_gradients[name], their_gradients[name]) for name in names)
+    return float((ours - theirs).abs().max() / theirs.abs().max()), gradient_error
