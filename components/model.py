@@ -145,15 +145,15 @@ class VideoLanguageModel(nn.Module):
         num_segments = self.agree_on_maximum(num_segments_of(segment_index, frame_counts))
         return group_frames(segment_index, frame_counts, num_segments, self.frame_selection)
 
-    def recur(self, features: FrameFeatures, frame_ms: Tensor, segments: Segments) -> list[Any]:
-        """Walk the segments of all videos at once; the state after each of the S steps."""
+    def recur(self, features: FrameFeatures, frame_ms: Tensor, segments: Segments, state: Any = None) -> list[Any]:
+        """Walk the segments of all videos at once, on from a state; the states after each of the S steps."""
         # A cache or a half-precision encoder may speak another dtype than the bridge trains in.
         weights = next(self.bridge.parameters(), features.patches)
         features = features._replace(patches=features.patches.to(weights.dtype))
         states: list[Any] = []
         for step in range(segments.frame_mask.shape[1]):
-            segment = select_segment(features, frame_ms, segments, step)
-            states.append(self.bridge(segment, states[-1] if states else None))
+            state = self.bridge(select_segment(features, frame_ms, segments, step), state)
+            states.append(state)
         return states
 
 
