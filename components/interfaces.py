@@ -18,7 +18,7 @@ DeepSpeed's ZeRO-3 hooks both fail on dataclasses.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -67,10 +67,9 @@ class VisualTokens(NamedTuple):
     row_index: Tensor | None = None  # [C] int64 row of every conversation, TEXT_ONLY without one; None: its video's
 
     def of_conversation(self, conversation: int) -> "VisualTokens":
-        """What there is to see for one conversation of the batch, taken out of it with ``video_index`` ``[1]``."""
-        if self.row_index is None:
-            return self
-        return self._replace(row_index=self.row_index[conversation : conversation + 1])
+        """What belongs to one conversation of the batch, cut out of it."""
+        rows = self.row_index
+        return self if rows is None else self._replace(row_index=rows[conversation : conversation + 1])
 
 
 class Questions(NamedTuple):
@@ -138,13 +137,13 @@ class FrameEncoder(nn.Module, ABC):
     Attributes:
         dim: Vision width D.
         num_patches: Patches of a frame, N.
-        frames_are_independent: Whether a frame's features depend on that frame alone. Then equal frames need to be
-            encoded only once; an encoder that looks across frames sets it to False.
+        window_frames: Neighbouring frames that look at each other, in windows counted from their video's start. With 1,
+            equal frames need to be encoded only once. None: all frames of a video; it cannot be encoded as it plays.
     """
 
     dim: int
     num_patches: int
-    frames_are_independent: bool = True
+    window_frames: int | None = 1
 
     @abstractmethod
     def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:
@@ -174,6 +173,14 @@ class SegmenterStream(Protocol):
 
     def segment_index(self) -> Tensor:
         """Segments of the frames so far, ``[t]`` int64: exactly what the offline form gives for them."""
+
+
+@runtime_checkable
+class CausalSegmenterStream(SegmenterStream, Protocol):
+    """A stream that settles boundaries while the video plays."""
+
+    def declared(self) -> list[int]:
+        """Last frame of every segment that the frames so far have settled, ascending; only grows, never changes."""
 
 
 class Segmenter(ABC):
@@ -260,10 +267,7 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def prompts(self, questions: Sequence[str]) -> TextInputs:
-        """Write questions about the first video of a batch as conversations that wait for an answer.
-
-        ``<video>`` marks the visual tokens' place, as in the training data; without it they come first.
-        """
+        """Write questions about a batch's first video as prompts; visual tokens at ``<video>``, in front without it."""
 
     @abstractmethod
     def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:

@@ -156,14 +156,14 @@ class VideoLanguageModel(nn.Module):
         num_segments = self.agree_on_maximum(num_segments_of(segment_index, frame_counts))
         return group_frames(segment_index, frame_counts, num_segments, self.frame_selection)
 
-    def recur(self, features: FrameFeatures, frame_ms: Tensor, segments: Segments) -> list[Any]:
-        """Walk the segments of all videos at once; the state after each of the S steps."""
+    def recur(self, features: FrameFeatures, frame_ms: Tensor, segments: Segments, state: Any = None) -> list[Any]:
+        """Walk the segments of all videos at once, on from a state; the states after each of the S steps."""
         weights = next(self.bridge.parameters(), features.patches)
         states: list[Any] = []
         for segment in segment_inputs(features, frame_ms, segments):
             # A cache or a half-precision encoder may speak another dtype than the bridge trains in.
-            segment = segment._replace(patches=segment.patches.to(weights.dtype))
-            states.append(self.bridge(segment, states[-1] if states else None))
+            state = self.bridge(segment._replace(patches=segment.patches.to(weights.dtype)), state)
+            states.append(state)
         return states
 
 

@@ -1,14 +1,17 @@
 """Every YAML under configs/ trains, validates and tests through the real command line, on tiny parts."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from transformers import Dinov2Config, Dinov2Model
 
 import train
 from apps import cache_features
+from lightning_modules import monitoring
 from tests.components.tiny_language import make_model_folder
 from tests.fixtures_data import make_clip, make_record, write_shard
 
@@ -81,6 +84,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", all_configs())
 def test_config_trains_validates_and_tests(name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
+    if name.startswith("ablation/"):
+        # Rendering takes most of the time and knows nothing of the config; the other configs do it.
+        monkeypatch.setattr(monitoring, "draw_video", lambda video: Figure(figsize=(1, 1)))
     arguments = config_arguments(name)
     cli = train.main(["fit", *arguments, *QUICK, "--trainer.precision=32-true"])
     assert cli.trainer.global_step == 2
@@ -109,6 +115,13 @@ def test_test_and_predict_run_and_predict_writes_json_lines(workplace: Path, mon
     predicted = train.main(["predict", *arguments])
     lines = (Path(predicted.trainer.log_dir or "") / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["key"] for line in lines] == ["eval-8x000", "eval-8x001"]
+
+
+def test_page_about_ablations_names_exactly_the_files() -> None:
+    page = (CONFIGS.parent / "docs" / "ablations.md").read_text(encoding="utf-8")
+    rows = "\n".join(line.split("|")[1] for line in page.splitlines() if line.startswith("|"))
+    named = re.findall(r"`(\w+\.yaml)`", rows)
+    assert sorted(named) == sorted(path.name for path in (CONFIGS / "ablation").glob("*.yaml"))
 
 
 def test_wrong_key_exits_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
