@@ -209,9 +209,8 @@ StateT = TypeVar("StateT")
 class MemoryBridge(nn.Module, ABC, Generic[StateT]):
     """Walks the segments in order and carries what matters to the language model.
 
-    ``forward`` takes the state and gives the next one; the module itself remembers nothing between calls. That is
-    what makes streaming equal to offline. ``read`` turns any state into visual tokens, so reading after the last
-    segment, after every segment or whenever a question arrives is the caller's choice.
+    ``forward`` takes the state and gives the next one; the module itself remembers nothing, which makes streaming equal
+    to offline. ``read`` turns any state into visual tokens: whether after every segment or when a question arrives.
 
     Subclasses are built as ``Bridge(dim, out_dim, *, options)``: vision width D and language model width E.
 

@@ -61,7 +61,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         num_layers: int = 1,
         num_heads: int = 8,
         recurrence: Recurrence = "selective",
-        update_penalty: float = 0.5,
+        update_penalty: float = 0.05,
         readout: Callable[[int, int], Readout] = CacheAndMemoryReadout,
     ) -> None:
         super().__init__()
@@ -149,7 +149,10 @@ def _advance(
     middle = (count.clamp(min=1) - 1) // 2
     middle_ms = segment.frame_ms.gather(1, middle.unsqueeze(1)).squeeze(1)
     tokens = written[:, :0]
-    opened = written.new_zeros(len(active)) if openness is None else openness.mean(dim=(1, 2)) * active
+    opened = written.new_zeros(len(active))
+    if openness is not None:
+        # Closed gates get no push to close further: their way back would grow longer with every step.
+        opened = (openness * (openness > 0)).mean(dim=(1, 2)) * active
     if state is None:
         # There is nothing to keep yet, so the first segment's memory enters whole, whatever the gate says; times zero
         # keeps its parameters in the graph: see _entering_memory.
