@@ -7,7 +7,7 @@ from apps.quickstart.needles import COLOURS, SHAPES, Needle
 
 Task = Literal["needle", "order", "count"]
 """``needle``: one shape or none; which colour, which shape, where. ``order``: two shapes of different colours; which
-colour came first. ``count``: none to three shapes; how many."""
+colour came first, which last. ``count``: none to three shapes; how many."""
 
 TASKS: tuple[Task, ...] = ("needle", "order", "count")
 NO_NEEDLE = "none"
@@ -20,14 +20,16 @@ QUESTIONS = {
     "colour": "Which colour was shown?",
     "shape": "Which shape was shown?",
     "place": "Was it at the beginning or at the end?",
-    "order": "Which colour came first?",
+    "first": "Which colour came first?",
+    "last": "Which colour came last?",
     "count": "How many shapes were shown?",
 }
 OPTIONS = {
     "colour": (*COLOURS, NO_NEEDLE),
     "shape": (*SHAPES, NO_NEEDLE),
     "place": (*PLACES, NO_NEEDLE),
-    "order": tuple(COLOURS),
+    "first": tuple(COLOURS),
+    "last": tuple(COLOURS),
     "count": NUMBERS,
 }
 
@@ -57,7 +59,8 @@ def conversations(task: Task, needles: Sequence[Needle], num_frames: int, key: s
 
 def _answers(task: Task, needles: Sequence[Needle], num_frames: int) -> dict[str, str]:
     if task == "order":
-        return {"order": min(needles, key=lambda needle: needle.frame).colour}
+        first, last = sorted(needles, key=lambda needle: needle.frame)
+        return {"first": first.colour, "last": last.colour}
     if task == "count":
         return {"count": NUMBERS[len(needles)]}
     if not needles:

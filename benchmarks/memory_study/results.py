@@ -11,7 +11,7 @@ from apps.quickstart.questions import TASKS
 from benchmarks.memory_study.arms import ARMS, Run
 from lightning_modules.report import length_order
 
-_TASK_OF_KIND = {"order": "order", "count": "count"}  # every other kind of question is about a single needle
+_TASK_OF_KIND = {"first": "order", "last": "order", "count": "count"}  # every other kind of question is about a single needle
 
 
 class OverSeeds(NamedTuple):

@@ -90,8 +90,8 @@ def test_without_a_needle_every_answer_is_none() -> None:
 
 
 def test_order_asks_for_the_colour_of_the_earlier_needle() -> None:
-    assert answers("order", [needle(2, "red"), needle(5, "green")], 8) == {"order": "red"}
-    assert answers("order", [needle(5, "red"), needle(2, "green")], 8) == {"order": "green"}
+    assert answers("order", [needle(2, "red"), needle(5, "green")], 8) == {"first": "red", "last": "green"}
+    assert answers("order", [needle(5, "red"), needle(2, "green")], 8) == {"first": "green", "last": "red"}
 
 
 @pytest.mark.parametrize("number", range(4))

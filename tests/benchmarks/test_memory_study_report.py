@@ -20,7 +20,7 @@ def counts(correct: int, questions: int) -> dict[str, int]:
 
 def finish(run: Run, right: int, *, asked: int = 10, rank: float | None = 4.0, steps: int = 7) -> None:
     """Write what a finished run leaves: ``right`` of ``asked`` answers of every kind at 2x, all of them at 1x."""
-    kinds = ("colour", "shape", "order", "count")
+    kinds = ("colour", "shape", "first", "count")
     report = {
         "by_length_and_kind": {
             "2x": {kind: counts(right, asked) for kind in kinds},
@@ -56,7 +56,7 @@ def test_mean_and_standard_error_are_over_seeds() -> None:
 
 
 def test_kinds_of_question_are_pooled_into_tasks() -> None:
-    kinds = {"colour": counts(1, 4), "shape": counts(2, 4), "place": counts(0, 2), "order": counts(3, 5)}
+    kinds = {"colour": counts(1, 4), "shape": counts(2, 4), "place": counts(0, 2), "first": counts(1, 2), "last": counts(2, 3)}
     assert count_by_task({"1x": kinds}) == {"needle": {"1x": (3, 10)}, "order": {"1x": (3, 5)}}
 
 

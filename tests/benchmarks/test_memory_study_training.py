@@ -108,7 +108,7 @@ def test_an_arm_trains_is_judged_and_its_rank_measured(study: Path, arm: str, mo
     checkpoint = ["--checkpoint", str(run.checkpoint)]
     report = evaluate.main([*checkpoint, "--data", str(study / "features/eval-*.tar"), "--out", str(run.report.parent)])
     assert {length: set(kinds) for length, kinds in report["by_length_and_kind"].items()} == {
-        length: {"colour", "shape", "place", "order", "count"} for length in ("1x", "2x")
+        length: {"colour", "shape", "place", "first", "last", "count"} for length in ("1x", "2x")
     }
     measure_rank([*checkpoint, "--data", str(study / "features/eval-needle-*.tar"), "--out", str(run.rank)])
     ranks = json.loads(run.rank.read_text())
