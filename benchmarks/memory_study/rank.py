@@ -61,7 +61,7 @@ def ranks_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool =
         possible. Empty where the bridge keeps no memory tokens.
     """
     with tempfile.TemporaryDirectory() as unused:
-        cli = evaluate.build(evaluate.find_config(checkpoint), Path(unused) / "predictions.jsonl", None, None)
+        cli = evaluate.build([evaluate.find_config(checkpoint)], Path(unused) / "predictions.jsonl", None, None)
     module: VideoLanguageModule = cli.model
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
     module.on_load_checkpoint(stored)  # builds the parts and refuses weights of others
