@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 _SMALLEST_NORM = 1e-8
-_BUFFER_ELEMENTS = 2**18  # 1 MB of float32
+# Numbers that a thread multiplies at once: a block of class vectors, its neighbour and the products fit a core's cache.
+_BLOCK_ELEMENTS = 2**17
 
 
 def adjacent_similarity(cls: Tensor) -> Tensor:
@@ -27,58 +28,57 @@ def adjacent_similarity(cls: Tensor) -> Tensor:
     Returns:
         ``[T - 1]`` float32 (``[0]`` for T = 0); 0 beside an all-zero vector.
     """
-    cls = cls.detach().float()
-    norms = _row_products(cls, cls).sqrt().clamp_min(_SMALLEST_NORM)
-    products = _row_products(cls[:-1], cls[1:])
+    cls = cls.detach()
+    squares, products = _squares_and_products_cuda(cls.float()) if cls.is_cuda else _squares_and_products_cpu(cls)
+    norms = squares.sqrt().clamp_min(_SMALLEST_NORM)
     return (products / (norms[:-1] * norms[1:])).float()
 
 
-def _row_products(left: Tensor, right: Tensor) -> Tensor:
-    """Dot product of every pair of rows, ``[T]`` float64, from two ``[T, D]``.
+def _squares_and_products_cuda(cls: Tensor) -> tuple[Tensor, Tensor]:
+    squares, products = cls.square(), cls[:-1] * cls[1:]
+    return squares.sum(dim=1, dtype=torch.float64), products.sum(dim=1, dtype=torch.float64)
 
-    A CPU multiplies into a small buffer that stays in its cache. Writing the products of a whole video to memory takes
-    several times as long; a batched matrix product is no faster and its rounding depends on the number of rows.
+
+def _squares_and_products_cpu(cls: Tensor) -> tuple[Tensor, Tensor]:
+    """Dot product of every row with itself, ``[T]``, and with the next one, ``[T - 1]``, as float64.
+
+    Works in blocks that stay in the cache: each class vector comes from memory once, and no product goes there. A
+    batched matrix product is slower, and its rounding depends on the number of rows.
     """
-    if left.is_cuda:
-        return (left * right).sum(dim=1, dtype=torch.float64)
-    num_rows, dim = left.shape
-    rows_at_once = max(1, _BUFFER_ELEMENTS // max(1, dim))
-    buffer = left.new_empty(min(rows_at_once, num_rows), dim)
-    sums = left.new_empty(num_rows)
-    for first in range(0, num_rows, rows_at_once):
-        rows = slice(first, first + rows_at_once)
-        out = sums[rows]
-        torch.sum(torch.mul(left[rows], right[rows], out=buffer[: out.shape[0]]), dim=1, out=out)
-    return sums.double()
+    num_rows, dim = cls.shape
+    block_rows = max(1, torch.get_num_threads() * _BLOCK_ELEMENTS // max(1, dim))
+    buffer = torch.empty(min(block_rows, num_rows), dim)
+    squares, products = torch.empty(num_rows), torch.empty(max(0, num_rows - 1))
+    for first in range(0, num_rows, block_rows):
+        block = cls[first : first + block_rows + 1].float()
+        for sums, right in ((squares, block), (products, block[1:])):
+            out = sums[first : first + block_rows]
+            left, right = block[: len(out)], right[: len(out)]
+            torch.sum(torch.mul(left, right, out=buffer[: len(out)]), dim=1, out=out)
+    return squares.double(), products.double()
 
 
 def left_rise(similarity: Tensor) -> Tensor:
     """How far the similarity rises to the left of every gap before it falls.
 
     Args:
-        similarity: Similarity of every gap, ``[..., G]``; ``-inf`` marks padding at the right.
+        similarity: Similarity of every gap, ``[..., G]``; ``-inf`` marks padding at either end.
 
     Returns:
         The rises, ``[..., G]``, at least 0; unspecified at padding.
     """
-    positions = torch.arange(similarity.shape[-1], device=similarity.device)
     # A run begins where the left neighbour is lower. Negated, so that a NaN ends a climb as well.
     begins = ~(similarity[..., :-1] >= similarity[..., 1:])
-    begin_positions = positions.expand(similarity.shape).clone()
-    begin_positions[..., 1:].masked_fill_(~begins, 0)
+    positions = torch.arange(1, similarity.shape[-1], device=similarity.device)
+    begin_positions = torch.zeros(similarity.shape, dtype=torch.int64, device=similarity.device)
+    begin_positions[..., 1:] = positions * begins  # a product is several times as fast as a masked fill
     peaks = begin_positions.cummax(dim=-1).values
     return similarity.gather(-1, peaks) - similarity
 
 
 def right_rise(similarity: Tensor) -> Tensor:
     """How far the similarity rises to the right of every gap before it falls; mirrors ``left_rise``."""
-    last = similarity.shape[-1] - 1
-    positions = torch.arange(last + 1, device=similarity.device)
-    ends = ~(similarity[..., 1:] >= similarity[..., :-1])
-    end_positions = positions.expand(similarity.shape).clone()
-    end_positions[..., :-1].masked_fill_(~ends, last)
-    peaks = end_positions.flip(-1).cummin(dim=-1).values.flip(-1)
-    return similarity.gather(-1, peaks) - similarity
+    return left_rise(similarity.flip(-1)).flip(-1)
 
 
 def depth_scores(similarity: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def deepest(depth: Tensor, limit: int) -> Tensor:
         return torch.zeros_like(depth, dtype=torch.bool)
     last_chosen = depth.topk(limit, dim=-1).values[..., -1:]  # [V, 1]; -inf where a row has fewer gaps
     deeper = depth > last_chosen
-    tied = (depth == last_chosen) & (depth > -torch.inf)
+    tied = depth == last_chosen.masked_fill(last_chosen == -torch.inf, torch.nan)  # padding is tied with nothing
     places_left = limit - deeper.sum(dim=-1, keepdim=True)
     return deeper | (tied & (tied.cumsum(dim=-1) <= places_left))
 

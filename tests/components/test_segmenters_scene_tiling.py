@@ -149,6 +149,25 @@ def test_ten_thousand_curves_equal_the_definition_in_one_batch() -> None:
         assert cuts[row].nonzero()[:, 0].tolist() == cuts_by_definition(curve.tolist(), 3, None, None)
 
 
+def test_threshold_cuts_of_ten_thousand_curves_equal_the_definition_in_one_batch() -> None:
+    generator = torch.Generator().manual_seed(2)
+    curves = [random_curve(generator, 1 + trial % 17, levels=(1, 2, 3, None)[trial % 4]) for trial in range(10_000)]
+    padded = torch.nn.utils.rnn.pad_sequence(curves, batch_first=True, padding_value=-torch.inf)
+    padded_depth = depth_scores(padded)
+    cuts = {max_cuts: SceneTilling(alpha=0.5, max_cuts=max_cuts).cuts(padded_depth) for max_cuts in (None, 2)}
+    compared = 0
+    for row, curve in enumerate(curves):
+        max_cuts = (None, 2)[row // 4 % 2]
+        depth = depth_by_definition(curve.tolist())
+        deviation = torch.tensor(depth).double()
+        threshold = float(deviation.mean() + 0.5 * deviation.std()) if len(depth) > 1 else math.inf
+        if all(abs(each - threshold) > 1e-9 for each in depth):  # elsewhere rounding decides
+            expected = cuts_by_definition(curve.tolist(), None, 0.5, max_cuts)
+            assert cuts[max_cuts][row].nonzero()[:, 0].tolist() == expected
+            compared += 1
+    assert compared > 8_000
+
+
 @pytest.mark.parametrize(
     "segmenter",
     [
