@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from components.bridges.mean_pooling import MeanPooling
-from components.bridges.readouts import CacheReadout, Readout
+from components.bridges.readouts import CacheAndMemoryReadout, CacheReadout, Readout
 from components.bridges.retrieved_readout import RetrievedReadout
 from components.encoders.cached import CachedFeatures
 from datamodules.batch import Batch, collate
@@ -239,7 +239,7 @@ def test_videos_that_are_shown_are_not_computed_twice(
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("readout", [CacheReadout, RetrievedReadout])
+@pytest.mark.parametrize("readout", [CacheAndMemoryReadout, CacheReadout, RetrievedReadout])
 def test_frames_of_the_right_video_are_drawn(
     folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readout: type[Readout]
 ) -> None:
