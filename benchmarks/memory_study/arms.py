@@ -11,6 +11,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "gated_without_cache": ("configs/ablation/memory_readout.yaml",),
     "cache_without_recurrence": ("configs/ablation/no_recurrence.yaml",),
     "both": (),
+    "selective": ("configs/ablation/selective_memory.yaml",),
 }
 """Name -> configs that make the arm out of the quickstart's, in order. A new arm is a line here."""
 

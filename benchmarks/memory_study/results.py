@@ -11,7 +11,8 @@ from apps.quickstart.questions import TASKS
 from benchmarks.memory_study.arms import ARMS, Run
 from lightning_modules.report import length_order
 
-_TASK_OF_KIND = {"first": "order", "last": "order", "count": "count"}  # every other kind of question is about a single needle
+# Every other kind of question is about a single needle.
+_TASK_OF_KIND = {"first": "order", "last": "order", "count": "count"}
 
 
 class OverSeeds(NamedTuple):

@@ -8,26 +8,25 @@ from torch import Tensor, nn
 
 from components.bridges.attention import TransformerBlock
 from components.bridges.padding import context_mask, replace_rows
-from components.bridges.readouts import CacheAndMemoryReadout, MemoryState, Readout
+from components.bridges.readouts import CacheReadout, MemoryState, Readout
 from components.bridges.selective_update import SelectiveUpdate
 from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.positions import patch_grid_positions, sinusoidal
 
-Recurrence = Literal["selective", "replacing", "none"]
+Recurrence = Literal["replacing", "selective", "none"]
 
 
 class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
     """Carry distinct memory tokens across segments and read them through a readout.
 
     In every step the memory tokens and the segment's patches attend to each other. What the memory tokens become, the
-    segment's *written* memory, is cached, and a gate decides how much of it enters the *lasting* memory, which goes
-    on to the next segment (``SelectiveUpdate``). What enters a segment is ``initial + tanh(gate) * LayerNorm(lasting)``
-    with one gate a channel: every segment begins near the learned initial memory, so drift cannot build up over
-    hundreds of segments. Videos without the segment keep all they had.
+    segment's *written* memory, is cached. It becomes the *lasting* memory, which goes on to the next segment: whole, or
+    as far as a gate lets it in. What enters a segment is ``initial + tanh(gate) * LayerNorm(lasting)`` with one gate a
+    channel, zero at the start of training: every segment begins near the learned initial memory, so drift cannot
+    build up over hundreds of segments. Videos without the segment keep all they had.
 
-    Training is short and use is long, so nothing in a training video of a few segments teaches the gate to stay closed
-    for hundreds; the penalty on its mean openness does. Without it the lasting memory fades with the length of the
-    video: ``docs/RESULTS.md`` compares.
+    With ``selective``, nothing in a training video of a few segments teaches the update gate to stay closed for
+    hundreds; a penalty on its mean openness does.
 
     Differs from the published bridge, which is kept as a compatible form: there the tokens start as equal zeros and
     never come apart, nothing tells where a patch or a frame was, and the memory drifts with every step.
@@ -39,9 +38,9 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         num_memory: Memory tokens M.
         num_layers: Transformer blocks.
         num_heads: Attention heads.
-        recurrence: ``selective``; ``replacing``, where what was written always becomes the lasting memory; or
-            ``none``, where every segment starts from the initial memory.
-        update_penalty: Weight of the gate's mean openness in the training loss.
+        recurrence: ``replacing``: what was written becomes the lasting memory; ``selective``: a gate that has seen both
+            decides how much of it does (``SelectiveUpdate``); ``none``: every segment starts from the initial memory.
+        update_penalty: Weight of the update gate's mean openness in the training loss; only with ``selective``.
         readout: Builds the readout from D and E.
 
     Raises:
@@ -60,9 +59,9 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         num_memory: int = 32,
         num_layers: int = 1,
         num_heads: int = 8,
-        recurrence: Recurrence = "selective",
+        recurrence: Recurrence = "replacing",
         update_penalty: float = 0.05,
-        readout: Callable[[int, int], Readout] = CacheAndMemoryReadout,
+        readout: Callable[[int, int], Readout] = CacheReadout,
     ) -> None:
         super().__init__()
         if recurrence not in get_args(Recurrence):
@@ -77,7 +76,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         # Small beside what the first block writes, so that what the memory saw, not what it began as, dominates it.
         self.initial_memory = nn.Parameter(torch.randn(num_memory, self.width) * 0.02)
         self.memory_norm = nn.LayerNorm(self.width)
-        self.gate = nn.Parameter(torch.full((self.width,), 0.5))
+        self.gate = nn.Parameter(torch.zeros(self.width))
         self.layers = nn.ModuleList(TransformerBlock(self.width, num_heads) for _ in range(num_layers))
         self.readout = readout(self.width, out_dim)
         self.reads_questions = self.readout.reads_questions
@@ -110,8 +109,10 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         visual: VisualTokens = self.readout(state, questions)
         return visual
 
-    def penalty(self, state: MemoryState) -> Tensor:
+    def penalty(self, state: MemoryState) -> Tensor | None:
         """The update gate's mean openness over each video's segments after the first, ``[V]``, times its weight."""
+        if self.update is None:
+            return None
         num_updates = torch.stack(state.cache_mask).sum(dim=0) - 1
         return self.update_penalty * state.opened / num_updates.clamp(min=1)
 

@@ -43,7 +43,7 @@ def mean_pooling() -> MeanPooling:
 BRIDGES: dict[str, Callable[[], MemoryBridge[Any]]] = {
     **{name: partial(recurrent, name) for name in READOUTS},
     "not_recurrent": partial(recurrent, recurrence="none"),
-    "replacing": partial(recurrent, recurrence="replacing"),
+    "selective": partial(recurrent, "cache_and_memory", recurrence="selective"),
     "mean_pooling": mean_pooling,
 }
 every_bridge = pytest.mark.parametrize("make", BRIDGES.values(), ids=BRIDGES)

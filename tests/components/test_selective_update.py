@@ -7,13 +7,17 @@ from components.bridges.recurrent import RecurrentMemoryBridge
 from tests.components.test_bridges import LENGTHS, make_segments, recurrent, walk
 
 
+def selective(readout: str = "cache", **options: Any) -> RecurrentMemoryBridge:
+    return recurrent(readout, **({"recurrence": "selective"} | options))
+
+
 def with_openness(bridge: RecurrentMemoryBridge, logit: float) -> RecurrentMemoryBridge:
     torch.nn.init.constant_(bridge.update.openness[-1].bias, logit)
     return bridge
 
 
 def test_a_closed_update_gate_keeps_the_lasting_memory_exactly_for_hundreds_of_segments() -> None:
-    bridge = with_openness(recurrent(), -6.0)
+    bridge = with_openness(selective(), -6.0)
     segments = make_segments([[2] * 300])
     first = bridge(segments[0], None)
     last = walk(bridge, segments)
@@ -23,14 +27,14 @@ def test_a_closed_update_gate_keeps_the_lasting_memory_exactly_for_hundreds_of_s
 
 
 def test_a_fully_open_update_gate_replaces_the_lasting_memory() -> None:
-    bridge = with_openness(recurrent(update_penalty=0.25), 6.0)
+    bridge = with_openness(selective(update_penalty=0.25), 6.0)
     state = walk(bridge, make_segments([[2, 2, 2]]))
     torch.testing.assert_close(state.memory, state.cache[-1])
     torch.testing.assert_close(bridge.penalty(state), torch.tensor([0.25]))
 
 
 def test_the_update_penalty_is_a_mean_over_real_segments_after_the_first() -> None:
-    bridge = recurrent()
+    bridge = selective()
     together = bridge.penalty(walk(bridge, make_segments(LENGTHS, segments=6)))
     alone = [
         bridge.penalty(walk(bridge, make_segments([lengths], seeds=[video]))) for video, lengths in enumerate(LENGTHS)
@@ -41,7 +45,7 @@ def test_the_update_penalty_is_a_mean_over_real_segments_after_the_first() -> No
 
 
 def test_the_update_penalty_teaches_the_gate_to_close() -> None:
-    bridge = recurrent(update_penalty=1.0)
+    bridge = selective(update_penalty=1.0)
     segments = make_segments([[2, 2, 2]])
     optimizer = torch.optim.SGD(bridge.update.parameters(), lr=1.0)
     before = bridge.penalty(walk(bridge, segments)).item()
@@ -53,7 +57,7 @@ def test_the_update_penalty_teaches_the_gate_to_close() -> None:
 
 
 def test_a_closed_gate_can_be_opened_again_by_the_answers_but_is_not_pushed_further_by_the_penalty() -> None:
-    bridge = with_openness(recurrent("memory"), -6.0)
+    bridge = with_openness(selective("memory"), -6.0)
     state = walk(bridge, make_segments([[2, 2, 2]]))
     bias = bridge.update.openness[-1].bias
     [pushed] = torch.autograd.grad(bridge.penalty(state).sum(), bias, retain_graph=True)
@@ -68,4 +72,4 @@ def test_a_closed_gate_can_be_opened_again_by_the_answers_but_is_not_pushed_furt
 )
 def test_settings_without_meaning_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        recurrent(**options)
+        selective(**options)
