@@ -12,6 +12,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "cache_without_recurrence": ("configs/ablation/no_recurrence.yaml",),
     "both": (),
     "selective": ("configs/ablation/selective_memory.yaml",),
+    "mean_pooling": ("configs/ablation/mean_pooling.yaml",),
 }
 """Name -> configs that make the arm out of the quickstart's, in order. A new arm is a line here."""
 
