@@ -143,7 +143,7 @@ class CacheAndMemoryReadout(Readout):
             *(torch.cat(each, dim=1) for each in zip(*((p.tokens, p.mask) for p in parts), strict=True))
         )
 
-    def segment_attention(self, state: MemoryState) -> Tensor:
+    def segment_attention(self, state: MemoryState, questions: Questions | None = None) -> Tensor:
         """How much each query looks at each segment of the cache; see ``CacheReadout``."""
         return self.cache.segment_attention(state)
 
