@@ -19,8 +19,8 @@ class SelectiveUpdate(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.openness = nn.Sequential(nn.LayerNorm(2 * dim), nn.Linear(2 * dim, dim), nn.GELU(), nn.Linear(dim, dim))
-        last = self.openness[-1]
+        last = nn.Linear(dim, dim)
+        self.openness = nn.Sequential(nn.LayerNorm(2 * dim), nn.Linear(2 * dim, dim), nn.GELU(), last)
         nn.init.zeros_(last.weight)
         nn.init.constant_(last.bias, _FIRST_OPENNESS)
 
