@@ -1,5 +1,7 @@
 """Judge a checkpoint: ``python evaluate.py --checkpoint CKPT --data SHARDS [SHARDS ...] --out DIR``.
 
+With ``--config YAML [YAML ...]`` instead of a checkpoint it judges the pretrained weights that these files name.
+
 Writes ``predictions.jsonl``, ``report.json``, ``report.md`` and ``accuracy_by_length.png``. Predictions are appended
 batch by batch; the same command goes on where a stopped one was, and asks no question twice. Runs on one device.
 
@@ -45,11 +47,13 @@ def find_config(checkpoint: Path) -> Path:
     return config
 
 
-def build(config: Path, predictions: Path, batch_size: int | None, max_new_tokens: int | None) -> VideoLanguageCLI:
+def build(
+    configs: Sequence[Path], predictions: Path, batch_size: int | None, max_new_tokens: int | None
+) -> VideoLanguageCLI:
     """Build trainer, model and data settings of a run, to predict on one device.
 
     Args:
-        config: ``config.yaml`` of the run.
+        configs: ``config.yaml`` of the run, or files that are merged in order.
         predictions: File that answers are appended to.
         batch_size: Samples at once; as in the run's validation by default.
         max_new_tokens: Longest answer; as in the run by default.
@@ -57,7 +61,7 @@ def build(config: Path, predictions: Path, batch_size: int | None, max_new_token
     Returns:
         The command-line object, nothing run yet.
     """
-    run: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
+    run: Any = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, configs)), resolve=True)
     model, data = run["model"], run["data"]
     if max_new_tokens is not None:
         model["max_new_tokens"] = max_new_tokens
@@ -139,16 +143,26 @@ def split_answered(reader: ShardReader, predictions: Sequence[Prediction]) -> tu
     return kept, remaining
 
 
-def predict(cli: VideoLanguageCLI, checkpoint: Path, reader: ShardReader, remaining: Sequence[int]) -> None:
-    """Answer the questions of the remaining samples; the trainer's callback writes them."""
-    data: InstructionDataModule = cli.datamodule
-    samples: Any = Subset(data.dataset(reader, train=False), [Draw(index, index) for index in remaining])  # type: ignore[misc]
-    loader: DataLoader[Batch] = DataLoader(
+def make_loader(data: InstructionDataModule, reader: ShardReader, numbers: Sequence[int]) -> "DataLoader[Batch]":
+    """Load samples in the given order, as in the run's validation.
+
+    Args:
+        data: Settings of the run.
+        reader: The samples.
+        numbers: Which of them.
+    """
+    samples: Any = Subset(data.dataset(reader, train=False), [Draw(number, number) for number in numbers])  # type: ignore[misc]
+    return DataLoader(
         samples,
         batch_size=data.loading.eval_batch_size or data.loading.batch_size,
         collate_fn=collate,
         num_workers=data.loading.num_workers,
     )
+
+
+def predict(cli: VideoLanguageCLI, checkpoint: Path | None, reader: ShardReader, remaining: Sequence[int]) -> None:
+    """Answer the questions of the remaining samples; the trainer's callback writes them."""
+    loader = make_loader(cli.datamodule, reader, remaining)
     cli.trainer.predict(cli.model, loader, ckpt_path=checkpoint, return_predictions=False)
 
 
@@ -162,27 +176,28 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         The report.
     """
     options = _parse(args)
-    if not options.checkpoint.exists():
-        raise FileNotFoundError(f"there is no checkpoint {options.checkpoint} (seen from {Path.cwd()})")
-    config = options.config or find_config(options.checkpoint)
+    checkpoint: Path | None = options.checkpoint
+    if checkpoint is not None and not checkpoint.exists():
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint} (seen from {Path.cwd()})")
+    configs = options.config or [find_config(options.checkpoint)]
     path = options.out / "predictions.jsonl"
-    cli = build(config, path, options.batch_size, options.max_new_tokens)
+    cli = build(configs, path, options.batch_size, options.max_new_tokens)
     reader = ShardReader([load_index(shard) for shard in find_shards(options.data)])
     about = {
-        "checkpoint": str(options.checkpoint.resolve()),
-        "checkpoint_changed_ns": options.checkpoint.stat().st_mtime_ns,
-        "config_sha256": hashlib.sha256(config.read_bytes()).hexdigest(),
+        "checkpoint": checkpoint and str(checkpoint.resolve()),
+        "checkpoint_changed_ns": checkpoint and checkpoint.stat().st_mtime_ns,
+        "config_sha256": hashlib.sha256(b"".join(config.read_bytes() for config in configs)).hexdigest(),
         "shards": [shard.fingerprint for shard in reader.shards],
         "max_new_tokens": cli.model.max_new_tokens,
     }
     kept, remaining = split_answered(reader, begin(options.out, about, options.restart))
     _write_whole(path, to_json_lines(kept))
     if remaining:
-        predict(cli, options.checkpoint, reader, remaining)
+        predict(cli, checkpoint, reader, remaining)
     predictions = read_predictions(path)
     num_questions = sum(reader.entry(index).num_conversations for index in range(len(reader)))
     shown = {
-        "checkpoint": str(options.checkpoint),
+        "checkpoint": "none, pretrained weights" if checkpoint is None else str(checkpoint),
         "data": options.data,
         "max_new_tokens": cli.model.max_new_tokens,
         "questions left out, because their sample is broken": num_questions - len(predictions),
@@ -195,14 +210,24 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
 
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Judge a checkpoint on shards: accuracy by length and kind.")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint that training wrote")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="checkpoint that training wrote; none judges what --config names"
+    )
     parser.add_argument("--data", nargs="+", required=True, help="shards, folders or glob patterns")
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions and report")
-    parser.add_argument("--config", type=Path, help="the run's config.yaml; found beside the checkpoint by default")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        nargs="+",
+        help="the run's config.yaml, found beside the checkpoint by default; or files to merge",
+    )
     parser.add_argument("--batch_size", type=int, help="samples at once; as in the run by default")
     parser.add_argument("--max_new_tokens", type=int, help="longest answer; as in the run by default")
     parser.add_argument("--restart", action="store_true", help="ask all questions again")
-    return parser.parse_args(args)
+    options = parser.parse_args(args)
+    if options.checkpoint is None and options.config is None:
+        parser.error("give --checkpoint, or --config to judge the pretrained weights that it names")
+    return options
 
 
 def _write_whole(path: Path, text: str) -> None:

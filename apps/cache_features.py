@@ -92,7 +92,7 @@ class DistinctFrames:
 
     def __call__(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
         """Encode packed frames ``[F, 3, H, W]`` to ``[F, 1 + N, D]`` on the CPU, class token first."""
-        if not self.encoder.frames_are_independent:
+        if self.encoder.window_frames != 1:
             return self._encode(frames, frame_counts)
         names = [hashlib.blake2b(frame.numpy().tobytes(), digest_size=16).digest() for frame in frames]
         new = {name: index for index, name in enumerate(names) if name not in self._known}

@@ -5,7 +5,8 @@ Notation, used in every shape comment of the code base:
     V  videos of a batch (an image is a video of one frame)
     F  frames of all videos, packed back to back: no padding ever enters the encoder
     N  patches of a frame            D  vision width
-    S  segments of the longest video L  frames of the longest segment
+    S  segments of the longest video L  slots of the longest segment: frames as the bridge reads them
+    G  frames that one slot averages: 1 unless a frame selection pools
     M  memory tokens                 Q  visual tokens that reach the language model
     C  conversations                 K  text tokens of the longest conversation
     E  language model width
@@ -17,7 +18,7 @@ DeepSpeed's ZeRO-3 hooks both fail on dataclasses.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -39,25 +40,47 @@ class FrameFeatures(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Which packed frames form segment ``s`` of video ``v``."""
+    """Which packed frames the bridge reads of segment ``s`` of video ``v``; a slot is the mean of its G frames."""
 
-    frame_index: Tensor  # [V, S, L] int64 into the packed frames; 0 where masked
-    frame_mask: Tensor  # [V, S, L] bool
+    frame_index: Tensor  # [V, S, L, G] int64 into the packed frames; 0 where masked
+    frame_mask: Tensor  # [V, S, L, G] bool; the frames of a slot come first and are neighbours
+
+    @property
+    def slot_mask(self) -> Tensor:
+        """Slots that hold a frame, ``[V, S, L]`` bool."""
+        return self.frame_mask.any(dim=3)
 
 
 class SegmentInput(NamedTuple):
     """What the bridge reads in one recurrent step: segment ``s`` of every video at once."""
 
-    patches: Tensor  # [V, L, N, D]
+    patches: Tensor  # [V, L, N, D], of a frame or the mean of several
     frame_mask: Tensor  # [V, L] bool; a row without any True is a video that has no such segment
-    frame_ms: Tensor  # [V, L] int64, time of each frame in its video
+    frame_ms: Tensor  # [V, L] int64, time of each frame in its video; of several, that of the middle one
 
 
 class VisualTokens(NamedTuple):
-    """What the language model sees of every video."""
+    """What the language model sees: one row a video, or rows of their own for the conversations."""
 
-    tokens: Tensor  # [V, Q, E]
-    mask: Tensor  # [V, Q] bool
+    tokens: Tensor  # [V, Q, E], or [C, Q, E] where the bridge has read the questions
+    mask: Tensor  # [V, Q] or [C, Q] bool
+    row_index: Tensor | None = None  # [C] int64 row of every conversation, TEXT_ONLY without one; None: its video's
+
+    def of_conversation(self, conversation: int) -> "VisualTokens":
+        """What belongs to one conversation of the batch, cut out of it."""
+        rows = self.row_index
+        return self if rows is None else self._replace(row_index=rows[conversation : conversation + 1])
+
+
+class Questions(NamedTuple):
+    """What the conversations ask: their text before the first answer, as the language model embeds it.
+
+    Nothing of an answer is in it, so what is read for a question is the same in training and when it is asked.
+    """
+
+    embeddings: Tensor  # [C, K, E]
+    mask: Tensor  # [C, K] bool, True at the question's tokens; a row may be without any
+    video_index: Tensor  # [C] int64, see TextInputs
 
 
 class TextInputs(NamedTuple):
@@ -114,13 +137,13 @@ class FrameEncoder(nn.Module, ABC):
     Attributes:
         dim: Vision width D.
         num_patches: Patches of a frame, N.
-        frames_are_independent: Whether a frame's features depend on that frame alone. Then equal frames need to be
-            encoded only once; an encoder that looks across frames sets it to False.
+        window_frames: Neighbouring frames that look at each other, in windows counted from their video's start. With 1,
+            equal frames need to be encoded only once. None: all frames of a video; it cannot be encoded as it plays.
     """
 
     dim: int
     num_patches: int
-    frames_are_independent: bool = True
+    window_frames: int | None = 1
 
     @abstractmethod
     def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:
@@ -152,6 +175,14 @@ class SegmenterStream(Protocol):
         """Segments of the frames so far, ``[t]`` int64: exactly what the offline form gives for them."""
 
 
+@runtime_checkable
+class CausalSegmenterStream(SegmenterStream, Protocol):
+    """A stream that settles boundaries while the video plays."""
+
+    def declared(self) -> list[int]:
+        """Last frame of every segment that the frames so far have settled, ascending; only grows, never changes."""
+
+
 class Segmenter(ABC):
     """Cuts every video into segments. Stateless and without parameters."""
 
@@ -178,12 +209,16 @@ StateT = TypeVar("StateT")
 class MemoryBridge(nn.Module, ABC, Generic[StateT]):
     """Walks the segments in order and carries what matters to the language model.
 
-    ``forward`` takes the state and gives the next one; the module itself remembers nothing between calls. That is
-    what makes streaming equal to offline. ``read`` turns any state into visual tokens, so reading after the last
-    segment, after every segment or whenever a question arrives is the caller's choice.
+    ``forward`` takes the state and gives the next one; the module itself remembers nothing, which makes streaming equal
+    to offline. ``read`` turns any state into visual tokens: whether after every segment or when a question arrives.
 
     Subclasses are built as ``Bridge(dim, out_dim, *, options)``: vision width D and language model width E.
+
+    Attributes:
+        reads_questions: Whether ``read`` needs the questions; others ignore them.
     """
+
+    reads_questions: bool = False
 
     @abstractmethod
     def forward(self, segment: SegmentInput, state: StateT | None) -> StateT:
@@ -200,8 +235,20 @@ class MemoryBridge(nn.Module, ABC, Generic[StateT]):
         """
 
     @abstractmethod
-    def read(self, state: StateT) -> VisualTokens:
-        """Turn a state into what the language model sees."""
+    def read(self, state: StateT, questions: Questions | None = None) -> VisualTokens:
+        """Turn a state into what the language model sees.
+
+        Args:
+            state: State after any segment.
+            questions: What the conversations ask; needed where ``reads_questions``.
+
+        Returns:
+            A row for every video; where ``reads_questions``, a row for every conversation.
+        """
+
+    def penalty(self, state: StateT) -> Tensor | None:
+        """What training adds to each video's answer loss, ``[V]``, given its last state; None for nothing."""
+        return None
 
 
 class LanguageModel(nn.Module, ABC):
@@ -212,6 +259,14 @@ class LanguageModel(nn.Module, ABC):
     """
 
     dim: int
+
+    @abstractmethod
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Embed text, ``[C, K, E]``, as the model itself reads it; any value at placeholders."""
+
+    @abstractmethod
+    def prompts(self, questions: Sequence[str]) -> TextInputs:
+        """Write questions about a batch's first video as prompts; visual tokens at ``<video>``, in front without it."""
 
     @abstractmethod
     def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:

@@ -97,3 +97,20 @@ def weighted_answer_loss(losses: Sequence[AnswerLoss], weights: Tensor, video_in
     conversation_weights[with_video] = weights[video_index[with_video]].to(nll.dtype)
     num_tokens = losses[-1].num_tokens.sum()
     return (conversation_weights * nll).sum() / num_tokens.clamp(min=1)
+
+
+def mean_over_answer_tokens(of_video: Tensor, video_index: Tensor, num_tokens: Tensor) -> Tensor:
+    """Mean over answer tokens of a number that their video has.
+
+    Args:
+        of_video: ``[V]``.
+        video_index: Video of every conversation, ``[C]``; those without one count as zero.
+        num_tokens: Answer tokens of every conversation, ``[C]``.
+
+    Returns:
+        Scalar; zero, with its graph, if no conversation has a video.
+    """
+    share = torch.zeros_like(of_video)
+    with_video = video_index != TEXT_ONLY
+    share = share.index_add(0, video_index[with_video], num_tokens[with_video].to(share.dtype))
+    return (share * of_video).sum() / num_tokens.sum().clamp(min=1)

@@ -13,13 +13,20 @@ from components.interfaces import (
     LanguageModel,
     LossSchedule,
     MemoryBridge,
+    Questions,
     Segmenter,
     Segments,
     TextInputs,
     VideoTextBatch,
     VisualTokens,
 )
-from components.losses import FinalSegmentLoss, answer_loss_per_reading, weighted_answer_loss
+from components.losses import (
+    FinalSegmentLoss,
+    answer_loss_per_reading,
+    mean_over_answer_tokens,
+    weighted_answer_loss,
+)
+from components.questions import embed_questions
 
 
 class ModelOutput(NamedTuple):
@@ -29,6 +36,7 @@ class ModelOutput(NamedTuple):
     reading_losses: Tensor  # [R] detached mean loss an answer token after each reading
     num_answer_tokens: Tensor  # scalar int64
     segment_counts: Tensor  # [V] int64
+    penalty: Tensor | None = None  # scalar, detached: what the bridge added to the loss
 
 
 class PackedVideos(NamedTuple):
@@ -90,17 +98,23 @@ class VideoLanguageModel(nn.Module):
         segments = self.segment(features, videos.frame_counts)
         num_segments = segments.frame_mask.shape[1]
         states = self.recur(features, videos.frame_ms, segments)
-        readings = [self.bridge.read(states[step]) for step in self.loss_schedule.steps(num_segments)]
-        segment_mask = segments.frame_mask.any(dim=2)  # [V, S]
         text = text_of(batch)
+        questions = self.questions(text)
+        readings = [self.bridge.read(states[step], questions) for step in self.loss_schedule.steps(num_segments)]
+        segment_mask = segments.slot_mask.any(dim=2)  # [V, S]
         losses = answer_loss_per_reading(self.language_model, readings, text)
         weights = self.loss_schedule.weights(segment_mask)
         loss = weighted_answer_loss(losses, weights, text.video_index)
         # Touches every trainable part even when no conversation has a video, so that all ranks reduce alike.
         loss = loss + sum(0.0 * reading.tokens.float().sum() for reading in readings)
+        penalty = self.bridge.penalty(states[-1])
+        if penalty is not None:
+            penalty = mean_over_answer_tokens(penalty, text.video_index, losses[-1].num_tokens)
+            loss = loss + penalty
         tokens = losses[-1].num_tokens.sum()
         means = torch.stack([each.nll.detach().sum() / tokens.clamp(min=1) for each in losses])
-        return ModelOutput(loss, means, tokens, segment_mask.sum(dim=1)[: batch.frame_counts.numel()])
+        segment_counts = segment_mask.sum(dim=1)[: batch.frame_counts.numel()]
+        return ModelOutput(loss, means, tokens, segment_counts, None if penalty is None else penalty.detach())
 
     @torch.no_grad()
     def generate(self, batch: VideoTextBatch, max_new_tokens: int) -> list[str]:
@@ -113,12 +127,20 @@ class VideoLanguageModel(nn.Module):
         return self.language_model.score_options(self.look(batch), text_of(batch), options)
 
     def look(self, batch: VideoTextBatch) -> VisualTokens:
-        """Everything up to the language model: the visual tokens after each video's last segment."""
+        """Everything up to the language model: what it sees after each video's last segment."""
         videos = self.packed_videos(batch)
         features = self.encoder(videos.frames, videos.frame_counts)
         segments = self.segment(features, videos.frame_counts)
-        visual: VisualTokens = self.bridge.read(self.recur(features, videos.frame_ms, segments)[-1])
+        return self.read(self.recur(features, videos.frame_ms, segments)[-1], text_of(batch))
+
+    def read(self, state: Any, text: TextInputs) -> VisualTokens:
+        """Turn a state of the bridge into what the language model sees for these conversations."""
+        visual: VisualTokens = self.bridge.read(state, self.questions(text))
         return visual
+
+    def questions(self, text: TextInputs) -> Questions | None:
+        """What the conversations ask, where the bridge reads it."""
+        return embed_questions(self.language_model, text) if self.bridge.reads_questions else None
 
     def packed_videos(self, batch: VideoTextBatch) -> PackedVideos:
         """The batch's videos, or one masked dummy frame."""
@@ -134,14 +156,14 @@ class VideoLanguageModel(nn.Module):
         num_segments = self.agree_on_maximum(num_segments_of(segment_index, frame_counts))
         return group_frames(segment_index, frame_counts, num_segments, self.frame_selection)
 
-    def recur(self, features: FrameFeatures, frame_ms: Tensor, segments: Segments) -> list[Any]:
-        """Walk the segments of all videos at once; the state after each of the S steps."""
+    def recur(self, features: FrameFeatures, frame_ms: Tensor, segments: Segments, state: Any = None) -> list[Any]:
+        """Walk the segments of all videos at once, on from a state; the states after each of the S steps."""
         weights = next(self.bridge.parameters(), features.patches)
         states: list[Any] = []
         for segment in segment_inputs(features, frame_ms, segments):
             # A cache or a half-precision encoder may speak another dtype than the bridge trains in.
-            segment = segment._replace(patches=segment.patches.to(weights.dtype))
-            states.append(self.bridge(segment, states[-1] if states else None))
+            state = self.bridge(segment._replace(patches=segment.patches.to(weights.dtype)), state)
+            states.append(state)
         return states
 
 

@@ -126,11 +126,18 @@ def _apply_template(messages: list[dict[str, str]], tokenizer: Any, where: str, 
 
 
 def _tokenize(text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids and character spans. The template has written the special tokens, so none is added."""
+    """Ids and character spans. The template has written the special tokens, so none is added.
+
+    The token that begins a text is cut off first: to LLaMA's tokenizer what follows it begins the text and gets a blank
+    in front, but reads as the middle of one if both are tokenized together.
+    """
     ids: list[int] = []
     offsets: list[tuple[int, int]] = []
     position = 0
-    for number, piece in enumerate(text.split(VIDEO_MARK)):
+    begin = tokenizer.bos_token
+    if begin and text.startswith(begin):
+        ids, offsets, position = [tokenizer.bos_token_id], [(0, len(begin))], len(begin)
+    for number, piece in enumerate(text[position:].split(VIDEO_MARK)):
         if number:
             ids.append(VIDEO_PLACEHOLDER)
             offsets.append((position, position + len(VIDEO_MARK)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from components.interfaces import FrameFeatures, SegmentInput, VideoTextBatch
-from components.model import VideoLanguageModel
+from components.model import VideoLanguageModel, text_of
 from components.segmenters.depth import adjacent_similarity, depth_scores
 from lightning_modules.pictures import SegmentedVideo
 
@@ -44,7 +44,7 @@ class ModelListener:
         assert self._features is not None, "asked before the model ran"
         counts = batch.frame_counts.tolist()
         segment_index = self.model.segmenter.segment(self._features.cls, batch.frame_counts)
-        attention = self._segment_attention()
+        attention = self._segment_attention(batch)
         videos = []
         first = 0
         for video, num_segments in enumerate(self.segment_counts().tolist()):
@@ -73,10 +73,20 @@ class ModelListener:
         for handle in self._handles:
             handle.remove()
 
-    def _segment_attention(self) -> Tensor | None:
-        """Attention of the readout's queries to the segments, ``[V, Q, S]``; None where the readout has none."""
+    def _segment_attention(self, batch: VideoTextBatch) -> Tensor | None:
+        """Attention of the readout's queries to the segments, ``[V, Q, S]``; None where the readout has none.
+
+        Where it depends on the question, that of each video's first one.
+        """
         attend = getattr(getattr(self.model.bridge, "readout", None), "segment_attention", None)
-        return None if attend is None else attend(self._state)
+        if attend is None:
+            return None
+        questions = self.model.questions(text_of(batch))
+        attention: Tensor = attend(self._state, questions)
+        if questions is None:
+            return attention
+        asked = questions.video_index.tolist()
+        return attention[[asked.index(video) for video in range(batch.frame_counts.numel())]]
 
     def _on_encoded(self, _module: nn.Module, _inputs: Any, output: FrameFeatures) -> None:
         self._features = output

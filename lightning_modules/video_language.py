@@ -135,6 +135,8 @@ class VideoLanguageModule(LightningModule):
             )
         size = len(batch.questions)
         self.log("train/loss", output.loss.detach(), prog_bar=True, batch_size=size)
+        if output.penalty is not None:
+            self.log("train/bridge_penalty", output.penalty, batch_size=size)
         for index, value in enumerate(output.reading_losses if len(output.reading_losses) > 1 else ()):
             self.log(f"train/loss_after_reading/{index}", value, batch_size=size)
         if output.segment_counts.numel():

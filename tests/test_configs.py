@@ -1,14 +1,17 @@
 """Every YAML under configs/ trains, validates and tests through the real command line, on tiny parts."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from transformers import Dinov2Config, Dinov2Model
 
 import train
 from apps import cache_features
+from lightning_modules import monitoring
 from tests.components.tiny_language import make_model_folder
 from tests.fixtures_data import make_clip, make_record, write_shard
 
@@ -21,6 +24,7 @@ CHAINS = {
     "quickstart.yaml": FEATURES,
     "quickstart_smollm2.yaml": [*FEATURES, "quickstart_smollm2.yaml"],
 }
+TESTED_ELSEWHERE = {"model/videollamb_7b.yaml": "test_videollamb_7b.py"}  # trains, judges and exports there
 LENGTHS = ("1x", "2x", "4x", "8x")
 QUICK = ["--trainer.limit_train_batches=2", "--trainer.max_steps=2", "--trainer.log_every_n_steps=1"]
 
@@ -35,7 +39,7 @@ def config_arguments(name: str) -> list[str]:
 
 
 def all_configs() -> list[str]:
-    return sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+    return sorted({str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} - TESTED_ELSEWHERE.keys())
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", all_configs())
 def test_config_trains_validates_and_tests(name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
+    if name.startswith("ablation/"):
+        # Rendering takes most of the time and knows nothing of the config; the other configs do it.
+        monkeypatch.setattr(monitoring, "draw_video", lambda video: Figure(figsize=(1, 1)))
     arguments = config_arguments(name)
     cli = train.main(["fit", *arguments, *QUICK, "--trainer.precision=32-true"])
     assert cli.trainer.global_step == 2
@@ -94,6 +101,12 @@ def test_config_trains_validates_and_tests(name: str, workplace: Path, monkeypat
         torch.testing.assert_close(validated.trainer.callback_metrics[name], cli.trainer.callback_metrics[name])
 
 
+@pytest.mark.parametrize(("name", "file"), TESTED_ELSEWHERE.items())
+def test_config_that_is_tested_elsewhere_is_named_there(name: str, file: str) -> None:
+    assert (CONFIGS / name).is_file()
+    assert Path(name).name in (Path(__file__).parent / file).read_text(encoding="utf-8")
+
+
 def test_test_and_predict_run_and_predict_writes_json_lines(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     arguments = [*config_arguments("quickstart.yaml"), "--trainer.logger.init_args.name=predict"]
@@ -102,6 +115,13 @@ def test_test_and_predict_run_and_predict_writes_json_lines(workplace: Path, mon
     predicted = train.main(["predict", *arguments])
     lines = (Path(predicted.trainer.log_dir or "") / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["key"] for line in lines] == ["eval-8x000", "eval-8x001"]
+
+
+def test_page_about_ablations_names_exactly_the_files() -> None:
+    page = (CONFIGS.parent / "docs" / "ablations.md").read_text(encoding="utf-8")
+    rows = "\n".join(line.split("|")[1] for line in page.splitlines() if line.startswith("|"))
+    named = re.findall(r"`(\w+\.yaml)`", rows)
+    assert sorted(named) == sorted(path.name for path in (CONFIGS / "ablation").glob("*.yaml"))
 
 
 def test_wrong_key_exits_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:

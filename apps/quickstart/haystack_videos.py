@@ -14,16 +14,9 @@ from numpy.typing import NDArray
 
 from apps.quickstart.clips import MAX_RUN, Clip, Part, Run, plan_run, render
 from apps.quickstart.needles import COLOURS, SHAPES, Needle, paint
+from apps.quickstart.questions import MAX_NEEDLES, NUMBERS, Task, conversations
 
 FRAMES_PER_SECOND = 2  # reading at this rate samples every frame
-NO_NEEDLE = "none"
-PLACES = ("beginning", "end")
-QUESTIONS = {
-    "colour": "Which colour was shown?",
-    "shape": "Which shape was shown?",
-    "place": "Was it at the beginning or at the end?",
-}
-OPTIONS = {"colour": (*COLOURS, NO_NEEDLE), "shape": (*SHAPES, NO_NEEDLE), "place": (*PLACES, NO_NEEDLE)}
 # Key frames alone, at one quantiser: a frame then decodes to the same pixels in every video that shows it, so a feature
 # cache can encode it once.
 _ENCODER_OPTIONS = {"preset": "ultrafast", "qp": "20", "g": "1", "bf": "0"}
@@ -42,6 +35,10 @@ class Split:
         max_frames: Frames of the longest.
         part: Which part of the clips they show.
         length: Name of the length in reports, ``meta.length`` of every sample.
+        task: What they show and what is asked about them.
+
+    Raises:
+        ValueError: The shortest video has too few frames for the task's needles, which never share one.
     """
 
     name: str
@@ -50,6 +47,14 @@ class Split:
     max_frames: int
     part: Part
     length: str
+    task: Task = "needle"
+
+    def __post_init__(self) -> None:
+        if self.min_frames < MAX_NEEDLES[self.task]:
+            raise ValueError(
+                f"split {self.name!r} has videos of {self.min_frames} frames, but the task {self.task!r} shows up to "
+                f"{MAX_NEEDLES[self.task]} needles, each on a frame of its own; raise min_frames"
+            )
 
 
 def default_splits(num_train: int = 2000, num_one_segment: int = 600, num_eval: int = 80) -> tuple[Split, ...]:
@@ -78,7 +83,7 @@ class HaystackSettings:
         num_train_scenes: Scenes of up to six frames that the training videos are joined from. Few scenes mean few
             different frames, and a frozen encoder need look at each only once.
         num_held_out_scenes: The same for held-out videos.
-        no_needle_share: Share of the videos without a needle.
+        no_needle_share: Share of the task ``needle``'s videos without one.
         needle_sizes: Smallest and largest side of a needle, as a share of the frame's.
         videos_per_shard: Samples of a shard.
     """
@@ -98,7 +103,7 @@ class VideoPlan(NamedTuple):
 
     num_frames: int
     runs: list[Run]
-    needle: Needle | None
+    needles: tuple[Needle, ...]  # in the order of their frames
 
 
 class Sample(NamedTuple):
@@ -128,7 +133,7 @@ def plan_video(settings: HaystackSettings, clips: Sequence[Clip], split: Split, 
     return VideoPlan(
         num_frames=num_frames,
         runs=_join_scenes(random, settings, clips, split.part, num_frames),
-        needle=None if random.random() < settings.no_needle_share else _plan_needle(random, settings, num_frames),
+        needles=_plan_needles(random, settings, split.task, num_frames),
     )
 
 
@@ -143,12 +148,9 @@ def make_sample(settings: HaystackSettings, clips: Sequence[Clip], split: Split,
     """
     plan = plan_video(settings, clips, split, index)
     key = f"{split.name}-{index:06d}"
-    meta = {
-        "length": split.length,
-        "num_frames": plan.num_frames,
-        "needle_frame": -1 if plan.needle is None else plan.needle.frame,
-    }
-    record = {"source": "haystack", "meta": meta, "conversations": conversations(plan, key)}
+    meta = {"length": split.length, "num_frames": plan.num_frames, **_needle_meta(split.task, plan.needles)}
+    asked = conversations(split.task, plan.needles, plan.num_frames, key)
+    record = {"source": "haystack", "meta": meta, "conversations": asked}
     return Sample(key, encode(draw_frames(settings, clips, plan)), record)
 
 
@@ -159,41 +161,9 @@ def draw_frames(settings: HaystackSettings, clips: Sequence[Clip], plan: VideoPl
         RGB frames ``[T, size, size, 3]``.
     """
     frames = render(clips, plan.runs, settings.frame_size)
-    if plan.needle is not None:
-        paint(frames[plan.needle.frame], plan.needle)
+    for needle in plan.needles:
+        paint(frames[needle.frame], needle)
     return frames
-
-
-def conversations(plan: VideoPlan, key: str) -> list[dict[str, Any]]:
-    """The questions about a video, with their answers.
-
-    The place is not asked where the needle lies in the middle third.
-
-    Args:
-        plan: The video.
-        key: Its sample key, for the conversations' ids.
-    """
-    if plan.needle is None:
-        answers = dict.fromkeys(QUESTIONS, NO_NEEDLE)
-    else:
-        answers = {"colour": plan.needle.colour, "shape": plan.needle.shape}
-        centre = (plan.needle.frame + 0.5) / plan.num_frames
-        if centre < 1 / 3:
-            answers["place"] = PLACES[0]
-        elif centre > 2 / 3:
-            answers["place"] = PLACES[1]
-    return [
-        {
-            "id": f"{key}-{kind}",
-            "kind": kind,
-            "options": list(OPTIONS[kind]),
-            "turns": [
-                {"role": "user", "content": f"<video>\n{QUESTIONS[kind]}"},
-                {"role": "assistant", "content": answer},
-            ],
-        }
-        for kind, answer in answers.items()
-    ]
 
 
 def encode(frames: NDArray[np.uint8]) -> bytes:
@@ -234,6 +204,27 @@ def _join_scenes(
         runs.append(run._replace(frames=run.frames[start : start + length]))
         missing -= length
     return runs
+
+
+def _plan_needles(
+    random: np.random.Generator, settings: HaystackSettings, task: Task, num_frames: int
+) -> tuple[Needle, ...]:
+    if task == "needle":
+        shown = random.random() >= settings.no_needle_share
+        return (_plan_needle(random, settings, num_frames),) if shown else ()
+    number = MAX_NEEDLES[task] if task == "order" else int(random.integers(len(NUMBERS)))
+    frames = np.sort(random.choice(num_frames, number, replace=False))
+    needles = [_plan_needle(random, settings, num_frames)._replace(frame=int(frame)) for frame in frames]
+    if task == "order":
+        colours = random.choice(list(COLOURS), number, replace=False)
+        needles = [needle._replace(colour=str(colour)) for needle, colour in zip(needles, colours, strict=True)]
+    return tuple(needles)
+
+
+def _needle_meta(task: Task, needles: Sequence[Needle]) -> dict[str, int | str]:
+    if task == "needle":
+        return {"needle_frame": needles[0].frame if needles else -1}
+    return {"needle_frames": ",".join(str(needle.frame) for needle in needles)}  # meta holds no lists
 
 
 def _plan_needle(random: np.random.Generator, settings: HaystackSettings, num_frames: int) -> Needle:

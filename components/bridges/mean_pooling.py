@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
+from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 
 
 class RunningMean(NamedTuple):
@@ -43,7 +43,7 @@ class MeanPooling(MemoryBridge[RunningMean]):
             return RunningMean(total, count)
         return RunningMean(state.total + total, state.num_frames + count)
 
-    def read(self, state: RunningMean) -> VisualTokens:
+    def read(self, state: RunningMean, questions: Questions | None = None) -> VisualTokens:
         """Project the mean: ``[V, N, E]``, all real."""
         mean = state.total / state.num_frames.clamp(min=1)[:, None, None]
         tokens = self.projection(self.mean_norm(mean.to(self.mean_norm.weight.dtype)))

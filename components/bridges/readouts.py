@@ -1,4 +1,11 @@
-"""What of the bridge's state the language model gets to see. One class a choice; all take the same state."""
+"""What of the bridge's state the language model gets to see. One class a choice; all take the same state.
+
+- ``CacheReadout``: learned queries attend over what all segments wrote (the default).
+- ``RetrievedReadout`` (in ``retrieved_readout.py``): the same with queries that have read the question.
+- ``MemoryReadout``: the lasting memory after the last segment.
+- ``CacheAndMemoryReadout``: what these two give, one after the other.
+- ``LastSegmentReadout``: the last segment's patches; ``with_memory`` puts the memory in front of them.
+"""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -7,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from components.bridges.attention import Attention
-from components.interfaces import VisualTokens
+from components.interfaces import Questions, VisualTokens
 from components.positions import sinusoidal
 
 
 class MemoryState(NamedTuple):
     """State of a recurrent memory bridge after some segments. Nothing else is carried."""
 
-    memory: Tensor  # [V, M, D] memory tokens after the last real segment of every video
+    memory: Tensor  # [V, M, D] lasting memory after the last real segment of every video
+    opened: Tensor  # [V] mean openness of the update gate, summed over the segments after the first
     cache: tuple[Tensor, ...]  # one [V, M, D] a segment: the memory tokens it wrote
     cache_mask: tuple[Tensor, ...]  # one [V] bool a segment: videos that have it
     cache_ms: tuple[Tensor, ...]  # one [V] int64 a segment: time of its middle frame
@@ -30,13 +38,15 @@ class Readout(nn.Module, ABC):
     Attributes:
         reads_tokens: Whether ``forward`` reads ``tokens`` and ``token_mask`` of the state. For the others the bridge
             neither computes nor keeps them.
+        reads_questions: Whether ``forward`` needs the questions; others ignore them.
     """
 
     reads_tokens: bool = False
+    reads_questions: bool = False
 
     @abstractmethod
-    def forward(self, state: MemoryState) -> VisualTokens:
-        """Read the state of every video."""
+    def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
+        """Read the state of every video, or, where ``reads_questions``, for every conversation."""
 
 
 def _projection(dim: int, out_dim: int) -> nn.Sequential:
@@ -65,21 +75,22 @@ class CacheReadout(Readout):
         self.attention = Attention(dim, num_heads, typical_keys=_TYPICAL_KEYS)
         self.projection = _projection(dim, out_dim)
 
-    def forward(self, state: MemoryState) -> VisualTokens:
+    def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Read the whole cache: ``[V, Q, E]``, all real."""
-        queries, keys, mask = self._attended(state)
+        queries, keys, mask = self._attended(state, questions)
         read = queries + self.attention(queries, keys, mask)
         tokens = self.projection(read)
         return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
 
-    def segment_attention(self, state: MemoryState) -> Tensor:
+    def segment_attention(self, state: MemoryState, questions: Questions | None = None) -> Tensor:
         """How much each query looks at each segment, ``[V, Q, segments]``, summing to 1 over segments."""
-        queries, keys, mask = self._attended(state)
+        queries, keys, mask = self._attended(state, questions)
         weights = self.attention.weights(queries, keys, mask)
         by_segment: Tensor = weights.unflatten(-1, (len(state.cache), -1)).sum(dim=-1)
         return by_segment
 
-    def _attended(self, state: MemoryState) -> tuple[Tensor, Tensor, Tensor]:
+    def _attended(self, state: MemoryState, questions: Questions | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries ``[V, Q, D]``, keys ``[V, segments * M, D]`` and which of the keys are real."""
         memories = torch.stack(state.cache, dim=1)  # [V, segments, M, D]
         num_videos, _, num_memory, _ = memories.shape
         middle_ms = torch.stack(state.cache_ms, dim=1)  # [V, segments]
@@ -101,10 +112,40 @@ class MemoryReadout(Readout):
         super().__init__()
         self.projection = _projection(dim, out_dim)
 
-    def forward(self, state: MemoryState) -> VisualTokens:
+    def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Read the memory: ``[V, M, E]``, all real."""
         tokens = self.projection(state.memory)
         return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+
+class CacheAndMemoryReadout(Readout):
+    """What learned queries find in the cache of all segments, and behind it the lasting memory.
+
+    The two know different things: the cache what each segment showed and when, the memory what it came to over time,
+    such as how often or what first.
+
+    Args:
+        dim: Bridge width D.
+        out_dim: Language model width E.
+        num_queries: Visual tokens Q from the cache.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, dim: int, out_dim: int, *, num_queries: int = 16, num_heads: int = 8) -> None:
+        super().__init__()
+        self.cache = CacheReadout(dim, out_dim, num_queries=num_queries, num_heads=num_heads)
+        self.memory = MemoryReadout(dim, out_dim)
+
+    def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
+        """Read cache and memory: ``[V, Q + M, E]``, all real."""
+        parts = [self.cache(state), self.memory(state)]
+        return VisualTokens(
+            *(torch.cat(each, dim=1) for each in zip(*((p.tokens, p.mask) for p in parts), strict=True))
+        )
+
+    def segment_attention(self, state: MemoryState, questions: Questions | None = None) -> Tensor:
+        """How much each query looks at each segment of the cache; see ``CacheReadout``."""
+        return self.cache.segment_attention(state)
 
 
 class LastSegmentReadout(Readout):
@@ -125,7 +166,7 @@ class LastSegmentReadout(Readout):
         self.with_memory = with_memory
         self.projection = _projection(dim, out_dim)
 
-    def forward(self, state: MemoryState) -> VisualTokens:
+    def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Read the last segment: ``[V, P, E]`` or ``[V, M + P, E]``."""
         tokens, mask = state.tokens, state.token_mask
         if self.with_memory:

@@ -1,6 +1,7 @@
 """The recurrent memory bridge: memory tokens walk through the segments and are read back at any time."""
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -8,17 +9,24 @@ from torch import Tensor, nn
 from components.bridges.attention import TransformerBlock
 from components.bridges.padding import context_mask, replace_rows
 from components.bridges.readouts import CacheReadout, MemoryState, Readout
-from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
+from components.bridges.selective_update import SelectiveUpdate
+from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.positions import patch_grid_positions, sinusoidal
+
+Recurrence = Literal["replacing", "selective", "none"]
 
 
 class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
-    """Carry distinct memory tokens across segments, gated, and read them through a readout.
+    """Carry distinct memory tokens across segments and read them through a readout.
 
-    In every step the memory tokens and the segment's patches attend to each other; the memory tokens that come out
-    are cached and go on to the next segment. What enters a segment is ``initial + tanh(gate) * LayerNorm(previous)``
-    with one gate a channel, zero at the start of training: every segment begins near the learned initial memory, so
-    drift cannot build up over hundreds of segments. Videos without the segment keep all they had.
+    In every step the memory tokens and the segment's patches attend to each other. What the memory tokens become, the
+    segment's *written* memory, is cached. It becomes the *lasting* memory, which goes on to the next segment: whole, or
+    as far as a gate lets it in. What enters a segment is ``initial + tanh(gate) * LayerNorm(lasting)`` with one gate a
+    channel, zero at the start of training: every segment begins near the learned initial memory, so drift cannot
+    build up over hundreds of segments. Videos without the segment keep all they had.
+
+    With ``selective``, nothing in a training video of a few segments teaches the update gate to stay closed for
+    hundreds; a penalty on its mean openness does.
 
     Differs from the published bridge, which is kept as a compatible form: there the tokens start as equal zeros and
     never come apart, nothing tells where a patch or a frame was, and the memory drifts with every step.
@@ -30,8 +38,14 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         num_memory: Memory tokens M.
         num_layers: Transformer blocks.
         num_heads: Attention heads.
-        recurrent: False cuts the recurrence: every segment starts from the initial memory.
+        recurrence: ``replacing``: what was written becomes the lasting memory; ``selective``: a gate that has seen both
+            decides how much of it does (``SelectiveUpdate``); ``none``: every segment starts from the initial memory.
+        update_penalty: Weight of the update gate's mean openness in the training loss; only with ``selective``.
         readout: Builds the readout from D and E.
+
+    Raises:
+        ValueError: ``recurrence`` is none of the three, or ``update_penalty`` is negative, which would
+            reward forgetting.
 
     Source: after VideoLLaMB (arXiv:2409.01071); recurrence after RMT (arXiv:2207.06881).
     """
@@ -45,12 +59,19 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         num_memory: int = 32,
         num_layers: int = 1,
         num_heads: int = 8,
-        recurrent: bool = True,
+        recurrence: Recurrence = "replacing",
+        update_penalty: float = 0.05,
         readout: Callable[[int, int], Readout] = CacheReadout,
     ) -> None:
         super().__init__()
+        if recurrence not in get_args(Recurrence):
+            raise ValueError(f"recurrence must be one of {get_args(Recurrence)}, got {recurrence!r}")
+        if update_penalty < 0:
+            raise ValueError(f"update_penalty must be at least 0, got {update_penalty}")
         self.width = width or dim
-        self.recurrent = recurrent
+        self.carried = float(recurrence != "none")
+        self.update = SelectiveUpdate(self.width) if recurrence == "selective" else None
+        self.update_penalty = update_penalty
         self.patch_input = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, self.width))
         # Small beside what the first block writes, so that what the memory saw, not what it began as, dominates it.
         self.initial_memory = nn.Parameter(torch.randn(num_memory, self.width) * 0.02)
@@ -58,6 +79,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         self.gate = nn.Parameter(torch.zeros(self.width))
         self.layers = nn.ModuleList(TransformerBlock(self.width, num_heads) for _ in range(num_layers))
         self.readout = readout(self.width, out_dim)
+        self.reads_questions = self.readout.reads_questions
 
     def forward(self, segment: SegmentInput, state: MemoryState | None) -> MemoryState:
         """Read one segment of every video; see ``MemoryBridge.forward``."""
@@ -75,16 +97,24 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         written = last_layer(mixed, mask, part=slice(num_memory))
         if not self.readout.reads_tokens:
             mixed, token_mask = mixed[:, :0], token_mask[:, :0]
-        return _advance(state, segment, written, mixed, token_mask)
+        openness = None if self.update is None else self.update(memory if state is None else state.memory, written)
+        return _advance(state, segment, written, openness, mixed, token_mask)
 
-    def read(self, state: MemoryState) -> VisualTokens:
+    def read(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Turn the state into visual tokens."""
         if self.readout.reads_tokens:
             num_memory = state.memory.shape[1]
             mask = context_mask(num_memory, state.token_mask)
             state = state._replace(tokens=self.layers[-1](state.last_input, mask, part=slice(num_memory, None)))
-        visual: VisualTokens = self.readout(state)
+        visual: VisualTokens = self.readout(state, questions)
         return visual
+
+    def penalty(self, state: MemoryState) -> Tensor | None:
+        """The update gate's mean openness over each video's segments after the first, ``[V]``, times its weight."""
+        if self.update is None:
+            return None
+        num_updates = torch.stack(state.cache_mask).sum(dim=0) - 1
+        return self.update_penalty * state.opened / num_updates.clamp(min=1)
 
     def _positioned(self, patches: Tensor) -> Tensor:
         length, num_patches = patches.shape[1:3]
@@ -100,13 +130,18 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         initial = self.initial_memory.to(dtype).expand(num_videos, -1, -1)
         # Before the first segment nothing is carried, yet norm and gate are used (times zero): under DDP and ZeRO a
         # parameter that some batch leaves out of the graph would stop the run.
-        previous, carried = (initial, 0.0) if state is None else (state.memory, float(self.recurrent))
+        previous, carried = (initial, 0.0) if state is None else (state.memory, self.carried)
         entering: Tensor = initial + carried * torch.tanh(self.gate).to(dtype) * self.memory_norm(previous)
         return entering
 
 
 def _advance(
-    state: MemoryState | None, segment: SegmentInput, written: Tensor, last_input: Tensor, token_mask: Tensor
+    state: MemoryState | None,
+    segment: SegmentInput,
+    written: Tensor,
+    openness: Tensor | None,
+    last_input: Tensor,
+    token_mask: Tensor,
 ) -> MemoryState:
     """Take the new segment into the state of the videos that have it; the others keep theirs."""
     active = segment.frame_mask.any(dim=1)  # [V]
@@ -115,10 +150,19 @@ def _advance(
     middle = (count.clamp(min=1) - 1) // 2
     middle_ms = segment.frame_ms.gather(1, middle.unsqueeze(1)).squeeze(1)
     tokens = written[:, :0]
+    opened = written.new_zeros(len(active))
+    if openness is not None:
+        # Closed gates get no push to close further: their way back would grow longer with every step.
+        opened = (openness * (openness > 0)).mean(dim=(1, 2)) * active
     if state is None:
-        return MemoryState(written, (written,), (active,), (middle_ms,), end_ms, last_input, tokens, token_mask)
+        # There is nothing to keep yet, so the first segment's memory enters whole, whatever the gate says; times zero
+        # keeps its parameters in the graph: see _entering_memory.
+        opened = 0.0 * opened
+        return MemoryState(written, opened, (written,), (active,), (middle_ms,), end_ms, last_input, tokens, token_mask)
+    lasting = written if openness is None else state.memory + openness * (written - state.memory)
     return MemoryState(
-        memory=replace_rows(active, written, state.memory),
+        memory=replace_rows(active, lasting, state.memory),
+        opened=state.opened + opened,
         cache=(*state.cache, written),
         cache_mask=(*state.cache_mask, active),
         cache_ms=(*state.cache_ms, middle_ms),

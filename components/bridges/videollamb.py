@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from components.bridges.padding import context_mask, replace_rows
 from components.bridges.post_norm import PostNormAttention, PostNormBlock
-from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
+from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.pooling import pool_patches
 
 
@@ -104,7 +104,7 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState]):
             token_mask=replace_rows(active, token_mask, state.token_mask),
         )
 
-    def read(self, state: VideoLLaMBState) -> VisualTokens:
+    def read(self, state: VideoLLaMBState, questions: Questions | None = None) -> VisualTokens:
         """Project the last segment's patch tokens: ``[V, P, E]``."""
         return VisualTokens(F.gelu(self.projection(self.last_tokens(state))), state.token_mask)
 

@@ -51,7 +51,7 @@ class LanguageBindEncoder(FrameEncoder):
     Source: LanguageBind (arXiv:2310.01852), as VideoLLaMB (arXiv:2409.01071) runs it.
     """
 
-    frames_are_independent = False
+    window_frames = WINDOW_FRAMES
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from components.interfaces import IGNORED_LABEL, AnswerLoss, LanguageModel, Text
 from components.language.chat import ChatFormat
 from components.language.pretrained import LoraSettings, add_adapters, build_model
 from components.language.splice import SplicedInputs, splice
+from components.questions import before_answer
 
 
 class HuggingFaceCausalLM(LanguageModel):
@@ -77,6 +78,23 @@ class HuggingFaceCausalLM(LanguageModel):
             add_adapters(self.model, lora)
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Embed ids ``[C, K]``; the placeholder's negative id reads row 0, which the splice replaces."""
+        embedded: Tensor = self.model.get_input_embeddings()(input_ids.clamp(min=0))
+        return embedded
+
+    def prompts(self, questions: Sequence[str]) -> TextInputs:
+        """Write questions about the first video through the chat template; see ``LanguageModel.prompts``.
+
+        Raises:
+            ValueError: The template loses the place of the visual tokens.
+        """
+        rows = [torch.tensor(self.chat.prompt_ids(question)) for question in questions]
+        device = self.model.get_input_embeddings().weight.device
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.chat.pad_id).to(device)
+        mask = torch.arange(ids.shape[1], device=device) < torch.tensor([[len(row)] for row in rows], device=device)
+        return TextInputs(ids, mask, torch.full_like(ids, IGNORED_LABEL), ids.new_zeros(len(rows)))
 
     def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
         """Score the answers; only the labelled positions reach the output layer.
@@ -155,7 +173,9 @@ class HuggingFaceCausalLM(LanguageModel):
         scores = []
         with _evaluation_mode(self.model):
             for row, answers in enumerate(options):
-                prompt = self._splice(visual, TextInputs(*(field[row : row + 1] for field in prompts)))
+                prompt = self._splice(
+                    visual.of_conversation(row), TextInputs(*(field[row : row + 1] for field in prompts))
+                )
                 scores.append(self._score_answers(prompt.embeddings, answers))
         return scores
 
@@ -169,7 +189,7 @@ class HuggingFaceCausalLM(LanguageModel):
         cache = self._logits_at(nowhere, nowhere, inputs_embeds=prompt[:, :-1], use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(answers))
         last = prompt[:, -1:].expand(len(answers), -1, -1)
-        embeddings = torch.cat([last, self._embed(ids[:, :-1])], dim=1)  # [options, A, E]
+        embeddings = torch.cat([last, self.embed(ids[:, :-1])], dim=1)  # [options, A, E]
         places = torch.arange(ids.shape[1], device=ids.device)
         real = places < lengths[:, None]  # [options, A]
         rows, columns = real.nonzero(as_tuple=True)
@@ -186,12 +206,7 @@ class HuggingFaceCausalLM(LanguageModel):
         return log_likelihood.new_zeros(len(answers)).index_add(0, rows, log_likelihood) / lengths
 
     def _splice(self, visual: VisualTokens, text: TextInputs, *, pad_left: bool = False) -> SplicedInputs:
-        return splice(visual, text, self._embed(text.input_ids), pad_left=pad_left)
-
-    def _embed(self, input_ids: Tensor) -> Tensor:
-        """Embed ids; the placeholder's negative id reads row 0, which the splice replaces."""
-        embedded: Tensor = self.model.get_input_embeddings()(input_ids.clamp(min=0))
-        return embedded
+        return splice(visual, text, self.embed(text.input_ids), pad_left=pad_left)
 
     def _logits_at(self, rows: Tensor, columns: Tensor, **inputs: Any) -> Any:
         """Run the model with logits at ``n`` chosen positions only.
@@ -226,8 +241,7 @@ def _prompts(text: TextInputs) -> TextInputs:
     Raises:
         ValueError: Fewer than two tokens are left; there would be nothing to answer to.
     """
-    before = (text.labels != IGNORED_LABEL).cumsum(dim=1) == 0
-    mask = text.text_mask & before
+    mask = before_answer(text)
     lengths = mask.sum(dim=1).tolist()
     short = {row: length for row, length in enumerate(lengths) if length < 2}
     if short:

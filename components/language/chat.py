@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from components.interfaces import VIDEO_PLACEHOLDER
+
 _PROBE = "answer"
+_VIDEO_MARK = "<video>"
 
 
 class ChatFormat:
@@ -43,6 +46,28 @@ class ChatFormat:
         eos_ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.stop_ids = sorted({self.end_of_turn_id, *eos_ids, *more_stop_ids})
         self.pad_id: int = self.end_of_turn_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Token ids of a question up to where the answer begins, VIDEO_PLACEHOLDER where the visual tokens belong.
+
+        Args:
+            question: What the user says; ``<video>`` marks the visual tokens' place, which is in front by default.
+
+        Raises:
+            ValueError: The template does not show the mark exactly once.
+        """
+        content = question if _VIDEO_MARK in question else _VIDEO_MARK + question
+        turn = {"role": "user", "content": content}
+        prompt: str = self.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+        pieces = prompt.split(_VIDEO_MARK)
+        if len(pieces) != 2:
+            raise ValueError(
+                f"{self._source} writes {prompt!r}, in which {_VIDEO_MARK} stands {len(pieces) - 1} times; exactly one "
+                "is needed to place the visual tokens"
+            )
+        # The template has written the special tokens. The mark itself is never tokenised.
+        before, after = (self.tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in pieces)
+        return [*before, VIDEO_PLACEHOLDER, *after]
 
     def answer_ids(self, answer: str) -> list[int]:
         """Token ids of an answer, up to and including the token that ends the turn.

@@ -65,7 +65,7 @@ def splice(visual: VisualTokens, text: TextInputs, text_embeddings: Tensor, *, p
 
     Args:
         visual: Visual tokens of the batch's videos.
-        text: The conversations.
+        text: The conversations; one without visual tokens has ``video_index`` TEXT_ONLY.
         text_embeddings: Embedded ``text.input_ids``, ``[C, K, E]``; not read at placeholders and padding.
         pad_left: Pad on the left, as generating needs, instead of on the right.
 
@@ -75,6 +75,8 @@ def splice(visual: VisualTokens, text: TextInputs, text_embeddings: Tensor, *, p
     Raises:
         ValueError: See ``find_placeholders``.
     """
+    if visual.row_index is not None:
+        text = text._replace(video_index=visual.row_index)
     placeholder = find_placeholders(text, visual.mask.shape[0])
     visual_rows = (text.video_index != TEXT_ONLY).nonzero().squeeze(1)  # conversations that have a video
     keep = torch.zeros(*text.video_index.shape, visual.mask.shape[1], dtype=torch.bool, device=visual.mask.device)

@@ -1,11 +1,10 @@
 """Segments of a fixed number of frames: as many as the video needs."""
 
-import torch
 from torch import Tensor
 
 from components.interfaces import Segmenter
 from components.packed_frames import locate_frames
-from components.segmenters.streaming import FrameCountStream
+from components.segmenters.streaming import FixedLengthStream
 
 
 class FixedLength(Segmenter):
@@ -40,6 +39,6 @@ class FixedLength(Segmenter):
         """
         return locate_frames(frame_counts.to(cls.device), cls.shape[0]).position // self.frames
 
-    def stream(self) -> FrameCountStream:
+    def stream(self) -> FixedLengthStream:
         """Start the frame-by-frame form."""
-        return FrameCountStream(lambda num_frames: torch.arange(num_frames) // self.frames)
+        return FixedLengthStream(self.frames)

@@ -30,6 +30,22 @@ class FrameCountStream:
         return self._segment_positions(self._num_frames)
 
 
+class FixedLengthStream(FrameCountStream):
+    """Stream of segments of equally many frames: a segment is settled as soon as it is full.
+
+    Args:
+        frames: Frames of a segment.
+    """
+
+    def __init__(self, frames: int) -> None:
+        super().__init__(lambda num_frames: torch.arange(num_frames) // frames)
+        self._frames = frames
+
+    def declared(self) -> list[int]:
+        """Last frame of every full segment, ascending: the offline boundaries."""
+        return list(range(self._frames - 1, self._num_frames, self._frames))
+
+
 class SceneTillingStream:
     """Takes one frame at a time and knows two answers at any moment.
 

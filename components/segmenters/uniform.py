@@ -44,5 +44,5 @@ class Uniform(Segmenter):
         return position * length.clamp_max(self.num_segments) // length
 
     def stream(self) -> FrameCountStream:
-        """Start the frame-by-frame form."""
+        """Start the frame-by-frame form; it settles no boundary, since each depends on the length of the video."""
         return FrameCountStream(lambda num_frames: self.segment(torch.empty(num_frames, 0), torch.tensor([num_frames])))

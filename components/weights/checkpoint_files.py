@@ -79,17 +79,29 @@ def _open(path: Path) -> _Shard:
     if path.suffix == ".safetensors":
         opened = safe_open(path, framework="pt")
         return _Shard(list(opened.keys()), opened.get_tensor)
+    loaded = load_pickled_tensors(path)
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"{path} is no state dict: expected a flat dict of tensors. Save the model's state dict alone")
+    return _Shard([str(name) for name in loaded], loaded.__getitem__)
+
+
+def load_pickled_tensors(path: Path) -> Any:
+    """Open what ``torch.save`` wrote, unpickling nothing but tensors and plain containers of them.
+
+    Args:
+        path: The file. Its tensors are mapped into memory and read when they are used.
+
+    Raises:
+        ValueError: The file holds anything else; unpickling that could run code.
+    """
     try:
         # Only the zip form can be mapped into memory; files from before torch 1.6 are read whole.
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors and is not opened, for unpickling it could run code. Save its state "
             f"dict alone, best as safetensors ({str(error).splitlines()[0]})"
         ) from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"{path} is no state dict: expected a flat dict of tensors. Save the model's state dict alone")
-    return _Shard([str(name) for name in loaded], loaded.__getitem__)
 
 
 def _shards_of(source: Path) -> dict[Path, set[str] | None]:

@@ -78,7 +78,8 @@ class Import(NamedTuple):
     """What an original checkpoint holds."""
 
     parts: dict[PartName, ImportedPart]
-    left_out: list[str]  # names of parts that were not asked for, and unknown names that were allowed
+    not_wanted: dict[PartName, list[str]]  # names of the parts that were not asked for
+    unknown: list[str]  # names of no part, all of them allowed
 
 
 def import_checkpoint(
@@ -110,7 +111,7 @@ def import_checkpoint(
             f"the checkpoint has no tensors of {absent or list(PARTS)}; its names begin like "
             f"{list(checkpoint)[:3]}, expected prefixes are {[PARTS[part].prefix for part in absent or PARTS]}"
         )
-    left_out = [full for part, names in by_part.items() if part not in chosen for full in names.values()]
+    not_wanted = {part: list(names.values()) for part, names in by_part.items() if part not in chosen}
     missing: list[str] = []
     parts: dict[PartName, ImportedPart] = {}
     for part in chosen:
@@ -118,8 +119,8 @@ def import_checkpoint(
         parts[part], part_unknown = _import_part(PARTS[part], inner, lora_alpha)
         missing += parts[part].missing
         unknown += part_unknown
-    _refuse(missing, unknown, allowed)
-    return Import(parts, left_out + unknown)
+    refuse_differences(missing, unknown, allowed)
+    return Import(parts, not_wanted, unknown)
 
 
 def export_part(
@@ -139,7 +140,7 @@ def export_part(
     """
     names = PARTS[part].names(num_layers_of(tensors))
     theirs = {ours: original for original, ours in names.items()}
-    _refuse(sorted(theirs.keys() - tensors.keys()), sorted(tensors.keys() - theirs.keys()), allowed)
+    refuse_differences(sorted(theirs.keys() - tensors.keys()), sorted(tensors.keys() - theirs.keys()), allowed)
     exported = {theirs[name]: tensor for name, tensor in tensors.items() if name in theirs}
     for name, twin in PARTS[part].unused(num_layers_of(tensors)).items():
         if twin in exported:
@@ -176,7 +177,17 @@ def _import_part(rules: PartNames, tensors: Mapping[str, Tensor], lora_alpha: fl
     return ImportedPart(renamed, [rules.prefix + name for name in dropped], sorted(missing)), sorted(unknown)
 
 
-def _refuse(missing: Sequence[str], unknown: Sequence[str], allowed: Allowances) -> None:
+def refuse_differences(missing: Sequence[str], unknown: Sequence[str], allowed: Allowances) -> None:
+    """Refuse names that nobody allowed.
+
+    Args:
+        missing: Names that should be there and are not.
+        unknown: Names that are there and have no place.
+        allowed: Names that may be either.
+
+    Raises:
+        ValueError: A name is not allowed; all of them are listed.
+    """
     lacking = [name for name in missing if not _is_named(name, allowed.missing)]
     unclear = [name for name in unknown if not _is_named(name, allowed.unknown)]
     if not lacking and not unclear:

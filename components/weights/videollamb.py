@@ -1,21 +1,24 @@
 """Imports original VideoLLaMB checkpoints, and writes trained parts back under the original's names.
 
     python -m components.weights.videollamb import CHECKPOINT FOLDER
-    python -m components.weights.videollamb export FOLDER CHECKPOINT
+    python -m components.weights.videollamb export SOURCE CHECKPOINT
 
 CHECKPOINT is a file or folder as its authors publish it: a whole model (sharded or not, .bin or .safetensors), some of
-its parts, a lone mm_projector.bin, or a LLaVA-1.5 model. FOLDER holds our form: bridge.safetensors and the folders
-video_encoder, image_encoder and language_model. To the encoders' folders add the config.json that LanguageBind
-published with each of them; the language model's gets its configuration and tokenizer from CHECKPOINT, if that is a
-folder.
+its parts, a lone mm_projector.bin, or a LLaVA-1.5 model. FOLDER gets our form, which configs/model/videollamb_7b.yaml
+reads: bridge.safetensors and the folders video_encoder, image_encoder and language_model, each with its config.json;
+the language model's also with tokenizer and conversation template. SOURCE is such a folder, or the .ckpt file of a
+training run.
+
+Nothing is skipped in silence: tensors that are missing or unknown are listed and refused unless they are named as
+allowed. No file is unpickled beyond its tensors.
 """
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from huggingface_hub import save_torch_state_dict
@@ -23,81 +26,145 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from components.weights.checkpoint_files import CheckpointFiles
-from components.weights.conversion import PARTS, Allowances, PartName, export_part, import_checkpoint
-
-_TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
+from components.weights.conversion import (
+    NOTHING_ALLOWED,
+    PARTS,
+    Allowances,
+    PartName,
+    export_part,
+    import_checkpoint,
 )
+from components.weights.encoder_settings import EncoderFacts, encoder_settings
+from components.weights.language_settings import write_language_settings
+from components.weights.trained_parts import merge_trained_adapters, read_trained_parts
+
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def write_parts(
-    source: Path, folder: Path, wanted: Sequence[PartName], allowed: Allowances, lora_alpha: float
-) -> list[str]:
+class ImportOptions(NamedTuple):
+    """What an import may be told.
+
+    Attributes:
+        parts: Parts to import; all that the checkpoint has by default.
+        allowed: Names that may be missing or unknown.
+        lora_alpha: ``lora_alpha`` of the image encoder's adapters, should it have any.
+        encoder: What the encoders' tensors do not show.
+        dtype: Dtype to cast to. None keeps every tensor's own; weights that adapters were merged into are float32.
+    """
+
+    parts: Sequence[PartName] = ()
+    allowed: Allowances = NOTHING_ALLOWED
+    lora_alpha: float = 16.0
+    encoder: EncoderFacts = EncoderFacts()
+    dtype: str | None = None
+
+
+class ExportOptions(NamedTuple):
+    """What an export may be told.
+
+    Attributes:
+        parts: Parts to export; all that there are by default.
+        allowed: Our names that may be missing or unknown.
+        frozen: Folder of imported parts that training started from; gives what a ``.ckpt`` file leaves out because it
+            did not train.
+        lora_alpha: ``alpha`` of the run's LoRA settings, where the language model trained adapters.
+        dtype: Dtype to cast to. None keeps every tensor's own; weights that adapters were merged into are float32.
+    """
+
+    parts: Sequence[PartName] = ()
+    allowed: Allowances = NOTHING_ALLOWED
+    frozen: Path | None = None
+    lora_alpha: float | None = None
+    dtype: str | None = None
+
+
+def write_parts(source: Path, folder: Path, options: ImportOptions) -> list[str]:
     """Import an original checkpoint into a folder of ours.
 
     Args:
         source: The original checkpoint, a file or a folder.
         folder: Where to write.
-        wanted: Parts to import; all that there are by default.
-        allowed: Names that may be missing or unknown.
-        lora_alpha: ``lora_alpha`` of the image encoder's adapters, should it have any.
+        options: See ``ImportOptions``.
 
     Returns:
         What was done, line by line.
 
     Raises:
         FileNotFoundError: There is no checkpoint at ``source``.
-        ValueError: See ``import_checkpoint``.
+        ValueError: See ``import_checkpoint`` and ``encoder_settings``.
     """
-    imported = import_checkpoint(CheckpointFiles(source), wanted, allowed, lora_alpha)
+    imported = import_checkpoint(CheckpointFiles(source), options.parts, options.allowed, options.lora_alpha)
+    settings = {
+        name: encoder_settings(part.tensors, options.encoder, name)
+        for name, part in imported.parts.items()
+        if name in ("video_encoder", "image_encoder")
+    }  # before anything is written, for it may refuse
     lines: list[str] = []
     for name, part in imported.parts.items():
         target = _part_path(folder, name)
-        _write_tensors(part.tensors, target)
+        _write_tensors(_cast(part.tensors, options.dtype), target)
         lines.append(f"{name}: {len(part.tensors)} tensors in {target}")
+        if name in settings:
+            (target / "config.json").write_text(json.dumps(settings[name], indent=2), encoding="utf-8")
         if name == "language_model":
-            lines += _write_language_settings(source, target)
+            lines += write_language_settings(source, target, options.dtype)
         lines += [f"  dropped, never used: {dropped}" for dropped in part.dropped]
         lines += [f"  missing, allowed: {missing}" for missing in part.missing]
-    return lines + [f"left out: {name}" for name in imported.left_out]
+    lines += [f"left out, not asked for: {name} ({len(names)} tensors)" for name, names in imported.not_wanted.items()]
+    return lines + [f"left out, unknown: {name}" for name in imported.unknown]
 
 
-def write_original(folder: Path, target: Path, wanted: Sequence[PartName], allowed: Allowances) -> list[str]:
-    """Export a folder of ours under the original's names.
+def write_original(source: Path, target: Path, options: ExportOptions) -> list[str]:
+    """Export parts under the original's names.
 
     Args:
-        folder: What ``write_parts`` wrote, or parts trained since.
+        source: What ``write_parts`` wrote, or the ``.ckpt`` file of a training run.
         target: A ``.bin`` or ``.safetensors`` file, or else a folder, which gets safetensors shards and an index.
-        wanted: Parts to export; all that there are by default.
-        allowed: Our names that may be missing or unknown.
+        options: See ``ExportOptions``.
 
     Returns:
         What was done, line by line.
 
     Raises:
-        FileNotFoundError: The folder has none of the wanted parts.
-        ValueError: See ``export_part``.
+        FileNotFoundError: The source has none of the wanted parts.
+        ValueError: See ``export_part``, ``read_trained_parts`` and ``merge_trained_adapters``.
     """
-    chosen = wanted or [part for part in PARTS if _part_path(folder, part).exists()]
-    if not chosen:
+    parts = _parts_in(source)
+    if source.suffix == ".ckpt":
+        trained = read_trained_parts(source, options.allowed)
+        parts = {} if options.frozen is None else _parts_in(options.frozen)
+        if "language_model" in trained:
+            frozen = None if options.frozen is None else _part_path(options.frozen, "language_model")
+            trained["language_model"] = merge_trained_adapters(trained["language_model"], frozen, options.lora_alpha)
+        parts |= trained
+    chosen = [part for part in PARTS if part in (options.parts or parts)]
+    absent = [part for part in chosen if part not in parts]
+    if absent or not chosen:
         raise FileNotFoundError(
-            f"{folder} has no part to export: expected one of {[_part_path(folder, part).name for part in PARTS]}"
+            f"{source} has no {' and no '.join(absent) or 'part to export'}: expected one of "
+            f"{[_part_path(source, part).name for part in PARTS]} in a folder, or parts that trained in a .ckpt file "
+            "(--frozen FOLDER adds those that did not)"
         )
     tensors: dict[str, Tensor] = {}
     for part in chosen:
-        tensors |= export_part(part, CheckpointFiles(_part_path(folder, part)), allowed)
-    _write_tensors(tensors, target)
+        tensors |= export_part(part, parts[part], options.allowed)
+    _write_tensors(_cast(tensors, options.dtype), target)
     return [f"{', '.join(chosen)}: {len(tensors)} tensors in {target}"]
+
+
+def _parts_in(folder: Path) -> dict[PartName, Mapping[str, Tensor]]:
+    return {part: CheckpointFiles(path) for part in PARTS if (path := _part_path(folder, part)).exists()}
 
 
 def _part_path(folder: Path, part: PartName) -> Path:
     return folder / ("bridge.safetensors" if part == "bridge" else part)
+
+
+def _cast(tensors: Mapping[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
+    if dtype is None:
+        return dict(tensors)
+    wanted: torch.dtype = getattr(torch, dtype)
+    return {name: tensor.to(wanted) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def _write_tensors(tensors: Mapping[str, Tensor], target: Path) -> None:
@@ -111,21 +178,6 @@ def _write_tensors(tensors: Mapping[str, Tensor], target: Path) -> None:
         save_torch_state_dict(dict(tensors), target)
 
 
-def _write_language_settings(source: Path, target: Path) -> list[str]:
-    """Make a plain LLaMA folder: the original's configuration without its own model type, and its tokenizer."""
-    if not (source / "config.json").is_file():
-        return [f"  {source} has no config.json; put LLaMA's into {target} before use"]
-    config = json.loads((source / "config.json").read_text())
-    config = {**config, **config.pop("text_config", {})}
-    config.pop("auto_map", None)  # would ask for the original's code
-    config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-    (target / "config.json").write_text(json.dumps(config, indent=2))
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-    return []
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m components.weights.videollamb",
@@ -133,15 +185,20 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, places, what in (
-        ("import", ("checkpoint", "folder"), "from the original's names to ours"),
-        ("export", ("folder", "checkpoint"), "from our names to the original's"),
-    ):
-        command = commands.add_parser(name, help=what, description=f"Convert {what}.")
-        for place in places:
-            command.add_argument(place, type=Path)
+    importing = commands.add_parser(
+        "import", help="from the original's names to ours", description="Import an original checkpoint."
+    )
+    _add_import_arguments(importing)
+    exporting = commands.add_parser(
+        "export", help="from our names to the original's", description="Export parts under the original's names."
+    )
+    _add_export_arguments(exporting)
+    for command in (importing, exporting):
         command.add_argument(
             "--part", action="append", default=[], choices=PARTS, help="only this part; may be given several times"
+        )
+        command.add_argument(
+            "--dtype", choices=_DTYPES, help="cast to this (default: as stored; where LoRA was merged, float32)"
         )
         for kind in ("missing", "unknown"):
             command.add_argument(
@@ -151,11 +208,41 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="NAME",
                 help=f"tensors that may be {kind}, * for any text",
             )
-        if name == "import":
-            command.add_argument(
-                "--lora-alpha", type=float, default=16.0, help="of the image encoder's adapters (default: 16)"
-            )
     return parser
+
+
+def _add_import_arguments(command: argparse.ArgumentParser) -> None:
+    published = EncoderFacts()
+    command.add_argument("checkpoint", type=Path, help="file or folder as published")
+    command.add_argument("folder", type=Path, help="where to write our form, such as weights/videollamb_7b")
+    command.add_argument(
+        "--lora-alpha", type=float, default=16.0, help="of the image encoder's adapters, if it has any (default: 16)"
+    )
+    command.add_argument(
+        "--encoder-heads", type=int, help="attention heads of the encoders (default: 16 for width 1024, else needed)"
+    )
+    command.add_argument(
+        "--encoder-activation",
+        default=published.activation,
+        help="of the encoders; tensors do not show it (default: %(default)s, as in LanguageBind's published models)",
+    )
+    command.add_argument(
+        "--encoder-norm-eps",
+        type=float,
+        default=published.norm_eps,
+        help="of the encoders' layer norms; tensors do not show it (default: %(default)s, as published)",
+    )
+
+
+def _add_export_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", type=Path, help="a folder of ours, or the .ckpt file of a training run")
+    command.add_argument("checkpoint", type=Path, help=".bin or .safetensors file, else a folder that gets shards")
+    command.add_argument(
+        "--frozen", type=Path, metavar="FOLDER", help="folder of ours with what a .ckpt file leaves out as untrained"
+    )
+    command.add_argument(
+        "--lora-alpha", type=float, help="alpha of the run's LoRA settings, where its language model trained adapters"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -164,9 +251,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     allowed = Allowances(given.allow_missing, given.allow_unknown)
     try:
         if given.command == "import":
-            lines = write_parts(given.checkpoint, given.folder, given.part, allowed, given.lora_alpha)
+            facts = EncoderFacts(given.encoder_heads, given.encoder_activation, given.encoder_norm_eps)
+            importing = ImportOptions(given.part, allowed, given.lora_alpha, facts, given.dtype)
+            lines = write_parts(given.checkpoint, given.folder, importing)
         else:
-            lines = write_original(given.folder, given.checkpoint, given.part, allowed)
+            exporting = ExportOptions(given.part, allowed, given.frozen, given.lora_alpha, given.dtype)
+            lines = write_original(given.source, given.checkpoint, exporting)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"refused: {error}")
     print("\n".join(lines))

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -14,7 +15,6 @@ from apps.quickstart.haystack_videos import (
     HaystackSettings,
     Split,
     VideoPlan,
-    conversations,
     count_frames,
     draw_frames,
     encode,
@@ -22,11 +22,14 @@ from apps.quickstart.haystack_videos import (
     plan_video,
 )
 from apps.quickstart.needles import COLOURS, SHAPES, Needle
+from apps.quickstart.questions import NUMBERS, TASKS, Task, conversations
+from datamodules.schema import parse_record
 from datamodules.shard_index import load_index
 from datamodules.shard_reader import ShardReader
 
 TRAIN = Split("train", 5, 4, 7, "train", "train")
 EVAL = Split("eval-2x", 3, 8, 8, "held_out", "2x")
+PLANS_OF_VERSION_2 = "acda28c5c043ee8cfb3588eae1d6d754a1190efbc092a25db6dc0073246f72da"
 SETTINGS = HaystackSettings(splits=(TRAIN, EVAL), seed=3, videos_per_shard=2)
 
 
@@ -52,13 +55,12 @@ def clips(clip_files: list[Path]) -> list[Clip]:
     return [read_clip(file) for file in clip_files]
 
 
-def plan(needle_frame: int | None, num_frames: int) -> VideoPlan:
-    needle = None if needle_frame is None else Needle("star", "blue", needle_frame, 40, 0, 0, 0.0)
-    return VideoPlan(num_frames, [], needle)
+def needle(frame: int, colour: str = "blue") -> Needle:
+    return Needle("star", colour, frame, 40, 0, 0, 0.0)
 
 
-def answers(video: VideoPlan) -> dict[str, str]:
-    return {item["kind"]: item["turns"][1]["content"] for item in conversations(video, "key")}
+def answers(task: Task, needles: list[Needle], num_frames: int) -> dict[str, str]:
+    return {item["kind"]: item["turns"][1]["content"] for item in conversations(task, needles, num_frames, "key")}
 
 
 def shard_bytes(made: HaystackShards) -> dict[str, bytes]:
@@ -79,15 +81,68 @@ def shard_bytes(made: HaystackShards) -> dict[str, bytes]:
     ],
 )
 def test_place_is_asked_in_the_outer_thirds_alone(frame: int, num_frames: int, place: str | None) -> None:
-    assert answers(plan(frame, num_frames)) == {"colour": "blue", "shape": "star"} | ({"place": place} if place else {})
+    asked = answers("needle", [needle(frame)], num_frames)
+    assert asked == {"colour": "blue", "shape": "star"} | ({"place": place} if place else {})
 
 
 def test_without_a_needle_every_answer_is_none() -> None:
-    assert answers(plan(None, 8)) == {"colour": "none", "shape": "none", "place": "none"}
+    assert answers("needle", [], 8) == {"colour": "none", "shape": "none", "place": "none"}
+
+
+def test_order_asks_for_the_colour_of_the_earlier_needle() -> None:
+    assert answers("order", [needle(2, "red"), needle(5, "green")], 8) == {"first": "red", "last": "green"}
+    assert answers("order", [needle(5, "red"), needle(2, "green")], 8) == {"first": "green", "last": "red"}
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_count_asks_for_the_number_of_needles(number: int) -> None:
+    assert answers("count", [needle(frame) for frame in range(number)], 8) == {"count": NUMBERS[number]}
+
+
+def test_order_shows_two_colours_and_count_up_to_three_needles_on_different_frames(clips: list[Clip]) -> None:
+    shown = {}
+    for task in ("order", "count"):
+        split = dataclasses.replace(TRAIN, task=task)
+        shown[task] = [plan_video(SETTINGS, clips, split, index) for index in range(400)]
+        for video in shown[task]:
+            frames = [needle.frame for needle in video.needles]
+            assert frames == sorted(set(frames))
+        for video in shown[task][:6]:
+            assert changed_frames(clips, video) == [needle.frame for needle in video.needles]
+    assert all(len({needle.colour for needle in video.needles}) == 2 for video in shown["order"])
+    numbers = [len(video.needles) for video in shown["count"]]
+    for number in range(4):
+        assert numbers.count(number) / 400 == pytest.approx(0.25, abs=0.08)
+    firsts = [video.needles[0].colour for video in shown["order"]]
+    for colour in COLOURS:
+        assert firsts.count(colour) / 400 == pytest.approx(1 / 8, abs=0.06)
+
+
+def test_records_of_several_needles_name_all_their_frames(clips: list[Clip]) -> None:
+    split = dataclasses.replace(TRAIN, task="count")
+    for index in range(8):
+        record = make_sample(SETTINGS, clips, split, index).record
+        frames = [needle.frame for needle in plan_video(SETTINGS, clips, split, index).needles]
+        assert record["meta"]["needle_frames"] == ",".join(map(str, frames))
+        assert parse_record(json.dumps(record).encode(), where="here", has_media=True).meta == record["meta"]
+
+
+def test_split_too_short_for_its_needles_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"2 frames.*'count'.*3 needles"):
+        dataclasses.replace(TRAIN, min_frames=2, task="count")
+
+
+def test_needle_videos_are_the_ones_of_before_other_tasks_existed(clips: list[Clip]) -> None:
+    # Published results belong to these videos. Plans alone: the encoder's bytes change with its version.
+    plans = [plan_video(SETTINGS, clips, split, index) for split in (TRAIN, EVAL) for index in range(20)]
+    needles = [(video.num_frames, *(needle for each in video.needles for needle in each)) for video in plans]
+    runs = [[tuple(run) for run in video.runs] for video in plans]
+    assert hashlib.sha256(repr((needles, runs)).encode()).hexdigest() == PLANS_OF_VERSION_2
 
 
 def test_answers_are_among_the_options_and_ids_are_unique(clips: list[Clip]) -> None:
-    records = [make_sample(SETTINGS, clips, TRAIN, index).record for index in range(12)]
+    splits = [dataclasses.replace(TRAIN, name=task, task=task) for task in TASKS]
+    records = [make_sample(SETTINGS, clips, split, index).record for split in splits for index in range(12)]
     asked = [item for record in records for item in record["conversations"]]
     assert len({item["id"] for item in asked}) == len(asked)
     for item in asked:
@@ -96,7 +151,7 @@ def test_answers_are_among_the_options_and_ids_are_unique(clips: list[Clip]) -> 
 
 def test_shares_of_answers_are_as_set(clips: list[Clip]) -> None:
     plans = [plan_video(SETTINGS, clips, TRAIN, index) for index in range(1500)]
-    needles = [video.needle for video in plans if video.needle is not None]
+    needles = [needle for video in plans for needle in video.needles]
     assert 1 - len(needles) / len(plans) == pytest.approx(SETTINGS.no_needle_share, abs=0.03)
     for chosen, all_values in (([n.colour for n in needles], COLOURS), ([n.shape for n in needles], SHAPES)):
         for value in all_values:
@@ -149,13 +204,16 @@ def test_training_and_held_out_videos_share_no_frame(clips: list[Clip]) -> None:
     assert min(frame for _, frame in seen["held_out"]) >= 30  # 75 % of 40
 
 
+def changed_frames(clips: list[Clip], video: VideoPlan) -> list[int]:
+    with_needles = draw_frames(SETTINGS, clips, video)
+    without = draw_frames(SETTINGS, clips, video._replace(needles=()))
+    return [int(frame) for frame in np.flatnonzero((with_needles != without).any(axis=(1, 2, 3)))]
+
+
 def test_needle_is_on_its_frame_alone(clips: list[Clip]) -> None:
     videos = [plan_video(SETTINGS, clips, TRAIN, index) for index in range(12)]
-    for video in (video for video in videos if video.needle is not None):
-        with_needle = draw_frames(SETTINGS, clips, video)
-        without = draw_frames(SETTINGS, clips, video._replace(needle=None))
-        changed = (with_needle != without).any(axis=(1, 2, 3))
-        assert np.flatnonzero(changed).tolist() == [video.needle.frame]
+    for video in (video for video in videos if video.needles):
+        assert changed_frames(clips, video) == [video.needles[0].frame]
 
 
 def test_a_video_depends_on_seed_split_and_index_alone(clips: list[Clip]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from components.bridges.mean_pooling import MeanPooling
-from components.bridges.readouts import CacheReadout, LastSegmentReadout, MemoryReadout
+from components.bridges.readouts import CacheAndMemoryReadout, CacheReadout, LastSegmentReadout, MemoryReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
 
@@ -18,6 +18,7 @@ MILLISECONDS_A_FRAME = 500
 LENGTHS = [[2, 3, 1], [3], [1, 2]]  # frames of every segment, of three videos
 
 READOUTS: dict[str, Callable[..., Any]] = {
+    "cache_and_memory": partial(CacheAndMemoryReadout, num_queries=5, num_heads=2),
     "cache": partial(CacheReadout, num_queries=5, num_heads=2),
     "memory": MemoryReadout,
     "last_segment": LastSegmentReadout,
@@ -41,7 +42,8 @@ def mean_pooling() -> MeanPooling:
 
 BRIDGES: dict[str, Callable[[], MemoryBridge[Any]]] = {
     **{name: partial(recurrent, name) for name in READOUTS},
-    "not_recurrent": partial(recurrent, recurrent=False),
+    "not_recurrent": partial(recurrent, recurrence="none"),
+    "selective": partial(recurrent, "cache_and_memory", recurrence="selective"),
     "mean_pooling": mean_pooling,
 }
 every_bridge = pytest.mark.parametrize("make", BRIDGES.values(), ids=BRIDGES)
@@ -133,7 +135,9 @@ def test_bridge_keeps_nothing_between_calls(make: Callable[[], MemoryBridge[Any]
 @pytest.mark.parametrize("lengths", [[[2]], LENGTHS], ids=["one_segment", "several"])
 def test_every_parameter_gets_a_gradient(make: Callable[[], MemoryBridge[Any]], lengths: list[list[int]]) -> None:
     bridge = make()
-    read(bridge, make_segments(lengths)).tokens.square().sum().backward()
+    state = walk(bridge, make_segments(lengths))
+    penalty = bridge.penalty(state)
+    (bridge.read(state).tokens.square().sum() + (0.0 if penalty is None else penalty.sum())).backward()
     missing = [name for name, parameter in bridge.named_parameters() if parameter.grad is None]
     assert missing == []
     assert all(bool(parameter.grad.isfinite().all()) for parameter in bridge.parameters() if parameter.grad is not None)
@@ -171,18 +175,18 @@ def test_closed_gate_starts_every_segment_from_the_initial_memory() -> None:
     bridge = recurrent(gate=0.0)
     first, second = make_segments([[2, 2]])
     fresh = bridge(second, None)
-    torch.testing.assert_close(bridge(second, bridge(first, None)).memory, fresh.memory)
+    torch.testing.assert_close(bridge(second, bridge(first, None)).cache[-1], fresh.cache[-1])
 
 
 def test_open_gate_carries_memory_and_cutting_the_recurrence_does_not() -> None:
     first, second = make_segments([[2, 2]])
     carried = {}
-    for is_recurrent in (True, False):
-        bridge = recurrent(recurrent=is_recurrent)
-        difference = bridge(second, bridge(first, None)).memory - bridge(second, None).memory
-        carried[is_recurrent] = float(difference.detach().abs().max())
-    assert carried[True] > 1e-2
-    assert carried[False] == 0.0
+    for recurrence in ("replacing", "none"):
+        bridge = recurrent(recurrence=recurrence)
+        difference = bridge(second, bridge(first, None)).cache[-1] - bridge(second, None).cache[-1]
+        carried[recurrence] = float(difference.detach().abs().max())
+    assert carried["replacing"] > 1e-2
+    assert carried["none"] == 0.0
 
 
 def test_memory_tokens_are_distinct_after_every_step() -> None:
@@ -206,7 +210,7 @@ def test_place_and_order_of_frames_matter() -> None:
 
 
 def test_order_of_segments_matters_even_without_recurrence() -> None:
-    bridge = recurrent(recurrent=False)
+    bridge = recurrent(recurrence="none")
     first, second = make_segments([[2, 2]])
     swapped = [first._replace(patches=second.patches), second._replace(patches=first.patches)]
     assert not torch.allclose(read(bridge, swapped).tokens, read(bridge, [first, second]).tokens, atol=1e-4)
@@ -223,7 +227,13 @@ def test_segment_attention_sums_to_one_over_the_real_segments() -> None:
 
 @pytest.mark.parametrize(
     ("readout", "num_tokens"),
-    [("cache", 5), ("memory", 3), ("last_segment", 3 * NUM_PATCHES), ("memory_and_last_segment", 3 + 3 * NUM_PATCHES)],
+    [
+        ("cache_and_memory", 5 + 3),
+        ("cache", 5),
+        ("memory", 3),
+        ("last_segment", 3 * NUM_PATCHES),
+        ("memory_and_last_segment", 3 + 3 * NUM_PATCHES),
+    ],
 )
 def test_readouts_give_as_many_tokens_as_they_say(readout: str, num_tokens: int) -> None:
     visual = read(recurrent(readout), make_segments([[1, 3]]))

@@ -80,7 +80,7 @@ def test_frames_of_a_window_see_each_other(folders: Folders) -> None:
     changed = torch.cat([frames[:4], 255 - frames[4:]])
     before, after = (encoder(each, torch.tensor([5])) for each in (frames, changed))
     assert (before.cls[0] - after.cls[0]).abs().max() > 1e-3
-    assert not encoder.frames_are_independent
+    assert encoder.window_frames == 8
 
 
 def test_video_of_one_frame_is_an_image(folders: Folders) -> None:

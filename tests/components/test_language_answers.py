@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.interfaces import TEXT_ONLY
+from components.interfaces import TEXT_ONLY, VIDEO_PLACEHOLDER, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
+from components.questions import before_answer
 from tests.components.tiny_language import make_model_folder, make_text, make_visual, row_of
 from tests.fixtures_data import WORDS, make_tiny_tokenizer
 
@@ -50,6 +51,38 @@ def test_generating_reads_nothing_from_the_first_labelled_token_on(model: Huggin
     visual = make_visual()
     answered = make_text(model, [(video, question, "blue star") for video, question, _ in PROMPTS])
     assert model.generate(visual, answered, 5) == model.generate(visual, make_text(model, PROMPTS), 5)
+
+
+def test_prompts_are_what_training_conversations_begin_with(model: HuggingFaceCausalLM) -> None:
+    questions = ["what colour ?", "say hello and more", "?"]
+    prompts = model.prompts(questions)
+    expected = make_text(model, [(0, question, "red") for question in questions])
+    for row in range(3):
+        prompt, answered = row_of(prompts, row), row_of(expected, row)
+        length = prompt.input_ids.shape[1]
+        assert prompt.input_ids.tolist() == answered.input_ids[:, :length].tolist()
+        assert before_answer(answered).sum() == length
+    assert prompts.video_index.tolist() == [0, 0, 0]
+    visual = make_visual((3,))
+    assert model.generate(visual, prompts, 4) == model.generate(visual, expected, 4)
+
+
+def test_prompt_keeps_the_place_that_the_question_gives_the_visual_tokens(model: HuggingFaceCausalLM) -> None:
+    front, behind = (row.tolist() for row in model.prompts(["red ?", "red ?<video>"]).input_ids)
+    assert front.index(VIDEO_PLACEHOLDER) < behind.index(VIDEO_PLACEHOLDER)
+    with pytest.raises(ValueError, match="stands 2 times; exactly one"):
+        model.prompts(["<video>red ?<video>"])
+
+
+def test_rows_of_their_own_are_seen_by_their_conversations(model: HuggingFaceCausalLM) -> None:
+    text = make_text(model, [(1, "what colour ?", "red"), (TEXT_ONLY, "say hello", "hello"), (1, "?", "blue")])
+    by_video = make_visual((3, 5))
+    rows = torch.tensor([1, TEXT_ONLY, 0])
+    # The same tokens, stored as rows of the conversations 2 and 0, the videos' order being of no matter.
+    own = VisualTokens(by_video.tokens[[1, 1]], by_video.mask[[1, 1]], rows)
+    torch.testing.assert_close(model(own, text), model(by_video, text))
+    assert model.generate(own, text, 4) == model.generate(by_video, text, 4)
+    torch.testing.assert_close(model.score_options(own, text, OPTIONS), model.score_options(by_video, text, OPTIONS))
 
 
 def test_generation_config_of_the_checkpoint_does_not_change_greedy_answers(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from components.bridges.mean_pooling import MeanPooling
 from components.bridges.readouts import MemoryReadout
+from components.bridges.retrieved_readout import RetrievedReadout
 from components.encoders.cached import CachedFeatures
 from components.interfaces import LossSchedule, MemoryBridge
 from components.losses import EverySegmentLoss, FinalSegmentLoss
@@ -27,7 +28,11 @@ from tests.fixtures_models import (
     open_gate,
 )
 
-every_bridge = pytest.mark.parametrize("bridge", [make_bridge, MeanPooling], ids=["recurrent", "mean_pooling"])
+every_bridge = pytest.mark.parametrize(
+    "bridge",
+    [make_bridge, MeanPooling, partial(make_bridge, readout=RetrievedReadout)],
+    ids=["recurrent", "mean_pooling", "reads_questions"],
+)
 every_schedule = pytest.mark.parametrize(
     "schedule", [FinalSegmentLoss(), EverySegmentLoss("increasing")], ids=["final", "every"]
 )
@@ -156,7 +161,9 @@ def test_gradient_reaches_the_memory_and_the_first_segments_features(
 
 
 def test_memory_readout_reaches_the_first_segment_through_the_gate_alone(folders: PartFolders) -> None:
-    model = make_model(folders, encoder=cached_encoder, bridge=partial(make_bridge, readout=MemoryReadout))
+    model = make_model(
+        folders, encoder=cached_encoder, bridge=partial(make_bridge, readout=MemoryReadout, recurrence="replacing")
+    )
     sample = make_sample(folders, "video", torch.randn(4, 1 + NUM_PATCHES, VISION_WIDTH), [[("which ?", "red")]])
     reached = {}
     for gate in (0.0, 0.7):

@@ -99,6 +99,16 @@ def test_unused_visual_tokens_stay_in_the_graph() -> None:
     assert not tokens.grad.any()
 
 
+def test_rows_of_conversations_go_before_their_video() -> None:
+    text = conversations([[4, VIDEO_PLACEHOLDER], [5, 6], [VIDEO_PLACEHOLDER, 7]], [0, TEXT_ONLY, 0])
+    rows = videos([True, False], [True, True])
+    spliced = splice(rows._replace(row_index=torch.tensor([1, TEXT_ONLY, 0])), text, embed(text))
+    expected = splice(rows, text._replace(video_index=torch.tensor([1, TEXT_ONLY, 0])), embed(text))
+    assert spliced.mask.sum(dim=1).tolist() == [3, 2, 2]
+    for one, other in zip(spliced, expected, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_visual_tokens_take_the_dtype_of_the_text() -> None:
     text = conversations([[4, VIDEO_PLACEHOLDER]], [0])
     assert splice(videos([True]), text, embed(text).bfloat16()).embeddings.dtype == torch.bfloat16

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
@@ -14,27 +14,7 @@ from datamodules.instruction import InstructionDataModule
 from datamodules.loading import Loading
 from datamodules.order import CurriculumStage, TrainingOrder
 from tests.datamodules.recorder import Recorder, checkpoints, trainer
-
-
-class KeyFile(Callback):
-    """Writes down which samples every process trained on at which step."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        with (self.folder / "keys.txt").open("a") as file:
-            file.writelines(f"{trainer.global_step} {question.key}\n" for question in batch.questions)
-
-    @staticmethod
-    def read(folder: Path) -> dict[int, list[str]]:
-        steps: dict[int, list[str]] = {}
-        for line in (folder / "keys.txt").read_text().splitlines():
-            step, key = line.split()
-            steps.setdefault(int(step), []).append(key)
-        return {step: sorted(keys) for step, keys in steps.items()}
+from tests.process_group import run_processes
 
 
 @pytest.mark.parametrize(
@@ -176,24 +156,36 @@ def test_resuming_with_other_data_settings_is_refused(
         )
 
 
+def read_keys(folder: Path) -> dict[int, list[str]]:
+    """The samples that all processes together trained on, by step."""
+    steps: dict[int, list[str]] = {}
+    for path in folder.glob("keys-*.txt"):
+        for line in path.read_text().splitlines():
+            step, key = line.split()
+            steps.setdefault(int(step), []).append(key)
+    return {step: sorted(keys) for step, keys in steps.items()}
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_exactly_with_another_number_of_processes(
-    make: Callable[..., InstructionDataModule], tmp_path: Path
+    shards: Path, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"use_distributed_sampler": False, "strategy": "ddp_fork"}
-    loading = Loading(batch_size=4, num_workers=1)
-
-    def run(devices: int, end: int, last: str | None, folder: Path) -> None:
-        data = make(loading=loading)
-        trainer(folder, checkpoints(folder), KeyFile(folder), devices=devices, max_steps=end, **options).fit(
-            Recorder(reads_length_early=True), datamodule=data, ckpt_path=last
-        )
+    def run(num_processes: int, end: int, resume: str, folder: Path) -> None:
+        command = [
+            str(shards / "train-*.tar"),
+            str(tokenizer_folder),
+            str(folder),
+            str(num_processes),
+            str(end),
+            resume,
+        ]
+        run_processes("tests.datamodules.train_with_processes", command, num_processes)
 
     (tmp_path / "straight").mkdir()
-    run(1, 6, None, tmp_path / "straight")
+    run(1, 6, "", tmp_path / "straight")
     changing = tmp_path / "changing"
     changing.mkdir()
-    for devices, end, last in ((2, 2, None), (1, 4, 2), (2, 6, 4)):
-        run(devices, end, None if last is None else str(changing / f"step={last}.ckpt"), changing)
-    assert KeyFile.read(changing) == KeyFile.read(tmp_path / "straight")
-    assert len(KeyFile.read(changing)) == 6
+    for num_processes, end, last in ((2, 2, 0), (1, 4, 2), (2, 6, 4)):
+        run(num_processes, end, str(changing / f"step={last}.ckpt") if last else "", changing)
+    assert read_keys(changing) == read_keys(tmp_path / "straight")
+    assert len(read_keys(changing)) == 6

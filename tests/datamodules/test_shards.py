@@ -312,7 +312,7 @@ def test_forked_workers_read_with_their_own_files(tmp_path: Path) -> None:
     order = list(range(40)) * 200
     context = multiprocessing.get_context("fork")
     results: multiprocessing.Queue[list[str]] = context.Queue()
-    workers = [context.Process(target=_read_all, args=(shards, order, results)) for _ in range(2)]
+    workers = [context.Process(target=_read_all, args=(shards, order, results), daemon=True) for _ in range(2)]
     for worker in workers:
         worker.start()
     assert [results.get(timeout=60) for _ in workers] == [[f"q{index}" for index in order]] * 2

@@ -1,5 +1,6 @@
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from components.bridges.mean_pooling import MeanPooling
+from components.bridges.readouts import CacheAndMemoryReadout, CacheReadout, Readout
+from components.bridges.retrieved_readout import RetrievedReadout
 from components.encoders.cached import CachedFeatures
 from datamodules.batch import Batch, collate
 from lightning_modules import monitoring
@@ -21,6 +24,7 @@ from tests.fixtures_models import (
     VISION_WIDTH,
     PartFolders,
     make_batch,
+    make_bridge,
     make_frames,
     make_module,
     make_sample,
@@ -235,13 +239,14 @@ def test_videos_that_are_shown_are_not_computed_twice(
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("readout", [CacheAndMemoryReadout, CacheReadout, RetrievedReadout])
 def test_frames_of_the_right_video_are_drawn(
-    folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readout: type[Readout]
 ) -> None:
     drawn = []
     draw_video = monitoring.draw_video
     monkeypatch.setattr(monitoring, "draw_video", lambda video: drawn.append(video) or draw_video(video))
-    module = make_module(folders)
+    module = make_module(folders, bridge=partial(make_bridge, readout=readout))
     validate_with_tensorboard(tmp_path, module, [[make_batch(folders)]], num_videos=3)
     assert [video.title for video in drawn] == ["two-questions", "image", "long"]
     for video, seed, num_frames in zip(drawn, (1, 2, 3), (5, 1, 7), strict=True):

@@ -1,0 +1,85 @@
+"""Compares memory designs over tasks, lengths of video and seeds.
+
+python -m benchmarks.memory_study prepare    make videos, language model folder and features
+python -m benchmarks.memory_study train      train and judge every arm with every seed (goes on where it was stopped)
+python -m benchmarks.memory_study report     write tables into docs/RESULTS.md and draw docs/images/memory_study.png
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from apps.commands import ROOT
+from apps.quickstart.fetch import PartsUnavailableError
+from benchmarks.memory_study.arms import ARMS, FOLDER, Run
+from benchmarks.memory_study.data import SHORT, StudySize, prepare
+from benchmarks.memory_study.report import write_report
+from benchmarks.memory_study.training import train_arms
+
+SHORT_FOLDER = Path("runs/memory_study_short")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one step of the study.
+
+    Args:
+        arguments: Command line after the program's name; that of the process by default.
+
+    Returns:
+        Exit status.
+    """
+    options = _parse(arguments)
+    os.chdir(ROOT)
+    out = options.out or (SHORT_FOLDER if options.short else FOLDER)
+    if options.step == "prepare":
+        return _prepare(out, options.short, options.wheels)
+    if options.step == "train":
+        runs = [Run(out, arm, seed) for seed in options.seeds for arm in options.arms]
+        return 1 if train_arms(runs, steps=options.steps, jobs=options.jobs) else 0
+    # A trial run must not replace published numbers.
+    own_place = out != FOLDER
+    results = options.results or (out / "RESULTS.md" if own_place else Path("docs/RESULTS.md"))
+    picture = options.picture or (out / "memory_study.png" if own_place else Path("docs/images/memory_study.png"))
+    print(write_report(out, results, picture))
+    return 0
+
+
+def _prepare(out: Path, short: bool, wheels: Path | None) -> int:
+    try:
+        made = prepare(out, SHORT if short else StudySize(), wheels=wheels)
+    except PartsUnavailableError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for name, videos in made.num_videos.items():
+        frames, questions = made.num_frames[name], made.num_questions[name]
+        print(f"{name:28} {videos:5} videos {frames:6} frames {questions:5} questions")
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.memory_study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--out", type=Path, help=f"folder of the study (default: {FOLDER}; {SHORT_FOLDER} if --short)")
+    common.add_argument("--short", action="store_true", help="a few videos: checks that all works")
+    steps = parser.add_subparsers(dest="step", required=True)
+    preparing = steps.add_parser("prepare", parents=[common])
+    preparing.add_argument("--wheels", type=Path, help="folder with the wheels of the parts, without network")
+    training = steps.add_parser("train", parents=[common])
+    training.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    training.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    training.add_argument("--steps", type=int, help="optimizer steps of a run (default: the study's config)")
+    training.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each")
+    reporting = steps.add_parser("report", parents=[common])
+    reporting.add_argument("--results", type=Path, help="Markdown file whose section is replaced")
+    reporting.add_argument("--picture", type=Path, help="plot to write")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""The memory designs that are compared, and where the runs of each lie."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path("runs/memory_study")
+"""Default folder of the study: data and runs."""
+
+ARMS: dict[str, tuple[str, ...]] = {
+    "published": ("configs/ablation/published_bridge.yaml",),
+    "gated_without_cache": ("configs/ablation/memory_readout.yaml",),
+    "cache_without_recurrence": ("configs/ablation/no_recurrence.yaml",),
+    "both": (),
+    "selective": ("configs/ablation/selective_memory.yaml",),
+    "mean_pooling": ("configs/ablation/mean_pooling.yaml",),
+}
+"""Name -> configs that make the arm out of the quickstart's, in order. A new arm is a line here."""
+
+
+class Run(NamedTuple):
+    """One training run and what it is judged by; every path lies below the study's folder."""
+
+    study: Path
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name for messages."""
+        return f"{self.arm}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Log folder, as Lightning's logger names it."""
+        return self.study / "arms" / self.arm / f"seed-{self.seed}"
+
+    @property
+    def settings(self) -> Path:
+        """What the run was made with."""
+        return self.folder / "settings.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The end of training; exists only when training is finished."""
+        return self.folder / "checkpoints" / "final.ckpt"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """Where stopped training goes on."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def report(self) -> Path:
+        """Accuracies; exists only when all held-out questions are answered."""
+        return self.folder / "answers" / "report.json"
+
+    @property
+    def rank(self) -> Path:
+        """Rank of the memory; written last of all, so a run that has it is finished."""
+        return self.folder / "rank.json"

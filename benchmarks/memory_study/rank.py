@@ -1,0 +1,119 @@
+"""How many directions a trained bridge's memory uses: ``python -m benchmarks.memory_study.rank --help``."""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import evaluate
+from datamodules.shard_index import find_shards, load_index
+from datamodules.shard_reader import ShardReader
+from lightning_modules.report import length_order
+from lightning_modules.video_language import VideoLanguageModule
+
+
+def effective_rank(memory: Tensor) -> Tensor:
+    """Effective number of directions that memory tokens span.
+
+    The exponential of the entropy of the squared singular values, normalised to sum to 1: 1 where all tokens are
+    equal, M where M tokens are orthogonal and of one length.
+
+    Args:
+        memory: Memory tokens, ``[..., M, D]``.
+
+    Returns:
+        Effective rank, ``[...]`` float64.
+
+    Raises:
+        ValueError: All tokens of a memory are zero, which span nothing.
+
+    Source: Roy and Vetterli, "The effective rank", EUSIPCO 2007, there of the singular values themselves.
+    """
+    energy = torch.linalg.svdvals(memory.double()).square()
+    total = energy.sum(dim=-1, keepdim=True)
+    if not bool((total > 0).all()):
+        raise ValueError(f"a memory of shape {list(memory.shape)} holds only zeros (or NaN), so it has no rank")
+    shares = energy / total
+    rank: Tensor = torch.special.entr(shares).sum(dim=-1).exp()
+    return rank
+
+
+@torch.no_grad()
+def ranks_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool = True) -> dict[str, dict[str, Any]]:
+    """Measure the memory's rank after the last segment of held-out videos.
+
+    Args:
+        checkpoint: What training wrote, with its ``config.yaml`` where ``evaluate.py`` looks for it.
+        shards: Shards, folders or glob patterns of videos or features, with conversations.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        By length, in their natural order: ``mean`` over the videos, ``videos``, and ``num_memory``, the largest rank
+        possible. Empty where the bridge keeps no memory tokens.
+    """
+    with tempfile.TemporaryDirectory() as unused:
+        cli = evaluate.build([evaluate.find_config(checkpoint)], Path(unused) / "predictions.jsonl", None, None)
+    module: VideoLanguageModule = cli.model
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    module.on_load_checkpoint(stored)  # builds the parts and refuses weights of others
+    module.load_state_dict(
+        stored["state_dict"], strict=False
+    )  # frozen parts are not stored; the line above is stricter
+    module.eval()
+    reader = ShardReader([load_index(shard) for shard in find_shards(list(shards))])
+    loader = evaluate.make_loader(cli.datamodule, reader, range(len(reader)))
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    num_memory = 0
+    for batch in tqdm(loader, desc="rank of the memory", unit="batch", disable=not progress):
+        memory = _last_memory(module, batch)
+        if memory is None:
+            return {}
+        num_memory = memory.shape[1]
+        lengths = {int(v): q.meta["length"] for v, q in zip(batch.video_index, batch.questions, strict=True)}
+        for video, rank in enumerate(effective_rank(memory).tolist()):
+            found[lengths[video]].append(rank)
+    return {
+        length: {"mean": statistics.fmean(found[length]), "videos": len(found[length]), "num_memory": num_memory}
+        for length in sorted(found, key=length_order)
+    }
+
+
+def _last_memory(module: VideoLanguageModule, batch: Any) -> Tensor | None:
+    """Memory tokens after every video's last segment, ``[V, M, D]``."""
+    model = module.built
+    features = model.encoder(batch.frames, batch.frame_counts)
+    segments = model.segment(features, batch.frame_counts)
+    state = model.recur(features, batch.frame_ms, segments)[-1]
+    memory: Tensor | None = getattr(state, "memory", None)
+    return memory
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the rank of one checkpoint and write it as JSON.
+
+    Args:
+        arguments: Command line after the program's name; that of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_study.rank", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint that training wrote")
+    parser.add_argument("--data", nargs="+", required=True, help="shards, folders or glob patterns")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    ranks = ranks_by_length(options.checkpoint, options.data)
+    unfinished = options.out.with_name(f".{options.out.name}.writing")
+    unfinished.write_text(json.dumps(ranks, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, options.out)
+    print(json.dumps(ranks, indent=2))
+
+
+if __name__ == "__main__":
+    main()

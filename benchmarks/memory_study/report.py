@@ -1,0 +1,156 @@
+"""Writes the study's tables into the results page and draws its plot."""
+
+import os
+from datetime import date
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.memory_study.arms import ARMS
+from benchmarks.memory_study.results import OverSeeds, Results, collect_results, finished_runs
+
+BEGIN, END = "<!-- memory study: begin -->", "<!-- memory study: end -->"
+_TITLES = {
+    "needle": "One needle: which colour, which shape, beginning or end (or none shown)",
+    "order": "Two needles: which colour came first",
+    "count": "None to three needles: how many",
+}
+
+
+def write_report(study: Path, results_page: Path, picture: Path) -> str:
+    """Write tables and plot of all finished runs.
+
+    Args:
+        study: Folder of the study.
+        results_page: Markdown file; the part between the study's two marks is replaced, or put at the end.
+        picture: PNG file to write.
+
+    Returns:
+        The section.
+
+    Raises:
+        ValueError: No run is finished, the runs cannot be compared, or the page has one mark without the other.
+    """
+    runs = finished_runs(study)
+    results = collect_results(runs)
+    finished = date.fromtimestamp(max(run.rank.stat().st_mtime for run in runs))
+    link = os.path.relpath(picture, results_page.parent)
+    section = describe(results, finished, link)
+    page = results_page.read_text(encoding="utf-8") if results_page.exists() else ""
+    replaced = replace_section(page, section)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw(results).savefig(picture, dpi=150)
+    results_page.write_text(replaced, encoding="utf-8")
+    return section
+
+
+def describe(results: Results, finished: date, picture: str) -> str:
+    """The section of the results page, without its marks.
+
+    Args:
+        results: What to show.
+        finished: When the last run was finished.
+        picture: Link to the plot.
+    """
+    devices = ", ".join(sorted({settings["device"] for settings in results.settings}))
+    steps = results.settings[0]["steps"]
+    lines = [
+        "## Memory designs: one needle, order and count, to 32 times the training length",
+        "",
+        f"`python -m benchmarks.memory_study prepare`, `train` and `report` ({devices}; one thread a run; {finished}).",
+        f"Every arm was trained through the language model on all three tasks together for {steps} steps, on 4 to 16",
+        "frames (1x). Exact answers, mean over seeds ± standard error over seeds.",
+        "",
+        f"![Accuracy by length of the video]({picture})",
+        "",
+    ]
+    for task, of_task in results.accuracy.items():
+        questions = [
+            "questions a seed",
+            "",
+            *(str(results.questions[task].get(length, "-")) for length in results.lengths),
+        ]
+        rows = [
+            [arm, str(len(results.seeds[arm])), *(_cell(by_length.get(length), 3) for length in results.lengths)]
+            for arm, by_length in of_task.items()
+        ]
+        lines += [f"{_TITLES[task]}:", "", *_table(["arm", "seeds", *results.lengths], [questions, *rows]), ""]
+    ranks = [
+        [arm, str(results.num_memory.get(arm, "-")), *(_cell(by_length.get(length), 1) for length in results.lengths)]
+        for arm, by_length in results.rank.items()
+    ]
+    lines += [
+        "Effective rank of the memory tokens after the last segment (exponential of the entropy of their normalised",
+        "squared singular values), mean over the held-out videos of one needle and over seeds:",
+        "",
+        *_table(["arm", "memory tokens", *results.lengths], ranks),
+        "",
+        "The arms are the quickstart's bridge with these changes: "
+        + "; ".join(f"{arm}: {_configs(arm)}" for arm in results.seeds)
+        + ".",
+    ]
+    return "\n".join(lines)
+
+
+def replace_section(page: str, section: str) -> str:
+    """Put the section between its marks, at the end of the page where it has none yet.
+
+    Args:
+        page: Markdown page.
+        section: What stands between the marks afterwards.
+
+    Raises:
+        ValueError: Only one mark is there, or they are in the wrong order, so where the section ends is unknown.
+    """
+    marked = f"{BEGIN}\n{section}\n{END}\n"
+    if BEGIN not in page and END not in page:
+        return f"{page.rstrip()}\n\n{marked}" if page.strip() else marked
+    if not 0 <= page.find(BEGIN) < page.find(END):
+        raise ValueError(f"the page must hold {BEGIN!r} and then {END!r}, or neither; mend it and report again")
+    before, rest = page.split(BEGIN, 1)
+    return before + marked + rest.split(END, 1)[1].removeprefix("\n")
+
+
+def draw(results: Results) -> Figure:
+    """Accuracy by length: one panel a task, one line an arm, a band of one standard error over seeds.
+
+    Args:
+        results: What to show.
+    """
+    figure = Figure(figsize=(4.2 * len(results.accuracy), 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(results.accuracy), sharey=True, squeeze=False)[0]
+    for panel, (task, of_task) in zip(panels, results.accuracy.items(), strict=True):
+        for arm, by_length in of_task.items():
+            places = [results.lengths.index(length) for length in by_length]
+            means = [entry.mean for entry in by_length.values()]
+            errors = [entry.standard_error or 0.0 for entry in by_length.values()]
+            (line,) = panel.plot(places, means, marker="o", markersize=4, label=arm.replace("_", " "))
+            low = [mean - error for mean, error in zip(means, errors, strict=True)]
+            high = [mean + error for mean, error in zip(means, errors, strict=True)]
+            panel.fill_between(places, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        panel.set_title(task)
+        panel.set_xticks(range(len(results.lengths)), results.lengths)
+        panel.set_xlabel("length of video")
+        panel.set_ylim(0, 1.02)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("accuracy")
+    panels[-1].legend(fontsize=8)
+    return figure
+
+
+def _cell(entry: OverSeeds | None, digits: int) -> str:
+    if entry is None:
+        return "-"
+    if entry.standard_error is None:
+        return f"{entry.mean:.{digits}f}"
+    return f"{entry.mean:.{digits}f} ± {entry.standard_error:.{digits}f}"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def _configs(arm: str) -> str:
+    return ", ".join(f"`{config}`" for config in ARMS[arm]) or "none"

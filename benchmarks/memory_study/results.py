@@ -1,0 +1,134 @@
+"""Gathers what the study's runs were judged by: accuracy by arm, task and length over seeds, and the memory's rank."""
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from apps.quickstart.questions import TASKS
+from benchmarks.memory_study.arms import ARMS, Run
+from lightning_modules.report import length_order
+
+# Every other kind of question is about a single needle.
+_TASK_OF_KIND = {"first": "order", "last": "order", "count": "count"}
+
+
+class OverSeeds(NamedTuple):
+    """A figure that every seed gave once."""
+
+    mean: float
+    standard_error: float | None  # over seeds; None with a single one
+
+
+class Results(NamedTuple):
+    """What the tables and the plot show. Arms are in the order of ``ARMS``, lengths in their natural order."""
+
+    seeds: dict[str, list[int]]  # arm -> finished seeds
+    lengths: list[str]
+    questions: dict[str, dict[str, int]]  # task -> length -> questions that each seed was asked
+    accuracy: dict[str, dict[str, dict[str, OverSeeds]]]  # task -> arm -> length
+    rank: dict[str, dict[str, OverSeeds]]  # arm -> length; empty where an arm has no memory tokens
+    num_memory: dict[str, int]  # arm -> memory tokens
+    settings: list[dict[str, Any]]  # of every run
+
+
+def finished_runs(study: Path) -> list[Run]:
+    """The study's runs that are trained and judged, arm by arm.
+
+    Args:
+        study: Folder of the study.
+    """
+    runs = []
+    for arm in ARMS:
+        seeds = (folder.name.removeprefix("seed-") for folder in (study / "arms" / arm).glob("seed-*"))
+        runs += [Run(study, arm, seed) for seed in sorted(map(int, seeds))]
+    return [run for run in runs if run.rank.exists()]
+
+
+def collect_results(runs: Sequence[Run]) -> Results:
+    """Read what was written about finished runs.
+
+    Args:
+        runs: The runs; at least one.
+
+    Raises:
+        ValueError: There is no run, or the runs were not asked the same numbers of questions or not trained for
+            equally many steps: their figures cannot stand in one table.
+    """
+    if not runs:
+        raise ValueError("no run is finished; first run `python -m benchmarks.memory_study train`")
+    counts = {run: count_by_task(_read(run.report)["by_length_and_kind"]) for run in runs}
+    ranks = {run: _read(run.rank) for run in runs}
+    settings = {run: _read(run.settings) for run in runs}
+    questions = {run: _map_counts(count, lambda right, asked: asked) for run, count in counts.items()}
+    for run in runs:
+        if questions[run] != questions[runs[0]] or settings[run]["steps"] != settings[runs[0]]["steps"]:
+            raise ValueError(
+                f"{run.name} has other held-out questions or another number of training steps than {runs[0].name}; "
+                "remove one of the two and run `python -m benchmarks.memory_study train` again"
+            )
+    by_arm = {arm: [run for run in runs if run.arm == arm] for arm in ARMS}
+    by_arm = {arm: of_arm for arm, of_arm in by_arm.items() if of_arm}
+    asked = {
+        task: {length: of_task[length] for length in sorted(of_task, key=length_order)}
+        for task, of_task in questions[runs[0]].items()
+    }
+    shares = {run: _map_counts(count, lambda right, asked: right / asked) for run, count in counts.items()}
+    return Results(
+        seeds={arm: [run.seed for run in of_arm] for arm, of_arm in by_arm.items()},
+        lengths=sorted({length for of_task in asked.values() for length in of_task}, key=length_order),
+        questions=asked,
+        accuracy={
+            task: {
+                arm: {length: over_seeds([shares[run][task][length] for run in of_arm]) for length in asked[task]}
+                for arm, of_arm in by_arm.items()
+            }
+            for task in asked
+        },
+        rank={
+            arm: {length: over_seeds([ranks[run][length]["mean"] for run in of_arm]) for length in ranks[of_arm[0]]}
+            for arm, of_arm in by_arm.items()
+        },
+        num_memory={run.arm: entry["num_memory"] for run in runs for entry in ranks[run].values()},
+        settings=[settings[run] for run in runs],
+    )
+
+
+def count_by_task(by_length_and_kind: dict[str, dict[str, Any]]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Pool the kinds of question into tasks.
+
+    Args:
+        by_length_and_kind: As in the report of ``evaluate.py``.
+
+    Returns:
+        Task -> length -> right answers and questions; tasks without a question are left out.
+    """
+    counts: dict[str, dict[str, tuple[int, int]]] = {task: {} for task in TASKS}
+    for length, kinds in by_length_and_kind.items():
+        for kind, entry in kinds.items():
+            of_task = counts[_TASK_OF_KIND.get(kind, "needle")]
+            right, asked = of_task.get(length, (0, 0))
+            of_task[length] = (right + entry["correct"], asked + entry["questions"])
+    return {task: of_task for task, of_task in counts.items() if of_task}
+
+
+def over_seeds(values: Sequence[float]) -> OverSeeds:
+    """Mean and standard error of the mean.
+
+    Args:
+        values: One of each seed; at least one.
+    """
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return OverSeeds(statistics.fmean(values), error)
+
+
+def _map_counts(
+    counts: dict[str, dict[str, tuple[int, int]]], function: Callable[[int, int], Any]
+) -> dict[str, dict[str, Any]]:
+    return {task: {length: function(*pair) for length, pair in of_task.items()} for task, of_task in counts.items()}
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,274 @@
+"""A video that is watched while it plays: the same parts, the same numbers as offline, at any moment.
+
+Cost: every frame is encoded once, every segment is read once when it closes; a question reads the open segment again.
+Memory: the features of the open segment (bound it with ``max_segment_frames`` of SceneTilling), the frames of two of
+the encoder's windows, the bridge's state (whose cache, where it has one, grows by M tokens a segment), and what the
+segmenter's stream keeps (four bytes a frame in SceneTilling's).
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from components.gather import group_frames
+from components.interfaces import (
+    CausalSegmenterStream,
+    FrameEncoder,
+    FrameFeatures,
+    TextInputs,
+    VisualTokens,
+)
+from components.model import VideoLanguageModel
+
+
+class StreamingSession:
+    """Watches one video frame by frame and answers at any moment.
+
+    What it says after t frames is what the model says offline of a video of these t frames that is cut at the
+    boundaries that the segmenter's stream has declared so far. With ``FixedLength`` those are the offline ones. With
+    ``SceneTilling`` they are those of its causal rule (see ``SceneTillingStream``). Looking changes nothing: the open
+    segment is read as if it closed now and stays open.
+
+    An encoder whose frames look at each other within windows gets every window when it is full. Until then, looking
+    encodes the newest frames as the short window that they would be at the end of a video, and they are encoded again
+    when their window is full: declared boundaries follow up to a window later.
+
+    Args:
+        model: A model in evaluation mode, on any device. The session changes nothing of it; several may share one.
+
+    Raises:
+        ValueError: The model is in training mode, in which dropout would answer; its segmenter needs to know the
+            length of the video; or its encoder needs the whole video.
+    """
+
+    def __init__(self, model: VideoLanguageModel) -> None:
+        if model.training:
+            raise ValueError("the model is in training mode, which drops features at random; call model.eval() first")
+        stream = model.segmenter.stream()
+        if not isinstance(stream, CausalSegmenterStream):
+            raise ValueError(
+                f"{type(model.segmenter).__name__} cannot settle a boundary before the video has ended; stream with "
+                "FixedLength or SceneTilling"
+            )
+        self.model = model
+        self._device = next(model.parameters()).device
+        self._windows = _WindowEncoder(model.encoder)
+        self._walk = _Walk(model, stream)
+        self._num_frames = 0
+        self._last_ms: int | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames so far."""
+        return self._num_frames
+
+    @property
+    def boundaries(self) -> list[int]:
+        """Last frame of every closed segment, ascending; only grows."""
+        return list(self._walk.boundaries)
+
+    @torch.no_grad()
+    def push(self, frames: Tensor, frame_ms: Tensor | Sequence[int]) -> None:
+        """Take the next frames. How many come at once changes no result, only speed.
+
+        Args:
+            frames: One or more frames in the form that the model's encoder reads, such as uint8 ``[T, 3, H, W]``.
+            frame_ms: Time of every frame in the video, ``[T]`` integer milliseconds, not decreasing.
+
+        Raises:
+            ValueError: There is not one time a frame, or time runs backwards.
+        """
+        times = torch.as_tensor(frame_ms)
+        if times.numel() == frames.shape[0] == 0:
+            return
+        if times.shape != frames.shape[:1] or times.is_floating_point():
+            raise ValueError(
+                f"push expects one integer time (ms) a frame, got frames {list(frames.shape)} and {times.dtype} times "
+                f"{list(times.shape)}; a single frame is frame[None] with [its time]"
+            )
+        before = times[:1] if self._last_ms is None else times.new_tensor([self._last_ms])
+        if bool((torch.cat([before, times]).diff() < 0).any()):
+            raise ValueError(f"frame times must not decrease, got {times.tolist()} after {self._last_ms}")
+        self._last_ms = int(times[-1])
+        self._num_frames += len(times)
+        encoded = self._windows.push(frames.to(self._device), times.to(self._device, torch.int64))
+        if encoded is not None:
+            self._walk.take(encoded)
+
+    @torch.no_grad()
+    def visual_tokens(self, text: TextInputs | None = None) -> VisualTokens:
+        """What the language model sees now, as if the video ended here.
+
+        Args:
+            text: The conversations that will be answered (``video_index`` 0); only bridges that read questions need
+                them. ``model.language_model.prompts([...])`` makes them of plain questions.
+
+        Returns:
+            Visual tokens of the one video, or of every conversation.
+
+        Raises:
+            ValueError: No frame has come yet, or the bridge reads questions and there are none.
+        """
+        if self._num_frames == 0:
+            raise ValueError("no frame has been pushed yet, so there is nothing to see")
+        if text is None and self.model.bridge.reads_questions:
+            raise ValueError(
+                "this model reads its memory for a question; give visual_tokens() the text, such as "
+                "model.language_model.prompts(['...'])"
+            )
+        walk = self._walk
+        rest = self._windows.encode_rest()
+        if rest is not None:
+            walk = walk.fork()
+            walk.take(rest)
+        state = walk.state_now()
+        visual: VisualTokens = self.model.bridge.read(state) if text is None else self.model.read(state, text)
+        return visual
+
+    def ask(self, question: str, max_new_tokens: int = 64) -> str:
+        """Answer a question about what was shown so far, greedily.
+
+        Args:
+            question: As a user would say it; see ``LanguageModel.prompts``.
+            max_new_tokens: Longest answer.
+
+        Raises:
+            ValueError: No frame has come yet.
+        """
+        text = self.model.language_model.prompts([question])
+        [answer] = self.model.language_model.generate(self.visual_tokens(text), text, max_new_tokens)
+        return answer
+
+
+class _EncodedFrames(NamedTuple):
+    """Features of neighbouring frames."""
+
+    cls: Tensor  # [T, D]
+    patches: Tensor  # [T, N, D]
+    frame_ms: Tensor  # [T] int64
+
+    def part(self, frames: slice) -> "_EncodedFrames":
+        """Some of the frames."""
+        return _EncodedFrames(*(field[frames] for field in self))
+
+
+class _WindowEncoder:
+    """Encodes frames window by window.
+
+    Args:
+        encoder: The encoder.
+
+    Raises:
+        ValueError: Its windows are whole videos.
+    """
+
+    def __init__(self, encoder: FrameEncoder) -> None:
+        if encoder.window_frames is None:
+            raise ValueError(
+                f"in {type(encoder).__name__} all frames of a video look at each other, so it cannot encode one that "
+                "still plays; stream with an encoder that has window_frames"
+            )
+        self._encoder = encoder
+        self._size = encoder.window_frames
+        self._full: Tensor | None = None  # frames of the window before, where windows are larger than a frame
+        self._frames: list[Tensor] = []  # of the window that is not full yet
+        self._times: list[Tensor] = []
+
+    def push(self, frames: Tensor, frame_ms: Tensor) -> _EncodedFrames | None:
+        """Take the next frames; gives those whose windows are full now."""
+        frames, frame_ms = torch.cat([*self._frames, frames]), torch.cat([*self._times, frame_ms])
+        num_settled = len(frames) // self._size * self._size
+        # Copied where only a part is kept, for a view would keep the memory of all.
+        self._frames, self._times = [frames[num_settled:].clone()], [frame_ms[num_settled:].clone()]
+        if num_settled == 0:
+            return None
+        if self._size > 1:
+            self._full = frames[num_settled - self._size : num_settled].clone()
+        return self._encode(frames[:num_settled], frame_ms[:num_settled])
+
+    def encode_rest(self) -> _EncodedFrames | None:
+        """Encode the frames whose window is not full as if the video ended with them; changes nothing."""
+        frames, frame_ms = torch.cat(self._frames), torch.cat(self._times)
+        if len(frames) == 0:
+            return None
+        if self._full is None:
+            return self._encode(frames, frame_ms)
+        # With the window before in front, they are the end of a video also to an encoder that treats a video of one
+        # frame as an image.
+        return self._encode(torch.cat([self._full, frames]), frame_ms)
+
+    def _encode(self, frames: Tensor, frame_ms: Tensor) -> _EncodedFrames:
+        """Encode frames; the last ``len(frame_ms)`` of them are given."""
+        count = torch.tensor([len(frames)], device=frames.device)
+        cls, patches = self._encoder(frames, count)
+        new = len(frames) - len(frame_ms)
+        return _EncodedFrames(cls[new:], patches[new:], frame_ms)
+
+
+class _Walk:
+    """Goes through the segments as they close.
+
+    Args:
+        model: Its bridge and frame selection are used.
+        stream: Declares the boundaries.
+
+    Attributes:
+        boundaries: Last frame of every closed segment.
+    """
+
+    def __init__(self, model: VideoLanguageModel, stream: CausalSegmenterStream) -> None:
+        self.boundaries: list[int] = []
+        self._model = model
+        self._stream = stream
+        self._state: Any = None  # of the bridge after the closed segments
+        self._open: list[_EncodedFrames] = []
+
+    def fork(self) -> "_Walk":
+        """A walk that goes on from here without this one."""
+        walk = copy.copy(self)  # lists and states are replaced, never changed
+        walk._stream = copy.deepcopy(self._stream)
+        return walk
+
+    def take(self, encoded: _EncodedFrames) -> None:
+        """Take the next frames and read the segments that they close."""
+        for cls in encoded.cls:
+            self._stream.push(cls)
+        self._open = [*self._open, encoded]
+        declared = self._stream.declared()
+        if len(declared) == len(self.boundaries):
+            return
+        ends = [-1, *declared][len(self.boundaries) :]
+        num_closed = ends[-1] - ends[0]
+        frames = self._joined()
+        state = self._read(frames.part(slice(num_closed)), torch.tensor(ends).diff())
+        self._state = tree_map_only(Tensor, _without_spare_memory, state)
+        rest = frames.part(slice(num_closed, None))
+        self._open = [_EncodedFrames(*(field.clone() for field in rest))] if len(rest.frame_ms) else []
+        self.boundaries = declared
+
+    def state_now(self) -> Any:
+        """State of the bridge as if the open segment closed now."""
+        if not self._open:
+            return self._state
+        frames = self._joined()
+        return self._read(frames, torch.tensor([len(frames.frame_ms)]))
+
+    def _joined(self) -> _EncodedFrames:
+        return _EncodedFrames(*(torch.cat(parts) for parts in zip(*self._open, strict=True)))
+
+    def _read(self, frames: _EncodedFrames, lengths: Tensor) -> Any:
+        """State after segments of these lengths ``[S]``, which hold all the frames."""
+        segment_index = torch.arange(len(lengths)).repeat_interleave(lengths).to(frames.cls.device)
+        count = torch.tensor([len(segment_index)], device=frames.cls.device)
+        segments = group_frames(segment_index, count, len(lengths), self._model.frame_selection)
+        features = FrameFeatures(frames.cls, frames.patches)
+        return self._model.recur(features, frames.frame_ms, segments, self._state)[-1]
+
+
+def _without_spare_memory(tensor: Tensor) -> Tensor:
+    """The tensor, copied if it is a view that keeps a larger one alive, as memory tokens cut out of a segment do."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor

@@ -1,0 +1,144 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.memory_study.__main__ import main
+from benchmarks.memory_study.arms import Run
+from benchmarks.memory_study.rank import effective_rank
+from benchmarks.memory_study.report import BEGIN, END, draw, replace_section, write_report
+from benchmarks.memory_study.results import collect_results, count_by_task, finished_runs, over_seeds
+
+
+def counts(correct: int, questions: int) -> dict[str, int]:
+    return {"correct": correct, "questions": questions}
+
+
+def finish(run: Run, right: int, *, asked: int = 10, rank: float | None = 4.0, steps: int = 7) -> None:
+    """Write what a finished run leaves: ``right`` of ``asked`` answers of every kind at 2x, all of them at 1x."""
+    kinds = ("colour", "shape", "first", "count")
+    report = {
+        "by_length_and_kind": {
+            "2x": {kind: counts(right, asked) for kind in kinds},
+            "1x": {kind: counts(asked, asked) for kind in kinds},
+        }
+    }
+    lengths = ("1x", "2x") if rank is not None else ()
+    ranks = {length: {"mean": rank, "videos": 3, "num_memory": 16} for length in lengths}
+    settings = {"steps": steps, "device": "an abacus"}
+    run.report.parent.mkdir(parents=True)
+    for path, content in ((run.report, report), (run.rank, ranks), (run.settings, settings)):
+        path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    folder = tmp_path / "study"
+    for seed, right in ((0, 5), (1, 7), (10, 9)):
+        finish(Run(folder, "both", seed), right, rank=4.0 + seed)
+    finish(Run(folder, "mean_pooling", 0), 2, rank=None)
+    (folder / "arms" / "both" / "seed-2").mkdir()  # not finished
+    return folder
+
+
+def row(text: str, arm: str, table: int) -> list[str]:
+    rows = [line for line in text.splitlines() if line.startswith(f"| {arm} |")]
+    return [cell.strip() for cell in rows[table].strip("|").split("|")]
+
+
+def test_mean_and_standard_error_are_over_seeds() -> None:
+    assert over_seeds([0.5, 0.7, 0.9]) == pytest.approx((0.7, 0.2 / 3**0.5))
+    assert over_seeds([0.4]) == (0.4, None)
+
+
+def test_kinds_of_question_are_pooled_into_tasks() -> None:
+    kinds = {"colour": counts(1, 4), "shape": counts(2, 4), "place": counts(0, 2)}
+    kinds |= {"first": counts(1, 2), "last": counts(2, 3)}
+    assert count_by_task({"1x": kinds}) == {"needle": {"1x": (3, 10)}, "order": {"1x": (3, 5)}}
+
+
+def test_tables_hold_every_finished_run(study: Path, tmp_path: Path) -> None:
+    page = tmp_path / "RESULTS.md"
+    page.write_text("# Results\n\nOther things.\n")
+    section = write_report(study, page, tmp_path / "images" / "study.png")
+    for table in range(3):
+        assert row(section, "both", table) == ["both", "3", "1.000 ± 0.000", "0.700 ± 0.115"]
+        assert row(section, "mean_pooling", table) == ["mean_pooling", "1", "1.000", "0.200"]
+    assert row(section, "questions a seed", 0)[2:] == ["20", "20"]
+    assert row(section, "questions a seed", 1)[2:] == ["10", "10"]
+    assert row(section, "both", 3) == ["both", "16", "7.7 ± 3.2", "7.7 ± 3.2"]
+    assert row(section, "mean_pooling", 3) == ["mean_pooling", "-", "-", "-"]
+    assert "7 steps" in section
+    assert "an abacus" in section
+    assert "](images/study.png)" in section
+    assert page.read_text() == f"# Results\n\nOther things.\n\n{BEGIN}\n{section}\n{END}\n"
+    assert Image.open(tmp_path / "images" / "study.png").width > 1000
+
+
+def test_plot_has_a_panel_a_task_and_a_line_with_a_band_an_arm(study: Path) -> None:
+    figure = draw(collect_results(finished_runs(study)))
+    assert [panel.get_title() for panel in figure.axes] == ["needle", "order", "count"]
+    for panel in figure.axes:
+        lines = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in panel.lines}
+        assert lines == {"both": pytest.approx([1.0, 0.7]), "mean pooling": pytest.approx([1.0, 0.2])}
+        assert len(panel.collections) == 2
+
+
+def test_reporting_again_replaces_the_section_and_nothing_else(study: Path, tmp_path: Path) -> None:
+    page = tmp_path / "RESULTS.md"
+    page.write_text(f"# Results\n\n{BEGIN}\nold\n{END}\n\n## After\n")
+    for _ in range(2):
+        section = write_report(study, page, tmp_path / "study.png")
+        assert page.read_text() == f"# Results\n\n{BEGIN}\n{section}\n{END}\n\n## After\n"
+
+
+@pytest.mark.parametrize("page", [f"text {BEGIN} text", f"{END}\ntext", f"{END} {BEGIN}"])
+def test_page_with_broken_marks_is_refused(page: str) -> None:
+    with pytest.raises(ValueError, match="memory study: begin"):
+        replace_section(page, "new")
+
+
+@pytest.mark.parametrize("changes", [{"asked": 11}, {"steps": 8}])
+def test_runs_that_cannot_be_compared_are_refused(study: Path, changes: dict[str, Any]) -> None:
+    finish(Run(study, "published", 3), 5, **changes)
+    with pytest.raises(ValueError, match="published, seed 3"):
+        collect_results(finished_runs(study))
+
+
+def test_study_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="memory_study train"):
+        collect_results(finished_runs(tmp_path))
+
+
+def test_report_of_another_folder_leaves_the_published_results_alone(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", "--out", str(study)]) == 0
+    assert capsys.readouterr().out.strip() in (study / "RESULTS.md").read_text()
+    assert (study / "memory_study.png").is_file()
+
+
+def test_equal_tokens_have_rank_one_and_orthonormal_ones_their_number() -> None:
+    torch.manual_seed(0)
+    token = torch.randn(3, 1, 24)
+    orthonormal = torch.linalg.qr(torch.randn(3, 24, 8)).Q.mT
+    torch.testing.assert_close(effective_rank(token.expand(3, 8, 24)), torch.ones(3).double())
+    torch.testing.assert_close(effective_rank(orthonormal), torch.full((3,), 8.0).double(), atol=1e-5, rtol=0)
+
+
+def test_rank_ignores_scale_order_and_rotation_of_tokens() -> None:
+    torch.manual_seed(1)
+    memory = torch.randn(6, 10).double()
+    rotation = torch.linalg.qr(torch.randn(10, 10).double()).Q
+    for same in (memory * 1e-4, memory.flip(0), memory @ rotation):
+        torch.testing.assert_close(effective_rank(same), effective_rank(memory))
+    assert 1 < effective_rank(memory) < 6
+
+
+def test_memory_of_zeros_has_no_rank() -> None:
+    with pytest.raises(ValueError, match="only zeros"):
+        effective_rank(torch.zeros(2, 4, 8))

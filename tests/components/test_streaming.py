@@ -1,0 +1,300 @@
+"""A streamed video says at every moment what the frames so far say offline."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.iteration_loss import LiveTensorBytes
+from components.bridges.mean_pooling import MeanPooling
+from components.bridges.readouts import LastSegmentReadout
+from components.bridges.retrieved_readout import RetrievedReadout
+from components.bridges.videollamb import VideoLLaMBBridge
+from components.encoders.languagebind import LanguageBindEncoder
+from components.gather import AllFrames, FrameSelection, LinspaceFrames, PooledFrames
+from components.interfaces import CausalSegmenterStream, MemoryBridge, Segmenter, VisualTokens
+from components.model import VideoLanguageModel
+from components.segmenters.fixed_length import FixedLength
+from components.segmenters.scene_tiling import SceneTilling
+from components.segmenters.uniform import Uniform
+from components.streaming import StreamingSession
+from datamodules.batch import Batch, collate
+from tests.components import languagebind_folders
+from tests.fixtures_models import (
+    PartFolders,
+    make_bridge,
+    make_frames,
+    make_model,
+    make_part_folders,
+    make_sample,
+    open_gate,
+)
+
+NUM_FRAMES = 13
+MILLISECONDS_A_FRAME = 1000  # as in make_sample
+QUESTION = "which colour ?"
+
+
+class CausalCuts(Segmenter):
+    """The offline form of cutting where a segmenter's stream declares it."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+
+    def segment(self, cls: Tensor, frame_counts: Tensor) -> Tensor:
+        """Cut every video at the boundaries that a stream of its frames has declared by its end."""
+        rows = []
+        for video in cls.split(frame_counts.tolist()):
+            stream = self.stream()
+            for frame in video:
+                stream.push(frame)
+            starts = torch.zeros(len(video) + 1, dtype=torch.int64)
+            starts[[boundary + 1 for boundary in stream.declared()]] = 1
+            rows.append(starts[: len(video)].cumsum(0))
+        return torch.cat(rows)
+
+    def stream(self) -> Any:
+        """The stream itself."""
+        return self.segmenter.stream()
+
+
+BRIDGES: dict[str, Callable[..., MemoryBridge[Any]]] = {
+    "cache": make_bridge,
+    "last segment": partial(make_bridge, readout=partial(LastSegmentReadout, with_memory=True)),
+    "retrieved": partial(make_bridge, readout=RetrievedReadout),
+    "mean pooling": MeanPooling,
+    "published": partial(VideoLLaMBBridge, num_memory=3, num_heads=2, mlp_width=32, pool_grid=None),
+}
+SEGMENTERS: dict[str, Segmenter] = {
+    "fixed length": FixedLength(4),
+    "a frame each": FixedLength(1),
+    "causal top-k": CausalCuts(SceneTilling(k=2, causal_alpha=0.0)),
+    "causal threshold": CausalCuts(SceneTilling(alpha=0.0, max_segment_frames=4)),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> PartFolders:
+    return make_part_folders(tmp_path_factory.mktemp("parts"))
+
+
+def build(folders: PartFolders, bridge: str = "cache", **changes: Any) -> VideoLanguageModel:
+    model = make_model(folders, bridge=BRIDGES[bridge], **changes)
+    if hasattr(model.bridge, "gate"):
+        open_gate(model.bridge)
+    return model
+
+
+def times(first: int, count: int) -> list[int]:
+    return [MILLISECONDS_A_FRAME * (first + place) for place in range(count)]
+
+
+def asked_offline(folders: PartFolders, frames: Tensor) -> Batch:
+    return collate([make_sample(folders, "so far", frames, [[(QUESTION, "red")]])])
+
+
+def seen_offline(model: VideoLanguageModel, folders: PartFolders, frames: Tensor) -> VisualTokens:
+    with torch.no_grad():
+        return model.look(asked_offline(folders, frames))
+
+
+def seen_now(session: StreamingSession) -> VisualTokens:
+    return session.visual_tokens(session.model.language_model.prompts([QUESTION]))
+
+
+def assert_same(one: VisualTokens, other: VisualTokens) -> None:
+    torch.testing.assert_close(one.tokens[one.mask], other.tokens[other.mask], rtol=1e-5, atol=1e-5)
+
+
+def assert_equal_at_every_moment(model: VideoLanguageModel, folders: PartFolders, frames: Tensor) -> StreamingSession:
+    session = StreamingSession(model)
+    for place in range(len(frames)):
+        session.push(frames[place : place + 1], times(place, 1))
+        assert_same(seen_now(session), seen_offline(model, folders, frames[: place + 1]))
+    return session
+
+
+@pytest.mark.parametrize("bridge", BRIDGES)
+@pytest.mark.parametrize("segmenter", SEGMENTERS)
+def test_every_moment_equals_offline(folders: PartFolders, bridge: str, segmenter: str) -> None:
+    model = build(folders, bridge, segmenter=SEGMENTERS[segmenter])
+    session = assert_equal_at_every_moment(model, folders, make_frames(NUM_FRAMES, seed=4))
+    assert session.num_frames == NUM_FRAMES
+    assert len(session.boundaries) > 1
+
+
+@pytest.mark.parametrize(
+    "selection", [AllFrames(), LinspaceFrames(2), PooledFrames(2)], ids=["all", "linspace", "pooled"]
+)
+def test_every_moment_equals_offline_with_every_frame_selection(
+    folders: PartFolders, selection: FrameSelection
+) -> None:
+    model = build(folders, segmenter=FixedLength(5), frame_selection=selection)
+    assert_equal_at_every_moment(model, folders, make_frames(NUM_FRAMES))
+
+
+def test_fixed_length_declares_the_offline_boundaries(folders: PartFolders) -> None:
+    session = StreamingSession(build(folders, segmenter=FixedLength(4)))
+    session.push(make_frames(NUM_FRAMES), times(0, NUM_FRAMES))
+    assert session.boundaries == [3, 7, 11]
+
+
+@pytest.mark.parametrize("bridge", BRIDGES)
+@pytest.mark.parametrize("chunks", [[13], [5, 8], [1, 0, 7, 2, 3]])
+def test_frames_may_come_in_any_chunks(folders: PartFolders, bridge: str, chunks: list[int]) -> None:
+    model = build(folders, bridge, segmenter=SEGMENTERS["causal threshold"])
+    frames = make_frames(NUM_FRAMES, seed=4)
+    session = StreamingSession(model)
+    for place, chunk in zip(torch.tensor([0, *chunks]).cumsum(0).tolist(), chunks, strict=False):
+        session.push(frames[place : place + chunk], torch.tensor(times(place, chunk), dtype=torch.int64))
+    assert_same(seen_now(session), seen_offline(model, folders, frames))
+
+
+def test_answers_equal_offline_at_every_moment_and_looking_changes_nothing(folders: PartFolders) -> None:
+    model = build(folders, segmenter=FixedLength(3))
+    frames = make_frames(8, seed=1)
+    asked, silent = StreamingSession(model), StreamingSession(model)
+    for place in range(len(frames)):
+        for session in (asked, silent):
+            session.push(frames[place : place + 1], times(place, 1))
+        for _ in range(2):
+            answer = asked.ask(QUESTION, max_new_tokens=4)
+            assert [answer] == model.generate(asked_offline(folders, frames[: place + 1]), max_new_tokens=4)
+    assert torch.equal(asked.visual_tokens().tokens, silent.visual_tokens().tokens)
+
+
+def test_sessions_of_one_model_do_not_meet(folders: PartFolders) -> None:
+    model = build(folders)
+    videos = [make_frames(5, seed=seed) for seed in (1, 2)]
+    sessions = [StreamingSession(model) for _ in videos]
+    for place in range(5):
+        for session, frames in zip(sessions, videos, strict=True):
+            session.push(frames[place : place + 1], times(place, 1))
+    for session, frames in zip(sessions, videos, strict=True):
+        assert_same(seen_now(session), seen_offline(model, folders, frames))
+
+
+@pytest.fixture(scope="module")
+def languagebind(tmp_path_factory: pytest.TempPathFactory) -> LanguageBindEncoder:
+    return languagebind_folders.build(languagebind_folders.write_folders(tmp_path_factory.mktemp("languagebind")))
+
+
+@pytest.mark.parametrize("segmenter", ["fixed length", "causal threshold"])
+def test_encoder_with_windows_of_frames_equals_offline_at_every_moment(
+    folders: PartFolders, languagebind: LanguageBindEncoder, segmenter: str
+) -> None:
+    model = build(folders, encoder=lambda: languagebind, segmenter=SEGMENTERS[segmenter])
+    frames = languagebind_folders.random_frames(19, languagebind.image_size)
+    session = assert_equal_at_every_moment(model, folders, frames)  # the first moment is an image, the ninth no longer
+    assert max(session.boundaries) < 16  # the last window is not full, so nothing in it is settled
+    at_once = StreamingSession(model)
+    at_once.push(frames, times(0, 19))
+    assert at_once.boundaries == session.boundaries
+    assert_same(seen_now(at_once), seen_now(session))
+
+
+def live_bytes_after(session: StreamingSession, counts: list[int]) -> list[int]:
+    """Bytes that the session holds after it has seen so many frames."""
+    bytes_held = []
+    with LiveTensorBytes() as live:
+        for place in range(max(counts)):
+            session.push(make_frames(1, seed=place), times(place, 1))
+            if place + 1 in counts:
+                bytes_held.append(live.now)
+    return bytes_held
+
+
+def test_memory_does_not_grow_with_the_video(folders: PartFolders) -> None:
+    session = StreamingSession(build(folders, "mean pooling", segmenter=FixedLength(4)))
+    early, late = live_bytes_after(session, [10, 90])
+    assert late == early > 0
+
+
+def test_memory_grows_by_the_cached_memory_tokens_alone(folders: PartFolders) -> None:
+    session = StreamingSession(build(folders, "cache", segmenter=FixedLength(4)))
+    early, late = live_bytes_after(session, [12, 92])
+    memory_tokens = 3 * 16 * 4  # tokens, width, bytes
+    mask_and_time = 1 + 8
+    assert late - early == (92 - 12) // 4 * (memory_tokens + mask_and_time)
+
+
+def test_segmenter_that_needs_the_whole_video_is_refused(folders: PartFolders) -> None:
+    with pytest.raises(ValueError, match="Uniform cannot settle a boundary before the video has ended"):
+        StreamingSession(build(folders, segmenter=Uniform(3)))
+
+
+def test_encoder_that_needs_the_whole_video_is_refused(folders: PartFolders) -> None:
+    model = build(folders)
+    model.encoder.window_frames = None
+    with pytest.raises(ValueError, match="cannot encode one that still plays"):
+        StreamingSession(model)
+
+
+def test_training_mode_is_refused(folders: PartFolders) -> None:
+    with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
+        StreamingSession(build(folders).train())
+
+
+def test_looking_before_the_first_frame_is_refused(folders: PartFolders) -> None:
+    session = StreamingSession(build(folders))
+    session.push(make_frames(0), [])
+    with pytest.raises(ValueError, match="no frame has been pushed yet"):
+        session.ask(QUESTION)
+
+
+def test_looking_without_a_question_is_refused_where_the_bridge_reads_it(folders: PartFolders) -> None:
+    session = StreamingSession(build(folders, "retrieved"))
+    session.push(make_frames(1), [0])
+    with pytest.raises(ValueError, match="give visual_tokens"):
+        session.visual_tokens()
+
+
+@pytest.mark.parametrize(
+    ("frame_ms", "message"),
+    [
+        ([0], "one integer time"),
+        (torch.tensor([0.0, 1.0]), "one integer time"),
+        ([2000, 1000], "must not decrease"),
+        ([400, 1000], "must not decrease, got .* after 500"),
+    ],
+)
+def test_times_that_do_not_fit_are_refused_and_leave_the_session_as_it_was(
+    folders: PartFolders, frame_ms: list[int] | Tensor, message: str
+) -> None:
+    session = StreamingSession(build(folders))
+    session.push(make_frames(1), [500])
+    with pytest.raises(ValueError, match=message):
+        session.push(make_frames(2), frame_ms)
+    assert session.num_frames == 1
+    session.push(make_frames(2), [500, 600])
+
+
+def test_streams_say_whether_they_settle_boundaries() -> None:
+    settles = {type(part).__name__: part.stream() for part in (FixedLength(2), SceneTilling(k=1), Uniform(2))}
+    assert {name: isinstance(stream, CausalSegmenterStream) for name, stream in settles.items()} == {
+        "FixedLength": True,
+        "SceneTilling": True,
+        "Uniform": False,
+    }
+
+
+def test_code_of_the_page_about_streaming_runs(folders: PartFolders, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, Any] = {
+        "model": build(folders, "retrieved"),
+        "frames": make_frames(9),
+        "frame_ms": torch.tensor(times(0, 9)),
+    }
+    for block in blocks:
+        exec(block, names)  # the page's own code
+    printed = capsys.readouterr().out
+    assert re.findall(r"^(\d+) ", printed, flags=re.MULTILINE) == ["0", "4000", "8000"]
+    assert printed.endswith("segments closed after frames [1, 3, 5, 7]\n")
+    assert len(names["answers"]) == len(names["scores"]) == 2

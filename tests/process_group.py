@@ -1,0 +1,68 @@
+"""Starts a group of training processes as torchrun would, and never leaves one behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_processes(module: str, arguments: Sequence[str], num_processes: int, timeout: float = 120.0) -> None:
+    """Run ``python -m module`` once for every rank and wait for all.
+
+    Args:
+        module: What to run.
+        arguments: Its arguments, the same for every rank.
+        num_processes: Ranks.
+        timeout: Seconds after which the group counts as hung.
+
+    Raises:
+        AssertionError: A rank failed or hung; its output is in the message. The others are killed.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env=_environment(rank, num_processes, port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # its data workers die with it
+        )
+        for rank in range(num_processes)
+    ]
+    try:
+        for rank, process in enumerate(started):
+            output = _wait(process, timeout, f"rank {rank} of {num_processes}")
+            assert process.returncode == 0, f"rank {rank} of {num_processes} failed:\n{output}"
+    finally:
+        for process in started:
+            _kill(process)
+
+
+def _wait(process: "subprocess.Popen[str]", timeout: float, name: str) -> str:
+    try:
+        return process.communicate(timeout=timeout)[0]
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        raise AssertionError(f"{name} hung for {timeout:g} s:\n{process.communicate()[0]}") from None
+
+
+def _kill(process: "subprocess.Popen[str]") -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _environment(rank: int, num_processes: int, port: int) -> dict[str, str]:
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": num_processes, "RANK": rank}
+    own = {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": num_processes, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test"}
+    return {**os.environ, **{name: str(value) for name, value in (group | own).items()}, "OMP_NUM_THREADS": "1"}
