@@ -46,8 +46,8 @@ class Scale:
         num_steps: Optimizer steps of each arm; None takes the config's.
     """
 
-    num_one_segment: int = 1500
-    num_train: int = 2000
+    num_one_segment: int = 2000
+    num_train: int = 3000
     num_eval: int = 40
     num_steps: int | None = None
 
@@ -81,7 +81,7 @@ def prepare(scale: Scale, out: Path, wheels: Path | None, watch: Stopwatch) -> N
             frame_size=84,
             seed=SEED,
             needle_sizes=(0.55, 0.7),
-            num_train_scenes=1000,
+            num_train_scenes=1600,
             num_held_out_scenes=400,
         )
         haystack = build_haystack(settings, parts.clips, out / "videos")
