@@ -22,8 +22,8 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
     In every step the memory tokens and the segment's patches attend to each other. What the memory tokens become, the
     segment's *written* memory, is cached. It becomes the *lasting* memory, which goes on to the next segment: whole, or
     as far as a gate lets it in. What enters a segment is ``initial + tanh(gate) * LayerNorm(lasting)`` with one gate a
-    channel, zero at the start of training: every segment begins near the learned initial memory, so drift cannot
-    build up over hundreds of segments. Videos without the segment keep all they had.
+    channel, zero at the start of training (with ``selective``, half open): every segment begins near the learned
+    initial memory, so drift cannot build up over hundreds of segments. Videos without the segment keep all they had.
 
     With ``selective``, nothing in a training video of a few segments teaches the update gate to stay closed for
     hundreds; a penalty on its mean openness does.
@@ -60,7 +60,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         num_layers: int = 1,
         num_heads: int = 8,
         recurrence: Recurrence = "replacing",
-        update_penalty: float = 0.05,
+        update_penalty: float = 0.1,
         readout: Callable[[int, int], Readout] = CacheReadout,
     ) -> None:
         super().__init__()
@@ -76,7 +76,8 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         # Small beside what the first block writes, so that what the memory saw, not what it began as, dominates it.
         self.initial_memory = nn.Parameter(torch.randn(num_memory, self.width) * 0.02)
         self.memory_norm = nn.LayerNorm(self.width)
-        self.gate = nn.Parameter(torch.zeros(self.width))
+        # A replaced memory holds little of the past at first, a selected one all that was let in: it is heard at once.
+        self.gate = nn.Parameter(torch.full((self.width,), 0.5 if recurrence == "selective" else 0.0))
         self.layers = nn.ModuleList(TransformerBlock(self.width, num_heads) for _ in range(num_layers))
         self.readout = readout(self.width, out_dim)
         self.reads_questions = self.readout.reads_questions
@@ -152,8 +153,7 @@ def _advance(
     tokens = written[:, :0]
     opened = written.new_zeros(len(active))
     if openness is not None:
-        # Closed gates get no push to close further: their way back would grow longer with every step.
-        opened = (openness * (openness > 0)).mean(dim=(1, 2)) * active
+        opened = openness.mean(dim=(1, 2)) * active
     if state is None:
         # There is nothing to keep yet, so the first segment's memory enters whole, whatever the gate says; times zero
         # keeps its parameters in the graph: see _entering_memory.

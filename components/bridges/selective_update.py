@@ -35,10 +35,8 @@ class SelectiveUpdate(nn.Module):
             The share of ``written`` that enters, ``[V, M, D]`` in 0..1.
         """
         logit = self.openness(torch.cat([lasting, written], dim=-1))
-        stretched = torch.sigmoid(logit) * (1.0 + 2.0 * _STRETCH) - _STRETCH
-        cut_off: Tensor = stretched.clamp(0.0, 1.0)
-        # The gradient passes as if nothing were cut off, or a gate that closed too early could never open again.
-        return stretched + (cut_off - stretched).detach()
+        stretched: Tensor = torch.sigmoid(logit) * (1.0 + 2.0 * _STRETCH) - _STRETCH
+        return stretched.clamp(0.0, 1.0)
 
 
 # How far the sigmoid is stretched beyond 0 and 1.

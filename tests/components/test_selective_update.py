@@ -56,16 +56,6 @@ def test_the_update_penalty_teaches_the_gate_to_close() -> None:
     assert bridge.penalty(walk(bridge, segments)).item() < 0.5 * before
 
 
-def test_a_closed_gate_can_be_opened_again_by_the_answers_but_is_not_pushed_further_by_the_penalty() -> None:
-    bridge = with_openness(selective("memory"), -6.0)
-    state = walk(bridge, make_segments([[2, 2, 2]]))
-    bias = bridge.update.openness[-1].bias
-    [pushed] = torch.autograd.grad(bridge.penalty(state).sum(), bias, retain_graph=True)
-    [asked] = torch.autograd.grad(bridge.read(state).tokens.square().sum(), bias)
-    assert not pushed.any()
-    assert asked.any()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"recurrence": "gated"}, "recurrence must be one of"), ({"update_penalty": -1.0}, "must be at least 0, got -1")],
