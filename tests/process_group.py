@@ -5,13 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_processes(module: str, arguments: Sequence[str], num_processes: int, timeout: float = 120.0) -> None:
+def run_processes(module: str, arguments: Sequence[str], num_processes: int, timeout: float = 280.0) -> None:
     """Run ``python -m module`` once for every rank and wait for all.
 
     Args:
@@ -28,7 +29,7 @@ def run_processes(module: str, arguments: Sequence[str], num_processes: int, tim
         port = probe.getsockname()[1]
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-X", "faulthandler", "-m", module, *arguments],
             cwd=ROOT,
             env=_environment(rank, num_processes, port),
             stdout=subprocess.PIPE,
@@ -51,6 +52,8 @@ def _wait(process: "subprocess.Popen[str]", timeout: float, name: str) -> str:
     try:
         return process.communicate(timeout=timeout)[0]
     except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # faulthandler prints where every thread stands
+        time.sleep(2)
         _kill(process)
         raise AssertionError(f"{name} hung for {timeout:g} s:\n{process.communicate()[0]}") from None
 

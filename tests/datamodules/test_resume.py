@@ -167,6 +167,7 @@ def read_keys(folder: Path) -> dict[int, list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_run_goes_on_exactly_with_another_number_of_processes(
     shards: Path, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
