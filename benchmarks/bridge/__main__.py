@@ -22,7 +22,6 @@ import torch
 
 from benchmarks.bridge.forms import FORMS, Widths, make_videos
 from benchmarks.bridge.measuring import (
-    CLOCKS,
     Case,
     Peaks,
     Seconds,
@@ -30,6 +29,7 @@ from benchmarks.bridge.measuring import (
     measure_peaks,
     measure_seconds,
 )
+from benchmarks.clocks import add_clock_option
 from benchmarks.parity.comparison import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE
 from benchmarks.resident_memory import in_fresh_process
 
@@ -53,12 +53,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["original", "published", "default"])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        default="wall",
-        help="cpu counts processor time of all threads: with --threads 1 the fair one on a machine that others use",
-    )
+    add_clock_option(parser)
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (a process a case)")
     for field, default in Widths()._asdict().items():
         parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=default)

@@ -1,6 +1,5 @@
 """Seconds, peak memory and agreement of the forms."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.bridge.forms import FORMS, Widths, make_videos
+from benchmarks.clocks import CLOCKS
 from benchmarks.parity.comparison import largest_error, relative_error
 from benchmarks.resident_memory import PeakResidentBytes
 from components.interfaces import MemoryBridge
@@ -52,9 +52,6 @@ def _pulls(tokens: Tensor) -> Tensor:
     """A gradient that differs from token to token and from channel to channel; padding behind a video gets one too."""
     by_token = torch.linspace(1.0, 2.0, tokens.shape[1])[:, None]
     return (by_token * torch.linspace(-1.0, 1.0, tokens.shape[2])).expand_as(tokens)
-
-
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def measure_seconds(
