@@ -64,12 +64,12 @@ class MediaReader(NamedTuple):
         if raw.media is None:
             return None
         if raw.ending in FEATURE_ENDINGS:
-            return read_features(raw.media, where=raw.where)
+            return read_features(raw.media.read(), where=raw.where)
         if raw.ending in IMAGE_ENDINGS:
-            decoded = read_image(raw.media, where=raw.where)
+            decoded = read_image(raw.media.read(), where=raw.where)
         else:
             decoded = sample_frames(
-                raw.media,
+                raw.media.read(),
                 self.sampling,
                 backend=self.backend,
                 start_ms=raw.record.start_ms,

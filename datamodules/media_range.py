@@ -1,0 +1,79 @@
+"""Where a sample's media lies: a stretch of bytes in a local file. It crosses process borders; the bytes need not."""
+
+import io
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from datamodules.errors import ShardError
+
+
+class MediaRange(NamedTuple):
+    """A stretch of bytes of a local file, such as one member of a tar shard."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """All bytes.
+
+        Raises:
+            ShardError: The file is gone or shorter than it was when it was indexed.
+        """
+        with self.open() as file:
+            data = file.read()
+        if len(data) != self.size:
+            raise ShardError(
+                f"{self.path} ends before byte {self.offset + self.size}; it changed since it was indexed: copy it "
+                "again, or remove the index beside it if the change was meant"
+            )
+        return data
+
+    def open(self) -> BinaryIO:
+        """A file of these bytes alone, for decoders that seek: a two-hour film is never in memory as a whole.
+
+        Raises:
+            ShardError: The file cannot be opened.
+        """
+        try:
+            return io.BufferedReader(_Window(self))
+        except OSError as error:
+            raise ShardError(f"{self.path} cannot be read ({error.strerror}); is its disk still there?") from error
+
+
+class _Window(io.RawIOBase):
+    """The part of a file from ``offset`` on, ``size`` bytes long, as a file."""
+
+    def __init__(self, place: MediaRange) -> None:
+        self._file = place.path.open("rb", buffering=0)
+        self._place = place
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._place.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"cannot seek to {base + offset}, before the first byte")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what BufferedReader hands over
+        wanted = min(len(buffer), self._place.size - self._position)
+        if wanted <= 0:
+            return 0
+        self._file.seek(self._place.offset + self._position)
+        count = self._file.readinto(memoryview(buffer)[:wanted]) or 0
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
