@@ -24,8 +24,7 @@ from torch.utils.data import DataLoader, Subset
 from datamodules.batch import Batch, collate
 from datamodules.instruction import InstructionDataModule
 from datamodules.order import Draw
-from datamodules.shard_index import find_shards, load_index
-from datamodules.shard_reader import ShardReader
+from datamodules.shard_reader import ShardReader, open_shards
 from lightning_modules.command_line import VideoLanguageCLI
 from lightning_modules.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.report import build_report, to_markdown, write_report
@@ -182,7 +181,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     configs = options.config or [find_config(options.checkpoint)]
     path = options.out / "predictions.jsonl"
     cli = build(configs, path, options.batch_size, options.max_new_tokens)
-    reader = ShardReader([load_index(shard) for shard in find_shards(options.data)])
+    reader = open_shards(options.data, cli.datamodule.loading.cache)
     about = {
         "checkpoint": checkpoint and str(checkpoint.resolve()),
         "checkpoint_changed_ns": checkpoint and checkpoint.stat().st_mtime_ns,

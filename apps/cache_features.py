@@ -29,8 +29,8 @@ from components.interfaces import FrameEncoder
 from datamodules.dataset import MediaReader
 from datamodules.instruction import InstructionDataModule
 from datamodules.schema import FEATURE_ENDINGS
-from datamodules.shard_index import find_shards, load_index
-from datamodules.shard_reader import RawSample, ShardReader
+from datamodules.shard_index import ShardIndex
+from datamodules.shard_reader import RawSample, ShardReader, open_shards
 from datamodules.shard_writer import ShardWriter
 from datamodules.transforms import Augmentation, PixelTransform
 from lightning_modules.command_line import VideoLanguageCLI
@@ -114,7 +114,7 @@ class DistinctFrames:
 
 
 def cache_shard(
-    shard: Path, out: Path, encode: DistinctFrames, media: MediaReader, *, num_workers: int, frames_per_call: int
+    shard: ShardIndex, out: Path, encode: DistinctFrames, media: MediaReader, *, num_workers: int, frames_per_call: int
 ) -> int:
     """Encode one shard.
 
@@ -129,7 +129,7 @@ def cache_shard(
     Returns:
         Number of frames encoded.
     """
-    reader = ShardReader([load_index(shard)])
+    reader = ShardReader([shard])
     loader = DataLoader(_DecodedSamples(reader, media), batch_size=None, num_workers=num_workers)
     num_frames = 0
     with ShardWriter(out.parent / f".{out.stem}", max_samples=sys.maxsize, max_bytes=sys.maxsize) as writer:
@@ -177,7 +177,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description="Cache a frozen encoder's outputs as feature shards.")
     parser.add_argument("-c", "--config", action="append", required=True, help="training config with pixels")
-    parser.add_argument("--shards", nargs="+", required=True, help="shards, folders or glob patterns to encode")
+    parser.add_argument("--shards", nargs="+", required=True, help="shards, folders, urls or patterns to encode")
     parser.add_argument("--out", type=Path, required=True, help="folder of the feature shards")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--frames_per_call", type=int, default=256, help="frames joined for one call of the encoder")
@@ -193,10 +193,10 @@ def main(args: Sequence[str] | None = None) -> None:
     encode = DistinctFrames(encoder)
     settings_used = [str(cli.config.model.encoder), repr(data.sampling), repr(data.pixels), data.loading.video_backend]
     num_frames = 0
-    progress = tqdm(find_shards(known.shards), desc="encoding shards", unit="shard")
+    progress = tqdm(open_shards(known.shards, data.loading.cache).shards, desc="encoding shards", unit="shard")
     for shard in progress:
         target = known.out / shard.name
-        made_from = hashlib.sha256(json.dumps([*settings_used, load_index(shard).fingerprint]).encode()).hexdigest()
+        made_from = hashlib.sha256(json.dumps([*settings_used, shard.fingerprint]).encode()).hexdigest()
         manifest = _read_manifest(known.out)
         if target.exists() and manifest.get(target.name) == made_from:
             continue

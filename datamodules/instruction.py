@@ -21,8 +21,7 @@ from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset, MediaReader
 from datamodules.loading import LateLoader, Loading, ResumableLoader, Source
 from datamodules.order import EvaluationBatches, SampleStream, SourceSamples, TrainingBatches, TrainingOrder
-from datamodules.shard_index import find_shards, load_index
-from datamodules.shard_reader import ShardReader
+from datamodules.shard_reader import ShardReader, open_shards
 from datamodules.transforms import PixelOptions, PixelTransform
 from datamodules.video import FrameSampling
 
@@ -101,7 +100,7 @@ class InstructionDataModule(LightningDataModule):
         """Index the shards once a node, so that the other ranks find the indexes beside them."""
         named = [shards for sources in self.evaluation_sources.values() for shards in sources.values()]
         for patterns in [*(source.shards for source in self.train_sources), *named]:
-            _index(patterns)
+            open_shards(patterns, self.loading.cache)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training stream, from where training stands.
@@ -112,7 +111,7 @@ class InstructionDataModule(LightningDataModule):
         self._refuse_other_sampler()
         if not self.train_sources:
             raise ValueError("there is no training data; set data.train to a list of sources")
-        readers = [_index(source.shards) for source in self.train_sources]
+        readers = [open_shards(source.shards, self.loading.cache) for source in self.train_sources]
         reader = ShardReader([shard for one in readers for shard in one.shards])
         dataset = self.dataset(reader, train=True)
         batch_size = self.loading.batch_size
@@ -199,7 +198,7 @@ class InstructionDataModule(LightningDataModule):
         self._refuse_other_sampler()
         loaders = []
         for patterns in self.evaluation_sources[kind].values():
-            dataset = self.dataset(_index(patterns), train=False)
+            dataset = self.dataset(open_shards(patterns, self.loading.cache), train=False)
             batch_size = self.loading.eval_batch_size or self.loading.batch_size
             loaders.append(
                 self._loader(LateLoader, dataset, EvaluationBatches(len(dataset), batch_size, *self._rank()))
@@ -228,10 +227,6 @@ class InstructionDataModule(LightningDataModule):
                 "set trainer.use_distributed_sampler: false (configs/base.yaml does): this datamodule splits every "
                 "batch over the ranks itself, and a second split would lose samples and break resuming"
             )
-
-
-def _index(patterns: str | Sequence[str]) -> ShardReader:
-    return ShardReader([load_index(path) for path in find_shards(patterns)])
 
 
 def _source_samples(readers: Sequence[ShardReader], sources: Sequence[Source]) -> list[SourceSamples]:

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch
 from datamodules.dataset import FailurePolicy
+from datamodules.shard_cache import ShardCache
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Source:
     """Training shards of one kind.
 
     Args:
-        shards: Path, folder or glob pattern, or several.
+        shards: Path, url, folder or pattern as ``find_shards`` reads it, or several.
         weight: How often a sample comes in a pass; 1 draws every sample once, 0.5 half of them.
     """
 
@@ -35,6 +36,7 @@ class Loading:
         max_length: Most text tokens of a conversation; None = no bound.
         video_backend: ``pyav`` or ``decord``.
         failures: What happens to wrong samples.
+        cache: Where local copies of remote shards are kept.
 
     Raises:
         ValueError: A size is not positive.
@@ -46,6 +48,7 @@ class Loading:
     max_length: int | None = 2048
     video_backend: str = "pyav"
     failures: FailurePolicy = field(default_factory=FailurePolicy)
+    cache: ShardCache = field(default_factory=ShardCache)
 
     def __post_init__(self) -> None:
         sizes = [self.batch_size, self.eval_batch_size, self.max_length]

@@ -5,20 +5,25 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from datamodules.errors import ShardError
+from datamodules.shard_cache import CachedShard
 
 
 class MediaRange(NamedTuple):
-    """A stretch of bytes of a local file, such as one member of a tar shard."""
+    """A stretch of bytes of a local file, such as one member of a tar shard.
+
+    Read it through ``read`` or ``open``: the local copy of a remote shard may have been removed, and comes back then.
+    """
 
     path: Path
     offset: int
     size: int
+    cached: CachedShard | None = None  # where the file is the local copy of a remote shard
 
     def read(self) -> bytes:
         """All bytes.
 
         Raises:
-            ShardError: The file is gone or shorter than it was when it was indexed.
+            ShardError: The file is gone or shorter than it was when it was indexed, or cannot be fetched.
         """
         with self.open() as file:
             data = file.read()
@@ -33,7 +38,7 @@ class MediaRange(NamedTuple):
         """A file of these bytes alone, for decoders that seek: a two-hour film is never in memory as a whole.
 
         Raises:
-            ShardError: The file cannot be opened.
+            ShardError: The file cannot be opened or fetched.
         """
         try:
             return io.BufferedReader(_Window(self))
@@ -45,7 +50,7 @@ class _Window(io.RawIOBase):
     """The part of a file from ``offset`` on, ``size`` bytes long, as a file."""
 
     def __init__(self, place: MediaRange) -> None:
-        self._file = place.path.open("rb", buffering=0)
+        self._file = io.FileIO(place.path) if place.cached is None else place.cached.open()
         self._place = place
         self._position = 0
 

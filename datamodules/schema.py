@@ -32,6 +32,9 @@ MEDIA_ENDINGS = VIDEO_ENDINGS | IMAGE_ENDINGS | FEATURE_ENDINGS
 ALLOWED_ENDINGS = MEDIA_ENDINGS | {"json"}
 """Everything else is refused: a pickle runs code when it is opened."""
 
+MAX_JSON_BYTES = 64 << 20
+"""Most bytes of a JSON member: thousands of conversations, and far from filling the memory."""
+
 
 class Turn(NamedTuple):
     """One utterance."""

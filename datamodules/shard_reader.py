@@ -1,12 +1,20 @@
 """Reads samples of indexed shards by offset. No tar library, no decoder that could run code."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
+
+from tqdm import tqdm
 
 from datamodules.errors import SampleError
 from datamodules.media_range import MediaRange
 from datamodules.schema import Record, parse_record
-from datamodules.shard_index import IndexEntry, ShardIndex
+from datamodules.shard_cache import ShardCache
+from datamodules.shard_index import IndexEntry, ShardIndex, find_shards, load_index
+
+_INDEXED_AT_ONCE = 8  # enough to hide a store's latency
 
 
 class RawSample(NamedTuple):
@@ -22,7 +30,8 @@ class RawSample(NamedTuple):
 class ShardReader:
     """All samples of several shards, numbered through in the order of the shards.
 
-    No file stays open, so one reader may be handed to any number of worker processes.
+    No file stays open, so one reader may be handed to any number of worker processes. Remote shards are read through
+    their local copies, which are fetched when they are first needed.
 
     Args:
         shards: Indexes of the shards.
@@ -42,23 +51,42 @@ class ShardReader:
     def where(self, index: int) -> str:
         """Name a sample by its shard and key."""
         number, entry = self._places[index]
-        return f"shard {self.shards[number].path}, key {entry.key!r}"
+        return f"shard {self.shards[number].url}, key {entry.key!r}"
 
     def read(self, index: int) -> RawSample:
         """Read one sample.
 
         Raises:
             SampleError: The sample is wrong.
-            ShardError: The shard is gone, or not what it was when it was indexed.
+            ShardError: The shard is gone, or not what it was when it was indexed, or cannot be fetched.
         """
         number, entry = self._places[index]
         where = self.where(index)
         if entry.problem is not None:
-            raise SampleError(f"shard {self.shards[number].path}, {entry.problem}")
+            raise SampleError(f"shard {self.shards[number].url}, {entry.problem}")
         ending = entry.media_ending
         record = parse_record(self._place(number, "json", entry).read(), where=where, has_media=ending is not None)
         media = None if ending is None else self._place(number, ending, entry)
         return RawSample(entry.key, where, record, media, ending)
 
     def _place(self, number: int, ending: str, entry: IndexEntry) -> MediaRange:
-        return MediaRange(self.shards[number].path, *entry.members[ending])
+        shard = self.shards[number]
+        path = Path(shard.url) if shard.cached is None else shard.cached.path
+        return MediaRange(path, *entry.members[ending], shard.cached)
+
+
+def open_shards(patterns: str | Sequence[str], cache: ShardCache = ShardCache()) -> ShardReader:  # noqa: B008  frozen
+    """Find shards and read or make their indexes, several at a time.
+
+    Args:
+        patterns: Paths, folders, urls and patterns, see ``find_shards``.
+        cache: Where local copies of remote shards are kept.
+
+    Raises:
+        ShardError: A pattern names nothing, or a shard cannot be read.
+    """
+    shards = find_shards(patterns)
+    with ThreadPoolExecutor(_INDEXED_AT_ONCE) as pool:
+        indexes = pool.map(partial(load_index, cache=cache), shards)
+        # Indexes that are there already take no time worth a bar.
+        return ShardReader(list(tqdm(indexes, "indexing shards", len(shards), leave=False, delay=2, unit="shard")))

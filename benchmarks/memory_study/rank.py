@@ -15,8 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import evaluate
-from datamodules.shard_index import find_shards, load_index
-from datamodules.shard_reader import ShardReader
+from datamodules.shard_reader import open_shards
 from lightning_modules.report import length_order
 from lightning_modules.video_language import VideoLanguageModule
 
@@ -69,7 +68,7 @@ def ranks_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool =
         stored["state_dict"], strict=False
     )  # frozen parts are not stored; the line above is stricter
     module.eval()
-    reader = ShardReader([load_index(shard) for shard in find_shards(list(shards))])
+    reader = open_shards(shards, cli.datamodule.loading.cache)
     loader = evaluate.make_loader(cli.datamodule, reader, range(len(reader)))
     found: defaultdict[str, list[float]] = defaultdict(list)
     num_memory = 0

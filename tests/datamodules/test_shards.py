@@ -170,8 +170,10 @@ def test_indexing_reads_headers_and_json_but_no_media(tmp_path: Path) -> None:
 
 def test_folders_globs_and_lists_name_shards(tmp_path: Path) -> None:
     paths = [write_shard(tmp_path / f"{name}.tar", make_samples(1)) for name in "ab"]
-    assert find_shards(str(tmp_path)) == find_shards(str(tmp_path / "*.tar")) == paths
-    assert find_shards([str(paths[1]), str(tmp_path)]) == [paths[1], paths[0]]
+    first, second = map(str, paths)
+    assert find_shards(str(tmp_path)) == find_shards(str(tmp_path / "*.tar")) == [first, second]
+    assert find_shards(f"file://{tmp_path}") == [first, second]
+    assert find_shards([second, str(tmp_path)]) == [second, first]
 
 
 @pytest.mark.parametrize("pattern", ["gone.tar", "gone-*.tar"])
