@@ -6,24 +6,33 @@ made again when the shard's size or time of change differs.
 
 The index of a remote shard is taken from the same place beside it if it is there and of the shard's size, so upload
 both: otherwise the whole shard is fetched for the pass. It is then kept in the cache.
+
+A million samples make 0.2 GB of index, kept as bytes and read a sample at a time: as objects they would take five times
+as much, in every worker process, since counting references copies what a fork shares.
 """
 
-import glob
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from braceexpand import braceexpand
+import numpy as np
 
 from datamodules.errors import ShardError
-from datamodules.schema import ALLOWED_ENDINGS, FEATURE_ENDINGS, IMAGE_ENDINGS, MEDIA_ENDINGS, VIDEO_ENDINGS
+from datamodules.schema import (
+    ALLOWED_ENDINGS,
+    FEATURE_ENDINGS,
+    IMAGE_ENDINGS,
+    MAX_JSON_BYTES,
+    MEDIA_ENDINGS,
+    VIDEO_ENDINGS,
+)
 from datamodules.shard_cache import CachedShard, ShardCache
 from datamodules.shard_scan import Members, ScannedSample, scan
-from datamodules.storage import MissingFileError, RemoteFile, find_remote, is_remote, list_remote, read_remote
+from datamodules.storage import MissingFileError, find_remote, is_remote, read_remote
 
 _log = logging.getLogger(__name__)
 
@@ -67,35 +76,61 @@ class IndexEntry(NamedTuple):
         return None if stated is None else int(stated)
 
 
+class IndexEntries:
+    """The samples of one shard, in the tar's order.
+
+    Args:
+        shard: Path or url, for messages.
+        rows: One line of JSON a sample, each ending with a comma and a new line, but for the last one's comma.
+    """
+
+    def __init__(self, shard: str, rows: bytes) -> None:
+        self._shard = shard
+        self._rows = rows
+        self._ends = np.flatnonzero(np.frombuffer(rows, dtype=np.uint8) == ord("\n"))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[IndexEntry]:
+        """All samples, faster than asking for each.
+
+        Raises:
+            ShardError: See ``__getitem__``.
+        """
+        return self._read(b"[%b]" % self._rows)
+
+    def __getitem__(self, index: int) -> IndexEntry:
+        """One sample.
+
+        Raises:
+            IndexError: There is no such sample.
+            ShardError: The index is not one that we wrote. It lies beside a shard, so it is trusted as little.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"shard {self._shard} has {len(self)} samples, there is no number {index}")
+        start = self._ends[index - 1] + 1 if index else 0
+        return next(self._read(b"[%b]" % self._rows[start : self._ends[index]].rstrip(b",")))
+
+    def _read(self, rows: bytes) -> Iterator[IndexEntry]:
+        try:
+            for key, members, count, meta, problem, lengths in json.loads(rows):
+                yield IndexEntry(key, _checked_members(members, problem), count, meta, problem, tuple(lengths))
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            raise ShardError(
+                f"shard {self._shard}: its index is damaged ({type(error).__name__}: {error}); remove the index, which "
+                "is then made again"
+            ) from error
+
+
 class ShardIndex(NamedTuple):
-    """All samples of one shard, in the tar's order."""
+    """One shard and its samples."""
 
     url: str  # or a local path
     name: str  # without the folder
-    entries: Sequence[IndexEntry]
+    entries: IndexEntries
     fingerprint: str  # of names, places and sizes; equal for a copy in another folder or store
     cached: CachedShard | None = None  # how a remote shard is read
-
-
-def find_shards(patterns: str | Sequence[str]) -> list[str]:
-    """List the shards that are meant, sorted within each pattern.
-
-    A pattern is a path or url, a folder or a url that ends with ``/`` (its ``*.tar``), a glob pattern, or one with
-    braces as WebDataset writes it: ``https://host/train-{000000..000012}.tar``. Web servers that show no list of their
-    files need braces.
-
-    Returns:
-        Local paths and urls.
-
-    Raises:
-        ShardError: A pattern names nothing, cannot be listed, or is a command. A source that is silently empty would
-            train on less than was asked.
-    """
-    found: dict[str, None] = {}
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        for name in _expand_braces(pattern):
-            found.update(dict.fromkeys(_find_remote(name) if is_remote(name) else _find_local(name)))
-    return list(found)
 
 
 def load_index(shard: str | Path, cache: ShardCache = ShardCache()) -> ShardIndex:  # noqa: B008  frozen
@@ -110,51 +145,83 @@ def load_index(shard: str | Path, cache: ShardCache = ShardCache()) -> ShardInde
             remote and cannot be fetched.
     """
     url = str(shard)
-    if is_remote(url):
-        cached = CachedShard(find_remote(url), cache)
-        return _index(url, cached.remote.name, _load_remote(cached), cached)
-    path = Path(shard)
-    return _index(url, path.name, _load_local(path), None)
+    return _load_remote(url, cache) if is_remote(url) else _load_local(Path(shard))
 
 
-def _index(url: str, name: str, entries: Sequence[IndexEntry], cached: CachedShard | None) -> ShardIndex:
-    places = json.dumps([name, [[entry.key, entry.members] for entry in entries]])
-    return ShardIndex(url, name, entries, hashlib.sha256(places.encode()).hexdigest(), cached)
-
-
-def _load_local(shard: Path) -> Sequence[IndexEntry]:
+def _load_local(shard: Path) -> ShardIndex:
     beside = shard.with_name(f"{shard.name}.index.json")
     try:
         status = shard.stat()
-        stamp = {"format": _FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        entries = _read_kept(beside, stamp)
-        if entries is None:
+        stamp = {"format": _FORMAT, "name": shard.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        document = _read_kept(beside, stamp)
+        if document is None:
             with shard.open("rb", buffering=0) as file:
-                entries = [_entry(sample) for sample in scan(str(shard), file)]
-            _keep(beside, stamp, entries)
+                document = _to_document(stamp, scan(str(shard), file))
+            _keep(beside, document)
     except OSError as error:
         raise ShardError(
             f"shard {shard} cannot be read ({error.strerror}); check the path, or make the data"
         ) from error
-    return entries
+    entries, fingerprint = _parse(document, str(shard))
+    return ShardIndex(str(shard), shard.name, entries, fingerprint)
 
 
-def _load_remote(cached: CachedShard) -> Sequence[IndexEntry]:
-    remote = cached.remote
-    kept = cached.cache.index_path(remote)
-    stamp = {"format": _FORMAT, "size": remote.size}
-    entries = _read_kept(kept, stamp) or _read_beside(remote, stamp)
-    if entries is None:
-        with cached.open() as file:
-            entries = [_entry(sample) for sample in scan(remote.url, file)]
-    if not kept.exists():
-        _keep(kept, stamp, entries)
-    return entries
+def _load_remote(url: str, cache: ShardCache) -> ShardIndex:
+    remote = find_remote(url)
+    cached = CachedShard(remote, cache)
+    kept = cache.index_path(remote)
+    stamp = {"format": _FORMAT, "name": remote.name, "size": remote.size}
+    document = _read_kept(kept, stamp)
+    if document is None:
+        document = _read_beside(url, stamp)
+        if document is None:
+            with cached.open() as file:
+                document = _to_document(stamp, scan(url, file))
+        _keep(kept, document)
+    entries, fingerprint = _parse(document, url)
+    return ShardIndex(url, remote.name, entries, fingerprint, cached)
 
 
-def _read_kept(path: Path, stamp: dict[str, int]) -> Sequence[IndexEntry] | None:
+def _to_document(stamp: dict[str, Any], samples: Iterable[ScannedSample]) -> bytes:
+    """The index file: JSON with a line for its head and one for every sample."""
+    entries = [_entry(sample) for sample in samples]
+    rows = ",\n".join(map(json.dumps, entries)).encode() + b"\n"
+    places = json.dumps([stamp["name"], [[entry.key, entry.members] for entry in entries]])
+    head = {
+        "stamp": stamp,
+        "fingerprint": hashlib.sha256(places.encode()).hexdigest(),
+        "rows_sha256": hashlib.sha256(rows).hexdigest(),
+    }
+    return json.dumps(head).encode().removesuffix(b"}") + b', "samples": [\n' + rows + b"]}\n"
+
+
+def _parse(document: bytes, shard: str) -> tuple[IndexEntries, str]:
+    return IndexEntries(shard, document[document.index(b"\n") + 1 : -len(b"]}\n")]), _head(document)["fingerprint"]
+
+
+def _head(document: bytes) -> dict[str, Any]:
+    head: dict[str, Any] = json.loads(document.partition(b"\n")[0] + b"]}")
+    return head
+
+
+def _checked(document: bytes, where: str, stamp: dict[str, Any]) -> bytes | None:
+    """The index if it is whole and of this shard, else None."""
     try:
-        return _parse(path.read_bytes(), str(path), stamp)
+        head = _head(document)
+        rows = document[document.index(b"\n") + 1 : -len(b"]}\n")]
+        if any(head["stamp"].get(name) != value for name, value in stamp.items()):
+            return None
+        if hashlib.sha256(rows).hexdigest() != head["rows_sha256"] or not isinstance(head["fingerprint"], str):
+            raise ValueError("its rows are not those that were written")
+        return document
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        _log.warning("index %s cannot be used (%s: %s); it is made again", where, type(error).__name__, error)
+        return None
+
+
+def _read_kept(path: Path, stamp: dict[str, Any]) -> bytes | None:
+    try:
+        return _checked(path.read_bytes(), str(path), stamp)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -162,45 +229,21 @@ def _read_kept(path: Path, stamp: dict[str, int]) -> Sequence[IndexEntry] | None
         return None
 
 
-def _read_beside(remote: RemoteFile, stamp: dict[str, int]) -> Sequence[IndexEntry] | None:
-    place, mark, signature = remote.url.partition("?")
-    url = f"{place}.index.json{mark}{signature}"
+def _read_beside(url: str, stamp: dict[str, Any]) -> bytes | None:
+    place, mark, signature = url.partition("?")
+    beside = f"{place}.index.json{mark}{signature}"
     try:
-        return _parse(read_remote(url), url, stamp)
+        return _checked(read_remote(beside), beside, stamp)
     except MissingFileError:
         return None
 
 
-def _parse(data: bytes, where: str, stamp: dict[str, int]) -> Sequence[IndexEntry] | None:
-    """The entries; None where they are of another shard, or cannot be understood."""
-    try:
-        document = json.loads(data)
-        if any(document["stamp"].get(name) != value for name, value in stamp.items()):
-            return None
-        return [_checked(IndexEntry(*row), stamp["size"]) for row in document["samples"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        _log.warning("index %s cannot be used (%s: %s); it is made again", where, type(error).__name__, error)
-        return None
-
-
-def _checked(entry: IndexEntry, shard_size: int) -> IndexEntry:
-    """What JSON made lists is made tuples again. An index lies beside a shard, so it is trusted as little."""
-    members: Any = entry.members
-    for ending, (offset, size) in members.items():
-        if ending not in ALLOWED_ENDINGS or not 0 <= int(offset) <= int(offset) + int(size) <= shard_size:
-            raise ValueError(f"key {entry.key!r}: no member {ending!r} can lie at {offset}, {size} bytes long")
-    return entry._replace(
-        members={ending: (offset, size) for ending, (offset, size) in members.items()},
-        text_lengths=tuple(entry.text_lengths),
-    )
-
-
-def _keep(path: Path, stamp: dict[str, int], entries: Sequence[IndexEntry]) -> None:
+def _keep(path: Path, document: bytes) -> None:
     # Several ranks may do this at once: each writes its own file, and the rename is atomic.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"stamp": stamp, "samples": entries}), encoding="utf-8")
+        temporary.write_bytes(document)
         temporary.replace(path)
     except OSError as error:
         _log.info("index %s cannot be kept (%s); it is made again at every start", path, error)
@@ -214,34 +257,12 @@ def _entry(sample: ScannedSample) -> IndexEntry:
     return IndexEntry(sample.key, sample.members, len(conversations), sample.record.meta, None, lengths)
 
 
-def _expand_braces(pattern: str) -> list[str]:
-    if pattern.startswith("pipe:"):
-        raise ShardError(f"shard {pattern!r} is refused: shards are read from paths and urls, no commands are run")
-    if Path(pattern).exists():
-        return [pattern]  # a path with braces in it
-    try:
-        return list(braceexpand(pattern, escape=False))
-    except ValueError as error:
-        raise ShardError(f"shard pattern {pattern!r} has a brace without its counterpart") from error
-
-
-def _find_local(pattern: str) -> list[str]:
-    path = Path(pattern.removeprefix("file://").removeprefix("local://"))
-    place = str(path / "*.tar") if path.is_dir() else str(path)
-    matches = [place] if path.is_file() else sorted(glob.glob(place))
-    if not matches:
-        raise ShardError(f"no shard matches {place!r} (seen from {Path.cwd()}); check the path, or make the data")
-    return matches
-
-
-def _find_remote(pattern: str) -> list[str]:
-    place = f"{pattern}*.tar" if pattern.endswith("/") else pattern
-    if not any(letter in place for letter in "*["):
-        return [place]  # whether it is there shows when its index is read, which asks the store anyway
-    matches = list_remote(place)
-    if not matches:
-        raise ShardError(
-            f"no shard matches {place!r}; check the url and the credentials. A web server that shows no list of its "
-            "files cannot be searched: name them with braces, such as train-{000000..000012}.tar"
-        )
-    return matches
+def _checked_members(listed: dict[str, list[int]], problem: str | None) -> Members:
+    members = {}
+    for ending, (offset, size) in listed.items():
+        if ending not in ALLOWED_ENDINGS or int(offset) < 0 or int(size) < 0:
+            raise ValueError(f"no member {ending!r} can lie at {offset}, {size} bytes long")
+        members[ending] = (offset, size)
+    if problem is None and members["json"][1] > MAX_JSON_BYTES:
+        raise ValueError(f"its JSON has more than {MAX_JSON_BYTES} bytes")
+    return members

@@ -152,7 +152,8 @@ def _retry(url: str, action: Callable[[], Result]) -> Result:
         except ShardError:
             raise
         except Exception as error:  # every store has its own kinds
-            reason = f"{type(error).__name__}: {error}"
+            told = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+            reason = f"{type(told).__name__}: {told}"
             if _is_missing(url, error):
                 raise MissingFileError(
                     f"{url} is not there or may not be read ({reason}); check the url and the credentials"
