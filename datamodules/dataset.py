@@ -13,11 +13,12 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.array_media import read_array
 from datamodules.batch import EncodedConversation, Question, Sample
 from datamodules.conversations import build_turns
 from datamodules.errors import BrokenMediaError, SampleError
 from datamodules.order import Draw
-from datamodules.schema import FEATURE_ENDINGS, IMAGE_ENDINGS, VIDEO_MARK, Conversation
+from datamodules.schema import ARRAY_ENDINGS, FEATURE_ENDINGS, IMAGE_ENDINGS, VIDEO_MARK, Conversation
 from datamodules.shard_reader import RawSample, ShardReader
 from datamodules.transforms import PixelTransform
 from datamodules.video import FrameSampling, VideoFrames, read_image, sample_frames
@@ -67,6 +68,8 @@ class MediaReader(NamedTuple):
             return read_features(raw.media.read(), where=raw.where)
         if raw.ending in IMAGE_ENDINGS:
             decoded = read_image(raw.media.read(), where=raw.where)
+        elif raw.ending in ARRAY_ENDINGS:
+            decoded = read_array(raw.media.read(), raw.record, self.sampling, where=raw.where)
         else:
             decoded = sample_frames(
                 raw.media.read(),

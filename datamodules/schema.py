@@ -26,11 +26,12 @@ VIDEO_MARK = "<video>"
 """Where the visual tokens belong in a user turn."""
 
 VIDEO_ENDINGS = frozenset({"mp4", "webm", "mkv", "mov", "avi", "gif"})
-IMAGE_ENDINGS = frozenset({"jpg", "png", "webp"})
+ARRAY_ENDINGS = frozenset({"npy"})
+IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "png", "webp"})
 FEATURE_ENDINGS = frozenset({"safetensors"})
-MEDIA_ENDINGS = VIDEO_ENDINGS | IMAGE_ENDINGS | FEATURE_ENDINGS
+MEDIA_ENDINGS = VIDEO_ENDINGS | ARRAY_ENDINGS | IMAGE_ENDINGS | FEATURE_ENDINGS
 ALLOWED_ENDINGS = MEDIA_ENDINGS | {"json"}
-"""Everything else is refused: a pickle runs code when it is opened."""
+"""Everything else is refused: a pickle runs code when it is opened. ``npy`` is read as in ``array_media``, without."""
 
 MAX_JSON_BYTES = 64 << 20
 """Most bytes of a JSON member: thousands of conversations, and far from filling the memory."""

@@ -24,6 +24,7 @@ import numpy as np
 from datamodules.errors import ShardError
 from datamodules.schema import (
     ALLOWED_ENDINGS,
+    ARRAY_ENDINGS,
     FEATURE_ENDINGS,
     IMAGE_ENDINGS,
     MAX_JSON_BYTES,
@@ -58,10 +59,8 @@ class IndexEntry(NamedTuple):
     def modality(self) -> str:
         """``video``, ``image``, ``features`` or ``text``."""
         ending = self.media_ending
-        for name, endings in (("video", VIDEO_ENDINGS), ("image", IMAGE_ENDINGS), ("features", FEATURE_ENDINGS)):
-            if ending in endings:
-                return name
-        return "text"
+        modalities = {"video": VIDEO_ENDINGS | ARRAY_ENDINGS, "image": IMAGE_ENDINGS, "features": FEATURE_ENDINGS}
+        return next((name for name, endings in modalities.items() if ending in endings), "text")
 
     @property
     def num_frames(self) -> int | None:
