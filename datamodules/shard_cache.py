@@ -58,7 +58,7 @@ class ShardCache:
         path = self.path(remote)
         try:
             file = io.FileIO(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             with self._lock(remote):
                 if not path.exists():
                     self._fetch(remote)

@@ -4,8 +4,9 @@ The pass also reads each sample's JSON (not its media), so that lengths are know
 wrong sample is known before training starts. The result is kept beside a local shard as ``<shard>.index.json`` and
 made again when the shard's size or time of change differs.
 
-The index of a remote shard is taken from the same place beside it if it is there and of the shard's size, so upload
-both: otherwise the whole shard is fetched for the pass. It is then kept in the cache.
+The index of a remote shard is taken from the same place beside it if it is there and tells the shard's name and size,
+so upload both, and both again after a change: without an index the whole shard is fetched for the pass. It is then kept
+in the cache.
 
 A million samples make 0.2 GB of index, kept as bytes and read a sample at a time: as objects they would take five times
 as much, in every worker process, since counting references copies what a fork shares.
