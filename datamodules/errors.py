@@ -1,4 +1,6 @@
-"""The three ways in which data can be wrong. Every message says which file, which key and what to do."""
+"""The ways in which data can be wrong. Every message says which file, which key and what to do."""
+
+from typing import ClassVar
 
 
 class ShardError(ValueError):
@@ -8,9 +10,32 @@ class ShardError(ValueError):
 class SampleError(ValueError):
     """One sample is wrong: its JSON, its conversations, or what it says about its media."""
 
+    kind: ClassVar[str] = "sample"
+    """Under which name a sample that was left out is counted."""
+
+
+class MembersError(SampleError):
+    """A sample lacks its JSON, or has several media."""
+
+    kind = "members"
+
+
+class MalformedJsonError(SampleError):
+    """A sample's JSON cannot be read at all."""
+
+    kind = "json"
+
+
+class VideoMarkError(SampleError):
+    """The video mark stands where no media belongs, or not where it does."""
+
+    kind = "video mark"
+
 
 class BrokenMediaError(SampleError):
     """The media bytes of one sample cannot be decoded."""
+
+    kind = "media"
 
 
 def undecodable(where: str, reason: object) -> str:

@@ -20,7 +20,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from datamodules.errors import SampleError, ShardError
+from datamodules.errors import MalformedJsonError, SampleError, ShardError, VideoMarkError
 
 VIDEO_MARK = "<video>"
 """Where the visual tokens belong in a user turn."""
@@ -126,14 +126,18 @@ def parse_record(data: bytes, *, where: str, has_media: bool) -> Record:
         The checked record.
 
     Raises:
-        SampleError: It is no JSON, or does not follow the schema at the top of this file.
+        MalformedJsonError: It is no JSON.
+        VideoMarkError: The video mark and the media do not fit each other.
+        SampleError: It does not follow the schema at the top of this file.
     """
     try:
         document = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise SampleError(f"{where}: the JSON is not UTF-8 (byte {error.start}); write it again as UTF-8") from error
+        raise MalformedJsonError(
+            f"{where}: the JSON is not UTF-8 (byte {error.start}); write it again as UTF-8"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise SampleError(f"{where}: malformed JSON: {error}") from error
+        raise MalformedJsonError(f"{where}: malformed JSON: {error}") from error
     fields = _object(document, where, "the JSON")
     conversations = _list(fields.get("conversations"), where, "conversations")
     if not conversations:
@@ -188,13 +192,15 @@ def _check_video_mark(turns: tuple[Turn, ...], where: str, has_media: bool) -> N
     by_user = sum(turn.content.count(VIDEO_MARK) for turn in turns if turn.role == "user")
     by_others = sum(turn.content.count(VIDEO_MARK) for turn in turns if turn.role != "user")
     if by_others:
-        raise SampleError(f"{where}: {VIDEO_MARK} stands outside the user's turns; only a user turn may hold it")
+        raise VideoMarkError(f"{where}: {VIDEO_MARK} stands outside the user's turns; only a user turn may hold it")
     if by_user and not has_media:
-        raise SampleError(
+        raise VideoMarkError(
             f"{where}: {VIDEO_MARK} in the text, but the sample has no media member; add the media or remove the mark"
         )
     if has_media and by_user != 1:
-        raise SampleError(f"{where}: {by_user} times {VIDEO_MARK} in the user's turns; a sample with media needs one")
+        raise VideoMarkError(
+            f"{where}: {by_user} times {VIDEO_MARK} in the user's turns; a sample with media needs one"
+        )
 
 
 def _meta(value: Any, where: str) -> dict[str, str | int | float]:

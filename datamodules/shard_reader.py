@@ -11,10 +11,11 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from datamodules.errors import SampleError
+from datamodules.index_entries import IndexEntry
 from datamodules.media_range import MediaRange
 from datamodules.schema import Record, parse_record
 from datamodules.shard_cache import ShardCache
-from datamodules.shard_index import IndexEntry, ShardIndex, load_index
+from datamodules.shard_index import ShardIndex, load_index
 from datamodules.shard_names import find_shards
 
 _INDEXED_AT_ONCE = 8  # enough to hide a store's latency

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from datamodules.errors import SampleError, ShardError
+from datamodules.errors import MalformedJsonError, MembersError, SampleError, ShardError
 from datamodules.schema import MAX_JSON_BYTES, MEDIA_ENDINGS, Record, parse_record, split_member_name
 
 _TAR_BLOCK = 512
@@ -26,7 +26,7 @@ class ScannedSample(NamedTuple):
     key: str
     members: Members
     record: Record | None  # None where the sample cannot be used
-    problem: str | None  # why it cannot
+    error: SampleError | None  # why it cannot
 
 
 def scan(shard: str, raw: io.FileIO) -> Iterator[ScannedSample]:
@@ -57,7 +57,7 @@ def scan(shard: str, raw: io.FileIO) -> Iterator[ScannedSample]:
         try:
             yield ScannedSample(key, members, _read_record(raw, key, members), None)
         except SampleError as error:
-            yield ScannedSample(key, members, None, str(error))
+            yield ScannedSample(key, members, None, error)
 
 
 def _plain_members(shard: str, raw: io.FileIO) -> Iterator[tarfile.TarInfo]:
@@ -100,12 +100,12 @@ def _read_record(raw: io.FileIO, key: str, members: Members) -> Record:
     where = f"key {key!r}"
     media = [ending for ending in members if ending in MEDIA_ENDINGS]
     if len(media) > 1:
-        raise SampleError(f"{where}: several media members ({', '.join(media)}); a sample has one or none")
+        raise MembersError(f"{where}: several media members ({', '.join(media)}); a sample has one or none")
     if "json" not in members:
-        raise SampleError(f"{where}: no JSON member; add {key}.json with its conversations, or drop the sample")
+        raise MembersError(f"{where}: no JSON member; add {key}.json with its conversations, or drop the sample")
     offset, size = members["json"]
     if size > MAX_JSON_BYTES:
-        raise SampleError(
+        raise MalformedJsonError(
             f"{where}: its JSON has {size} bytes, more than the {MAX_JSON_BYTES} that are read; split its conversations"
         )
     raw.seek(offset)
