@@ -7,6 +7,7 @@ import boto3
 import fsspec
 import pytest
 import torch
+from lightning.pytorch.cli import LightningCLI
 from moto.server import ThreadedMotoServer
 
 from datamodules.errors import ShardError
@@ -122,3 +123,13 @@ def test_a_changed_object_is_fetched_again(s3: str, shards: Path, tmp_path: Path
     client.delete_object(Bucket="bucket", Key="data/moving.tar")
     with pytest.raises(ShardError, match=r"s3://bucket/data/moving\.tar is not there or may not be read"):
         open_shards(f"{s3}/moving.tar", cache)
+
+
+def test_the_cache_is_set_on_the_command_line(shards: Path, tokenizer_folder: Path) -> None:
+    arguments = [
+        f"--data.tokenizer={tokenizer_folder}",
+        "--data.loading.cache.folder=/scratch/shards",
+        "--data.loading.cache.max_gigabytes=3",
+    ]
+    cli = LightningCLI(Recorder, InstructionDataModule, args=arguments, run=False)
+    assert cli.datamodule.loading.cache == ShardCache("/scratch/shards", 3.0)

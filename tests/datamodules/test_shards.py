@@ -53,6 +53,29 @@ def test_reader_gives_back_what_the_writer_was_given(mixed: Path) -> None:
     assert [shards.entry(index).num_conversations for index in range(3)] == [1, 2, 1]
 
 
+def test_index_tells_lengths_before_anything_is_decoded(mixed: Path, tmp_path: Path) -> None:
+    shards = reader(mixed)
+    assert [shards.entry(index).text_lengths for index in range(3)] == [
+        (len("<video>\nwhich colour ?red"),),
+        (len("<video>\nwhat is it ?a star"), len("<video>\nhow many ?one")),
+        (len("which colour ?red"),),
+    ]
+    timed = [("a", make_record(media=False, meta={"duration_ms": 9000}), None, None), *make_samples(1)]
+    entries = reader(write_shard(tmp_path / "timed.tar", timed)).entries()
+    assert [entry.duration_ms for entry in entries] == [9000, None]
+
+
+def test_samples_are_numbered_through_in_the_order_of_the_shards(tmp_path: Path) -> None:
+    paths = [write_shard(tmp_path / f"{start}.tar", make_samples(3, start=start)) for start in (0, 3)]
+    shards = reader(*paths)
+    assert [entry.key for entry in shards.entries()] == [f"sample{number:03d}" for number in range(6)]
+    assert [shards.entry(index) for index in range(6)] == list(shards.entries())
+    assert shards.where(4) == f"shard {paths[1]}, key 'sample004'"
+    for index in (-1, 6):
+        with pytest.raises(IndexError, match="there are 6 samples, so no number"):
+            shards.entry(index)
+
+
 def test_webdataset_itself_reads_our_shards(mixed: Path) -> None:
     theirs = list(webdataset.WebDataset(str(mixed), shardshuffle=False, empty_check=False))
     ours = reader(mixed)

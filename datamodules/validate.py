@@ -1,0 +1,180 @@
+"""Checks shards before hours are spent on them: ``python -m datamodules.validate SHARDS...``.
+
+Every sample's members and JSON are read, its video mark is held against its media, and its media is decoded (three
+frames of a video, spread over its length). Samples of one source must not share a key, within a shard or across shards.
+
+    python -m datamodules.validate data/train-*.tar s3://bucket/more/ --workers 8 --report report.json
+
+It prints counts by source and modality and by kind of problem, and writes every shard's index: beside a local shard,
+else where ``--index-out`` says, to be uploaded beside the remote one. It exits with 1 where a shard cannot be read or
+more samples are wrong than ``--max-bad-rate`` allows.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from datamodules.errors import ShardError
+from datamodules.shard_cache import ShardCache
+from datamodules.shard_check import CheckedShard, Problem, ShardCheck
+from datamodules.shard_names import find_shards
+from datamodules.storage import remote_name
+
+DUPLICATE_KEY = "duplicate key"
+_SHOWN = 10
+
+
+class Findings:
+    """What was found of all shards so far."""
+
+    def __init__(self) -> None:
+        self.shards = 0
+        self.decoded = 0
+        self.samples: Counter[tuple[str, str]] = Counter()  # by source and modality
+        self.conversations: Counter[tuple[str, str]] = Counter()
+        self.problems: Counter[str] = Counter()
+        self.unreadable: list[dict[str, str]] = []
+        self.wrong: list[dict[str, str]] = []
+        self._places: dict[tuple[str, str], str] = {}  # source and key -> shard
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all readable shards."""
+        return self.samples.total()
+
+    @property
+    def bad_rate(self) -> float:
+        """Part of the samples that is wrong."""
+        return len(self.wrong) / max(1, self.num_samples)
+
+    def add(self, checked: CheckedShard) -> None:
+        """Count a shard."""
+        self.shards += 1
+        if checked.error is not None:
+            self.unreadable.append({"shard": checked.shard, "reason": checked.error})
+        for sample in checked.samples:
+            place = (sample.source, sample.modality)
+            self.samples[place] += 1
+            self.conversations[place] += sample.num_conversations
+            self.decoded += sample.decoded
+            first = self._places.setdefault((sample.source, sample.key), checked.shard)
+            problem = sample.problem
+            if problem is None and first != checked.shard:
+                reason = f"source {sample.source!r} has key {sample.key!r} in {first} too; give every sample its own"
+                problem = Problem(DUPLICATE_KEY, reason)
+            if problem is not None:
+                self.problems[problem.kind] += 1
+                self.wrong.append({"shard": checked.shard, "key": sample.key} | problem._asdict())
+
+    def to_json(self) -> dict[str, Any]:
+        """The report."""
+        counts = [
+            {"source": source, "modality": modality, "samples": count, "conversations": self.conversations[place]}
+            for place, count in sorted(self.samples.items())
+            for source, modality in [place]
+        ]
+        return {
+            "shards": self.shards,
+            "samples": self.num_samples,
+            "decoded": self.decoded,
+            "bad_rate": self.bad_rate,
+            "counts": counts,
+            "problems": dict(self.problems.most_common()),
+            "unreadable_shards": self.unreadable,
+            "wrong_samples": self.wrong,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The same for people, with the first few wrong samples. Names from shards are quoted: they may be anything."""
+        yield f"{self.num_samples} samples in {self.shards} shards, media of {self.decoded} decoded"
+        yield f"{'source':<32}{'modality':<12}{'samples':>10}{'conversations':>15}"
+        for (source, modality), count in sorted(self.samples.items()):
+            yield f"{source!r:<32}{modality:<12}{count:>10}{self.conversations[source, modality]:>15}"
+        yield f"{len(self.wrong)} wrong samples ({self.bad_rate:.2%})"
+        yield from (f"{kind:<32}{count:>22}" for kind, count in self.problems.most_common())
+        for found in self.wrong[:_SHOWN]:
+            yield f"  {found['shard']}, key {found['key']!r}: {found['reason']}"
+        if len(self.wrong) > _SHOWN:
+            yield f"  and {len(self.wrong) - _SHOWN} more; --report lists all"
+        yield from (f"UNREADABLE {found['reason']}" for found in self.unreadable)
+
+
+class _Options(NamedTuple):
+    shards: list[str]
+    check: ShardCheck
+    num_workers: int
+    max_bad_rate: float
+    report: Path | None
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        args: Command line after the program's name; that of the process by default.
+
+    Returns:
+        The exit status: 0 where the shards may be used.
+    """
+    options = _parse(args)
+    findings = Findings()
+    with tqdm(total=len(options.shards), desc="checking shards", unit="shard") as progress:
+        for checked in _check_all(options.shards, options.check, options.num_workers):
+            findings.add(checked)
+            progress.set_postfix(samples=findings.num_samples, wrong=len(findings.wrong))
+            progress.update()
+    print("\n".join(findings.lines()))
+    if options.report is not None:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        options.report.write_text(json.dumps(findings.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
+    return int(bool(findings.unreadable) or findings.bad_rate > options.max_bad_rate)
+
+
+def _check_all(shards: Sequence[str], check: ShardCheck, num_workers: int) -> Iterator[CheckedShard]:
+    if num_workers == 0:
+        yield from map(check.run, shards)
+        return
+    with ProcessPoolExecutor(min(num_workers, len(shards)), multiprocessing.get_context("fork")) as pool:
+        yield from pool.map(check.run, shards)
+
+
+def _parse(args: Sequence[str] | None) -> _Options:
+    parser = argparse.ArgumentParser(prog="python -m datamodules.validate", description="Check shards.")
+    parser.add_argument("shards", nargs="+", help="paths, folders, urls or patterns")
+    parser.add_argument("--no-decode", action="store_true", help="read no media")
+    parser.add_argument("--num-frames", type=int, default=3, help="frames decoded of a video, spread over its length")
+    parser.add_argument("--fraction", type=float, default=1.0, help="part of the samples whose media is decoded")
+    parser.add_argument("--video-backend", default="pyav", help="decoder")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0 = none but this one")
+    parser.add_argument("--max-bad-rate", type=float, default=0.0, help="part of wrong samples above which it fails")
+    parser.add_argument("--report", type=Path, help="JSON file with the counts and every wrong sample")
+    parser.add_argument("--index-out", type=Path, help="folder of the indexes, instead of beside the shards")
+    parser.add_argument("--cache-folder", help="local copies of remote shards")
+    parser.add_argument("--cache-gigabytes", type=float, default=ShardCache.max_gigabytes, help="most that they take")
+    known = parser.parse_args(args)
+    if not 0 <= known.fraction <= 1 or not 0 <= known.max_bad_rate <= 1 or known.workers < 0 or known.num_frames < 1:
+        parser.error("--fraction and --max-bad-rate lie between 0 and 1, --workers and --num-frames count")
+    try:
+        shards = find_shards(known.shards)
+    except ShardError as error:
+        parser.error(str(error))
+    twice = [name for name, count in Counter(map(remote_name, shards)).items() if count > 1]
+    if known.index_out is not None and twice:
+        parser.error(f"shards of one name, such as {twice[0]}, would have one index in --index-out; check them apart")
+    cache = ShardCache(known.cache_folder, known.cache_gigabytes)
+    num_frames = 0 if known.no_decode else known.num_frames
+    check = ShardCheck(num_frames, known.fraction, known.video_backend, known.index_out, cache)
+    return _Options(shards, check, known.workers, known.max_bad_rate, known.report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
