@@ -63,11 +63,11 @@ def small_cache(shards: Path, tmp_path: Path) -> ShardCache:
 
 def fit(data: InstructionDataModule, folder: Path) -> Recorder:
     model = Recorder()
-    trainer(folder, max_steps=6).fit(model, datamodule=data)
+    trainer(folder, max_steps=4).fit(model, datamodule=data)
     return model
 
 
-@pytest.mark.parametrize(("store", "num_workers"), [("s3", 0), ("s3", 2), ("http", 2)])
+@pytest.mark.parametrize(("store", "num_workers"), [("s3", 2), ("http", 0)])
 def test_training_through_a_small_cache_equals_training_from_a_folder(
     make: Callable[..., InstructionDataModule],
     shards: Path,
