@@ -73,18 +73,20 @@ class ShardCheck(NamedTuple):
         entry = reader.entry(number)
         source = UNKNOWN_SOURCE if sample.record is None else sample.record.source
         decode = sample.record is not None and entry.media_ending is not None and self._chosen(sample.key)
-        error = sample.error
-        if decode:
-            try:
-                self._media().read(reader.read(number), (0,))
-            except SampleError as broken:
-                error = broken
-        problem = None if error is None else Problem(error.kind, str(error))
+        if sample.error is not None:
+            problem: Problem | None = Problem(sample.error.kind, f"shard {reader.shards[0].url}, {sample.error}")
+        else:
+            problem = self._decode(reader, number) if decode else None
         return CheckedSample(sample.key, source, entry.modality, entry.num_conversations, decode, problem)
+
+    def _decode(self, reader: ShardReader, number: int) -> Problem | None:
+        transform = PixelTransform(PixelOptions(), train=False)
+        media = MediaReader(FrameSampling(num_frames=self.num_frames), transform, self.video_backend)
+        try:
+            media.read(reader.read(number), (0,))
+        except SampleError as error:
+            return Problem(error.kind, str(error))
+        return None
 
     def _chosen(self, key: str) -> bool:
         return self.num_frames > 0 and zlib.crc32(key.encode()) < self.fraction * 2**32
-
-    def _media(self) -> MediaReader:
-        transform = PixelTransform(PixelOptions(), train=False)
-        return MediaReader(FrameSampling(num_frames=self.num_frames), transform, self.video_backend)

@@ -69,7 +69,10 @@ class Findings:
             first = self._places.setdefault((sample.source, sample.key), checked.shard)
             problem = sample.problem
             if problem is None and first != checked.shard:
-                reason = f"source {sample.source!r} has key {sample.key!r} in {first} too; give every sample its own"
+                reason = (
+                    f"shard {checked.shard}, key {sample.key!r}: source {sample.source!r} has this key in {first} too; "
+                    "give every sample its own"
+                )
                 problem = Problem(DUPLICATE_KEY, reason)
             if problem is not None:
                 self.problems[problem.kind] += 1
@@ -101,8 +104,7 @@ class Findings:
             yield f"{source!r:<32}{modality:<12}{count:>10}{self.conversations[source, modality]:>15}"
         yield f"{len(self.wrong)} wrong samples ({self.bad_rate:.2%})"
         yield from (f"{kind:<32}{count:>22}" for kind, count in self.problems.most_common())
-        for found in self.wrong[:_SHOWN]:
-            yield f"  {found['shard']}, key {found['key']!r}: {found['reason']}"
+        yield from (f"  {found['reason']}" for found in self.wrong[:_SHOWN])
         if len(self.wrong) > _SHOWN:
             yield f"  and {len(self.wrong) - _SHOWN} more; --report lists all"
         yield from (f"UNREADABLE {found['reason']}" for found in self.unreadable)
