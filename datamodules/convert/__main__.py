@@ -13,7 +13,8 @@ annotations name the videos first; shuffling is the reader's. Beside the shards 
 - A row that cannot be used is left out, counted and listed. The exit status is 1 if more than ``--max-missing-rate`` of
   the rows were; the shards are whole and usable nevertheless. A JSON list that is damaged stops the conversion before
   anything is written (status 2).
-- The same command goes on where a stopped or killed one was. To convert again, remove OUT's files.
+- The same command goes on where a stopped or killed one was. Until it has ended, the plan file takes about as much
+  space as the annotations. To convert again, remove OUT's files, the plan file too.
 - ``--part i/n`` converts one of n disjoint parts, so an array job needs no step afterwards: its shards differ by name,
   and the reader takes them all (``OUT`` or ``OUT/*.tar``).
 - ``meta`` of a sample: ``media`` (its path in the annotation) and, with ``--probe``, ``width`` and ``height`` and, of
@@ -108,7 +109,12 @@ def _add_options(command: argparse.ArgumentParser) -> None:
     add("--name", help="start of the shards' names; default: the source's name")
     add("--part", default="1/1", metavar="I/N", help="convert the I-th of N disjoint parts")
     add("--workers", type=_number(int, 0), default=min(4, os.cpu_count() or 1), help="processes that open media")
-    add("--probe", action=argparse.BooleanOptionalAction, default=True, help="open media: check and measure them")
+    add(
+        "--probe",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="open media: check and measure them (--reencode always does)",
+    )
     add("--reencode", metavar="SIZE[,KEYINT]", help="store clips with this shorter side and keyframe interval")
     add("--max-missing-rate", type=_number(float, 0), default=0.0, help="part of the rows that may be left out")
     add("--max-samples", type=_number(int, 1), default=10_000, help="samples of a shard")

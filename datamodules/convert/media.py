@@ -56,7 +56,7 @@ def find_media(name: str, folders: tuple[str, ...]) -> Path:
     """Find a media file; a path without an ending is tried with those of videos.
 
     Raises:
-        RowProblem: It is in none of the folders.
+        RowProblem: It is in none of the folders, or is itself a folder: one of frames is not supported.
     """
     endings = ("",) if PurePosixPath(name).suffix.lower().lstrip(".") in _known_endings() else ("", *_TRIED_ENDINGS)
     for folder in folders:
@@ -64,6 +64,8 @@ def find_media(name: str, folders: tuple[str, ...]) -> Path:
             path = Path(folder, name + ending)
             if path.is_file():
                 return path
+    if any(Path(folder, name).is_dir() for folder in folders):
+        raise RowProblem(Reason.UNSUPPORTED, f"{name} is a folder, of frames perhaps; encode them as a video first")
     tried = f" (endings tried: {' '.join(endings[1:])})" if len(endings) > 1 else ""
     raise RowProblem(Reason.MISSING, f"{name} is not in {' or '.join(folders)}{tried}; fetch it, or set --media-root")
 

@@ -83,14 +83,15 @@ def conversation_json(row: Row, conversation_id: str, kind: str) -> str:
     """
     turns = [turn._asdict() for turn in row.turns]
     conversation = {"id": conversation_id, **({"kind": kind} if kind else {}), "turns": turns}
+    text = json.dumps(conversation, ensure_ascii=False)
     try:
-        record = json.dumps({"source": "", "conversations": [conversation]}, ensure_ascii=False).encode()
+        record = f'{{"source": "", "conversations": [{text}]}}'.encode()
         parse_record(record, where="the row", has_media=row.media is not None)
     except UnicodeEncodeError as error:
         raise RowProblem(Reason.ENCODING, f"the text holds half a character ({error.reason}); repair it") from error
     except SampleError as error:
         raise RowProblem(Reason.MALFORMED, str(error)) from error
-    return json.dumps(conversation, ensure_ascii=False)
+    return text
 
 
 def _llava_turn(entry: Any) -> Turn:

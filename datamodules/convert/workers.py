@@ -1,7 +1,7 @@
 """Runs the preparation of media in processes that may crash or hang, and hands results back in order.
 
 Media come from everywhere, and a decoder that meets a damaged one may take its process with it. Then the jobs under way
-are run again, each in a process of its own, which tells whose fault it was; all others go on.
+are run again, one after the other, which tells whose fault it was; all others go on.
 """
 
 import multiprocessing
@@ -102,25 +102,27 @@ class _Pool:
 
     def _recover(self) -> None:
         self._executor.shutdown(cancel_futures=True)
+        alone = self._start(1)
         for job in self.jobs:
             if job.was_lost and job.wanted is not None:
-                job.outcome = self._run_alone(job.wanted)
+                try:
+                    job.outcome = alone.submit(_work, job.wanted).result()
+                except BrokenProcessPool:
+                    job.outcome = _crashed(job.wanted)
+                    alone.shutdown()
+                    alone = self._start(1)
+        alone.shutdown()
         self._executor = self._start(self._num_workers)
-
-    def _run_alone(self, wanted: Wanted) -> Outcome:
-        with self._start(1) as executor:
-            try:
-                return executor.submit(_work, wanted).result()
-            except BrokenProcessPool:
-                return RowProblem(
-                    Reason.CRASHED,
-                    f"{wanted.media} crashed the decoder, or nothing got on for {_PATIENCE_S} s; encode it again",
-                )
 
     def _start(self, num_workers: int) -> ProcessPoolExecutor:
         # A forked process would inherit the open plan and half-written shard.
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(num_workers, context, _start_worker, (self._preparation,))
+
+
+def _crashed(wanted: Wanted) -> RowProblem:
+    why = f"{wanted.media} crashed the decoder, or nothing got on for {_PATIENCE_S} s; encode it again"
+    return RowProblem(Reason.CRASHED, why)
 
 
 _preparation: Preparation | None = None  # of a worker process

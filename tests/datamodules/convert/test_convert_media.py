@@ -66,14 +66,15 @@ def test_a_hostile_path_reads_nothing_and_is_counted(tmp_path: Path) -> None:
 
 def test_missing_endings_are_tried_and_unusual_ones_mapped(tmp_path: Path) -> None:
     write_media(tmp_path, "plain.mkv", "dotted.v2.webm", "LOUD.MP4", "phone.m4v", "p.JPEG", "old.wmv")
-    names = ["plain", "dotted.v2", "LOUD.MP4", "phone.m4v", "p.JPEG", "old.wmv", "folder"]
+    names = ["plain", "dotted.v2", "LOUD.MP4", "phone.m4v", "p.JPEG", "old.wmv", "frames", "folder"]
+    (tmp_path / "frames").mkdir()
     (tmp_path / "folder.mp4").mkdir()
     rows = write_json(tmp_path / "rows.json", [llava_item(video=name) for name in names])
     convert("llava", rows, tmp_path / "out", status=1)
     samples = read_samples(tmp_path / "out")
     assert [sample.ending for sample in samples] == ["mkv", "webm", "mp4", "mp4", "jpg"]
     assert all(sample.media and sample.media.read() in (CLIP, PICTURE) for sample in samples)
-    assert left_out(tmp_path / "out") == [(5, "unsupported media"), (6, "missing media")]
+    assert left_out(tmp_path / "out") == [(5, "unsupported media"), (6, "unsupported media"), (7, "missing media")]
 
 
 def test_folders_are_tried_in_turn_and_labels_choose_them(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.convert.plan import Plan
-from datamodules.convert.prepare import Preparation, Prepared, Wanted
+from datamodules.convert.prepare import Prepared, Wanted
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.workers import prepare_all
 from tests.datamodules.convert.conversions import (
@@ -26,6 +26,7 @@ from tests.datamodules.convert.conversions import (
     write_json,
     write_media,
 )
+from tests.datamodules.convert.misbehaving import Deadly, Endless, Impatient
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -181,23 +182,15 @@ def test_a_second_run_beside_the_first_is_refused(tmp_path: Path, capsys: pytest
     assert "is in use" in capsys.readouterr().err
 
 
-class _Deadly(str):
-    """Ends the process that unpickles it, as a decoder might."""
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os._exit, (1,)
-
-
-def test_a_crashing_decoder_costs_its_own_sample_only(tmp_path: Path) -> None:
+def test_a_decoder_that_crashes_or_hangs_costs_its_own_sample_only(tmp_path: Path) -> None:
     write_media(tmp_path, "a.mp4")
-    names = ["a.mp4", "a.mp4", _Deadly("b.mp4"), "a.mp4", None, "none.mp4"]
-    jobs = [
-        None if name is None else Wanted(number, name, (str(tmp_path),), None, None)
-        for number, name in enumerate(names)
-    ]
-    outcomes = list(prepare_all(jobs, Preparation(True, None, tmp_path), num_workers=1))
+    names = ["a.mp4", "a.mp4", Deadly("b.mp4"), "a.mp4", None, "none.mp4"]
+    folders = (str(tmp_path),)
+    jobs = [None if name is None else Wanted(number, name, folders, None, None) for number, name in enumerate(names)]
+    jobs.append(Wanted(6, "a.mp4", Endless(folders), None, None))
+    outcomes = list(prepare_all(jobs, Impatient(True, None, tmp_path), num_workers=1))
     whole = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Prepared)]
     reasons = {number: one.reason for number, one in enumerate(outcomes) if isinstance(one, RowProblem)}
     assert whole == [0, 1, 3]
     assert outcomes[4] is None
-    assert reasons == {2: Reason.CRASHED, 5: Reason.MISSING}
+    assert reasons == {2: Reason.CRASHED, 5: Reason.MISSING, 6: Reason.CRASHED}
