@@ -128,7 +128,7 @@ def probe_video(path: Path) -> VideoFacts:
         raise damaged(path, error) from error
     if end < declared - max(_CUT_OFF_SECONDS, declared * _CUT_OFF_PART):
         raise damaged(path, f"it breaks off after {end:.1f} s of {declared:.1f} s")
-    return VideoFacts(*size, max(1, round(1000 * (declared or end))))
+    return VideoFacts(*size, max(1, round(1000 * max(declared, end))))
 
 
 def open_container(path: Path) -> Any:
