@@ -22,28 +22,40 @@ class ShardWriter:
         prefix: Folder and start of the shards' names; the folder is created.
         max_samples: Samples of a shard.
         max_bytes: A shard that has reached this size is closed.
+        first_number: Number of the first shard; a writing that goes on has some already.
 
     Raises:
         ValueError: A limit is not positive.
     """
 
-    def __init__(self, prefix: str | Path, *, max_samples: int = 10_000, max_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self, prefix: str | Path, *, max_samples: int = 10_000, max_bytes: int = 1 << 30, first_number: int = 0
+    ) -> None:
         if max_samples < 1 or max_bytes < 1:
             raise ValueError(f"max_samples and max_bytes must be positive, got {max_samples} and {max_bytes}")
         self.prefix = Path(prefix)
         self.max_samples = max_samples
         self.max_bytes = max_bytes
+        self.first_number = first_number
         self.paths: list[Path] = []
         self._tar: tarfile.TarFile | None = None
         self._keys: set[str] = set()
 
-    def write(self, key: str, record: Mapping[str, Any], media: bytes | None = None, ending: str | None = None) -> None:
+    @property
+    def next_number(self) -> int:
+        """Number of the shard that is being written; all before it are whole."""
+        return self.first_number + len(self.paths)
+
+    def write(
+        self, key: str, record: Mapping[str, Any], media: bytes | Path | None = None, ending: str | None = None
+    ) -> None:
         """Add one sample.
 
         Args:
             key: Name of the sample, unique in its shard; no dot after the last slash, since WebDataset cuts there.
             record: What its JSON member holds; see ``datamodules.schema``.
-            media: Bytes of its video, image or cached features; None for text only.
+            media: Bytes of its video, image or cached features, or the file that holds them; None for text only. A
+                file is copied piece by piece, so a film of any size can be written.
             ending: Ending of the media member, such as ``mp4``.
 
         Raises:
@@ -87,7 +99,7 @@ class ShardWriter:
             self._temporary().unlink()
 
     def _path(self) -> Path:
-        return self.prefix.with_name(f"{self.prefix.name}-{len(self.paths):06d}.tar")
+        return self.prefix.with_name(f"{self.prefix.name}-{self.next_number:06d}.tar")
 
     def _temporary(self) -> Path:
         path = self._path()
@@ -108,7 +120,9 @@ class ShardWriter:
         self._keys.clear()
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+def _add(tar: tarfile.TarFile, name: str, data: bytes | Path) -> None:
+    with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+        member = tarfile.TarInfo(name)
+        member.size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        tar.addfile(member, file)

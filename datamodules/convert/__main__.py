@@ -1,0 +1,137 @@
+r"""Converts other projects' instruction data into shards.
+
+    python -m datamodules.convert pllava magic_jsons OUT --media-root video/vqa/ego_qa=ego4d --media-root videos
+    python -m datamodules.convert llava llava_v1_5_mix665k.json OUT --media-root images
+    python -m datamodules.convert videollamb llava_pllava_filter.json OUT --media-root media
+    python -m datamodules.convert llava-video LLaVA-Video-178K OUT --workers 8 --reencode 224,32
+    python -m datamodules.convert mixture mixture.yaml OUT --media-root videos --seed 0
+
+Rows about the same part of the same video become one sample with a conversation each, in the order in which the
+annotations name the videos first; shuffling is the reader's. Beside the shards ``OUT/NAME-000000.tar`` lie
+``NAME.report.json`` (counts), ``NAME.left_out.jsonl`` (every row that was left out, and why) and a hidden plan file.
+
+- A row that cannot be used is left out, counted and listed. The exit status is 1 if more than ``--max-missing-rate`` of
+  the rows were; the shards are whole and usable nevertheless. A JSON list that is damaged stops the conversion before
+  anything is written (status 2).
+- The same command goes on where a stopped or killed one was. Until it has ended, the plan file takes about as much
+  space as the annotations. To convert again, remove OUT's files, the plan file too.
+- ``--part i/n`` converts one of n disjoint parts, so an array job needs no step afterwards: its shards differ by name,
+  and the reader takes them all (``OUT`` or ``OUT/*.tar``).
+- ``meta`` of a sample: ``media`` (its path in the annotation) and, with ``--probe``, ``width`` and ``height`` and, of
+  videos, ``duration_ms``, the length of the part that is meant (``start_ms`` to ``end_ms``).
+- ``@FILE`` stands for arguments in a file, one a line: the 30 media roots of PLLaVA's sets, for instance.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from datamodules.convert.problems import ConversionError
+from datamodules.convert.reencode import Reencoding
+from datamodules.convert.run import Conversion, Part, convert
+from datamodules.convert.sources import SOURCES, MediaRoots
+
+_GIGABYTE = 10**9
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: Arguments; None = those of the process.
+
+    Returns:
+        Exit status: 0, or 1 where more rows than allowed were left out, or 2 where the conversion cannot be done.
+    """
+    options = _parser().parse_args(args)
+    try:
+        conversion = _conversion(options)
+        report = convert(conversion)
+    except ConversionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report.table())
+    if report.missing_rate > options.max_missing_rate:
+        print(
+            f"error: {report.missing_rate:.2%} of the rows were left out; --max-missing-rate allows "
+            f"{options.max_missing_rate:.2%}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _conversion(options: argparse.Namespace) -> Conversion:
+    name = options.name or options.source
+    if not re.fullmatch(r"[\w-]+", name, re.ASCII):
+        raise ConversionError(f"--name {name!r}: expected letters, digits, '-' and '_'; it starts the shards' names")
+    roots = MediaRoots.parse(options.media_root)
+    return Conversion(
+        annotations=SOURCES[options.source](options.inputs, roots, options.seed),
+        out=options.out,
+        name=name,
+        part=Part.parse(options.part),
+        probe=options.probe,
+        reencoding=None if options.reencode is None else Reencoding.parse(options.reencode),
+        max_samples=options.max_samples,
+        max_bytes=round(options.max_gigabytes * _GIGABYTE),
+        num_workers=options.workers,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m datamodules.convert", description="Convert instruction data into shards.", allow_abbrev=False
+    )
+    sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
+    for source, list_annotations in SOURCES.items():
+        about = (list_annotations.__doc__ or "").strip()
+        command = sources.add_parser(source, help=about, description=about, fromfile_prefix_chars="@")
+        command.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="annotation files or folders")
+        command.add_argument("out", type=Path, metavar="OUT", help="folder for the shards")
+        _add_options(command)
+    return parser
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add(
+        "--media-root",
+        action="append",
+        default=[],
+        metavar="[LABEL=]DIR",
+        help="where media lie; with LABEL only for the annotations below it; several are tried in turn; default: "
+        "the annotations' own folder",
+    )
+    add("--name", help="start of the shards' names; default: the source's name")
+    add("--part", default="1/1", metavar="I/N", help="convert the I-th of N disjoint parts")
+    add("--workers", type=_number(int, 0), default=min(4, os.cpu_count() or 1), help="processes that open media")
+    add(
+        "--probe",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="open media: check and measure them (--reencode always does)",
+    )
+    add("--reencode", metavar="SIZE[,KEYINT]", help="store clips with this shorter side and keyframe interval")
+    add("--max-missing-rate", type=_number(float, 0), default=0.0, help="part of the rows that may be left out")
+    add("--max-samples", type=_number(int, 1), default=10_000, help="samples of a shard")
+    add("--max-gigabytes", type=_number(float, 1e-9), default=1.0, help="a shard that has reached this size is closed")
+    add("--seed", type=int, default=0, help="of a mixture's random:N")
+
+
+def _number(kind: type[int] | type[float], least: float) -> "type[int] | type[float]":
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not value >= least:
+            raise ValueError(text)
+        return value
+
+    parse.__name__ = f"{kind.__name__} of at least {least:g}"
+    return parse  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

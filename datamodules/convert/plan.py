@@ -1,0 +1,249 @@
+"""The plan of a conversion, in an SQLite file: which samples to write in which order, and how far writing got.
+
+Rows of a gigabyte do not fit into memory, and rows that share a video need not stand together; so a first pass over the
+annotations puts every row into this file under its sample. The second pass reads samples from it. What writing has
+finished is kept in it too: a stopped conversion opens the same file and goes on.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from datamodules.convert.problems import ConversionError, Reason, RowProblem
+
+_TABLES = """
+CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE annotations (number INTEGER PRIMARY KEY, label TEXT, num_rows INTEGER);
+CREATE TABLE samples (number INTEGER PRIMARY KEY, digest BLOB UNIQUE, media TEXT, folders TEXT, start_ms INTEGER,
+                      end_ms INTEGER, source TEXT);
+CREATE TABLE conversations (number INTEGER PRIMARY KEY, sample INTEGER, annotation INTEGER, row INTEGER, json TEXT);
+CREATE TABLE left_out (annotation INTEGER, row INTEGER, media TEXT, reason TEXT, message TEXT);
+"""
+_CACHE_KIB = 65_536
+
+
+class PlannedSample(NamedTuple):
+    """Media, a part of it, and what is asked about it."""
+
+    number: int
+    key: str
+    media: str | None  # relative path as the annotations name it; None for text only
+    folders: tuple[str, ...]  # where to look for it, in this order
+    start_ms: int | None
+    end_ms: int | None
+    source: str
+    conversations: tuple[dict[str, Any], ...]
+
+
+class SampleIdentity(NamedTuple):
+    """Rows with equal identities share a sample."""
+
+    media: str  # for text, what tells the row from all others
+    folders: tuple[str, ...]
+    start_ms: int | None = None
+    end_ms: int | None = None
+
+    def digest(self, number_of_folders: Mapping[tuple[str, ...], int]) -> bytes:
+        """16 bytes that are equal on every machine, wherever the folders lie there."""
+        facts = [self.media, number_of_folders[self.folders], self.start_ms, self.end_ms]
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).digest()
+
+
+class LeftOut(NamedTuple):
+    """A row that is not written."""
+
+    label: str  # of the annotation file
+    row: int  # counted from 0; of JSON lines, empty ones do not count
+    media: str | None
+    reason: Reason
+    message: str
+
+
+class Progress(NamedTuple):
+    """How far writing got."""
+
+    next_sample: int = 1  # the first that is in no finished shard
+    num_shards: int = 0
+    num_samples: int = 0  # in finished shards
+    finished: bool = False
+
+
+class Plan:
+    """The open file. No other process can open it at the same time.
+
+    Args:
+        path: The file; made if it is not there.
+        settings: What the result depends on. A file that was made with others is refused.
+
+    Raises:
+        ConversionError: Another process works on it, or it belongs to a conversion with other settings.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self._database = sqlite3.connect(path, timeout=1, isolation_level=None)
+        try:
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            self._database.execute("BEGIN EXCLUSIVE")  # the lock stays until the file is closed
+            if not self._database.execute("SELECT name FROM sqlite_master").fetchall():
+                for statement in _TABLES.split(";"):
+                    self._database.execute(statement)
+            self._database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise ConversionError(f"{path} is in use ({error}); is the same conversion running already?") from error
+        except sqlite3.DatabaseError as error:
+            raise ConversionError(f"{path} is no plan of a conversion ({error}); remove it to start anew") from error
+        if self.is_filled:
+            self._check_settings(json.loads(json.dumps(settings)))
+        else:
+            self._keep("settings", settings)
+
+    def __enter__(self) -> "Plan":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.close()  # what was not committed is gone, as after a kill
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether the first pass is through."""
+        return self._kept("filled") is not None
+
+    @property
+    def num_samples(self) -> int:
+        """Samples to write."""
+        return int(self._database.execute("SELECT count(*) FROM samples").fetchone()[0])
+
+    def progress(self) -> Progress:
+        """How far writing got."""
+        kept = self._kept("progress")
+        return Progress() if kept is None else Progress(*kept)
+
+    def start_filling(self) -> None:
+        """Begin the first pass; until ``end_filling`` nothing of it is kept."""
+        self._database.execute("BEGIN")
+
+    def add_annotation(self, number: int, label: str, num_rows: int) -> None:
+        """Note how many rows of an annotation file were read."""
+        self._database.execute("INSERT INTO annotations VALUES (?, ?, ?)", (number, label, num_rows))
+
+    def add_row(
+        self, identity: SampleIdentity, digest: bytes, source: str, place: tuple[int, int], conversation: str
+    ) -> None:
+        """Put a row's conversation under its sample, the first of a sample making it.
+
+        Args:
+            identity: What the sample shows.
+            digest: Of the identity.
+            source: The sample's source, if this row makes it.
+            place: Annotation and row.
+            conversation: JSON.
+        """
+        is_text = not identity.folders
+        self._database.execute(
+            "INSERT OR IGNORE INTO samples (digest, media, folders, start_ms, end_ms, source) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                digest,
+                None if is_text else identity.media,
+                json.dumps(identity.folders),
+                identity.start_ms,
+                identity.end_ms,
+                source,
+            ),
+        )
+        (sample,) = self._database.execute("SELECT number FROM samples WHERE digest = ?", (digest,)).fetchone()
+        self._database.execute(
+            "INSERT INTO conversations (sample, annotation, row, json) VALUES (?, ?, ?, ?)",
+            (sample, *place, conversation),
+        )
+
+    def leave_out_row(self, place: tuple[int, int], problem: RowProblem) -> None:
+        """List a row that cannot be used."""
+        self._database.execute(
+            "INSERT INTO left_out VALUES (?, ?, NULL, ?, ?)", (*place, problem.reason, problem.message)
+        )
+
+    def end_filling(self) -> None:
+        """Keep the first pass."""
+        self._database.execute("CREATE INDEX conversations_of_sample ON conversations (sample, number)")
+        self._keep("filled", True)
+        self._database.execute("COMMIT")
+
+    def samples(self, first: int) -> Iterator[PlannedSample]:
+        """Samples from this number on, in the order in which the annotations name them first."""
+        rows = self._database.execute("SELECT * FROM samples WHERE number >= ? ORDER BY number", (first,))
+        for number, digest, media, folders, start_ms, end_ms, source in rows:
+            conversations = self._database.execute(
+                "SELECT json FROM conversations WHERE sample = ? ORDER BY number", (number,)
+            )
+            yield PlannedSample(
+                number,
+                digest.hex(),
+                media,
+                tuple(json.loads(folders)),
+                start_ms,
+                end_ms,
+                source,
+                tuple(json.loads(text) for (text,) in conversations),
+            )
+
+    def start_writing(self) -> None:
+        """Begin the second pass; what happens between two ``keep_progress`` is kept together or not at all."""
+        self._database.execute("BEGIN")
+
+    def leave_out_sample(self, sample: int, problem: RowProblem) -> None:
+        """List the rows of a sample whose media cannot be used."""
+        self._database.execute(
+            "INSERT INTO left_out SELECT annotation, row, samples.media, ?, ? FROM conversations "
+            "JOIN samples ON samples.number = sample WHERE sample = ?",
+            (problem.reason, problem.message, sample),
+        )
+
+    def keep_progress(self, progress: Progress) -> None:
+        """Note finished shards; to be called when all before ``progress.next_sample`` is written or left out."""
+        self._keep("progress", progress)
+        if progress.finished:  # the rows are in the shards now
+            self._database.execute("DELETE FROM conversations")
+            self._database.execute("DELETE FROM samples")
+        self._database.execute("COMMIT")
+        self._database.execute("VACUUM" if progress.finished else "BEGIN")
+
+    def rows_read(self) -> dict[str, int]:
+        """Rows of every annotation file, by its label."""
+        found = self._database.execute("SELECT label, num_rows FROM annotations ORDER BY number")
+        return {label: num_rows for label, num_rows in found}
+
+    def left_out(self) -> Iterator[LeftOut]:
+        """Rows that were not written, in the annotations' order."""
+        found = self._database.execute(
+            "SELECT label, row, media, reason, message FROM left_out JOIN annotations ON number = annotation "
+            "ORDER BY annotation, row"
+        )
+        for label, row, media, reason, message in found:
+            yield LeftOut(label, row, media, Reason(reason), message)
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        made_with = self._kept("settings")
+        if made_with != settings:
+            different = sorted(name for name in settings if made_with.get(name) != settings[name])
+            self._database.close()
+            raise ConversionError(
+                f"{self.path} belongs to a conversion with other settings or inputs (different: "
+                f"{', '.join(different)}); give the same ones to go on, another OUT or --name to start a second one, "
+                "or remove this file and its shards to start anew"
+            )
+
+    def _keep(self, name: str, value: Any) -> None:
+        self._database.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, json.dumps(value)))
+
+    def _kept(self, name: str) -> Any:
+        found = self._database.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
+        return None if found is None else json.loads(found[0])

@@ -1,0 +1,83 @@
+"""What a conversion read, wrote and left out: ``NAME.report.json``, ``NAME.left_out.jsonl`` and a table for people."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.convert.plan import Plan
+
+_NUM_EXAMPLES = 3
+
+
+class Report(NamedTuple):
+    """Counts of a finished conversion."""
+
+    num_samples: int
+    num_shards: int
+    rows_read: dict[str, int]  # by the annotation's label
+    rows_left_out: dict[str, int]
+    reasons: dict[str, int]  # rows by why they were left out
+    examples: dict[str, list[str]]
+    listed_in: Path
+
+    @property
+    def missing_rate(self) -> float:
+        """Part of the rows that was left out, for whatever reason."""
+        return sum(self.reasons.values()) / max(1, sum(self.rows_read.values()))
+
+    def table(self) -> str:
+        """The counts as text."""
+        lines = [f"{'rows read':>12} {'written':>10} {'left out':>10}  annotation"]
+        for label, read in self.rows_read.items():
+            left_out = self.rows_left_out.get(label, 0)
+            lines.append(f"{read:>12} {read - left_out:>10} {left_out:>10}  {label}")
+        read, left_out = sum(self.rows_read.values()), sum(self.reasons.values())
+        lines.append(f"{read:>12} {read - left_out:>10} {left_out:>10}  all")
+        for reason, count in self.reasons.items():
+            lines.append(f"left out, {reason}: {count} rows; {self.examples[reason][0]}")
+        lines.append(f"{self.num_samples} samples in {self.num_shards} shards")
+        if left_out:
+            lines.append(f"every row that was left out is listed in {self.listed_in}")
+        return "\n".join(lines)
+
+
+def write_report(plan: Plan, out: Path, stem: str) -> Report:
+    """Count what a finished conversion did, and write it beside its shards."""
+    listed_in = out / f"{stem}.left_out.jsonl"
+    rows_left_out: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+    with listed_in.open("w", encoding="utf-8") as file:
+        for row in plan.left_out():
+            rows_left_out[row.label] += 1
+            reasons[row.reason.value] += 1
+            shown = examples.setdefault(row.reason.value, [])
+            if len(shown) < _NUM_EXAMPLES:
+                shown.append(f"{row.label}#{row.row}: {row.message}")
+            file.write(json.dumps(row._asdict()) + "\n")
+    progress = plan.progress()
+    report = Report(
+        progress.num_samples,
+        progress.num_shards,
+        plan.rows_read(),
+        dict(rows_left_out),
+        dict(reasons.most_common()),
+        examples,
+        listed_in,
+    )
+    document = {
+        "rows_read": sum(report.rows_read.values()),
+        "rows_left_out": sum(reasons.values()),
+        "missing_rate": report.missing_rate,
+        "samples": report.num_samples,
+        "shards": report.num_shards,
+        "annotations": {
+            label: {"rows_read": read, "rows_left_out": rows_left_out[label]}
+            for label, read in report.rows_read.items()
+        },
+        "reasons": {reason: {"rows": n, "examples": examples[reason]} for reason, n in report.reasons.items()},
+    }
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    (out / f"{stem}.report.json").write_text(text + "\n", encoding="utf-8")
+    return report

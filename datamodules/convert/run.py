@@ -1,0 +1,257 @@
+"""A conversion from the first row to the last shard: fill the plan, then write its samples.
+
+One process writes shards, in the plan's order; worker processes check and shrink media ahead of it. A shard's bytes
+follow from the plan and the media alone, so a run that was stopped and goes on writes what an uninterrupted one does:
+it starts after the last whole shard.
+"""
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from datamodules.convert.json_rows import read_rows
+from datamodules.convert.media import checked_path
+from datamodules.convert.plan import Plan, PlannedSample, Progress, SampleIdentity
+from datamodules.convert.prepare import Preparation, Prepared, Wanted
+from datamodules.convert.problems import ConversionError, RowProblem
+from datamodules.convert.reencode import Reencoding
+from datamodules.convert.report import Report, write_report
+from datamodules.convert.rows import conversation_json
+from datamodules.convert.sources import Annotation
+from datamodules.convert.workers import prepare_all
+from datamodules.shard_writer import ShardWriter
+
+_SHARD_NUMBER = "[0-9][0-9][0-9][0-9][0-9][0-9].tar"
+
+
+class Part(NamedTuple):
+    """One of several jobs that convert disjoint parts of the same annotations."""
+
+    number: int = 1  # from 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Read ``i/n``.
+
+        Raises:
+            ConversionError: It is not, or i is not one of 1 to n.
+        """
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise ConversionError(f"--part {text!r}: expected i/n with i from 1 to n, such as 3/16")
+        return cls(int(number), int(of))
+
+    def holds(self, digest: bytes) -> bool:
+        """Whether a sample belongs to this part; rows of one sample never part."""
+        return int.from_bytes(digest[:8]) % self.of == self.number - 1
+
+
+class Conversion(NamedTuple):
+    """All that a conversion depends on.
+
+    Attributes:
+        annotations: Files of rows.
+        out: Folder of shards and report.
+        name: Start of their names.
+        part: Which part of the samples.
+        probe: Whether media are opened and measured.
+        reencoding: How media are stored; None = as they are.
+        max_samples: Samples of a shard.
+        max_bytes: A shard that has reached this size is closed.
+        num_workers: Processes that check and shrink media; changes nothing in the result.
+    """
+
+    annotations: Sequence[Annotation]
+    out: Path
+    name: str
+    part: Part = Part()
+    probe: bool = True
+    reencoding: Reencoding | None = None
+    max_samples: int = 10_000
+    max_bytes: int = 1 << 30
+    num_workers: int = 0
+
+    @property
+    def stem(self) -> str:
+        """Start of the names of this part's files."""
+        part = "" if self.part.of == 1 else f"-part{self.part.number}-of-{self.part.of}"
+        return f"{self.name}{part}"
+
+    def settings(self) -> dict[str, Any]:
+        """What the shards' bytes depend on, but for the media."""
+        return {
+            "annotations": [
+                [one.label, str(one.path.resolve()), *_stamp(one.path), str(one.sampling), one.kind, one.folders]
+                for one in self.annotations
+            ],
+            "part": self.part,
+            "probe": self.probe,
+            "reencode": self.reencoding,
+            "max_samples": self.max_samples,
+            "max_bytes": self.max_bytes,
+        }
+
+
+def convert(conversion: Conversion) -> Report:
+    """Convert, or go on where the same conversion was stopped.
+
+    Returns:
+        What was written and what was left out; it lies beside the shards too.
+
+    Raises:
+        ConversionError: An annotation file cannot be read, or the folder holds something else under this name.
+    """
+    conversion.out.mkdir(parents=True, exist_ok=True)
+    settings = conversion.settings()
+    with Plan(conversion.out / f".{conversion.stem}.plan.sqlite", settings) as plan:
+        if not plan.is_filled:
+            _refuse_other_shards(conversion)
+            _fill(plan, conversion)
+        if not plan.progress().finished:
+            _write_shards(plan, conversion)
+        return write_report(plan, conversion.out, conversion.stem)
+
+
+def _fill(plan: Plan, conversion: Conversion) -> None:
+    number_of_folders: dict[tuple[str, ...], int] = {(): -1}
+    for annotation in conversion.annotations:
+        number_of_folders.setdefault(annotation.folders, len(number_of_folders) - 1)
+    num_bytes = sum(one.path.stat().st_size * (2 if one.sampling.needs_count else 1) for one in conversion.annotations)
+    plan.start_filling()
+    with tqdm(total=num_bytes, desc="reading rows", unit="B", unit_scale=True, disable=None) as bar:
+        for number, annotation in enumerate(conversion.annotations):
+            num_rows = 0
+            for row, item in _chosen_rows(annotation, bar.update):
+                num_rows += _add_row(plan, conversion.part, annotation, (number, row), item, number_of_folders)
+            plan.add_annotation(number, annotation.label, num_rows)
+    plan.end_filling()
+
+
+def _chosen_rows(annotation: Annotation, advance: Callable[[int], object]) -> Iterator[tuple[int, Any]]:
+    sampling = annotation.sampling
+    num_rows = sum(1 for _ in read_rows(annotation.path, advance)) if sampling.needs_count else None
+    chosen = sampling.choose(num_rows)
+    for number, item in enumerate(read_rows(annotation.path, advance)):
+        if isinstance(chosen, range) and number >= chosen.stop:
+            break
+        if number in chosen:
+            yield number, item
+
+
+def _add_row(
+    plan: Plan,
+    part: Part,
+    annotation: Annotation,
+    place: tuple[int, int],
+    item: Any,
+    number_of_folders: dict[tuple[str, ...], int],
+) -> bool:
+    """Plan a row, or list why not; whether it belongs to this part at all."""
+    name = f"{annotation.label}#{place[1]}"
+    identity = SampleIdentity(name, ())
+    try:
+        if isinstance(item, RowProblem):
+            raise item
+        row = annotation.read_row(item)
+        if row.media is not None:
+            identity = SampleIdentity(checked_path(row.media), annotation.folders, row.start_ms, row.end_ms)
+        digest = identity.digest(number_of_folders)
+        if not part.holds(digest):
+            return False
+        conversation = conversation_json(row, name, annotation.kind)
+        source = annotation.source(row.media)
+    except RowProblem as problem:
+        if not part.holds(identity.digest(number_of_folders)):
+            return False
+        plan.leave_out_row(place, problem)
+    else:
+        plan.add_row(identity, digest, source, place, conversation)
+    return True
+
+
+def _write_shards(plan: Plan, conversion: Conversion) -> None:
+    progress = plan.progress()
+    _remove_leftovers(conversion)
+    preparation = Preparation(
+        conversion.probe, conversion.reencoding, conversion.out / f".{conversion.stem}.{os.getpid()}.scratch"
+    )
+    preparation.scratch.mkdir()
+    writer = ShardWriter(
+        conversion.out / conversion.stem,
+        max_samples=conversion.max_samples,
+        max_bytes=conversion.max_bytes,
+        first_number=progress.num_shards,
+    )
+    num_samples = progress.num_samples
+    samples, ahead = itertools.tee(plan.samples(progress.next_sample))
+    outcomes = prepare_all(map(_wanted, ahead), preparation, conversion.num_workers)
+    plan.start_writing()
+    bar = tqdm(total=plan.num_samples, initial=progress.next_sample - 1, desc="writing", unit=" samples", disable=None)
+    with writer, bar:
+        for sample, outcome in zip(samples, outcomes, strict=True):
+            if isinstance(outcome, RowProblem):
+                plan.leave_out_sample(sample.number, outcome)
+            else:
+                num_shards = writer.next_number
+                _store(writer, sample, outcome)
+                if writer.next_number > num_shards:  # the shards before this sample are whole
+                    plan.keep_progress(Progress(sample.number, writer.next_number, num_samples))
+                num_samples += 1
+            bar.update()
+    plan.keep_progress(Progress(plan.num_samples + 1, writer.next_number, num_samples, finished=True))
+    shutil.rmtree(preparation.scratch)
+
+
+def _wanted(sample: PlannedSample) -> Wanted | None:
+    if sample.media is None:
+        return None
+    return Wanted(sample.number, sample.media, sample.folders, sample.start_ms, sample.end_ms)
+
+
+def _store(writer: ShardWriter, sample: PlannedSample, prepared: Prepared | None) -> None:
+    span = {"start_ms": sample.start_ms, "end_ms": sample.end_ms}
+    if prepared is None or prepared.is_cut:
+        span = {}
+    record = {
+        "source": sample.source,
+        **{name: value for name, value in span.items() if value is not None},
+        "meta": {} if prepared is None else {"media": sample.media, **prepared.meta},
+        "conversations": sample.conversations,
+    }
+    if prepared is None:
+        writer.write(sample.key, record)
+        return
+    writer.write(sample.key, record, prepared.path, prepared.ending)
+    if prepared.is_scratch:
+        prepared.path.unlink()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ConversionError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _refuse_other_shards(conversion: Conversion) -> None:
+    others = sorted(conversion.out.glob(f"{conversion.stem}-{_SHARD_NUMBER}"))
+    if others:
+        raise ConversionError(
+            f"{others[0]} is there already, and not from a conversion that could go on; remove the old shards, or give "
+            "another OUT or --name"
+        )
+
+
+def _remove_leftovers(conversion: Conversion) -> None:
+    """Remove what a killed run of this conversion was writing."""
+    for path in conversion.out.glob(f".{conversion.stem}-{_SHARD_NUMBER}.*.writing"):
+        path.unlink()
+    for path in conversion.out.glob(f".{conversion.stem}.*.scratch"):
+        shutil.rmtree(path)

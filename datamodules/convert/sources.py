@@ -1,0 +1,197 @@
+"""The layouts of annotations: which files a source has, how their rows are read, and where their media lie.
+
+A new layout is one function that lists ``Annotation``s, and one line in ``SOURCES``.
+
+Source: the layouts are those of PLLaVA's magic_jsons and VideoChat2-IT, LLaVA-1.5, VideoLLaMB-IT, LLaVA-Video-178K and
+the mixture files of LLaVA-NeXT.
+"""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import yaml
+
+from datamodules.convert.problems import ConversionError
+from datamodules.convert.rows import Row, llava_row, pllava_row
+from datamodules.convert.sampling import Sampling, parse_sampling
+
+_KINDS = {"cap": "caption", "oe": "open_ended", "mc": "multiple_choice"}
+_KIND = re.compile(r"_(cap|oe|mc)(?=_)")
+
+
+class MediaRoots(NamedTuple):
+    """Folders of media, as the user gave them: ``DIR`` for all annotations or ``LABEL=DIR`` for those below a label."""
+
+    roots: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, texts: Sequence[str]) -> "MediaRoots":
+        """Read the command line's form.
+
+        Raises:
+            ConversionError: A folder does not exist; every row would be missing its media.
+        """
+        roots = []
+        for text in texts:
+            label, separator, folder = ("", "", text) if text.startswith(("/", ".")) else text.partition("=")
+            if not separator:
+                label, folder = "", text
+            if not Path(folder).is_dir():
+                raise ConversionError(f"media root {folder!r} is no folder (seen from {Path.cwd()}); check the path")
+            roots.append((label.strip("/"), str(Path(folder).resolve())))
+        return cls(tuple(roots))
+
+    def below(self, label: str, default: Sequence[Path]) -> tuple[str, ...]:
+        """The folders of an annotation's media: those with the longest label that fits, else ``default``."""
+        fitting = [root for root in self.roots if root[0] == "" or f"{label}/".startswith(f"{root[0]}/")]
+        longest = max((len(name) for name, _ in fitting), default=0)
+        found = [folder for name, folder in fitting if len(name) == longest]
+        return tuple(dict.fromkeys(found or [str(folder.resolve()) for folder in default]))
+
+
+class Annotation(NamedTuple):
+    """One file of rows.
+
+    Attributes:
+        path: JSON list or JSON lines.
+        label: Names it in conversation ids and reports; unique in a conversion.
+        read_row: Reads one of its rows.
+        folders: Where its media lie; tried in this order.
+        source: Name of its samples' source, given the path of their media (None for text).
+        kind: Kind of its conversations; empty for none.
+        sampling: Which of its rows are taken.
+    """
+
+    path: Path
+    label: str
+    read_row: Callable[[Any], Row]
+    folders: tuple[str, ...]
+    source: Callable[[str | None], str]
+    kind: str = ""
+    sampling: Sampling = Sampling()
+
+
+def llava(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
+    """LLaVA-1.5's 665k mix, and any files of that form: rows with ``image``, ``video`` or neither."""
+    return [
+        Annotation(path, label, llava_row, roots.below(label, [path.parent]), _always(label))
+        for path, label in zip(files, _labels(files), strict=True)
+    ]
+
+
+def videollamb(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
+    """VideoLLaMB-IT's one file; a sample's source is its media's folder, such as ``videollamb/ssv2``."""
+    return [annotation._replace(source=_videollamb_set) for annotation in llava(files, roots, seed)]
+
+
+def pllava(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
+    """The tree ``{video,image}/<kind>/<name>/train.json`` of PLLaVA's magic_jsons and VideoChat2-IT."""
+    found = []
+    for folder in folders:
+        for path in _files(folder, [f"{'*/' * depth}train*.json" for depth in range(4)]):
+            parts = path.relative_to(folder).with_suffix("").parts
+            label = "/".join(parts[:-1] if parts[-1] == "train" else parts) or folder.resolve().name
+            kind = parts[1] if len(parts) > 3 else ""
+            found.append(Annotation(path, label, pllava_row, roots.below(label, [folder]), _always(label), kind))
+    return _with_unique_labels(found)
+
+
+def llava_video(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
+    """LLaVA-Video-178K: subsets' folders with ``*_processed.json`` files, their media unpacked there or beside."""
+    found = []
+    for folder in folders:
+        for path in _files(folder, ["*_processed.json", "*/*_processed.json"]):
+            label = path.relative_to(folder).with_suffix("").as_posix()
+            places = roots.below(label, [path.parent, folder])
+            found.append(Annotation(path, label, llava_row, places, _always(path.parent.name), _kind(path)))
+    return _with_unique_labels(found)
+
+
+def mixture(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
+    """LLaVA-NeXT's YAML: ``datasets``, a list of ``json_path`` (seen from the YAML) and ``sampling_strategy``."""
+    found: list[tuple[Path, Sampling]] = []
+    for file in files:
+        for entry in _datasets(file):
+            path = file.parent / str(entry["json_path"])
+            sampling = parse_sampling(entry.get("sampling_strategy", "all"), f"{seed}/{len(found)}")
+            found.append((path, sampling))
+    paths = [path for path, _ in found]
+    return [
+        Annotation(path, label, llava_row, roots.below(label, [path.parent]), _always(label), _kind(path), sampling)
+        for (path, sampling), label in zip(found, _labels(paths), strict=True)
+    ]
+
+
+SOURCES: dict[str, Callable[[Sequence[Path], MediaRoots, int], list[Annotation]]] = {
+    "pllava": pllava,
+    "llava": llava,
+    "videollamb": videollamb,
+    "llava-video": llava_video,
+    "mixture": mixture,
+}
+"""Name on the command line -> what lists the annotations of the given paths."""
+
+
+def _datasets(file: Path) -> list[dict[str, Any]]:
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConversionError(f"mixture {file} cannot be read: {error}") from error
+    entries = document.get("datasets") if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise ConversionError(f"mixture {file} has no 'datasets'; expected a list of json_path and sampling_strategy")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or "json_path" not in entry or entry.keys() - {"json_path", "sampling_strategy"}:
+            raise ConversionError(
+                f"mixture {file}: dataset {number} is {entry!r}; expected json_path and, optionally, sampling_strategy"
+            )
+    return entries
+
+
+def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    if not paths:
+        raise ConversionError(
+            f"no annotation in {folder} (seen from {Path.cwd()}); looked for {', '.join(patterns)}: check the folder"
+        )
+    return paths
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """Name files by their paths below the folder that they share; the second of two equal ones gets ``~2``."""
+    absolute = [path.resolve() for path in paths]
+    shared = os.path.commonpath([path.parent for path in absolute]) if paths else ""
+    return _unique([path.relative_to(shared).with_suffix("").as_posix() for path in absolute])
+
+
+def _unique(labels: Sequence[str]) -> list[str]:
+    unique: dict[str, None] = {}
+    for label in labels:
+        number = 1
+        while (name := label if number == 1 else f"{label}~{number}") in unique:
+            number += 1
+        unique[name] = None
+    return list(unique)
+
+
+def _with_unique_labels(annotations: Sequence[Annotation]) -> list[Annotation]:
+    labels = _unique([annotation.label for annotation in annotations])
+    return [annotation._replace(label=label) for annotation, label in zip(annotations, labels, strict=True)]
+
+
+def _always(name: str) -> Callable[[str | None], str]:
+    return lambda media: name
+
+
+def _videollamb_set(media: str | None) -> str:
+    folders = [] if media is None else [part for part in PurePosixPath(media).parts[:-1] if part != "videochat"]
+    return f"videollamb/{folders[1] if len(folders) > 1 else 'text' if media is None else 'other'}"
+
+
+def _kind(path: Path) -> str:
+    """What LLaVA-Video-178K's file names tell."""
+    found = _KIND.search(path.stem)
+    return _KINDS[found[1]] if found else ""

@@ -1,0 +1,164 @@
+"""Runs the preparation of media in processes that may crash or hang, and hands results back in order.
+
+Media come from everywhere, and a decoder that meets a damaged one may take its process with it. Then the jobs under way
+are run again, one after the other, which tells whose fault it was; all others go on.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from datamodules.convert.prepare import Preparation, Prepared, Wanted, prepare
+from datamodules.convert.problems import Reason, RowProblem
+
+_PATIENCE_S = 120
+"""A process in which nothing gets on for so long is ended."""
+
+_JOBS_PER_WORKER = 4
+"""Jobs under way at most: bounds memory and scratch space."""
+
+Outcome = Prepared | RowProblem
+
+
+def prepare_all(jobs: Iterable[Wanted | None], preparation: Preparation, num_workers: int) -> Iterator[Outcome | None]:
+    """Prepare samples, several at a time.
+
+    Args:
+        jobs: Media to prepare; None where there is nothing to do.
+        preparation: What is done with them.
+        num_workers: Processes; 0 = in this one, where a crash is the end.
+
+    Yields:
+        The outcome of every job, in their order; None for None.
+    """
+    if num_workers == 0:
+        for job in jobs:
+            yield None if job is None else _outcome(job, preparation)
+        return
+    pool = _Pool(preparation, num_workers)
+    try:
+        for job in jobs:
+            pool.add(job)
+            if len(pool.jobs) >= _JOBS_PER_WORKER * num_workers:
+                yield pool.next_outcome()
+        while pool.jobs:
+            yield pool.next_outcome()
+    finally:
+        pool.close()
+
+
+class _Job:
+    def __init__(self, wanted: Wanted | None) -> None:
+        self.wanted = wanted
+        self.future: Future[Outcome] | None = None
+        self.outcome: Outcome | None = None
+
+    @property
+    def was_lost(self) -> bool:
+        """Whether it went down with its processes, by its own fault or another's."""
+        if self.future is None or self.outcome is not None:
+            return False
+        return self.future.cancelled() or isinstance(self.future.exception(), BrokenProcessPool)
+
+
+class _Pool:
+    """Worker processes and the jobs that they were given."""
+
+    def __init__(self, preparation: Preparation, num_workers: int) -> None:
+        self._preparation = preparation
+        self._num_workers = num_workers
+        self._executor = self._start(num_workers)
+        self.jobs: deque[_Job] = deque()
+
+    def add(self, wanted: Wanted | None) -> None:
+        """Start a job."""
+        job = _Job(wanted)
+        if wanted is not None:
+            try:
+                job.future = self._executor.submit(_work, wanted)
+            except BrokenProcessPool:
+                self._recover()
+                job.future = self._executor.submit(_work, wanted)
+        self.jobs.append(job)
+
+    def next_outcome(self) -> Outcome | None:
+        """Wait for the oldest job."""
+        job = self.jobs[0]
+        if job.future is not None and job.outcome is None:
+            try:
+                job.outcome = job.future.result()
+            except BrokenProcessPool:
+                self._recover()
+        return self.jobs.popleft().outcome
+
+    def close(self) -> None:
+        """End the processes."""
+        self._executor.shutdown(cancel_futures=True)
+
+    def _recover(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+        alone = self._start(1)
+        for job in self.jobs:
+            if job.was_lost and job.wanted is not None:
+                try:
+                    job.outcome = alone.submit(_work, job.wanted).result()
+                except BrokenProcessPool:
+                    job.outcome = _crashed(job.wanted)
+                    alone.shutdown()
+                    alone = self._start(1)
+        alone.shutdown()
+        self._executor = self._start(self._num_workers)
+
+    def _start(self, num_workers: int) -> ProcessPoolExecutor:
+        # A forked process would inherit the open plan and half-written shard.
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(num_workers, context, _start_worker, (self._preparation,))
+
+
+def _crashed(wanted: Wanted) -> RowProblem:
+    why = f"{wanted.media} crashed the decoder, or nothing got on for {_PATIENCE_S} s; encode it again"
+    return RowProblem(Reason.CRASHED, why)
+
+
+_preparation: Preparation | None = None  # of a worker process
+
+
+def _start_worker(preparation: Preparation) -> None:
+    global _preparation
+    _preparation = preparation
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even while a library does not return
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)  # killed: nobody waits for results, and the scratch folder is another run's now
+
+
+def _work(wanted: Wanted) -> Outcome:
+    assert _preparation is not None
+    _be_patient()
+    try:
+        return _outcome(wanted, _preparation)
+    finally:
+        signal.alarm(0)
+
+
+def _be_patient() -> None:
+    if _preparation is not None:
+        signal.alarm(_PATIENCE_S)
+
+
+def _outcome(wanted: Wanted, preparation: Preparation) -> Outcome:
+    try:
+        return prepare(wanted, preparation, _be_patient)
+    except RowProblem as problem:
+        return problem
