@@ -118,9 +118,8 @@ def test_placed_conversations_fill_rows_without_overlap(largest_first: bool) -> 
         used = [(row, start + step) for (row, start), n in zip(places, lengths, strict=True) for step in range(n)]
         assert len(set(used)) == len(used)
         assert all(column < 40 for _, column in used)
-        rows = 1 + max(row for row, _ in places)
-        fewest = -(-sum(lengths) // 40)
-        assert rows <= (11 * fewest + 6) // 9 or not largest_first or rows <= 1 + fewest
+        fill = [sum(each == row for each, _ in used) for row in range(1 + max(row for row, _ in places))]
+        assert all(one + other > 40 for one, other in itertools.combinations(fill, 2)), "two rows would fit into one"
     assert place_in_rows([3, 6, 4, 7], 10) == [(0, 7), (1, 0), (1, 6), (0, 0)]
 
 
