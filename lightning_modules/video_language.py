@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -90,6 +91,7 @@ class VideoLanguageModule(LightningModule):
         self.max_new_tokens = max_new_tokens
         self.model: VideoLanguageModel | None = None
         self.counter = AccuracyCounter()
+        self._seed = 0
 
     def configure_model(self) -> None:
         """Build the parts; called by the trainer inside the strategy's sharding context."""
@@ -123,6 +125,19 @@ class VideoLanguageModule(LightningModule):
         if self.model is None:
             raise RuntimeError("the parts are not built yet; call configure_model() first (the trainer does)")
         return self.model
+
+    def on_train_start(self) -> None:
+        """Note the run's seed, which a resumed run is started with again."""
+        self._seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: JudgedBatch, batch_index: int) -> None:
+        """Seed dropout from the run's seed, the rank and the batches before.
+
+        A resumed run draws the masks that the uninterrupted one would have drawn, and no two ranks draw the same.
+        """
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total  # Lightning types it too narrowly
+        seeds = np.random.SeedSequence([self._seed, self.global_rank, progress.processed])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def training_step(self, batch: JudgedBatch, batch_index: int) -> Tensor:
         """Loss of one batch."""

@@ -1,7 +1,7 @@
 """Any Hugging Face causal language model as the part that answers."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from components.attention import AttentionWish
 from components.interfaces import IGNORED_LABEL, AnswerLoss, LanguageModel, TextInputs, VisualTokens
 from components.language.chat import ChatFormat
+from components.language.packing import is_flash, pack_rows, refuse_mixed_conversations, refuse_unpackable
 from components.language.pretrained import LoraSettings, add_adapters, build_model
 from components.language.splice import SplicedInputs, splice
 from components.questions import before_answer
@@ -33,10 +34,12 @@ class HuggingFaceCausalLM(LanguageModel):
         freeze: Train nothing here; only what produces the visual tokens learns.
         gradient_checkpointing: Compute every layer again in the backward pass instead of keeping its activations.
         gguf_file: Name of a GGUF file in ``path`` that holds configuration, tokenizer and weights instead.
+        pack: Score several conversations in one row, none of which sees another, instead of padding each to the
+            longest: the same losses with fewer positions computed. See ``components.language.packing``.
 
     Raises:
-        ValueError: The arguments contradict each other, weights are missing, the tokenizer has ids that the model
-            lacks, or its chat template is missing or ends no turn.
+        ValueError: The arguments contradict each other, the model cannot be packed, weights are missing, the tokenizer
+            has ids that the model lacks, or its chat template is missing or ends no turn.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class HuggingFaceCausalLM(LanguageModel):
         freeze: bool = False,
         gradient_checkpointing: bool = False,
         gguf_file: str | None = None,
+        pack: bool = False,
     ) -> None:
         super().__init__()
         if lora is not None and freeze:
@@ -72,6 +76,10 @@ class HuggingFaceCausalLM(LanguageModel):
             do_sample=False, eos_token_id=self.chat.stop_ids, pad_token_id=self.chat.pad_id
         )
         self.dim = int(embeddings.embedding_dim)
+        if pack:
+            refuse_unpackable(self.model)
+        self.pack = pack
+        self._conversations_kept_apart = False  # not checked yet
         if freeze:
             self.model.requires_grad_(False)
         if lora is not None:
@@ -109,14 +117,17 @@ class HuggingFaceCausalLM(LanguageModel):
         inputs = self._splice(visual, text)
         scored = inputs.labels[:, 1:] != IGNORED_LABEL  # [C, T-1], whether the next token is scored
         rows, columns = scored.nonzero(as_tuple=True)
-        logits = self._logits_at(
-            rows,
-            columns,
-            inputs_embeds=inputs.embeddings,
-            attention_mask=inputs.mask.long(),
-            position_ids=inputs.position_ids,
-            use_cache=False,
-        ).logits
+        if self.pack:
+            logits = self._packed_logits(inputs, rows, columns)
+        else:
+            logits = self._logits_at(
+                rows,
+                columns,
+                inputs_embeds=inputs.embeddings,
+                attention_mask=inputs.mask.long(),
+                position_ids=inputs.position_ids,
+                use_cache=False,
+            ).logits
         token_nll = functional.cross_entropy(logits.float(), inputs.labels[rows, columns + 1], reduction="none")
         nll = token_nll.new_zeros(scored.shape[0]).index_add(0, rows, token_nll)
         return AnswerLoss(nll, scored.sum(dim=1))
@@ -204,6 +215,19 @@ class HuggingFaceCausalLM(LanguageModel):
         ).logits
         log_likelihood = -functional.cross_entropy(logits.float(), ids[rows, columns], reduction="none")
         return log_likelihood.new_zeros(len(answers)).index_add(0, rows, log_likelihood) / lengths
+
+    def _packed_logits(self, inputs: SplicedInputs, rows: Tensor, columns: Tensor) -> Tensor:
+        """Logits at ``n`` positions of the conversations, ``[n, vocabulary]``, from rows that several of them share."""
+        packed = pack_rows(inputs, single_row=is_flash(self.model))
+        shared = packed.embeddings.shape[0] < packed.row.shape[0]
+        check = shared and not self._conversations_kept_apart
+        with refuse_mixed_conversations(self.model, packed) if check else nullcontext():
+            output = self._logits_at(
+                packed.row[rows], packed.start[rows] + columns, **packed.arguments(), use_cache=False
+            )
+        self._conversations_kept_apart |= shared
+        logits: Tensor = output.logits
+        return logits
 
     def _splice(self, visual: VisualTokens, text: TextInputs, *, pad_left: bool = False) -> SplicedInputs:
         return splice(visual, text, self.embed(text.input_ids), pad_left=pad_left)

@@ -1,0 +1,169 @@
+"""The training run that is killed: tiny in every part, but through the project's own command line on real videos."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from transformers import AutoConfig, Dinov2Config, Dinov2Model
+
+from apps.quickstart.haystack_videos import encode
+from apps.quickstart.tokenizer import build_language_model_folder
+from datamodules.schema import VIDEO_MARK
+from datamodules.shard_writer import ShardWriter
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 70, 220), "yellow": (230, 220, 40)}
+BATCH_SIZE = 4
+STEPS_A_CHECKPOINT = 2
+_IMAGE_SIZE = 28
+_VIDEOS = 42  # no multiple of the batch, so that passes begin within a batch
+_VIDEOS_A_SHARD = 10
+
+
+class Run(NamedTuple):
+    """A run of the workload, over all of its attempts."""
+
+    parts: Path  # what ``build_workload`` made
+    folder: Path
+    steps: int
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints lie."""
+        return self.folder / "checkpoints"
+
+
+def build_workload(folder: Path, *, dropout: float) -> Path:
+    """Make shards of mp4s, an encoder and a language model.
+
+    Every answer is one word, so that all ranks have equally many answer tokens: the mean of their losses is then the
+    loss of the whole batch, whatever their number.
+
+    Args:
+        folder: Receives everything.
+        dropout: Of the language model's attention. Its masks are drawn anew in every step, and are the same in a
+            resumed run only if that draws the same numbers.
+
+    Returns:
+        The folder.
+    """
+    shards = _write_shards(folder / "shards" / "train")
+    language_model = build_language_model_folder(shards, folder / "language_model", num_layers=2, width=32, num_heads=2)
+    config = AutoConfig.from_pretrained(language_model)
+    config.attention_dropout = dropout
+    config.save_pretrained(language_model)
+    _write_encoder(folder / "encoder")
+    return folder
+
+
+def write_config(run: Run, records: Path, *, processes: int) -> Path:
+    """Write what ``train.py`` is given beside ``configs/base.yaml`` for one attempt.
+
+    Args:
+        run: What is trained.
+        records: New folder for what the attempt trains on, and its config.
+        processes: Training processes of this attempt.
+
+    Returns:
+        The file.
+    """
+    distributed = {"strategy": "ddp"} if processes > 1 else {}
+    config = {
+        "num_threads": 1,
+        "model": _model(run.parts),
+        "data": {
+            "tokenizer": str(run.parts / "language_model"),
+            "train": [{"shards": str(run.parts / "shards" / "train-*.tar")}],
+            "sampling": {"num_frames": 6},
+            "pixels": {"size": _IMAGE_SIZE},
+            "loading": {"batch_size": BATCH_SIZE, "num_workers": 1},
+        },
+        "trainer": {
+            "max_steps": run.steps,
+            "accelerator": "cpu",
+            "devices": processes,
+            "logger": False,
+            "default_root_dir": str(records),
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": _callbacks(run.checkpoints, records),
+            **distributed,
+        },
+    }
+    records.mkdir(parents=True)
+    path = records / "attempt.yaml"
+    OmegaConf.save(OmegaConf.create(config), path)
+    return path
+
+
+def _callbacks(checkpoints: Path, records: Path) -> list[dict[str, Any]]:
+    """Those of ``configs/base.yaml`` that keep a run going, with a checkpoint every few steps, and the recorder."""
+    saving = {"save_last": True, "save_top_k": 1, "monitor": "step", "mode": "max"}
+    return [
+        {
+            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+            "init_args": {**saving, "dirpath": str(checkpoints), "every_n_train_steps": STEPS_A_CHECKPOINT},
+        },
+        {"class_path": "benchmarks.resume.recording.StepRecorder", "init_args": {"folder": str(records)}},
+    ]
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    return {
+        "encoder": {
+            "class_path": "components.encoders.hugging_face.HuggingFaceVisionEncoder",
+            "init_args": {"path": str(folder / "encoder"), "layer": -1},
+        },
+        "segmenter": {"class_path": "components.segmenters.uniform.Uniform", "init_args": {"num_segments": 3}},
+        "bridge": {
+            "class_path": "components.bridges.recurrent.RecurrentMemoryBridge",
+            "init_args": {"width": 16, "num_memory": 3, "num_heads": 2},
+        },
+        "language_model": {
+            "class_path": "components.language.causal.HuggingFaceCausalLM",
+            "init_args": {"path": str(folder / "language_model"), "weights": "random"},
+        },
+        "optimization": {"learning_rates": {"bridge": 1e-3, "language_model": 1e-3}},
+    }
+
+
+def _write_shards(prefix: Path) -> list[Path]:
+    random = np.random.default_rng(0)
+    with ShardWriter(prefix, max_samples=_VIDEOS_A_SHARD) as writer:
+        for number in range(_VIDEOS):
+            name, colour = list(COLOURS.items())[number % len(COLOURS)]
+            frames = random.integers(0, 256, (int(random.integers(4, 12)), 32, 32, 3), dtype=np.uint8)
+            frames[:, 8:24, 8:24] = colour
+            turns = [
+                {"role": "user", "content": f"{VIDEO_MARK}\nwhich colour is the square ?"},
+                {"role": "assistant", "content": name},
+            ]
+            record = {"source": "squares", "conversations": [{"id": "colour", "turns": turns}]}
+            writer.write(f"square{number:02d}", record, encode(frames), "mp4")
+    return writer.paths
+
+
+def _write_encoder(folder: Path) -> None:
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=48,
+        image_size=_IMAGE_SIZE,
+        patch_size=14,
+    )
+    Dinov2Model(config).save_pretrained(folder)
+    pixels = {
+        "do_resize": True,
+        "size": {"height": _IMAGE_SIZE, "width": _IMAGE_SIZE},
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels), encoding="utf-8")
