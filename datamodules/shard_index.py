@@ -27,7 +27,7 @@ from datamodules.schema import (
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _TAR_BLOCK = 512
 
 
@@ -39,6 +39,7 @@ class IndexEntry(NamedTuple):
     num_conversations: int
     meta: dict[str, str | int | float]
     problem: str | None  # why the sample cannot be used, None where it can
+    text_lengths: tuple[int, ...] = ()  # characters of every conversation, all its turns together
 
     @property
     def media_ending(self) -> str | None:
@@ -120,9 +121,14 @@ def _read_cached(beside: Path, stamp: dict[str, int]) -> tuple[IndexEntry, ...] 
             return None
         return tuple(
             IndexEntry(
-                key, {ending: (offset, size) for ending, (offset, size) in members.items()}, count, meta, problem
+                key,
+                {ending: (offset, size) for ending, (offset, size) in members.items()},
+                count,
+                meta,
+                problem,
+                tuple(text_lengths),
             )
-            for key, members, count, meta, problem in document["samples"]
+            for key, members, count, meta, problem, text_lengths in document["samples"]
         )
     except FileNotFoundError:
         return None
@@ -196,4 +202,5 @@ def _entry(file: BinaryIO, key: str, members: dict[str, tuple[int, int]]) -> Ind
         record = parse_record(file.read(size), where=where, has_media=bool(media))
     except SampleError as error:
         return IndexEntry(key, members, 0, {}, str(error))
-    return IndexEntry(key, members, len(record.conversations), record.meta, None)
+    text_lengths = tuple(sum(len(turn.content) for turn in item.turns) for item in record.conversations)
+    return IndexEntry(key, members, len(record.conversations), record.meta, None, text_lengths)
