@@ -1,9 +1,9 @@
 """How evenly the ranks are loaded, and how long planning takes: ``python -m benchmarks.batches``.
 
-Plans a pass over made lengths of videos (log-normal durations, at one frame a second), images and text. For every way to
-make batches and every number of ranks it tells in how many steps the busiest rank has at most 1.1 times the mean work,
-how much the busiest ranks of all steps together lose, and how much of the text and of the steps' videos is padding.
-Work is what ``datamodules.units.Cost`` counts. No video is read and no model runs.
+Plans a pass over made lengths of videos (log-normal durations, at one frame a second), images and text. For every way
+to make batches and every number of ranks it tells in how many steps the busiest rank has at most 1.1 times the mean
+work, how much busier it is in the worst step, in all steps together (where the others wait for the busiest in each) and
+over a pass. Work is what ``datamodules.units.Cost`` counts. No video is read and no model runs.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from datamodules.batches import GlobalBatches, global_batches
 from datamodules.order import TrainingOrder
 from datamodules.ranks import split_over_ranks
 from datamodules.stream import SourceSamples
-from datamodules.units import MODALITIES, Cost, SampleTable, divide
+from datamodules.units import MODALITIES, Cost, SampleTable
 
 VISUAL_TOKENS = 64
 SHARES = {"video": 0.6, "image": 0.25, "text": 0.15}
