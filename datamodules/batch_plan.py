@@ -50,7 +50,7 @@ class Budget:
             raise ValueError(f"max_frames, max_tokens and bundle must be positive, got {self}")
 
     def cut(self, frames: Sequence[int], tokens: Sequence[int]) -> list[slice]:
-        """Cut a sequence into stretches within the budget, each as long as possible; one item always fits.
+        """Cut a sequence into stretches within the budget, each as long as possible, but of one item at least.
 
         Args:
             frames: Frames of every item.
@@ -196,7 +196,7 @@ class StageWindows:
                 sums = frames[bundles].sum(axis=1).tolist(), units.tokens[bundles].sum(axis=1).tolist()
                 stretches = self._grouping.budget.cut(*sums)
             batches += [units.take(bundles[stretch].reshape(-1)) for stretch in stretches]
-        generator = np.random.default_rng([self._seed, self._stream.number, number, _BATCH_ORDER])
+        generator = np.random.default_rng([self._seed, self._stream.number, number, 0, _BATCH_ORDER])
         return [batches[place] for place in generator.permutation(len(batches))]
 
     def _bundles(self, units: DrawnUnits, frames: Numbers, members: Numbers) -> Numbers:

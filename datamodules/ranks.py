@@ -11,8 +11,8 @@ from datamodules.batches import GlobalBatches
 from datamodules.order import Draw
 from datamodules.units import Numbers, SampleTable
 
-_LEAST_GAIN = 1e-3
-"""Part of a rank's work that an exchange must save."""
+_EVEN_ENOUGH = 1e-3
+"""Part of the work below which ranks count as equally loaded, and exchanges as no gain."""
 
 
 def split_over_ranks(costs: Sequence[float] | NDArray[np.floating], world_size: int) -> list[list[int]]:
@@ -55,11 +55,13 @@ def _exchange(owner: Numbers, work: NDArray[np.float64], world_size: int) -> Non
     for _ in range(len(work)):
         done = np.bincount(owner, work, minlength=world_size)
         busiest = int(done.argmax())
+        if done[busiest] <= done.mean() * (1 + _EVEN_ENOUGH):
+            return
         own, others = np.flatnonzero(owner == busiest), np.flatnonzero(owner != busiest)
         moved = work[own][:, None] - work[others][None]
         after = np.maximum(done[busiest] - moved, done[owner[others]][None] + moved)
         place = int(after.argmin())
-        if after.flat[place] > done[busiest] * (1 - _LEAST_GAIN):
+        if after.flat[place] > done[busiest] * (1 - _EVEN_ENOUGH):
             return
         unit, other = own[place // len(others)], others[place % len(others)]
         owner[unit], owner[other] = owner[other], owner[unit]
@@ -77,7 +79,7 @@ class TrainingBatches:
         samples_consumed: Tells how many units the run has trained on; asked whenever an iteration starts.
 
     Raises:
-        ValueError: The global batches cannot be split evenly over the ranks.
+        ValueError: The global batches cannot be split evenly over the ranks, or an epoch would have none.
     """
 
     def __init__(
@@ -94,6 +96,8 @@ class TrainingBatches:
                 f"{name} {multiple} counts the samples of all ranks together and cannot be split over "
                 f"{world_size} ranks; choose a multiple"
             )
+        if batches_per_epoch is None and not batches.batches_per_pass:
+            raise ValueError(f"a pass over the samples is less than one batch; lower {name} or set trainer.max_steps")
         self._batches = batches
         self._batches_per_epoch = batches_per_epoch
         self._rank = rank

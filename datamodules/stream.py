@@ -95,6 +95,8 @@ class StageStream:
                 f"source {never[0]} ({sizes[never[0]]} units) would never be drawn: its share of a pass is less than "
                 "one draw; raise its weight, lower order.temperature, or remove it"
             )
+        starts = [[int(shard.min()) for shard in shards if len(shard)] for shards in self._shards]
+        self._first_conversation = [int(units.first_conversation[min(first)]) if first else 0 for first in starts]
         self._passes: dict[int, DrawnUnits] = {}
         self._source_passes: dict[tuple[int, int], _SourcePass] = {}
 
@@ -131,7 +133,7 @@ class StageStream:
             zip(samples, drawn.unit, drawn.source.tolist(), drawn.source_pass.tolist(), strict=True)
         ):
             first, end = self.units.first_conversation[unit], self.units.end_conversation[unit]
-            low = self._first_conversation(source)
+            low = self._first_conversation[source]
             numbers = self._source_pass(source, number).conversations[first - low : end - low]
             chosen = sorted((numbers - self._samples.first_conversation[sample]).tolist())
             draws.append(Draw(sample, position + place, tuple(chosen)))
@@ -169,7 +171,7 @@ class StageStream:
         seed = [self._order.seed, self.number, source, number]
         shards = self._shards[source]
         units = shuffled_pass(shards, self._order.shuffle_block, np.random.default_rng(seed))
-        low = self._first_conversation(source)
+        low = self._first_conversation[source]
         high = int(self.units.end_conversation[max(int(shard.max(initial=-1)) for shard in shards)])
         conversations = np.arange(low, high)
         if self._order.conversations_per_video is not None:
@@ -179,10 +181,6 @@ class StageStream:
         ends = np.concatenate([[0], np.cumsum(self._samples.tokens[conversations])]).astype(np.int64)
         first, end = self.units.first_conversation[units], self.units.end_conversation[units]
         return _SourcePass(units, ends[end - low] - ends[first - low], conversations)
-
-    def _first_conversation(self, source: int) -> int:
-        first = min(int(shard.min()) for shard in self._shards[source] if len(shard))
-        return int(self.units.first_conversation[first])
 
 
 def _draws_of_a_pass(sizes: Numbers, weights: Sequence[float], temperature: float | None) -> NDArray[np.float64]:

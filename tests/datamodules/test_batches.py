@@ -213,6 +213,13 @@ def test_a_budget_that_cannot_be_kept_is_refused_at_the_start(budget: Budget, me
         batches_of(source(0, 9), samples=samples, budget=budget)
 
 
+def test_a_pass_that_is_smaller_than_a_batch_fills_one_with_the_next_passes() -> None:
+    batches = batches_of(source(0, 3), samples=table([1] * 3), budget=Budget(max_frames=8))
+    assert sorted(Counter(numbers(batches, 0, 24)).values()) == [8, 8, 8]
+    with pytest.raises(ValueError, match=r"less than one batch; lower budget.bundle or set trainer.max_steps"):
+        TrainingBatches(batches, None, 0, 1, int)
+
+
 def test_a_bundle_that_the_ranks_cannot_share_is_refused() -> None:
     batches = batches_of(source(0, 50), budget=Budget(max_frames=24))
     with pytest.raises(ValueError, match=r"budget.bundle 8 counts the samples of all ranks.*3 ranks"):

@@ -126,7 +126,10 @@ def test_a_source_that_is_drawn_often_comes_pass_after_pass() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: batches_of(source(0, 3), batch_size=4), "3 samples are less than one batch of 4"),
+        (
+            lambda: TrainingBatches(batches_of(source(0, 3), batch_size=4), None, 0, 1, int),
+            "less than one batch; lower batch_size",
+        ),
         (lambda: batches_of(source(0, 3, weight=0.0)), "weights must be positive"),
         (
             lambda: batches_of(source(0, 3), order=TrainingOrder(curriculum=[CurriculumStage(0.5, 1)])),
