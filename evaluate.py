@@ -13,17 +13,17 @@ import argparse
 import hashlib
 import json
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch, collate
 from datamodules.instruction import InstructionDataModule
-from datamodules.order import Draw
 from datamodules.shard_reader import ShardReader, open_shards
 from lightning_modules.command_line import VideoLanguageCLI
 from lightning_modules.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
@@ -150,10 +150,12 @@ def make_loader(data: InstructionDataModule, reader: ShardReader, numbers: Seque
         reader: The samples.
         numbers: Which of them.
     """
-    samples: Any = Subset(data.dataset(reader, train=False), [Draw(number, number) for number in numbers])  # type: ignore[misc]
+    # Lightning cannot know that this sampler leaves nothing out.
+    warnings.filterwarnings("ignore", message=".*custom batch sampler `EvaluationBatches` for prediction.*")
+    samples: Any = data.dataset(reader, train=False)
     return DataLoader(
         samples,
-        batch_size=data.loading.eval_batch_size or data.loading.batch_size,
+        batch_sampler=data.evaluation_batches(reader, numbers),
         collate_fn=collate,
         num_workers=data.loading.num_workers,
     )

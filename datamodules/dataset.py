@@ -105,7 +105,7 @@ def read_features(data: bytes, *, where: str) -> VideoFrames:
 
 
 class ConversationDataset(Dataset[Sample]):
-    """Samples by number: media decoded once, every conversation about it encoded.
+    """Samples by number: media decoded once, every conversation about it that was drawn encoded.
 
     Args:
         reader: The shards.
@@ -150,7 +150,9 @@ class ConversationDataset(Dataset[Sample]):
         raw = self.reader.read(draw.sample)
         frames = self.media.read(raw, (self.seed, draw.position))
         num_frames = 0 if frames is None else len(frames.frames)
-        conversations = tuple(self._encode(raw, item, num_frames) for item in raw.record.conversations)
+        spoken = raw.record.conversations
+        chosen = spoken if draw.conversations is None else [spoken[number] for number in draw.conversations]
+        conversations = tuple(self._encode(raw, item, num_frames) for item in chosen)
         if frames is None:
             return Sample(raw.key, None, None, conversations)
         return Sample(raw.key, frames.frames, frames.frame_ms, conversations)

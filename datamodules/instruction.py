@@ -1,14 +1,12 @@
 """The LightningDataModule: sources in, batches out, and one integer that resumes training exactly.
 
-Training is resumed through ``state_dict``: it holds how many samples were trained on. Batches that were only fetched
-do not count, so prefetching loses nothing. Everything that the order follows from is in the fingerprint beside it.
+Training is resumed through ``state_dict``: it holds how many units were trained on (samples, or groups of their
+conversations). Batches that were only fetched do not count, so prefetching loses nothing. Everything that the order
+follows from is in the fingerprint beside it.
 """
 
-import hashlib
-import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,12 +15,18 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch, collate
+from datamodules.batches import GlobalBatches, global_batches
 from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset, MediaReader
+from datamodules.fingerprint import check_facts, order_facts
 from datamodules.loading import LateLoader, Loading, ResumableLoader, Source
-from datamodules.order import EvaluationBatches, SampleStream, SourceSamples, TrainingBatches, TrainingOrder
+from datamodules.order import TrainingOrder
+from datamodules.ranks import EvaluationBatches, TrainingBatches
 from datamodules.shard_reader import ShardReader, open_shards
+from datamodules.stream import SourceSamples
+from datamodules.text_tokens import measure_text_tokens
 from datamodules.transforms import PixelOptions, PixelTransform
+from datamodules.units import Numbers, SampleTable, tabulate
 from datamodules.video import FrameSampling
 
 
@@ -69,7 +73,8 @@ class InstructionDataModule(LightningDataModule):
         self.loading = loading
         self.num_steps = num_steps
         self._tokenizer: Any = None
-        self._fingerprint: str | None = None
+        self._batches: GlobalBatches | None = None
+        self._facts: dict[str, Any] | None = None
         self._restored: dict[str, Any] | None = None
         self._start_samples = 0
         self._start_batches: int | None = None
@@ -114,21 +119,28 @@ class InstructionDataModule(LightningDataModule):
         readers = [open_shards(source.shards, self.loading.cache) for source in self.train_sources]
         reader = ShardReader([shard for one in readers for shard in one.shards])
         dataset = self.dataset(reader, train=True)
-        batch_size = self.loading.batch_size
-        steps = self.num_steps if self.num_steps > 0 else None
+        rank, world_size = self._rank()
+        # One process with batches of a fixed size has no use for the lengths of texts.
+        samples = self._lengths(reader, readers if self.loading.budget is not None or world_size > 1 else [])
+        if self.loading.budget is not None:
+            samples.check_lengths(reader)
+        stated_frames = _stated_frames(reader)
         accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        stream = SampleStream(
+        num_batches = self.num_steps * accumulated if self.num_steps > 0 else None
+        self._batches = global_batches(
             _source_samples(readers, self.train_sources),
-            _num_frames(reader),
+            samples,
             self.order,
-            batch_size,
-            num_batches=None if steps is None else steps * accumulated,
+            cost=self.loading.cost,
+            batch_size=self.loading.batch_size,
+            budget=self.loading.budget,
+            num_batches=num_batches,
+            stated_frames=stated_frames,
         )
         shards = [shard.fingerprint for shard in reader.shards]
         weights = [source.weight for source in self.train_sources]
-        facts = [shards, weights, asdict(self.order), hashlib.sha256(stream.curriculum.tobytes()).hexdigest()]
-        self._fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        batches = TrainingBatches(stream, batch_size, *self._rank(), self._resume_position)
+        self._facts = order_facts(shards, weights, self.order, self._batches, samples, stated_frames)
+        batches = TrainingBatches(self._batches, num_batches, rank, world_size, self._resume_position)
         return self._loader(ResumableLoader, dataset, batches)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
@@ -156,11 +168,37 @@ class InstructionDataModule(LightningDataModule):
             failures=self.loading.failures,
         )
 
+    def evaluation_batches(self, reader: ShardReader, numbers: Sequence[int] | None = None) -> EvaluationBatches:
+        """Make batches to judge these samples in, as this module's settings have it.
+
+        Args:
+            reader: The samples.
+            numbers: Which of them, in this order; None = all.
+
+        Raises:
+            ValueError: A sample does not tell its length, which a budget goes by; or there are too few for the ranks.
+        """
+        loading = self.loading
+        fixed = loading.eval_batch_size or loading.batch_size
+        rank, world_size = self._rank()
+        samples = self._lengths(reader, [] if fixed else [reader])
+        if not fixed:
+            samples.check_lengths(reader)
+        return EvaluationBatches(
+            samples,
+            numbers,
+            batch_size=fixed,
+            budget=None if fixed else loading.budget,
+            frame_tokens=loading.cost.frame_tokens,
+            rank=rank,
+            world_size=world_size,
+        )
+
     def state_dict(self) -> dict[str, Any]:
-        """How many samples were trained on, and what their order follows from."""
-        if self._fingerprint is None:
+        """How many units were trained on, and what their order follows from."""
+        if self._facts is None:
             return self._restored or {}
-        return {"samples_consumed": self.samples_consumed, "fingerprint": self._fingerprint}
+        return {"samples_consumed": self.samples_consumed, "fingerprint": self._facts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over where a checkpoint stands. It is checked when training goes on: judging needs no training data."""
@@ -170,19 +208,15 @@ class InstructionDataModule(LightningDataModule):
 
     @property
     def samples_consumed(self) -> int:
-        """Samples that the run has trained on so far, over all ranks and restarts."""
-        if self._start_batches is None:
+        """Units (samples, or groups of their conversations) trained on so far, over all ranks and restarts."""
+        if self._start_batches is None or self._batches is None:
             return self._start_samples
-        return self._start_samples + (self._trained_batches() - self._start_batches) * self.loading.batch_size
+        return self._batches.consumed_after(self._start_samples, self._trained_batches() - self._start_batches)
 
     def _resume_position(self) -> int:
         """Where an iteration of the training loader starts; asked at its first batch, after Lightning has restored."""
-        if self._restored and self._restored["fingerprint"] != self._fingerprint:
-            raise ValueError(
-                "the checkpoint was trained on other shards, or with another seed, weight, shuffle_block or curriculum "
-                "(whose stages move with the run's length): going on would repeat or lose samples. Restore the data "
-                "settings, or start a new run from the checkpoint's weights"
-            )
+        if self._restored and self._facts is not None:
+            check_facts(self._restored["fingerprint"], self._facts)
         if self._start_batches is None:
             self._start_batches = self._trained_batches()
         return self.samples_consumed
@@ -198,11 +232,9 @@ class InstructionDataModule(LightningDataModule):
         self._refuse_other_sampler()
         loaders = []
         for patterns in self.evaluation_sources[kind].values():
-            dataset = self.dataset(open_shards(patterns, self.loading.cache), train=False)
-            batch_size = self.loading.eval_batch_size or self.loading.batch_size
-            loaders.append(
-                self._loader(LateLoader, dataset, EvaluationBatches(len(dataset), batch_size, *self._rank()))
-            )
+            reader = open_shards(patterns, self.loading.cache)
+            batches = self.evaluation_batches(reader)
+            loaders.append(self._loader(LateLoader, self.dataset(reader, train=False), batches))
         return loaders
 
     def _loader(
@@ -215,6 +247,14 @@ class InstructionDataModule(LightningDataModule):
             num_workers=self.loading.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _lengths(self, reader: ShardReader, measured: Sequence[ShardReader]) -> SampleTable:
+        """Lengths of the samples; their text's only where there are ``measured`` sources to fit them to."""
+        loading = self.loading
+        text = None
+        if measured:
+            text = measure_text_tokens(measured, self.tokenizer, max_length=loading.max_length, seed=self.order.seed)
+        return tabulate(reader, self.sampling, text, loading.cost.visual_tokens or 0)
 
     def _rank(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -241,6 +281,6 @@ def _source_samples(readers: Sequence[ShardReader], sources: Sequence[Source]) -
     return numbered
 
 
-def _num_frames(reader: ShardReader) -> np.ndarray:
+def _stated_frames(reader: ShardReader) -> Numbers:
     known = (reader.entry(index).num_frames for index in range(len(reader)))
     return np.array([-1 if count is None else count for count in known], dtype=np.int64)

@@ -7,8 +7,10 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch
+from datamodules.batch_plan import Budget
 from datamodules.dataset import FailurePolicy
 from datamodules.shard_cache import ShardCache
+from datamodules.units import Cost
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class Source:
 
     Args:
         shards: Path, url, folder or pattern as ``find_shards`` reads it, or several.
-        weight: How often a sample comes in a pass; 1 draws every sample once, 0.5 half of them.
+        weight: How often a sample comes in a pass; 1 draws every sample once, 0.5 half of them. Stays 1 where
+            ``order.temperature`` mixes the sources.
     """
 
     shards: str | list[str]
@@ -29,9 +32,12 @@ class Loading:
     """How samples are read and joined.
 
     Args:
-        batch_size: Samples (videos with all their conversations) of one batch over all ranks together, so that the
-            number of ranks changes nothing.
-        eval_batch_size: The same in validation, test and predict. None = ``batch_size``.
+        batch_size: Samples (videos with all their conversations, or with ``order.conversations_per_video`` of them) of
+            one batch over all ranks together, so that the number of ranks changes nothing. None with a budget.
+        budget: Frames and tokens of one batch over all ranks together, instead of a number of samples.
+        eval_batch_size: Samples of a batch in validation, test and predict. None = as in training: ``batch_size``
+            samples, or as many as the budget holds.
+        cost: How much work a sample is: the ranks' is balanced by it, and a budget groups by it.
         num_workers: Worker processes of every rank.
         max_length: Most text tokens of a conversation; None = no bound.
         video_backend: ``pyav`` or ``decord``.
@@ -39,11 +45,13 @@ class Loading:
         cache: Where local copies of remote shards are kept.
 
     Raises:
-        ValueError: A size is not positive.
+        ValueError: A size is not positive, or not exactly one of ``batch_size`` and ``budget`` is given.
     """
 
-    batch_size: int = 8
+    batch_size: int | None = 8
+    budget: Budget | None = None
     eval_batch_size: int | None = None
+    cost: Cost = field(default_factory=Cost)
     num_workers: int = 2
     max_length: int | None = 2048
     video_backend: str = "pyav"
@@ -54,6 +62,13 @@ class Loading:
         sizes = [self.batch_size, self.eval_batch_size, self.max_length]
         if any(size is not None and size < 1 for size in sizes) or self.num_workers < 0:
             raise ValueError(f"batch sizes and max_length must be positive, num_workers not negative, got {self}")
+        if (self.batch_size is None) == (self.budget is None):
+            raise ValueError(f"give either batch_size or budget and null for the other, got {self}")
+        if self.budget is not None and self.budget.max_tokens is not None and self.cost.visual_tokens is None:
+            raise ValueError(
+                "budget.max_tokens counts the visual tokens too: set cost.visual_tokens to how many the language model "
+                "reads of a video, what the bridge's readout gives (0 where there is text only)"
+            )
 
 
 class LateLoader(DataLoader[Batch]):

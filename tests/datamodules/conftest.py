@@ -9,7 +9,7 @@ from datamodules.instruction import InstructionDataModule
 from datamodules.loading import Loading, Source
 from datamodules.transforms import Augmentation, PixelOptions
 from datamodules.video import FrameSampling
-from tests.datamodules.recorder import samples
+from tests.datamodules.recorder import mixed_samples, samples
 from tests.fixtures_data import make_tiny_tokenizer, write_shard
 
 
@@ -30,6 +30,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shard(folder / "train-1.tar", samples("b", 7, num_frames=3))
     write_shard(folder / "long.tar", samples("l", 5, num_frames=2))
     write_shard(folder / "short.tar", samples("s", 3))
+    write_shard(folder / "mixed-0.tar", mixed_samples("m", 40))
+    write_shard(folder / "mixed-1.tar", mixed_samples("n", 17))
     return folder
 
 

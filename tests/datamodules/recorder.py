@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from datamodules.batch import Batch
-from tests.fixtures_data import RawSample, make_clip, make_record
+from tests.fixtures_data import RawSample, make_clip, make_image, make_record
 
 Step = tuple[str, ...]
 
@@ -22,12 +22,15 @@ class Recorder(LightningModule):
         self.weight = torch.nn.Parameter(torch.ones(1))
         self.reads_length_early = reads_length_early
         self.steps: list[Step] = []
+        self.asked: list[list[tuple[str, str]]] = []
         self.losses: list[float] = []
         self.evaluated: dict[int, list[str]] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.steps.append(tuple(question.key for question in batch.questions))
-        loss = (self.weight * batch.frames.float().mean() / 255 - 0.5) ** 2
+        self.asked.append([(question.key, question.id) for question in batch.questions])
+        seen = batch.frames if batch.frames.numel() else batch.input_ids  # of text there are no frames
+        loss = (self.weight * seen.float().mean() / 255 - 0.5) ** 2
         self.losses.append(float(loss.detach()))
         return loss.sum()
 
@@ -50,6 +53,20 @@ def samples(prefix: str, count: int, num_frames: int = 1) -> list[RawSample]:
     clip = make_clip(num_frames, width=16, height=16)
     record = make_record(meta={"num_frames": num_frames})
     return [(f"{prefix}{index:02d}", record, clip, "mp4") for index in range(count)]
+
+
+def mixed_samples(prefix: str, count: int) -> list[RawSample]:
+    """Videos of 1 to 5 frames, images and text, with one to three questions each."""
+    clips = [make_clip(num_frames, width=16, height=16) for num_frames in range(1, 6)]
+    image = make_image(width=16, height=16)
+    made: list[RawSample] = []
+    for number in range(count):
+        questions = [("which colour ?", "red"), ("how many ? " * (number % 4 + 1), "one"), ("what shape ?", "star")]
+        asked, length = questions[: number % 3 + 1], number % 5
+        record = make_record(asked, media=number % 7 != 0, meta={"num_frames": length + 1} if number % 7 > 2 else {})
+        media = [(None, None), (image, "png"), (image, "png"), *[(clips[length], "mp4")] * 4][number % 7]
+        made.append((f"{prefix}{number:02d}", record, *media))
+    return made
 
 
 def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:

@@ -74,6 +74,16 @@ def test_a_video_is_decoded_once_for_all_its_questions(
     assert batch.frame_counts.tolist() == [4]
 
 
+def test_a_draw_may_ask_for_some_of_the_conversations(mixed: Path, tokenizer: Any) -> None:
+    data = dataset(mixed, tokenizer)
+    whole, part = data[Draw(0, 0)], data[Draw(0, 0, (1,))]
+    assert [one.question.id for one in part.conversations] == ["q1"]
+    assert torch.equal(part.conversations[0].input_ids, whole.conversations[1].input_ids)
+    assert part.frames is not None
+    assert whole.frames is not None
+    assert torch.equal(part.frames, whole.frames)
+
+
 def test_batch_of_mixed_items_equals_items_one_by_one(mixed: Path, tokenizer: Any) -> None:
     data = dataset(mixed, tokenizer, augment=True)
     draws = [Draw(index, 10 + index) for index in range(len(data))]

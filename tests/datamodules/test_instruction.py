@@ -1,16 +1,19 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch.cli import LightningCLI
 
+from datamodules.batch_plan import Budget
 from datamodules.dataset import FailurePolicy
 from datamodules.errors import ShardError
 from datamodules.instruction import InstructionDataModule
 from datamodules.loading import Loading, Source
 from datamodules.order import CurriculumStage, TrainingOrder
 from datamodules.transforms import Augmentation, PixelOptions
+from datamodules.units import Cost
 from datamodules.video import FrameSampling
 from tests.datamodules.recorder import Recorder, Step, checkpoints, samples, trainer
 from tests.fixtures_data import make_clip, make_record, write_shard
@@ -27,7 +30,13 @@ def test_a_checkpoint_is_judged_without_training_data(
     assert data.state_dict()["samples_consumed"] == 8
 
 
-def test_ranks_split_the_batches_of_one_process(make: Callable[..., InstructionDataModule]) -> None:
+BY_BUDGET = Loading(None, Budget(max_frames=24, max_tokens=600, bundle=4), cost=Cost(visual_tokens=2), num_workers=0)
+
+
+@pytest.mark.parametrize("loading", [Loading(4, num_workers=0), BY_BUDGET])
+def test_ranks_split_the_batches_of_one_process(
+    make: Callable[..., InstructionDataModule], shards: Path, loading: Loading
+) -> None:
     class Rank:
         accumulate_grad_batches = 1
 
@@ -40,16 +49,17 @@ def test_ranks_split_the_batches_of_one_process(make: Callable[..., InstructionD
             self.fit_loop = type("Fit", (), {"epoch_loop": type("Epoch", (), {"batch_progress": total})})
 
     def keys(rank: int, world: int) -> list[Step]:
-        data = make()
+        data = make(train=[Source(str(shards / "mixed-*.tar"))], loading=loading)
         data.trainer = Rank(rank, world)  # type: ignore[assignment]
-        return [tuple(question.key for question in batch.questions) for batch in data.train_dataloader()]
+        # A sample with several questions is named once for each of them.
+        return [tuple(dict.fromkeys(question.key for question in batch.questions)) for batch in data.train_dataloader()]
 
     alone = keys(0, 1)
     for world in (2, 4):
         parts = zip(*(keys(rank, world) for rank in range(world)), strict=True)
         for whole, split in zip(alone, parts, strict=True):
             assert sorted(whole) == sorted(key for part in split for key in part)
-            assert {len(part) for part in split} == {4 // world}
+            assert {len(part) for part in split} == {len(whole) // world}
 
 
 def test_another_sampler_is_refused_on_several_ranks(make: Callable[..., InstructionDataModule]) -> None:
@@ -79,6 +89,36 @@ def test_evaluation_sets_come_in_order_and_once(
         predicted = trainer(tmp_path).predict(Recorder(), datamodule=data)
     assert predicted is not None
     assert [[key for batch in one for key in batch] for one in predicted] == list(expected.values())
+
+
+def test_evaluation_goes_by_the_budget_of_training(
+    make: Callable[..., InstructionDataModule], shards: Path, tmp_path: Path
+) -> None:
+    def batches(**settings: Any) -> list[list[str]]:
+        data = make(predict={"long": str(shards / "train-1.tar")}, **settings)
+        return [list(dict.fromkeys(one.key for one in batch.questions)) for batch in data.predict_dataloader()[0]]
+
+    every_second = FrameSampling(num_frames=None, fps=4.0)  # all 3 frames of a clip, as its meta tells
+    keys = [f"b{number:02d}" for number in range(7)]
+    budget = Budget(max_frames=8, bundle=1)
+    found = batches(sampling=every_second, loading=Loading(None, budget, num_workers=0))
+    assert found == [keys[0:2], keys[2:4], keys[4:6], keys[6:]]
+    assert batches(sampling=every_second, loading=Loading(None, budget, eval_batch_size=9, num_workers=0)) == [keys]
+
+
+def test_videos_of_unknown_length_are_refused_by_a_budget(
+    make: Callable[..., InstructionDataModule], tmp_path: Path
+) -> None:
+    shard = write_shard(tmp_path / "unknown.tar", [("x", make_record(), make_clip(2), "mp4")])
+    data = make(
+        train=[Source(str(shard))],
+        predict={"x": str(shard)},
+        sampling=FrameSampling(num_frames=None, fps=4.0),
+        loading=Loading(None, Budget(max_frames=8, bundle=1), num_workers=0),
+    )
+    for loader in (data.train_dataloader, data.predict_dataloader):
+        with pytest.raises(ValueError, match=r"1 of 1 samples do not tell their length.*unknown.tar, key 'x'"):
+            loader()
 
 
 def test_curriculum_follows_the_run_length(make: Callable[..., InstructionDataModule], tmp_path: Path) -> None:
@@ -146,13 +186,28 @@ def test_every_setting_comes_from_the_command_line(shards: Path, tokenizer_folde
           loading: {{batch_size: 2, failures: {{on_error: skip, skipped_file: {tmp_path}/skipped.jsonl}}}}
         """
     )
-    cli = LightningCLI(Recorder, InstructionDataModule, args=["-c", str(config), "--data.order.seed=4"], run=False)
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        """
+        data:
+          order: {temperature: 2, conversations_per_video: 3, modalities: separate, window: 64}
+          loading:
+            batch_size: null
+            budget: {max_frames: 64, max_tokens: 4096, bundle: 4}
+            cost: {frame_tokens: 2.5, visual_tokens: 16}
+        """
+    )
+    cli = LightningCLI(
+        Recorder, InstructionDataModule, args=["-c", str(config), "-c", str(overlay), "--data.order.seed=4"], run=False
+    )
     data = cli.datamodule
     assert data.train_sources == [Source(f"{shards}/train-*.tar", 0.5), Source([f"{shards}/long.tar"])]
     assert data.validation_names == ["1x", "2x"]
     assert data.sampling == FrameSampling(num_frames=None, fps=2, max_frames=8)
     assert data.pixels == PixelOptions(16, "pad", Augmentation(horizontal_flip=0.5))
-    assert data.order == TrainingOrder(seed=4, curriculum=[CurriculumStage(0.4, 4)])
+    assert data.order == TrainingOrder(4, [CurriculumStage(0.4, 4)], 1000, 2.0, 3, "separate", 64)
+    assert (data.loading.batch_size, data.loading.budget) == (None, Budget(64, 4096, 4))
+    assert data.loading.cost == Cost(2.5, 16)
     assert data.loading.failures == FailurePolicy("skip", f"{tmp_path}/skipped.jsonl")
 
 
@@ -161,6 +216,17 @@ def test_missing_data_is_named(make: Callable[..., InstructionDataModule], tmp_p
         trainer(tmp_path, max_steps=1).fit(Recorder(), datamodule=make(train=[Source(str(tmp_path / "gone-*.tar"))]))
     with pytest.raises(ValueError, match=r"set data.train to a list of sources"):
         make(train=[]).train_dataloader()
+
+
+@pytest.mark.parametrize("sizes", [{"batch_size": 4, "budget": Budget(max_frames=8)}, {"batch_size": None}])
+def test_a_batch_size_and_a_budget_exclude_each_other(sizes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="give either batch_size or budget and null for the other"):
+        Loading(**sizes)
+
+
+def test_a_budget_of_tokens_needs_to_know_the_visual_ones() -> None:
+    with pytest.raises(ValueError, match=r"set cost.visual_tokens"):
+        Loading(None, Budget(max_tokens=100))
 
 
 @pytest.mark.parametrize("sizes", [{"batch_size": 0}, {"eval_batch_size": 0}, {"num_workers": -1}, {"max_length": 0}])

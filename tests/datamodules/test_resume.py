@@ -10,11 +10,16 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from datamodules.batch import Batch
+from datamodules.batch_plan import Budget
 from datamodules.instruction import InstructionDataModule
-from datamodules.loading import Loading
+from datamodules.loading import Loading, Source
 from datamodules.order import CurriculumStage, TrainingOrder
+from datamodules.units import Cost
+from datamodules.video import FrameSampling
 from tests.datamodules.recorder import Recorder, checkpoints, trainer
 from tests.process_group import run_processes
+
+BUDGET = Budget(max_frames=24, max_tokens=600, bundle=2)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +53,52 @@ def test_a_resumed_run_trains_on_the_samples_of_an_uninterrupted_one(
     assert resumed.losses == straight.losses[stop:]
 
 
+WAYS: dict[str, tuple[TrainingOrder, Loading]] = {
+    "budget": (TrainingOrder(window=16), Loading(None, BUDGET, cost=Cost(visual_tokens=2), num_workers=0)),
+    "budget, separate modalities": (
+        TrainingOrder(window=16, modalities="separate"),
+        Loading(None, BUDGET, cost=Cost(visual_tokens=2), num_workers=0),
+    ),
+    "budget, divided conversations": (
+        TrainingOrder(window=16, conversations_per_video=2),
+        Loading(None, BUDGET, cost=Cost(visual_tokens=2), num_workers=2),
+    ),
+    "separate modalities": (TrainingOrder(modalities="separate"), Loading(4, num_workers=0)),
+    "divided conversations": (TrainingOrder(conversations_per_video=1), Loading(4, num_workers=2)),
+    "temperature": (TrainingOrder(temperature=3.0), Loading(4, num_workers=0)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_make_batches_resumes_exactly(
+    make: Callable[..., InstructionDataModule], shards: Path, tmp_path: Path, way: str
+) -> None:
+    def data() -> InstructionDataModule:
+        order, loading = WAYS[way]
+        sources = [Source(str(shards / f"mixed-{number}.tar")) for number in (0, 1)]
+        return make(train=sources, order=order, loading=loading)
+
+    straight = Recorder()
+    whole = data()
+    trainer(tmp_path, checkpoints(tmp_path), max_steps=14).fit(straight, datamodule=whole)
+    for stop in (4, 9):
+        resumed, rest = Recorder(), data()
+        trainer(tmp_path, max_steps=14).fit(resumed, datamodule=rest, ckpt_path=str(tmp_path / f"step={stop}.ckpt"))
+        assert rest.samples_consumed == whole.samples_consumed
+        assert resumed.asked == straight.asked[stop:]
+        assert resumed.losses == straight.losses[stop:]
+
+
+def test_a_fixed_batch_size_may_change_at_a_restart(make: Callable[..., InstructionDataModule], tmp_path: Path) -> None:
+    straight, first, second = Recorder(), Recorder(), Recorder()
+    trainer(tmp_path, max_steps=6).fit(straight, datamodule=make(loading=Loading(2, num_workers=0)))
+    trainer(tmp_path, checkpoints(tmp_path), max_steps=2).fit(first, datamodule=make(loading=Loading(2, num_workers=0)))
+    trainer(tmp_path, max_steps=4).fit(
+        second, datamodule=make(loading=Loading(4, num_workers=0)), ckpt_path=str(tmp_path / "step=2.ckpt")
+    )
+    assert sum(first.steps + second.steps, ()) == sum(straight.steps, ())
+
+
 def test_a_finished_run_goes_on_for_longer(make: Callable[..., InstructionDataModule], tmp_path: Path) -> None:
     straight, first, second = Recorder(), Recorder(), Recorder()
     trainer(tmp_path, max_steps=4).fit(straight, datamodule=make(num_steps=4))
@@ -69,11 +120,13 @@ def test_resuming_twice_loses_and_doubles_nothing(make: Callable[..., Instructio
     assert len(set(keys[:15])) == len(set(keys[15:30])) == 15
 
 
+@pytest.mark.parametrize("way", ["divided conversations", "budget"])
 def test_resume_is_exact_with_accumulation_and_validation_between(
-    make: Callable[..., InstructionDataModule], shards: Path, tmp_path: Path
+    make: Callable[..., InstructionDataModule], shards: Path, tmp_path: Path, way: str
 ) -> None:
     options: dict[str, Any] = {"accumulate_grad_batches": 2, "max_steps": 5, "val_check_interval": 2}
-    settings = {"validation": {"short": str(shards / "short.tar")}, "num_steps": 5}
+    order, loading = WAYS[way]
+    settings = {"validation": {"short": str(shards / "short.tar")}, "num_steps": 5, "order": order, "loading": loading}
     straight, resumed = Recorder(), Recorder()
     trainer(tmp_path, checkpoints(tmp_path), **options).fit(straight, datamodule=make(**settings))
     trainer(tmp_path, **options).fit(resumed, datamodule=make(**settings), ckpt_path=str(tmp_path / "step=2.ckpt"))
@@ -139,20 +192,35 @@ def test_state_counts_what_was_trained_on_and_not_what_was_fetched(
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "named"),
     [
-        {"order": TrainingOrder(seed=1)},
-        {"order": TrainingOrder(curriculum=[CurriculumStage(0.5, 1)]), "num_steps": 9},
-        {"order": TrainingOrder(shuffle_block=2)},
+        ({"order": TrainingOrder(seed=1)}, "order.seed: 0 -> 1"),
+        ({"order": TrainingOrder(curriculum=[CurriculumStage(0.5, 1)]), "num_steps": 9}, "order.curriculum"),
+        ({"order": TrainingOrder(shuffle_block=2)}, "order.shuffle_block: 1000 -> 2"),
+        ({"order": TrainingOrder(conversations_per_video=2)}, "order.conversations_per_video: null -> 2"),
+        ({"loading": Loading(None, BUDGET, cost=Cost(visual_tokens=2))}, "budget: null -> .*max_frames"),
     ],
 )
 def test_resuming_with_other_data_settings_is_refused(
-    make: Callable[..., InstructionDataModule], tmp_path: Path, changes: dict[str, Any]
+    make: Callable[..., InstructionDataModule], tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
     trainer(tmp_path, checkpoints(tmp_path), max_steps=2).fit(Recorder(), datamodule=make())
-    with pytest.raises(ValueError, match="would repeat or lose samples"):
+    with pytest.raises(ValueError, match=f"would repeat or lose samples. Changed: .*{named}"):
         trainer(tmp_path, max_steps=4).fit(
             Recorder(), datamodule=make(**changes), ckpt_path=str(tmp_path / "step=2.ckpt")
+        )
+
+
+def test_resuming_a_budget_with_other_lengths_is_refused(
+    make: Callable[..., InstructionDataModule], tmp_path: Path
+) -> None:
+    loading = Loading(None, BUDGET, cost=Cost(visual_tokens=2), num_workers=0)
+    trainer(tmp_path, checkpoints(tmp_path), max_steps=2).fit(Recorder(), datamodule=make(loading=loading))
+    with pytest.raises(ValueError, match="Changed: lengths of the samples"):
+        trainer(tmp_path, max_steps=4).fit(
+            Recorder(),
+            datamodule=make(loading=loading, sampling=FrameSampling(num_frames=3)),
+            ckpt_path=str(tmp_path / "step=2.ckpt"),
         )
 
 
@@ -168,17 +236,19 @@ def read_keys(folder: Path) -> dict[int, list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("way", ["fixed", "budget"])
 def test_a_run_goes_on_exactly_with_another_number_of_processes(
-    shards: Path, tokenizer_folder: Path, tmp_path: Path
+    shards: Path, tokenizer_folder: Path, tmp_path: Path, way: str
 ) -> None:
     def run(num_processes: int, end: int, resume: str, folder: Path) -> None:
         command = [
-            str(shards / "train-*.tar"),
+            str(shards / ("mixed-*.tar" if way == "budget" else "train-*.tar")),
             str(tokenizer_folder),
             str(folder),
             str(num_processes),
             str(end),
             resume,
+            way,
         ]
         run_processes("tests.datamodules.train_with_processes", command, num_processes)
 

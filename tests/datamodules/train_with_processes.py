@@ -14,9 +14,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from datamodules.batch import Batch
+from datamodules.batch_plan import Budget
 from datamodules.instruction import InstructionDataModule
 from datamodules.loading import Loading, Source
+from datamodules.order import TrainingOrder
 from datamodules.transforms import PixelOptions
+from datamodules.units import Cost
 from datamodules.video import FrameSampling
 from tests.datamodules.recorder import Recorder, checkpoints, trainer
 
@@ -31,16 +34,22 @@ class KeyFile(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         with (self.folder / f"keys-{trainer.global_rank}.txt").open("a") as file:
-            file.writelines(f"{trainer.global_step} {question.key}\n" for question in batch.questions)
+            file.writelines(f"{trainer.global_step} {question.key}/{question.id}\n" for question in batch.questions)
 
 
-def main(shards: str, tokenizer: str, folder: str, num_processes: str, end: str, resume: str) -> None:
+def main(shards: str, tokenizer: str, folder: str, num_processes: str, end: str, resume: str, way: str) -> None:
+    budget = Budget(max_frames=24, max_tokens=600, bundle=2)
+    loadings = {
+        "fixed": Loading(4, num_workers=1),
+        "budget": Loading(None, budget, cost=Cost(visual_tokens=2), num_workers=1),
+    }
     data = InstructionDataModule(
         tokenizer,
         train=[Source(shards)],
         sampling=FrameSampling(num_frames=2),
         pixels=PixelOptions(16),
-        loading=Loading(batch_size=4, num_workers=1),
+        order=TrainingOrder(window=16, conversations_per_video=2 if way == "budget" else None),
+        loading=loadings[way],
     )
     callbacks = [checkpoints(Path(folder)), KeyFile(Path(folder))]
     options = {"devices": int(num_processes), "strategy": "ddp", "use_distributed_sampler": False}
