@@ -26,8 +26,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from components.interfaces import FrameEncoder
-from datamodules.dataset import MediaReader
+from datamodules.decoding import Decoding
 from datamodules.instruction import InstructionDataModule
+from datamodules.media_reader import MediaReader
 from datamodules.schema import FEATURE_ENDINGS
 from datamodules.shard_index import find_shards, load_index
 from datamodules.shard_reader import RawSample, ShardReader
@@ -188,7 +189,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if data.pixels.augmentation != Augmentation():
         raise ValueError("data.pixels.augmentation is on; cached features cannot be augmented, so switch it off")
     encoder = cli.model.make_encoder().to(known.device)
-    media = MediaReader(data.sampling, PixelTransform(data.pixels, train=False), data.loading.video_backend)
+    media = MediaReader(data.sampling, PixelTransform(data.pixels, train=False), Decoding(data.loading.video_backend))
     known.out.mkdir(parents=True, exist_ok=True)
     encode = DistinctFrames(encoder)
     settings_used = [str(cli.config.model.encoder), repr(data.sampling), repr(data.pixels), data.loading.video_backend]

@@ -1,4 +1,6 @@
-"""The three ways in which data can be wrong. Every message says which file, which key and what to do."""
+"""The ways in which data can be wrong. Every message says which file, which key and what to do."""
+
+from typing import ClassVar
 
 
 class ShardError(ValueError):
@@ -8,9 +10,38 @@ class ShardError(ValueError):
 class SampleError(ValueError):
     """One sample is wrong: its JSON, its conversations, or what it says about its media."""
 
+    kind: ClassVar[str] = "sample"
+    """Under which name a sample that was left out is counted."""
+
 
 class BrokenMediaError(SampleError):
     """The media bytes of one sample cannot be decoded."""
+
+    kind = "media"
+
+
+class OversizedMediaError(BrokenMediaError):
+    """The media has more pixels or needs more memory than is allowed."""
+
+    kind = "size"
+
+
+class StuckDecoderError(BrokenMediaError):
+    """The decoder did not come to an end in time and was killed."""
+
+    kind = "timeout"
+
+
+class CrashedDecoderError(BrokenMediaError):
+    """The decoder took its process down, or failed in a way that it should not."""
+
+    kind = "crash"
+
+
+class QuarantinedError(SampleError):
+    """The sample's decoder hung or crashed before, so it is not tried again."""
+
+    kind = "quarantined"
 
 
 def undecodable(where: str, reason: object) -> str:

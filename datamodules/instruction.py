@@ -18,8 +18,10 @@ from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch, collate
 from datamodules.conversations import load_tokenizer
-from datamodules.dataset import ConversationDataset, MediaReader
+from datamodules.dataset import ConversationDataset
+from datamodules.decoding import Decoding
 from datamodules.loading import LateLoader, Loading, ResumableLoader, Source
+from datamodules.media_reader import MediaReader
 from datamodules.order import EvaluationBatches, SampleStream, SourceSamples, TrainingBatches, TrainingOrder
 from datamodules.shard_index import find_shards, load_index
 from datamodules.shard_reader import ShardReader
@@ -151,7 +153,7 @@ class InstructionDataModule(LightningDataModule):
         return ConversationDataset(
             reader,
             self.tokenizer,
-            MediaReader(self.sampling, PixelTransform(self.pixels, train=train), self.loading.video_backend),
+            MediaReader(self.sampling, PixelTransform(self.pixels, train=train), Decoding(self.loading.video_backend)),
             max_length=self.loading.max_length,
             seed=self.order.seed,
             failures=self.loading.failures,

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch
-from datamodules.dataset import FailurePolicy
+from datamodules.failures import FailurePolicy
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Loading:
     eval_batch_size: int | None = None
     num_workers: int = 2
     max_length: int | None = 2048
-    video_backend: str = "pyav"
+    video_backend: Literal["pyav", "decord"] = "pyav"
     failures: FailurePolicy = field(default_factory=FailurePolicy)
 
     def __post_init__(self) -> None:

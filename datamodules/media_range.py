@@ -1,6 +1,7 @@
 """Where a sample's media lies: a stretch of bytes in a local file. It crosses process borders; the bytes need not."""
 
 import io
+import os
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -21,24 +22,25 @@ class MediaRange(NamedTuple):
             ShardError: The file is gone or shorter than it was when it was indexed.
         """
         with self.open() as file:
-            data = file.read()
-        if len(data) != self.size:
-            raise ShardError(
-                f"{self.path} ends before byte {self.offset + self.size}; it changed since it was indexed: copy it "
-                "again, or remove the index beside it if the change was meant"
-            )
-        return data
+            return file.read()
 
     def open(self) -> BinaryIO:
         """A file of these bytes alone, for decoders that seek: a two-hour film is never in memory as a whole.
 
         Raises:
-            ShardError: The file cannot be opened.
+            ShardError: The file cannot be opened, or is shorter than it was when it was indexed.
         """
         try:
-            return io.BufferedReader(_Window(self))
+            window = _Window(self)
         except OSError as error:
             raise ShardError(f"{self.path} cannot be read ({error.strerror}); is its disk still there?") from error
+        if window.file_size() < self.offset + self.size:
+            window.close()
+            raise ShardError(
+                f"{self.path} ends before byte {self.offset + self.size}; it changed since it was indexed: copy it "
+                "again, or remove the index beside it if the change was meant"
+            )
+        return io.BufferedReader(window)
 
 
 class _Window(io.RawIOBase):
@@ -48,6 +50,10 @@ class _Window(io.RawIOBase):
         self._file = place.path.open("rb", buffering=0)
         self._place = place
         self._position = 0
+
+    def file_size(self) -> int:
+        """Bytes of the whole file."""
+        return os.fstat(self._file.fileno()).st_size
 
     def readable(self) -> bool:
         return True

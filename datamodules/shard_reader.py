@@ -39,6 +39,10 @@ class ShardReader:
         """What the index knows of a sample."""
         return self._places[index][1]
 
+    def shard(self, index: int) -> ShardIndex:
+        """The shard that a sample lies in."""
+        return self.shards[self._places[index][0]]
+
     def where(self, index: int) -> str:
         """Name a sample by its shard and key."""
         number, entry = self._places[index]

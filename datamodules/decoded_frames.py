@@ -1,0 +1,95 @@
+"""What every decoder hands over, and how large it may be. Free of torch, so that a decoding process starts at once.
+
+Frames that are more than half as large again as the transform asks for are scaled down one by one as they are decoded:
+a film in 8K never lies in memory at 8K. Frames below that are handed over as they are, because the transform scales
+them faster and exactly; none is ever enlarged here.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.errors import BrokenMediaError, OversizedMediaError
+
+Pixels = NDArray[np.uint8]
+"""``[H, W, 3]`` or, of several frames, ``[T, H, W, 3]``."""
+
+Allocate = Callable[[tuple[int, ...]], Pixels]
+"""Gives memory for frames of this shape, such as memory that another process sees too."""
+
+_WORTH_SCALING = 1.5
+
+
+class DecodedFrames(NamedTuple):
+    """The chosen frames of one video or image."""
+
+    pixels: Pixels  # uint8 [T, H, W, 3]
+    frame_ms: NDArray[np.int64]  # [T], after the start of the part that was asked for
+
+
+class FrameSize(NamedTuple):
+    """How large frames may be in the file, and how large they need to be when they are handed over."""
+
+    max_pixels: int = 64_000_000  # of one frame; 8K has 33 million
+    side: int | None = None  # pixels that this side needs; None = the file's own size
+    measured: Literal["shorter", "longer"] = "shorter"
+
+    def check(self, width: int, height: int, where: str) -> None:
+        """Refuse frames that are too large, before they are decoded.
+
+        Raises:
+            OversizedMediaError: A frame has more than ``max_pixels``; a small file can unpack to any size.
+        """
+        if width * height > self.max_pixels:
+            raise OversizedMediaError(
+                f"{where}: its frames of {width} x {height} pixels are larger than max_pixels {self.max_pixels} "
+                "allows; scale it down, leave the sample out, or raise max_pixels"
+            )
+
+    def scaled(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height at which a frame of this size is handed over."""
+        if self.side is None:
+            return width, height
+        measured = min(width, height) if self.measured == "shorter" else max(width, height)
+        if measured <= _WORTH_SCALING * self.side:
+            return width, height
+        return max(1, round(width * self.side / measured)), max(1, round(height * self.side / measured))
+
+
+def scale_down(pixels: Pixels, size: FrameSize) -> Pixels:
+    """Bring one picture ``[H, W, 3]`` to the size at which it is handed over; bicubic, smoothed."""
+    height, width = pixels.shape[:2]
+    scaled = size.scaled(width, height)
+    if scaled == (width, height):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(scaled, Image.Resampling.BICUBIC))
+
+
+def stack_pictures(pictures: Iterable[Pixels], count: int, allocate: Allocate, where: str) -> Pixels | None:
+    """Lay pictures of one size behind each other, each as soon as it comes.
+
+    Args:
+        pictures: Pictures ``[H, W, 3]``.
+        count: How many there should be, T.
+        allocate: Gives the memory.
+        where: Shard and key, for messages.
+
+    Returns:
+        ``[T, H, W, 3]``, or None if there are fewer.
+
+    Raises:
+        BrokenMediaError: The pictures differ in size.
+    """
+    stacked: Pixels | None = None
+    number = 0
+    for picture in pictures:
+        if stacked is None:
+            stacked = allocate((count, *picture.shape))
+        if picture.shape != stacked.shape[1:]:
+            raise BrokenMediaError(f"{where}: the frame size changes within the video; encode it again")
+        stacked[number] = picture
+        number += 1
+    return stacked if number == count else None

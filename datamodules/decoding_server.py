@@ -1,0 +1,135 @@
+"""The process that decodes for another one. It is started by ``decoding_process``, not by hand.
+
+It gets requests over a socket, opens the shard itself, and lays the frames into memory that comes with each request;
+neither the film nor its frames travel. It imports no torch, so it starts within a fraction of a second. It ends when
+the other side is gone; an alarm ends it should it be stuck by then.
+
+    python -m datamodules.decoding_server SOCKET SETTINGS
+"""
+
+import errno
+import importlib
+import json
+import math
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from datamodules.decoded_frames import Allocate, DecodedFrames, Pixels
+from datamodules.decoding import Decoding, MediaRequest
+from datamodules.errors import SampleError, ShardError
+from datamodules.images import read_image
+from datamodules.video import sample_frames
+
+_GRACE_S = 10
+"""Seconds after its time-out at which a stuck process ends by itself, because nobody was left to kill it."""
+
+
+def main() -> None:
+    """Serve one other process until it is gone."""
+    descriptor, settings = int(sys.argv[1]), Decoding(**json.loads(sys.argv[2]))
+    _stand_alone()
+    channel = socket.socket(fileno=descriptor)
+    connection = Connection(os.dup(descriptor))
+    try:
+        if settings.backend != "pyav":
+            importlib.import_module(f"datamodules.decoder_{settings.backend}").import_backend()
+    except ImportError as error:
+        _send(connection, {"error": "ImportError", "message": str(error)})
+        return
+    _limit_memory(settings.memory_mb)
+    _send(connection, {"ready": True})
+    while True:
+        try:
+            request = MediaRequest.from_bytes(connection.recv_bytes())
+            memory = socket.recv_fds(channel, 1, 1)[1][0]
+        except (EOFError, ConnectionError):
+            return
+        signal.setitimer(signal.ITIMER_REAL, settings.timeout_s + _GRACE_S)
+        reply = _answer(request, settings.backend, memory)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.close(memory)
+        try:
+            _send(connection, reply)
+        except ConnectionError:
+            return
+
+
+def _stand_alone() -> None:
+    """Let nothing but the other side's end, a kill or the alarm end this process, and nothing reach its output."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):  # Slurm sends these to every process of a job
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    Image.MAX_IMAGE_PIXELS = None  # max_pixels is checked instead
+
+
+def _limit_memory(megabytes: int) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * mmap.PAGESIZE + megabytes * 2**20
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _answer(request: MediaRequest, backend: str, memory: int) -> dict[str, Any]:
+    try:
+        frames = _decode(request, backend, _shared(memory))
+    except (SampleError, ShardError) as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    except MemoryError:
+        return {"error": "MemoryError", "message": ""}
+    except Exception as error:  # any bytes may be in there: what a library has not foreseen must not end the run
+        reason = f"{request.where}: the decoder failed with {type(error).__name__}: {error}; leave the sample out"
+        return {"error": "CrashedDecoderError", "message": reason}
+    return {"shape": frames.pixels.shape, "frame_ms": frames.frame_ms.tolist()}
+
+
+def _decode(request: MediaRequest, backend: str, allocate: Allocate) -> DecodedFrames:
+    with request.media.open() as file:
+        if request.is_image:
+            return read_image(file, size=request.size, where=request.where, allocate=allocate)
+        return sample_frames(
+            file,
+            request.sampling,
+            backend=backend,
+            start_ms=request.start_ms,
+            end_ms=request.end_ms,
+            size=request.size,
+            where=request.where,
+            allocate=allocate,
+        )
+
+
+def _shared(memory: int) -> Callable[[tuple[int, ...]], Pixels]:
+    def allocate(shape: tuple[int, ...]) -> Pixels:
+        num_bytes = math.prod(shape)
+        os.ftruncate(memory, num_bytes)
+        try:
+            mapping = mmap.mmap(memory, num_bytes)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError from error
+            raise
+        return np.frombuffer(mapping, dtype=np.uint8).reshape(shape)
+
+    return allocate
+
+
+def _send(connection: Connection, reply: dict[str, Any]) -> None:
+    connection.send_bytes(json.dumps(reply).encode())
+
+
+if __name__ == "__main__":
+    main()
