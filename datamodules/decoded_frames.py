@@ -5,7 +5,7 @@ a film in 8K never lies in memory at 8K. Frames below that are handed over as th
 them faster and exactly; none is ever enlarged here.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,9 +16,6 @@ from datamodules.errors import BrokenMediaError, OversizedMediaError
 
 Pixels = NDArray[np.uint8]
 """``[H, W, 3]`` or, of several frames, ``[T, H, W, 3]``."""
-
-Allocate = Callable[[tuple[int, ...]], Pixels]
-"""Gives memory for frames of this shape, such as memory that another process sees too."""
 
 _WORTH_SCALING = 1.5
 
@@ -68,13 +65,12 @@ def scale_down(pixels: Pixels, size: FrameSize) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize(scaled, Image.Resampling.BICUBIC))
 
 
-def stack_pictures(pictures: Iterable[Pixels], count: int, allocate: Allocate, where: str) -> Pixels | None:
+def stack_pictures(pictures: Iterable[Pixels], count: int, where: str) -> Pixels | None:
     """Lay pictures of one size behind each other, each as soon as it comes.
 
     Args:
         pictures: Pictures ``[H, W, 3]``.
         count: How many there should be, T.
-        allocate: Gives the memory.
         where: Shard and key, for messages.
 
     Returns:
@@ -87,7 +83,7 @@ def stack_pictures(pictures: Iterable[Pixels], count: int, allocate: Allocate, w
     number = 0
     for picture in pictures:
         if stacked is None:
-            stacked = allocate((count, *picture.shape))
+            stacked = np.empty((count, *picture.shape), dtype=np.uint8)
         if picture.shape != stacked.shape[1:]:
             raise BrokenMediaError(f"{where}: the frame size changes within the video; encode it again")
         stacked[number] = picture

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.decoded_frames import Allocate, FrameSize, Pixels, scale_down, stack_pictures
+from datamodules.decoded_frames import FrameSize, Pixels, scale_down, stack_pictures
 from datamodules.errors import BrokenMediaError, undecodable
 
 _FRAMES_AT_ONCE = 8
@@ -70,13 +70,13 @@ class DecordDecoder:
         """See ``VideoDecoder``."""
         return self._duration_ms
 
-    def frames(self, indices: Sequence[int], allocate: Allocate = np.empty) -> Pixels:
+    def frames(self, indices: Sequence[int]) -> Pixels:
         """See ``VideoDecoder``.
 
         Raises:
             BrokenMediaError: A chosen frame cannot be decoded.
         """
-        stacked = stack_pictures(self._pictures(indices), len(indices), allocate, self._where)
+        stacked = stack_pictures(self._pictures(indices), len(indices), self._where)
         assert stacked is not None
         return stacked
 

@@ -10,7 +10,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from datamodules.decoded_frames import Allocate, FrameSize, Pixels, stack_pictures
+from datamodules.decoded_frames import FrameSize, Pixels, stack_pictures
 from datamodules.errors import BrokenMediaError, undecodable
 from datamodules.video_timeline import read_timeline
 
@@ -66,7 +66,7 @@ class PyAVDecoder:
         """See ``VideoDecoder``."""
         return self._timeline.duration_ms
 
-    def frames(self, indices: Sequence[int], allocate: Allocate = np.empty) -> Pixels:
+    def frames(self, indices: Sequence[int]) -> Pixels:
         """See ``VideoDecoder``.
 
         Raises:
@@ -74,7 +74,7 @@ class PyAVDecoder:
         """
 
         def stack(frames: Iterator[Any]) -> Pixels | None:
-            return stack_pictures((self._picture(frame) for frame in frames), len(indices), allocate, self._where)
+            return stack_pictures((self._picture(frame) for frame in frames), len(indices), self._where)
 
         try:
             if not self._timeline.has_times:

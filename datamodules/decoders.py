@@ -10,7 +10,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.decoded_frames import Allocate, FrameSize, Pixels
+from datamodules.decoded_frames import FrameSize, Pixels
 from datamodules.decoder_decord import DecordDecoder
 from datamodules.decoder_pyav import PyAVDecoder
 from datamodules.errors import BrokenMediaError
@@ -30,7 +30,7 @@ class VideoDecoder(Protocol):
     def duration_ms(self) -> int:
         """When the last frame ends."""
 
-    def frames(self, indices: Sequence[int], allocate: Allocate = np.empty) -> Pixels:
+    def frames(self, indices: Sequence[int]) -> Pixels:
         """Decode the frames of these increasing indices, ``[T, H, W, 3]``, at the size that was asked for."""
 
 

@@ -9,16 +9,13 @@ The worker waits while its server decodes, so the two take one core together. Li
 
 import contextlib
 import json
-import math
-import mmap
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from dataclasses import asdict
-from multiprocessing.connection import Connection
+from multiprocessing import Pipe
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -84,12 +81,13 @@ class _Server:
         self.num_asked = 0
         self.is_running = True
         self._settings = settings
-        self._channel, theirs = socket.socketpair()
-        self._connection = Connection(os.dup(self._channel.fileno()))
+        self._memory = open(os.memfd_create("frames"), "rb")  # noqa: SIM115  closed with the process
+        self._connection, theirs = Pipe()
         with theirs:
+            shared = [theirs.fileno(), self._memory.fileno()]
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _SERVER, str(theirs.fileno()), json.dumps(asdict(settings))],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-P", "-m", _SERVER, *map(str, shared), json.dumps(asdict(settings))],
+                pass_fds=shared,
                 stdin=subprocess.DEVNULL,
                 env=_environment(),
             )
@@ -98,26 +96,23 @@ class _Server:
     def ask(self, request: MediaRequest) -> DecodedFrames:
         """See ``decode_media``. Unless it is the sample's own error, the server is gone afterwards."""
         self.num_asked += 1
-        memory = os.memfd_create("frames")
         try:
-            try:
-                reply = self._exchange(request, memory)
-            except BaseException:  # an interrupt too: the late answer would be taken for that to the next request
-                self.kill()
-                raise
-            if "error" in reply:
-                self._raise(reply["error"], reply["message"], request.where)
-            mapping = mmap.mmap(memory, math.prod(reply["shape"]))
-        finally:
-            os.close(memory)
-        pixels = np.frombuffer(mapping, dtype=np.uint8).reshape(reply["shape"])
+            reply = self._exchange(request)
+        except BaseException:  # an interrupt too: the late answer would be taken for that to the next request
+            self.kill()
+            raise
+        if "error" in reply:
+            self._raise(reply["error"], reply["message"], request.where)
+        pixels = np.empty(reply["shape"], dtype=np.uint8)
+        self._memory.seek(0)
+        self._memory.readinto(pixels.data.cast("B"))
         return DecodedFrames(pixels, np.array(reply["frame_ms"], dtype=np.int64))
 
     def stop(self) -> int | None:
         """Let the process end, which it does when nobody is left to ask, and tell its exit status."""
         self.is_running = False
         self._connection.close()
-        self._channel.close()
+        self._memory.close()
         try:
             return self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -127,16 +122,15 @@ class _Server:
         """End the process at once and tell its exit status, None if the kernel cannot end it."""
         self.is_running = False
         self._connection.close()
-        self._channel.close()
+        self._memory.close()
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(_END_S)
         return None
 
-    def _exchange(self, request: MediaRequest, memory: int) -> dict[str, Any]:
+    def _exchange(self, request: MediaRequest) -> dict[str, Any]:
         try:
             self._connection.send_bytes(request.to_bytes())
-            socket.send_fds(self._channel, [b"m"], [memory])
             if not self._connection.poll(self._settings.timeout_s):
                 raise StuckDecoderError(
                     f"{request.where}: the decoder ({self._settings.backend}) did not finish within "
@@ -185,11 +179,12 @@ def _exit_reason(status: int | None) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with this package in reach and without threads that decoding has no use for."""
+    """This process's, with this package in reach, one thread, and an allocator that keeps a film's worth of memory."""
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}
+    allocator = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}  # glibc's
+    return {**os.environ, **threads, **allocator, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 _lock = threading.Lock()

@@ -1,23 +1,19 @@
 """The process that decodes for another one. It is started by ``decoding_process``, not by hand.
 
-It gets requests over a socket, opens the shard itself, and lays the frames into memory that comes with each request;
-neither the film nor its frames travel. It imports no torch, so it starts within a fraction of a second. It ends when
-the other side is gone; an alarm ends it should it be stuck by then.
+It gets requests over a socket, opens the shard itself, and leaves the frames in a file in memory that both processes
+hold, whose pages are used again and again. It imports no torch, so it starts within a fraction of a second. It ends
+when the other side is gone; an alarm ends it should it be stuck by then.
 
-    python -m datamodules.decoding_server SOCKET SETTINGS
+    python -m datamodules.decoding_server SOCKET MEMORY SETTINGS
 """
 
-import errno
 import importlib
 import json
-import math
 import mmap
 import os
 import resource
 import signal
-import socket
 import sys
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.decoded_frames import Allocate, DecodedFrames, Pixels
+from datamodules.decoded_frames import DecodedFrames, Pixels
 from datamodules.decoding import Decoding, MediaRequest
 from datamodules.errors import SampleError, ShardError
 from datamodules.images import read_image
@@ -34,13 +30,15 @@ from datamodules.video import sample_frames
 _GRACE_S = 10
 """Seconds after its time-out at which a stuck process ends by itself, because nobody was left to kill it."""
 
+_KEPT_BYTES = 1 << 26
+"""What the shared memory is not shrunk below: fresh pages cost more than the frames' way through them."""
+
 
 def main() -> None:
     """Serve one other process until it is gone."""
-    descriptor, settings = int(sys.argv[1]), Decoding(**json.loads(sys.argv[2]))
+    connection, memory = Connection(int(sys.argv[1])), int(sys.argv[2])
+    settings = Decoding(**json.loads(sys.argv[3]))
     _stand_alone()
-    channel = socket.socket(fileno=descriptor)
-    connection = Connection(os.dup(descriptor))
     try:
         if settings.backend != "pyav":
             importlib.import_module(f"datamodules.decoder_{settings.backend}").import_backend()
@@ -52,13 +50,11 @@ def main() -> None:
     while True:
         try:
             request = MediaRequest.from_bytes(connection.recv_bytes())
-            memory = socket.recv_fds(channel, 1, 1)[1][0]
         except (EOFError, ConnectionError):
             return
         signal.setitimer(signal.ITIMER_REAL, settings.timeout_s + _GRACE_S)
         reply = _answer(request, settings.backend, memory)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        os.close(memory)
         try:
             _send(connection, reply)
         except ConnectionError:
@@ -85,7 +81,8 @@ def _limit_memory(megabytes: int) -> None:
 
 def _answer(request: MediaRequest, backend: str, memory: int) -> dict[str, Any]:
     try:
-        frames = _decode(request, backend, _shared(memory))
+        frames = _decode(request, backend)
+        _lay_down(frames.pixels, memory)
     except (SampleError, ShardError) as error:
         return {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
@@ -96,10 +93,10 @@ def _answer(request: MediaRequest, backend: str, memory: int) -> dict[str, Any]:
     return {"shape": frames.pixels.shape, "frame_ms": frames.frame_ms.tolist()}
 
 
-def _decode(request: MediaRequest, backend: str, allocate: Allocate) -> DecodedFrames:
+def _decode(request: MediaRequest, backend: str) -> DecodedFrames:
     with request.media.open() as file:
         if request.is_image:
-            return read_image(file, size=request.size, where=request.where, allocate=allocate)
+            return read_image(file, size=request.size, where=request.where)
         return sample_frames(
             file,
             request.sampling,
@@ -108,23 +105,15 @@ def _decode(request: MediaRequest, backend: str, allocate: Allocate) -> DecodedF
             end_ms=request.end_ms,
             size=request.size,
             where=request.where,
-            allocate=allocate,
         )
 
 
-def _shared(memory: int) -> Callable[[tuple[int, ...]], Pixels]:
-    def allocate(shape: tuple[int, ...]) -> Pixels:
-        num_bytes = math.prod(shape)
-        os.ftruncate(memory, num_bytes)
-        try:
-            mapping = mmap.mmap(memory, num_bytes)
-        except OSError as error:
-            if error.errno == errno.ENOMEM:
-                raise MemoryError from error
-            raise
-        return np.frombuffer(mapping, dtype=np.uint8).reshape(shape)
-
-    return allocate
+def _lay_down(pixels: Pixels, memory: int) -> None:
+    kept = min(os.fstat(memory).st_size, _KEPT_BYTES)
+    os.ftruncate(memory, max(pixels.nbytes, kept))
+    with open(memory, "wb", closefd=False) as file:
+        file.seek(0)
+        file.write(np.ascontiguousarray(pixels).data)
 
 
 def _send(connection: Connection, reply: dict[str, Any]) -> None:

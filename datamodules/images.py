@@ -5,7 +5,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from datamodules.decoded_frames import Allocate, DecodedFrames, FrameSize, scale_down
+from datamodules.decoded_frames import DecodedFrames, FrameSize, scale_down
 from datamodules.errors import BrokenMediaError
 
 
@@ -14,7 +14,6 @@ def read_image(
     *,
     size: FrameSize = FrameSize(),  # noqa: B008  immutable
     where: str = "image",
-    allocate: Allocate = np.empty,
 ) -> DecodedFrames:
     """Decode a JPEG, PNG or WebP picture as a video of one frame.
 
@@ -25,7 +24,6 @@ def read_image(
         file: The picture's file.
         size: Largest picture, and how large it needs to be.
         where: Shard and key, for messages.
-        allocate: Gives memory for the frame.
 
     Returns:
         One frame, at time 0.
@@ -47,7 +45,4 @@ def read_image(
         raise BrokenMediaError(
             f"{where}: the picture cannot be decoded ({error}); fetch it again or leave the sample out"
         ) from error
-    smaller = scale_down(pixels, size)
-    frames = allocate((1, *smaller.shape))
-    frames[0] = smaller
-    return DecodedFrames(frames, np.zeros(1, dtype=np.int64))
+    return DecodedFrames(scale_down(pixels, size)[None], np.zeros(1, dtype=np.int64))

@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from datamodules.decoded_frames import Allocate, DecodedFrames, FrameSize
+from datamodules.decoded_frames import DecodedFrames, FrameSize
 from datamodules.decoders import VideoDecoder, open_video
 from datamodules.errors import OversizedMediaError, SampleError
 
@@ -106,7 +106,6 @@ def sample_frames(
     end_ms: int | None = None,
     size: FrameSize = FrameSize(),  # noqa: B008  immutable
     where: str = "video",
-    allocate: Allocate = np.empty,
 ) -> DecodedFrames:
     """Decode the chosen frames of a video.
 
@@ -118,7 +117,6 @@ def sample_frames(
         end_ms: End of that part; None = to the end.
         size: Largest frame, and how large frames need to be.
         where: Shard and key, for messages.
-        allocate: Gives memory for the frames.
 
     Returns:
         At least one frame.
@@ -133,4 +131,4 @@ def sample_frames(
     except SampleError as error:
         raise type(error)(f"{where}: {error}") from error
     times = np.asarray(video.frame_ms)[chosen] - (start_ms or 0)
-    return DecodedFrames(video.frames(chosen, allocate), np.maximum(times, 0))
+    return DecodedFrames(video.frames(chosen), np.maximum(times, 0))
