@@ -105,7 +105,11 @@ class SkippedSamples:
             error: Why it was left out.
         """
         self._read_news()
-        if isinstance(error, QuarantinedError) or (error.kind not in _QUARANTINE and (shard, key) in self._kinds):
+        if error.kind in _QUARANTINE:
+            is_listed = self._quarantined_from.get((shard, key), position + 1) <= position
+        else:
+            is_listed = (shard, key) in self._kinds
+        if is_listed or isinstance(error, QuarantinedError):
             return
         line = {"shard": shard, "key": key, "kind": error.kind, "position": position, "reason": str(error)}
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from datamodules.decoded_frames import DecodedFrames, FrameSize, scale_down
-from datamodules.errors import BrokenMediaError
+from datamodules.errors import BrokenMediaError, OversizedMediaError
 
 
 def read_image(
@@ -38,7 +38,7 @@ def read_image(
             image.draft("RGB", (2 * width, 2 * height))
             pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))  # [H, W, 3]
     except Image.DecompressionBombError as error:
-        raise BrokenMediaError(f"{where}: the picture cannot be decoded ({error}); leave the sample out") from error
+        raise OversizedMediaError(f"{where}: the picture cannot be decoded ({error}); leave the sample out") from error
     except BrokenMediaError:
         raise
     except (OSError, SyntaxError, ValueError) as error:

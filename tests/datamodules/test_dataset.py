@@ -224,11 +224,6 @@ def test_a_batch_that_is_lost_whole_is_an_error(tmp_path: Path, tokenizer: Any) 
         data.__getitems__([Draw(1, 0), Draw(2, 1)])
 
 
-def test_skipping_needs_a_list() -> None:
-    with pytest.raises(ValueError, match="needs skipped_file"):
-        FailurePolicy("skip")
-
-
 def test_a_conversation_that_is_too_long_is_named(mixed: Path, tokenizer: Any) -> None:
     with pytest.raises(
         SampleError, match=r"mixed\.tar, key 'video', conversation 'q0': \d+ tokens, but max_length is 5"

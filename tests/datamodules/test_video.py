@@ -10,14 +10,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 
-from datamodules.decoded_frames import DecodedFrames, Pixels
+from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels
 from datamodules.decoder_pyav import PyAVDecoder
 from datamodules.decoders import VideoDecoder, open_video
-from datamodules.errors import BrokenMediaError, SampleError
+from datamodules.errors import BrokenMediaError, OversizedMediaError, SampleError
+from datamodules.transforms import PixelOptions, PixelTransform
 from datamodules.video import FrameSampling, choose_frames, frame_times_ms
 from datamodules.video import sample_frames as sample_frames_of_file
-from tests.fixtures_data import frame_level, make_clip, make_image
+from tests.fixtures_data import frame_level, make_clip, make_gif, make_image, natural_frames
 
 FORMATS = [
     ("mp4", "libx264"),
@@ -27,6 +29,9 @@ FORMATS = [
     ("avi", "mpeg4"),
     ("avi", "libx264"),
 ]
+
+
+SAMPLING = FrameSampling(num_frames=4)
 
 
 def opened(data: bytes, backend: str = "pyav") -> VideoDecoder:
@@ -221,6 +226,97 @@ def test_a_title_in_another_encoding_is_no_damage() -> None:
 def test_an_unknown_codec_is_an_error_with_its_key() -> None:
     with pytest.raises(BrokenMediaError, match="key 'a': its video codec is unknown"):
         sample_frames(make_clip(2).replace(b"avc1\0", b"zzzz\0"), FrameSampling(), where="key 'a'")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n",
+        b"ffconcat version 1.0\nfile /etc/hostname\n",
+        b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+    ],
+)
+@pytest.mark.parametrize("backend", ["pyav", "decord"])
+def test_lists_of_other_files_and_addresses_reach_no_decoder(text: bytes, backend: str) -> None:
+    with pytest.raises(BrokenMediaError, match="key 'a': the file is no MP4, MOV, Matroska, WebM, AVI or GIF"):
+        sample_frames(text, FrameSampling(), backend=backend, where="key 'a'")
+
+
+def test_a_gif_is_a_video() -> None:
+    result = sample_frames(make_gif(12, fps=5), FrameSampling(num_frames=4))
+    assert_frames(result.pixels, [1, 4, 7, 10])
+    assert result.frame_ms.tolist() == [200, 800, 1400, 2000]
+
+
+def test_frames_beyond_the_bound_are_refused_before_and_during_decoding() -> None:
+    data = make_clip(3)
+    bound = FrameSize(max_pixels=64 * 48 - 1)
+    for backend in ("pyav", "decord"):
+        with pytest.raises(OversizedMediaError, match="64 x 48 pixels are larger than max_pixels 3071"):
+            sample_frames(data, SAMPLING, backend=backend, size=bound, where="key 'a'")
+    assert len(sample_frames(data, SAMPLING, size=FrameSize(max_pixels=64 * 48)).pixels) == 3
+
+
+def test_the_decoder_itself_keeps_to_the_bound_where_the_container_lies() -> None:
+    video = PyAVDecoder(io.BytesIO(make_clip(3)), FrameSize(), "key 'a'")
+    video._size = FrameSize(max_pixels=64 * 48 - 1)  # as if the header had told of small frames
+    with pytest.raises(BrokenMediaError, match=r"key 'a': .*cannot be decoded"):
+        video.frames([0])
+
+
+@pytest.mark.parametrize("backend", ["pyav", "decord"])
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_large_frames_are_scaled_in_the_decoder_as_the_transform_would(fit: str, backend: str) -> None:
+    data = make_clip(6, width=320, height=240, frames=natural_frames(6, 240, 320))
+    transform = PixelTransform(PixelOptions(96, fit), train=False)  # type: ignore[arg-type]
+    size = transform.frame_size(10**7)
+    small = sample_frames(data, SAMPLING, size=size, backend=backend).pixels
+    assert small.shape == (4, 96, 128, 3) if fit == "crop" else (4, 72, 96, 3)
+    exact = sample_frames(data, SAMPLING, backend=backend).pixels
+    fitted = [transform(torch.tensor(pixels).permute(0, 3, 1, 2), (0,)).float() for pixels in (small, exact)]
+    assert (fitted[0] - fitted[1]).abs().mean() < 2.0
+    assert (fitted[0] - fitted[1]).mean().abs() < 1.5
+
+
+def test_frames_near_the_wanted_size_are_left_as_they_are() -> None:
+    data = make_clip(4, frames=natural_frames(4, 48, 64))
+    plain = sample_frames(data, SAMPLING).pixels
+    assert np.array_equal(sample_frames(data, SAMPLING, size=FrameSize(side=32)).pixels, plain)
+    assert sample_frames(data, SAMPLING, size=FrameSize(side=31)).pixels.shape == (4, 31, 41, 3)
+
+
+def test_a_video_that_claims_to_last_for_years_is_refused() -> None:
+    data = bytearray(make_clip(3))
+    entry = data.index(b"stts") + 4 + 4 + 4 + 4  # how long its first frames last
+    data[entry : entry + 4] = (0x7FFF_FFFF).to_bytes(4, "big")
+    with pytest.raises((BrokenMediaError, SampleError), match=r"max_frames|days|undamaged"):
+        sample_frames(bytes(data), FrameSampling(num_frames=None, fps=30.0))
+
+
+def test_more_frames_than_any_video_needs_are_refused() -> None:
+    class Long:
+        frame_ms = np.arange(3)
+        duration_ms = 10**9
+
+    with pytest.raises(OversizedMediaError, match=r"its 1000000 s would give 2000000 frames; set sampling.max_frames"):
+        choose_frames(Long(), FrameSampling(num_frames=None, fps=2.0))  # type: ignore[arg-type]
+    assert choose_frames(Long(), FrameSampling(num_frames=None, fps=2.0, max_frames=9)) == [2]  # type: ignore[arg-type]
+
+
+def test_a_frame_that_ffmpeg_marks_as_damaged_is_refused() -> None:
+    whole = noise_clip("avi", "mpeg4")
+    plain = sample_frames(whole, FrameSampling(num_frames=20)).pixels
+    generator = np.random.default_rng(2)
+    refused = 0
+    for _ in range(20):
+        data = np.frombuffer(whole, dtype=np.uint8).copy()
+        data[generator.integers(len(data) // 4, len(data) // 2, 30)] ^= 0x55
+        try:
+            different = sample_frames(data.tobytes(), FrameSampling(num_frames=20)).pixels != plain
+            assert different.any()
+        except BrokenMediaError:
+            refused += 1
+    assert refused >= 15
 
 
 def test_a_phone_film_is_turned_upright() -> None:
