@@ -18,7 +18,8 @@ class Decoding:
     Args:
         backend: ``pyav`` reads any video that FFmpeg knows. ``decord`` is often faster on short clips, but reads whole
             files into memory.
-        timeout_s: Seconds after which a decoder that has not finished counts as stuck.
+        timeout_s: Seconds after which a decoder that has not finished counts as stuck. Time in which an overloaded
+            machine did not let it run is not counted.
         max_pixels: Largest frame or picture that is decoded; 8K has 33 million pixels.
         memory_mb: Memory that decoding one sample may take. Frames are scaled down as they come, so this is seldom met
             by anything but a hostile file or very many frames.

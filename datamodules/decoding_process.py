@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict
 from multiprocessing import Pipe
 from multiprocessing.util import Finalize
@@ -131,12 +132,7 @@ class _Server:
     def _exchange(self, request: MediaRequest) -> dict[str, Any]:
         try:
             self._connection.send_bytes(request.to_bytes())
-            if not self._connection.poll(self._settings.timeout_s):
-                raise StuckDecoderError(
-                    f"{request.where}: the decoder ({self._settings.backend}) did not finish within "
-                    f"{self._settings.timeout_s:g} s and was killed; encode the media again or leave the sample out. "
-                    "If it is only long, raise the decoding's timeout_s"
-                )
+            self._wait(request.where)
             reply: dict[str, Any] = json.loads(self._connection.recv_bytes())
         except (EOFError, ConnectionError) as error:
             raise CrashedDecoderError(
@@ -144,6 +140,20 @@ class _Server:
                 f"({_exit_reason(self.stop())}); encode the media again or leave the sample out"
             ) from error
         return reply
+
+    def _wait(self, where: str) -> None:
+        timeout_s = self._settings.timeout_s
+        start, started_waiting = time.monotonic(), _seconds_without_processor(self._process.pid)
+        left = timeout_s
+        while not self._connection.poll(left):
+            waited = _seconds_without_processor(self._process.pid) - started_waiting
+            left = timeout_s + waited - (time.monotonic() - start)
+            if left <= 0:
+                raise StuckDecoderError(
+                    f"{where}: the decoder ({self._settings.backend}) did not finish within {timeout_s:g} s and was "
+                    "killed; encode the media again or leave the sample out. If it is only long, raise the decoding's "
+                    "timeout_s"
+                )
 
     def _raise(self, error: str, message: str, where: str) -> None:
         if error != "MemoryError":
@@ -167,6 +177,18 @@ class _Server:
         if "error" in reply:
             self.stop()
             raise ImportError(reply["message"])
+
+
+def _seconds_without_processor(pid: int) -> float:
+    """How long a process would have run but for others that the machine had to run; 0 where the kernel does not tell.
+
+    On an overloaded node that can be most of the time. A sample must not be lost to what else runs there.
+    """
+    waited = 0
+    for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # the thread has just ended
+            waited += int(thread.read_text().split()[1])
+    return waited / 1e9
 
 
 def _exit_reason(status: int | None) -> str:

@@ -2,11 +2,13 @@
 
 It gets requests over a socket, opens the shard itself, and leaves the frames in a file in memory that both processes
 hold, whose pages are used again and again. It imports no torch, so it starts within a fraction of a second. It ends
-when the other side is gone; an alarm ends it should it be stuck by then.
+when the other side is gone, stuck or not.
 
     python -m datamodules.decoding_server SOCKET MEMORY SETTINGS
 """
 
+import contextlib
+import fcntl
 import importlib
 import json
 import mmap
@@ -14,6 +16,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,9 +29,6 @@ from datamodules.decoding import Decoding, MediaRequest
 from datamodules.errors import SampleError, ShardError
 from datamodules.images import read_image
 from datamodules.video import sample_frames
-
-_GRACE_S = 10
-"""Seconds after its time-out at which a stuck process ends by itself, because nobody was left to kill it."""
 
 _KEPT_BYTES = 1 << 26
 """What the shared memory is not shrunk below: fresh pages cost more than the frames' way through them."""
@@ -50,25 +50,37 @@ def main() -> None:
     while True:
         try:
             request = MediaRequest.from_bytes(connection.recv_bytes())
-        except (EOFError, ConnectionError):
-            return
-        signal.setitimer(signal.ITIMER_REAL, settings.timeout_s + _GRACE_S)
-        reply = _answer(request, settings.backend, memory)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        try:
+            with _ending_with(connection):
+                reply = _answer(request, settings.backend, memory)
             _send(connection, reply)
-        except ConnectionError:
+        except (EOFError, ConnectionError):
             return
 
 
 def _stand_alone() -> None:
-    """Let nothing but the other side's end, a kill or the alarm end this process, and nothing reach its output."""
+    """Let nothing but the other side's end or a kill end this process."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):  # Slurm sends these to every process of a job
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Image.MAX_IMAGE_PIXELS = None  # max_pixels is checked instead
+
+
+@contextlib.contextmanager
+def _ending_with(connection: Connection) -> Iterator[None]:
+    """Have the kernel end this process when the other side is gone, however deep in a library it hangs.
+
+    Nothing is sent to it while it decodes, so the only event that its end of the socket can signal is a hang-up.
+    """
+    descriptor = connection.fileno()
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if connection.poll():  # it went before the signal was asked for
+        raise EOFError
+    yield
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
 
 
 def _limit_memory(megabytes: int) -> None:

@@ -35,6 +35,8 @@ class FaultyDecoder:
 def misbehave(how: str) -> None:
     if how == "hang":
         time.sleep(3600)
+    elif how == "hang-in-c":
+        ctypes.PyDLL(None).sleep(3600)  # and holds the interpreter's lock
     elif how == "spin":
         while True:
             pass
@@ -58,5 +60,4 @@ def misbehave(how: str) -> None:
 if __name__ == "__main__":
     decoder_decord.import_backend = lambda: None
     decoders._BACKENDS["decord"] = FaultyDecoder
-    decoding_server._GRACE_S = 1
     decoding_server.main()
