@@ -62,8 +62,9 @@ def write_film(path: Path, minutes: int) -> tuple[int, int]:
         file.seek(BEFORE)
         file.write(target.getvalue())
         file.write((1).to_bytes(4, "big") + b"free" + BEFORE.to_bytes(8, "big"))  # a box that players pass over
-        file.truncate(file.tell() - 16 + BEFORE)
-        return BEFORE, file.truncate() - BEFORE
+        end = file.tell() - 16 + BEFORE
+        file.truncate(end)
+    return BEFORE, end - BEFORE
 
 
 @pytest.mark.slow
