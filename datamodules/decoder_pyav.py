@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from datamodules.decoded_frames import FrameSize, Pixels, stack_pictures
 from datamodules.errors import BrokenMediaError, undecodable
-from datamodules.video_timeline import read_timeline
+from datamodules.video_timeline import VideoTimeline, read_timeline
 
 _SEEK_GAIN_FRAMES = 8
 """Seek only where it skips more frames than this; a shorter gap is decoded faster than the decoder is reset."""
@@ -42,19 +42,7 @@ class PyAVDecoder:
         self._size = size
         self._where = where
         self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
-        try:
-            with _open(file) as container:
-                if not container.streams.video:
-                    raise BrokenMediaError(f"{where}: the file has no video stream")
-                codec = container.streams.video[0].codec_context
-                if codec is None:
-                    raise BrokenMediaError(f"{where}: its video codec is unknown; encode the video again as H.264")
-                size.check(codec.width, codec.height, where)
-                self._timeline = read_timeline(container, where)
-        except MemoryError:
-            raise
-        except av.FFmpegError as error:
-            raise BrokenMediaError(undecodable(where, error)) from error
+        self._timeline = read_video_timeline(file, size, where)
 
     @property
     def frame_ms(self) -> NDArray[np.int64]:
@@ -100,9 +88,9 @@ class PyAVDecoder:
             decoded: Iterator[Any] = container.decode(stream)
             position = 0
             for index in indices:
-                start, aim = self._timeline.keyframe_before(index)
-                if seek and bisect.bisect_left(shown, start) - position > _SEEK_GAIN_FRAMES:
-                    container.seek(aim, stream=stream)
+                keyframe = self._timeline.keyframe_before(index)
+                if seek and bisect.bisect_left(shown, keyframe) - position > _SEEK_GAIN_FRAMES:
+                    container.seek(keyframe, stream=stream)
                     decoded = container.decode(stream)
                 for frame in decoded:
                     if frame.pts is not None and frame.pts >= shown[index]:
@@ -138,6 +126,35 @@ class PyAVDecoder:
         # Phones store upright films lying down, with the turn that a player has to make.
         turned: Pixels = np.rot90(pixels, round(frame.rotation / 90))
         return turned
+
+
+def read_video_timeline(file: BinaryIO, size: FrameSize, where: str) -> VideoTimeline:
+    """Read when the frames of a video are shown.
+
+    Args:
+        file: The video's file.
+        size: Largest frame.
+        where: Shard and key, for messages.
+
+    Returns:
+        The timeline of its first video stream.
+
+    Raises:
+        BrokenMediaError: The bytes are no whole video.
+    """
+    try:
+        with _open(file) as container:
+            if not container.streams.video:
+                raise BrokenMediaError(f"{where}: the file has no video stream")
+            codec = container.streams.video[0].codec_context
+            if codec is None:
+                raise BrokenMediaError(f"{where}: its video codec is unknown; encode the video again as H.264")
+            size.check(codec.width, codec.height, where)
+            return read_timeline(container, where)
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:
+        raise BrokenMediaError(undecodable(where, error)) from error
 
 
 def _open(file: BinaryIO) -> Any:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from datamodules.decoded_frames import FrameSize, Pixels
 from datamodules.decoder_decord import DecordDecoder
 from datamodules.decoder_pyav import PyAVDecoder
+from datamodules.decoder_torchcodec import TorchCodecDecoder
 from datamodules.errors import BrokenMediaError
 
 _EBML = b"\x1a\x45\xdf\xa3"
@@ -45,7 +46,7 @@ def open_video(
 
     Args:
         file: The video's file; it stays the caller's to close, after the frames were decoded.
-        backend: ``pyav`` or ``decord``.
+        backend: ``pyav``, ``decord`` or ``torchcodec``.
         size: Largest frame, and how large frames need to be.
         where: Shard and key, for messages.
 
@@ -86,4 +87,5 @@ def check_container(file: BinaryIO, where: str) -> None:
 _BACKENDS: dict[str, Callable[[BinaryIO, FrameSize, str], VideoDecoder]] = {
     "pyav": PyAVDecoder,
     "decord": DecordDecoder,
+    "torchcodec": TorchCodecDecoder,
 }

@@ -17,7 +17,7 @@ class Decoding:
 
     Args:
         backend: ``pyav`` reads any video that FFmpeg knows. ``decord`` is often faster on short clips, but reads whole
-            files into memory.
+            files into memory. ``torchcodec`` needs FFmpeg's shared libraries, and its process starts as late as torch.
         timeout_s: Seconds after which a decoder that has not finished counts as stuck. Time in which an overloaded
             machine did not let it run is not counted.
         max_pixels: Largest frame or picture that is decoded; 8K has 33 million pixels.
@@ -28,14 +28,14 @@ class Decoding:
         ValueError: The backend is unknown or a bound not positive.
     """
 
-    backend: Literal["pyav", "decord"] = "pyav"
+    backend: Literal["pyav", "decord", "torchcodec"] = "pyav"
     timeout_s: float = 120.0
     max_pixels: int = 64_000_000
     memory_mb: int = 4096
 
     def __post_init__(self) -> None:
-        if self.backend not in ("pyav", "decord"):
-            raise ValueError(f"video backend {self.backend!r} is unknown; choose one of pyav, decord")
+        if self.backend not in ("pyav", "decord", "torchcodec"):
+            raise ValueError(f"video backend {self.backend!r} is unknown; choose one of pyav, decord, torchcodec")
         if min(self.timeout_s, self.max_pixels, self.memory_mb) <= 0:
             raise ValueError(f"timeout_s, max_pixels and memory_mb must be positive, got {self}")
 

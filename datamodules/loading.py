@@ -33,7 +33,7 @@ class Loading:
         eval_batch_size: The same in validation, test and predict. None = ``batch_size``.
         num_workers: Worker processes of every rank.
         max_length: Most text tokens of a conversation; None = no bound.
-        video_backend: ``pyav`` or ``decord``.
+        video_backend: ``pyav``, ``decord`` or ``torchcodec``.
         failures: What happens to wrong samples.
 
     Raises:
@@ -44,7 +44,7 @@ class Loading:
     eval_batch_size: int | None = None
     num_workers: int = 2
     max_length: int | None = 2048
-    video_backend: Literal["pyav", "decord"] = "pyav"
+    video_backend: Literal["pyav", "decord", "torchcodec"] = "pyav"
     failures: FailurePolicy = field(default_factory=FailurePolicy)
 
     def __post_init__(self) -> None:

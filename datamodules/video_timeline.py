@@ -26,13 +26,11 @@ class VideoTimeline(NamedTuple):
     frame_ms: NDArray[np.int64]  # the same in milliseconds after the first frame
     duration_ms: int
     keyframes: Sequence[int]  # times at which keyframes are shown, increasing
-    keyframe_aims: Sequence[int]  # where a seek for them must aim
     has_times: bool  # False: the container stores no presentation times, and only the order of ``shown`` holds
 
-    def keyframe_before(self, index: int) -> tuple[int, int]:
-        """When the keyframe is shown that a frame is decoded from, and where a seek for it must aim."""
-        number = max(0, bisect.bisect_right(self.keyframes, self.shown[index]) - 1)
-        return self.keyframes[number], self.keyframe_aims[number]
+    def keyframe_before(self, index: int) -> int:
+        """When the keyframe is shown that a frame is decoded from."""
+        return self.keyframes[max(0, bisect.bisect_right(self.keyframes, self.shown[index]) - 1)]
 
 
 class _Packets:
@@ -40,9 +38,8 @@ class _Packets:
 
     def __init__(self) -> None:
         self.shown = array("q")  # presentation times
-        self.keyframes: list[tuple[int, int]] = []
-        self.first: tuple[int, int] | None = None  # as a keyframe: shown, aim
-        self.last = (-(1 << 63), 0)  # shown, duration
+        self.keyframes = array("q")
+        self.last = (-(1 << 63), 0)  # presentation time, duration
         self.has_times = True
         self.num_read = 0
 
@@ -50,19 +47,16 @@ class _Packets:
         shown = packet.dts if packet.pts is None else packet.pts
         if shown is None:
             raise BrokenMediaError(f"{where}: frame {len(self.shown)} has no time stamp; encode the video again")
-        aim = shown if packet.dts is None else min(packet.dts, shown)
         self.has_times &= packet.pts is not None
         self.shown.append(shown)
         self.last = max(self.last, (shown, packet.duration or 0))
-        self.first = (shown, aim) if self.first is None else min(self.first, (shown, aim))
         if packet.is_keyframe:
-            self.keyframes.append((shown, aim))
+            self.keyframes.append(shown)
 
     def end(self) -> int:
         """When the last frame ends; a last frame without a duration lasts as long as the mean one."""
-        assert self.first is not None
         shown, duration = self.last
-        return shown + (duration or (shown - self.first[0]) // max(1, len(self.shown) - 1))
+        return shown + (duration or (shown - min(self.shown)) // max(1, len(self.shown) - 1))
 
 
 def read_timeline(container: Any, where: str) -> VideoTimeline:
@@ -90,15 +84,12 @@ def read_timeline(container: Any, where: str) -> VideoTimeline:
             raise BrokenMediaError(f"{where}: the video breaks off after {len(packets.shown)} frames; fetch it again")
         packets.add(packet, where)
     _check_whole(container, packets, where)
-    assert packets.first is not None
-    keyframes = sorted(packets.keyframes) or [packets.first]
     shown = np.sort(np.frombuffer(packets.shown, dtype=np.int64))
     return VideoTimeline(
         shown=array("q", shown.tobytes()),
         frame_ms=_milliseconds(shown, stream.time_base),
-        duration_ms=max(1, round((packets.end() - packets.first[0]) * stream.time_base * 1000)),
-        keyframes=array("q", (time for time, _ in keyframes)),
-        keyframe_aims=array("q", (aim for _, aim in keyframes)),
+        duration_ms=max(1, round((packets.end() - min(packets.shown)) * stream.time_base * 1000)),
+        keyframes=sorted(packets.keyframes) or [int(shown[0])],
         # What FFmpeg gives for packets of an AVI is a guess.
         has_times=packets.has_times and container.format.name != "avi",
     )
@@ -117,13 +108,13 @@ def _milliseconds(shown: NDArray[np.int64], time_base: Fraction) -> NDArray[np.i
 
 def _check_whole(container: Any, packets: _Packets, where: str) -> None:
     stream = container.streams.video[0]
-    if packets.first is None:
+    if not packets.shown:
         raise BrokenMediaError(f"{where}: the video has no frame")
     if "mov" in container.format.name and packets.num_read < stream.frames:  # elsewhere the listed number is a guess
         raise BrokenMediaError(
             f"{where}: the file lists {stream.frames} frames but holds {packets.num_read}; fetch it again"
         )
-    seconds = float((packets.end() - packets.first[0]) * stream.time_base)
+    seconds = float((packets.end() - min(packets.shown)) * stream.time_base)
     if seconds * 1000 > _LONGEST_MS:
         raise BrokenMediaError(f"{where}: the video claims to last {seconds / 86400:.0f} days; it is damaged")
     declared = _declared_seconds(container, stream)

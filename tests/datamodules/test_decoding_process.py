@@ -269,5 +269,5 @@ def test_the_server_starts_without_torch() -> None:
 
 @pytest.mark.parametrize("wrong", [{"backend": "opencv"}, {"timeout_s": 0}, {"max_pixels": 0}, {"memory_mb": -1}])
 def test_senseless_settings_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"choose one of pyav, decord|must be positive"):
+    with pytest.raises(ValueError, match=r"choose one of pyav, decord, torchcodec|must be positive"):
         Decoding(**wrong)
