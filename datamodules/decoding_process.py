@@ -82,10 +82,10 @@ class _Server:
         self.num_asked = 0
         self.is_running = True
         self._settings = settings
-        self._memory = open(os.memfd_create("frames"), "rb")  # noqa: SIM115  closed with the process
+        self._memory = os.memfd_create("frames")
         self._connection, theirs = Pipe()
         with theirs:
-            shared = [theirs.fileno(), self._memory.fileno()]
+            shared = [theirs.fileno(), self._memory]
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", _SERVER, *map(str, shared), json.dumps(asdict(settings))],
                 pass_fds=shared,
@@ -105,15 +105,14 @@ class _Server:
         if "error" in reply:
             self._raise(reply["error"], reply["message"], request.where)
         pixels = np.empty(reply["shape"], dtype=np.uint8)
-        self._memory.seek(0)
-        self._memory.readinto(pixels.data.cast("B"))
+        with open(self._memory, "rb", closefd=False) as file:  # opened anew, since it buffers what it has read
+            file.seek(0)
+            file.readinto(pixels.data.cast("B"))
         return DecodedFrames(pixels, np.array(reply["frame_ms"], dtype=np.int64))
 
     def stop(self) -> int | None:
         """Let the process end, which it does when nobody is left to ask, and tell its exit status."""
-        self.is_running = False
-        self._connection.close()
-        self._memory.close()
+        self._close()
         try:
             return self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -121,13 +120,17 @@ class _Server:
 
     def kill(self) -> int | None:
         """End the process at once and tell its exit status, None if the kernel cannot end it."""
-        self.is_running = False
-        self._connection.close()
-        self._memory.close()
+        self._close()
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(_END_S)
         return None
+
+    def _close(self) -> None:
+        if self.is_running:
+            self.is_running = False
+            self._connection.close()
+            os.close(self._memory)
 
     def _exchange(self, request: MediaRequest) -> dict[str, Any]:
         try:

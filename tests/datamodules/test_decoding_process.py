@@ -93,13 +93,13 @@ def test_the_process_gives_the_frames_that_decoding_here_gives(tmp_path: Path, c
     assert ours.frame_ms.tolist() == here.frame_ms.tolist()
 
 
-def test_images_are_decoded_there_too_and_results_stay_what_they_were(tmp_path: Path) -> None:
-    first, second = (
-        decode_media(request(tmp_path / f"{level}.png", make_image(level), is_image=True), Decoding())
-        for level in (50, 200)
-    )
-    assert np.array_equal(first.pixels, read_image(io.BytesIO(make_image(50))).pixels)
-    assert np.array_equal(second.pixels, read_image(io.BytesIO(make_image(200))).pixels)
+@pytest.mark.parametrize("widths", [(4, 4, 4), (4, 400, 2), (400, 4, 400), (300, 301, 300)])
+def test_images_are_decoded_there_too_and_results_stay_what_they_were(tmp_path: Path, widths: tuple[int, ...]) -> None:
+    images = [make_image(50 + 60 * number, width=width) for number, width in enumerate(widths)]
+    requests = [request(tmp_path / f"{number}.png", data, is_image=True) for number, data in enumerate(images)]
+    results = [decode_media(asked, Decoding()).pixels for asked in requests]
+    for data, result in zip(images, results, strict=True):
+        assert np.array_equal(result, read_image(io.BytesIO(data)).pixels)
 
 
 def test_a_sample_s_own_errors_come_back_with_their_kind_and_words(tmp_path: Path) -> None:
