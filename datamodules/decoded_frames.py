@@ -5,7 +5,7 @@ a film in 8K never lies in memory at 8K. Frames below that are handed over as th
 them faster and exactly; none is ever enlarged here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ Pixels = NDArray[np.uint8]
 """``[H, W, 3]`` or, of several frames, ``[T, H, W, 3]``."""
 
 _WORTH_SCALING = 1.5
+_PIXELS_AT_ONCE = 16_000_000
 
 
 class DecodedFrames(NamedTuple):
@@ -63,6 +64,33 @@ def scale_down(pixels: Pixels, size: FrameSize) -> Pixels:
     if scaled == (width, height):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize(scaled, Image.Resampling.BICUBIC))
+
+
+def decode_in_portions(
+    indices: Sequence[int], decode: Callable[[list[int]], Pixels], size: FrameSize, where: str
+) -> Iterator[Pixels]:
+    """Decode some frames at a time, for libraries that hand over frames in the video's own size.
+
+    Args:
+        indices: Frames wanted.
+        decode: Decodes the frames of a few indices, ``[t, H, W, 3]``.
+        size: Largest frame, and how large frames need to be.
+        where: Shard and key, for messages.
+
+    Yields:
+        Pictures ``[H, W, 3]`` at the size at which they are handed over.
+
+    Raises:
+        OversizedMediaError: The frames are larger than is allowed.
+    """
+    done, at_once = 0, 1
+    while done < len(indices):
+        pictures = decode(list(indices[done : done + at_once]))
+        done += at_once
+        height, width = pictures.shape[1:3]
+        size.check(width, height, where)
+        at_once = max(1, _PIXELS_AT_ONCE // (height * width))
+        yield from (scale_down(picture, size) for picture in pictures)
 
 
 def stack_pictures(pictures: Iterable[Pixels], count: int, where: str) -> Pixels | None:

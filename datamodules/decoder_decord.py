@@ -1,17 +1,14 @@
 """Decodes videos with decord, an optional package that is often faster on short clips."""
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.decoded_frames import FrameSize, Pixels, scale_down, stack_pictures
+from datamodules.decoded_frames import FrameSize, Pixels, decode_in_portions, stack_pictures
 from datamodules.errors import BrokenMediaError, undecodable
-
-_FRAMES_AT_ONCE = 8
-"""Frames that decord decodes for one call; they lie in memory in the video's own size."""
 
 
 def import_backend() -> Any:
@@ -76,19 +73,17 @@ class DecordDecoder:
         Raises:
             BrokenMediaError: A chosen frame cannot be decoded.
         """
-        stacked = stack_pictures(self._pictures(indices), len(indices), self._where)
+        pictures = decode_in_portions(indices, self._decode, self._size, self._where)
+        stacked = stack_pictures(pictures, len(indices), self._where)
         assert stacked is not None
         return stacked
 
-    def _pictures(self, indices: Sequence[int]) -> Iterator[Pixels]:
-        for start in range(0, len(indices), _FRAMES_AT_ONCE):
-            try:
-                pictures = self._reader.get_batch(list(indices[start : start + _FRAMES_AT_ONCE])).asnumpy()
-            except (self._error, RuntimeError) as error:
-                raise BrokenMediaError(undecodable(self._where, _first_line(error))) from error
-            height, width = pictures.shape[1:3]
-            self._size.check(width, height, self._where)
-            yield from (scale_down(picture, self._size) for picture in pictures)
+    def _decode(self, indices: list[int]) -> Pixels:
+        try:
+            pictures: Pixels = self._reader.get_batch(indices).asnumpy()
+        except (self._error, RuntimeError) as error:
+            raise BrokenMediaError(undecodable(self._where, _first_line(error))) from error
+        return pictures
 
 
 def _first_line(error: Exception) -> str:

@@ -1,18 +1,15 @@
 """Decodes videos with torchcodec, an optional package of the PyTorch project."""
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.decoded_frames import FrameSize, Pixels, scale_down, stack_pictures
+from datamodules.decoded_frames import FrameSize, Pixels, decode_in_portions, stack_pictures
 from datamodules.decoder_pyav import read_video_timeline
 from datamodules.errors import BrokenMediaError, undecodable
-
-_FRAMES_AT_ONCE = 8
-"""Frames that torchcodec decodes for one call; they lie in memory in the video's own size."""
 
 _TOLERANCE_MS = 2
 
@@ -72,25 +69,24 @@ class TorchCodecDecoder:
         Raises:
             BrokenMediaError: A chosen frame cannot be decoded, or torchcodec counts the frames otherwise.
         """
-        stacked = stack_pictures(self._pictures(indices), len(indices), self._where)
+        pictures = decode_in_portions(indices, self._decode, self._size, self._where)
+        stacked = stack_pictures(pictures, len(indices), self._where)
         assert stacked is not None
         return stacked
 
-    def _pictures(self, indices: Sequence[int]) -> Iterator[Pixels]:
-        first_s = self._decoder.metadata.begin_stream_seconds
-        for start in range(0, len(indices), _FRAMES_AT_ONCE):
-            wanted = list(indices[start : start + _FRAMES_AT_ONCE])
-            try:
-                batch = self._decoder.get_frames_at(wanted)
-            except (RuntimeError, IndexError) as error:
-                raise BrokenMediaError(undecodable(self._where, _first_line(error))) from error
-            found_ms = (batch.pts_seconds.numpy() - first_s) * 1000
-            if np.abs(found_ms - self.frame_ms[wanted]).max() > _TOLERANCE_MS:
-                raise BrokenMediaError(
-                    f"{self._where}: torchcodec gives frames at {found_ms.round().tolist()} ms for those at "
-                    f"{self.frame_ms[wanted].tolist()} ms; encode the video again or choose the backend 'pyav'"
-                )
-            yield from (scale_down(picture, self._size) for picture in batch.data.numpy())
+    def _decode(self, indices: list[int]) -> Pixels:
+        try:
+            batch = self._decoder.get_frames_at(indices)
+        except (RuntimeError, IndexError) as error:
+            raise BrokenMediaError(undecodable(self._where, _first_line(error))) from error
+        found_ms = (batch.pts_seconds.numpy() - self._decoder.metadata.begin_stream_seconds) * 1000
+        if np.abs(found_ms - self.frame_ms[indices]).max() > _TOLERANCE_MS:
+            raise BrokenMediaError(
+                f"{self._where}: torchcodec gives frames at {found_ms.round().tolist()} ms for those at "
+                f"{self.frame_ms[indices].tolist()} ms; encode the video again or choose the backend 'pyav'"
+            )
+        pictures: Pixels = batch.data.numpy()
+        return pictures
 
 
 def _first_line(error: Exception) -> str:

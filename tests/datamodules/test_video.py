@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels
+from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, decode_in_portions
 from datamodules.decoder_pyav import PyAVDecoder
 from datamodules.decoders import VideoDecoder, open_video
 from datamodules.errors import BrokenMediaError, OversizedMediaError, SampleError
@@ -277,6 +277,18 @@ def test_large_frames_are_scaled_in_the_decoder_as_the_transform_would(fit: str,
     fitted = [transform(torch.tensor(pixels).permute(0, 3, 1, 2), (0,)).float() for pixels in (small, exact)]
     assert (fitted[0] - fitted[1]).abs().mean() < 2.0
     assert (fitted[0] - fitted[1]).mean().abs() < 1.5
+
+
+def test_large_frames_are_decoded_a_few_at_a_time() -> None:
+    asked: list[list[int]] = []
+
+    def decode(indices: list[int]) -> Pixels:
+        asked.append(indices)
+        return np.stack([np.full((2000, 3000, 3), index, dtype=np.uint8) for index in indices])
+
+    pictures = list(decode_in_portions([3, 5, 6, 9], decode, FrameSize(side=2), "key 'a'"))
+    assert asked == [[3], [5, 6], [9]]  # 16 million pixels
+    assert [(picture.shape, picture[0, 0, 0]) for picture in pictures] == [((2, 3, 3), n) for n in (3, 5, 6, 9)]
 
 
 def test_frames_near_the_wanted_size_are_left_as_they_are() -> None:
