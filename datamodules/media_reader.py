@@ -14,13 +14,7 @@ from datamodules.schema import FEATURE_ENDINGS, IMAGE_ENDINGS
 from datamodules.shard_reader import RawSample
 from datamodules.transforms import PixelTransform
 from datamodules.video import FrameSampling
-
-
-class VideoFrames(NamedTuple):
-    """The frames of one video or image, or cached features of them."""
-
-    frames: Tensor  # uint8 [T, 3, H, W], or features [T, 1 + N, D]
-    frame_ms: Tensor  # [T] int64, after the start of the part that was asked for
+from datamodules.video_frames import VideoFrames
 
 
 class MediaReader(NamedTuple):
