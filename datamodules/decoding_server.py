@@ -1,6 +1,6 @@
 """The process that decodes for another one. It is started by ``decoding_process``, not by hand.
 
-It gets requests over a socket, opens the shard itself, and leaves the frames in a file in memory that both processes
+It gets requests over a socket, reads the shard itself, and leaves the frames in a file in memory that both processes
 hold, whose pages are used again and again. It imports no torch, so it starts within a fraction of a second. It ends
 when the other side is gone, stuck or not.
 

@@ -30,30 +30,34 @@ class MediaRange(NamedTuple):
         Raises:
             ShardError: The file cannot be opened, or is shorter than it was when it was indexed.
         """
+        return io.BufferedReader(_Window(self.open_whole(), self))
+
+    def open_whole(self) -> io.FileIO:
+        """The file that the bytes lie in.
+
+        Raises:
+            ShardError: The file cannot be opened, or is shorter than it was when it was indexed.
+        """
         try:
-            window = _Window(self)
+            file = io.FileIO(self.path)
         except OSError as error:
             raise ShardError(f"{self.path} cannot be read ({error.strerror}); is its disk still there?") from error
-        if window.file_size() < self.offset + self.size:
-            window.close()
+        if os.fstat(file.fileno()).st_size < self.offset + self.size:
+            file.close()
             raise ShardError(
                 f"{self.path} ends before byte {self.offset + self.size}; it changed since it was indexed: copy it "
                 "again, or remove the index beside it if the change was meant"
             )
-        return io.BufferedReader(window)
+        return file
 
 
 class _Window(io.RawIOBase):
     """The part of a file from ``offset`` on, ``size`` bytes long, as a file."""
 
-    def __init__(self, place: MediaRange) -> None:
-        self._file = place.path.open("rb", buffering=0)
+    def __init__(self, file: io.FileIO, place: MediaRange) -> None:
+        self._file = file
         self._place = place
         self._position = 0
-
-    def file_size(self) -> int:
-        """Bytes of the whole file."""
-        return os.fstat(self._file.fileno()).st_size
 
     def readable(self) -> bool:
         return True

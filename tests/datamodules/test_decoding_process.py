@@ -114,6 +114,18 @@ def test_a_sample_s_own_errors_come_back_with_their_kind_and_words(tmp_path: Pat
     assert server_pid(Decoding()) == pid
 
 
+def test_a_file_that_was_removed_from_a_cache_meanwhile_is_read_to_its_end(tmp_path: Path) -> None:
+    asked = request(tmp_path / "a.mp4")
+
+    class Vanishing(MediaRange):
+        def open_whole(self) -> io.FileIO:
+            file = super().open_whole()
+            self.path.unlink()
+            return file
+
+    assert len(decode_media(asked._replace(media=Vanishing(*asked.media)), Decoding()).pixels) == 4
+
+
 @pytest.mark.parametrize("how", ["hang", "spin"])
 def test_a_stuck_decoder_is_killed_in_time_and_the_next_sample_decoded(ask: Any, faulty: Decoding, how: str) -> None:
     assert ask("well") == 1
