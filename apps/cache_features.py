@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from components.interfaces import FrameEncoder
-from datamodules.dataset import MediaReader
 from datamodules.instruction import InstructionDataModule
+from datamodules.media_reader import MediaReader
 from datamodules.schema import FEATURE_ENDINGS
 from datamodules.shard_index import ShardIndex
 from datamodules.shard_reader import RawSample, ShardReader, open_shards
@@ -188,10 +188,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if data.pixels.augmentation != Augmentation():
         raise ValueError("data.pixels.augmentation is on; cached features cannot be augmented, so switch it off")
     encoder = cli.model.make_encoder().to(known.device)
-    media = MediaReader(data.sampling, PixelTransform(data.pixels, train=False), data.loading.video_backend)
+    media = MediaReader(data.sampling, PixelTransform(data.pixels, train=False), data.loading.decoding)
     known.out.mkdir(parents=True, exist_ok=True)
     encode = DistinctFrames(encoder)
-    settings_used = [str(cli.config.model.encoder), repr(data.sampling), repr(data.pixels), data.loading.video_backend]
+    settings_used = [str(cli.config.model.encoder), repr(data.sampling), repr(data.pixels), repr(data.loading.decoding)]
     num_frames = 0
     progress = tqdm(open_shards(known.shards, data.loading.cache).shards, desc="encoding shards", unit="shard")
     for shard in progress:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
-from torch import Tensor
 
 from datamodules.errors import BrokenMediaError, SampleError
 from datamodules.schema import Record
-from datamodules.video import FrameSampling, VideoFrames, choose_frames
+from datamodules.video import FrameSampling, choose_frames
+from datamodules.video_frames import VideoFrames
 
 _READ_HEADER = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 
@@ -32,14 +32,14 @@ class ArrayVideo:
 
     def __init__(self, pixels: NDArray[np.uint8], interval_ms: float) -> None:
         self._pixels = pixels
-        self.frame_ms = [round(index * interval_ms) for index in range(len(pixels))]
+        self.frame_ms = np.rint(np.arange(len(pixels)) * interval_ms).astype(np.int64)
         """When every frame is first shown, in milliseconds after the first one."""
         self.duration_ms = max(1, round(len(pixels) * interval_ms))
         """When the last frame ends."""
 
-    def frames(self, indices: Sequence[int]) -> Tensor:
-        """The frames of these indices, uint8 ``[T, 3, H, W]``."""
-        return torch.from_numpy(self._pixels[list(indices)]).permute(0, 3, 1, 2).contiguous()
+    def frames(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """The frames of these indices, ``[T, H, W, 3]``."""
+        return self._pixels[list(indices)]
 
 
 def read_array(data: bytes, record: Record, sampling: FrameSampling, *, where: str = "array") -> VideoFrames:
@@ -60,8 +60,9 @@ def read_array(data: bytes, record: Record, sampling: FrameSampling, *, where: s
         chosen = choose_frames(video, sampling, record.start_ms, record.end_ms)
     except SampleError as error:
         raise SampleError(f"{where}: {error}") from error
-    times = [max(0, video.frame_ms[index] - (record.start_ms or 0)) for index in chosen]
-    return VideoFrames(video.frames(chosen), torch.tensor(times, dtype=torch.int64))
+    times = np.maximum(video.frame_ms[chosen] - (record.start_ms or 0), 0)
+    frames = torch.from_numpy(video.frames(chosen)).permute(0, 3, 1, 2).contiguous()  # [T, 3, H, W]
+    return VideoFrames(frames, torch.from_numpy(times))
 
 
 def _read_pixels(data: bytes, where: str) -> NDArray[np.uint8]:

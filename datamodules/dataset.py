@@ -1,107 +1,18 @@
 """From a sample's number to frames and token ids: what runs in the data loader's worker processes."""
 
-import json
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.array_media import read_array
 from datamodules.batch import EncodedConversation, Question, Sample
 from datamodules.conversations import build_turns
-from datamodules.errors import BrokenMediaError, SampleError
+from datamodules.errors import SampleError
+from datamodules.failures import FailurePolicy
+from datamodules.media_reader import MediaReader
 from datamodules.order import Draw
-from datamodules.schema import ARRAY_ENDINGS, FEATURE_ENDINGS, IMAGE_ENDINGS, VIDEO_MARK, Conversation
+from datamodules.schema import VIDEO_MARK, Conversation
 from datamodules.shard_reader import RawSample, ShardReader
-from datamodules.transforms import PixelTransform
-from datamodules.video import FrameSampling, VideoFrames, read_image, sample_frames
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FailurePolicy:
-    """What happens to a sample that is wrong or whose media is broken.
-
-    Args:
-        on_error: ``raise`` ends the run. ``skip`` leaves the sample out: its batch gets smaller, no other sample takes
-            its place.
-        skipped_file: Where ``skip`` lists what it left out, one JSON line each time.
-
-    Raises:
-        ValueError: ``skip`` has no file to list its samples in.
-    """
-
-    on_error: Literal["raise", "skip"] = "raise"
-    skipped_file: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.on_error == "skip" and self.skipped_file is None:
-            raise ValueError("on_error 'skip' needs skipped_file, the file that lists the skipped samples")
-
-
-class MediaReader(NamedTuple):
-    """How media bytes become frames."""
-
-    sampling: FrameSampling
-    transform: PixelTransform
-    backend: str = "pyav"
-
-    def read(self, raw: RawSample, seed: tuple[int, ...]) -> VideoFrames | None:
-        """Decode and transform; None for text only.
-
-        Cached features were sampled and transformed when they were written, and are taken as they are.
-
-        Raises:
-            SampleError: The media is broken.
-        """
-        if raw.media is None:
-            return None
-        if raw.ending in FEATURE_ENDINGS:
-            return read_features(raw.media.read(), where=raw.where)
-        if raw.ending in IMAGE_ENDINGS:
-            decoded = read_image(raw.media.read(), where=raw.where)
-        elif raw.ending in ARRAY_ENDINGS:
-            decoded = read_array(raw.media.read(), raw.record, self.sampling, where=raw.where)
-        else:
-            decoded = sample_frames(
-                raw.media.read(),
-                self.sampling,
-                backend=self.backend,
-                start_ms=raw.record.start_ms,
-                end_ms=raw.record.end_ms,
-                where=raw.where,
-            )
-        return VideoFrames(self.transform(decoded.frames, seed), decoded.frame_ms)
-
-
-def read_features(data: bytes, *, where: str) -> VideoFrames:
-    """Read cached features: ``features`` ``[T, 1 + N, D]``, class token first, and ``frame_ms`` ``[T]`` int64.
-
-    Raises:
-        BrokenMediaError: The bytes hold no such tensors.
-    """
-    try:
-        tensors: dict[str, Tensor] = load_tensors(data)
-        features, frame_ms = tensors["features"], tensors["frame_ms"]
-    except (SafetensorError, KeyError) as error:
-        raise BrokenMediaError(
-            f"{where}: the cached features cannot be read ({error}); write the feature shards again"
-        ) from error
-    fits = features.ndim == 3 and features.is_floating_point() and len(features) > 0
-    if not fits or frame_ms.dtype != torch.int64 or frame_ms.shape != features.shape[:1]:
-        raise BrokenMediaError(
-            f"{where}: cached features must be floats [T, 1 + N, D] with int64 frame_ms [T], got {features.dtype} "
-            f"{list(features.shape)} with {frame_ms.dtype} {list(frame_ms.shape)}; write the feature shards again"
-        )
-    return VideoFrames(features, frame_ms)
 
 
 class ConversationDataset(Dataset[Sample]):
@@ -127,14 +38,14 @@ class ConversationDataset(Dataset[Sample]):
         *,
         max_length: int | None = None,
         seed: int = 0,
-        failures: FailurePolicy = FailurePolicy(),
+        failures: FailurePolicy = FailurePolicy(),  # noqa: B008  frozen
     ) -> None:
         self.reader = reader
         self.tokenizer = tokenizer
         self.media = media
         self.max_length = max_length
         self.seed = seed
-        self.failures = failures
+        self.skipped = failures.skipped_samples()
         if failures.on_error == "raise":
             self._check_index()
 
@@ -163,24 +74,21 @@ class ConversationDataset(Dataset[Sample]):
         Raises:
             SampleError: A sample is wrong and the policy is to raise, or none of them is left.
         """
-        if self.failures.on_error == "raise":
+        if self.skipped is None:
             return [self[draw] for draw in draws]
         samples = []
         reasons = []
         for draw in draws:
+            shard, key = self.reader.shard(draw.sample).url, self.reader.entry(draw.sample).key
             try:
+                self.skipped.check(shard, key, draw.position)
                 samples.append(self[draw])
             except SampleError as error:
                 reasons.append(str(error))
-                self._report(draw, str(error))
+                self.skipped.add(shard, key, draw.position, error)
         if not samples:
             raise SampleError(f"no sample of a batch is left, all {len(reasons)} were skipped; first: {reasons[0]}")
         return samples
-
-    def num_skipped(self) -> int:
-        """How many draws were left out, over all processes that share the list, this run and earlier ones."""
-        path = Path(self.failures.skipped_file or "")
-        return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
 
     def _encode(self, raw: RawSample, conversation: Conversation, num_frames: int) -> EncodedConversation:
         where = f"{raw.where}, conversation {conversation.id!r}"
@@ -199,15 +107,6 @@ class ConversationDataset(Dataset[Sample]):
             meta={name: str(value) for name, value in raw.record.meta.items()},
         )
         return EncodedConversation(encoded.input_ids, encoded.labels, question)
-
-    def _report(self, draw: Draw, reason: str) -> None:
-        assert self.failures.skipped_file is not None
-        path = Path(self.failures.skipped_file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        line = {"where": self.reader.where(draw.sample), "position": draw.position, "reason": reason}
-        with path.open("a", encoding="utf-8") as file:  # one short append: lines of several processes do not mix
-            file.write(json.dumps(line) + "\n")
-        _log.warning("sample %d skipped, %d so far: %s", draw.sample, self.num_skipped(), reason)
 
     def _check_index(self) -> None:
         wrong = [index for index in range(len(self.reader)) if self.reader.entry(index).problem is not None]

@@ -1,24 +1,40 @@
 """Decodes videos with decord, an optional package that is often faster on short clips."""
 
 import importlib
-import io
 from collections.abc import Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from datamodules.decoded_frames import FrameSize, Pixels, decode_in_portions, stack_pictures
 from datamodules.errors import BrokenMediaError, undecodable
 
 
+def import_backend() -> Any:
+    """The package.
+
+    Raises:
+        ImportError: decord is not installed.
+    """
+    try:
+        return importlib.import_module("decord")
+    except ImportError as error:
+        raise ImportError(
+            "the video backend 'decord' needs the package decord (pip install 'decord==0.6.0', x86-64 Linux only); "
+            "install it or choose the backend 'pyav'"
+        ) from error
+
+
 class DecordDecoder:
-    """An open video.
+    """An open video. The whole file is read into memory.
 
     Source: https://github.com/dmlc/decord (0.6.0 is its last release; it does not turn the films of phones upright,
     and can hang on a container that lists more frames than it holds: its issues 269 and 373).
 
     Args:
-        data: The file's bytes.
+        file: The video's file.
+        size: Largest frame, and how large frames need to be.
         where: Shard and key, for messages.
 
     Raises:
@@ -26,47 +42,48 @@ class DecordDecoder:
         BrokenMediaError: The bytes are no whole video.
     """
 
-    def __init__(self, data: bytes, where: str) -> None:
-        try:
-            decord = importlib.import_module("decord")
-        except ImportError as error:
-            raise ImportError(
-                "the video backend 'decord' needs the package decord (pip install 'decord==0.6.0', x86-64 Linux only); "
-                "install it or choose the backend 'pyav'"
-            ) from error
+    def __init__(self, file: BinaryIO, size: FrameSize, where: str) -> None:
+        decord = import_backend()
+        self._size = size
         self._where = where
         try:
-            self._reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
+            self._reader = decord.VideoReader(file, num_threads=1)
             times = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))))  # [frames, start and end]
         except (decord.DECORDError, RuntimeError) as error:
             raise BrokenMediaError(undecodable(where, _first_line(error))) from error
         if not len(times):
             raise BrokenMediaError(f"{where}: the video has no frame")
         self._duration_ms = max(1, round(float(times[-1, 1] - times[0, 0]) * 1000))
-        self._starts = np.rint((times[:, 0] - times[0, 0]) * 1000).astype(int)
+        self._starts: NDArray[np.int64] = np.rint((times[:, 0] - times[0, 0]) * 1000).astype(np.int64)
         self._error = decord.DECORDError
 
     @property
-    def frame_ms(self) -> list[int]:
+    def frame_ms(self) -> NDArray[np.int64]:
         """See ``VideoDecoder``."""
-        return [int(start) for start in self._starts]
+        return self._starts
 
     @property
     def duration_ms(self) -> int:
         """See ``VideoDecoder``."""
         return self._duration_ms
 
-    def frames(self, indices: Sequence[int]) -> Tensor:
+    def frames(self, indices: Sequence[int]) -> Pixels:
         """See ``VideoDecoder``.
 
         Raises:
             BrokenMediaError: A chosen frame cannot be decoded.
         """
+        pictures = decode_in_portions(indices, self._decode, self._size, self._where)
+        stacked = stack_pictures(pictures, len(indices), self._where)
+        assert stacked is not None
+        return stacked
+
+    def _decode(self, indices: list[int]) -> Pixels:
         try:
-            pictures = self._reader.get_batch(list(indices)).asnumpy()
+            pictures: Pixels = self._reader.get_batch(indices).asnumpy()
         except (self._error, RuntimeError) as error:
             raise BrokenMediaError(undecodable(self._where, _first_line(error))) from error
-        return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()  # [T, 3, H, W]
+        return pictures
 
 
 def _first_line(error: Exception) -> str:

@@ -2,207 +2,162 @@
 
 import bisect
 import contextlib
-import io
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
-import torch
-from torch import Tensor
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
 
+from datamodules.decoded_frames import FrameSize, Pixels, stack_pictures
 from datamodules.errors import BrokenMediaError, undecodable
+from datamodules.video_timeline import VideoTimeline, read_timeline
 
 _SEEK_GAIN_FRAMES = 8
 """Seek only where it skips more frames than this; a shorter gap is decoded faster than the decoder is reset."""
-
-_LENGTH_TOLERANCE = 0.05
-"""A file whose packets end earlier than this part before its declared end was cut off."""
-
-
-class _Packet(NamedTuple):
-    shown: int  # presentation time, in the stream's time base
-    decoded: int  # decoding time, where a seek for this packet must aim
-    duration: int
-    is_keyframe: bool
-    has_time: bool  # False: the container stores no presentation times, and only the order of ``shown`` holds
 
 
 class PyAVDecoder:
     """An open video.
 
     Reads the packets' times first, without decoding: that gives every frame's exact time, shows whether the file is
-    whole, and tells which keyframe to seek to for which frame.
+    whole, and tells which keyframe to seek to for which frame. Bytes are read where they are needed; a film of any
+    length takes little memory.
+
+    A chosen frame that FFmpeg marks as damaged makes the video a broken one. Damage that it conceals without a mark
+    goes unnoticed: its strict mode would find more, but also refuses films that every player shows.
 
     Args:
-        data: The file's bytes.
+        file: The video's file.
+        size: Largest frame, and how large frames need to be.
         where: Shard and key, for messages.
 
     Raises:
         BrokenMediaError: The bytes are no whole video.
     """
 
-    def __init__(self, data: bytes, where: str) -> None:
-        self._data = data
+    def __init__(self, file: BinaryIO, size: FrameSize, where: str) -> None:
+        self._file = file
+        self._size = size
         self._where = where
-        try:
-            with _open(data) as container:
-                if not container.streams.video:
-                    raise BrokenMediaError(f"{where}: the file has no video stream")
-                stream = container.streams.video[0]
-                if stream.codec_context is None:
-                    raise BrokenMediaError(f"{where}: its video codec is unknown; encode the video again as H.264")
-                packets = _read_packets(container, where)
-                self._time_base: Fraction = stream.time_base
-        except av.FFmpegError as error:
-            raise BrokenMediaError(undecodable(where, error)) from error
-        self._keyframes = sorted(packet for packet in packets if packet.is_keyframe) or [min(packets)]
-        self._has_times = all(packet.has_time for packet in packets)
-        self._shown = sorted(packet.shown for packet in packets)
-        self._end = _end(packets)
+        self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
+        self._timeline = read_video_timeline(file, size, where)
 
     @property
-    def frame_ms(self) -> list[int]:
+    def frame_ms(self) -> NDArray[np.int64]:
         """See ``VideoDecoder``."""
-        return [self._milliseconds(shown) for shown in self._shown]
+        return self._timeline.frame_ms
 
     @property
     def duration_ms(self) -> int:
         """See ``VideoDecoder``."""
-        return max(1, self._milliseconds(self._end))
+        return self._timeline.duration_ms
 
-    def frames(self, indices: Sequence[int]) -> Tensor:
+    def frames(self, indices: Sequence[int]) -> Pixels:
         """See ``VideoDecoder``.
 
         Raises:
             BrokenMediaError: A chosen frame cannot be decoded.
         """
+
+        def stack(frames: Iterator[Any]) -> Pixels | None:
+            return stack_pictures((self._picture(frame) for frame in frames), len(indices), self._where)
+
         try:
-            pictures = self._frames_by_time(indices, seek=True) if self._has_times else self._frames_by_count(indices)
-            if self._has_times and len(pictures) < len(indices):  # the container's index misleads the seek
-                pictures = self._frames_by_time(indices, seek=False)
+            if not self._timeline.has_times:
+                stacked = stack(self._frames_by_count(indices))
+            else:
+                stacked = stack(self._frames_by_time(indices, seek=True))
+                if stacked is None:  # the container's index misleads the seek, or what it calls a keyframe is none
+                    stacked = stack(self._frames_by_time(indices, seek=False))
+        except MemoryError:
+            raise
         except (av.FFmpegError, OSError) as error:
             raise BrokenMediaError(undecodable(self._where, error)) from error
-        if len(pictures) < len(indices):
+        if stacked is None:
             raise BrokenMediaError(
-                f"{self._where}: only {len(pictures)} of {len(indices)} chosen frames could be decoded, though the "
-                f"file lists {len(self._shown)}; encode it again or leave it out"
+                f"{self._where}: not all of the {len(indices)} chosen frames could be decoded undamaged, though the "
+                f"file lists {len(self._timeline.shown)}; encode it again or leave it out"
             )
-        if len({picture.shape for picture in pictures}) > 1:
-            raise BrokenMediaError(f"{self._where}: the frame size changes within the video; encode it again")
-        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()  # [T, 3, H, W]
+        return stacked
 
-    def _frames_by_time(self, indices: Sequence[int], *, seek: bool) -> list[np.ndarray]:
-        pictures: list[np.ndarray] = []
-        with _open_decoding(self._data) as (container, stream):
+    def _frames_by_time(self, indices: Sequence[int], *, seek: bool) -> Iterator[Any]:
+        shown = self._timeline.shown
+        with self._open_decoding() as (container, stream):
             decoded: Iterator[Any] = container.decode(stream)
             position = 0
             for index in indices:
-                keyframe = self._keyframe_before(index)
-                if seek and bisect.bisect_left(self._shown, keyframe.shown) - position > _SEEK_GAIN_FRAMES:
-                    container.seek(keyframe.decoded, stream=stream)
+                keyframe = self._timeline.keyframe_before(index)
+                if seek and bisect.bisect_left(shown, keyframe) - position > _SEEK_GAIN_FRAMES:
+                    container.seek(keyframe, stream=stream)
                     decoded = container.decode(stream)
                 for frame in decoded:
-                    if frame.pts is not None and frame.pts >= self._shown[index]:
-                        if frame.pts == self._shown[index]:
-                            pictures.append(_picture(frame))
+                    if frame.pts is not None and frame.pts >= shown[index]:
+                        if frame.pts == shown[index] and not frame.is_corrupt:
+                            yield frame
                         break
                 position = index + 1
-        return pictures
 
-    def _keyframe_before(self, index: int) -> _Packet:
-        number = bisect.bisect_right(self._keyframes, self._shown[index], key=lambda packet: packet.shown)
-        return self._keyframes[max(0, number - 1)]
-
-    def _frames_by_count(self, indices: Sequence[int]) -> list[np.ndarray]:
+    def _frames_by_count(self, indices: Sequence[int]) -> Iterator[Any]:
         wanted = set(indices)
-        with _open_decoding(self._data) as (container, stream):
-            pictures = []
+        with self._open_decoding() as (container, stream):
             for number, frame in enumerate(container.decode(stream)):
-                if number in wanted:
-                    pictures.append(_picture(frame))
+                if number in wanted and not frame.is_corrupt:
+                    yield frame
                 if number == indices[-1]:
                     break
-        return pictures
 
-    def _milliseconds(self, shown: int) -> int:
-        return round((shown - self._shown[0]) * self._time_base * 1000)
+    @contextlib.contextmanager
+    def _open_decoding(self) -> Iterator[tuple[Any, Any]]:
+        with _open(self._file) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            stream.codec_context.options = {"max_pixels": str(self._size.max_pixels)}  # headers can lie
+            yield container, stream
 
-
-def _open(data: bytes) -> Any:
-    # Titles and comments in old encodings are common, and nothing to fail at.
-    return av.open(io.BytesIO(data), metadata_errors="replace")
-
-
-@contextlib.contextmanager
-def _open_decoding(data: bytes) -> Iterator[tuple[Any, Any]]:
-    with _open(data) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        yield container, stream
-
-
-def _picture(frame: Any) -> np.ndarray:
-    # Phones store upright films lying down, with the turn that a player has to make.
-    pixels: np.ndarray = frame.to_ndarray(format="rgb24")  # [H, W, 3]
-    return np.rot90(pixels, round(frame.rotation / 90))
-
-
-def _read_packets(container: Any, where: str) -> list[_Packet]:
-    stream = container.streams.video[0]
-    stores_times = container.format.name != "avi"  # what FFmpeg gives for packets of an AVI is a guess
-    packets: list[_Packet] = []
-    num_read = 0
-    for packet in container.demux(stream):
-        if packet.size == 0:
-            continue
-        num_read += 1
-        if packet.is_discard:
-            continue
-        if packet.is_corrupt:
-            raise BrokenMediaError(f"{where}: the video breaks off after {len(packets)} frames; fetch the file again")
-        shown = packet.dts if packet.pts is None else packet.pts
-        if shown is None:
-            raise BrokenMediaError(f"{where}: frame {len(packets)} has no time stamp; encode the video again")
-        decoded = shown if packet.dts is None else min(packet.dts, shown)
-        has_time = stores_times and packet.pts is not None
-        packets.append(_Packet(shown, decoded, packet.duration or 0, packet.is_keyframe, has_time))
-    if not packets:
-        raise BrokenMediaError(f"{where}: the video has no frame")
-    if "mov" in container.format.name and num_read < stream.frames:  # elsewhere the listed number is a guess
-        raise BrokenMediaError(f"{where}: the file lists {stream.frames} frames but holds {num_read}; fetch it again")
-    _check_length(container, packets, where)
-    return packets
-
-
-def _check_length(container: Any, packets: Sequence[_Packet], where: str) -> None:
-    stream = container.streams.video[0]
-    declared = _declared_seconds(container, stream)
-    seconds = float((_end(packets) - min(packet.shown for packet in packets)) * stream.time_base)
-    slack = _LENGTH_TOLERANCE * declared + 2 * seconds / len(packets)
-    if seconds < declared - slack:
-        raise BrokenMediaError(
-            f"{where}: the video breaks off after {seconds:.1f} s of {declared:.1f} s; fetch the file again"
+    def _picture(self, frame: Any) -> Pixels:
+        width, height = self._size.scaled(frame.width, frame.height)
+        scaled = None if (width, height) == (frame.width, frame.height) else "BICUBIC"
+        rgb = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=scaled, threads=1
         )
+        pixels: Any = rgb.to_ndarray()  # [H, W, 3]
+        # Phones store upright films lying down, with the turn that a player has to make.
+        turned: Pixels = np.rot90(pixels, round(frame.rotation / 90))
+        return turned
 
 
-def _declared_seconds(container: Any, stream: Any) -> float:
-    """The video's length as its file tells it, 0 where it does not."""
-    if "DURATION" in stream.metadata:  # Matroska's and WebM's, as 00:00:05.000000000
-        with contextlib.suppress(ValueError):
-            hours, minutes, seconds = str(stream.metadata["DURATION"]).split(":")
-            return int(hours) * 3600.0 + int(minutes) * 60.0 + float(seconds)
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    if container.duration is not None and len(container.streams) == 1:
-        return float(container.duration / av.time_base)
-    return 0.0
+def read_video_timeline(file: BinaryIO, size: FrameSize, where: str) -> VideoTimeline:
+    """Read when the frames of a video are shown.
+
+    Args:
+        file: The video's file.
+        size: Largest frame.
+        where: Shard and key, for messages.
+
+    Returns:
+        The timeline of its first video stream.
+
+    Raises:
+        BrokenMediaError: The bytes are no whole video.
+    """
+    try:
+        with _open(file) as container:
+            if not container.streams.video:
+                raise BrokenMediaError(f"{where}: the file has no video stream")
+            codec = container.streams.video[0].codec_context
+            if codec is None:
+                raise BrokenMediaError(f"{where}: its video codec is unknown; encode the video again as H.264")
+            size.check(codec.width, codec.height, where)
+            return read_timeline(container, where)
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:
+        raise BrokenMediaError(undecodable(where, error)) from error
 
 
-def _end(packets: Sequence[_Packet]) -> int:
-    """When the last frame ends; a last frame without a duration lasts as long as the mean one."""
-    last = max(packets)
-    first = min(packets)
-    mean = (last.shown - first.shown) // max(1, len(packets) - 1)
-    return last.shown + (last.duration or mean)
+def _open(file: BinaryIO) -> Any:
+    file.seek(0)
+    # Titles and comments in old encodings are common, and nothing to fail at.
+    return av.open(file, metadata_errors="replace")

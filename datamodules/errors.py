@@ -38,6 +38,30 @@ class BrokenMediaError(SampleError):
     kind = "media"
 
 
+class OversizedMediaError(BrokenMediaError):
+    """The media has more pixels or needs more memory than is allowed."""
+
+    kind = "size"
+
+
+class StuckDecoderError(BrokenMediaError):
+    """The decoder did not come to an end in time and was killed."""
+
+    kind = "timeout"
+
+
+class CrashedDecoderError(BrokenMediaError):
+    """The decoder took its process down, or failed in a way that it should not."""
+
+    kind = "crash"
+
+
+class QuarantinedError(SampleError):
+    """The sample's decoder hung or crashed before, so it is not tried again."""
+
+    kind = "quarantined"
+
+
 def undecodable(where: str, reason: object) -> str:
     """Say that a video cannot be decoded, in one form for every backend."""
     return f"{where}: the video cannot be decoded ({reason}); fetch or encode it again, or leave the sample out"

@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader
 from datamodules.batch import Batch, collate
 from datamodules.batches import GlobalBatches, global_batches
 from datamodules.conversations import load_tokenizer
-from datamodules.dataset import ConversationDataset, MediaReader
+from datamodules.dataset import ConversationDataset
 from datamodules.fingerprint import check_facts, order_facts
 from datamodules.loading import LateLoader, Loading, ResumableLoader, Source
+from datamodules.media_reader import MediaReader
 from datamodules.order import TrainingOrder
 from datamodules.ranks import EvaluationBatches, TrainingBatches
 from datamodules.shard_reader import ShardReader, open_shards
@@ -162,7 +163,7 @@ class InstructionDataModule(LightningDataModule):
         return ConversationDataset(
             reader,
             self.tokenizer,
-            MediaReader(self.sampling, PixelTransform(self.pixels, train=train), self.loading.video_backend),
+            MediaReader(self.sampling, PixelTransform(self.pixels, train=train), self.loading.decoding),
             max_length=self.loading.max_length,
             seed=self.order.seed,
             failures=self.loading.failures,

@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch
 from datamodules.batch_plan import Budget
-from datamodules.dataset import FailurePolicy
+from datamodules.decoding import Decoding
+from datamodules.failures import FailurePolicy
 from datamodules.shard_cache import ShardCache
 from datamodules.units import Cost
 
@@ -40,7 +41,7 @@ class Loading:
         cost: How much work a sample is: the ranks' is balanced by it, and a budget groups by it.
         num_workers: Worker processes of every rank.
         max_length: Most text tokens of a conversation; None = no bound.
-        video_backend: ``pyav`` or ``decord``.
+        decoding: With what videos and pictures are decoded, and when a decoder is given up.
         failures: What happens to wrong samples.
         cache: Where local copies of remote shards are kept.
 
@@ -54,7 +55,7 @@ class Loading:
     cost: Cost = field(default_factory=Cost)
     num_workers: int = 2
     max_length: int | None = 2048
-    video_backend: str = "pyav"
+    decoding: Decoding = field(default_factory=Decoding)
     failures: FailurePolicy = field(default_factory=FailurePolicy)
     cache: ShardCache = field(default_factory=ShardCache)
 

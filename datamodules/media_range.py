@@ -1,6 +1,7 @@
 """Where a sample's media lies: a stretch of bytes in a local file. It crosses process borders; the bytes need not."""
 
 import io
+import os
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -26,31 +27,40 @@ class MediaRange(NamedTuple):
             ShardError: The file is gone or shorter than it was when it was indexed, or cannot be fetched.
         """
         with self.open() as file:
-            data = file.read()
-        if len(data) != self.size:
-            raise ShardError(
-                f"{self.path} ends before byte {self.offset + self.size}; it changed since it was indexed: copy it "
-                "again, or remove the index beside it if the change was meant"
-            )
-        return data
+            return file.read()
 
     def open(self) -> BinaryIO:
         """A file of these bytes alone, for decoders that seek: a two-hour film is never in memory as a whole.
 
         Raises:
-            ShardError: The file cannot be opened or fetched.
+            ShardError: The file cannot be opened or fetched, or is shorter than it was when it was indexed.
+        """
+        return io.BufferedReader(_Window(self.open_whole(), self))
+
+    def open_whole(self) -> io.FileIO:
+        """The file that the bytes lie in.
+
+        Raises:
+            ShardError: The file cannot be opened or fetched, or is shorter than it was when it was indexed.
         """
         try:
-            return io.BufferedReader(_Window(self))
+            file = io.FileIO(self.path) if self.cached is None else self.cached.open()
         except OSError as error:
             raise ShardError(f"{self.path} cannot be read ({error.strerror}); is its disk still there?") from error
+        if os.fstat(file.fileno()).st_size < self.offset + self.size:
+            file.close()
+            raise ShardError(
+                f"{self.path} ends before byte {self.offset + self.size}; it changed since it was indexed: copy it "
+                "again, or remove the index beside it if the change was meant"
+            )
+        return file
 
 
 class _Window(io.RawIOBase):
     """The part of a file from ``offset`` on, ``size`` bytes long, as a file."""
 
-    def __init__(self, place: MediaRange) -> None:
-        self._file = io.FileIO(place.path) if place.cached is None else place.cached.open()
+    def __init__(self, file: io.FileIO, place: MediaRange) -> None:
+        self._file = file
         self._place = place
         self._position = 0
 

@@ -4,8 +4,9 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.dataset import MediaReader
+from datamodules.decoding import Decoding
 from datamodules.errors import SampleError, ShardError
+from datamodules.media_reader import MediaReader
 from datamodules.shard_cache import ShardCache
 from datamodules.shard_index import make_index
 from datamodules.shard_reader import ShardReader
@@ -48,14 +49,14 @@ class ShardCheck(NamedTuple):
     Args:
         num_frames: Frames decoded of every video, spread over its length; 0 decodes nothing.
         fraction: Part of the samples whose media is decoded. Which ones follows from their keys.
-        video_backend: Decoder.
+        decoding: With what media is decoded, and when a decoder is given up.
         index_folder: Where indexes are written; None = beside local shards, in the cache for remote ones.
         cache: Where local copies of remote shards are kept.
     """
 
     num_frames: int = 3
     fraction: float = 1.0
-    video_backend: str = "pyav"
+    decoding: Decoding = Decoding()
     index_folder: Path | None = None
     cache: ShardCache = ShardCache()
 
@@ -81,7 +82,7 @@ class ShardCheck(NamedTuple):
 
     def _decode(self, reader: ShardReader, number: int) -> Problem | None:
         transform = PixelTransform(PixelOptions(), train=False)
-        media = MediaReader(FrameSampling(num_frames=self.num_frames), transform, self.video_backend)
+        media = MediaReader(FrameSampling(num_frames=self.num_frames), transform, self.decoding)
         try:
             media.read(reader.read(number), (0,))
         except SampleError as error:

@@ -57,6 +57,10 @@ class ShardReader:
         """What the index knows of all samples, in order, faster than asking ``entry`` for each."""
         return itertools.chain.from_iterable(shard.entries for shard in self.shards)
 
+    def shard(self, index: int) -> ShardIndex:
+        """The shard that a sample lies in."""
+        return self._find(index)[0]
+
     def where(self, index: int) -> str:
         """Name a sample by its shard and key."""
         return f"shard {self._find(index)[0].url}, key {self.entry(index).key!r}"

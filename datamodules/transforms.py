@@ -1,5 +1,6 @@
 """Pixel transforms on uint8 frames. All frames of a video are treated alike; normalising is the encoder's part."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,6 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
+
+from datamodules.decoded_frames import FrameSize
+
+_SLIMMEST_CROP = 3 / 4
+"""Least ratio of a random crop's sides."""
+
+_LONGEST_RATIO = 8
+"""Ratio of a frame's sides beyond which ``crop`` cuts before it scales; scaled whole, a thin frame fills any memory."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,21 @@ class PixelTransform:
         self.options = options
         self._random = _augmenting_steps(options) if train else None
 
+    def frame_size(self, max_pixels: int) -> FrameSize:
+        """How large frames need to be when they are decoded, for this transform to lose nothing by it.
+
+        Scaled by the decoder, a frame has the size that this transform would scale it to. Where random crops are cut
+        from it, it stays so large that even the smallest crop is not enlarged.
+
+        Args:
+            max_pixels: Largest frame that is decoded at all.
+        """
+        size = self.options.size
+        if self._random is not None and self.options.augmentation.crop_scale < 1:
+            smallest = math.sqrt(max(self.options.augmentation.crop_scale, 1e-4) * _SLIMMEST_CROP)
+            return FrameSize(max_pixels, math.ceil(size / smallest), "shorter")
+        return FrameSize(max_pixels, size, "shorter" if self.options.fit == "crop" else "longer")
+
     def __call__(self, frames: Tensor, seed: tuple[int, ...]) -> Tensor:
         """Transform.
 
@@ -87,8 +111,9 @@ def _augmenting_steps(options: PixelOptions) -> v2.Compose | None:
     chosen = options.augmentation
     steps: list[v2.Transform] = []
     if chosen.crop_scale < 1:
-        scale = (chosen.crop_scale, 1.0)
-        steps.append(v2.RandomResizedCrop(options.size, scale=scale, interpolation=InterpolationMode.BICUBIC))
+        scale, ratio = (chosen.crop_scale, 1.0), (_SLIMMEST_CROP, 1 / _SLIMMEST_CROP)
+        bicubic = InterpolationMode.BICUBIC
+        steps.append(v2.RandomResizedCrop(options.size, scale=scale, ratio=ratio, interpolation=bicubic))
     if chosen.horizontal_flip:
         steps.append(v2.RandomHorizontalFlip(chosen.horizontal_flip))
     if chosen.color_jitter:
@@ -98,6 +123,10 @@ def _augmenting_steps(options: PixelOptions) -> v2.Compose | None:
 
 def _fit(frames: Tensor, options: PixelOptions) -> Tensor:
     height, width = frames.shape[-2:]
+    if options.fit == "crop" and max(height, width) > _LONGEST_RATIO * min(height, width):
+        most = _LONGEST_RATIO * min(height, width)
+        height, width = min(height, most), min(width, most)
+        frames = v2.functional.center_crop(frames, [height, width])
     size = options.size
     reference = min(height, width) if options.fit == "crop" else max(height, width)
     scaled = [max(1, round(side * size / reference)) for side in (height, width)]

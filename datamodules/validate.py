@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from datamodules.decoding import Decoding
 from datamodules.errors import ShardError
 from datamodules.shard_cache import ShardCache
 from datamodules.shard_check import CheckedShard, Problem, ShardCheck
@@ -155,7 +156,8 @@ def _parse(args: Sequence[str] | None) -> _Options:
     parser.add_argument("--no-decode", action="store_true", help="read no media")
     parser.add_argument("--num-frames", type=int, default=3, help="frames decoded of a video, spread over its length")
     parser.add_argument("--fraction", type=float, default=1.0, help="part of the samples whose media is decoded")
-    parser.add_argument("--video-backend", default="pyav", help="decoder")
+    parser.add_argument("--video-backend", choices=("pyav", "decord", "torchcodec"), default="pyav", help="decoder")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds after which a decoder counts as stuck")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0 = none but this one")
     parser.add_argument("--max-bad-rate", type=float, default=0.0, help="part of wrong samples above which it fails")
     parser.add_argument("--report", type=Path, help="JSON file with the counts and every wrong sample")
@@ -174,7 +176,7 @@ def _parse(args: Sequence[str] | None) -> _Options:
         parser.error(f"shards of one name, such as {twice[0]}, would have one index in --index-out; check them apart")
     cache = ShardCache(known.cache_folder, known.cache_gigabytes)
     num_frames = 0 if known.no_decode else known.num_frames
-    check = ShardCheck(num_frames, known.fraction, known.video_backend, known.index_out, cache)
+    check = ShardCheck(num_frames, known.fraction, Decoding(known.video_backend, known.timeout), known.index_out, cache)
     return _Options(shards, check, known.workers, known.max_bad_rate, known.report)
 
 

@@ -1,17 +1,16 @@
-"""From media bytes to chosen frames and their times."""
+"""From a video's bytes to chosen frames and their times."""
 
-import bisect
-import io
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import BinaryIO
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
+from datamodules.decoded_frames import DecodedFrames, FrameSize
 from datamodules.decoders import VideoDecoder, open_video
-from datamodules.errors import BrokenMediaError, SampleError
+from datamodules.errors import OversizedMediaError, SampleError
+
+MOST_FRAMES = 100_000
+"""More frames than this are asked of no video on purpose, but of one that claims to last for years."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,6 @@ class FrameSampling:
         return wanted if self.max_frames is None else min(wanted, self.max_frames)
 
 
-class VideoFrames(NamedTuple):
-    """The chosen frames of one video or image."""
-
-    frames: Tensor  # uint8 [T, 3, H, W]
-    frame_ms: Tensor  # [T] int64, after the start of the part that was asked for
-
-
 def frame_times_ms(duration_ms: int, num_frames: int) -> list[int]:
     """Place frames at the centres of equal slices, favouring neither end.
 
@@ -89,65 +81,54 @@ def choose_frames(
 
     Raises:
         SampleError: The part starts after the video's end.
+        OversizedMediaError: The video is so long that it would give more than ``MOST_FRAMES``.
     """
     start = start_ms or 0
     end = video.duration_ms if end_ms is None else min(end_ms, video.duration_ms)
     if start >= end:
         raise SampleError(f"start_ms {start} lies behind the video's end at {end} ms; correct the sample's JSON")
-    times = frame_times_ms(end - start, sampling.count(end - start))
-    frame_ms = video.frame_ms
-    shown = (bisect.bisect_right(frame_ms, start + time) - 1 for time in times)
-    return sorted({max(0, index) for index in shown})
+    num_frames = sampling.count(end - start)
+    if num_frames > MOST_FRAMES:
+        raise OversizedMediaError(
+            f"its {(end - start) / 1000:.0f} s would give {num_frames} frames; set sampling.max_frames, or leave it out"
+        )
+    times = start + np.array(frame_times_ms(end - start, num_frames), dtype=np.int64)
+    shown = np.searchsorted(np.asarray(video.frame_ms), times, side="right") - 1
+    return [int(index) for index in np.unique(np.maximum(shown, 0))]
 
 
 def sample_frames(
-    data: bytes,
+    file: BinaryIO,
     sampling: FrameSampling,
     *,
     backend: str = "pyav",
     start_ms: int | None = None,
     end_ms: int | None = None,
+    size: FrameSize = FrameSize(),  # noqa: B008  immutable
     where: str = "video",
-) -> VideoFrames:
+) -> DecodedFrames:
     """Decode the chosen frames of a video.
 
     Args:
-        data: The video file's bytes.
+        file: The video's file.
         sampling: How many frames.
         backend: Decoder, see ``open_video``.
         start_ms: Start of the part that is meant; None = from the beginning.
         end_ms: End of that part; None = to the end.
+        size: Largest frame, and how large frames need to be.
         where: Shard and key, for messages.
 
     Returns:
-        At least one frame, in the video's own size.
+        At least one frame.
 
     Raises:
         BrokenMediaError: The video cannot be decoded.
         SampleError: The part starts after the video's end.
     """
-    video = open_video(data, backend, where=where)
+    video = open_video(file, backend, size=size, where=where)
     try:
         chosen = choose_frames(video, sampling, start_ms, end_ms)
     except SampleError as error:
-        raise SampleError(f"{where}: {error}") from error
-    starts = video.frame_ms
-    times = [max(0, starts[index] - (start_ms or 0)) for index in chosen]
-    return VideoFrames(video.frames(chosen), torch.tensor(times, dtype=torch.int64))
-
-
-def read_image(data: bytes, *, where: str = "image") -> VideoFrames:
-    """Decode a JPEG, PNG or WebP picture as a video of one frame.
-
-    Raises:
-        BrokenMediaError: The bytes are no such picture, or a picture of absurd size.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))  # [H, W, 3]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BrokenMediaError(
-            f"{where}: the picture cannot be decoded ({error}); fetch it again or leave the sample out"
-        ) from error
-    frame = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()  # [1, 3, H, W]
-    return VideoFrames(frame, torch.zeros(1, dtype=torch.int64))
+        raise type(error)(f"{where}: {error}") from error
+    times = np.asarray(video.frame_ms)[chosen] - (start_ms or 0)
+    return DecodedFrames(video.frames(chosen), np.maximum(times, 0))

@@ -98,6 +98,29 @@ def make_clip(
     return target.getvalue()
 
 
+def make_gif(num_frames: int, *, width: int = 64, height: int = 48, fps: int = 4) -> bytes:
+    """Encode an animation; frame ``i`` is one grey of ``frame_level(i)``."""
+    target = io.BytesIO()
+    pictures = [Image.new("RGB", (width, height), (frame_level(index),) * 3) for index in range(num_frames)]
+    pictures[0].save(target, "gif", save_all=True, append_images=pictures[1:], duration=1000 // fps)
+    return target.getvalue()
+
+
+def natural_frames(num_frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Frames with the spectrum of photographs, mostly grey, that drift sideways: uint8 ``[T, H, W, 3]``."""
+    generator = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    amplitude = 1 / np.maximum(frequency, 1 / max(height, width)) ** 1.2
+
+    def field(deviation: float) -> np.ndarray:
+        noise = np.fft.irfft2(amplitude * np.exp(2j * np.pi * generator.random(amplitude.shape)), (height, width))
+        return noise / noise.std() * deviation
+
+    grey = 120 + field(45.0)
+    picture = np.stack([grey + field(10.0) for _ in range(3)], axis=-1).clip(0, 255).astype(np.uint8)
+    return np.stack([np.roll(picture, 2 * index, axis=1) for index in range(num_frames)])
+
+
 def make_image(level: int = 128, *, width: int = 64, height: int = 48, form: str = "png") -> bytes:
     """Encode a picture of one grey."""
     target = io.BytesIO()

@@ -11,7 +11,8 @@ from components.encoders.cached import CachedFeatures
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from datamodules.batch import Batch, collate
 from datamodules.conversations import load_tokenizer
-from datamodules.dataset import ConversationDataset, MediaReader
+from datamodules.dataset import ConversationDataset
+from datamodules.media_reader import MediaReader
 from datamodules.order import Draw
 from datamodules.shard_index import load_index
 from datamodules.shard_reader import ShardReader

@@ -7,13 +7,18 @@ import torch
 from safetensors.torch import save
 
 from datamodules.batch import IGNORED_LABEL, collate
-from datamodules.dataset import ConversationDataset, FailurePolicy, MediaReader
-from datamodules.errors import BrokenMediaError, SampleError
+from datamodules.dataset import ConversationDataset
+from datamodules.decoded_frames import DecodedFrames
+from datamodules.decoding import Decoding, MediaRequest
+from datamodules.decoding_process import decode_media
+from datamodules.errors import BrokenMediaError, SampleError, StuckDecoderError
+from datamodules.failures import FailurePolicy
+from datamodules.media_reader import MediaReader
 from datamodules.order import Draw
 from datamodules.shard_index import load_index
 from datamodules.shard_reader import ShardReader
 from datamodules.transforms import Augmentation, PixelOptions, PixelTransform
-from datamodules.video import FrameSampling, VideoFrames, sample_frames
+from datamodules.video import FrameSampling
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_members, write_shard
 
 
@@ -61,13 +66,13 @@ def test_samples_of_every_kind_come_out_whole(mixed: Path, tokenizer: Any) -> No
 def test_a_video_is_decoded_once_for_all_its_questions(
     mixed: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded: list[bytes] = []
+    decoded: list[MediaRequest] = []
 
-    def counted(data: bytes, *arguments: Any, **options: Any) -> VideoFrames:
-        decoded.append(data)
-        return sample_frames(data, *arguments, **options)
+    def counted(request: MediaRequest, settings: Decoding) -> DecodedFrames:
+        decoded.append(request)
+        return decode_media(request, settings)
 
-    monkeypatch.setattr("datamodules.dataset.sample_frames", counted)
+    monkeypatch.setattr("datamodules.media_reader.decode_media", counted)
     batch = collate(dataset(mixed, tokenizer).__getitems__([Draw(0, 0)]))
     assert len(decoded) == 1
     assert batch.video_index.tolist() == [0, 0]
@@ -179,9 +184,47 @@ def test_skipping_makes_the_batch_smaller_and_lists_what_is_missing(tmp_path: Pa
     assert [question.key for question in batch.questions] == ["a", "d"]
     assert batch.frame_counts.tolist() == [2, 3]
     lines = [json.loads(line) for line in listed.read_text().splitlines()]
-    assert [(line["position"], line["where"][-3:]) for line in lines] == [(101, "'b'"), (102, "'c'")]
+    assert [(line["position"], line["key"], line["kind"]) for line in lines] == [
+        (101, "b", "media"),
+        (102, "c", "sample"),
+    ]
+    assert {line["shard"] for line in lines} == {str(tmp_path / "x.tar")}
     assert "cannot be decoded" in lines[0]["reason"]
-    assert data.num_skipped() == 2
+    assert data.skipped is not None
+    assert data.skipped.counts() == {"media": 1, "sample": 1}
+    data.__getitems__([Draw(index, 200 + index) for index in range(4)])
+    assert len(listed.read_text().splitlines()) == 2
+
+
+def test_a_sample_in_quarantine_is_left_out_untried(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = {"a"}
+    tried: list[str] = []
+
+    def decode(request: MediaRequest, settings: Decoding) -> DecodedFrames:
+        tried.append(request.where[-3:-1].strip("'"))
+        if tried[-1] in stuck:
+            raise StuckDecoderError(f"{request.where}: did not finish")
+        return decode_media(request, settings)
+
+    monkeypatch.setattr("datamodules.media_reader.decode_media", decode)
+    path = write_shard(tmp_path / "x.tar", [(key, make_record(), make_clip(2), "mp4") for key in "ab"])
+    failures = FailurePolicy("skip", str(tmp_path / "skipped.jsonl"))
+    run, resumed = (dataset(path, tokenizer, failures=failures) for _ in range(2))
+
+    def keys(data: ConversationDataset, position: int) -> list[str]:
+        tried.clear()
+        return [sample.key for sample in data.__getitems__([Draw(0, position), Draw(1, position + 1)])]
+
+    assert (keys(run, 10), tried) == (["b"], ["a", "b"])
+    stuck.clear()  # whatever it was, it is over
+    for data in (run, resumed):
+        assert (keys(data, 20), tried) == (["b"], ["b"])
+        assert (keys(data, 10), tried) == (["b"], ["b"])
+        assert (keys(data, 8), tried) == (["a", "b"], ["a", "b"])  # before it hung it was trained on
+    assert run.skipped is not None
+    assert run.skipped.counts() == {"timeout": 1}
 
 
 def test_a_batch_that_is_lost_whole_is_an_error(tmp_path: Path, tokenizer: Any) -> None:
@@ -189,11 +232,6 @@ def test_a_batch_that_is_lost_whole_is_an_error(tmp_path: Path, tokenizer: Any) 
     data = dataset(with_broken(tmp_path / "x.tar"), tokenizer, failures=failures)
     with pytest.raises(SampleError, match=r"no sample of a batch is left, all 2 were skipped; first: .*key 'b'"):
         data.__getitems__([Draw(1, 0), Draw(2, 1)])
-
-
-def test_skipping_needs_a_list() -> None:
-    with pytest.raises(ValueError, match="needs skipped_file"):
-        FailurePolicy("skip")
 
 
 def test_a_conversation_that_is_too_long_is_named(mixed: Path, tokenizer: Any) -> None:

@@ -72,6 +72,42 @@ def test_each_augmentation_does_its_part(option: Augmentation, index: int) -> No
     assert not torch.equal(result, frames)
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("shape", [(96, 128), (128, 96), (301, 97)])
+def test_frames_that_the_decoder_scaled_are_scaled_no_more(fit: str, shape: tuple[int, int]) -> None:
+    transform = PixelTransform(PixelOptions(32, fit), train=False)  # type: ignore[arg-type]
+    width, height = transform.frame_size(10**6).scaled(shape[1], shape[0])
+    assert (min if fit == "crop" else max)(width, height) == 32
+    small = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+    top, left = (height - 32) // 2, (width - 32) // 2
+    result = transform(small, (0,))
+    if fit == "crop":
+        assert any(
+            torch.equal(result, small[..., y : y + 32, x : x + 32]) for y in (top, top + 1) for x in (left, left + 1)
+        )
+    else:
+        assert result.long().sum() == small.long().sum()
+
+
+def test_random_crops_are_cut_from_frames_large_enough_for_the_smallest() -> None:
+    for scale in (0.0, 0.08, 0.5, 0.99):
+        options = PixelOptions(32, augmentation=Augmentation(crop_scale=scale))
+        assert PixelTransform(options, train=False).frame_size(9) == (9, 32, "shorter")
+        size = PixelTransform(options, train=True).frame_size(9)
+        assert size.side is not None
+        smallest_side = (scale * size.side**2 * 3 / 4) ** 0.5  # of a crop of a square frame
+        assert smallest_side >= 32 or scale == 0
+        assert size.side < 32 * 120
+
+
+def test_a_thin_frame_is_cut_before_it_is_enlarged() -> None:
+    thin = torch.randint(0, 256, (1, 3, 2, 60_000), dtype=torch.uint8)
+    result = PixelTransform(PixelOptions(32), train=False)(thin, (0,))
+    assert result.shape == (1, 3, 32, 32)
+    middle = PixelTransform(PixelOptions(32), train=False)(thin[..., 29_992:30_008], (0,))
+    assert torch.equal(result, middle)  # what is cut away first never showed
+
+
 @pytest.mark.parametrize("make", [lambda: PixelOptions(0), lambda: Augmentation(horizontal_flip=2.0)])
 def test_senseless_options_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match="must"):

@@ -1,0 +1,119 @@
+"""What every decoder hands over, and how large it may be. Free of torch, so that a decoding process starts at once.
+
+Frames that are more than half as large again as the transform asks for are scaled down one by one as they are decoded:
+a film in 8K never lies in memory at 8K. Frames below that are handed over as they are, because the transform scales
+them faster and exactly; none is ever enlarged here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.errors import BrokenMediaError, OversizedMediaError
+
+Pixels = NDArray[np.uint8]
+"""``[H, W, 3]`` or, of several frames, ``[T, H, W, 3]``."""
+
+_WORTH_SCALING = 1.5
+_PIXELS_AT_ONCE = 16_000_000
+
+
+class DecodedFrames(NamedTuple):
+    """The chosen frames of one video or image."""
+
+    pixels: Pixels  # uint8 [T, H, W, 3]
+    frame_ms: NDArray[np.int64]  # [T], after the start of the part that was asked for
+
+
+class FrameSize(NamedTuple):
+    """How large frames may be in the file, and how large they need to be when they are handed over."""
+
+    max_pixels: int = 64_000_000  # of one frame; 8K has 33 million
+    side: int | None = None  # pixels that this side needs; None = the file's own size
+    measured: Literal["shorter", "longer"] = "shorter"
+
+    def check(self, width: int, height: int, where: str) -> None:
+        """Refuse frames that are too large, before they are decoded.
+
+        Raises:
+            OversizedMediaError: A frame has more than ``max_pixels``; a small file can unpack to any size.
+        """
+        if width * height > self.max_pixels:
+            raise OversizedMediaError(
+                f"{where}: its frames of {width} x {height} pixels are larger than max_pixels {self.max_pixels} "
+                "allows; scale it down, leave the sample out, or raise max_pixels"
+            )
+
+    def scaled(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height at which a frame of this size is handed over."""
+        if self.side is None:
+            return width, height
+        measured = min(width, height) if self.measured == "shorter" else max(width, height)
+        if measured <= _WORTH_SCALING * self.side:
+            return width, height
+        return max(1, round(width * self.side / measured)), max(1, round(height * self.side / measured))
+
+
+def scale_down(pixels: Pixels, size: FrameSize) -> Pixels:
+    """Bring one picture ``[H, W, 3]`` to the size at which it is handed over; bicubic, smoothed."""
+    height, width = pixels.shape[:2]
+    scaled = size.scaled(width, height)
+    if scaled == (width, height):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(scaled, Image.Resampling.BICUBIC))
+
+
+def decode_in_portions(
+    indices: Sequence[int], decode: Callable[[list[int]], Pixels], size: FrameSize, where: str
+) -> Iterator[Pixels]:
+    """Decode some frames at a time, for libraries that hand over frames in the video's own size.
+
+    Args:
+        indices: Frames wanted.
+        decode: Decodes the frames of a few indices, ``[t, H, W, 3]``.
+        size: Largest frame, and how large frames need to be.
+        where: Shard and key, for messages.
+
+    Yields:
+        Pictures ``[H, W, 3]`` at the size at which they are handed over.
+
+    Raises:
+        OversizedMediaError: The frames are larger than is allowed.
+    """
+    done, at_once = 0, 1
+    while done < len(indices):
+        pictures = decode(list(indices[done : done + at_once]))
+        done += at_once
+        height, width = pictures.shape[1:3]
+        size.check(width, height, where)
+        at_once = max(1, _PIXELS_AT_ONCE // (height * width))
+        yield from (scale_down(picture, size) for picture in pictures)
+
+
+def stack_pictures(pictures: Iterable[Pixels], count: int, where: str) -> Pixels | None:
+    """Lay pictures of one size behind each other, each as soon as it comes.
+
+    Args:
+        pictures: Pictures ``[H, W, 3]``.
+        count: How many there should be, T.
+        where: Shard and key, for messages.
+
+    Returns:
+        ``[T, H, W, 3]``, or None if there are fewer.
+
+    Raises:
+        BrokenMediaError: The pictures differ in size.
+    """
+    stacked: Pixels | None = None
+    number = 0
+    for picture in pictures:
+        if stacked is None:
+            stacked = np.empty((count, *picture.shape), dtype=np.uint8)
+        if picture.shape != stacked.shape[1:]:
+            raise BrokenMediaError(f"{where}: the frame size changes within the video; encode it again")
+        stacked[number] = picture
+        number += 1
+    return stacked if number == count else None

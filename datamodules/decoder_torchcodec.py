@@ -1,0 +1,93 @@
+"""Decodes videos with torchcodec, an optional package of the PyTorch project."""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.decoded_frames import FrameSize, Pixels, decode_in_portions, stack_pictures
+from datamodules.decoder_pyav import read_video_timeline
+from datamodules.errors import BrokenMediaError, undecodable
+
+_TOLERANCE_MS = 2
+
+
+def import_backend() -> Any:
+    """The package's decoders.
+
+    Raises:
+        ImportError: torchcodec or the FFmpeg libraries that it looks for are not installed.
+    """
+    try:
+        return importlib.import_module("torchcodec.decoders")
+    except (ImportError, RuntimeError) as error:
+        raise ImportError(
+            "the video backend 'torchcodec' needs the package torchcodec (pip install 'torchcodec>=0.12') and FFmpeg's "
+            f"shared libraries; install them or choose the backend 'pyav'. It said: {str(error).strip()[:200]}"
+        ) from error
+
+
+class TorchCodecDecoder:
+    """An open video. PyAV reads the frames' times and checks that the file is whole, torchcodec decodes.
+
+    Args:
+        file: The video's file.
+        size: Largest frame, and how large frames need to be.
+        where: Shard and key, for messages.
+
+    Raises:
+        ImportError: torchcodec is not installed.
+        BrokenMediaError: The bytes are no whole video.
+    """
+
+    def __init__(self, file: BinaryIO, size: FrameSize, where: str) -> None:
+        decoders = import_backend()
+        self._size = size
+        self._where = where
+        self._timeline = read_video_timeline(file, size, where)
+        file.seek(0)
+        try:
+            self._decoder = decoders.VideoDecoder(file, dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu")
+        except (RuntimeError, ValueError) as error:
+            raise BrokenMediaError(undecodable(where, _first_line(error))) from error
+
+    @property
+    def frame_ms(self) -> NDArray[np.int64]:
+        """See ``VideoDecoder``."""
+        return self._timeline.frame_ms
+
+    @property
+    def duration_ms(self) -> int:
+        """See ``VideoDecoder``."""
+        return self._timeline.duration_ms
+
+    def frames(self, indices: Sequence[int]) -> Pixels:
+        """See ``VideoDecoder``.
+
+        Raises:
+            BrokenMediaError: A chosen frame cannot be decoded, or torchcodec counts the frames otherwise.
+        """
+        pictures = decode_in_portions(indices, self._decode, self._size, self._where)
+        stacked = stack_pictures(pictures, len(indices), self._where)
+        assert stacked is not None
+        return stacked
+
+    def _decode(self, indices: list[int]) -> Pixels:
+        try:
+            batch = self._decoder.get_frames_at(indices)
+        except (RuntimeError, IndexError) as error:
+            raise BrokenMediaError(undecodable(self._where, _first_line(error))) from error
+        found_ms = (batch.pts_seconds.numpy() - self._decoder.metadata.begin_stream_seconds) * 1000
+        if np.abs(found_ms - self.frame_ms[indices]).max() > _TOLERANCE_MS:
+            raise BrokenMediaError(
+                f"{self._where}: torchcodec gives frames at {found_ms.round().tolist()} ms for those at "
+                f"{self.frame_ms[indices].tolist()} ms; encode the video again or choose the backend 'pyav'"
+            )
+        pictures: Pixels = batch.data.numpy()
+        return pictures
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]  # a stack trace of its C++ code follows

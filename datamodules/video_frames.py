@@ -1,0 +1,12 @@
+"""The frames of one video as a model reads them."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class VideoFrames(NamedTuple):
+    """The frames of one video or image, or cached features of them."""
+
+    frames: Tensor  # uint8 [T, 3, H, W], or features [T, 1 + N, D]
+    frame_ms: Tensor  # [T] int64, after the start of the part that was asked for

@@ -1,0 +1,89 @@
+"""The list of what was left out: once a sample, shared by processes, a quarantine for decoders that hang or crash."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from datamodules.errors import (
+    BrokenMediaError,
+    CrashedDecoderError,
+    OversizedMediaError,
+    QuarantinedError,
+    SampleError,
+    StuckDecoderError,
+)
+from datamodules.failures import FailurePolicy, SkippedSamples
+
+
+def test_every_sample_is_listed_once_and_counted_by_kind(tmp_path: Path) -> None:
+    mine, theirs = SkippedSamples(tmp_path / "lists" / "x.jsonl"), SkippedSamples(tmp_path / "lists" / "x.jsonl")
+    assert mine.counts() == {}
+    errors = [
+        ("a", SampleError("no answer")),
+        ("b", BrokenMediaError("cut off")),
+        ("c", BrokenMediaError("cut off")),
+        ("d", OversizedMediaError("8K")),
+        ("e", StuckDecoderError("hangs")),
+        ("f", CrashedDecoderError("SIGSEGV")),
+    ]
+    for number, samples in enumerate((mine, theirs, mine)):
+        for position, (key, error) in enumerate(errors):
+            samples.add("x.tar", key, 10 * number + position, error)
+    assert mine.counts() == theirs.counts() == {"sample": 1, "media": 2, "size": 1, "timeout": 1, "crash": 1}
+    lines = [json.loads(line) for line in mine.path.read_text().splitlines()]
+    assert [line["key"] for line in lines] == list("abcdef")
+    assert lines[4] == {"shard": "x.tar", "key": "e", "kind": "timeout", "position": 4, "reason": "hangs"}
+    assert len(theirs) == 6
+
+
+@pytest.mark.parametrize("error", [StuckDecoderError("hangs"), CrashedDecoderError("SIGSEGV")])
+def test_quarantine_starts_where_the_decoder_failed_first(tmp_path: Path, error: SampleError) -> None:
+    samples = SkippedSamples(tmp_path / "x.jsonl")
+    samples.add("x.tar", "a", 100, error)
+    samples.add("x.tar", "a", 70, error)
+    later = SkippedSamples(tmp_path / "x.jsonl")
+    later.check("x.tar", "a", 69)
+    later.check("y.tar", "a", 100)
+    later.check("x.tar", "b", 100)
+    for position in (70, 99, 100, 1000):
+        with pytest.raises(QuarantinedError, match=r"shard x.tar, key 'a': .* remove its line from .*x\.jsonl"):
+            later.check("x.tar", "a", position)
+    assert later.counts() == {error.kind: 1}
+
+
+@pytest.mark.parametrize("error", [SampleError("no answer"), BrokenMediaError("cut off"), OversizedMediaError("8K")])
+def test_what_is_wrong_in_itself_is_judged_anew_each_time(tmp_path: Path, error: SampleError) -> None:
+    samples = SkippedSamples(tmp_path / "x.jsonl")
+    samples.add("x.tar", "a", 100, error)
+    samples.check("x.tar", "a", 200)
+
+
+def test_a_sample_in_quarantine_is_not_listed_for_it(tmp_path: Path) -> None:
+    samples = SkippedSamples(tmp_path / "x.jsonl")
+    samples.add("x.tar", "a", 1, QuarantinedError("hung before"))
+    assert not samples.path.exists()
+
+
+def test_a_line_that_is_still_being_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    samples = SkippedSamples(tmp_path / "x.jsonl")
+    samples.add("x.tar", "a", 1, BrokenMediaError("cut off"))
+    whole = samples.path.read_bytes()
+    reader = SkippedSamples(tmp_path / "x.jsonl")
+    samples.path.write_bytes(whole + whole.replace(b'"a"', b'"b"')[:20])
+    assert len(reader) == 1
+    samples.path.write_bytes(whole + whole.replace(b'"a"', b'"b"'))
+    assert len(reader) == 2
+
+
+def test_a_file_that_is_no_such_list_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match=r"x\.jsonl is no list of skipped samples"):
+        SkippedSamples(tmp_path / "x.jsonl").counts()
+
+
+def test_raising_needs_no_list_and_skipping_does() -> None:
+    assert FailurePolicy("raise", "x.jsonl").skipped_samples() is None
+    assert FailurePolicy("skip", "x.jsonl").skipped_samples() is not None
+    with pytest.raises(ValueError, match="needs skipped_file"):
+        FailurePolicy("skip")
