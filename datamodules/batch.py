@@ -30,6 +30,9 @@ VIDEO_PLACEHOLDER = -200
 TEXT_ONLY = -1
 """``video_index`` of a conversation without a video."""
 
+LEFT_OUT = ""
+"""Key of the stand-in for a batch whose samples were all left out. Nothing of it is scored, counted or written."""
+
 _PADDING_ID = 0  # masked everywhere; any id that every embedding table has will do
 
 
@@ -66,6 +69,17 @@ class Sample(NamedTuple):
     frames: Tensor | None  # uint8 [T, 3, H, W], features [T, 1 + N, D], or None for text only
     frame_ms: Tensor | None  # [T] int64, None exactly where frames is
     conversations: tuple[EncodedConversation, ...]
+
+
+def stand_in() -> Sample:
+    """What a rank trains on when every sample of its part of a batch was left out: text of which nothing is scored.
+
+    The other ranks wait for this one's gradients, so it must take the step; another sample in place of the wrong ones
+    would be trained on twice.
+    """
+    ids = torch.full((2,), _PADDING_ID)
+    question = Question(LEFT_OUT, LEFT_OUT, "", "", "", "", (), 0, {})
+    return Sample(LEFT_OUT, None, None, (EncodedConversation(ids, torch.full_like(ids, IGNORED_LABEL), question),))
 
 
 class Batch(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from datamodules.batch import EncodedConversation, Question, Sample
+from datamodules.batch import EncodedConversation, Question, Sample, stand_in
 from datamodules.conversations import build_turns
 from datamodules.errors import SampleError
 from datamodules.failures import FailurePolicy
@@ -72,23 +72,19 @@ class ConversationDataset(Dataset[Sample]):
         """Read one rank's part of a batch, as PyTorch's data loader asks for it.
 
         Raises:
-            SampleError: A sample is wrong and the policy is to raise, or none of them is left.
+            SampleError: A sample is wrong and the policy is to raise.
         """
         if self.skipped is None:
             return [self[draw] for draw in draws]
         samples = []
-        reasons = []
         for draw in draws:
             shard, key = self.reader.shard(draw.sample).url, self.reader.entry(draw.sample).key
             try:
                 self.skipped.check(shard, key, draw.position)
                 samples.append(self[draw])
             except SampleError as error:
-                reasons.append(str(error))
                 self.skipped.add(shard, key, draw.position, error)
-        if not samples:
-            raise SampleError(f"no sample of a batch is left, all {len(reasons)} were skipped; first: {reasons[0]}")
-        return samples
+        return samples or [stand_in()]
 
     def _encode(self, raw: RawSample, conversation: Conversation, num_frames: int) -> EncodedConversation:
         where = f"{raw.where}, conversation {conversation.id!r}"

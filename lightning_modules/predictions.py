@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TextIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from lightning_modules.scoring import is_exact_match
+from lightning_modules.scoring import LEFT_OUT, is_exact_match
 
 
 class Prediction(NamedTuple):
@@ -35,7 +35,7 @@ def judge_answers(questions: Sequence[Any], answers: Sequence[str]) -> list[Pred
         answers: One generated answer a question.
 
     Returns:
-        One prediction a question, in the same order.
+        One prediction a question, in the same order; none for a stand-in of samples that were left out.
     """
     return [
         Prediction(
@@ -50,6 +50,7 @@ def judge_answers(questions: Sequence[Any], answers: Sequence[str]) -> list[Pred
             correct=is_exact_match(answer, question.answer),
         )
         for question, answer in zip(questions, answers, strict=True)
+        if question.key != LEFT_OUT
     ]
 
 

@@ -7,6 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+LEFT_OUT = ""
+"""Sample key of a stand-in for samples that were all left out. Nothing of it is scored, counted or written."""
+
 NO_KIND = "(no kind)"
 """Stands in reports and logs for questions whose sample names no kind."""
 

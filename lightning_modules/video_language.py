@@ -20,7 +20,7 @@ from components.interfaces import (
 )
 from components.model import VideoLanguageModel, text_of
 from lightning_modules.optimization import Optimization, build_optimizer, build_schedule, gradient_norm
-from lightning_modules.scoring import NO_KIND, AccuracyCounter, is_exact_match
+from lightning_modules.scoring import LEFT_OUT, NO_KIND, AccuracyCounter, is_exact_match
 
 
 class JudgedQuestion(Protocol):
@@ -258,6 +258,8 @@ class VideoLanguageModule(LightningModule):
         )
         answers = language_model.generate(visual, text, self.max_new_tokens)
         for question, answer in zip(batch.questions, answers, strict=True):
+            if question.key == LEFT_OUT:
+                continue
             self.counter.add((name, question.kind or NO_KIND), is_exact_match(answer, question.answer))
         return answers
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from datamodules.batch import IGNORED_LABEL, collate
+from datamodules.batch import IGNORED_LABEL, LEFT_OUT, collate
 from datamodules.dataset import ConversationDataset
 from datamodules.decoded_frames import DecodedFrames
 from datamodules.decoding import Decoding, MediaRequest
@@ -227,11 +227,15 @@ def test_a_sample_in_quarantine_is_left_out_untried(
     assert run.skipped.counts() == {"timeout": 1}
 
 
-def test_a_batch_that_is_lost_whole_is_an_error(tmp_path: Path, tokenizer: Any) -> None:
+def test_a_batch_that_is_lost_whole_becomes_one_of_which_nothing_is_scored(tmp_path: Path, tokenizer: Any) -> None:
     failures = FailurePolicy("skip", str(tmp_path / "skipped.jsonl"))
     data = dataset(with_broken(tmp_path / "x.tar"), tokenizer, failures=failures)
-    with pytest.raises(SampleError, match=r"no sample of a batch is left, all 2 were skipped; first: .*key 'b'"):
-        data.__getitems__([Draw(1, 0), Draw(2, 1)])
+    batch = collate(data.__getitems__([Draw(1, 0), Draw(2, 1)]))
+    assert bool((batch.labels == IGNORED_LABEL).all())
+    assert [question.key for question in batch.questions] == [LEFT_OUT]
+    assert len(batch.frame_counts) == 0
+    assert data.skipped is not None
+    assert len(data.skipped) == 2
 
 
 def test_a_conversation_that_is_too_long_is_named(mixed: Path, tokenizer: Any) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.batch import Question
+from datamodules.batch import Question, stand_in
 from lightning_modules.predictions import (
     Prediction,
     PredictionWriter,
@@ -26,6 +26,11 @@ def test_answers_are_judged_and_labelled() -> None:
     first, second = judge_answers(questions, ["Red.", "red"])
     assert first == Prediction("key", "q0", "made", "colour", "2x", "Which?", "red", "Red.", True)
     assert (second.length, second.correct) == ("12", False)  # without a named length, the number of frames
+
+
+def test_a_stand_in_for_samples_that_were_left_out_is_not_judged() -> None:
+    questions = [make_question(), *(each.question for each in stand_in().conversations)]
+    assert [each.id for each in judge_answers(questions, ["red", "red"])] == ["q0"]
 
 
 def test_unequal_numbers_of_questions_and_answers_are_refused() -> None:

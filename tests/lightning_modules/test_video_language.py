@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from components.bridges.mean_pooling import MeanPooling
 from components.language.causal import HuggingFaceCausalLM
 from components.losses import EverySegmentLoss
-from datamodules.batch import collate
+from datamodules.batch import collate, stand_in
 from lightning_modules.optimization import Optimization
 from lightning_modules.video_language import VideoLanguageModule
 from tests.components.tiny_language import make_model_folder
@@ -121,6 +121,20 @@ def test_validation_logs_loss_and_exact_accuracy_by_set_and_kind(folders: PartFo
     assert values["val/accuracy_by_kind/1/hard"] == 0.0
     assert values["val/accuracy"] == pytest.approx(1 / 10)
     assert values["val/loss/0"] == pytest.approx(module.built(batch).loss.item(), abs=1e-5)
+
+
+def test_a_stand_in_trains_nothing_and_is_not_counted(folders: PartFolders, tmp_path: Path) -> None:
+    lost = collate([stand_in()])
+    module, logger = make_module(folders), RecordingLogger()
+    make_trainer(tmp_path, 2, logger=logger).fit(module, make_loader([lost, make_batch(folders)]))
+    assert [values["train/loss"] == 0.0 for _, values in logger.logged if "train/loss" in values] == [True, False]
+    missing = [
+        name for name, parameter in module.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+    assert missing == [], "or the other ranks would wait for its gradient"
+    make_trainer(tmp_path, logger=logger).validate(module, make_loader([lost, make_batch(folders)]), verbose=False)
+    assert module.counter.by()[()].total == 5
+    assert torch.isfinite(torch.tensor(logger.logged[-1][1]["val/loss/0"]))
 
 
 def test_accuracies_start_anew_with_every_validation(folders: PartFolders, tmp_path: Path) -> None:
