@@ -182,7 +182,7 @@ _TIME_CODE = 32
 _LEAST_WEIGHT = 1e-6
 # Memories that a training video of a few segments caches; only sets where the sharpness is 1.
 _TYPICAL_KEYS = 64
-# Relative times lie in 0..1. The longest wavelength makes the whole video unambiguous; the shortest is kept so long that
+# Relative times lie in 0..1. The longest wavelength makes the whole video unambiguous; the shortest is so long that
 # the times of a video of 4 segments show training what those between them will look like.
 _LONGEST = 2.0
 _SHORTEST = 1.0
