@@ -42,7 +42,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         num_heads: Attention heads.
         recurrence: ``replacing``: what was written becomes the lasting memory; ``selective``: a gate that has seen both
             decides how much of it does (``SelectiveUpdate``); ``none``: every segment starts from the initial memory.
-        update_penalty: Weight of the gate's mean price in the training loss; only with ``selective``.
+        update_penalty: Weight of the gate's mean chance to be open in the training loss; only with ``selective``.
         readout: Builds the readout from D and E.
 
     Raises:

@@ -3,15 +3,14 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor, nn
 
 
 class Selection(NamedTuple):
     """What the gates make of one segment."""
 
-    admitted: Tensor  # [V] in 0..1, how much of the segment is remembered at all; exactly 0 where it is not
-    price: Tensor  # [V] at least 0, what admitting costs in training
+    admitted: Tensor  # [V] in 0..1, how much of the segment is remembered at all; outside training 0 or 1
+    price: Tensor  # [V] in 0..1, what admitting costs in training
     share: Tensor  # [V, M, D] in 0..1, how much of what the segment wrote replaces the lasting memory
 
     def whole(self) -> "Selection":
@@ -25,18 +24,20 @@ class Selection(NamedTuple):
 class SelectiveUpdate(nn.Module):
     """One gate for the whole segment, which can close, and open, completely, and one for every token and channel.
 
-    The first decides whether anything happened that matters. It is a sigmoid stretched beyond 0 and 1 and cut off
-    there: a plain sigmoid never closes, and what it lets in of every uneventful segment adds up over hundreds of them,
-    however little it is. It is one gate for all channels, for of hundreds of gates some are always a little open. One
-    patch is enough to open it: an average over a segment hides what one of its patches shows. The second, an ordinary
-    sigmoid, decides which part of the memory changes.
+    The first decides whether anything happened that matters. It closes completely: what a sigmoid lets in of every
+    uneventful segment adds up over hundreds of them, however little it is. It is one gate for all channels, for of
+    hundreds of gates some are always a little open. One patch is enough to open it: an average over a segment hides
+    what one of its patches shows. The second, an ordinary sigmoid, decides which part of the memory changes.
 
-    The price pushes the first gate further down than where it closes, so that what training never saw stays out too.
+    In training the first gate is drawn at random, open with the probability that its logit tells (its price). Without
+    that, a segment that matters need be admitted no more than by a hair, since what follows is normalised, and one that
+    does not matter lies just as little on the other side; what training never saw then falls on either side. Noise
+    drives the two apart. Outside training the gate is open where that is more likely than not.
 
     Args:
         dim: Width D.
 
-    Source: the stretching is that of the hard concrete distribution (arXiv:1712.01312), without its noise.
+    Source: the hard concrete distribution (arXiv:1712.01312).
     """
 
     def __init__(self, dim: int) -> None:
@@ -62,15 +63,23 @@ class SelectiveUpdate(nn.Module):
         compared = self.compare(torch.cat([lasting, written], dim=-1))
         salience = self.of_patch(patches).squeeze(2).masked_fill(~patch_mask, _NO_PATCH).amax(dim=1)
         logit = salience + self.of_memory(compared.mean(dim=1)).squeeze(1)
-        admitted = (torch.sigmoid(logit) * (1.0 + 2.0 * _STRETCH) - _STRETCH).clamp(0.0, 1.0)
+        admitted = _draw(logit) if self.training else (logit > 0.0).to(logit.dtype)
         share = admitted[:, None, None] * torch.sigmoid(self.channel(compared))
-        return Selection(admitted, F.softplus(logit + _MARGIN), share)
+        return Selection(admitted, torch.sigmoid(logit), share)
 
 
-# How far the sigmoid is stretched beyond 0 and 1; the gate closes at a logit of -2.4.
+def _draw(logit: Tensor) -> Tensor:
+    """Draw from the hard concrete distribution: mostly 0 or 1, seldom between, with a gradient to the logit."""
+    uniform = torch.rand_like(logit, dtype=torch.float32).clamp(_LEAST, 1.0 - _LEAST)
+    concrete = torch.sigmoid((logit + uniform.logit().to(logit.dtype)) / _TEMPERATURE)
+    return (concrete * (1.0 + 2.0 * _STRETCH) - _STRETCH).clamp(0.0, 1.0)
+
+
+# As in the source: how far the sigmoid is stretched beyond 0 and 1 before it is cut off there, and its temperature.
 _STRETCH = 0.1
-# How far below zero a logit still costs something.
-_MARGIN = 3.0
+_TEMPERATURE = 2.0 / 3.0
+# Keeps the noise finite.
+_LEAST = 1e-6
 # Logit where there is no patch to look at: finite, so that its gradient is too.
 _NO_PATCH = -1e4
 # Most of a remembered segment replaces what was there, at the start of training.

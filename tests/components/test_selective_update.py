@@ -2,7 +2,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.functional import softplus
 
 from components.bridges.readouts import MemoryState
 from components.bridges.recurrent import RecurrentMemoryBridge
@@ -10,7 +9,7 @@ from tests.components.test_bridges import LENGTHS, make_segments, recurrent, wal
 
 
 def selective(readout: str = "cache", **options: Any) -> RecurrentMemoryBridge:
-    return recurrent(readout, **({"recurrence": "selective"} | options))
+    return recurrent(readout, **({"recurrence": "selective"} | options)).eval()
 
 
 def with_gate(bridge: RecurrentMemoryBridge, logit: float) -> RecurrentMemoryBridge:
@@ -42,19 +41,30 @@ def test_an_open_gate_replaces_the_lasting_memory_and_costs_its_price() -> None:
     state = walk(bridge, make_segments([[2, 2, 2]]))
     torch.testing.assert_close(state.memory, state.cache[-1])
     assert admissions(state) == [1.0, 1.0, 1.0]
-    torch.testing.assert_close(bridge.penalty(state), torch.tensor([0.25]) * softplus(torch.tensor(9.0)))
+    torch.testing.assert_close(bridge.penalty(state), torch.tensor([0.25]) * torch.tensor(6.0).sigmoid())
+
+
+def test_training_draws_the_gate_as_often_as_its_price_says() -> None:
+    bridge = with_gate(selective(), 0.7).train()
+    one = make_segments([[2]] * 2000)[0]
+    start = bridge(one, None)
+    admitted = bridge(one, start).admitted[1]
+    assert (admitted > 0.5).float().mean().item() == pytest.approx(torch.tensor(0.7).sigmoid().item(), abs=0.05)
+    assert ((admitted > 0) & (admitted < 1)).any()  # or the gate's logit would get no gradient
+    assert with_gate(bridge, 9.0)(one, start).admitted[1].median().item() == 1.0
+    assert with_gate(bridge, -9.0)(one, start).admitted[1].median().item() == 0.0
 
 
 def test_a_half_admitted_segment_weighs_half_in_the_cache() -> None:
-    bridge = with_gate(selective(), 0.0)
-    state = walk(bridge, make_segments([[2, 2]]))
-    assert admissions(state)[1] == pytest.approx(0.5)
-    twice = state._replace(admitted=(*state.admitted, state.admitted[1]), cache=(*state.cache, state.cache[1]))
-    twice = twice._replace(
-        cache_ms=(*state.cache_ms, state.cache_ms[1]), cache_mask=state.cache_mask + state.cache_mask[1:]
+    state = walk(with_gate(bridge := selective(), 6.0), make_segments([[2, 2]]))
+    half, one = torch.full((1,), 0.5), torch.ones(1)
+    twice = state._replace(
+        admitted=(one, half, half),
+        cache=(*state.cache, state.cache[1]),
+        cache_ms=(*state.cache_ms, state.cache_ms[1]),
+        cache_mask=(*state.cache_mask, state.cache_mask[1]),
     )
-    whole = state._replace(admitted=(state.admitted[0], torch.ones(1)))
-    torch.testing.assert_close(bridge.read(twice).tokens, bridge.read(whole).tokens)
+    torch.testing.assert_close(bridge.read(twice).tokens, bridge.read(state).tokens)
 
 
 def test_one_salient_patch_opens_the_gate() -> None:
@@ -64,7 +74,7 @@ def test_one_salient_patch_opens_the_gate() -> None:
     salience = [bridge.update.of_patch(bridge._positioned(each.patches)).amax().item() for each in segments]
     chosen = max(range(1, 4), key=lambda index: salience[index])
     others = max(each for index, each in enumerate(salience[1:], 1) if index != chosen)
-    torch.nn.init.constant_(bridge.update.of_memory.bias, -2.5 - others)  # just closed for all others
+    torch.nn.init.constant_(bridge.update.of_memory.bias, -0.01 - others)  # just closed for all others
     assert [each > 0 for each in admissions(walk(bridge, segments))] == [index in (0, chosen) for index in range(4)]
 
 
