@@ -25,7 +25,7 @@ class MemoryState(NamedTuple):
     price: Tensor  # [V] what admitting cost, summed over the segments after the first; 0 without gate
     cache: tuple[Tensor, ...]  # one [V, M, D] a segment: the memory tokens it wrote
     cache_mask: tuple[Tensor, ...]  # one [V] bool a segment: videos that have it
-    admitted: tuple[Tensor, ...]  # one [V] in 0..1 a segment: how much of it is remembered; 1 without gate
+    admitted: tuple[Tensor, ...]  # one [V] in 0..1 a segment: how much of it is remembered; empty without gate
     cache_ms: tuple[Tensor, ...]  # one [V] int64 a segment: time of its middle frame
     end_ms: Tensor  # [V] int64, time of the last frame so far
     last_input: Tensor  # [V, M + P, D] memory and patch tokens of the last real segment, entering the last layer
@@ -78,30 +78,32 @@ class CacheReadout(Readout):
 
     def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Read the whole cache: ``[V, Q, E]``, all real."""
-        queries, keys, weight = self._attended(state, questions)
-        read = queries + self.attention(queries, keys, weight)
+        queries, keys, mask = self._attended(state, questions)
+        read = queries + self.attention(queries, keys, mask)
         tokens = self.projection(read)
         return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
 
     def segment_attention(self, state: MemoryState, questions: Questions | None = None) -> Tensor:
         """How much each query looks at each segment, ``[V, Q, segments]``, summing to 1 over segments."""
-        queries, keys, weight = self._attended(state, questions)
-        weights = self.attention.weights(queries, keys, weight)
+        queries, keys, mask = self._attended(state, questions)
+        weights = self.attention.weights(queries, keys, mask)
         by_segment: Tensor = weights.unflatten(-1, (len(state.cache), -1)).sum(dim=-1)
         return by_segment
 
     def _attended(self, state: MemoryState, questions: Questions | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries ``[V, Q, D]``, keys ``[V, segments * M, D]`` and log of the weight of every key, -inf for none."""
+        """Queries ``[V, Q, D]``, keys ``[V, segments * M, D]`` and their mask, see ``Attention``."""
         memories = torch.stack(state.cache, dim=1)  # [V, segments, M, D]
         num_videos, _, num_memory, _ = memories.shape
         middle_ms = torch.stack(state.cache_ms, dim=1)  # [V, segments]
         relative = middle_ms.double() / state.end_ms.clamp(min=1).double().unsqueeze(1)
         code = sinusoidal(relative, _TIME_CODE, longest=_LONGEST, shortest=_SHORTEST).to(memories.dtype)
         keys = self.key_norm(memories) + self.time(code).unsqueeze(2)
-        admitted = torch.stack(state.admitted, dim=1) * torch.stack(state.cache_mask, dim=1)  # [V, segments]
-        weight = admitted.clamp(min=_LEAST_WEIGHT).log().masked_fill(admitted == 0, -torch.inf)
+        mask = torch.stack(state.cache_mask, dim=1)  # [V, segments]
+        if state.admitted:
+            weight = torch.stack(state.admitted, dim=1) * mask
+            mask = weight.clamp(min=_LEAST_WEIGHT).log().masked_fill(weight == 0, -torch.inf).to(keys.dtype)
         queries = self.queries.to(keys.dtype).expand(num_videos, -1, -1)
-        return queries, keys.flatten(1, 2), weight.to(keys.dtype).repeat_interleave(num_memory, dim=1)
+        return queries, keys.flatten(1, 2), mask.repeat_interleave(num_memory, dim=1)
 
 
 class MemoryReadout(Readout):
@@ -182,7 +184,7 @@ _TIME_CODE = 32
 _LEAST_WEIGHT = 1e-6
 # Memories that a training video of a few segments caches; only sets where the sharpness is 1.
 _TYPICAL_KEYS = 64
-# Relative times lie in 0..1. The longest wavelength makes the whole video unambiguous; the shortest is so long that
-# the times of a video of 4 segments show training what those between them will look like.
+# Relative times lie in 0..1. The longest wavelength makes the whole video unambiguous; the shortest is kept long enough
+# that a video of 4 segments already shows training most of what a video of 32 will ask for.
 _LONGEST = 2.0
-_SHORTEST = 1.0
+_SHORTEST = 0.25

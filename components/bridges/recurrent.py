@@ -157,22 +157,22 @@ def _advance(
     middle = (count.clamp(min=1) - 1) // 2
     middle_ms = segment.frame_ms.gather(1, middle.unsqueeze(1)).squeeze(1)
     tokens = written[:, :0]
-    if selection is None:
-        lasting, admitted, price = written, written.new_ones(len(active)), written.new_zeros(len(active))
-    else:
+    lasting, price = written, written.new_zeros(len(active))
+    admitted: tuple[Tensor, ...] = ()
+    if selection is not None:
         previous = torch.zeros_like(written) if state is None else state.memory
         lasting = previous + selection.share * (written - previous)
-        admitted, price = selection.admitted, selection.price * active
+        price, admitted = selection.price * active, (selection.admitted,)
     if state is None:
         return MemoryState(
-            lasting, price, (written,), (active,), (admitted,), (middle_ms,), end_ms, last_input, tokens, token_mask
+            lasting, price, (written,), (active,), admitted, (middle_ms,), end_ms, last_input, tokens, token_mask
         )
     return MemoryState(
         memory=replace_rows(active, lasting, state.memory),
         price=state.price + price,
         cache=(*state.cache, written),
         cache_mask=(*state.cache_mask, active),
-        admitted=(*state.admitted, admitted),
+        admitted=state.admitted + admitted,
         cache_ms=(*state.cache_ms, middle_ms),
         end_ms=torch.maximum(state.end_ms, end_ms),
         last_input=replace_rows(active, last_input, state.last_input),

@@ -45,17 +45,17 @@ class RetrievedReadout(CacheReadout):
         return visual._replace(row_index=rows.masked_fill(questions.video_index == TEXT_ONLY, TEXT_ONLY))
 
     def _attended(self, state: MemoryState, questions: Questions | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries ``[C, Q, D]``, keys ``[C, segments * M, D]`` of each one's video, and log of the keys' weights."""
+        """Queries ``[C, Q, D]``, keys ``[C, segments * M, D]`` of each one's video, and their mask."""
         if questions is None:
             raise ValueError(
                 "RetrievedReadout reads the memory for a question, got none: give read() the questions of the "
                 "conversations (components.questions.embed_questions makes them), or use CacheReadout"
             )
-        queries, keys, weight = super()._attended(state, None)
+        queries, keys, mask = super()._attended(state, None)
         learned = queries[:1].expand(len(questions.video_index), -1, -1)
         # A conversation without a video gets some video's row, which nothing shows: every rank calls every part alike.
         rows = questions.video_index.clamp(min=0)
-        return learned + self._asked(learned, questions), keys[rows], weight[rows]
+        return learned + self._asked(learned, questions), keys[rows], mask[rows]
 
     def _asked(self, learned: Tensor, questions: Questions) -> Tensor:
         """What the learned queries find in the question, ``[C, Q, D]``."""
