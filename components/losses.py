@@ -99,18 +99,24 @@ def weighted_answer_loss(losses: Sequence[AnswerLoss], weights: Tensor, video_in
     return (conversation_weights * nll).sum() / num_tokens.clamp(min=1)
 
 
-def mean_over_answer_tokens(of_video: Tensor, video_index: Tensor, num_tokens: Tensor) -> Tensor:
-    """Mean over answer tokens of a number that their video has.
+def penalty_where_answers_are_known(of_video: Tensor, video_index: Tensor, answers: AnswerLoss) -> Tensor:
+    """Mean of the videos' penalties over answer tokens, each as far as the model knows its answer.
+
+    A bridge that pays for what it remembers would else remember nothing from the first step on, for at first nothing
+    it remembers is of use. So a conversation's tokens count with their likelihood (its geometric mean over the answer):
+    as answers become known, remembering more than they need begins to cost.
 
     Args:
-        of_video: ``[V]``.
+        of_video: Penalty of every video, ``[V]``.
         video_index: Video of every conversation, ``[C]``; those without one count as zero.
-        num_tokens: Answer tokens of every conversation, ``[C]``.
+        answers: Loss of every conversation after the last reading; no gradient goes this way.
 
     Returns:
         Scalar; zero, with its graph, if no conversation has a video.
     """
+    tokens = answers.num_tokens.to(of_video.dtype)
+    known = tokens * torch.exp(-answers.nll.detach().to(of_video.dtype) / tokens.clamp(min=1))  # [C]
     share = torch.zeros_like(of_video)
     with_video = video_index != TEXT_ONLY
-    share = share.index_add(0, video_index[with_video], num_tokens[with_video].to(share.dtype))
-    return (share * of_video).sum() / num_tokens.sum().clamp(min=1)
+    share = share.index_add(0, video_index[with_video], known[with_video])
+    return (share * of_video).sum() / tokens.sum().clamp(min=1)

@@ -23,7 +23,7 @@ from components.interfaces import (
 from components.losses import (
     FinalSegmentLoss,
     answer_loss_per_reading,
-    mean_over_answer_tokens,
+    penalty_where_answers_are_known,
     weighted_answer_loss,
 )
 from components.questions import embed_questions
@@ -109,7 +109,7 @@ class VideoLanguageModel(nn.Module):
         loss = loss + sum(0.0 * reading.tokens.float().sum() for reading in readings)
         penalty = self.bridge.penalty(states[-1])
         if penalty is not None:
-            penalty = mean_over_answer_tokens(penalty, text.video_index, losses[-1].num_tokens)
+            penalty = penalty_where_answers_are_known(penalty, text.video_index, losses[-1])
             loss = loss + penalty
         tokens = losses[-1].num_tokens.sum()
         means = torch.stack([each.nll.detach().sum() / tokens.clamp(min=1) for each in losses])

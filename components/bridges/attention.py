@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor, nn
 
-from components.bridges.few_queries import HeadProjection, attend_with_few_queries, few_queries_are_cheaper
+from components.bridges.few_queries import HeadProjection, add_mask, attend_with_few_queries, few_queries_are_cheaper
 
 
 class Attention(nn.Module):
@@ -15,9 +15,9 @@ class Attention(nn.Module):
     Args:
         dim: Width D; divisible by ``num_heads``.
         num_heads: Attention heads.
-        typical_keys: Sharpen with the number of keys: scores are multiplied by ``log(real keys) / log(typical_keys)``.
-            A softmax over eight times as many keys otherwise spreads thinner, and one memory that matters drowns in
-            lengths that training never saw. None leaves scores as they are.
+        typical_keys: Sharpen with the number of keys: scores are multiplied by ``log(real keys) / log(typical_keys)``,
+            where a key counts as much as it weighs. A softmax over eight times as many keys otherwise spreads thinner,
+            and one memory that matters drowns in lengths that training never saw. None leaves scores as they are.
 
     Raises:
         ValueError: ``dim`` is not divisible by ``num_heads``, or ``typical_keys`` is below 2.
@@ -47,7 +47,8 @@ class Attention(nn.Module):
         Args:
             queries: ``[V, Q, D]``.
             context: ``[V, P, D]``.
-            context_mask: ``[V, P]`` bool; every row needs a True, or its result is NaN. None for all real.
+            context_mask: ``[V, P]`` bool, or float: the logarithm of every key's weight, -inf for none. A row without
+                any key gives NaN. None for all real.
 
         Returns:
             ``[V, Q, D]``.
@@ -70,21 +71,26 @@ class Attention(nn.Module):
         q = self._scaled_queries(queries, context, context_mask)
         k = self._split(self.key_value(context).chunk(2, dim=-1)[0])
         scores = torch.matmul(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-        scores = scores.masked_fill(~context_mask[:, None, None, :], -torch.inf)
-        weights: Tensor = scores.softmax(dim=-1).mean(dim=1)
+        weights: Tensor = add_mask(scores, context_mask).softmax(dim=-1).mean(dim=1)
         return weights
 
     def _scaled_queries(self, queries: Tensor, context: Tensor, context_mask: Tensor | None) -> Tensor:
         q = self._split(self.query(queries))
         if self.typical_keys is not None:
-            mask = torch.ones_like(context[..., 0], dtype=torch.bool) if context_mask is None else context_mask
-            sharpness = mask.sum(dim=1).clamp(min=2).log() / math.log(self.typical_keys)  # [V]
+            sharpness = _count_keys(context, context_mask).clamp(min=2).log() / math.log(self.typical_keys)  # [V]
             q = q * sharpness.to(q.dtype)[:, None, None, None]
         return q
 
     def _split(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [V, P, D] -> [V, heads, P, D / heads]
         return heads
+
+
+def _count_keys(context: Tensor, context_mask: Tensor | None) -> Tensor:
+    """How many keys there are, each counted as much as it weighs, ``[V]``."""
+    if context_mask is None:
+        return torch.full_like(context[:, 0, 0], context.shape[1])
+    return (context_mask if context_mask.dtype == torch.bool else context_mask.exp()).sum(dim=1)
 
 
 class TransformerBlock(nn.Module):

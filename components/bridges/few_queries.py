@@ -27,6 +27,12 @@ def few_queries_are_cheaper(num_queries: int, num_keys: int, num_heads: int, dim
     return num_queries * (num_heads * num_keys + dim) < num_keys * dim
 
 
+def add_mask(scores: Tensor, context_mask: Tensor) -> Tensor:
+    """Take keys out of the scores ``[V, heads, Q, P]``, or weigh them, by a mask ``[V, P]``; see ``Attention``."""
+    mask = context_mask[:, None, None, :]
+    return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+
+
 def attend_with_few_queries(
     queries: Tensor,
     context: Tensor,
@@ -40,7 +46,7 @@ def attend_with_few_queries(
     Args:
         queries: Projected queries by head, ``[V, heads, Q, D / heads]``.
         context: ``[V, P, D]``.
-        context_mask: ``[V, P]`` bool; every row needs a True, or its result is NaN. None for all real.
+        context_mask: ``[V, P]`` bool, or the logarithm of every key's weight; see ``Attention``. None for all real.
         keys: What gives the keys of the context.
         values: What gives its values.
         dropout: Probability that a weight is dropped.
@@ -57,7 +63,7 @@ def attend_with_few_queries(
     # a parameter without gradient would stop a run under DDP or ZeRO.
     scores = (scores + (queries * key_bias).sum(dim=-1, keepdim=True)) * head_dim**-0.5
     if context_mask is not None:
-        scores = scores.masked_fill(~context_mask[:, None, None, :], -torch.inf)
+        scores = add_mask(scores, context_mask)
     weights = F.dropout(scores.float().softmax(dim=-1).to(context.dtype), dropout)
     read = torch.matmul(weights.flatten(1, 2), context).unflatten(1, (num_heads, -1))  # [V, heads, Q, D]
     mixed = torch.einsum("vhqd,hid->vhqi", read, value_weight)

@@ -22,9 +22,10 @@ class MemoryState(NamedTuple):
     """State of a recurrent memory bridge after some segments. Nothing else is carried."""
 
     memory: Tensor  # [V, M, D] lasting memory after the last real segment of every video
-    opened: Tensor  # [V] mean openness of the update gate, summed over the segments after the first
+    price: Tensor  # [V] what admitting cost, summed over the segments after the first; 0 without gate
     cache: tuple[Tensor, ...]  # one [V, M, D] a segment: the memory tokens it wrote
     cache_mask: tuple[Tensor, ...]  # one [V] bool a segment: videos that have it
+    admitted: tuple[Tensor, ...]  # one [V] in 0..1 a segment: how much of it is remembered; empty without gate
     cache_ms: tuple[Tensor, ...]  # one [V] int64 a segment: time of its middle frame
     end_ms: Tensor  # [V] int64, time of the last frame so far
     last_input: Tensor  # [V, M + P, D] memory and patch tokens of the last real segment, entering the last layer
@@ -54,7 +55,7 @@ def _projection(dim: int, out_dim: int) -> nn.Sequential:
 
 
 class CacheReadout(Readout):
-    """A fixed number of learned queries attends over the memories of all segments.
+    """A fixed number of learned queries attends over the memories of all segments, as far as they were admitted.
 
     The cost for the language model does not depend on the length of the video. Every cached memory carries its
     relative time (time / time of the last frame so far), which is what lets order questions generalise to lengths
@@ -90,16 +91,19 @@ class CacheReadout(Readout):
         return by_segment
 
     def _attended(self, state: MemoryState, questions: Questions | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries ``[V, Q, D]``, keys ``[V, segments * M, D]`` and which of the keys are real."""
+        """Queries ``[V, Q, D]``, keys ``[V, segments * M, D]`` and their mask, see ``Attention``."""
         memories = torch.stack(state.cache, dim=1)  # [V, segments, M, D]
         num_videos, _, num_memory, _ = memories.shape
         middle_ms = torch.stack(state.cache_ms, dim=1)  # [V, segments]
         relative = middle_ms.double() / state.end_ms.clamp(min=1).double().unsqueeze(1)
         code = sinusoidal(relative, _TIME_CODE, longest=_LONGEST, shortest=_SHORTEST).to(memories.dtype)
         keys = self.key_norm(memories) + self.time(code).unsqueeze(2)
-        mask = torch.stack(state.cache_mask, dim=1).unsqueeze(-1).expand(-1, -1, num_memory)
+        mask = torch.stack(state.cache_mask, dim=1)  # [V, segments]
+        if state.admitted:
+            weight = torch.stack(state.admitted, dim=1) * mask
+            mask = weight.clamp(min=_LEAST_WEIGHT).log().masked_fill(weight == 0, -torch.inf).to(keys.dtype)
         queries = self.queries.to(keys.dtype).expand(num_videos, -1, -1)
-        return queries, keys.flatten(1, 2), mask.flatten(1)
+        return queries, keys.flatten(1, 2), mask.repeat_interleave(num_memory, dim=1)
 
 
 class MemoryReadout(Readout):
@@ -176,6 +180,8 @@ class LastSegmentReadout(Readout):
 
 
 _TIME_CODE = 32
+# Keeps the logarithm of a weight finite; below it a memory counts for nothing anyway.
+_LEAST_WEIGHT = 1e-6
 # Memories that a training video of a few segments caches; only sets where the sharpness is 1.
 _TYPICAL_KEYS = 64
 # Relative times lie in 0..1. The longest wavelength makes the whole video unambiguous; the shortest is kept long enough

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from components.bridges.attention import TransformerBlock
 from components.bridges.padding import context_mask, replace_rows
 from components.bridges.readouts import CacheReadout, MemoryState, Readout
-from components.bridges.selective_update import SelectiveUpdate
+from components.bridges.selective_update import Selection, SelectiveUpdate
 from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.positions import patch_grid_positions, sinusoidal
 
@@ -25,8 +25,10 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
     channel, zero at the start of training (with ``selective``, half open): every segment begins near the learned
     initial memory, so drift cannot build up over hundreds of segments. Videos without the segment keep all they had.
 
-    With ``selective``, nothing in a training video of a few segments teaches the update gate to stay closed for
-    hundreds; a penalty on its mean openness does.
+    With ``selective``, what the gate keeps out is out of the cache as well, so a readout sees the few segments in which
+    something happened, however long the video is. Nothing in a training video of a few segments teaches the gate to
+    stay closed for hundreds; a price on opening does. The first segment is always admitted: from it the
+    bridge learns what a memory is good for, before there is anything to select.
 
     Differs from the published bridge, which is kept as a compatible form: there the tokens start as equal zeros and
     never come apart, nothing tells where a patch or a frame was, and the memory drifts with every step.
@@ -40,7 +42,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         num_heads: Attention heads.
         recurrence: ``replacing``: what was written becomes the lasting memory; ``selective``: a gate that has seen both
             decides how much of it does (``SelectiveUpdate``); ``none``: every segment starts from the initial memory.
-        update_penalty: Weight of the update gate's mean openness in the training loss; only with ``selective``.
+        update_penalty: Weight of the gate's mean chance to be open in the training loss; only with ``selective``.
         readout: Builds the readout from D and E.
 
     Raises:
@@ -60,7 +62,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         num_layers: int = 1,
         num_heads: int = 8,
         recurrence: Recurrence = "replacing",
-        update_penalty: float = 0.1,
+        update_penalty: float = 0.15,
         readout: Callable[[int, int], Readout] = CacheReadout,
     ) -> None:
         super().__init__()
@@ -96,10 +98,14 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
             mixed = layer(mixed, mask)
         # Patch tokens leave the last layer only when a readout reads them; most segments' are never read.
         written = last_layer(mixed, mask, part=slice(num_memory))
+        selection = None
+        if self.update is not None:
+            lasting = memory if state is None else state.memory
+            selection = self.update(lasting, written, patches.flatten(1, 2), token_mask)
+            selection = selection.whole() if state is None else selection
         if not self.readout.reads_tokens:
             mixed, token_mask = mixed[:, :0], token_mask[:, :0]
-        openness = None if self.update is None else self.update(memory if state is None else state.memory, written)
-        return _advance(state, segment, written, openness, mixed, token_mask)
+        return _advance(state, segment, written, selection, mixed, token_mask)
 
     def read(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Turn the state into visual tokens."""
@@ -111,11 +117,11 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         return visual
 
     def penalty(self, state: MemoryState) -> Tensor | None:
-        """The update gate's mean openness over each video's segments after the first, ``[V]``, times its weight."""
+        """The gate's mean price over each video's segments after the first, ``[V]``, times its weight."""
         if self.update is None:
             return None
         num_updates = torch.stack(state.cache_mask).sum(dim=0) - 1
-        return self.update_penalty * state.opened / num_updates.clamp(min=1)
+        return self.update_penalty * state.price / num_updates.clamp(min=1)
 
     def _positioned(self, patches: Tensor) -> Tensor:
         length, num_patches = patches.shape[1:3]
@@ -140,7 +146,7 @@ def _advance(
     state: MemoryState | None,
     segment: SegmentInput,
     written: Tensor,
-    openness: Tensor | None,
+    selection: Selection | None,
     last_input: Tensor,
     token_mask: Tensor,
 ) -> MemoryState:
@@ -151,20 +157,22 @@ def _advance(
     middle = (count.clamp(min=1) - 1) // 2
     middle_ms = segment.frame_ms.gather(1, middle.unsqueeze(1)).squeeze(1)
     tokens = written[:, :0]
-    opened = written.new_zeros(len(active))
-    if openness is not None:
-        opened = openness.mean(dim=(1, 2)) * active
+    lasting, price = written, written.new_zeros(len(active))
+    admitted: tuple[Tensor, ...] = ()
+    if selection is not None:
+        previous = torch.zeros_like(written) if state is None else state.memory
+        lasting = previous + selection.share * (written - previous)
+        price, admitted = selection.price * active, (selection.admitted,)
     if state is None:
-        # There is nothing to keep yet, so the first segment's memory enters whole, whatever the gate says; times zero
-        # keeps its parameters in the graph: see _entering_memory.
-        opened = 0.0 * opened
-        return MemoryState(written, opened, (written,), (active,), (middle_ms,), end_ms, last_input, tokens, token_mask)
-    lasting = written if openness is None else state.memory + openness * (written - state.memory)
+        return MemoryState(
+            lasting, price, (written,), (active,), admitted, (middle_ms,), end_ms, last_input, tokens, token_mask
+        )
     return MemoryState(
         memory=replace_rows(active, lasting, state.memory),
-        opened=state.opened + opened,
+        price=state.price + price,
         cache=(*state.cache, written),
         cache_mask=(*state.cache_mask, active),
+        admitted=state.admitted + admitted,
         cache_ms=(*state.cache_ms, middle_ms),
         end_ms=torch.maximum(state.end_ms, end_ms),
         last_input=replace_rows(active, last_input, state.last_input),

@@ -45,7 +45,7 @@ class RetrievedReadout(CacheReadout):
         return visual._replace(row_index=rows.masked_fill(questions.video_index == TEXT_ONLY, TEXT_ONLY))
 
     def _attended(self, state: MemoryState, questions: Questions | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries ``[C, Q, D]``, keys ``[C, segments * M, D]`` of each one's video, and which of the keys are real."""
+        """Queries ``[C, Q, D]``, keys ``[C, segments * M, D]`` of each one's video, and their mask."""
         if questions is None:
             raise ValueError(
                 "RetrievedReadout reads the memory for a question, got none: give read() the questions of the "

@@ -150,9 +150,10 @@ class TestRecall:
         ids[rows, place] = names[rows, asked]
         state = MemoryState(
             memory=memories[:, -1],
-            opened=torch.zeros(size),
+            price=torch.zeros(size),
             cache=tuple(memories.unbind(1)),
             cache_mask=(torch.ones(size, dtype=torch.bool),) * num_segments,
+            admitted=(),
             cache_ms=tuple(torch.full((size,), segment * 100) for segment in range(num_segments)),
             end_ms=torch.full((size,), 400),
             last_input=memories[:, -1, :0],

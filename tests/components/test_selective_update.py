@@ -3,57 +3,100 @@ from typing import Any
 import pytest
 import torch
 
+from components.bridges.readouts import MemoryState
 from components.bridges.recurrent import RecurrentMemoryBridge
 from tests.components.test_bridges import LENGTHS, make_segments, recurrent, walk
 
 
 def selective(readout: str = "cache", **options: Any) -> RecurrentMemoryBridge:
-    return recurrent(readout, **({"recurrence": "selective"} | options))
+    return recurrent(readout, **({"recurrence": "selective"} | options)).eval()
 
 
-def with_openness(bridge: RecurrentMemoryBridge, logit: float) -> RecurrentMemoryBridge:
-    torch.nn.init.constant_(bridge.update.openness[-1].bias, logit)
+def with_gate(bridge: RecurrentMemoryBridge, logit: float) -> RecurrentMemoryBridge:
+    """The same opening for every segment; what is admitted replaces the whole memory."""
+    torch.nn.init.constant_(bridge.update.of_memory.bias, logit)
+    torch.nn.init.constant_(bridge.update.channel.bias, 30.0)
     return bridge
 
 
-def test_a_closed_update_gate_keeps_the_lasting_memory_exactly_for_hundreds_of_segments() -> None:
-    bridge = with_openness(selective(), -6.0)
-    segments = make_segments([[2] * 300])
-    first = bridge(segments[0], None)
-    last = walk(bridge, segments)
-    assert torch.equal(last.memory, first.memory)
-    assert not torch.allclose(last.cache[-1], first.cache[0], atol=1e-3)  # what segments wrote is not kept out
-    assert float(bridge.penalty(last).detach()) == 0.0
+def admissions(state: MemoryState) -> list[float]:
+    """How much of each segment of the one video was admitted."""
+    return [each.item() for each in state.admitted]
 
 
-def test_a_fully_open_update_gate_replaces_the_lasting_memory() -> None:
-    bridge = with_openness(selective(update_penalty=0.25), 6.0)
+def test_a_closed_gate_keeps_memory_and_reading_exactly_for_hundreds_of_segments() -> None:
+    for readout in ("cache", "cache_and_memory"):
+        bridge = with_gate(selective(readout), -6.0)
+        segments = make_segments([[2] * 300])
+        first = bridge(segments[0], None)
+        last = walk(bridge, segments)
+        assert torch.equal(last.memory, first.memory)
+        assert admissions(last)[:3] == [1.0, 0.0, 0.0]
+        same_time = last._replace(cache_ms=first.cache_ms * 300, end_ms=first.end_ms)
+        torch.testing.assert_close(bridge.read(same_time).tokens, bridge.read(first).tokens)
+
+
+def test_an_open_gate_replaces_the_lasting_memory_and_costs_its_price() -> None:
+    bridge = with_gate(selective(update_penalty=0.25), 6.0)
     state = walk(bridge, make_segments([[2, 2, 2]]))
     torch.testing.assert_close(state.memory, state.cache[-1])
-    torch.testing.assert_close(bridge.penalty(state), torch.tensor([0.25]))
+    assert admissions(state) == [1.0, 1.0, 1.0]
+    torch.testing.assert_close(bridge.penalty(state), torch.tensor([0.25]) * torch.tensor(6.0).sigmoid())
 
 
-def test_the_update_penalty_is_a_mean_over_real_segments_after_the_first() -> None:
+def test_training_draws_the_gate_as_often_as_its_price_says() -> None:
+    bridge = with_gate(selective(), 0.7).train()
+    one = make_segments([[2]] * 2000)[0]
+    start = bridge(one, None)
+    admitted = bridge(one, start).admitted[1]
+    assert (admitted > 0.5).float().mean().item() == pytest.approx(torch.tensor(0.7).sigmoid().item(), abs=0.05)
+    assert ((admitted > 0) & (admitted < 1)).any()  # or the gate's logit would get no gradient
+    assert with_gate(bridge, 9.0)(one, start).admitted[1].median().item() == 1.0
+    assert with_gate(bridge, -9.0)(one, start).admitted[1].median().item() == 0.0
+
+
+def test_a_half_admitted_segment_weighs_half_in_the_cache() -> None:
+    state = walk(with_gate(bridge := selective(), 6.0), make_segments([[2, 2]]))
+    half, one = torch.full((1,), 0.5), torch.ones(1)
+    twice = state._replace(
+        admitted=(one, half, half),
+        cache=(*state.cache, state.cache[1]),
+        cache_ms=(*state.cache_ms, state.cache_ms[1]),
+        cache_mask=(*state.cache_mask, state.cache_mask[1]),
+    )
+    torch.testing.assert_close(bridge.read(twice).tokens, bridge.read(state).tokens)
+
+
+def test_one_salient_patch_opens_the_gate() -> None:
+    bridge = with_gate(selective(), -6.0)
+    torch.nn.init.normal_(bridge.update.of_patch[-1].weight)
+    segments = make_segments([[2, 2, 2, 2]])
+    salience = [bridge.update.of_patch(bridge._positioned(each.patches)).amax().item() for each in segments]
+    chosen = max(range(1, 4), key=lambda index: salience[index])
+    others = max(each for index, each in enumerate(salience[1:], 1) if index != chosen)
+    torch.nn.init.constant_(bridge.update.of_memory.bias, -0.01 - others)  # just closed for all others
+    assert [each > 0 for each in admissions(walk(bridge, segments))] == [index in (0, chosen) for index in range(4)]
+
+
+def test_the_price_is_a_mean_over_real_segments_after_the_first() -> None:
     bridge = selective()
     together = bridge.penalty(walk(bridge, make_segments(LENGTHS, segments=6)))
     alone = [
         bridge.penalty(walk(bridge, make_segments([lengths], seeds=[video]))) for video, lengths in enumerate(LENGTHS)
     ]
     torch.testing.assert_close(together, torch.cat(alone))
-    expected = [len(lengths) > 1 for lengths in LENGTHS]
-    assert (together > 0).tolist() == expected
+    assert (together > 0).tolist() == [len(lengths) > 1 for lengths in LENGTHS]
 
 
-def test_the_update_penalty_teaches_the_gate_to_close() -> None:
+def test_the_price_closes_the_gate() -> None:
     bridge = selective(update_penalty=1.0)
     segments = make_segments([[2, 2, 2]])
     optimizer = torch.optim.SGD(bridge.update.parameters(), lr=1.0)
-    before = bridge.penalty(walk(bridge, segments)).item()
-    for _ in range(20):
+    for _ in range(30):
         optimizer.zero_grad()
         bridge.penalty(walk(bridge, segments)).sum().backward()
         optimizer.step()
-    assert bridge.penalty(walk(bridge, segments)).item() < 0.5 * before
+    assert admissions(walk(bridge, segments)) == [1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
