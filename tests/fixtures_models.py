@@ -52,17 +52,7 @@ def make_encoder_folder(folder: Path, *, seed: int = 0) -> Path:
     )
     torch.manual_seed(seed)
     Dinov2Model(config).save_pretrained(folder)
-    settings = {
-        "do_resize": True,
-        "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-        "do_center_crop": False,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.25, 0.25, 0.25],
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    _write_pixel_settings(folder, IMAGE_SIZE)
     return folder
 
 
@@ -70,6 +60,19 @@ def make_part_folders(folder: Path) -> PartFolders:
     """Write the tiny encoder and the tiny language model."""
     encoder = make_encoder_folder(folder / "encoder")
     return PartFolders(str(encoder), str(make_model_folder(folder / "language_model", max_position_embeddings=256)))
+
+
+def make_quickstart_parts(folder: Path) -> None:
+    """Write stand-ins for the quickstart's parts at the paths that its configs name: their widths, hardly any depth."""
+    encoder = folder / ".cache/membridge/dinov2-small"
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=384, num_hidden_layers=7, num_attention_heads=4, intermediate_size=32, image_size=84, patch_size=14
+    )
+    Dinov2Model(config).save_pretrained(encoder)
+    _write_pixel_settings(encoder, 84)
+    for place in ("runs/quickstart/language_model", ".cache/membridge/smollm2-135m-instruct"):
+        make_model_folder(folder / place, max_position_embeddings=256)
 
 
 def make_bridge(dim: int = VISION_WIDTH, out_dim: int = 32, **options: Any) -> RecurrentMemoryBridge:
@@ -159,3 +162,17 @@ def make_mixed_samples(folders: PartFolders) -> list[Sample]:
 def make_batch(folders: PartFolders) -> Batch:
     """All samples of ``make_mixed_samples`` in one batch."""
     return collate(make_mixed_samples(folders))
+
+
+def _write_pixel_settings(folder: Path, size: int) -> None:
+    settings = {
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")

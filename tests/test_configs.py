@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib.figure import Figure
-from transformers import Dinov2Config, Dinov2Model
 
 import train
 from apps import cache_features
 from lightning_modules import monitoring
-from tests.components.tiny_language import make_model_folder
 from tests.fixtures_data import make_clip, make_record, write_shard
+from tests.fixtures_models import make_quickstart_parts
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BASE = ["base.yaml", "quickstart_pixels.yaml"]
@@ -46,25 +45,7 @@ def all_configs() -> list[str]:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny stand-ins at the paths that the configs name, features cached by the real command."""
     folder = tmp_path_factory.mktemp("workplace")
-    encoder = folder / ".cache/membridge/dinov2-small"
-    torch.manual_seed(0)
-    config = Dinov2Config(
-        hidden_size=384, num_hidden_layers=7, num_attention_heads=4, intermediate_size=32, image_size=84, patch_size=14
-    )
-    Dinov2Model(config).save_pretrained(encoder)
-    pixels = {
-        "do_resize": True,
-        "size": {"height": 84, "width": 84},
-        "do_center_crop": False,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.25, 0.25, 0.25],
-    }
-    (encoder / "preprocessor_config.json").write_text(json.dumps(pixels), encoding="utf-8")
-    for place in ("runs/quickstart/language_model", ".cache/membridge/smollm2-135m-instruct"):
-        make_model_folder(folder / place, max_position_embeddings=256)
+    make_quickstart_parts(folder)
     for name, num_frames in (("train", 4), ("eval-1x", 6), ("eval-2x", 6), ("eval-4x", 6), ("eval-8x", 6)):
         clip = make_clip(num_frames, width=84, height=84, fps=2)
         record = make_record(meta={"num_frames": num_frames, "length": name})

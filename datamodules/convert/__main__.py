@@ -89,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     for source, list_annotations in SOURCES.items():
         about = (list_annotations.__doc__ or "").strip()
-        command = sources.add_parser(source, help=about, description=about, fromfile_prefix_chars="@")
+        command = sources.add_parser(
+            source, help=about, description=about, fromfile_prefix_chars="@", allow_abbrev=False
+        )
         command.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="annotation files or folders")
         command.add_argument("out", type=Path, metavar="OUT", help="folder for the shards")
         _add_options(command)

@@ -1,0 +1,163 @@
+"""docs/data.md is kept honest: its commands and files run as they stand there, on tiny media in the layouts it shows.
+
+A block of the page is marked by what follows its language: ``input`` lists files, the content of each indented below it
+(media have none); any other word is the name of the file that the block is.
+"""
+
+import dataclasses
+import os
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+import train
+from datamodules.convert.__main__ import main as convert
+from datamodules.loading import Loading
+from datamodules.order import TrainingOrder
+from datamodules.schema import parse_record
+from datamodules.shard_reader import open_shards
+from datamodules.validate import main as validate
+from lightning_modules import monitoring
+from tests.datamodules.convert.conversions import write_media
+from tests.fixtures_models import make_quickstart_parts
+
+pytestmark = pytest.mark.timeout(180)
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+OF_OTHER_PROGRAMS = {"--array", "--with-smollm2", "--kills", "--data", "--ckpt_path", "--trainer"}
+QUICK = ["--trainer.max_steps=2", "--trainer.precision=32-true", "--data.loading.num_workers=0"]
+
+
+class Block(NamedTuple):
+    """A fenced block of the page."""
+
+    language: str
+    mark: str
+    text: str
+
+
+BLOCKS = [Block(*found) for found in re.findall(r"^```(\w*) ?(\S*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)]
+COMMANDS = [
+    line
+    for block in BLOCKS
+    if block.language == "bash"
+    for line in block.text.replace("\\\n", " ").splitlines()
+    if line.startswith("python ")
+]
+
+
+def commands(program: str) -> list[str]:
+    """The page's commands that start this program, without those for a store that is not here."""
+    return [line for line in COMMANDS if line.startswith(f"python {program} ") and "s3://" not in line]
+
+
+def arguments(command: str, program: str) -> list[str]:
+    """What the shell would make of a command's arguments."""
+    return shlex.split(os.path.expandvars(command.removeprefix(f"python {program} ")), comments=True)
+
+
+def write_files(folder: Path) -> None:
+    """Write every file that the page shows."""
+    for block in BLOCKS:
+        if block.mark not in ("", "input"):
+            (folder / block.mark).write_text(block.text, encoding="utf-8")
+    listed = "".join(block.text for block in BLOCKS if block.mark == "input")
+    for name, content in re.findall(r"^(\S+)\n((?: +.*\n)*)", listed, re.MULTILINE):
+        if content:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(" ".join(content.split("\n")).strip(), encoding="utf-8")
+        else:
+            write_media(folder, name)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the page's files, in which all its conversions were done."""
+    folder = tmp_path_factory.mktemp("place")
+    write_files(folder)
+    make_quickstart_parts(folder)
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (model,) = re.findall(r'^MODEL="(.*quickstart.*)"$', PAGE, re.MULTILINE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MODEL", model)
+        for command in commands("-m datamodules.convert"):
+            for task in range(1, 17) if "SLURM_ARRAY_TASK_ID" in command else [0]:
+                patch.setenv("SLURM_ARRAY_TASK_ID", str(task))
+                assert convert([*arguments(command, "-m datamodules.convert"), "--workers", "0"]) == 0, command
+        for block in BLOCKS:
+            if block.language == "python":
+                runpy.run_path(block.mark)
+        yield folder
+
+
+def test_conversions_give_what_the_page_says(place: Path) -> None:
+    found = {}
+    for folder in Path("data").iterdir():
+        reader = open_shards(str(folder))
+        records = [reader.read(number).record for number in range(len(reader))]
+        found[folder.name] = [(record.source, [one.kind for one in record.conversations]) for record in records]
+    assert found == {
+        "mine": [("my_rows", [""])],
+        "own": [("made", [""])],
+        "llava": [("llava_v1_5_mix665k", [""])],
+        "pllava": [("video/caption/videochat", ["caption"]), ("video/vqa/ego_qa", ["vqa"])],
+        "videollamb": [("videollamb/ssv2", [""])],
+        "parts": [("videollamb/ssv2", [""])],
+        "llava_video": [("0_30_s_academic_v0_1", ["open_ended", "caption"])],
+        "mixture": [("webvid", ["", ""])],
+    }
+    assert {path.name for path in Path("data/mine").iterdir()} >= {"llava.report.json", "llava.left_out.jsonl"}
+
+
+@pytest.mark.parametrize("command", commands("-m datamodules.validate"))
+def test_validator_accepts_the_converted_shards(command: str, place: Path) -> None:
+    assert validate([*arguments(command, "-m datamodules.validate"), "--workers", "0"]) == 0
+
+
+@pytest.mark.parametrize("command", [line for line in commands("train.py") if "--ckpt_path" not in line])
+def test_converted_shards_train(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitoring, "draw_video", lambda video: Figure(figsize=(1, 1)))
+    cli = train.main([*arguments(command, "train.py"), *QUICK])
+    assert cli.trainer.global_step == 2
+    assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
+    assert torch.isfinite(cli.trainer.callback_metrics["val/loss/mine"])
+
+
+def test_example_of_a_sample_follows_the_schema() -> None:
+    (example,) = [block.text for block in BLOCKS if block.language == "json"]
+    record = parse_record(example.encode(), where="the page", has_media=True)
+    assert len(record.conversations) == 2
+
+
+def test_files_that_the_page_names_are_there() -> None:
+    named = set(re.findall(r"\b(?:configs|tests)/[\w/]+\.\w+", PAGE))
+    links = {f"docs/{name}" for name in re.findall(r"\]\((\w+\.md)", PAGE)}
+    assert len(named) >= 5
+    assert len(links) >= 2
+    assert [name for name in sorted(named | links) if not (ROOT / name).is_file()] == []
+
+
+def test_options_that_the_page_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    for program, asked in ((convert, ["llava", "--help"]), (validate, ["--help"])):
+        with pytest.raises(SystemExit):
+            program(asked)
+    option = r"(?<![\w-])--[a-z][\w-]*"
+    known = set(re.findall(option, capsys.readouterr().out)) | OF_OTHER_PROGRAMS
+    assert set(re.findall(option, PAGE)) - known == set()
+
+
+def test_settings_that_the_page_names_exist() -> None:
+    kinds = {"order": TrainingOrder, "loading": Loading}
+    named = re.findall(r"`(?:data\.)?(order|loading)\.(\w+)", PAGE)
+    assert len(named) > 8
+    known = {(group, field.name) for group, kind in kinds.items() for field in dataclasses.fields(kind)}
+    assert set(named) - known == set()
