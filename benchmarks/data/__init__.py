@@ -1,0 +1,1 @@
+"""What reading training data costs beside decoding it."""
