@@ -1,8 +1,10 @@
 """From a sample's number to frames and token ids: what runs in the data loader's worker processes."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.batch import EncodedConversation, Question, Sample, stand_in
@@ -13,6 +15,11 @@ from datamodules.media_reader import MediaReader
 from datamodules.order import Draw
 from datamodules.schema import VIDEO_MARK, Conversation
 from datamodules.shard_reader import RawSample, ShardReader
+
+_log = logging.getLogger(__name__)
+
+# Part of a conversation's tokens; a rare name or two is nothing to warn of.
+_MANY_UNKNOWN_WORDS = 0.1
 
 
 class ConversationDataset(Dataset[Sample]):
@@ -46,6 +53,7 @@ class ConversationDataset(Dataset[Sample]):
         self.max_length = max_length
         self.seed = seed
         self.skipped = failures.skipped_samples()
+        self._unknown_words_told = False
         if failures.on_error == "raise":
             self._check_index()
 
@@ -89,6 +97,7 @@ class ConversationDataset(Dataset[Sample]):
     def _encode(self, raw: RawSample, conversation: Conversation, num_frames: int) -> EncodedConversation:
         where = f"{raw.where}, conversation {conversation.id!r}"
         encoded = build_turns(conversation.turns, self.tokenizer, max_length=self.max_length, where=where)
+        self._warn_of_unknown_words(encoded.input_ids, where)
         asked = next(turn.content for turn in conversation.turns if turn.role == "user")
         answered = next(turn.content for turn in conversation.turns if turn.role == "assistant")
         question = Question(
@@ -103,6 +112,21 @@ class ConversationDataset(Dataset[Sample]):
             meta={name: str(value) for name, value in raw.record.meta.items()},
         )
         return EncodedConversation(encoded.input_ids, encoded.labels, question)
+
+    def _warn_of_unknown_words(self, ids: Tensor, where: str) -> None:
+        unknown = self.tokenizer.unk_token_id
+        if self._unknown_words_told or unknown is None:
+            return
+        share = (ids == unknown).float().mean().item()
+        if share > _MANY_UNKNOWN_WORDS:
+            self._unknown_words_told = True
+            _log.warning(
+                "%s: %.0f %% of its tokens are %r, words that the tokenizer does not know; training on them teaches "
+                "nothing. Take the tokenizer of a language model that knows the language (said once)",
+                where,
+                100 * share,
+                self.tokenizer.unk_token,
+            )
 
     def _check_index(self) -> None:
         wrong = [index for index in range(len(self.reader)) if self.reader.entry(index).problem is not None]

@@ -109,7 +109,11 @@ def test_conversions_give_what_the_page_says(place: Path) -> None:
         "mine": [("my_rows", [""])],
         "own": [("made", [""])],
         "llava": [("llava_v1_5_mix665k", [""])],
-        "pllava": [("video/caption/videochat", ["caption"]), ("video/vqa/ego_qa", ["vqa"])],
+        "pllava": [
+            ("image/caption/coco", ["caption"]),
+            ("video/caption/videochat", ["caption"]),
+            ("video/vqa/ego_qa", ["vqa"]),
+        ],
         "videollamb": [("videollamb/ssv2", [""])],
         "parts": [("videollamb/ssv2", [""])],
         "llava_video": [("0_30_s_academic_v0_1", ["open_ended", "caption"])],

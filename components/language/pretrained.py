@@ -30,10 +30,20 @@ class LoraSettings:
 
 
 def build_model(path: str, source: dict[str, str], weights: str, dtype: str, attn: AttentionWish) -> Any:
-    """Load a model, or build it untrained from its configuration."""
+    """Load a model, or build it untrained from its configuration.
+
+    Raises:
+        ValueError: There is none, or it lacks weights that would stay random.
+    """
     if weights not in ("pretrained", "random"):
         raise ValueError(f"weights is {weights!r}; expected 'pretrained' or 'random'")
-    config = AutoConfig.from_pretrained(path, **source)
+    try:
+        config = AutoConfig.from_pretrained(path, **source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no language model in {path!r}: expected a folder with its config.json, or a hub name that can be reached "
+            f"({error}). The config file that names it says where it comes from"
+        ) from error
     chosen: torch.dtype = (config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     # Float32 weights may still attend in half precision under autocast: an explicit wish is left to the user.

@@ -69,8 +69,10 @@ def _conversion(options: argparse.Namespace) -> Conversion:
     if not re.fullmatch(r"[\w-]+", name, re.ASCII):
         raise ConversionError(f"--name {name!r}: expected letters, digits, '-' and '_'; it starts the shards' names")
     roots = MediaRoots.parse(options.media_root)
+    annotations = SOURCES[options.source](options.inputs, roots, options.seed)
+    roots.check_labels([annotation.label for annotation in annotations])
     return Conversion(
-        annotations=SOURCES[options.source](options.inputs, roots, options.seed),
+        annotations=annotations,
         out=options.out,
         name=name,
         part=Part.parse(options.part),

@@ -8,6 +8,7 @@ it starts after the last whole shard.
 import itertools
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,9 +88,10 @@ class Conversion(NamedTuple):
         """What the shards' bytes depend on, but for the media."""
         return {
             "annotations": [
-                [one.label, str(one.path.resolve()), *_stamp(one.path), str(one.sampling), one.kind, one.folders]
+                [one.label, str(one.path.resolve()), *_stamp(one.path), str(one.sampling), one.kind]
                 for one in self.annotations
             ],
+            "media roots": [one.folders for one in self.annotations],
             "part": self.part,
             "probe": self.probe,
             "reencode": self.reencoding,
@@ -113,7 +115,13 @@ def convert(conversion: Conversion) -> Report:
         if not plan.is_filled:
             _refuse_other_shards(conversion)
             _fill(plan, conversion)
-        if not plan.progress().finished:
+        if plan.progress().finished:
+            print(
+                f"This conversion was finished before; nothing is done, and the report is of then. To convert anew, "
+                f"with media that were missing, remove {plan.path} and {conversion.out / conversion.stem}-*.tar.",
+                file=sys.stderr,
+            )
+        else:
             _write_shards(plan, conversion)
         return write_report(plan, conversion.out, conversion.stem)
 

@@ -44,12 +44,29 @@ class MediaRoots(NamedTuple):
             roots.append((label.strip("/"), str(Path(folder).resolve())))
         return cls(tuple(roots))
 
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Refuse a root for annotations that there are none of.
+
+        Raises:
+            ConversionError: A root's label fits none of these; the media below it would be looked for elsewhere.
+        """
+        for name, folder in self.roots:
+            if name and not any(_fits(name, label) for label in labels):
+                known = ", ".join(labels[:10])
+                raise ConversionError(
+                    f"--media-root {name}={folder}: no annotation is below {name!r}; there are {known}"
+                )
+
     def below(self, label: str, default: Sequence[Path]) -> tuple[str, ...]:
         """The folders of an annotation's media: those with the longest label that fits, else ``default``."""
-        fitting = [root for root in self.roots if root[0] == "" or f"{label}/".startswith(f"{root[0]}/")]
+        fitting = [root for root in self.roots if _fits(root[0], label)]
         longest = max((len(name) for name, _ in fitting), default=0)
         found = [folder for name, folder in fitting if len(name) == longest]
         return tuple(dict.fromkeys(found or [str(folder.resolve()) for folder in default]))
+
+
+def _fits(root: str, label: str) -> bool:
+    return root == "" or f"{label}/".startswith(f"{root}/")
 
 
 class Annotation(NamedTuple):

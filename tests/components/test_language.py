@@ -34,6 +34,12 @@ def model(folder: Path) -> HuggingFaceCausalLM:
     return HuggingFaceCausalLM(str(folder)).eval()
 
 
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for path in (str(tmp_path / "gone"), ".cache/not/here"):
+        with pytest.raises(ValueError, match=r"no language model in .*(gone|not/here).*expected a folder"):
+            HuggingFaceCausalLM(path)
+
+
 def test_batch_equals_its_conversations_one_by_one(model: HuggingFaceCausalLM) -> None:
     visual, text = make_visual(), make_text(model, MIXED, padding=3)
     batched = model(visual, text)

@@ -238,6 +238,18 @@ def test_a_batch_that_is_lost_whole_becomes_one_of_which_nothing_is_scored(tmp_p
     assert len(data.skipped) == 2
 
 
+def test_words_that_the_tokenizer_does_not_know_are_told_once(
+    tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange = make_record([("perpendicular zeugma ?", "quixotic"), ("borborygmus ?", "zyzzyva")], media=False)
+    data = dataset(write_shard(tmp_path / "x.tar", [("a", strange, None, None)]), tokenizer)
+    data[Draw(0, 0)]
+    data[Draw(0, 1)]
+    [said] = [record.getMessage() for record in caplog.records]
+    assert "key 'a', conversation 'q0'" in said
+    assert "'<unk>'" in said
+
+
 def test_a_conversation_that_is_too_long_is_named(mixed: Path, tokenizer: Any) -> None:
     with pytest.raises(
         SampleError, match=r"mixed\.tar, key 'video', conversation 'q0': \d+ tokens, but max_length is 5"

@@ -151,6 +151,8 @@ def test_other_settings_or_inputs_are_refused_where_a_conversion_stands(
     before = shard_bytes(tmp_path / "out")
     convert("llava", rows, tmp_path / "out", "--max-samples", 1, status=2)
     assert "different: max_samples" in capsys.readouterr().err
+    convert("llava", rows, tmp_path / "out", "--media-root", write_media(tmp_path / "b", "a.mp4"), status=2)
+    assert "different: media roots" in capsys.readouterr().err
     write_json(rows, [])
     convert("llava", rows, tmp_path / "out", status=2)
     assert "different: annotations" in capsys.readouterr().err
@@ -158,6 +160,29 @@ def test_other_settings_or_inputs_are_refused_where_a_conversion_stands(
     convert("llava", rows, tmp_path / "out", status=2)
     assert "is there already" in capsys.readouterr().err
     assert shard_bytes(tmp_path / "out") == before
+
+
+def test_a_finished_conversion_says_that_it_does_nothing_and_how_to_begin_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_json(tmp_path / "rows.json", [llava_item(video="late.mp4")])
+    options = ("--media-root", tmp_path, "--max-missing-rate", 1)
+    convert("llava", rows, tmp_path / "out", *options)
+    assert "finished before" not in capsys.readouterr().err
+    write_media(tmp_path, "late.mp4")
+    convert("llava", rows, tmp_path / "out", *options)
+    plan = tmp_path / "out/.llava.plan.sqlite"
+    assert f"remove {plan} and {tmp_path / 'out/llava'}-*.tar" in capsys.readouterr().err
+    plan.unlink()
+    convert("llava", rows, tmp_path / "out", *options)
+    assert [sample.record.meta["media"] for sample in read_samples(tmp_path / "out")] == ["late.mp4"]
+
+
+def test_a_media_root_for_annotations_that_there_are_none_of_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert("llava", many_clips(tmp_path, 1), tmp_path / "out", "--media-root", f"video/typo={tmp_path}", status=2)
+    assert "no annotation is below 'video/typo'; there are" in capsys.readouterr().err
 
 
 def test_a_damaged_list_stops_before_anything_is_written_and_can_be_repaired(
