@@ -62,7 +62,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         num_layers: int = 1,
         num_heads: int = 8,
         recurrence: Recurrence = "replacing",
-        update_penalty: float = 0.15,
+        update_penalty: float = 0.03,
         readout: Callable[[int, int], Readout] = CacheReadout,
     ) -> None:
         super().__init__()
