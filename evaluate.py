@@ -196,7 +196,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     if remaining:
         predict(cli, checkpoint, reader, remaining)
     predictions = read_predictions(path)
-    num_questions = sum(reader.entry(index).num_conversations for index in range(len(reader)))
+    num_questions = sum(entry.num_conversations for entry in reader.entries())
     shown = {
         "checkpoint": "none, pretrained weights" if checkpoint is None else str(checkpoint),
         "data": options.data,

@@ -129,7 +129,7 @@ class ConversationDataset(Dataset[Sample]):
             )
 
     def _check_index(self) -> None:
-        wrong = [index for index in range(len(self.reader)) if self.reader.entry(index).problem is not None]
+        wrong = [index for index, entry in enumerate(self.reader.entries()) if entry.problem is not None]
         if wrong:
             try:
                 self.reader.read(wrong[0])

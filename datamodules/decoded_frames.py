@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.errors import BrokenMediaError, OversizedMediaError
+from datamodules.errors import BrokenMediaError, OversizedMediaError, undecodable
 
 Pixels = NDArray[np.uint8]
 """``[H, W, 3]`` or, of several frames, ``[T, H, W, 3]``."""
@@ -68,7 +68,7 @@ def scale_down(pixels: Pixels, size: FrameSize) -> Pixels:
 
 def decode_in_portions(
     indices: Sequence[int], decode: Callable[[list[int]], Pixels], size: FrameSize, where: str
-) -> Iterator[Pixels]:
+) -> Pixels:
     """Decode some frames at a time, for libraries that hand over frames in the video's own size.
 
     Args:
@@ -77,12 +77,22 @@ def decode_in_portions(
         size: Largest frame, and how large frames need to be.
         where: Shard and key, for messages.
 
-    Yields:
-        Pictures ``[H, W, 3]`` at the size at which they are handed over.
+    Returns:
+        ``[T, H, W, 3]`` at the size at which frames are handed over.
 
     Raises:
         OversizedMediaError: The frames are larger than is allowed.
+        BrokenMediaError: The library gives fewer frames than it was asked for, or frames that differ in size.
     """
+    stacked = stack_pictures(_portions(indices, decode, size, where), len(indices), where)
+    if stacked is None:
+        raise BrokenMediaError(undecodable(where, f"fewer than the {len(indices)} chosen frames came"))
+    return stacked
+
+
+def _portions(
+    indices: Sequence[int], decode: Callable[[list[int]], Pixels], size: FrameSize, where: str
+) -> Iterator[Pixels]:
     done, at_once = 0, 1
     while done < len(indices):
         pictures = decode(list(indices[done : done + at_once]))

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.decoded_frames import FrameSize, Pixels, decode_in_portions, stack_pictures
+from datamodules.decoded_frames import FrameSize, Pixels, decode_in_portions
 from datamodules.decoder_pyav import read_video_timeline
 from datamodules.errors import BrokenMediaError, undecodable
 
@@ -69,10 +69,7 @@ class TorchCodecDecoder:
         Raises:
             BrokenMediaError: A chosen frame cannot be decoded, or torchcodec counts the frames otherwise.
         """
-        pictures = decode_in_portions(indices, self._decode, self._size, self._where)
-        stacked = stack_pictures(pictures, len(indices), self._where)
-        assert stacked is not None
-        return stacked
+        return decode_in_portions(indices, self._decode, self._size, self._where)
 
     def _decode(self, indices: list[int]) -> Pixels:
         try:

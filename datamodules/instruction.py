@@ -283,5 +283,5 @@ def _source_samples(readers: Sequence[ShardReader], sources: Sequence[Source]) -
 
 
 def _stated_frames(reader: ShardReader) -> Numbers:
-    known = (reader.entry(index).num_frames for index in range(len(reader)))
+    known = (entry.num_frames for entry in reader.entries())
     return np.array([-1 if count is None else count for count in known], dtype=np.int64)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from components.segmenters.depth import adjacent_similarity, depth_scores, left_rise
 from components.segmenters.scene_tiling import SceneTilling
+from tests.components.scene_tiling_by_definition import cuts_by_definition, depth_by_definition, random_curve
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 RECORDED: dict[str, Any] = json.loads((GOLDENS / "scene_tiling.json").read_text())["cases"]
@@ -28,34 +29,6 @@ def boundaries(segment_index: Tensor) -> list[int]:
     """Last frame of every segment."""
     ends = torch.cat([segment_index[1:] != segment_index[:-1], torch.ones(1, dtype=torch.bool)])
     return [int(frame) for frame in ends.nonzero()[:, 0]]
-
-
-def depth_by_definition(similarity: list[float]) -> list[float]:
-    """Climb left and right while similarity does not fall; add both rises."""
-    depths = []
-    for gap, here in enumerate(similarity):
-        left = right = gap
-        while left > 0 and similarity[left - 1] >= similarity[left]:
-            left -= 1
-        while right < len(similarity) - 1 and similarity[right + 1] >= similarity[right]:
-            right += 1
-        depths.append((similarity[left] - here) + (similarity[right] - here))
-    return depths
-
-
-def cuts_by_definition(similarity: list[float], k: int | None, alpha: float | None, max_cuts: int | None) -> list[int]:
-    depth = depth_by_definition(similarity)
-    candidates = list(range(len(similarity)))
-    if alpha is not None:
-        threshold = mean(depth) + alpha * stdev(depth) if len(depth) > 1 else math.inf
-        candidates = [gap for gap in candidates if depth[gap] > threshold]
-    limit = len(candidates) if k is None and max_cuts is None else (k if k is not None else max_cuts)
-    return sorted(sorted(candidates, key=lambda gap: (-depth[gap], gap))[:limit])
-
-
-def random_curve(generator: torch.Generator, length: int, levels: int | None) -> Tensor:
-    """Similarities on a coarse scale (many plateaus and ties) or a fine one; exact in float32 and in sums."""
-    return torch.randint(-(levels or 4096), (levels or 4096) + 1, (length,), generator=generator) / 4096
 
 
 def adversarial_curves() -> Iterator[Tensor]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.dataset import MediaReader
 from datamodules.errors import BrokenMediaError, SampleError, ShardError
+from datamodules.media_reader import MediaReader
 from datamodules.schema import MAX_JSON_BYTES
 from datamodules.shard_index import load_index
 from datamodules.shard_names import find_shards
@@ -210,3 +210,34 @@ def test_an_index_of_a_stranger_is_trusted_as_little(tmp_path: Path, line: str) 
         load_index(path).entries[0]
     beside.write_bytes(document.replace(good, line.encode()))
     assert list(load_index(path).entries) == list(ours.entries), "rows that do not fit their digest are made again"
+
+
+def test_no_command_is_run(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="no commands are run"):
+        find_shards(f"pipe:touch {tmp_path}/ran")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.pyd", "a.pickle", "a.pkl", "a.pth", "a.pt", "a.json.pkl", "a", "a.sh"])
+def test_members_that_could_run_code_are_refused_and_nothing_runs(tmp_path: Path, name: str) -> None:
+    mark = tmp_path / "ran"
+    path = write_members(tmp_path / "x.tar", [("a.json", TEXT), (name, pickle.dumps(Explosive(mark)))])
+    with pytest.raises(ShardError, match=r"x\.tar: member .* is refused: its ending"):
+        load_index(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["/etc/a.json", "../a.json", "a/../../b.json", "pipe:touch ran.json", "a\nb.json"])
+def test_members_that_leave_the_shard_are_refused(tmp_path: Path, name: str) -> None:
+    path = write_members(tmp_path / "x.tar", [(name, TEXT)])
+    with pytest.raises(ShardError, match="is refused: absolute"):
+        load_index(path)
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        member = tarfile.TarInfo("a.json")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(ShardError, match="it is a link"):
+        load_index(tmp_path / "x.tar")
