@@ -234,7 +234,7 @@ def global_batches(
         batch_size: Units of a global batch; None with a budget.
         budget: What a global batch may hold instead.
         num_batches: Global batches of the whole run, where it is known: a curriculum's fractions are of it.
-        stated_frames: Frames of every sample that a curriculum goes by, -1 where unknown.
+        stated_frames: Frames of every sample that a curriculum goes by, -1 where unknown; None without one.
 
     Raises:
         ValueError: Nothing would be drawn, or curriculum or budget cannot be followed.

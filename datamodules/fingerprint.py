@@ -17,7 +17,7 @@ def order_facts(
     order: TrainingOrder,
     batches: GlobalBatches,
     samples: SampleTable,
-    stated_frames: Numbers,
+    stated_frames: Numbers | None,
 ) -> dict[str, Any]:
     """All that the sequence of global batches follows from, by the name of its setting.
 
@@ -27,11 +27,11 @@ def order_facts(
         order: What fixes the order.
         batches: The global batches.
         samples: Lengths of the samples.
-        stated_frames: Frames that a curriculum goes by.
+        stated_frames: Frames that a curriculum goes by; None without one.
     """
     facts = {"shards": _digest("".join(shards).encode()), "sources' weights": list(weights)}
     facts |= {f"order.{name}": value for name, value in asdict(order).items()}
-    if order.curriculum:
+    if stated_frames is not None:
         facts["meta.num_frames of the samples"] = _digest(stated_frames.tobytes())
     if batches.goes_by_lengths:
         lengths = b"".join(column.tobytes() for column in samples)
