@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Part = Literal["train", "held_out"]
+Backgrounds = Literal["natural", "varied"]  # varied ones are also turned, and their colours changed beyond the natural
 
 TRAIN_END = 0.70  # training videos use the clips before this share of their frames,
 HELD_OUT_START = 0.75  # held-out videos the clips after this one; what lies between is used by neither
-_HEIGHTS = (120, 160)  # frames are kept at these heights, so that crops differ in scale
+_HEIGHTS = (120, 160, 240)  # frames are kept at these heights, so that crops differ in scale
+_NATURAL_HEIGHTS = 2  # natural backgrounds show the first of them
 MAX_RUN = 6  # frames
 _STEPS = (1, 6)  # clip frames from one frame of a run to the next: 0.04 to 0.24 s at 25 frames a second
 
@@ -29,6 +31,7 @@ class Look(NamedTuple):
 
     gain: tuple[float, float, float]
     offset: float
+    channels: tuple[int, int, int] = (0, 1, 2)  # of the clip, where the gains apply
 
 
 class Run(NamedTuple):
@@ -41,6 +44,7 @@ class Run(NamedTuple):
     left: int
     mirrored: bool
     look: Look
+    turns: int = 0  # quarters of a circle
 
 
 def read_clip(path: Path) -> Clip:
@@ -75,7 +79,9 @@ def usable_frames(num_frames: int, part: Part) -> range:
     return range(int(np.ceil(HELD_OUT_START * num_frames)), num_frames)
 
 
-def plan_run(random: np.random.Generator, clips: Sequence[Clip], part: Part, size: int) -> Run:
+def plan_run(
+    random: np.random.Generator, clips: Sequence[Clip], part: Part, size: int, backgrounds: Backgrounds = "natural"
+) -> Run:
     """Choose a run.
 
     Args:
@@ -83,11 +89,15 @@ def plan_run(random: np.random.Generator, clips: Sequence[Clip], part: Part, siz
         clips: What to cut from.
         part: Which frames of the clips may be used.
         size: Side of the square crop in pixels, at most the smallest kept height.
+        backgrounds: How far a run may differ from its clip. Three clips have few scenes; what looks at varied
+            backgrounds learns less of them by heart.
 
     Returns:
         A run of ``MAX_RUN`` frames, or of fewer from a very short clip.
     """
-    clip, scale = int(random.integers(len(clips))), int(random.integers(len(_HEIGHTS)))
+    varied = backgrounds == "varied"
+    num_scales = len(_HEIGHTS) if varied else _NATURAL_HEIGHTS
+    clip, scale = int(random.integers(len(clips))), int(random.integers(num_scales))
     total, height, width, _ = clips[clip].scales[scale].shape
     usable = usable_frames(total, part)
     step = int(random.integers(_STEPS[0], _STEPS[1], endpoint=True))
@@ -101,7 +111,8 @@ def plan_run(random: np.random.Generator, clips: Sequence[Clip], part: Part, siz
         top=int(random.integers(height - size, endpoint=True)),
         left=int(random.integers(width - size, endpoint=True)),
         mirrored=bool(random.integers(2)),
-        look=_plan_look(random),
+        look=_plan_varied_look(random) if varied else _plan_look(random),
+        turns=int(random.integers(4)) if varied else 0,
     )
 
 
@@ -125,11 +136,21 @@ def _plan_look(random: np.random.Generator) -> Look:
     return Look(gain=(red, green, blue), offset=float(random.uniform(-12, 12)))
 
 
+def _plan_varied_look(random: np.random.Generator) -> Look:
+    brightness = random.uniform(0.55, 1.3)
+    red, green, blue = (float(brightness * random.uniform(0.75, 1.25)) for _ in range(3))
+    first, second, third = (int(channel) for channel in random.permutation(3))
+    offset = float(random.uniform(-30, 30))
+    return Look(gain=(red, green, blue), offset=offset, channels=(first, second, third))
+
+
 def _render_run(frames: NDArray[np.uint8], run: Run, size: int) -> NDArray[np.uint8]:
     chosen = frames[run.frames.start : run.frames.stop : run.frames.step]
     crop = chosen[:, run.top : run.top + size, run.left : run.left + size]
     if run.mirrored:
         crop = crop[:, :, ::-1]
+    crop = np.rot90(crop, run.turns, axes=(1, 2))
     values = np.arange(256)
     tables = [np.clip(np.rint(gain * values + run.look.offset), 0, 255).astype(np.uint8) for gain in run.look.gain]
-    return np.stack([table[crop[..., channel]] for channel, table in enumerate(tables)], axis=-1)
+    shown = zip(tables, run.look.channels, strict=True)
+    return np.stack([table[crop[..., channel]] for table, channel in shown], axis=-1)

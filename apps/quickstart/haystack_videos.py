@@ -12,7 +12,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.quickstart.clips import MAX_RUN, Clip, Part, Run, plan_run, render
+from apps.quickstart.clips import MAX_RUN, Backgrounds, Clip, Part, Run, plan_run, render
 from apps.quickstart.needles import COLOURS, SHAPES, Needle, paint
 from apps.quickstart.questions import MAX_NEEDLES, NUMBERS, Task, conversations
 
@@ -86,6 +86,7 @@ class HaystackSettings:
         no_needle_share: Share of the task ``needle``'s videos without one.
         needle_sizes: Smallest and largest side of a needle, as a share of the frame's.
         videos_per_shard: Samples of a shard.
+        backgrounds: How far backgrounds may differ from the clips.
     """
 
     splits: tuple[Split, ...] = dataclasses.field(default_factory=default_splits)
@@ -96,6 +97,7 @@ class HaystackSettings:
     no_needle_share: float = 0.17
     needle_sizes: tuple[float, float] = (0.38, 0.50)
     videos_per_shard: int = 250
+    backgrounds: Backgrounds = "natural"
 
 
 class VideoPlan(NamedTuple):
@@ -198,7 +200,8 @@ def _join_scenes(
     missing = num_frames
     while missing:
         scene = int(random.integers(num_scenes))
-        run = plan_run(_random(settings, f"{part} scene", scene), clips, part, settings.frame_size)
+        choices = _random(settings, f"{part} scene", scene)
+        run = plan_run(choices, clips, part, settings.frame_size, settings.backgrounds)
         length = min(int(random.integers(_SHORTEST_STRETCH, MAX_RUN, endpoint=True)), len(run.frames), missing)
         start = int(random.integers(len(run.frames) - length, endpoint=True))
         runs.append(run._replace(frames=run.frames[start : start + length]))

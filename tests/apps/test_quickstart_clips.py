@@ -69,10 +69,27 @@ def test_look_changes_colours_mildly_and_leaves_the_clip_alone() -> None:
     assert np.array_equal(CLIPS[0].scales[0], before)
 
 
-def test_clip_is_read_at_two_scales(tmp_path: Path) -> None:
+def test_clip_is_read_at_every_scale(tmp_path: Path) -> None:
     file = tmp_path / "grey.mp4"
     file.write_bytes(encode(np.full((7, 90, 180, 3), 90, np.uint8)))
     clip = read_clip(file)
     assert clip.name == "grey"
-    assert [frames.shape for frames in clip.scales] == [(7, 120, 240, 3), (7, 160, 320, 3)]
+    assert [frames.shape for frames in clip.scales] == [(7, 120, 240, 3), (7, 160, 320, 3), (7, 240, 480, 3)]
     assert np.abs(clip.scales[0].astype(int) - 90).max() <= 4
+
+
+def test_varied_backgrounds_turn_frames_and_exchange_colours() -> None:
+    random = np.random.default_rng(5)
+    frames = np.zeros((40, 120, 160, 3), np.uint8)
+    frames[..., 0], frames[..., 2] = np.arange(120, dtype=np.uint8)[:, None], 200
+    clips = (Clip("ramp", (frames,) * 3),)
+    natural = [plan_run(random, clips, "train", SIZE) for _ in range(30)]
+    varied = [plan_run(random, clips, "train", SIZE, "varied") for _ in range(30)]
+    assert {run.turns for run in natural} == {0} and {run.turns for run in varied} == {0, 1, 2, 3}
+    assert len({run.look.channels for run in varied}) > 3
+
+    run = natural[0]._replace(look=PLAIN, mirrored=False)
+    upright = render(clips, [run], SIZE)
+    look = PLAIN._replace(channels=(2, 1, 0))
+    turned = render(clips, [run._replace(turns=1, look=look)], SIZE)
+    assert np.array_equal(np.rot90(upright, axes=(1, 2))[..., ::-1], turned)
