@@ -31,16 +31,13 @@ STATE = "state.pt"
 CONFIG = "config.yaml"
 WEIGHT = "model/"
 OPTIMIZER = "optimizer/"
+REPLACED = ".{}.replaced"
+"""Where a folder stands for the moment in which another takes its name."""
 
 
 def state_name(state: str, parameter: str) -> str:
     """Name of an optimizer state's tensor, such as ``optimizer/exp_avg/model.bridge.gate``."""
     return f"{OPTIMIZER}{state}/{parameter}"
-
-
-def replaced_name(name: str) -> str:
-    """Where a folder stands for the moment in which another takes its name."""
-    return f".{name}.replaced"
 
 
 class RunCheckpoint(Mapping[str, Tensor]):
@@ -104,11 +101,14 @@ class RunCheckpoint(Mapping[str, Tensor]):
         average = state_name("average", parameter)
         return self[average] if averaged and average in self else self[WEIGHT + parameter]
 
-    def optimizer_states(self, parameter: str) -> list[str]:
-        """Names of the optimizer's tensors for a parameter, such as ``exp_avg``."""
-        end = f"/{parameter}"
-        names = (name for name in self if name.startswith(OPTIMIZER) and name.endswith(end))
-        return [state for name in names if "/" not in (state := name[len(OPTIMIZER) : -len(end)])]
+    def optimizer_states(self) -> dict[str, list[str]]:
+        """Names of the optimizer's tensors, such as ``exp_avg``, by parameter."""
+        found: dict[str, list[str]] = {}
+        for name in self:
+            if name.startswith(OPTIMIZER):
+                state, parameter = name.removeprefix(OPTIMIZER).split("/", maxsplit=1)
+                found.setdefault(parameter, []).append(state)
+        return found
 
     def state(self) -> dict[str, Any]:
         """Everything that is no tensor of the model or its optimizer.
@@ -138,11 +138,11 @@ class RunCheckpoint(Mapping[str, Tensor]):
 def _find(path: Path) -> Path:
     """The folder that a path means; a kill while it was replaced left the one before under another name."""
     folder = Path(os.path.realpath(path))
-    replaced = folder.with_name(replaced_name(folder.name))
+    replaced = folder.with_name(REPLACED.format(folder.name))
     if folder.is_dir():
         return folder
     if replaced.is_dir():
-        return replaced
+        return replaced.resolve()
     if folder.exists():
         raise ValueError(
             f"{path} is a single file; training writes folders now, and files of before are not read any more. Train "

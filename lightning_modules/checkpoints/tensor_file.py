@@ -32,7 +32,7 @@ class Form(NamedTuple):
 
 
 class TensorFile:
-    """A safetensors file that is being written; use it as a context manager.
+    """A safetensors file that is being written.
 
     The format wants to know all tensors before the first one comes, and takes them in that order.
 
@@ -68,21 +68,18 @@ class TensorFile:
         if name != expected or form != self._forms[name]:
             raise ValueError(f"got {name} ({form}), expected {expected} ({self._forms.get(expected or '')})")
         values = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-        self._file.write(memoryview(values.numpy()))
+        self._file.write(values.numpy().data)
 
-    def __enter__(self) -> "TensorFile":
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+    def close(self) -> None:
         """Wait until the disk has it.
 
         Raises:
             ValueError: Announced tensors did not come.
         """
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        if error is None and self._waiting:
+        with self._file as file:
+            file.flush()
+            os.fsync(file.fileno())
+        if self._waiting:
             raise ValueError(f"the file ends without {self._waiting[::-1][:5]}")
 
 

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
+from lightning_modules.checkpoints.strategy import PortableCheckpoints
 
-class SingleDevice(SingleDeviceStrategy):
+
+class SingleDevice(PortableCheckpoints, SingleDeviceStrategy):
     """One process on one device: the one that ``trainer.accelerator`` and ``trainer.devices`` choose."""
 
     def __init__(self) -> None:
@@ -30,7 +32,7 @@ class SingleDevice(SingleDeviceStrategy):
         return devices[0]
 
 
-class Ddp(DDPStrategy):
+class Ddp(PortableCheckpoints, DDPStrategy):
     """Every device holds the whole model and optimizer; gradients are averaged while backward runs.
 
     Every trainable parameter takes part in every step, whatever a batch holds, so none is searched for that does not.
