@@ -20,6 +20,7 @@ from components.interfaces import (
 )
 from components.model import VideoLanguageModel, text_of
 from lightning_modules.optimization import Optimization, build_optimizer, build_schedule, gradient_norm
+from lightning_modules.ranks import largest_of_all_ranks, mean_over_ranks
 from lightning_modules.scoring import LEFT_OUT, NO_KIND, AccuracyCounter, is_exact_match
 
 
@@ -106,7 +107,8 @@ class VideoLanguageModule(LightningModule):
             language_model=language_model,
             loss_schedule=self.loss_schedule,
             frame_selection=self.frame_selection,
-            agree_on_maximum=self._largest_of_all_ranks,
+            agree_on_maximum=lambda value: largest_of_all_ranks(value, self.device),
+            mean_over_ranks=mean_over_ranks,
         )
 
     def configure_optimizers(self) -> Any:
@@ -149,11 +151,11 @@ class VideoLanguageModule(LightningModule):
                 "Look at these samples, or lower the learning rate"
             )
         size = len(batch.questions)
-        self.log("train/loss", output.loss.detach(), prog_bar=True, batch_size=size)
+        self.log("train/loss", output.loss.detach(), prog_bar=True, batch_size=size, sync_dist=True)
         if output.penalty is not None:
-            self.log("train/bridge_penalty", output.penalty, batch_size=size)
+            self.log("train/bridge_penalty", output.penalty, batch_size=size, sync_dist=True)
         for index, value in enumerate(output.reading_losses if len(output.reading_losses) > 1 else ()):
-            self.log(f"train/loss_after_reading/{index}", value, batch_size=size)
+            self.log(f"train/loss_after_reading/{index}", value, batch_size=size, sync_dist=True)
         if output.segment_counts.numel():
             self.log("train/segments_a_video", output.segment_counts.float().mean(), batch_size=size)
         self.log("train/answer_tokens", output.num_answer_tokens.float(), batch_size=size)
@@ -275,10 +277,3 @@ class VideoLanguageModule(LightningModule):
             self.log(f"{stage}/accuracy_by_kind/{name}/{kind}", accuracy.value)
         for accuracy in self.counter.by().values():
             self.log(f"{stage}/accuracy", accuracy.value, prog_bar=True)
-
-    def _largest_of_all_ranks(self, value: int) -> int:
-        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-            return value
-        largest = torch.tensor(value, device=self.device)
-        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-        return int(largest)
