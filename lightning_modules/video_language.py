@@ -1,7 +1,7 @@
 """The LightningModule: builds the parts, trains them, judges answers. What the parts compute is in ``components``."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -81,7 +81,6 @@ class VideoLanguageModule(LightningModule):
         max_new_tokens: int = 16,
     ) -> None:
         super().__init__()
-        self.strict_loading = False  # frozen parts are not in the checkpoint; on_load_checkpoint is stricter instead
         self.make_encoder = encoder
         self.make_bridge = bridge
         self.make_language_model = language_model
@@ -202,31 +201,6 @@ class VideoLanguageModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the accuracies."""
         self._log_accuracies("test")
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave frozen parts out: they are loaded from where they came from."""
-        # A tied tensor stands in the state under each of its names.
-        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: value for name, value in state.items() if name not in frozen}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits the configured parts.
-
-        Raises:
-            ValueError: Trainable tensors are missing in the checkpoint, or it has tensors that no part knows: the
-                configured parts are not those that were trained, and the result would be partly random.
-        """
-        self.configure_model()
-        own = {name: p.requires_grad for name, p in self.named_parameters()}
-        stored: Mapping[str, Tensor] = checkpoint["state_dict"]
-        missing = sorted(name for name, trains in own.items() if trains and name not in stored)
-        unknown = sorted(set(stored) - set(self.state_dict()))
-        if missing or unknown:
-            raise ValueError(
-                f"the checkpoint does not fit the configured model: missing {missing[:5]} ({len(missing)} in all), "
-                f"unknown {unknown[:5]} ({len(unknown)} in all). Use the config that the run was trained with"
-            )
 
     def evaluation_name(self, stage: str, loader: int) -> str:
         """Name of an evaluation set.
