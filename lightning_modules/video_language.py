@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,39 +16,10 @@ from components.interfaces import (
     LossSchedule,
     MemoryBridge,
     Segmenter,
-    VideoTextBatch,
 )
-from components.model import VideoLanguageModel, text_of
+from components.model import VideoLanguageModel
+from lightning_modules.judging import JudgedBatch, Judgement
 from lightning_modules.optimization import Optimization, build_optimizer, build_schedule, gradient_norm
-from lightning_modules.scoring import LEFT_OUT, NO_KIND, AccuracyCounter, is_exact_match
-
-
-class JudgedQuestion(Protocol):
-    """What judging needs to know of a conversation; ``datamodules.batch.Question`` has it."""
-
-    @property
-    def key(self) -> str:
-        """Key of the sample that the question belongs to."""
-
-    @property
-    def kind(self) -> str:
-        """Kind of question, by which accuracies are also reported."""
-
-    @property
-    def question(self) -> str:
-        """The question as asked."""
-
-    @property
-    def answer(self) -> str:
-        """The reference answer."""
-
-
-class JudgedBatch(VideoTextBatch, Protocol):
-    """A batch whose conversations have reference answers."""
-
-    @property
-    def questions(self) -> Sequence[Any]:
-        """One ``JudgedQuestion`` a conversation."""
 
 
 class VideoLanguageModule(LightningModule):
@@ -90,7 +61,7 @@ class VideoLanguageModule(LightningModule):
         self.optimization = optimization
         self.max_new_tokens = max_new_tokens
         self.model: VideoLanguageModel | None = None
-        self.counter = AccuracyCounter()
+        self.judgement = Judgement()
         self._seed = 0
 
     def configure_model(self) -> None:
@@ -175,19 +146,19 @@ class VideoLanguageModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start counting answers."""
-        self.counter = AccuracyCounter()
+        self.judgement = Judgement()
 
     def on_test_epoch_start(self) -> None:
         """Start counting answers."""
-        self.counter = AccuracyCounter()
+        self.judgement = Judgement()
 
     def validation_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
         """Score and answer one batch; gives the generated answers, which callbacks may show."""
-        return self._judge(batch, "val", dataloader_idx)
+        return self.judgement.of_batch(self, batch, "val", self.evaluation_name("val", dataloader_idx))
 
     def test_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
         """Like ``validation_step``."""
-        return self._judge(batch, "test", dataloader_idx)
+        return self.judgement.of_batch(self, batch, "test", self.evaluation_name("test", dataloader_idx))
 
     def predict_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:
         """Generated answers, one a conversation."""
@@ -195,11 +166,11 @@ class VideoLanguageModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies."""
-        self._log_accuracies("val")
+        self.judgement.log_accuracies(self, "val")
 
     def on_test_epoch_end(self) -> None:
         """Log the accuracies."""
-        self._log_accuracies("test")
+        self.judgement.log_accuracies(self, "test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave frozen parts out: they are loaded from where they came from."""
@@ -241,40 +212,6 @@ class VideoLanguageModule(LightningModule):
             return str(loader)
         names: Sequence[str] = getattr(datamodule, f"{'validation' if stage == 'val' else stage}_names")
         return names[loader]
-
-    def _judge(self, batch: JudgedBatch, stage: str, loader: int) -> list[str]:
-        visual = self.built.look(batch)
-        text = text_of(batch)
-        language_model = self.built.language_model
-        scored = language_model(visual, text)
-        name = self.evaluation_name(stage, loader)
-        tokens = scored.num_tokens.sum()
-        self.log(
-            f"{stage}/loss/{name}",
-            scored.nll.sum() / tokens.clamp(min=1),
-            batch_size=int(tokens),
-            add_dataloader_idx=False,
-            sync_dist=True,
-        )
-        answers = language_model.generate(visual, text, self.max_new_tokens)
-        for question, answer in zip(batch.questions, answers, strict=True):
-            if question.key == LEFT_OUT:
-                continue
-            self.counter.add((name, question.kind or NO_KIND), is_exact_match(answer, question.answer))
-        return answers
-
-    def _log_accuracies(self, stage: str) -> None:
-        if self.trainer.world_size > 1:
-            gathered: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(gathered, self.counter.counts())
-            self.counter = AccuracyCounter()
-            self.counter.merge(gathered)
-        for (name,), accuracy in self.counter.by(0).items():
-            self.log(f"{stage}/accuracy/{name}", accuracy.value)
-        for (name, kind), accuracy in self.counter.by(0, 1).items():
-            self.log(f"{stage}/accuracy_by_kind/{name}/{kind}", accuracy.value)
-        for accuracy in self.counter.by().values():
-            self.log(f"{stage}/accuracy", accuracy.value, prog_bar=True)
 
     def _largest_of_all_ranks(self, value: int) -> int:
         if not torch.distributed.is_available() or not torch.distributed.is_initialized():
