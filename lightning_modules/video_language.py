@@ -78,6 +78,7 @@ class VideoLanguageModule(LightningModule):
         self.model: VideoLanguageModel | None = None
         self.judgement = Judgement()
         self._seed = 0
+        self.non_finite_steps = NonFiniteSteps(optimization.non_finite)
         self._rates: RateSchedule | None = None
 
     def configure_model(self) -> None:
@@ -98,7 +99,7 @@ class VideoLanguageModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What belongs to every training run; frozen gradients go before the others are judged."""
-        callbacks = [Freezing(), NonFiniteSteps(self.optimization.non_finite), PartialGradientWarning()]
+        callbacks = [Freezing(), self.non_finite_steps, PartialGradientWarning()]
         return [*callbacks, *([AveragesInValidation()] if self.optimization.validate_averages else [])]
 
     def configure_optimizers(self) -> PartwiseAdamW:
@@ -173,6 +174,11 @@ class VideoLanguageModule(LightningModule):
             with_gradient = [p for p in part.parameters() if p.grad is not None]
             if with_gradient:  # DeepSpeed's gradients are not here
                 self.log(f"gradient_norm/{name}", gradient_norm(with_gradient))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the step, or leave it out; then count it."""
+        super().optimizer_step(*args, **kwargs)
+        self.non_finite_steps.count(self.trainer, self.adamw)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting answers."""

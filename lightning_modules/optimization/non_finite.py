@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_modules.judging import JudgedBatch
 from lightning_modules.optimization.accumulation import is_accumulating
+from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.bad_samples import write_bad_samples
 from lightning_modules.optimization.settings import NonFinite
 
@@ -96,25 +97,29 @@ class NonFiniteSteps(Callback):
         self._loss_was_bad, gradient_was_bad = map(bool, agreed.tolist())
         adamw.skips = self._loss_was_bad or gradient_was_bad
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the step.
-
-        Raises:
-            FloatingPointError: Too many in a row were left out.
-        """
+    def count(self, trainer: Trainer, adamw: PartwiseAdamW) -> None:
+        """Count the step, once the optimizer is through with it and before anyone may save a checkpoint."""
         if is_accumulating(trainer):
             return
-        num_updates = cast("VideoLanguageModule", pl_module).adamw.num_updates
-        was_skipped = num_updates == self._num_updates
-        self._num_updates = num_updates
+        was_skipped = adamw.num_updates == self._num_updates
+        self._num_updates = adamw.num_updates
         if was_skipped:
             self.num_skipped += 1
             self.num_in_a_row += 1
             self._tell(trainer)
         else:
             self.num_in_a_row = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the count.
+
+        Raises:
+            FloatingPointError: Too many steps in a row were left out.
+        """
+        if is_accumulating(trainer):
+            return
         pl_module.log("train/skipped_steps", float(self.num_skipped), batch_size=1)
         if self.num_in_a_row >= self.settings.stop_after:
             raise FloatingPointError(self._reason_to_stop(trainer))
@@ -122,7 +127,7 @@ class NonFiniteSteps(Callback):
 
     def _tell(self, trainer: Trainer) -> None:
         """Warn of this rank's share in the step, and write its samples."""
-        step = trainer.global_step - 1
+        step = trainer.global_step  # not counted yet
         for number, seen in enumerate(self._seen):
             # Where no loss was bad the gradient was, and nothing tells whose.
             if self._loss_was_bad and bool(seen.loss.isfinite()):
