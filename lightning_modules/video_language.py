@@ -29,6 +29,7 @@ from lightning_modules.optimization.averages import AveragesInValidation
 from lightning_modules.optimization.freezing import Freezing
 from lightning_modules.optimization.non_finite import NonFiniteSteps
 from lightning_modules.optimization.rates import steps_per_epoch
+from lightning_modules.ranks import largest_of_all_ranks, mean_over_ranks
 
 
 class VideoLanguageModule(LightningModule):
@@ -94,7 +95,8 @@ class VideoLanguageModule(LightningModule):
             language_model=language_model,
             loss_schedule=self.loss_schedule,
             frame_selection=self.frame_selection,
-            agree_on_maximum=self._largest_of_all_ranks,
+            agree_on_maximum=lambda value: largest_of_all_ranks(value, self.device),
+            mean_over_ranks=mean_over_ranks,
         )
 
     def configure_callbacks(self) -> list[Callback]:
@@ -149,11 +151,11 @@ class VideoLanguageModule(LightningModule):
         """Loss of one batch."""
         output = self.built(batch)
         size = len(batch.questions)
-        self.log("train/loss", output.loss.detach(), prog_bar=True, batch_size=size)
+        self.log("train/loss", output.loss.detach(), prog_bar=True, batch_size=size, sync_dist=True)
         if output.penalty is not None:
-            self.log("train/bridge_penalty", output.penalty, batch_size=size)
+            self.log("train/bridge_penalty", output.penalty, batch_size=size, sync_dist=True)
         for index, value in enumerate(output.reading_losses if len(output.reading_losses) > 1 else ()):
-            self.log(f"train/loss_after_reading/{index}", value, batch_size=size)
+            self.log(f"train/loss_after_reading/{index}", value, batch_size=size, sync_dist=True)
         if output.segment_counts.numel():
             self.log("train/segments_a_video", output.segment_counts.float().mean(), batch_size=size)
         self.log("train/answer_tokens", output.num_answer_tokens.float(), batch_size=size)
@@ -248,10 +250,3 @@ class VideoLanguageModule(LightningModule):
             return str(loader)
         names: Sequence[str] = getattr(datamodule, f"{'validation' if stage == 'val' else stage}_names")
         return names[loader]
-
-    def _largest_of_all_ranks(self, value: int) -> int:
-        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-            return value
-        largest = torch.tensor(value, device=self.device)
-        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-        return int(largest)

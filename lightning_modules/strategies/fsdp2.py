@@ -62,6 +62,7 @@ class Fsdp2(ModelParallelStrategy, Sharding):
         self.offload = offload
         self.reduce_dtype: torch.dtype = getattr(torch, reduce_dtype)
         self.block_classes = block_classes
+        self._sharded_classes: set[str] = set()
 
     def setup_environment(self) -> None:
         """Start the ranks' communication; all ranks of all nodes share the weights.
@@ -76,24 +77,36 @@ class Fsdp2(ModelParallelStrategy, Sharding):
 
     @contextmanager
     def model_sharded_context(self) -> Generator[None, None, None]:
-        """Build the model, each part spread as soon as it is there."""
+        """Build the model, each part spread as soon as it is there.
+
+        Raises:
+            ValueError: No block is of one of ``block_classes``: weights would be gathered in larger units than meant.
+        """
         with building_sharded(self):
             yield
         assert self.lightning_module is not None
         for name, part in _parts_of(self.lightning_module):
-            self.shard(part, None)
+            if name != "bridge":
+                self.shard(part, None)
             if not isinstance(part, FSDPModule) and next(part.parameters(), None) is not None:
                 # What is no block stays gathered from the first call of a step to the end of its backward: the bridge
                 # is called once for every segment.
                 self._shard_unit(part, free_after_forward=False)
                 for method in WEIGHT_READING_METHODS.get(name, ()):
                     register_fsdp_forward_method(part, method)
+        unknown = set(self.block_classes or ()) - self._sharded_classes
+        if unknown:
+            raise ValueError(
+                f"block_classes names {sorted(unknown)}, which no block of encoder or language model is; the blocks "
+                f"found are of the classes {sorted(self._sharded_classes)}. Leave block_classes out to have them found"
+            )
 
     def shard(self, model: nn.Module, dtype: torch.dtype | None) -> None:
         """Leave this rank's share of the weights of every block; see ``Sharding``."""
         for block in repeated_blocks(model, self.block_classes):
             if not isinstance(block, FSDPModule):
                 _convert(block, dtype)
+                self._sharded_classes.add(type(block).__name__)
                 self._shard_unit(block, free_after_forward=self.free_after_forward)
         _convert(model, dtype)
 

@@ -1,5 +1,6 @@
 """Freezing, averages, clipping and steps left out, under every strategy with two processes."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ def train(
 def check(run: Run) -> None:
     """Bad steps change nothing, the frozen part does not move until its step, the ranks stay equal."""
     for taken in run.taken:
-        same = [before == after for before, after in zip(taken[:-1], taken[1:], strict=True)]
+        same = [before == after for before, after in itertools.pairwise(taken)]
         assert same == [step in BAD for step in range(STEPS)]
         late = [each["language_model"] for each in taken]
         assert len(set(late[: START + 1])) == 1
