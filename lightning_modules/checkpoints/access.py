@@ -82,11 +82,12 @@ class ParameterAccess(ABC):
     def make_state(self, slot: Slot) -> None:
         """Have the optimizer make the state that it would make at the first step, all as if no step was done.
 
-        The optimizer does a step of nothing (no gradient, no learning rate); only it knows what its state looks like.
+        Only the optimizer knows what its state looks like, so it does a step with a gradient of zeros and without
+        decay: that leaves the weights as they are, to the bit.
         """
         assert self.optimizer is not None
         groups, gradient = self.optimizer.param_groups, slot.tensor.grad
-        self.optimizer.param_groups = [{**slot.group, "params": [slot.tensor], "lr": 0.0, "weight_decay": 0.0}]
+        self.optimizer.param_groups = [{**slot.group, "params": [slot.tensor], "lr": 1.0, "weight_decay": 0.0}]
         slot.tensor.grad = torch.zeros_like(slot.tensor)
         try:
             self.optimizer.step()

@@ -10,7 +10,7 @@ from torch import nn
 
 from components.weights.run_checkpoint import WEIGHT, RunCheckpoint, state_name
 from lightning_modules.checkpoints.access import ParameterAccess
-from lightning_modules.checkpoints.saving import persistent_buffers
+from lightning_modules.checkpoints.saving import named_groups, persistent_buffers
 
 _log = logging.getLogger(__name__)
 
@@ -88,10 +88,10 @@ def refuse_misfit(module: nn.Module, access: ParameterAccess, checkpoint: RunChe
 def restore_optimizer(
     module: nn.Module, access: ParameterAccess, checkpoint: RunCheckpoint, kept: Mapping[str, Any]
 ) -> None:
-    """Take over an optimizer's settings and states.
+    """Take over an optimizer's states and learning rates; its other settings stay those of the config.
 
-    Settings are found by the group's name, states by the parameter's: groups may have changed. What did not train
-    before starts without a state.
+    Rates are found by the group's name, states by the parameter's: groups may have changed. What did not train before
+    starts without a state.
 
     Args:
         module: The model, its weights restored.
@@ -100,7 +100,9 @@ def restore_optimizer(
         kept: What ``describe_optimizer`` gave.
     """
     assert access.optimizer is not None
-    _restore_settings(access.optimizer.param_groups, kept["groups"])
+    rates = {group["name"]: group["lr"] for group in kept["groups"]}
+    for name, group in named_groups(access.optimizer):
+        group["lr"] = rates.get(name, group["lr"])  # which a scheduler sets after the next step, and not before
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     states = checkpoint.optimizer_states()
     fresh = []
@@ -120,13 +122,6 @@ def restore_optimizer(
                     access.put(parameter, state, checkpoint[state_name(state, name)])
     if fresh:
         _log.info("the optimizer starts anew for: %s", _by_part(fresh))
-
-
-def _restore_settings(groups: list[dict[str, Any]], kept: list[dict[str, Any]]) -> None:
-    """Set learning rates and the like as they were, group by group."""
-    by_name = {group.get("name", place): group for place, group in enumerate(kept)}
-    for place, group in enumerate(groups):
-        group.update(by_name.get(group.get("name", place), {}))
 
 
 def _part(name: str) -> str:

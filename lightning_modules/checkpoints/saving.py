@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from components.weights.run_checkpoint import CONFIG, FORMAT, INDEX, STATE, VERSION, WEIGHT, state_name
 from lightning_modules.checkpoints import folder
@@ -79,12 +80,17 @@ def describe_optimizer(module: nn.Module, access: ParameterAccess) -> dict[str, 
         access: Where the optimizer's states are.
 
     Returns:
-        ``groups``, the settings of each, and ``numbers``, the optimizer's numbers (its steps) for each parameter.
+        ``groups``, name and rate of each, and ``numbers``, the optimizer's numbers (its steps) for each parameter.
     """
-    groups = [] if access.optimizer is None else access.optimizer.param_groups
-    settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+    groups = [] if access.optimizer is None else named_groups(access.optimizer)
+    rates = [{"name": name, "lr": float(group["lr"])} for name, group in groups]
     numbers = {name: access.numbers(parameter) for name, parameter in module.named_parameters()}
-    return {"groups": settings, "numbers": {name: values for name, values in numbers.items() if values}}
+    return {"groups": rates, "numbers": {name: values for name, values in numbers.items() if values}}
+
+
+def named_groups(optimizer: Optimizer) -> list[tuple[str, dict[str, Any]]]:
+    """An optimizer's groups by name; by place where they have none."""
+    return [(str(group.get("name", place)), group) for place, group in enumerate(optimizer.param_groups)]
 
 
 def write_checkpoint(path: Path, module: nn.Module, access: ParameterAccess, content: Content, ranks: Ranks) -> None:
