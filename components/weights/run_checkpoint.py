@@ -31,6 +31,8 @@ STATE = "state.pt"
 CONFIG = "config.yaml"
 WEIGHT = "model/"
 OPTIMIZER = "optimizer/"
+AVERAGE = "average"
+"""Name of the optimizer state that is a running average of the weights."""
 REPLACED = ".{}.replaced"
 """Where a folder stands for the moment in which another takes its name."""
 
@@ -87,8 +89,14 @@ class RunCheckpoint(Mapping[str, Tensor]):
         """Names of the parameters and buffers whose values it has."""
         return frozenset(name.removeprefix(WEIGHT) for name in self if name.startswith(WEIGHT))
 
-    def shape(self, name: str) -> torch.Size:
-        """Shape of a tensor; nothing of it is read."""
+    @property
+    def has_averages(self) -> bool:
+        """Whether training kept running averages of some parameters."""
+        return any(name.startswith(state_name(AVERAGE, "")) for name in self)
+
+    def shape(self, parameter: str) -> torch.Size:
+        """Shape of a parameter or buffer; nothing of it is read."""
+        name = WEIGHT + parameter
         return torch.Size(self._opened(self._file_of[name]).get_slice(name).get_shape())
 
     def weight(self, parameter: str, *, averaged: bool = False) -> Tensor:
@@ -98,7 +106,7 @@ class RunCheckpoint(Mapping[str, Tensor]):
             parameter: Its name.
             averaged: Whether to take its running average, where training kept one.
         """
-        average = state_name("average", parameter)
+        average = state_name(AVERAGE, parameter)
         return self[average] if averaged and average in self else self[WEIGHT + parameter]
 
     def optimizer_states(self) -> dict[str, list[str]]:

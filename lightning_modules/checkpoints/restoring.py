@@ -3,21 +3,44 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from components.weights.run_checkpoint import WEIGHT, RunCheckpoint, state_name
+from components.weights.run_checkpoint import RunCheckpoint, state_name
 from lightning_modules.checkpoints.access import ParameterAccess
 from lightning_modules.checkpoints.saving import named_groups, persistent_buffers
+
+
+class SavedWeights(Protocol):
+    """What restoring weights asks of a checkpoint; an export gives it as well."""
+
+    path: Path
+    left_out: frozenset[str]
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """See ``RunCheckpoint``."""
+
+    @property
+    def has_averages(self) -> bool:
+        """See ``RunCheckpoint``."""
+
+    def shape(self, parameter: str) -> torch.Size:
+        """See ``RunCheckpoint``."""
+
+    def weight(self, parameter: str, *, averaged: bool = False) -> Tensor:
+        """See ``RunCheckpoint``."""
+
 
 _log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
 def restore_weights(
-    module: nn.Module, access: ParameterAccess, checkpoint: RunCheckpoint, *, averaged: bool = False
+    module: nn.Module, access: ParameterAccess, checkpoint: SavedWeights, *, averaged: bool = False
 ) -> None:
     """Take over a checkpoint's parameters and buffers.
 
@@ -33,7 +56,7 @@ def restore_weights(
         ValueError: The checkpoint does not fit the model (see ``refuse_misfit``), or has no averages.
     """
     refuse_misfit(module, access, checkpoint)
-    if averaged and not any(name.startswith(state_name("average", "")) for name in checkpoint):
+    if averaged and not checkpoint.has_averages:
         raise ValueError(f"{checkpoint.path} has no running averages: the run did not keep any")
     stored = checkpoint.parameters
     own = dict(module.named_parameters())
@@ -48,7 +71,7 @@ def restore_weights(
         _log.info("did not train in %s and start from where they came from: %s", checkpoint.path, _by_part(late))
 
 
-def refuse_misfit(module: nn.Module, access: ParameterAccess, checkpoint: RunCheckpoint) -> None:
+def refuse_misfit(module: nn.Module, access: ParameterAccess, checkpoint: SavedWeights) -> None:
     """Check that a checkpoint is of these parts.
 
     Raises:
@@ -72,9 +95,9 @@ def refuse_misfit(module: nn.Module, access: ParameterAccess, checkpoint: RunChe
     ]
     unknown = stored - set(known)
     other = [
-        f"{name} {list(checkpoint.shape(WEIGHT + name))} instead of {list(access.shape(known[name]))}"
+        f"{name} {list(checkpoint.shape(name))} instead of {list(access.shape(known[name]))}"
         for name in sorted(stored & set(known))
-        if checkpoint.shape(WEIGHT + name) != access.shape(known[name])
+        if checkpoint.shape(name) != access.shape(known[name])
     ]
     if missing or unknown or other:
         raise ValueError(
