@@ -75,7 +75,7 @@ def test_config_trains_validates_and_tests(name: str, workplace: Path, monkeypat
     accuracies = {key for key in cli.trainer.callback_metrics if key.startswith("val/accuracy/")}
     assert accuracies == {f"val/accuracy/{length}" for length in LENGTHS}
     checkpoint = Path(cli.trainer.log_dir or "") / "checkpoints" / "final.ckpt"
-    assert checkpoint.is_file()
+    assert (checkpoint / "config.yaml").is_file()
     validated = train.main(["validate", *arguments, "--trainer.precision=32-true", "--ckpt_path", str(checkpoint)])
     for length in LENGTHS:
         name = f"val/loss/{length}"
