@@ -152,7 +152,7 @@ def test_failing_rank_says_why_and_the_others_that_one_failed() -> None:
     broken = OSError("no space left on device")
     with pytest.raises(OSError, match="no space left"):
         saving._agree(broken, saving.Ranks(0, 2, lambda fine: False), Path("a.ckpt"))
-    with pytest.raises(RuntimeError, match="another rank could not write its share of a.ckpt"):
+    with pytest.raises(RuntimeError, match=r"another rank could not write its share of a\.ckpt"):
         saving._agree(None, saving.Ranks(1, 2, lambda fine: False), Path("a.ckpt"))
 
 
