@@ -38,8 +38,8 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> PartwiseAdamW:
                 f"part '{name}' has {len(trainable)} trainable tensors but no learning rate; add "
                 f"'{name}' to model.optimization.learning_rates or freeze the part"
             )
-        matrices = [p for p in trainable if p.ndim >= 2]
-        vectors = [p for p in trainable if p.ndim < 2]
+        matrices = [p for p in trainable if _num_dimensions(p) >= 2]
+        vectors = [p for p in trainable if _num_dimensions(p) < 2]
         for label, params, decay in (
             (name, matrices, settings.decay_of(name)),
             (f"{name}/no_decay", vectors, 0.0),
@@ -75,6 +75,11 @@ def gradient_norm(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
     norms = [nn.utils.get_total_norm(some) for some in (sharded, whole) if some]
     norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
     return torch.stack(norms).norm() if norms else torch.zeros(())
+
+
+def _num_dimensions(parameter: nn.Parameter) -> int:
+    # ZeRO-3 leaves an empty vector in the place of every weight; its shape is kept beside it.
+    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _refuse_unknown(setting: str, named: Iterable[str], trained: set[str]) -> None:
