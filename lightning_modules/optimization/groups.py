@@ -78,7 +78,7 @@ def gradient_norm(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _num_dimensions(parameter: nn.Parameter) -> int:
-    # ZeRO-3 leaves an empty vector in the place of every weight; its shape is kept beside it.
+    """Dimensions of the whole parameter; under ZeRO-3 it looks flat, and DeepSpeed keeps its shape beside it."""
     return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
