@@ -1,0 +1,112 @@
+"""Trains a tiny model under one strategy after another, in one process of a group; see test_equal_training.py."""
+
+import torchvision_import  # noqa: F401  before anything that imports torchvision
+
+# isort: split
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
+
+from components.language.causal import HuggingFaceCausalLM
+from components.language.pretrained import LoraSettings
+from components.losses import EverySegmentLoss
+from datamodules.batch import Batch, collate
+from lightning_modules.strategies.fsdp2 import Fsdp2
+from lightning_modules.strategies.replicated import Ddp, SingleDevice
+from lightning_modules.strategies.zero import Zero
+from tests.fixtures_models import PartFolders, make_mixed_samples, make_unbuilt_module
+from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
+
+NUM_STEPS = 6
+
+
+def make_strategy(name: str) -> Strategy:
+    """A strategy by its name, so set that the tiny model's weights are really spread."""
+    if name.startswith("zero"):
+        stage: Any = int(name[4])
+        offload = name.endswith("offload")
+        return Zero(stage, persistent_elements=0, offload_optimizer=offload, offload_parameters=offload and stage == 3)
+    return {"single_device": SingleDevice, "ddp": Ddp, "fsdp2": Fsdp2}[name]()
+
+
+def make_batches(folders: PartFolders, rank: int, num_ranks: int, num_steps: int) -> list[Batch]:
+    """The same global batches however many ranks share them; their samples move from rank to rank."""
+    samples = make_mixed_samples(folders)
+    batches = []
+    for step in range(num_steps):
+        turned = samples[step % 4 :] + samples[: step % 4]
+        batches.append(collate(turned[rank::num_ranks]))
+    return batches
+
+
+def full_weight(parameter: Tensor) -> Tensor:
+    """A parameter put together from all ranks' shares; float32 where the strategy keeps it so."""
+    if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        full: Tensor = safe_get_full_fp32_param(parameter)
+        return full
+    whole: Any = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    return whole.detach().clone()  # type: ignore[no-any-return]
+
+
+def variant(name: str, folders: PartFolders) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Changes of the module and of the trainer that go by a name."""
+    checkpointing = partial(HuggingFaceCausalLM, folders.language_model, gradient_checkpointing=True)
+    every_segment = EverySegmentLoss("increasing")
+    adapters = partial(HuggingFaceCausalLM, folders.language_model, lora=LoraSettings(rank=2, dropout=0.0))
+    changes: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "plain": ({}, {}),
+        "accumulate": ({}, {"accumulate_grad_batches": 2}),
+        "checkpointing": ({"language_model": checkpointing}, {}),
+        "every_segment": ({"loss_schedule": every_segment}, {}),
+        "both": ({"language_model": checkpointing, "loss_schedule": every_segment}, {}),
+        "lora": ({"language_model": adapters}, {}),
+        "bf16": ({}, {"precision": "bf16-mixed"}),
+    }
+    return changes[name]
+
+
+def train(name: str, folders: PartFolders, folder: Path, rank: int, num_ranks: int) -> dict[str, Any]:
+    """Train under ``strategy`` or ``strategy+variant``; losses by step and the trained weights."""
+    strategy, _, changed = name.partition("+")
+    of_module, of_trainer = variant(changed or "plain", folders)
+    torch.manual_seed(0)
+    module = make_unbuilt_module(folders, **of_module)
+    if changed == "accumulate":  # AdamW does not show a gradient that is too large or too small
+        module.configure_optimizers = lambda: torch.optim.SGD(module.built.parameters(), lr=0.1)  # type: ignore[method-assign]
+    logger = RecordingLogger()
+    trainer = make_trainer(
+        folder,
+        NUM_STEPS,
+        devices=num_ranks,
+        strategy=make_strategy(strategy),
+        logger=logger,
+        gradient_clip_val=1.0,
+        use_distributed_sampler=False,
+        **of_trainer,
+    )
+    num_batches = NUM_STEPS * trainer.accumulate_grad_batches
+    trainer.fit(module, make_loader(make_batches(folders, rank, num_ranks, num_batches)))
+    weights = {key: full_weight(p) for key, p in module.named_parameters() if p.requires_grad}
+    return {"losses": logger.values("train/loss"), "weights": weights}
+
+
+def main(names: str, encoder: str, language_model: str, folder: str, rank: str, num_ranks: str) -> None:
+    torch.set_num_threads(1)
+    for name in names.split(","):
+        result = train(name, PartFolders(encoder, language_model), Path(folder), int(rank), int(num_ranks))
+        if rank == "0":
+            torch.save(result, Path(folder) / f"{name}.pt")
+            print(json.dumps({name: result["losses"]}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:], os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1"))
