@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lightning_modules.run_folder import SameCheckpoint, newest_checkpoint, write_into
 
 
 class VideoLanguageCLI(LightningCLI):
@@ -33,6 +36,12 @@ class VideoLanguageCLI(LightningCLI):
         parser.add_argument(
             "--num_threads", type=int | None, default=None, help="CPU threads of torch; its own default if not given"
         )
+        parser.add_argument(
+            "--run_folder",
+            type=str | None,
+            default=None,
+            help="logs, config and checkpoints go here; fit goes on from the newest checkpoint in it, if there is one",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning: the other entry points do have a command line of their own."""
@@ -45,6 +54,23 @@ class VideoLanguageCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
+        if config.run_folder is not None:
+            write_into(config.trainer, config.run_folder)
+
+    def before_fit(self) -> None:
+        """In a run folder, go on where the run was stopped; ``--ckpt_path`` is where it starts for the first time."""
+        config = self.config_init[self.subcommand]
+        if config.run_folder is None:
+            return
+        newest = newest_checkpoint(config.run_folder)
+        self.trainer.callbacks.insert(0, SameCheckpoint(newest))
+        if newest is not None:
+            if config.ckpt_path:
+                rank_zero_info(
+                    f"{config.run_folder} has a checkpoint of its own; --ckpt_path {config.ckpt_path} is left"
+                )
+            rank_zero_info(f"Going on from {newest}")
+            config.ckpt_path = str(newest)
 
 
 def _parser_options() -> dict[str, Any]:
