@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.run_folder import SameCheckpoint, newest_checkpoint, write_into
 
@@ -63,12 +63,11 @@ class VideoLanguageCLI(LightningCLI):
         if config.run_folder is None:
             return
         newest = newest_checkpoint(config.run_folder)
-        self.trainer.callbacks.insert(0, SameCheckpoint(newest))
+        trainer: Any = self.trainer  # Lightning sets callbacks where a type checker does not see it
+        trainer.callbacks.insert(0, SameCheckpoint(newest))
         if newest is not None:
             if config.ckpt_path:
-                rank_zero_info(
-                    f"{config.run_folder} has a checkpoint of its own; --ckpt_path {config.ckpt_path} is left"
-                )
+                rank_zero_info(f"The run has begun: {config.ckpt_path} is where it started, and is not read again")
             rank_zero_info(f"Going on from {newest}")
             config.ckpt_path = str(newest)
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 EXIT_STATUS = 75
 """Of a run that stopped for a signal and can go on: the EX_TEMPFAIL of BSD's ``sysexits.h``, "try again"."""
@@ -124,8 +124,8 @@ class Preemption(Checkpoint):
         trainer.save_checkpoint(path)
         self._remove(trainer, before)
         rank_zero_info(
-            f"Stopped by {name} after step {trainer.global_step}, to go on from {path}. The run is not at its end: exit "
-            f"status {EXIT_STATUS}"
+            f"Stopped by {name} after step {trainer.global_step}, to go on from {path}. Exit status {EXIT_STATUS}: "
+            "the run is not at its end"
         )
         raise Preempted
 
@@ -150,7 +150,7 @@ class _LargestOfAllRanks:
             # Reading it from the device later would wait for all that is queued there by then.
             self._work.wait()
             self._result = torch.empty(1, dtype=torch.int32, pin_memory=True).copy_(self._result, non_blocking=True)
-            self._arrived = torch.cuda.Event()
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
     def answer(self) -> int:

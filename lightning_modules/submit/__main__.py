@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # not in its __all__
 
 from lightning_modules.submit.script import Job, arm_arguments, render
 from lightning_modules.submit.settings import NAME, Arm, Container, Resources, Stopping, Surroundings
@@ -71,9 +71,7 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
         FileNotFoundError: A config file that is named is not there.
     """
     if not arguments or arguments[0] not in SUBCOMMANDS:
-        raise ValueError(
-            f"after -- stands train.py's command line, {'|'.join(SUBCOMMANDS)} -c FILE ...; got {arguments}"
-        )
+        raise ValueError(f"after -- stands what train.py gets, {'|'.join(SUBCOMMANDS)} -c FILE ...; got {arguments}")
     if not (root / "train.py").is_file():
         raise FileNotFoundError(f"{root} has no train.py; run this in the project's folder")
     arms = read_sweep(options.sweep)
@@ -87,8 +85,8 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
     name = options.name or run_folder.name
     if not NAME.fullmatch(name) or name in INTERACTIVE:
         raise ValueError(
-            f"the job cannot be named '{name}': take letters, digits and . _ = + -, and not {' or '.join(INTERACTIVE)}, "
-            "which Lightning takes for a session at a terminal; give --name"
+            f"the job cannot be named '{name}': give --name with letters, digits and . _ = + -, but not "
+            f"{' or '.join(INTERACTIVE)}, which Lightning takes for a session at a terminal"
         )
     if options.chain < 1 or (options.parallel is not None and options.parallel < 1):
         raise ValueError(f"chain and parallel must be positive, got {options.chain} and {options.parallel}")
@@ -149,10 +147,9 @@ def submit(job: Job, chain: int, after: str | None) -> list[str]:
 
 def config_files(arguments: Sequence[str]) -> list[str]:
     """The files that a command line of ``train.py`` names with ``-c``, in order."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     return [
         match[2] or following
-        for argument, following in pairs
+        for argument, following in zip(arguments, [*arguments, ""][1:], strict=True)
         if (match := re.fullmatch(r"(-c|--config)(?:=(.*))?", argument, re.DOTALL))
     ]
 
@@ -181,9 +178,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--sweep", type=str | None, default=None, help="YAML list of runs: name, configs, options")
     parser.add_argument("--parallel", type=int | None, default=None, help="most runs of the sweep at once")
-    parser.add_argument(
-        "--chain", type=int, default=1, help="jobs in a row, each going on where the one before stopped"
-    )
+    parser.add_argument("--chain", type=int, default=1, help="jobs in a row, each to go on where the last one stopped")
     parser.add_argument("--after", type=str | None, default=None, help="number of a job to wait for")
     parser.add_argument("--dry-run", action="store_true", help="print the job script and submit nothing")
     return parser
@@ -216,12 +211,12 @@ def read_sweep(path: str | None) -> list[Arm]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--arms", type=list[Arm])
     listed = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(listed, list) or not listed:
+        raise ValueError(f"{path} must be a list of runs with name, configs and options, got a {type(listed).__name__}")
     try:
         arms = parser.parse_object({"arms": listed}).arms
     except ArgumentError as error:
         raise ValueError(f"{path} must be a list of runs with name, configs and options: {error}") from error
-    if not arms:
-        raise ValueError(f"{path} lists no runs")
     return [Arm(**vars(arm)) for arm in arms]
 
 

@@ -49,9 +49,7 @@ class Resources:
                 f"cpus_per_task {self.cpus_per_task}, gpus {self.gpus}"
             )
         if not isinstance(self.time, str):
-            raise ValueError(
-                f'time is the number {self.time}: YAML reads 24:00:00 as one; put it in quotes, "24:00:00"'
-            )
+            raise ValueError(f'time is the number {self.time}: YAML reads 24:00:00 as one; quote it, "24:00:00"')
         if not TIME.fullmatch(self.time) or not re.search("[1-9]", self.time):
             raise ValueError(f"time '{self.time}' is not a time limit; give HOURS:MINUTES:SECONDS or DAYS-HOURS")
         if "{gpus}" not in self.gpu_option:
