@@ -42,7 +42,8 @@ class Preemption(Checkpoint):
     requeues a job that exits with 75, and ``--run_folder`` finds the checkpoint.
 
     With this callback, Lightning's own handling of these signals is out of use: it saves in the handler, where ranks
-    may stand in different collectives.
+    may stand in different collectives. Since it saves, it comes after the other callbacks, as ``ModelCheckpoint`` does;
+    and Lightning then adds no ``ModelCheckpoint`` by itself.
     """
 
     def __init__(self) -> None:

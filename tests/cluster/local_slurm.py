@@ -104,9 +104,7 @@ def local_slurm(folder: Path) -> Iterator[LocalSlurm]:
     for node in NODES:
         (folder / f"spool.{node}").mkdir()
     controller, first, second = _free_ports(3)
-    config = CONFIG.format(
-        folder=folder, user=getpass.getuser(), controller=controller, first=first, second=second
-    )
+    config = CONFIG.format(folder=folder, user=getpass.getuser(), controller=controller, first=first, second=second)
     (folder / "slurm.conf").write_text(config)
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o400)

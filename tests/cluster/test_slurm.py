@@ -3,7 +3,7 @@
 ``tests/cluster/install_slurm`` gets the packages; without them these tests fail rather than be skipped.
 """
 
-import subprocess
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ def stand_in(place: Path, capsys: pytest.CaptureFixture[str]) -> Submit:
         status = submit([*own, "--", "fit", "--behaviour", behaviour, *arguments])
         printed = capsys.readouterr()
         assert status == 0, printed.err
-        return [line.split()[1].rstrip(",") for line in printed.out.splitlines()]
+        return re.findall(r"^job (\d+)", printed.out, re.MULTILINE)
 
     return run
 
@@ -89,7 +89,6 @@ def test_processes_get_the_very_arguments(slurm: LocalSlurm, place: Path, stand_
             "--trainer.num_nodes", "2", "--trainer.devices", "1",
         ]  # fmt: skip
     assert (place / "run" / "finished").exists()
-    assert f"SBATCH --chdir='{place}'" in (place / "run" / "job.sh").read_text() or (place / "run" / "job.sh").exists()
 
 
 @pytest.mark.parametrize("kind", ["--signal=USR1", "--batch --signal=USR1", "--full --signal=USR1", "--signal=TERM"])
@@ -192,16 +191,20 @@ def test_a_preempted_run_on_two_nodes_goes_on_at_the_very_next_sample(
         own = ["--nodes=2", "--gpus=0", "--time=00:05:00", f"--python={sys.executable}"]
         variables = "--variables={OMP_NUM_THREADS: 1}"
         command = ["fit", "-c", str(config), f"--trainer.max_steps={NUM_STEPS}", "--data.loading.batch_size=4"]
-        more = ["--data.loading.num_workers=1", f"--trainer.callbacks+={yaml.safe_dump(steps, default_flow_style=True)}"]
+        more = [
+            "--data.loading.num_workers=1",
+            f"--trainer.callbacks+={yaml.safe_dump(steps, default_flow_style=True)}",
+        ]
         assert submit([*own, variables, f"--run_folder={tmp_path / name}", "--", *command, *more]) == 0
-        return capsys.readouterr().out.split()[1].rstrip(",")
+        (number,) = re.findall(r"^job (\d+)", capsys.readouterr().out, re.MULTILINE)
+        return str(number)
 
     stopped = start("stopped", 0.5)
     straight = start("straight", 0.0)
-    wait_for(lambda: len(read_steps(tmp_path / "stopped").get(0, [])) >= 3, "three steps", 120)
+    wait_for(lambda: len(read_steps(tmp_path / "stopped").get(0, [])) >= 3, "three steps", 240)
     slurm.run("scancel", "--signal=USR1", stopped)
     for job, name in ((stopped, "stopped"), (straight, "straight")):
-        state = slurm.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", timeout=180)
+        state = slurm.wait_for_state(job, "COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", timeout=300)
         assert state == "COMPLETED", (tmp_path / name / f"slurm-{job}.out").read_text()
     log = (tmp_path / "stopped" / f"slurm-{stopped}.out").read_text()
     assert "Stopped by SIGUSR1 after step" in log
@@ -210,6 +213,8 @@ def test_a_preempted_run_on_two_nodes_goes_on_at_the_very_next_sample(
     assert [len(steps) for steps in expected.values()] == [NUM_STEPS] * 2
     assert read_steps(tmp_path / "stopped") == expected
     folder = tmp_path / "stopped"
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["final.ckpt"]
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert "final.ckpt" in names
+    assert not any(name.startswith("preempted") for name in names)
     assert len(list(folder.glob("events.out.*"))) == 2  # of both starts, in one folder
     assert not list(folder.glob("version_*"))

@@ -1,0 +1,130 @@
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+
+import train
+from lightning_modules.preemption import SIGNALS, Preempted
+from lightning_modules.run_folder import SameCheckpoint, newest_checkpoint
+from tests.fixtures_data import make_samples, write_shard
+from tests.fixtures_models import PartFolders
+from tests.fixtures_training import write_run_config
+
+
+def save(path: Path, step: int, *, folder: bool = False) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if folder:
+        path.mkdir()
+    torch.save(
+        {"global_step": step, "callbacks": {"one": {"score": torch.ones(2)}}}, path / "state.pt" if folder else path
+    )
+    return path
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_newest_checkpoint_is_that_of_the_latest_step(tmp_path: Path, folder: bool) -> None:
+    place = tmp_path / "checkpoints"
+    newest = save(place / "preempted-step=30.ckpt", 30, folder=folder)
+    save(place / "step=20.ckpt", 20, folder=folder)  # written later, as by a copy
+    save(place / ".step=40.ckpt.writing", 40, folder=folder)
+    save(place / ".step=50.ckpt", 50, folder=folder)
+    (place / "last.ckpt").symlink_to("step=20.ckpt")
+    assert newest_checkpoint(tmp_path) == newest
+
+
+def test_a_link_counts_as_what_it_points_to(tmp_path: Path) -> None:
+    save(tmp_path / "checkpoints" / "step=20.ckpt", 20, folder=True)
+    (tmp_path / "checkpoints" / "last.ckpt").symlink_to("step=20.ckpt")
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.resolve().name == "step=20.ckpt"
+
+
+def test_a_folder_without_checkpoints_has_none(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    assert newest_checkpoint(tmp_path / "not there") is None
+
+
+def test_half_a_checkpoint_is_named_and_passed_over(tmp_path: Path) -> None:
+    good = save(tmp_path / "checkpoints" / "a.ckpt", 10)
+    bad = save(tmp_path / "checkpoints" / "b.ckpt", 20)
+    bad.write_bytes(bad.read_bytes()[:100])
+    with pytest.warns(UserWarning, match=r"cannot be read: .*b\.ckpt"):
+        assert newest_checkpoint(tmp_path) == good
+    good.unlink()
+    with pytest.raises(RuntimeError, match=r"none of the checkpoints .* can be read"):
+        newest_checkpoint(tmp_path)
+
+
+def test_ranks_that_see_different_checkpoints_do_not_start() -> None:
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda _: "step=2.ckpt"), global_rank=3)
+    SameCheckpoint(Path("step=2.ckpt")).setup(trainer, None, "fit")  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match=r"rank 3 .* would go on from step=1.ckpt, the first rank from step=2.ckpt"):
+        SameCheckpoint(Path("step=1.ckpt")).setup(trainer, None, "fit")  # type: ignore[arg-type]
+
+
+class SignalAtStep(Callback):
+    """Asks the run to stop in one step, and notes the steps."""
+
+    steps: list[int] = []  # noqa: RUF012
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        self.steps.append(trainer.global_step)
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def config(tmp_path: Path, folders: PartFolders) -> Iterator[Path]:
+    shard = str(write_shard(tmp_path / "shard.tar", make_samples(6)))
+    stop = {"class_path": f"{__name__}.SignalAtStep", "init_args": {"step": 2}}
+    saving = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}
+    callbacks = [stop, saving, {"class_path": "lightning_modules.preemption.Preemption"}]
+    shards = dict.fromkeys(("train", "validation", "predict"), shard)
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    yield write_run_config(tmp_path, folders, shards, callbacks=callbacks, limit_val_batches=0)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_the_same_command_goes_on_in_the_same_folder(config: Path, tmp_path: Path) -> None:
+    command = ["fit", "-c", str(config), "--trainer.max_steps=5", f"--run_folder={tmp_path}/run"]
+    SignalAtStep.steps.clear()
+    with pytest.raises(Preempted):
+        train.main(command)
+    assert (tmp_path / "run" / "checkpoints" / "preempted-step=3.ckpt").exists()
+    cli = train.main(command)
+    assert cli.trainer.global_step == 5
+    assert SignalAtStep.steps == [0, 1, 2, 3, 4]
+    found = {path.relative_to(tmp_path).parts[1] for path in (tmp_path / "run").rglob("*")}
+    assert {name.split(".")[0] for name in found} <= {"checkpoints", "config", "events", "hparams"}
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["ckpt_path"] is None  # the file starts the run anywhere
+
+
+def test_what_the_run_starts_from_is_read_once(config: Path, tmp_path: Path) -> None:
+    stopping = ["fit", "-c", str(config), "--trainer.max_steps=5"]
+    with pytest.raises(Preempted):
+        train.main([*stopping, f"--run_folder={tmp_path}/first"])
+    first = tmp_path / "first" / "checkpoints" / "preempted-step=3.ckpt"
+    command = ["fit", "-c", str(config), f"--run_folder={tmp_path}/second", "--ckpt_path", str(first)]
+    SignalAtStep.steps.clear()
+    train.main([*command, "--trainer.max_steps=4"])
+    train.main([*command, "--trainer.max_steps=5"])
+    assert SignalAtStep.steps == [3, 4]
+
+
+def test_a_logger_whose_folder_cannot_be_set_is_named(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the first of trainer.logger is True"):
+        train.main(["fit", "-c", str(config), f"--run_folder={tmp_path}/run", "--trainer.logger=true"])
