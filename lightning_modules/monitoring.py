@@ -10,9 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from lightning_modules.judging import JudgedBatch
 from lightning_modules.listening import ModelListener
 from lightning_modules.pictures import SegmentedVideo, draw_video
-from lightning_modules.video_language import JudgedBatch, VideoLanguageModule
+from lightning_modules.video_language import VideoLanguageModule
 
 
 class ThroughputMonitor(Callback):

@@ -1,6 +1,5 @@
 """Stops a run that must leave its machine at the end of a step, with a checkpoint to go on from."""
 
-import os
 import signal
 from types import FrameType
 from typing import Any
@@ -8,8 +7,10 @@ from typing import Any
 import torch
 import torch.distributed
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_modules.checkpoints.keeping import LAST, KeepCheckpoints
 
 EXIT_STATUS = 75
 """Of a run that stopped for a signal and can go on: the EX_TEMPFAIL of BSD's ``sysexits.h``, "try again"."""
@@ -37,13 +38,12 @@ class Preemption(Checkpoint):
     and that for the checkpoint, before the machine is taken. A validation that was due in the very step is left out. In
     its last step a run rather ends than stops.
 
-    The checkpoint is ``preempted-step=N.ckpt`` beside those of ``ModelCheckpoint``. The run that goes on removes it
-    when it stops again or ends. Starting again is the caller's affair: the script of ``lightning_modules.submit``
-    requeues a job that exits with 75, and ``--run_folder`` finds the checkpoint.
+    ``KeepCheckpoints`` saves, so the checkpoint is one like all others. Starting again is the caller's affair: the
+    script of ``lightning_modules.submit`` requeues a job that exits with 75, and ``--run_folder`` finds the checkpoint.
 
     With this callback, Lightning's own handling of these signals is out of use: it saves in the handler, where ranks
-    may stand in different collectives. Since it saves, it comes after the other callbacks, as ``ModelCheckpoint`` does;
-    and Lightning then adds no ``ModelCheckpoint`` by itself.
+    may stand in different collectives. As one that has checkpoints written, it comes after the other callbacks, so that
+    their state is that of the step's end.
     """
 
     def __init__(self) -> None:
@@ -52,11 +52,15 @@ class Preemption(Checkpoint):
         self._has_failed = False
         self._question: _LargestOfAllRanks | None = None
         self._step = 0
-        self._saved = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen from here on: loading weights may take minutes."""
+        """Listen from here on: loading weights may take minutes.
+
+        Raises:
+            ValueError: There is no ``KeepCheckpoints`` to save.
+        """
         if stage == "fit":
+            _keeper(trainer)
             self._received, self._has_failed = 0, False
             self._listen()
 
@@ -86,11 +90,6 @@ class Preemption(Checkpoint):
         if received:
             self._stop(trainer, signal.Signals(received).name)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the checkpoint that only stood for the rest of the run."""
-        self._remove(trainer, self._saved)
-        self._saved = ""
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let signals end a run that has failed; one that was stopped still has to leave with its own status."""
         self._has_failed = not isinstance(exception, Preempted)
@@ -99,14 +98,6 @@ class Preemption(Checkpoint):
         """Put the handlers back that were there before."""
         while self._earlier:
             signal.signal(*self._earlier.popitem())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Which checkpoint the run that goes on has to remove."""
-        return {"saved": self._saved}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See ``state_dict``."""
-        self._saved = state_dict["saved"]
 
     def _listen(self) -> None:
         for number in SIGNALS:
@@ -120,19 +111,13 @@ class Preemption(Checkpoint):
         self._received = number
 
     def _stop(self, trainer: Trainer, name: str) -> None:
-        before, self._saved = self._saved, f"preempted-step={trainer.global_step}.ckpt"
-        path = os.path.join(_folder(trainer), self._saved)
-        trainer.save_checkpoint(path)
-        self._remove(trainer, before)
+        keeper = _keeper(trainer)
+        keeper.save(trainer)
         rank_zero_info(
-            f"Stopped by {name} after step {trainer.global_step}, to go on from {path}. Exit status {EXIT_STATUS}: "
-            "the run is not at its end"
+            f"Stopped by {name} after step {trainer.global_step}, to go on from {keeper.folder}/{LAST}. Exit status "
+            f"{EXIT_STATUS}: the run is not at its end"
         )
         raise Preempted
-
-    def _remove(self, trainer: Trainer, name: str) -> None:
-        if name:  # without its folder, so that of a copied run the copy is removed and not the original
-            trainer.strategy.remove_checkpoint(os.path.join(_folder(trainer), name))
 
 
 class _LargestOfAllRanks:
@@ -163,7 +148,8 @@ class _LargestOfAllRanks:
         return int(self._result)
 
 
-def _folder(trainer: Trainer) -> str:
-    callbacks = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint))
-    folders = (str(callback.dirpath) for callback in callbacks if callback.dirpath)
-    return next(folders, os.path.join(trainer.default_root_dir, "checkpoints"))
+def _keeper(trainer: Trainer) -> KeepCheckpoints:
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, KeepCheckpoints)]
+    if not callbacks:
+        raise ValueError("Preemption saves through KeepCheckpoints, which is not among the callbacks; add it")
+    return callbacks[0]

@@ -1,11 +1,9 @@
 """One folder for all that a run writes, in which the same command goes on where it was stopped."""
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -33,39 +31,6 @@ def write_into(trainer: Any, folder: str) -> None:
                 f"--run_folder sets where the logger writes, which is known of {' and '.join(LOGGERS)}; the first of "
                 f"trainer.logger is {name}. Put one of those first, or set trainer.logger: false"
             )
-
-
-def newest_checkpoint(folder: str | Path) -> Path | None:
-    """Find the checkpoint of the latest optimizer step.
-
-    Args:
-        folder: The run's folder.
-
-    Returns:
-        The checkpoint, a file or a folder; None if there is none. Those that cannot be read are named in a warning.
-
-    Raises:
-        RuntimeError: There are checkpoints, but none that can be read: starting from scratch would write over them.
-    """
-    found: dict[Path, tuple[int, int]] = {}
-    broken = []
-    for path in sorted(Path(folder, "checkpoints").glob("*.ckpt")):
-        if path.name.startswith("."):
-            continue
-        state = path / "state.pt" if path.is_dir() else path
-        try:
-            step = torch.load(state, map_location="cpu", mmap=True, weights_only=True)["global_step"]
-            found[path] = (int(step), state.stat().st_mtime_ns)
-        except Exception as error:  # whatever half a file does to the reader
-            broken.append(f"{path} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})")
-    if broken and not found:
-        raise RuntimeError(
-            f"none of the checkpoints in {folder} can be read: {'; '.join(broken)}. Remove them to start from scratch, "
-            "or choose another --run_folder"
-        )
-    if broken:
-        warnings.warn(f"passing over checkpoints that cannot be read: {'; '.join(broken)}", stacklevel=2)
-    return max(found, key=lambda path: found[path], default=None)
 
 
 class SameCheckpoint(Callback):

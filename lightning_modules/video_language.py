@@ -1,12 +1,14 @@
 """The LightningModule: builds the parts, trains them, judges answers. What the parts compute is in ``components``."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from components.gather import FrameSelection
@@ -16,39 +18,18 @@ from components.interfaces import (
     LossSchedule,
     MemoryBridge,
     Segmenter,
-    VideoTextBatch,
 )
-from components.model import VideoLanguageModel, text_of
-from lightning_modules.optimization import Optimization, build_optimizer, build_schedule, gradient_norm
-from lightning_modules.scoring import LEFT_OUT, NO_KIND, AccuracyCounter, is_exact_match
-
-
-class JudgedQuestion(Protocol):
-    """What judging needs to know of a conversation; ``datamodules.batch.Question`` has it."""
-
-    @property
-    def key(self) -> str:
-        """Key of the sample that the question belongs to."""
-
-    @property
-    def kind(self) -> str:
-        """Kind of question, by which accuracies are also reported."""
-
-    @property
-    def question(self) -> str:
-        """The question as asked."""
-
-    @property
-    def answer(self) -> str:
-        """The reference answer."""
-
-
-class JudgedBatch(VideoTextBatch, Protocol):
-    """A batch whose conversations have reference answers."""
-
-    @property
-    def questions(self) -> Sequence[Any]:
-        """One ``JudgedQuestion`` a conversation."""
+from components.model import VideoLanguageModel
+from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.judging import JudgedBatch, Judgement
+from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer, gradient_norm
+from lightning_modules.optimization.accumulation import PartialGradientWarning, is_accumulating
+from lightning_modules.optimization.adamw import PartwiseAdamW
+from lightning_modules.optimization.averages import AveragesInValidation
+from lightning_modules.optimization.freezing import Freezing
+from lightning_modules.optimization.non_finite import NonFiniteSteps
+from lightning_modules.optimization.rates import steps_per_epoch
+from lightning_modules.ranks import largest_of_all_ranks, mean_over_ranks
 
 
 class VideoLanguageModule(LightningModule):
@@ -64,9 +45,13 @@ class VideoLanguageModule(LightningModule):
         segmenter: Cuts videos into segments.
         loss_schedule: After which segments the loss is taken; after the last one by default.
         frame_selection: Which frames of a segment the bridge reads; all by default.
-        optimization: Learning rates by part, decay, schedule.
+        optimization: Learning rates by part, decay, schedule, what is frozen until when.
         max_new_tokens: Longest answer generated in validation, test and predict.
+        initial_weights: Checkpoint of another run whose weights training begins with; a resumed run has its own.
     """
+
+    adamw: PartwiseAdamW
+    """The optimizer; strategies wrap it. There once it is configured."""
 
     def __init__(
         self,
@@ -78,9 +63,9 @@ class VideoLanguageModule(LightningModule):
         frame_selection: FrameSelection | None = None,
         optimization: Optimization = Optimization(),  # noqa: B008  only read
         max_new_tokens: int = 16,
+        initial_weights: str | None = None,
     ) -> None:
         super().__init__()
-        self.strict_loading = False  # frozen parts are not in the checkpoint; on_load_checkpoint is stricter instead
         self.make_encoder = encoder
         self.make_bridge = bridge
         self.make_language_model = language_model
@@ -89,9 +74,12 @@ class VideoLanguageModule(LightningModule):
         self.frame_selection = frame_selection
         self.optimization = optimization
         self.max_new_tokens = max_new_tokens
+        self.initial_weights = initial_weights
         self.model: VideoLanguageModel | None = None
-        self.counter = AccuracyCounter()
+        self.judgement = Judgement()
         self._seed = 0
+        self.non_finite_steps = NonFiniteSteps(optimization.non_finite)
+        self._rates: RateSchedule | None = None
 
     def configure_model(self) -> None:
         """Build the parts; called by the trainer inside the strategy's sharding context."""
@@ -106,14 +94,27 @@ class VideoLanguageModule(LightningModule):
             language_model=language_model,
             loss_schedule=self.loss_schedule,
             frame_selection=self.frame_selection,
-            agree_on_maximum=self._largest_of_all_ranks,
+            agree_on_maximum=lambda value: largest_of_all_ranks(value, self.device),
+            mean_over_ranks=mean_over_ranks,
         )
 
-    def configure_optimizers(self) -> Any:
-        """AdamW with a rate for each part, warm-up and cosine by optimizer step."""
-        optimizer = build_optimizer(self.built, self.optimization)
-        schedule = build_schedule(optimizer, self.optimization, self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def configure_callbacks(self) -> list[Callback]:
+        """What belongs to every training run; frozen gradients go before the others are judged."""
+        callbacks = [Freezing(), self.non_finite_steps, PartialGradientWarning()]
+        return [*callbacks, *([AveragesInValidation()] if self.optimization.validate_averages else [])]
+
+    def configure_optimizers(self) -> PartwiseAdamW:
+        """AdamW with settings for each part; ``on_before_optimizer_step`` sets the rates."""
+        self.adamw = build_optimizer(self.built, self.optimization)
+        return self.adamw
+
+    @property
+    def rates(self) -> RateSchedule:
+        """The rates of this run, once its length is known; training has it from its start."""
+        if self._rates is None:
+            trainer = self.trainer
+            self._rates = RateSchedule(self.optimization, trainer.max_steps, partial(steps_per_epoch, trainer))
+        return self._rates
 
     @property
     def built(self) -> VideoLanguageModel:
@@ -125,6 +126,21 @@ class VideoLanguageModule(LightningModule):
         if self.model is None:
             raise RuntimeError("the parts are not built yet; call configure_model() first (the trainer does)")
         return self.model
+
+    def on_fit_start(self) -> None:
+        """Take the initial weights, where the run begins and is not resumed.
+
+        Raises:
+            TypeError: The strategy is none of this project's and cannot open checkpoints.
+        """
+        self._rates = None
+        if self.initial_weights is not None and self.trainer.ckpt_path is None:
+            strategy = self.trainer.strategy
+            if not isinstance(strategy, PortableCheckpoints):
+                raise TypeError(
+                    f"model.initial_weights needs a strategy of lightning_modules.strategies, got {strategy}"
+                )
+            strategy.load_weights(Path(self.initial_weights))
 
     def on_train_start(self) -> None:
         """Note the run's seed, which a resumed run is started with again."""
@@ -142,18 +158,12 @@ class VideoLanguageModule(LightningModule):
     def training_step(self, batch: JudgedBatch, batch_index: int) -> Tensor:
         """Loss of one batch."""
         output = self.built(batch)
-        if not math.isfinite(output.loss.item()):
-            keys = sorted({question.key for question in batch.questions})
-            raise FloatingPointError(
-                f"the loss of step {self.global_step} is {output.loss.item()}; samples of the batch: {keys}. "
-                "Look at these samples, or lower the learning rate"
-            )
         size = len(batch.questions)
-        self.log("train/loss", output.loss.detach(), prog_bar=True, batch_size=size)
+        self.log("train/loss", output.loss.detach(), prog_bar=True, batch_size=size, sync_dist=True)
         if output.penalty is not None:
-            self.log("train/bridge_penalty", output.penalty, batch_size=size)
+            self.log("train/bridge_penalty", output.penalty, batch_size=size, sync_dist=True)
         for index, value in enumerate(output.reading_losses if len(output.reading_losses) > 1 else ()):
-            self.log(f"train/loss_after_reading/{index}", value, batch_size=size)
+            self.log(f"train/loss_after_reading/{index}", value, batch_size=size, sync_dist=True)
         if output.segment_counts.numel():
             self.log("train/segments_a_video", output.segment_counts.float().mean(), batch_size=size)
         self.log("train/answer_tokens", output.num_answer_tokens.float(), batch_size=size)
@@ -161,33 +171,40 @@ class VideoLanguageModule(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log learning rates and gradient norms part by part."""
+        """Set the learning rates; log them and the gradient norms part by part."""
+        self.rates.apply(optimizer.param_groups, self.global_step)
         settings: Any = self.trainer  # Lightning sets log_every_n_steps where a type checker does not see it
         every = settings.log_every_n_steps
-        if not every or (self.global_step + 1) % every:  # Lightning writes what was logged in every n-th step
+        # Lightning writes what was logged in every n-th step; DeepSpeed comes here with every batch of a step.
+        if not every or (self.global_step + 1) % every or is_accumulating(self.trainer):
             return
         for group in optimizer.param_groups:
             self.log(f"learning_rate/{group['name']}", float(group["lr"]))
         for name, part in self.built.named_children():
-            trainable = [p for p in part.parameters() if p.requires_grad]
-            if trainable:
-                self.log(f"gradient_norm/{name}", gradient_norm(trainable))
+            with_gradient = [p for p in part.parameters() if p.grad is not None]
+            if with_gradient:  # DeepSpeed's gradients are not here
+                self.log(f"gradient_norm/{name}", gradient_norm(with_gradient))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the step, or leave it out; then count it."""
+        super().optimizer_step(*args, **kwargs)
+        self.non_finite_steps.count(self.trainer, self.adamw)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting answers."""
-        self.counter = AccuracyCounter()
+        self.judgement = Judgement()
 
     def on_test_epoch_start(self) -> None:
         """Start counting answers."""
-        self.counter = AccuracyCounter()
+        self.judgement = Judgement()
 
     def validation_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
         """Score and answer one batch; gives the generated answers, which callbacks may show."""
-        return self._judge(batch, "val", dataloader_idx)
+        return self.judgement.of_batch(self, batch, "val", self.evaluation_name("val", dataloader_idx))
 
     def test_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
         """Like ``validation_step``."""
-        return self._judge(batch, "test", dataloader_idx)
+        return self.judgement.of_batch(self, batch, "test", self.evaluation_name("test", dataloader_idx))
 
     def predict_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:
         """Generated answers, one a conversation."""
@@ -195,36 +212,11 @@ class VideoLanguageModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies."""
-        self._log_accuracies("val")
+        self.judgement.log_accuracies(self, "val")
 
     def on_test_epoch_end(self) -> None:
         """Log the accuracies."""
-        self._log_accuracies("test")
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave frozen parts out: they are loaded from where they came from."""
-        # A tied tensor stands in the state under each of its names.
-        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: value for name, value in state.items() if name not in frozen}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits the configured parts.
-
-        Raises:
-            ValueError: Trainable tensors are missing in the checkpoint, or it has tensors that no part knows: the
-                configured parts are not those that were trained, and the result would be partly random.
-        """
-        self.configure_model()
-        own = {name: p.requires_grad for name, p in self.named_parameters()}
-        stored: Mapping[str, Tensor] = checkpoint["state_dict"]
-        missing = sorted(name for name, trains in own.items() if trains and name not in stored)
-        unknown = sorted(set(stored) - set(self.state_dict()))
-        if missing or unknown:
-            raise ValueError(
-                f"the checkpoint does not fit the configured model: missing {missing[:5]} ({len(missing)} in all), "
-                f"unknown {unknown[:5]} ({len(unknown)} in all). Use the config that the run was trained with"
-            )
+        self.judgement.log_accuracies(self, "test")
 
     def evaluation_name(self, stage: str, loader: int) -> str:
         """Name of an evaluation set.
@@ -241,44 +233,3 @@ class VideoLanguageModule(LightningModule):
             return str(loader)
         names: Sequence[str] = getattr(datamodule, f"{'validation' if stage == 'val' else stage}_names")
         return names[loader]
-
-    def _judge(self, batch: JudgedBatch, stage: str, loader: int) -> list[str]:
-        visual = self.built.look(batch)
-        text = text_of(batch)
-        language_model = self.built.language_model
-        scored = language_model(visual, text)
-        name = self.evaluation_name(stage, loader)
-        tokens = scored.num_tokens.sum()
-        self.log(
-            f"{stage}/loss/{name}",
-            scored.nll.sum() / tokens.clamp(min=1),
-            batch_size=int(tokens),
-            add_dataloader_idx=False,
-            sync_dist=True,
-        )
-        answers = language_model.generate(visual, text, self.max_new_tokens)
-        for question, answer in zip(batch.questions, answers, strict=True):
-            if question.key == LEFT_OUT:
-                continue
-            self.counter.add((name, question.kind or NO_KIND), is_exact_match(answer, question.answer))
-        return answers
-
-    def _log_accuracies(self, stage: str) -> None:
-        if self.trainer.world_size > 1:
-            gathered: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(gathered, self.counter.counts())
-            self.counter = AccuracyCounter()
-            self.counter.merge(gathered)
-        for (name,), accuracy in self.counter.by(0).items():
-            self.log(f"{stage}/accuracy/{name}", accuracy.value)
-        for (name, kind), accuracy in self.counter.by(0, 1).items():
-            self.log(f"{stage}/accuracy_by_kind/{name}/{kind}", accuracy.value)
-        for accuracy in self.counter.by().values():
-            self.log(f"{stage}/accuracy", accuracy.value, prog_bar=True)
-
-    def _largest_of_all_ranks(self, value: int) -> int:
-        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-            return value
-        largest = torch.tensor(value, device=self.device)
-        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-        return int(largest)

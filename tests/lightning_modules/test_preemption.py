@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.preemption import EXIT_STATUS, SIGNALS, Preempted, Preemption
 from tests.fixtures_training import make_trainer
 from tests.process_group import run_processes
@@ -61,16 +62,14 @@ def fit(
     model: LightningModule, folder: Path, *more: Callback, resume: Path | None = None, **options: Any
 ) -> tuple[Trainer, list[str]]:
     """Train until the end or a signal; give the checkpoints that lie there afterwards."""
-    callbacks = [ModelCheckpoint(folder, save_top_k=0), *more, Preemption()]
+    callbacks = [KeepCheckpoints(folder=str(folder)), *more, Preemption()]
     settings = {"max_steps": NUM_BATCHES, "enable_checkpointing": True, "callbacks": callbacks, **options}
     trainer = make_trainer(folder, **settings)
     try:
         trainer.fit(model, batches(), batches(), ckpt_path=resume)
     except Preempted as stop:
-        assert stop.code == EXIT_STATUS == 75
-    else:
-        assert trainer.state.finished
-    return trainer, sorted(path.name for path in folder.glob("*.ckpt"))
+        trainer.exit_status = stop.code  # type: ignore[attr-defined]
+    return trainer, sorted(path.name for path in folder.glob("step-*.ckpt"))
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -78,37 +77,32 @@ def test_run_stops_after_the_step_in_which_the_signal_came(number: int, tmp_path
     trainer, checkpoints = fit(Signalled(send(number), 2), tmp_path)
     assert trainer.global_step == 3
     assert trainer.interrupted
-    assert checkpoints == ["preempted-step=3.ckpt"]
+    assert trainer.exit_status == EXIT_STATUS == 75  # type: ignore[attr-defined]
+    assert checkpoints == ["step-00000003.ckpt"]
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_resumed_run_ends_as_an_uninterrupted_one_and_leaves_only_the_end(tmp_path: Path) -> None:
     straight, first, second = (Signalled(send(signal.SIGUSR1), batch) for batch in (99, 1, 4))
     fit(straight, tmp_path / "straight")
     folder = tmp_path / "stopped"
     fit(first, folder)
-    assert fit(second, folder, resume=folder / "preempted-step=2.ckpt")[1] == ["preempted-step=5.ckpt"]
+    assert fit(second, folder, resume=folder / "step-00000002.ckpt")[1] == ["step-00000005.ckpt"]
     last = Signalled(send(), 99)
-    assert fit(last, folder, resume=folder / "preempted-step=5.ckpt")[1] == []
+    assert fit(last, folder, resume=folder / "last.ckpt")[1] == ["step-00000008.ckpt"]
     assert torch.equal(last.weight, straight.weight)
-
-
-def test_a_copied_run_leaves_the_checkpoint_of_the_original_alone(tmp_path: Path) -> None:
-    fit(Signalled(send(signal.SIGUSR1), 1), tmp_path / "original")
-    fit(Signalled(send(), 99), tmp_path / "copy", resume=tmp_path / "original" / "preempted-step=2.ckpt")
-    assert (tmp_path / "original" / "preempted-step=2.ckpt").exists()
 
 
 @pytest.mark.parametrize(("batch", "step"), [(0, 1), (1, 1), (2, 1), (3, 2)])
 def test_gradients_that_are_being_accumulated_are_not_lost(batch: int, step: int, tmp_path: Path) -> None:
     trainer, checkpoints = fit(Signalled(send(signal.SIGUSR1), batch), tmp_path, accumulate_grad_batches=3)
     assert trainer.fit_loop.epoch_loop.batch_progress.total.processed == 3 * step
-    assert checkpoints == [f"preempted-step={step}.ckpt"]
+    assert checkpoints == [f"step-{step:08d}.ckpt"]
 
 
 def test_a_signal_in_validation_is_acted_on_after_the_next_step(tmp_path: Path) -> None:
     model = Signalled(send(signal.SIGUSR1), 4, stage="validation")
     trainer, checkpoints = fit(model, tmp_path, val_check_interval=4)
-    assert checkpoints == ["preempted-step=5.ckpt"]
+    assert checkpoints == ["step-00000005.ckpt"]
     assert trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.completed == NUM_BATCHES
 
 
@@ -117,7 +111,7 @@ def test_signals_before_the_first_step_are_kept(tmp_path: Path) -> None:
         def on_fit_start(self, *_: object) -> None:
             send(signal.SIGUSR1)()
 
-    assert fit(Signalled(send(), 99), tmp_path, AtStart())[1] == ["preempted-step=1.ckpt"]
+    assert fit(Signalled(send(), 99), tmp_path, AtStart())[1] == ["step-00000001.ckpt"]
 
 
 def test_further_signals_harm_neither_saving_nor_leaving(tmp_path: Path) -> None:
@@ -128,15 +122,15 @@ def test_further_signals_harm_neither_saving_nor_leaving(tmp_path: Path) -> None
         def on_exception(self, *_: object) -> None:
             send(*SIGNALS)()
 
-    trainer, checkpoints = fit(Signalled(send(*SIGNALS, *SIGNALS), 2), tmp_path, Again())
-    assert checkpoints == ["preempted-step=3.ckpt"]
+    _, checkpoints = fit(Signalled(send(*SIGNALS, *SIGNALS), 2), tmp_path, Again())
+    assert checkpoints == ["step-00000003.ckpt"]
     send(*SIGNALS)()  # until the process is gone, its status stays its own
 
 
 def test_a_run_in_its_last_step_ends(tmp_path: Path) -> None:
     trainer, checkpoints = fit(Signalled(send(signal.SIGUSR1), NUM_BATCHES - 1), tmp_path)
     assert trainer.state.finished
-    assert checkpoints == []
+    assert checkpoints == ["step-00000008.ckpt"]
 
 
 def test_handlers_are_put_back_and_ctrl_c_is_never_touched(tmp_path: Path, handlers: dict[int, Any]) -> None:
@@ -165,9 +159,15 @@ def test_a_run_that_failed_is_ended_by_a_signal_as_if_it_had_never_listened(tmp_
     assert heard == list(SIGNALS)
 
 
+def test_without_anything_that_saves_the_run_does_not_start(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, enable_checkpointing=True, callbacks=[Preemption()])
+    with pytest.raises(ValueError, match="saves through KeepCheckpoints"):
+        trainer.fit(Signalled(send(), 99), batches())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_ranks_stop_at_one_step_whichever_got_the_signal(rank: int, tmp_path: Path) -> None:
     run_processes("tests.lightning_modules.train_until_preempted", [str(tmp_path), str(rank), "3"], 2)
     assert [(tmp_path / f"stopped-{number}").read_text() for number in (0, 1)] == ["75 after step 5"] * 2
-    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["preempted-step=5.ckpt"]
+    assert [path.name for path in tmp_path.glob("step-*.ckpt")] == ["step-00000005.ckpt"]

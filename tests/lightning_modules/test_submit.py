@@ -50,7 +50,7 @@ def run_with(script: str, tmp_path: Path, **variables: str) -> list[str]:
     """Run a script with stand-ins for Slurm's commands; give the words that srun was given."""
     programs = {
         "srun": 'printf "%s\\0" "$MASTER_ADDR" "$MASTER_PORT" "$@" > "$SEEN"; exit 1',
-        "scontrol": "case $2 in hostnames) printf 'no-such-host.invalid\\nother\\n';; node) echo ' NodeAddr=10.0.0.7 X=';; esac",
+        "scontrol": "[[ $2 == node ]] && echo ' NodeAddr=10.0.0.7 X=' || printf 'no-such-host.invalid\\nother\\n'",
         "module": "exit 0",
     }
     for name, text in programs.items():

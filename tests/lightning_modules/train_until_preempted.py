@@ -8,9 +8,9 @@ import signal
 import sys
 from pathlib import Path
 
-from lightning.pytorch.callbacks import ModelCheckpoint
-
+from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.preemption import Preempted, Preemption
+from lightning_modules.strategies.replicated import Ddp
 from tests.fixtures_training import make_trainer
 from tests.lightning_modules.test_preemption import Signalled, batches, send
 
@@ -18,8 +18,8 @@ from tests.lightning_modules.test_preemption import Signalled, batches, send
 def main(folder: str, signalled_rank: str, batch: str) -> None:
     rank = os.environ["RANK"]
     model = Signalled(send(signal.SIGUSR1) if rank == signalled_rank else send(), int(batch))
-    callbacks = [ModelCheckpoint(folder, save_top_k=0), Preemption()]
-    settings = {"enable_checkpointing": True, "callbacks": callbacks, "devices": 2, "strategy": "ddp"}
+    callbacks = [KeepCheckpoints(folder=folder), Preemption()]
+    settings = {"enable_checkpointing": True, "callbacks": callbacks, "devices": 2, "strategy": Ddp()}
     trainer = make_trainer(Path(folder), 100, use_distributed_sampler=False, **settings)
     try:
         trainer.fit(model, batches())

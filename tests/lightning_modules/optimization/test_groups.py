@@ -1,11 +1,10 @@
-import itertools
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from lightning_modules.optimization import Optimization, build_optimizer, build_schedule, gradient_norm
+from lightning_modules.optimization import Moment, Optimization, build_optimizer, gradient_norm
 
 
 class Parts(nn.Module):
@@ -45,35 +44,30 @@ def test_rate_that_would_do_nothing_is_refused(name: str) -> None:
         build_optimizer(Parts(), Optimization(rates))
 
 
-def factors(settings: Optimization, num_steps: int) -> list[float]:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = build_schedule(optimizer, settings, num_steps)
-    rates = []
-    for _ in range(num_steps):
-        rates.append(float(schedule.get_last_lr()[0]))
-        optimizer.step()
-        schedule.step()
-    return rates
+def test_weight_decay_goes_part_by_part_and_never_to_vectors() -> None:
+    settings = Optimization({"bridge": 1e-3, "language_model": 1e-4}, weight_decay={"bridge": 0.05})
+    groups = build_optimizer(Parts(), settings).param_groups
+    assert {group["name"]: group["weight_decay"] for group in groups} == {
+        "bridge": 0.05,
+        "bridge/no_decay": 0.0,
+        "language_model": 0.0,
+        "language_model/no_decay": 0.0,
+    }
 
 
-def test_rate_climbs_linearly_then_falls_to_its_final_share() -> None:
-    rates = factors(Optimization(warmup_fraction=0.1, final_fraction=0.2), 100)
-    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert max(rates) == rates[9] == rates[10] == 1.0
-    assert all(later < earlier for earlier, later in itertools.pairwise(rates[10:]))
-    assert rates[55] == pytest.approx(0.6)  # half way down
-    assert rates[-1] == pytest.approx(0.2, abs=1e-3)
+@pytest.mark.parametrize("setting", ["weight_decay", "frozen_until", "averages"])
+def test_setting_of_a_part_that_does_not_train_is_refused(setting: str) -> None:
+    rates = {"bridge": 1e-3, "language_model": 1e-4}
+    value = Moment(step=1) if setting == "frozen_until" else 0.5
+    with pytest.raises(ValueError, match=rf"{setting} names \['encoder'\], but only"):
+        build_optimizer(Parts(), Optimization(rates, **{setting: {"encoder": value}}))
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 3])
-def test_schedule_of_a_very_short_run_trains_in_its_first_step(num_steps: int) -> None:
-    assert factors(Optimization(), num_steps)[0] == 1.0
-
-
-def test_schedule_without_a_length_is_refused() -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    with pytest.raises(ValueError, match=r"got -1; set trainer\.max_steps"):
-        build_schedule(optimizer, Optimization(), -1)
+@pytest.mark.parametrize("decay", [0.0, 1.0, 1.5])
+def test_average_that_would_not_move_or_not_average_is_refused(decay: float) -> None:
+    settings = Optimization({"bridge": 1e-3, "language_model": 1e-4}, averages={"bridge": decay})
+    with pytest.raises(ValueError, match=rf"averages\['bridge'\] is {decay}; a decay lies between 0 and 1"):
+        build_optimizer(Parts(), settings)
 
 
 def test_gradient_norm_is_that_of_all_gradients_together() -> None:
