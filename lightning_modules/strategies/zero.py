@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from components.sharding import Sharding, building_sharded
+from lightning_modules.checkpoints.strategy import PortableCheckpoints
 from lightning_modules.ranks import largest_of_all_ranks
 
 _HALF_PRECISION = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
-class Zero(DeepSpeedStrategy, Sharding):
+class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
     """Spreads over the ranks what plain data parallel training holds on each of them.
 
     Stage 1 spreads the optimizer's states, stage 2 the gradients too, stage 3 the weights as well: they are gathered
