@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_modules.checkpoints.folder import newest_checkpoint
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.run_folder import SameCheckpoint, write_into
 from lightning_modules.strategies.replicated import replicated_strategy
 
 
@@ -42,6 +43,12 @@ class VideoLanguageCLI(LightningCLI):
         parser.add_argument(
             "--num_threads", type=int | None, default=None, help="CPU threads of torch; its own default if not given"
         )
+        parser.add_argument(
+            "--run_folder",
+            type=str | None,
+            default=None,
+            help="logs, config and checkpoints go here; fit goes on from the newest checkpoint in it, if there is one",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning: the other entry points do have a command line of their own."""
@@ -54,6 +61,22 @@ class VideoLanguageCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
+        if config.run_folder is not None:
+            write_into(config.trainer, config.run_folder)
+
+    def before_fit(self) -> None:
+        """In a run folder, go on where the run was stopped; ``--ckpt_path`` is where it starts for the first time."""
+        config = self.config_init[self.subcommand]
+        if config.run_folder is None:
+            return
+        newest = newest_checkpoint(Path(config.checkpoint.folder or Path(config.run_folder, "checkpoints")))
+        trainer: Any = self.trainer  # Lightning sets callbacks where a type checker does not see it
+        trainer.callbacks.insert(0, SameCheckpoint(newest))
+        if newest is not None:
+            if config.ckpt_path:
+                rank_zero_info(f"The run has begun: {config.ckpt_path} is where it started, and is not read again")
+            rank_zero_info(f"Going on from {newest}")
+            config.ckpt_path = str(newest)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; ``trainer.strategy: auto`` is one of this project's strategies."""
