@@ -37,6 +37,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     config = write_run_config(folder, parts, {"train": shard, "validation": shard, "predict": shard})
     settings = yaml.safe_load(config.read_text())
     settings["model"]["optimization"]["averages"] = {"bridge": 0.9}
+    fixed = {"class_path": "components.segmenters.fixed_length.FixedLength", "init_args": {"frames": 2}}
+    settings["model"]["segmenter"] = fixed
     config.write_text(yaml.safe_dump(settings))
     cli = train.main(["fit", "-c", str(config)])
     return Run(parts, folder / "run/version_0/checkpoints/final.ckpt", cli.model.built.eval())
