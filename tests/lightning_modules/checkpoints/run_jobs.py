@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from tests.fixtures_models import PartFolders, make_unbuilt_module
@@ -29,11 +29,7 @@ class Job(NamedTuple):
     strategy: str
     save: str | None = None
     resume: str | None = None
-    changes: tuple[str, ...] = ()  # names of CHANGES to the module
-
-
-def _freeze_language_model(module: LightningModule) -> None:
-    module.model.language_model.requires_grad_(False)
+    precision: str = "32-true"
 
 
 class SavesOnce(Callback):
@@ -58,6 +54,7 @@ def run_job(job: Job, folders: PartFolders, folder: Path, rank: int, num_ranks: 
         logger=logger,
         callbacks=[SavesOnce(job.save)] if job.save else [],
         gradient_clip_val=1.0,
+        precision=job.precision,
         use_distributed_sampler=False,
     )
     batches = make_batches(folders, rank, num_ranks, NUM_STEPS)

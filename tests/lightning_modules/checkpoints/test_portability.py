@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from components.weights.run_checkpoint import RunCheckpoint
 from tests.fixtures_models import PartFolders
 from tests.lightning_modules.checkpoints.run_jobs import NUM_STEPS, SAVED_AT, Job, run_jobs
 
@@ -36,3 +38,21 @@ def test_any_strategy_and_number_of_ranks_goes_on_from_the_checkpoint_of_any(
                 # ZeRO-3 changes the order of its sums once it has seen an iteration, so only the first two are equal.
                 exact = 2 if saver == "zero3" else len(losses)
                 assert losses[:exact] == uninterrupted[saver][SAVED_AT:][:exact], saver
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_float32_weights_of_half_precision_training_are_kept(folders: PartFolders, tmp_path: Path) -> None:
+    place = str(tmp_path / "half.ckpt")
+    jobs = [
+        Job("zero2", save=place, precision="bf16-mixed"),
+        Job("zero2", resume=place, precision="bf16-mixed"),
+        Job("zero3", resume=place, precision="bf16-mixed"),
+    ]
+    straight, same, other = run_jobs(jobs, folders, tmp_path, 2)
+    assert same == straight[SAVED_AT:]
+    assert other == pytest.approx(straight[SAVED_AT:], rel=1e-5)
+    stored = RunCheckpoint(tmp_path / "half.ckpt")
+    weights = [stored.weight(name) for name in stored.parameters]
+    assert {weight.dtype for weight in weights} == {torch.float32}
+    assert any(not torch.equal(weight, weight.bfloat16().float()) for weight in weights)
