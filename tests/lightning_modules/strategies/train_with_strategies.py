@@ -49,6 +49,11 @@ def make_batches(folders: PartFolders, rank: int, num_ranks: int, num_steps: int
 
 def full_weight(parameter: Tensor) -> Tensor:
     """A parameter put together from all ranks' shares; float32 where the strategy keeps it so."""
+    if hasattr(parameter, "ds_id") and not parameter.requires_grad:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
     if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
         from deepspeed.utils import safe_get_full_fp32_param
 
