@@ -159,9 +159,9 @@ class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
         """See ``Sharding``."""
         return largest_of_all_ranks(value, self.root_device)
 
-    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> None:
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
         """Run backward. Lightning has divided the loss by the accumulated batches; DeepSpeed must not do so again."""
-        super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None
