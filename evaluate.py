@@ -10,6 +10,7 @@ Two parts that know nothing of each other meet here: the reader, which turns sha
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import os
@@ -45,7 +46,7 @@ def build(
     Returns:
         The command-line object, nothing run yet.
     """
-    model, data = run["model"], run["data"]
+    model, data = copy.deepcopy(run["model"]), copy.deepcopy(run["data"])  # the command line changes what it is given
     if max_new_tokens is not None:
         model["max_new_tokens"] = max_new_tokens
     if batch_size is not None:

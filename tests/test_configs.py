@@ -84,7 +84,7 @@ def test_config_trains_validates_and_tests(name: str, workplace: Path, monkeypat
     accuracies = {key for key in cli.trainer.callback_metrics if key.startswith("val/accuracy/")}
     assert accuracies == {f"val/accuracy/{length}" for length in LENGTHS}
     checkpoint = Path(cli.trainer.log_dir or "") / "checkpoints" / "final.ckpt"
-    assert checkpoint.is_file()
+    assert (checkpoint / "config.yaml").is_file()
     validated = train.main(["validate", *arguments, "--trainer.precision=32-true", "--ckpt_path", str(checkpoint)])
     for length in LENGTHS:
         name = f"val/loss/{length}"
@@ -138,3 +138,19 @@ def test_interpolation_reads_other_keys(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         train.main(["fit", *config_arguments("quickstart.yaml"), "-c", str(overlay), "--print_config"])
     assert "tokenizer: runs/quickstart/language_model" in capsys.readouterr().out
+
+
+def test_last_is_the_newest_checkpoint_of_the_runs_of_this_name(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    arguments = [*config_arguments("quickstart.yaml"), *QUICK, "--trainer.logger.init_args.name=last"]
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint in the runs of"):
+        train.main(["validate", *arguments, "--ckpt_path", "last"])
+    first = train.main(["fit", *arguments, "--checkpoint.every_n_steps=1", "--ckpt_path", "last"])
+    assert first.trainer.ckpt_path is None
+    longer = [*arguments, "--trainer.max_steps=3", "--trainer.limit_train_batches=3"]
+    second = train.main(["fit", *longer, "--ckpt_path", "last"])
+    assert Path(second.trainer.ckpt_path or "").name == "step-00000002.ckpt"
+    assert second.trainer.global_step == 3
+    assert first.trainer.log_dir != second.trainer.log_dir

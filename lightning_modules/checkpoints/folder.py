@@ -66,6 +66,13 @@ def link(name: Path, folder: Path) -> None:
     flush(name.parent)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file; what reads it sees the old one or the new one."""
+    new = staging(path)
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
 def tidy(parent: Path) -> None:
     """Undo what a kill interrupted: unfinished folders go, and a replaced one whose successor never came is back."""
     for pattern in (_UNFINISHED, _UNWANTED):

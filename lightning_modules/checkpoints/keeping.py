@@ -1,5 +1,6 @@
 """When a run saves, and which of its checkpoints it keeps."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_modules.checkpoints import folder
+from lightning_modules.checkpoints.folder import write_whole
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
 
 LAST, BEST, FINAL = "last.ckpt", "best.ckpt", "final.ckpt"
@@ -17,7 +19,8 @@ class KeepCheckpoints(Checkpoint):
     """Saves as a run goes and keeps what is needed; nothing is written twice.
 
     Checkpoints are folders ``step-00000500.ckpt``; ``last.ckpt``, ``best.ckpt`` and ``final.ckpt`` are links to them.
-    A run saves every so many steps, after its last step, and where validation gave the best value so far. What none of
+    A run saves every so many steps, after its last step, and where validation gave the best value so far (which
+    ``best.json`` remembers). What none of
     the links leads to is removed when the next one is whole. ``final.ckpt`` is there when the run is through.
 
     Args:
@@ -75,8 +78,9 @@ class KeepCheckpoints(Checkpoint):
         self.folder = strategy.broadcast(self.folder or str(_log_folder(trainer) / "checkpoints"))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where training starts."""
+        """Note where training starts, and what is the best so far."""
         self._saved_step = trainer.global_step
+        self.best = trainer.strategy.broadcast(self._best_before(trainer.global_step))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -104,6 +108,9 @@ class KeepCheckpoints(Checkpoint):
             self.best = trainer.strategy.broadcast(value)
             self.save(trainer)
             self._link(trainer, BEST)
+            if trainer.is_global_zero:
+                known = {"monitor": self.monitor, "value": self.best, "step": trainer.global_step}
+                write_whole(self._best_file, json.dumps(known) + "\n")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the end of a run that is through; one that was stopped before has none."""
@@ -129,6 +136,19 @@ class KeepCheckpoints(Checkpoint):
         if math.isnan(value) or self.best is None:
             return not math.isnan(value)
         return value > self.best if self.mode == "max" else value < self.best
+
+    @property
+    def _best_file(self) -> Path:
+        assert self.folder is not None
+        return Path(self.folder) / "best.json"
+
+    def _best_before(self, step: int) -> float | None:
+        """The best value up to a step; the checkpoint of its own step was written before validation told it."""
+        if self._best_file.is_file():
+            known = json.loads(self._best_file.read_text(encoding="utf-8"))
+            if known["monitor"] == self.monitor and known["step"] <= step:
+                return float(known["value"])
+        return self.best
 
     def _path(self, step: int) -> Path:
         assert self.folder is not None

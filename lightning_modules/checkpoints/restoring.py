@@ -101,7 +101,7 @@ def refuse_misfit(module: nn.Module, access: ParameterAccess, checkpoint: SavedW
     ]
     if missing or unknown or other:
         raise ValueError(
-            f"the checkpoint {checkpoint.path} does not fit the configured model: missing {sorted(missing)[:5]} "
+            f"the checkpoint does not fit the configured model, {checkpoint.path}: missing {sorted(missing)[:5]} "
             f"({len(missing)} in all), unknown {sorted(unknown)[:5]} ({len(unknown)} in all), of another shape "
             f"{other[:5]} ({len(other)} in all). Use the config that the run was trained with"
         )
