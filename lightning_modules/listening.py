@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from components.interfaces import FrameFeatures, SegmentInput, VideoTextBatch
 from components.model import VideoLanguageModel, text_of
 from components.segmenters.depth import adjacent_similarity, depth_scores
+from components.sharding import is_sharded
 from lightning_modules.pictures import SegmentedVideo
 
 
@@ -76,10 +77,10 @@ class ModelListener:
     def _segment_attention(self, batch: VideoTextBatch) -> Tensor | None:
         """Attention of the readout's queries to the segments, ``[V, Q, S]``; None where the readout has none.
 
-        Where it depends on the question, that of each video's first one.
+        Where it depends on the question, that of each video's first one. None too where a strategy spreads the weights.
         """
         attend = getattr(getattr(self.model.bridge, "readout", None), "segment_attention", None)
-        if attend is None:
+        if attend is None or is_sharded(self.model.bridge):  # the first rank draws alone
             return None
         questions = self.model.questions(text_of(batch))
         attention: Tensor = attend(self._state, questions)

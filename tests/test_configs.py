@@ -24,7 +24,11 @@ CHAINS = {
     "quickstart_smollm2.yaml": [*FEATURES, "quickstart_smollm2.yaml"],
 }
 FOLLOWS = {"stages/stage2_everything.yaml": "stages/stage1_bridge_only.yaml"}  # begins where the other run ended
-TESTED_ELSEWHERE = {"model/videollamb_7b.yaml": "test_videollamb_7b.py"}  # trains, judges and exports there
+TESTED_ELSEWHERE = {"model/videollamb_7b.yaml": "test_videollamb_7b.py"} | {  # trains, judges and exports there
+    f"strategy/{path.name}": "test_strategy_configs.py"
+    for path in (CONFIGS / "strategy").glob("*.yaml")
+    if path.name not in ("single_device.yaml", "activation_checkpointing.yaml", "accumulate.yaml")
+}
 LENGTHS = ("1x", "2x", "4x", "8x")
 QUICK = ["--trainer.limit_train_batches=2", "--trainer.max_steps=2", "--trainer.log_every_n_steps=1"]
 
