@@ -58,8 +58,9 @@ def run_job(job: Job, folders: PartFolders, folder: Path, rank: int, num_ranks: 
         use_distributed_sampler=False,
     )
     batches = make_batches(folders, rank, num_ranks, NUM_STEPS)
-    loader = make_loader(batches[SAVED_AT:] if job.resume else batches)
-    trainer.fit(make_unbuilt_module(folders), loader, ckpt_path=job.resume)
+    if job.resume:  # Lightning counts the batches of an epoch, so it stays as long as it was
+        batches = batches[SAVED_AT:] + batches[:SAVED_AT]
+    trainer.fit(make_unbuilt_module(folders), make_loader(batches), ckpt_path=job.resume)
     return logger.values("train/loss")
 
 

@@ -35,9 +35,7 @@ def test_any_strategy_and_number_of_ranks_goes_on_from_the_checkpoint_of_any(
         for (saver, opener), losses in zip(pairs, resumed, strict=True):
             assert losses == pytest.approx(expected[SAVED_AT:], rel=1e-5), (saver, opener, num_ranks)
             if saver == opener and num_ranks == (1 if saver == "single_device" else 2):
-                # ZeRO-3 changes the order of its sums once it has seen an iteration, so only the first two are equal.
-                exact = 2 if saver == "zero3" else len(losses)
-                assert losses[:exact] == uninterrupted[saver][SAVED_AT:][:exact], saver
+                assert losses == uninterrupted[saver][SAVED_AT:], saver
 
 
 @pytest.mark.slow
