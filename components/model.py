@@ -35,8 +35,15 @@ class ModelOutput(NamedTuple):
     loss: Tensor  # scalar, mean over the batch's answer tokens
     reading_losses: Tensor  # [R] detached mean loss an answer token after each reading
     num_answer_tokens: Tensor  # scalar int64
-    segment_counts: Tensor  # [V] int64
-    penalty: Tensor | None = None  # scalar, detached: what the bridge added to the loss
+    segment_slots: Tensor  # [V, S] int64, slots that the bridge read; 0 where a video has no such segment
+    num_computed_positions: int  # of the language model in all readings, padding included; 0 where it does not tell
+    num_positions: Tensor | None  # scalar int64, the same without padding
+    penalty: Tensor | None  # scalar, detached: what the bridge added to the loss
+
+    @property
+    def segment_counts(self) -> Tensor:
+        """Segments of every video, ``[V]`` int64."""
+        return (self.segment_slots > 0).sum(dim=1)
 
 
 class PackedVideos(NamedTuple):
@@ -113,8 +120,16 @@ class VideoLanguageModel(nn.Module):
             loss = loss + penalty
         tokens = losses[-1].num_tokens.sum()
         means = torch.stack([each.nll.detach().sum() / tokens.clamp(min=1) for each in losses])
-        segment_counts = segment_mask.sum(dim=1)[: batch.frame_counts.numel()]
-        return ModelOutput(loss, means, tokens, segment_counts, None if penalty is None else penalty.detach())
+        read = [each.num_positions for each in losses if each.num_positions is not None]
+        return ModelOutput(
+            loss=loss,
+            reading_losses=means,
+            num_answer_tokens=tokens,
+            segment_slots=segments.slot_mask.sum(dim=2)[: batch.frame_counts.numel()],
+            num_computed_positions=sum(each.num_computed_positions for each in losses),
+            num_positions=torch.stack(read).sum() if read else None,
+            penalty=None if penalty is None else penalty.detach(),
+        )
 
     @torch.no_grad()
     def generate(self, batch: VideoTextBatch, max_new_tokens: int) -> list[str]:
