@@ -89,7 +89,8 @@ def _takes_meta(args: Any) -> bool:
 
 def _agree_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """Move all tensors to the meta device if one is there."""
-    if not _takes_meta((args, kwargs)):
+    on_meta = {leaf.is_meta for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+    if len(on_meta) < 2:
         return args, kwargs
     if func._overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_):
         args = (args[0], _places(args[1]), *args[2:])  # how many a mask picks is in its values
@@ -126,8 +127,9 @@ def _copy(module: Any, known: dict[int, Any]) -> Any:
 
 def _config_copy(config: Any, known: dict[int, Any]) -> Any:
     if id(config) not in known:
-        known[id(config)] = copy.deepcopy(config)
-        known[id(config)]._attn_implementation = "sdpa"
+        known[id(config)] = copied = copy.deepcopy(config)
+        if copied._attn_implementation not in ("sdpa", "eager"):
+            copied._attn_implementation = "sdpa"
     return known[id(config)]
 
 
