@@ -19,7 +19,7 @@ from components.interfaces import (
 )
 from components.model import VideoLanguageModel
 from lightning_modules.judging import JudgedBatch, Judgement
-from lightning_modules.optimization import Optimization, build_optimizer, build_schedule, gradient_norm
+from lightning_modules.optimization import Optimization, build_optimizer, build_schedule
 
 
 class VideoLanguageModule(LightningModule):
@@ -132,17 +132,13 @@ class VideoLanguageModule(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log learning rates and gradient norms part by part."""
+        """Log learning rates."""
         settings: Any = self.trainer  # Lightning sets log_every_n_steps where a type checker does not see it
         every = settings.log_every_n_steps
         if not every or (self.global_step + 1) % every:  # Lightning writes what was logged in every n-th step
             return
         for group in optimizer.param_groups:
             self.log(f"learning_rate/{group['name']}", float(group["lr"]))
-        for name, part in self.built.named_children():
-            trainable = [p for p in part.parameters() if p.requires_grad]
-            if trainable:
-                self.log(f"gradient_norm/{name}", gradient_norm(trainable))
 
     def on_validation_epoch_start(self) -> None:
         """Start counting answers."""
