@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from components.interfaces import TEXT_ONLY, AnswerLoss, LanguageModel, LossSchedule, TextInputs, VisualTokens
 
@@ -70,15 +70,18 @@ def answer_loss_per_reading(
     Returns:
         The R losses in the order of ``readings``, gradients equal to R ordinary calls.
     """
-    losses: list[AnswerLoss] = [
-        checkpoint(language_model, reading, text, use_reentrant=False, preserve_rng_state=True)
-        for reading in readings[:-1]
-    ]
+    losses: list[AnswerLoss] = []
+    for reading in readings[:-1]:
+        # Run again to the end, not just as far as backward needs: strategies that shard free weights at the end.
+        with set_checkpoint_early_stop(False):
+            losses.append(checkpoint(language_model, reading, text, use_reentrant=False, preserve_rng_state=True))
     losses.append(language_model(readings[-1], text))
     return losses
 
 
-def weighted_answer_loss(losses: Sequence[AnswerLoss], weights: Tensor, video_index: Tensor) -> Tensor:
+def weighted_answer_loss(
+    losses: Sequence[AnswerLoss], weights: Tensor, video_index: Tensor, num_tokens: Tensor | None = None
+) -> Tensor:
     """Mean loss of an answer token, each conversation's readings weighted as its video's.
 
     Args:
@@ -86,6 +89,7 @@ def weighted_answer_loss(losses: Sequence[AnswerLoss], weights: Tensor, video_in
         weights: Weight of every reading, ``[V, R]``, rows sum to 1.
         video_index: Video of every conversation, ``[C]``; a text-only one sees no memory, so all its readings are the
             same and the last alone counts.
+        num_tokens: Answer tokens to share the loss out over, a positive scalar; those of the batch by default.
 
     Returns:
         Scalar; zero, with its graph, if the batch has no labelled token.
@@ -95,11 +99,12 @@ def weighted_answer_loss(losses: Sequence[AnswerLoss], weights: Tensor, video_in
     conversation_weights[:, -1] = 1.0
     with_video = (video_index != TEXT_ONLY).nonzero().squeeze(1)
     conversation_weights[with_video] = weights[video_index[with_video]].to(nll.dtype)
-    num_tokens = losses[-1].num_tokens.sum()
-    return (conversation_weights * nll).sum() / num_tokens.clamp(min=1)
+    return (conversation_weights * nll).sum() / _number_of_tokens(losses[-1], num_tokens)
 
 
-def penalty_where_answers_are_known(of_video: Tensor, video_index: Tensor, answers: AnswerLoss) -> Tensor:
+def penalty_where_answers_are_known(
+    of_video: Tensor, video_index: Tensor, answers: AnswerLoss, num_tokens: Tensor | None = None
+) -> Tensor:
     """Mean of the videos' penalties over answer tokens, each as far as the model knows its answer.
 
     A bridge that pays for what it remembers would else remember nothing from the first step on, for at first nothing
@@ -110,6 +115,7 @@ def penalty_where_answers_are_known(of_video: Tensor, video_index: Tensor, answe
         of_video: Penalty of every video, ``[V]``.
         video_index: Video of every conversation, ``[C]``; those without one count as zero.
         answers: Loss of every conversation after the last reading; no gradient goes this way.
+        num_tokens: Answer tokens to share the penalty out over, a positive scalar; those of the batch by default.
 
     Returns:
         Scalar; zero, with its graph, if no conversation has a video.
@@ -119,4 +125,8 @@ def penalty_where_answers_are_known(of_video: Tensor, video_index: Tensor, answe
     share = torch.zeros_like(of_video)
     with_video = video_index != TEXT_ONLY
     share = share.index_add(0, video_index[with_video], known[with_video])
-    return (share * of_video).sum() / tokens.sum().clamp(min=1)
+    return (share * of_video).sum() / _number_of_tokens(answers, num_tokens)
+
+
+def _number_of_tokens(answers: AnswerLoss, given: Tensor | None) -> Tensor:
+    return answers.num_tokens.sum().clamp(min=1) if given is None else given

@@ -28,12 +28,15 @@ from components.losses import (
 )
 from components.questions import embed_questions
 
+WEIGHT_READING_METHODS = {"bridge": ("read",), "language_model": ("embed", "generate", "score_options")}
+"""Methods of the parts, ``forward`` aside, that the model calls and that read weights: a strategy gathers them there."""
+
 
 class ModelOutput(NamedTuple):
     """Result of a training step."""
 
-    loss: Tensor  # scalar, mean over the batch's answer tokens
-    reading_losses: Tensor  # [R] detached mean loss an answer token after each reading
+    loss: Tensor  # scalar; its mean over the ranks is the mean over the answer tokens of all ranks' batches
+    reading_losses: Tensor  # [R] detached, after each reading; like ``loss`` but for the bridge's penalty
     num_answer_tokens: Tensor  # scalar int64
     segment_slots: Tensor  # [V, S] int64, slots that the bridge read; 0 where a video has no such segment
     num_computed_positions: int  # of the language model in all readings, padding included; 0 where it does not tell
@@ -58,6 +61,10 @@ def _same(value: int) -> int:
     return value
 
 
+def _as_float(value: Tensor) -> Tensor:
+    return value.float()
+
+
 class VideoLanguageModel(nn.Module):
     """Answers questions about videos through a memory bridge.
 
@@ -70,6 +77,8 @@ class VideoLanguageModel(nn.Module):
         frame_selection: Which frames of a segment the bridge reads.
         agree_on_maximum: Turns this rank's number of segments into the largest over all ranks. With ZeRO-3 and FSDP
             every rank must call the bridge equally often; a single process needs no agreement.
+        mean_over_ranks: Turns this rank's number of answer tokens into the mean over all ranks. Divided by it, the
+            ranks' gradients average to that of one process with all their batches, however unequal their answers are.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class VideoLanguageModel(nn.Module):
         loss_schedule: LossSchedule | None = None,
         frame_selection: FrameSelection | None = None,
         agree_on_maximum: Callable[[int], int] = _same,
+        mean_over_ranks: Callable[[Tensor], Tensor] = _as_float,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -90,6 +100,7 @@ class VideoLanguageModel(nn.Module):
         self.loss_schedule = loss_schedule or FinalSegmentLoss()
         self.frame_selection = frame_selection or AllFrames()
         self.agree_on_maximum = agree_on_maximum
+        self.mean_over_ranks = mean_over_ranks
 
     def forward(self, batch: VideoTextBatch) -> ModelOutput:
         """Loss of a batch of videos, images and plain text.
@@ -111,20 +122,22 @@ class VideoLanguageModel(nn.Module):
         segment_mask = segments.slot_mask.any(dim=2)  # [V, S]
         losses = answer_loss_per_reading(self.language_model, readings, text)
         weights = self.loss_schedule.weights(segment_mask)
-        loss = weighted_answer_loss(losses, weights, text.video_index)
+        num_tokens = losses[-1].num_tokens.sum()
+        share = self.mean_over_ranks(num_tokens)  # 0 where no rank has an answer
+        share = torch.where(share > 0, share, 1.0)
+        loss = weighted_answer_loss(losses, weights, text.video_index, share)
         # Touches every trainable part even when no conversation has a video, so that all ranks reduce alike.
         loss = loss + sum(0.0 * reading.tokens.float().sum() for reading in readings)
         penalty = self.bridge.penalty(states[-1])
         if penalty is not None:
-            penalty = penalty_where_answers_are_known(penalty, text.video_index, losses[-1])
+            penalty = penalty_where_answers_are_known(penalty, text.video_index, losses[-1], share)
             loss = loss + penalty
-        tokens = losses[-1].num_tokens.sum()
-        means = torch.stack([each.nll.detach().sum() / tokens.clamp(min=1) for each in losses])
+        means = torch.stack([each.nll.detach().sum() / share for each in losses])
         read = [each.num_positions for each in losses if each.num_positions is not None]
         return ModelOutput(
             loss=loss,
             reading_losses=means,
-            num_answer_tokens=tokens,
+            num_answer_tokens=num_tokens,
             segment_slots=segments.slot_mask.sum(dim=2)[: batch.frame_counts.numel()],
             num_computed_positions=sum(each.num_computed_positions for each in losses),
             num_positions=torch.stack(read).sum() if read else None,

@@ -1,7 +1,7 @@
 """From a sample's number to frames and token ids: what runs in the data loader's worker processes."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from torch import Tensor
@@ -59,6 +59,15 @@ class ConversationDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.reader)
+
+    def locate(self, keys: Set[str]) -> dict[str, list[tuple[str, list[str]]]]:
+        """Tell where samples lie: shard and member names of all samples that have one of these keys."""
+        found: dict[str, list[tuple[str, list[str]]]] = {key: [] for key in keys}
+        for number, entry in enumerate(self.reader.entries()):
+            if entry.key in found:
+                members = [f"{entry.key}.{ending}" for ending in entry.members]
+                found[entry.key].append((self.reader.shard(number).url, members))
+        return found
 
     def __getitem__(self, draw: Draw) -> Sample:
         """Read, decode and encode one sample.

@@ -214,6 +214,11 @@ class InstructionDataModule(LightningDataModule):
             return self._start_samples
         return self._batches.consumed_after(self._start_samples, self._trained_batches() - self._start_batches)
 
+    @property
+    def batches_per_pass(self) -> int:
+        """Whole global batches of a pass over the training data; 0 before the training loader is made."""
+        return 0 if self._batches is None else self._batches.batches_per_pass
+
     def _resume_position(self) -> int:
         """Where an iteration of the training loader starts; asked at its first batch, after Lightning has restored."""
         if self._restored and self._facts is not None:

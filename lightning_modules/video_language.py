@@ -1,12 +1,14 @@
 """The LightningModule: builds the parts, trains them, judges answers. What the parts compute is in ``components``."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from components.gather import FrameSelection
@@ -18,8 +20,16 @@ from components.interfaces import (
     Segmenter,
 )
 from components.model import VideoLanguageModel
+from lightning_modules.initial_weights import load_initial_weights
 from lightning_modules.judging import JudgedBatch, Judgement
-from lightning_modules.optimization import Optimization, build_optimizer, build_schedule
+from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer
+from lightning_modules.optimization.accumulation import PartialGradientWarning, is_accumulating
+from lightning_modules.optimization.adamw import PartwiseAdamW
+from lightning_modules.optimization.averages import AveragesInValidation
+from lightning_modules.optimization.freezing import Freezing
+from lightning_modules.optimization.non_finite import NonFiniteSteps
+from lightning_modules.optimization.rates import steps_per_epoch
+from lightning_modules.ranks import largest_of_all_ranks, mean_over_ranks
 
 
 class VideoLanguageModule(LightningModule):
@@ -35,9 +45,13 @@ class VideoLanguageModule(LightningModule):
         segmenter: Cuts videos into segments.
         loss_schedule: After which segments the loss is taken; after the last one by default.
         frame_selection: Which frames of a segment the bridge reads; all by default.
-        optimization: Learning rates by part, decay, schedule.
+        optimization: Learning rates by part, decay, schedule, what is frozen until when.
         max_new_tokens: Longest answer generated in validation, test and predict.
+        initial_weights: Checkpoint of another run whose weights training begins with; a resumed run has its own.
     """
+
+    adamw: PartwiseAdamW
+    """The optimizer; strategies wrap it. There once it is configured."""
 
     def __init__(
         self,
@@ -49,6 +63,7 @@ class VideoLanguageModule(LightningModule):
         frame_selection: FrameSelection | None = None,
         optimization: Optimization = Optimization(),  # noqa: B008  only read
         max_new_tokens: int = 16,
+        initial_weights: str | None = None,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # frozen parts are not in the checkpoint; on_load_checkpoint is stricter instead
@@ -60,9 +75,12 @@ class VideoLanguageModule(LightningModule):
         self.frame_selection = frame_selection
         self.optimization = optimization
         self.max_new_tokens = max_new_tokens
+        self.initial_weights = initial_weights
         self.model: VideoLanguageModel | None = None
         self.judgement = Judgement()
         self._seed = 0
+        self.non_finite_steps = NonFiniteSteps(optimization.non_finite)
+        self._rates: RateSchedule | None = None
 
     def configure_model(self) -> None:
         """Build the parts; called by the trainer inside the strategy's sharding context."""
@@ -77,14 +95,27 @@ class VideoLanguageModule(LightningModule):
             language_model=language_model,
             loss_schedule=self.loss_schedule,
             frame_selection=self.frame_selection,
-            agree_on_maximum=self._largest_of_all_ranks,
+            agree_on_maximum=lambda value: largest_of_all_ranks(value, self.device),
+            mean_over_ranks=mean_over_ranks,
         )
 
-    def configure_optimizers(self) -> Any:
-        """AdamW with a rate for each part, warm-up and cosine by optimizer step."""
-        optimizer = build_optimizer(self.built, self.optimization)
-        schedule = build_schedule(optimizer, self.optimization, self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def configure_callbacks(self) -> list[Callback]:
+        """What belongs to every training run; frozen gradients go before the others are judged."""
+        callbacks = [Freezing(), self.non_finite_steps, PartialGradientWarning()]
+        return [*callbacks, *([AveragesInValidation()] if self.optimization.validate_averages else [])]
+
+    def configure_optimizers(self) -> PartwiseAdamW:
+        """AdamW with settings for each part; ``on_before_optimizer_step`` sets the rates."""
+        self.adamw = build_optimizer(self.built, self.optimization)
+        return self.adamw
+
+    @property
+    def rates(self) -> RateSchedule:
+        """The rates of this run, once its length is known; training has it from its start."""
+        if self._rates is None:
+            trainer = self.trainer
+            self._rates = RateSchedule(self.optimization, trainer.max_steps, partial(steps_per_epoch, trainer))
+        return self._rates
 
     @property
     def built(self) -> VideoLanguageModel:
@@ -96,6 +127,12 @@ class VideoLanguageModule(LightningModule):
         if self.model is None:
             raise RuntimeError("the parts are not built yet; call configure_model() first (the trainer does)")
         return self.model
+
+    def on_fit_start(self) -> None:
+        """Take the initial weights, where the run begins and is not resumed."""
+        self._rates = None
+        if self.initial_weights is not None and self.trainer.ckpt_path is None:
+            load_initial_weights(self, Path(self.initial_weights))
 
     def on_train_start(self) -> None:
         """Note the run's seed, which a resumed run is started with again."""
@@ -113,18 +150,12 @@ class VideoLanguageModule(LightningModule):
     def training_step(self, batch: JudgedBatch, batch_index: int) -> Tensor:
         """Loss of one batch."""
         output = self.built(batch)
-        if not math.isfinite(output.loss.item()):
-            keys = sorted({question.key for question in batch.questions})
-            raise FloatingPointError(
-                f"the loss of step {self.global_step} is {output.loss.item()}; samples of the batch: {keys}. "
-                "Look at these samples, or lower the learning rate"
-            )
         size = len(batch.questions)
-        self.log("train/loss", output.loss.detach(), prog_bar=True, batch_size=size)
+        self.log("train/loss", output.loss.detach(), prog_bar=True, batch_size=size, sync_dist=True)
         if output.penalty is not None:
-            self.log("train/bridge_penalty", output.penalty, batch_size=size)
+            self.log("train/bridge_penalty", output.penalty, batch_size=size, sync_dist=True)
         for index, value in enumerate(output.reading_losses if len(output.reading_losses) > 1 else ()):
-            self.log(f"train/loss_after_reading/{index}", value, batch_size=size)
+            self.log(f"train/loss_after_reading/{index}", value, batch_size=size, sync_dist=True)
         if output.segment_counts.numel():
             self.log("train/segments_a_video", output.segment_counts.float().mean(), batch_size=size)
         self.log("train/answer_tokens", output.num_answer_tokens.float(), batch_size=size)
@@ -132,13 +163,20 @@ class VideoLanguageModule(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log learning rates."""
+        """Set the learning rates and log them."""
+        self.rates.apply(optimizer.param_groups, self.global_step)
         settings: Any = self.trainer  # Lightning sets log_every_n_steps where a type checker does not see it
         every = settings.log_every_n_steps
-        if not every or (self.global_step + 1) % every:  # Lightning writes what was logged in every n-th step
+        # Lightning writes what was logged in every n-th step; DeepSpeed comes here with every batch of a step.
+        if not every or (self.global_step + 1) % every or is_accumulating(self.trainer):
             return
         for group in optimizer.param_groups:
             self.log(f"learning_rate/{group['name']}", float(group["lr"]))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the step, or leave it out; then count it."""
+        super().optimizer_step(*args, **kwargs)
+        self.non_finite_steps.count(self.trainer, self.adamw)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting answers."""
@@ -208,10 +246,3 @@ class VideoLanguageModule(LightningModule):
             return str(loader)
         names: Sequence[str] = getattr(datamodule, f"{'validation' if stage == 'val' else stage}_names")
         return names[loader]
-
-    def _largest_of_all_ranks(self, value: int) -> int:
-        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-            return value
-        largest = torch.tensor(value, device=self.device)
-        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-        return int(largest)

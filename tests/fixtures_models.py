@@ -80,14 +80,18 @@ def make_bridge(dim: int = VISION_WIDTH, out_dim: int = 32, **options: Any) -> R
     return RecurrentMemoryBridge(dim, out_dim, **({"width": 16, "num_memory": 3, "num_heads": 2} | options))
 
 
-def make_module(
-    folders: PartFolders,
-    *,
-    bridge: Callable[[int, int], MemoryBridge[Any]] = make_bridge,
-    seed: int = 0,
-    **changes: Any,
-) -> VideoLanguageModule:
+def make_module(folders: PartFolders, *, seed: int = 0, **changes: Any) -> VideoLanguageModule:
     """A whole LightningModule of tiny parts, its parts built."""
+    module = make_unbuilt_module(folders, **changes)
+    torch.manual_seed(seed)
+    module.configure_model()
+    return module
+
+
+def make_unbuilt_module(
+    folders: PartFolders, *, bridge: Callable[[int, int], MemoryBridge[Any]] = make_bridge, **changes: Any
+) -> VideoLanguageModule:
+    """A whole LightningModule of tiny parts that the trainer builds."""
     settings: dict[str, Any] = {
         "encoder": partial(HuggingFaceVisionEncoder, folders.encoder, layer=-1),
         "bridge": bridge,
@@ -96,10 +100,7 @@ def make_module(
         "optimization": Optimization(RATES),
         "max_new_tokens": 3,
     }
-    torch.manual_seed(seed)
-    module = VideoLanguageModule(**(settings | changes))
-    module.configure_model()
-    return module
+    return VideoLanguageModule(**(settings | changes))
 
 
 def make_model(folders: PartFolders, **changes: Any) -> VideoLanguageModel:

@@ -12,6 +12,7 @@ from components.attention import AttentionWish, resolve_attention
 from components.encoders.image_settings import read_image_settings
 from components.interfaces import FrameEncoder, FrameFeatures
 from components.pooling import patch_grid_side, pool_patches
+from components.sharding import active_sharding, settle_weights
 
 _CLASS_TOKEN_NAMES = ("class_embedding", "cls_token")
 # Parameters that nothing before the chosen layer's output reads; published checkpoints lack some of them.
@@ -24,9 +25,6 @@ class HuggingFaceVisionEncoder(FrameEncoder):
     Only the vision part of a dual model is kept, and only the layers up to the chosen one are built. The output is the
     chosen layer's, before any final norm. The class vector is the class token's; a model without one (SigLIP) gives
     the mean of its patches. Register tokens are dropped. The encoder is frozen: no gradient, always in eval mode.
-
-    Under a strategy that shards the encoder's weights every rank must make equally many calls: set
-    ``max_frames_per_call`` to at least the frames of a batch there.
 
     Args:
         path: Folder or hub name of the checkpoint; needs its ``preprocessor_config.json``.
@@ -83,6 +81,7 @@ class HuggingFaceVisionEncoder(FrameEncoder):
             patch_grid_side(self._num_raw_patches)
         self.requires_grad_(False)
         self.train(False)
+        self._sharding = settle_weights(self.vision_model, getattr(torch, dtype))
 
     def train(self, mode: bool = True) -> "HuggingFaceVisionEncoder":
         """Stay in eval mode: dropout or stochastic depth in a frozen encoder would only add noise."""
@@ -109,10 +108,14 @@ class HuggingFaceVisionEncoder(FrameEncoder):
                 f"the encoder {self.path} reads uint8 frames [F, {', '.join(map(str, expected))}], got {frames.dtype} "
                 f"{list(frames.shape)}: resize where frames are decoded, or set the encoder's image_size"
             )
-        if frames.shape[0] == 0:
+        if frames.shape[0] == 0 and self._sharding is None:
             empty = torch.empty(0, self.num_patches, self.dim, dtype=self.vision_model.dtype, device=frames.device)
             return FrameFeatures(empty[:, :0].sum(dim=1), empty)
-        chunks = [self._encode(chunk) for chunk in frames.split(self.max_frames_per_call)]
+        parts = frames.split(self.max_frames_per_call)
+        chunks = [self._encode(part) for part in parts]
+        if self._sharding is not None:
+            for _ in range(self._sharding.largest_of_all_ranks(len(parts)) - len(parts)):
+                self._encode(self.dummy_frames(frames.device))  # keeps step with ranks that have more
         return FrameFeatures(torch.cat([chunk.cls for chunk in chunks]), torch.cat([chunk.patches for chunk in chunks]))
 
     def dummy_frames(self, device: object) -> Tensor:
@@ -179,11 +182,12 @@ def _layers_needed(layer: int, num_layers: int, path: str) -> int:
 def _load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: AttentionWish) -> Any:
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     kernel = resolve_attention(attn, device_type, dtype)
+    loaded = dtype if active_sharding() is None else "auto"
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report lists the text part and the layers left out on purpose
     try:
         model, loading = AutoModel.from_pretrained(
-            path, config=config, dtype=dtype, attn_implementation=kernel, output_loading_info=True
+            path, config=config, dtype=loaded, attn_implementation=kernel, output_loading_info=True
         )
     except OSError as error:
         raise ValueError(f"no weights could be read from {path!r} ({error})") from error

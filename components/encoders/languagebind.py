@@ -12,6 +12,7 @@ from components.encoders.languagebind_weights import load_vision_transformer
 from components.interfaces import FrameEncoder, FrameFeatures
 from components.packed_frames import locate_frames
 from components.pooling import patch_grid_side, pool_patches
+from components.sharding import settle_weights
 
 
 class LanguageBindEncoder(FrameEncoder):
@@ -26,8 +27,7 @@ class LanguageBindEncoder(FrameEncoder):
     The output is the chosen layer's, before any final norm; later layers are not built. The encoder is frozen: no
     gradient, always in eval mode.
 
-    Both transformers run in every call, if need be on no frames. Under a strategy that shards the encoder's weights
-    every rank must make equally many calls: set ``max_frames_per_call`` to at least the frames of a batch there.
+    Both transformers run in every call, if need be on no frames.
 
     Args:
         video_path: Folder of the video transformer (with full weights, such as LanguageBind_Video_merge): its
@@ -81,6 +81,8 @@ class LanguageBindEncoder(FrameEncoder):
             patch_grid_side(config.num_patches)
         self.requires_grad_(False)
         self.train(False)
+        for transformer in (self.video_transformer, self.image_transformer):
+            self._sharding = settle_weights(transformer, weights_dtype)
 
     def train(self, mode: bool = True) -> "LanguageBindEncoder":
         """Stay in eval mode, as a frozen encoder should."""
@@ -130,18 +132,26 @@ class LanguageBindEncoder(FrameEncoder):
         return self.video_transformer.embeddings.class_embedding.dtype  # a precision plugin may have changed it
 
     def _calls(self, frame_counts: Tensor, num_frames: int) -> "Iterator[_Call]":
-        """Share the frames out over calls of bounded size; at least one for each transformer."""
+        """Share the frames out over calls of bounded size; at least one for each transformer.
+
+        Where weights are sharded, as many as on the rank that has most, the last ones on no frames.
+        """
         is_image = (frame_counts == 1)[locate_frames(frame_counts, num_frames).video_index]  # [F] bool
-        for places in is_image.nonzero().squeeze(1).split(self.max_frames_per_call):
-            yield _Call(places, None)
+        images = is_image.nonzero().squeeze(1)
+        for number in range(self._rounds(len(images), self.max_frames_per_call)):
+            yield _Call(images[number * self.max_frames_per_call :][: self.max_frames_per_call], None)
         lengths = window_lengths([count for count in frame_counts.tolist() if count > 1])
         places = (~is_image).nonzero().squeeze(1)
         num_windows = self.max_frames_per_call // WINDOW_FRAMES
         start = 0
-        for first in range(0, max(len(lengths), 1), num_windows):
-            some = lengths[first : first + num_windows]
+        for number in range(self._rounds(len(lengths), num_windows)):
+            some = lengths[number * num_windows :][:num_windows]
             yield _Call(places[start : start + sum(some)], some)
             start += sum(some)
+
+    def _rounds(self, num_items: int, at_once: int) -> int:
+        own = max(1, -(-num_items // at_once))
+        return own if self._sharding is None else self._sharding.largest_of_all_ranks(own)
 
     def _normalised(self, frames: Tensor) -> Tensor:
         mean, std = (

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 
 from components.encoders.languagebind_transformer import VisionConfig, VisionTransformer
+from components.sharding import active_sharding
 from components.weights.checkpoint_files import CheckpointFiles
 from components.weights.lora import merge_adapters
 from components.weights.original_names import image_encoder_names, video_encoder_names
@@ -93,7 +94,7 @@ def build_vision_transformer(
         layer: Whose output the transformer gives, as an index into its hidden states: 0 is before the first layer, -1
             after the last, -2 after the last but one.
         temporal: Whether to build the video variant.
-        dtype: Dtype of the weights.
+        dtype: Dtype of the weights; where a strategy shards, they keep that of their file.
         source: Where the weights come from, for messages.
 
     Returns:
@@ -122,7 +123,9 @@ def build_vision_transformer(
     ]
     variant = "video transformer (with temporal attention)" if temporal else "image transformer (without temporal one)"
     _refuse(problems, f"{source} does not fit LanguageBind's {variant}")
-    transformer.load_state_dict({name: tensors[name].to(dtype) for name in wanted}, assign=True)
+    # Where a strategy shards, each weight is converted when it is cut up, see settle_weights.
+    loaded = {name: tensors[name] if active_sharding() else tensors[name].to(dtype) for name in wanted}
+    transformer.load_state_dict(loaded, assign=True)
     return transformer
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 from transformers import PretrainedConfig
+
+from components.sharding import Sharding
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 ResultT = TypeVar("ResultT")
@@ -54,10 +57,11 @@ def meta_copy(module: ModuleT) -> ModuleT:
     Returns:
         The copy, on the meta device, training what the module trains.
     """
-    return _copy(module, {})
+    copied: ModuleT = _copy(module, {})
+    return copied
 
 
-class _MatmulCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _MatmulCounter(TorchDispatchMode):
     """Adds up matrix products, and lets real integers and masks work with floats on the meta device.
 
     Code around a model asks integers and masks (``nonzero``, ``any``), never floats. So these keep their values, on
@@ -65,7 +69,7 @@ class _MatmulCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.flops = 0
         self.goes_back = False
 
@@ -117,6 +121,10 @@ def _copy(module: Any, known: dict[int, Any]) -> Any:
             copied.__dict__[name] = type(value)()
         elif isinstance(value, PretrainedConfig):
             copied.__dict__[name] = _config_copy(value, known)
+        elif isinstance(value, Sharding):
+            copied.__dict__[name] = None  # the copy asks no other rank anything
+        elif isinstance(value, MethodType):
+            del copied.__dict__[name]  # a strategy's way around the class's own method
     copied.__dict__["_parameters"] = {name: _without_numbers(p, known) for name, p in module._parameters.items()}
     copied.__dict__["_buffers"] = {name: _without_numbers(b, known) for name, b in module._buffers.items()}
     copied.__dict__["_modules"] = {

@@ -124,9 +124,7 @@ class ModelFlops:
         """After how many segments a video's losses that count are taken."""
         schedule = self._model.loss_schedule
         weights = schedule.weights(torch.ones(1, num_segments, dtype=torch.bool))[0].tolist()
-        return [
-            step + 1 for step, weight in zip(schedule.steps(num_segments), weights, strict=True) if weight
-        ]
+        return [step + 1 for step, weight in zip(schedule.steps(num_segments), weights, strict=True) if weight]
 
     def _video_frames(self, count: int) -> float:
         window = self._model.encoder.window_frames

@@ -13,9 +13,10 @@ from components.attention import AttentionWish
 from components.interfaces import IGNORED_LABEL, AnswerLoss, LanguageModel, TextInputs, VisualTokens
 from components.language.chat import ChatFormat
 from components.language.packing import is_flash, pack_rows, refuse_mixed_conversations, refuse_unpackable
-from components.language.pretrained import LoraSettings, add_adapters, build_model
+from components.language.pretrained import LoraSettings, add_adapters, build_model, end_of_sequence_ids
 from components.language.splice import SplicedInputs, splice
 from components.questions import before_answer
+from components.sharding import settle_weights
 
 
 class HuggingFaceCausalLM(LanguageModel):
@@ -60,7 +61,8 @@ class HuggingFaceCausalLM(LanguageModel):
             raise ValueError("freeze=True and lora are both set; LoRA freezes the weights itself, so drop freeze")
         source = {} if gguf_file is None else {"gguf_file": gguf_file}
         # Loading leaves evaluation mode on, in which gradient checkpointing does nothing; Lightning would keep it.
-        self.model = build_model(path, source, weights, dtype, attn).train()
+        model, weights_dtype = build_model(path, source, weights, dtype, attn)
+        self.model = model.train()
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
         embeddings = self.model.get_input_embeddings()
         if len(tokenizer) > embeddings.num_embeddings:
@@ -70,7 +72,7 @@ class HuggingFaceCausalLM(LanguageModel):
                 "tokenizer that belongs to the weights"
             )
         self.tokenizer = tokenizer
-        self.chat = ChatFormat(tokenizer, _as_list(self.model.generation_config.eos_token_id))
+        self.chat = ChatFormat(tokenizer, end_of_sequence_ids(self.model))
         # Greedy and nothing else: penalties and sampling of a generation_config.json would be merged in otherwise.
         self.model.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=self.chat.stop_ids, pad_token_id=self.chat.pad_id
@@ -86,9 +88,13 @@ class HuggingFaceCausalLM(LanguageModel):
             add_adapters(self.model, lora)
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._sharding = settle_weights(self.model, weights_dtype)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embed ids ``[C, K]``; the placeholder's negative id reads row 0, which the splice replaces."""
+        return self._embed(input_ids)
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
         embedded: Tensor = self.model.get_input_embeddings()(input_ids.clamp(min=0))
         return embedded
 
@@ -154,7 +160,10 @@ class HuggingFaceCausalLM(LanguageModel):
         inputs = self._splice(visual, _prompts(text), pad_left=True)
         with _evaluation_mode(self.model):
             generated = self.model.generate(
-                inputs_embeds=inputs.embeddings, attention_mask=inputs.mask.long(), max_new_tokens=max_new_tokens
+                inputs_embeds=inputs.embeddings,
+                attention_mask=inputs.mask.long(),
+                max_new_tokens=max_new_tokens,
+                synced_gpus=self._sharding is not None,  # runs until the longest answer of any rank has ended
             )
         return [self.chat.decode(ids) for ids in generated.tolist()]
 
@@ -182,14 +191,15 @@ class HuggingFaceCausalLM(LanguageModel):
                 f"{text.input_ids.shape[0]} conversations with {counts} options; every one needs at least one option"
             )
         prompts = _prompts(text)
-        scores = []
+        scores: list[Tensor] = []
+        rounds = len(counts) if self._sharding is None else self._sharding.largest_of_all_ranks(len(counts))
         with _evaluation_mode(self.model):
-            for row, answers in enumerate(options):
+            for row in (min(number, len(counts) - 1) for number in range(rounds)):
                 prompt = self._splice(
                     visual.of_conversation(row), TextInputs(*(field[row : row + 1] for field in prompts))
                 )
-                scores.append(self._score_answers(prompt.embeddings, answers))
-        return scores
+                scores.append(self._score_answers(prompt.embeddings, options[row]))
+        return scores[: len(counts)]  # what follows only kept step with ranks that have more
 
     def _score_answers(self, prompt: Tensor, answers: Sequence[str]) -> Tensor:
         """Mean log likelihood of each answer after a prompt ``[1, T, E]``."""
@@ -201,7 +211,7 @@ class HuggingFaceCausalLM(LanguageModel):
         cache = self._logits_at(nowhere, nowhere, inputs_embeds=prompt[:, :-1], use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(answers))
         last = prompt[:, -1:].expand(len(answers), -1, -1)
-        embeddings = torch.cat([last, self.embed(ids[:, :-1])], dim=1)  # [options, A, E]
+        embeddings = torch.cat([last, self._embed(ids[:, :-1])], dim=1)  # [options, A, E]
         places = torch.arange(ids.shape[1], device=ids.device)
         real = places < lengths[:, None]  # [options, A]
         rows, columns = real.nonzero(as_tuple=True)
@@ -230,7 +240,7 @@ class HuggingFaceCausalLM(LanguageModel):
         return output.logits, packed.position_ids.numel()
 
     def _splice(self, visual: VisualTokens, text: TextInputs, *, pad_left: bool = False) -> SplicedInputs:
-        return splice(visual, text, self.embed(text.input_ids), pad_left=pad_left)
+        return splice(visual, text, self._embed(text.input_ids), pad_left=pad_left)
 
     def _logits_at(self, rows: Tensor, columns: Tensor, **inputs: Any) -> Any:
         """Run the model with logits at ``n`` chosen positions only.
@@ -285,7 +295,3 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def _as_list(ids: int | list[int] | None) -> list[int]:
-    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

@@ -8,6 +8,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from components.attention import AttentionWish, resolve_attention
+from components.sharding import active_sharding
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,14 @@ class LoraSettings:
     target_modules: str | list[str] = "all-linear"
 
 
-def build_model(path: str, source: dict[str, str], weights: str, dtype: str, attn: AttentionWish) -> Any:
+def build_model(
+    path: str, source: dict[str, str], weights: str, dtype: str, attn: AttentionWish
+) -> tuple[Any, torch.dtype]:
     """Load a model, or build it untrained from its configuration.
+
+    Returns:
+        The model and the dtype that its weights are wanted in. Where a strategy shards they still have that of their
+        file, see ``settle_weights``.
 
     Raises:
         ValueError: There is none, or it lacks weights that would stay random.
@@ -49,16 +56,17 @@ def build_model(path: str, source: dict[str, str], weights: str, dtype: str, att
     # Float32 weights may still attend in half precision under autocast: an explicit wish is left to the user.
     kernel = resolve_attention(attn, device_type, chosen if attn == "auto" else None)
     if weights == "random":
-        return AutoModelForCausalLM.from_config(config, dtype=chosen, attn_implementation=kernel)
+        return AutoModelForCausalLM.from_config(config, dtype=chosen, attn_implementation=kernel), chosen
+    loaded = chosen if active_sharding() is None else "auto"
     model, report = AutoModelForCausalLM.from_pretrained(
-        path, dtype=chosen, attn_implementation=kernel, output_loading_info=True, **source
+        path, dtype=loaded, attn_implementation=kernel, output_loading_info=True, **source
     )
     if report["missing_keys"]:
         raise ValueError(
             f"the checkpoint {path!r} lacks weights of the model that its config.json describes, which would stay "
             f"random: {sorted(report['missing_keys'])}"
         )
-    return model
+    return model, chosen
 
 
 def add_adapters(model: Any, settings: LoraSettings) -> None:
@@ -71,3 +79,9 @@ def add_adapters(model: Any, settings: LoraSettings) -> None:
         task_type="CAUSAL_LM",
     )
     inject_adapter_in_model(adapters, model)
+
+
+def end_of_sequence_ids(model: Any) -> list[int]:
+    """Ids that end a text, as the model's generation settings name them; there may be none."""
+    ids: int | list[int] | None = model.generation_config.eos_token_id
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

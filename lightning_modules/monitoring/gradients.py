@@ -11,11 +11,12 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lightning_modules.monitoring.ranks import logs_after_this_step, of_all_ranks
+from lightning_modules.optimization.accumulation import is_accumulating
 from lightning_modules.video_language import VideoLanguageModule
 
 
 class GradientMonitor(Callback):
-    """Logs the gradients' norm, of every part that trains and of all together, and how much of it clipping takes.
+    """Logs the gradients' norm, of every part that has some and of all together, and how much of it clipping takes.
 
     Norms are those of the averaged gradients before clipping. With FSDP2 and ZeRO, where a rank has only a share of
     every gradient, the shares' squares are summed over the ranks. ``clipped_away`` is the share of the gradient that
@@ -28,12 +29,16 @@ class GradientMonitor(Callback):
         Raises:
             TypeError: The LightningModule is another than this project's.
         """
-        if not logs_after_this_step(trainer):
+        if not logs_after_this_step(trainer) or is_accumulating(trainer):  # DeepSpeed comes here with every batch
             return
         if not isinstance(pl_module, VideoLanguageModule):
             raise TypeError(f"GradientMonitor reads a VideoLanguageModule, got a {type(pl_module).__name__}")
+        rates = pl_module.rates
+        frozen = {part for part in rates.first_steps if rates.is_frozen(part, pl_module.global_step)}
         parts = {
-            name: [p for p in part.parameters() if p.requires_grad] for name, part in pl_module.built.named_children()
+            name: [p for p in part.parameters() if p.requires_grad]
+            for name, part in pl_module.built.named_children()
+            if name not in frozen
         }
         norms = gradient_norms(trainer, {name: trainable for name, trainable in parts.items() if trainable})
         total = sum(norm**2 for norm in norms.values()) ** 0.5
@@ -54,7 +59,7 @@ def gradient_norms(trainer: Trainer, parts: Mapping[str, Iterable[nn.Parameter]]
         parts: The groups.
 
     Returns:
-        Norm of each group; 0 for one without gradients.
+        Norm of each group that has gradients which are not all zero; of a frozen part they are.
     """
     scale = float(getattr(getattr(trainer.model, "optimizer", None), "loss_scale", 1.0))  # of DeepSpeed in float16
     squares = {name: _own_squares(parameters, trainer.world_size) for name, parameters in parts.items()}
@@ -64,7 +69,7 @@ def gradient_norms(trainer: Trainer, parts: Mapping[str, Iterable[nn.Parameter]]
         sums = of_all_ranks(trainer, sums).sum(dim=0).tolist()
     else:
         sums = [square * trainer.world_size for square in sums]
-    return {name: square**0.5 / scale for name, square in zip(squares, sums, strict=True)}
+    return {name: square**0.5 / scale for name, square in zip(squares, sums, strict=True) if square != 0.0}
 
 
 def _own_squares(parameters: Iterable[nn.Parameter], world_size: int) -> Tensor:
@@ -112,9 +117,7 @@ def _fragment(parameter: Any) -> Tensor | None:
 
 
 def _is_shared_out(parameter: Any) -> bool:
-    return (
-        hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping") or isinstance(parameter, DTensor)
-    )
+    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping") or isinstance(parameter, DTensor)
 
 
 def _clipping_limit(trainer: Trainer) -> float:

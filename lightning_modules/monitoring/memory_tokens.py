@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from components.effective_rank import effective_rank
 from components.interfaces import SegmentInput
 from lightning_modules.monitoring.ranks import logs_after_this_step, of_all_ranks
+from lightning_modules.optimization.accumulation import is_accumulating
 from lightning_modules.video_language import VideoLanguageModule
 
 
@@ -49,7 +50,7 @@ class MemoryTokenMonitor(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Log."""
-        if not logs_after_this_step(trainer) or not self._has_segment:
+        if not logs_after_this_step(trainer) or is_accumulating(trainer):
             return
         # All ranks have the same bridge, so all come here, those too whose batch holds no video.
         norms, ranks, videos, admitted, segments = of_all_ranks(trainer, self._sums()).sum(dim=0).tolist()
@@ -72,6 +73,8 @@ class MemoryTokenMonitor(Callback):
     @torch.no_grad()
     def _sums(self) -> list[float]:
         """Sums of norm and rank over videos, their number; sum of admitted over segments, their number."""
+        if not self._has_segment:
+            return [0.0] * 5
         has_segment = torch.stack(self._has_segment)  # [S, V]
         norm_sum = rank_sum = 0.0
         num_videos = 0

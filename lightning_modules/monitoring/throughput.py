@@ -195,7 +195,7 @@ def _communication(trainer: Trainer) -> dict[str, float]:
     model = trainer.strategy.model
     if not isinstance(model, DistributedDataParallel):
         return {}
-    measured: dict[str, Any] = model._get_ddp_logging_data()
+    measured: dict[str, Any] = model._get_ddp_logging_data()  # type: ignore[no-untyped-call]
     whole = measured.get("backward_comm_time", math.nan) / 1e9
     hidden = measured.get("backward_compute_comm_overlap_time", math.nan) / 1e9
     return {"communication": whole, "communication_not_hidden": whole - hidden}

@@ -1,0 +1,70 @@
+"""How parts and a strategy that shards weights work together, without knowing each other.
+
+A strategy that spreads every weight over the ranks announces itself while the parts are built. A part that loads large
+weights hands them over as soon as they are there (``settle_weights``), and later calls its sharded modules equally
+often on every rank: each call gathers weights, and a rank that calls once more than the others waits for ever.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import nn
+
+
+class Sharding(ABC):
+    """What a strategy that shards weights does for the parts."""
+
+    @abstractmethod
+    def shard(self, model: nn.Module, dtype: torch.dtype | None) -> None:
+        """Leave of every weight only this rank's share, in place.
+
+        At most one block of the model is whole in memory at any time.
+
+        Args:
+            model: Its weights are equal on all ranks.
+            dtype: What its weights are converted to on the way; None leaves each as it is.
+        """
+
+    @abstractmethod
+    def largest_of_all_ranks(self, value: int) -> int:
+        """The largest value that any rank gives; every rank must call it."""
+
+
+_active: ContextVar[Sharding | None] = ContextVar("sharding", default=None)
+
+
+@contextmanager
+def building_sharded(sharding: Sharding) -> Iterator[None]:
+    """Let the parts that are built in this context hand their weights to a strategy."""
+    token = _active.set(sharding)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def active_sharding() -> Sharding | None:
+    """The strategy that shards what is being built now, if there is one."""
+    return _active.get()
+
+
+def settle_weights(model: nn.Module, dtype: torch.dtype) -> Sharding | None:
+    """Hand weights that were just loaded to the strategy, converted to the dtype in which they are used.
+
+    Where a strategy shards, load weights in the dtype of their file: they are then mapped into memory and not read
+    before the rank takes its share of each. Elsewhere they are already in ``dtype`` and nothing happens.
+
+    Args:
+        model: The model, complete: weights that are added later would not be sharded.
+        dtype: Dtype of the weights.
+
+    Returns:
+        The strategy, where one shards.
+    """
+    sharding = active_sharding()
+    if sharding is not None:
+        sharding.shard(model, dtype)
+    return sharding

@@ -1,0 +1,163 @@
+"""Leaves out optimizer steps whose loss or gradient is not finite, on all ranks alike."""
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from lightning_modules.judging import JudgedBatch
+from lightning_modules.optimization.accumulation import is_accumulating
+from lightning_modules.optimization.adamw import PartwiseAdamW
+from lightning_modules.optimization.bad_samples import write_bad_samples
+from lightning_modules.optimization.settings import NonFinite
+
+if TYPE_CHECKING:  # the module has this callback
+    from lightning_modules.video_language import VideoLanguageModule
+
+_log = logging.getLogger(__name__)
+
+
+class SeenBatch(NamedTuple):
+    """A batch of the optimizer step at hand; with gradient accumulation there are several."""
+
+    keys: list[str]
+    loss: Tensor  # scalar, its share of the step's loss, on the device
+    batch: JudgedBatch | None  # kept only where it may be written
+
+
+class NonFiniteSteps(Callback):
+    """Leaves out the optimizer step, on all ranks, when loss or gradient of any batch on any rank is NaN or infinite.
+
+    Weights, moments and averages stay equal to the bit. Backward passes run as always, so that no rank waits for
+    another's collective call; only the optimizer is told to do nothing. Rates and data go on: the step counts.
+
+    The ranks agree by one reduction of two numbers an optimizer step. They stay on the device until all of the step's
+    work is given to it and are read then, once, before the optimizer begins. Under DeepSpeed the gradients are the
+    engine's: it checks them itself and leaves the step out before it calls the optimizer, while the loss is judged
+    here. Either way it shows in the optimizer's count of updates.
+
+    A gradient whose norm is beyond float32 counts as infinite. Steps that the loss scaler of 16-mixed leaves out count
+    too, so allow a few of them in a row there.
+
+    Logs ``train/skipped_steps``, all of the run so far; a resumed run counts on.
+
+    Args:
+        settings: When to stop, and where samples are written.
+    """
+
+    def __init__(self, settings: NonFinite) -> None:
+        self.settings = settings
+        self.num_skipped = 0
+        self.num_in_a_row = 0
+        self._batch: JudgedBatch | None = None
+        self._seen: list[SeenBatch] = []
+        self._num_updates = 0
+        self._loss_was_bad = False  # on any rank
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts."""
+        return {"num_skipped": self.num_skipped, "num_in_a_row": self.num_in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on."""
+        self.num_skipped, self.num_in_a_row = state_dict["num_skipped"], state_dict["num_in_a_row"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with no batch seen."""
+        self._seen = []
+        self._num_updates = cast("VideoLanguageModule", pl_module).adamw.num_updates
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember the batch until its loss is known."""
+        self._batch = batch
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Note the batch's loss, without waiting for it."""
+        assert self._batch is not None  # its start came before
+        keys = sorted({question.key for question in self._batch.questions})
+        kept = self._batch if self.settings.dump is not None else None
+        self._seen.append(SeenBatch(keys, loss.detach(), kept))
+        self._batch = None
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Agree with the other ranks on whether the step is taken."""
+        if is_accumulating(trainer):  # DeepSpeed has it called for every batch
+            return
+        adamw = cast("VideoLanguageModule", pl_module).adamw
+        losses = torch.stack([seen.loss.float() for seen in self._seen])
+        gradients = [p.grad for group in adamw.param_groups for p in group["params"] if p.grad is not None]
+        is_bad = [~losses.isfinite().all(), ~_norm_of_shards(gradients).to(losses.device).isfinite()]
+        agreed: Any = trainer.strategy.reduce(torch.stack(is_bad).float(), reduce_op="max")
+        self._loss_was_bad, gradient_was_bad = map(bool, agreed.tolist())
+        adamw.skips = self._loss_was_bad or gradient_was_bad
+
+    def count(self, trainer: Trainer, adamw: PartwiseAdamW) -> None:
+        """Count the step, once the optimizer is through with it and before anyone may save a checkpoint."""
+        if is_accumulating(trainer):
+            return
+        was_skipped = adamw.num_updates == self._num_updates
+        self._num_updates = adamw.num_updates
+        if was_skipped:
+            self.num_skipped += 1
+            self.num_in_a_row += 1
+            self._tell(trainer)
+        else:
+            self.num_in_a_row = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the count.
+
+        Raises:
+            FloatingPointError: Too many steps in a row were left out.
+        """
+        if is_accumulating(trainer):
+            return
+        pl_module.log("train/skipped_steps", float(self.num_skipped), batch_size=1)
+        if self.num_in_a_row >= self.settings.stop_after:
+            raise FloatingPointError(self._reason_to_stop(trainer))
+        self._seen = []
+
+    def _tell(self, trainer: Trainer) -> None:
+        """Warn of this rank's share in the step, and write its samples."""
+        step = trainer.global_step  # not counted yet
+        for number, seen in enumerate(self._seen):
+            # Where no loss was bad the gradient was, and nothing tells whose.
+            if self._loss_was_bad and bool(seen.loss.isfinite()):
+                continue
+            _log.warning("step %d is left out: loss %s, samples %s", step, float(seen.loss), seen.keys)
+            if self.settings.dump is not None and seen.batch is not None:
+                name = f"step-{step:08d}-rank-{trainer.global_rank}-batch-{number}"
+                dataset = getattr(trainer.train_dataloader, "dataset", None)
+                write_bad_samples(self.settings.dump, name, seen.batch, float(seen.loss), dataset)
+
+    def _reason_to_stop(self, trainer: Trainer) -> str:
+        own = [(float(seen.loss), seen.keys) for seen in self._seen]
+        ranks: list[Any] = [own]
+        if trainer.world_size > 1:
+            ranks = [None] * trainer.world_size
+            torch.distributed.all_gather_object(ranks, own)
+        batches = [
+            f"rank {rank}, loss {loss:g}: {keys}" for rank, batches in enumerate(ranks) for loss, keys in batches
+        ]
+        what = "the loss" if self._loss_was_bad else "the loss was finite, the gradient"
+        steps = "step was" if self.num_in_a_row == 1 else "steps in a row were"
+        return (
+            f"{self.num_in_a_row} {steps} left out, the last one step {trainer.global_step - 1}, where {what} was not "
+            f"finite. Samples of that step: {'; '.join(batches)}. Look at these samples "
+            "(model.optimization.non_finite.dump has them written), lower the learning rate, or go on from an earlier "
+            "checkpoint; model.optimization.non_finite.stop_after sets how many steps in a row may be left out"
+        )
+
+
+def _norm_of_shards(gradients: list[Tensor]) -> Tensor:
+    """Norm of what lies on this rank: enough to see whether it is finite."""
+    own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    return nn.utils.get_total_norm(own)

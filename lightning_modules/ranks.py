@@ -1,0 +1,36 @@
+"""Numbers that all ranks agree on; without a process group, those of the one rank there is."""
+
+import torch
+from torch import Tensor
+
+
+def largest_of_all_ranks(value: int, device: torch.device) -> int:
+    """The largest value that any rank gives; every rank must call it.
+
+    Args:
+        value: This rank's.
+        device: Where the ranks' communication takes its numbers from.
+    """
+    if not _several_ranks():
+        return value
+    largest = torch.tensor(value, device=device)
+    torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+    return int(largest)
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Mean of the ranks' values, a float32 scalar without gradient; every rank must call it.
+
+    Args:
+        value: This rank's, a scalar on the device of the ranks' communication.
+    """
+    mean = value.detach().float()
+    if _several_ranks():
+        mean = mean.clone()
+        torch.distributed.all_reduce(mean)
+        mean /= torch.distributed.get_world_size()
+    return mean
+
+
+def _several_ranks() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

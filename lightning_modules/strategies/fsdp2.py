@@ -1,0 +1,155 @@
+"""PyTorch's own fully sharded data parallelism (FSDP2)."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+
+from components.model import WEIGHT_READING_METHODS
+from components.sharding import Sharding, building_sharded
+from lightning_modules.ranks import largest_of_all_ranks
+from lightning_modules.strategies.blocks import repeated_blocks
+from lightning_modules.video_language import VideoLanguageModule
+
+
+class Fsdp2(ModelParallelStrategy, Sharding):
+    """Spreads weights, gradients and optimizer states over all ranks, as ZeRO-3 does, without DeepSpeed.
+
+    Weights are gathered in units and freed again: each repeated block of a part (the layers of encoder and language
+    model), what else a part has as one unit, and the bridge as a whole. While the model is built, no more than one
+    block is whole on any rank.
+
+    With ``trainer.precision: bf16-mixed`` weights are gathered in bfloat16 and kept in float32.
+
+    Args:
+        free_after_forward: Free a block's weights after its forward and gather them again for its backward. Without,
+            they stay between the two: less communication, more memory.
+        offload: Keep weights, gradients and optimizer states on the host while they are not needed; CUDA only.
+        reduce_dtype: Dtype in which gradients are reduced with ``bf16-mixed``.
+        block_classes: Names of the blocks' classes in encoder and language model; found by default, see
+            ``repeated_blocks``.
+        process_group_backend: ``nccl`` or ``gloo``; chosen by the device by default.
+        timeout_minutes: How long a rank waits for the others in one call before the run fails.
+    """
+
+    def __init__(
+        self,
+        *,
+        free_after_forward: bool = True,
+        offload: bool = False,
+        reduce_dtype: Literal["float32", "bfloat16"] = "float32",
+        block_classes: Sequence[str] | None = None,
+        process_group_backend: str | None = None,
+        timeout_minutes: float = 30,
+    ) -> None:
+        super().__init__(
+            tensor_parallel_size=1,
+            process_group_backend=process_group_backend,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+        self.free_after_forward = free_after_forward
+        self.offload = offload
+        self.reduce_dtype: torch.dtype = getattr(torch, reduce_dtype)
+        self.block_classes = block_classes
+        self._sharded_classes: set[str] = set()
+
+    def setup_environment(self) -> None:
+        """Start the ranks' communication; all ranks of all nodes share the weights.
+
+        Raises:
+            ValueError: ``offload`` is set where there is no other memory than the host's.
+        """
+        if self.offload and self.root_device.type == "cpu":
+            raise ValueError("offload keeps weights on the host, and trainer.accelerator is the host's CPU: drop it")
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    @contextmanager
+    def model_sharded_context(self) -> Generator[None, None, None]:
+        """Build the model, each part spread as soon as it is there.
+
+        Raises:
+            ValueError: No block is of one of ``block_classes``: weights would be gathered in larger units than meant.
+        """
+        with building_sharded(self):
+            yield
+        assert self.lightning_module is not None
+        for name, part in _parts_of(self.lightning_module):
+            if name != "bridge":
+                self.shard(part, None)
+            if not isinstance(part, FSDPModule) and next(part.parameters(), None) is not None:
+                # What is no block stays gathered from the first call of a step to the end of its backward: the bridge
+                # is called once for every segment.
+                self._shard_unit(part, free_after_forward=False)
+                for method in WEIGHT_READING_METHODS.get(name, ()):
+                    register_fsdp_forward_method(part, method)
+        unknown = set(self.block_classes or ()) - self._sharded_classes
+        if unknown:
+            raise ValueError(
+                f"block_classes names {sorted(unknown)}, which no block of encoder or language model is; the blocks "
+                f"found are of the classes {sorted(self._sharded_classes)}. Leave block_classes out to have them found"
+            )
+
+    def shard(self, model: nn.Module, dtype: torch.dtype | None) -> None:
+        """Leave this rank's share of the weights of every block; see ``Sharding``."""
+        for block in repeated_blocks(model, self.block_classes):
+            if not isinstance(block, FSDPModule):
+                _convert(block, dtype)
+                self._sharded_classes.add(type(block).__name__)
+                self._shard_unit(block, free_after_forward=self.free_after_forward)
+        _convert(model, dtype)
+
+    def largest_of_all_ranks(self, value: int) -> int:
+        """See ``Sharding``."""
+        return largest_of_all_ranks(value, self.root_device)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Free what the step gathered, as the end of a backward would."""
+        return self._freed(super().validation_step(*args, **kwargs))
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Like ``validation_step``."""
+        return self._freed(super().test_step(*args, **kwargs))
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Like ``validation_step``."""
+        return self._freed(super().predict_step(*args, **kwargs))
+
+    def _freed(self, output: Any) -> Any:
+        assert self.lightning_module is not None
+        for _, part in _parts_of(self.lightning_module):
+            if isinstance(part, FSDPModule):
+                part.reshard()
+        return output
+
+    def _shard_unit(self, unit: nn.Module, free_after_forward: bool) -> None:
+        options: dict[str, Any] = {"mesh": self.device_mesh["data_parallel"]}
+        if self.precision_plugin.precision == "bf16-mixed":
+            options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=self.reduce_dtype)
+        if self.offload:
+            options["offload_policy"] = CPUOffloadPolicy()
+        fully_shard(unit, reshard_after_forward=free_after_forward, **options)
+
+
+def _parts_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    if not isinstance(module, VideoLanguageModule):
+        raise TypeError(f"strategy Fsdp2 knows the parts of a VideoLanguageModule, got a {type(module).__name__}")
+    return list(module.built.named_children())
+
+
+def _convert(model: nn.Module, dtype: torch.dtype | None) -> None:
+    """Convert weights, not buffers: angles of rotary embeddings need their float32."""
+    for parameter in model.parameters() if dtype is not None else ():
+        if parameter.is_floating_point() and parameter.dtype != dtype and not hasattr(parameter, "device_mesh"):
+            parameter.data = parameter.data.to(dtype)

@@ -1,0 +1,70 @@
+"""Freezing, averages, clipping and steps left out, under every strategy with two processes."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.fixtures_models import PartFolders
+from tests.lightning_modules.optimization.train_with_strategy import BAD, START, STEPS
+from tests.process_group import run_processes
+
+
+class Run(NamedTuple):
+    """What both ranks wrote."""
+
+    taken: list[list[dict[str, str]]]
+    logged: dict[str, list[float]]
+    weights: dict[str, torch.Tensor]
+
+
+def train(
+    folders: PartFolders, out: Path, strategy: str, *, precision: str = "32-true", accumulate: int = 1, bad: str = "bad"
+) -> Run:
+    out.mkdir()
+    arguments = [strategy, *folders, str(out), precision, str(accumulate), bad]
+    run_processes("tests.lightning_modules.optimization.train_with_strategy", arguments, num_processes=2)
+    written: list[Any] = [json.loads((out / f"digests-{rank}.json").read_text()) for rank in range(2)]
+    weights = [load_file(out / f"weights-{rank}.safetensors") for rank in range(2)]
+    assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items()), "the ranks differ"
+    return Run([each["taken"] for each in written], written[0]["logged"], weights[0])
+
+
+def check(run: Run) -> None:
+    """Bad steps change nothing, the frozen part does not move until its step, the ranks stay equal."""
+    for taken in run.taken:
+        same = [before == after for before, after in itertools.pairwise(taken)]
+        assert same == [step in BAD for step in range(STEPS)]
+        late = [each["language_model"] for each in taken]
+        assert len(set(late[: START + 1])) == 1
+        assert late[START + 1] != late[START]
+        assert int(taken[-1]["averages"]) > 0
+    for mine, others in zip(*run.taken, strict=True):
+        assert (mine["bridge"], mine["language_model"]) == (others["bridge"], others["language_model"])
+    assert run.logged["train/skipped_steps"] == [sum(bad <= step for bad in BAD) for step in range(STEPS)]
+    assert run.logged["learning_rate/language_model"][:START] == [0.0] * START
+
+
+@pytest.fixture(scope="module")
+def ddp(folders: PartFolders, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(folders, tmp_path_factory.mktemp("runs") / "ddp", "ddp")
+
+
+def test_ddp(ddp: Run) -> None:
+    check(ddp)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero1", "zero2", "zero3"])
+def test_every_strategy_leaves_out_freezes_and_clips_as_ddp_does(
+    folders: PartFolders, tmp_path: Path, ddp: Run, strategy: str
+) -> None:
+    run = train(folders, tmp_path / strategy, strategy)
+    check(run)
+    assert run.weights.keys() == ddp.weights.keys()
+    for name, value in run.weights.items():
+        torch.testing.assert_close(value, ddp.weights[name], rtol=1e-4, atol=1e-5, msg=name)
