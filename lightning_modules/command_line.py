@@ -1,9 +1,11 @@
 """Lightning's command line with this project's defaults."""
 
+import pkgutil
 import warnings
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 
@@ -45,6 +47,13 @@ class VideoLanguageCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
+        if config.trainer.enable_progress_bar is False and isinstance(config.trainer.callbacks, list):
+            # Lightning refuses a bar in the callbacks beside that setting; configs/base.yaml has one.
+            config.trainer.callbacks = [each for each in config.trainer.callbacks if not _is_progress_bar(each)]
+
+
+def _is_progress_bar(callback: Any) -> bool:
+    return issubclass(pkgutil.resolve_name(callback.class_path), ProgressBar)
 
 
 def _parser_options() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from components.interfaces import FrameFeatures, SegmentInput, VideoTextBatch
 from components.model import VideoLanguageModel, text_of
@@ -28,12 +29,20 @@ class ModelListener:
             model.bridge.register_forward_hook(self._on_segment_read),
         ]
 
+    @property
+    def weights_are_sharded(self) -> bool:
+        """Whether a strategy (ZeRO-3, FSDP2) leaves only a share of every weight on this rank."""
+        return any(hasattr(p, "ds_id") or isinstance(p, DTensor) for p in self.model.parameters())
+
     def segment_counts(self) -> Tensor:
         """Segments of every video of the batch, ``[V]`` int64."""
         return torch.stack(self._has_segment).sum(dim=0)
 
     def describe_videos(self, batch: VideoTextBatch) -> list[SegmentedVideo]:
         """Collect what there is to draw of every video of the batch that ran, on the CPU.
+
+        Makes no collective call, so a single rank may ask: where a strategy shards the weights, the readout's attention
+        is left out, because to compute it they would have to be gathered.
 
         Args:
             batch: The batch; holds at least one video.
@@ -79,7 +88,7 @@ class ModelListener:
         Where it depends on the question, that of each video's first one.
         """
         attend = getattr(getattr(self.model.bridge, "readout", None), "segment_attention", None)
-        if attend is None:
+        if attend is None or self.weights_are_sharded:
             return None
         questions = self.model.questions(text_of(batch))
         attention: Tensor = attend(self._state, questions)
