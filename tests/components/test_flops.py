@@ -19,7 +19,7 @@ from components.encoders.cached import CachedFeatures
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.flops.counting import count_flops, meta_copy
 from components.flops.step import ModelFlops, StepFlops, StepWork, work_of
-from components.interfaces import FrameFeatures
+from components.interfaces import AnswerLoss, FrameFeatures, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
 from components.language.pretrained import LoraSettings
 from components.losses import EverySegmentLoss
@@ -236,11 +236,10 @@ def test_masks_pick_as_many_as_they_hold() -> None:
 class CubicLanguageModel(HuggingFaceCausalLM):
     """Costs more with every position than attention does."""
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        embedded = super().embed(input_ids)
-        length = embedded.shape[1]
-        cube = embedded.new_zeros(length, length * length) @ embedded.new_zeros(length * length, 300)
-        return embedded + 0.0 * cube.sum()
+    def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
+        loss, length = super().forward(visual, text), text.input_ids.shape[1]
+        cube = visual.tokens.new_zeros(length, length * length) @ visual.tokens.new_zeros(length * length, 300)
+        return loss._replace(nll=loss.nll + 0.0 * cube.sum())
 
 
 def test_cost_of_an_unknown_form_is_refused(folders: PartFolders) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 
 from components.flops.step import ModelFlops, work_of
+from components.interfaces import AnswerLoss, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
 from components.losses import EverySegmentLoss
 from datamodules.batch import Batch
@@ -152,9 +152,9 @@ def test_model_that_cannot_be_counted_trains_on_and_is_told_of_once(
     folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Uncountable(HuggingFaceCausalLM):
-        def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-            embedded = super().embed(input_ids)
-            return embedded if float(embedded.sum()) < math.inf else embedded
+        def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
+            assert float(visual.tokens.detach().sum()) < math.inf  # asks for a number
+            return super().forward(visual, text)
 
     changes = {"language_model": lambda: Uncountable(folders.language_model)}
     with pytest.warns(UserWarning, match="operations of this model cannot be counted") as caught:
