@@ -20,11 +20,12 @@ class VideoInspection(Callback):
 
     For the first videos of every validation set: the frames with the segment boundaries, the similarity of neighbouring
     frames and its depth, the memory readout's attention over the segments (where the readout attends to them and its
-    weights are whole: not with ZeRO-3 and FSDP2), and question, reference and generated answer as text. For every set: a histogram of the number of segments a video.
+    weights are whole: not with ZeRO-3 and FSDP2), and question, reference and generated answer as text. For every set:
+    a histogram of the number of segments a video.
 
     Nothing is computed twice: the callback listens to encoder and bridge while validation runs. Only the first process
-    shows its share, and makes no call that others would have to make with it. Needs a logger that takes figures and text, such as ``TensorBoardLogger``; without one it
-    warns once.
+    shows its share, and makes no call that others would have to make with it. Needs a logger that takes figures and
+    text, such as ``TensorBoardLogger``; without one it warns once.
 
     Args:
         num_videos: Videos to show of every validation set.

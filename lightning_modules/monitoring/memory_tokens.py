@@ -30,6 +30,7 @@ class MemoryTokenMonitor(Callback):
         self._memory: Tensor | None = None  # [V, M, D]
         self._has_segment: list[Tensor] = []  # [V] bool a segment
         self._admitted: tuple[Tensor, ...] = ()  # [V] a segment
+        self._num_videos = 0  # a batch without any runs a stand-in
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Listen to the bridge, if this step is logged.
@@ -41,6 +42,7 @@ class MemoryTokenMonitor(Callback):
             raise TypeError(f"MemoryTokenMonitor reads a VideoLanguageModule, got a {type(pl_module).__name__}")
         self._stop()
         self._memory, self._has_segment, self._admitted = None, [], ()
+        self._num_videos = batch.frame_counts.numel()
         if logs_after_this_step(trainer):
             self._listening = pl_module.built.bridge.register_forward_hook(self._on_segment_read)
 
@@ -73,7 +75,7 @@ class MemoryTokenMonitor(Callback):
     @torch.no_grad()
     def _sums(self) -> list[float]:
         """Sums of norm and rank over videos, their number; sum of admitted over segments, their number."""
-        if not self._has_segment:
+        if not self._has_segment or not self._num_videos:
             return [0.0] * 5
         has_segment = torch.stack(self._has_segment)  # [S, V]
         norm_sum = rank_sum = 0.0

@@ -1,5 +1,6 @@
 """The progress bar of training."""
 
+import math
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -9,16 +10,26 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 class TrainingProgressBar(TQDMProgressBar):
     """Lightning's bar without the epoch, which counts nothing here: a run is one pass whose length is in steps.
 
-    Shows what is logged with ``prog_bar=True``: the loss, samples a second, skipped steps.
+    Shows what is logged with ``prog_bar=True``: the loss, samples a second, skipped steps. Lightning's own knows no
+    length in a run that is resumed in the middle of its pass.
     """
 
+    def on_train_start(self, *args: Any) -> None:
+        """Make the bar."""
+        super().on_train_start(*args)
+        self._begin()
+
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
-        """Name the bar for what it counts."""
-        super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description("Training")
+        """Begin again; not called where a run is resumed."""
+        self._begin()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The logged values by the last part of their names."""
         values = super().get_metrics(trainer, pl_module)
         values.pop("v_num", None)
         return {name.rsplit("/", 1)[-1]: value for name, value in values.items()}
+
+    def _begin(self) -> None:
+        total = self.total_train_batches
+        self.train_progress_bar.reset(None if math.isinf(total) else int(total))
+        self.train_progress_bar.set_description("Training")

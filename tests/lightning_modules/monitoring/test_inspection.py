@@ -28,6 +28,7 @@ from tests.fixtures_models import (
 )
 from tests.fixtures_training import make_loader, make_trainer
 
+
 def validate_with_tensorboard(
     folder: Path, module: LightningModule, sets: list[list[Batch]], num_videos: int = 2
 ) -> EventAccumulator:

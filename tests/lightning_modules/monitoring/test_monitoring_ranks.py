@@ -38,7 +38,9 @@ def by_step(logged: Logged, name: str) -> dict[int | None, float]:
 )
 def test_two_ranks_log_what_one_logs(folders: PartFolders, tmp_path: Path, strategies: str) -> None:
     expected = monitored_run("single_device", folders, tmp_path, 0, 1)
-    run_processes("tests.lightning_modules.monitoring.monitor_with_strategies", [strategies, *folders, str(tmp_path)], 2)
+    run_processes(
+        "tests.lightning_modules.monitoring.monitor_with_strategies", [strategies, *folders, str(tmp_path)], 2
+    )
     for strategy in strategies.split(","):
         logged: Any = json.loads((tmp_path / f"{strategy}-0.json").read_text(encoding="utf-8"))
         for name in SAME:
