@@ -255,9 +255,11 @@ class LanguageModel(nn.Module, ABC):
 
     Attributes:
         dim: Embedding width E.
+        may_run_again: Whether a whole call may be computed again in the backward pass, to save memory.
     """
 
     dim: int
+    may_run_again: bool = True
 
     @abstractmethod
     def embed(self, input_ids: Tensor) -> Tensor:

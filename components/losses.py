@@ -60,7 +60,7 @@ def answer_loss_per_reading(
 
     The last reading runs as usual: backward begins with it and frees its graph before it needs another. The earlier
     ones keep only their visual tokens and run again during backward, so R readings cost R - 1 extra forwards.
-    Dropout draws the same masks when a reading runs again.
+    Dropout draws the same masks when a reading runs again. A model that may not run again keeps all its graphs.
 
     Args:
         language_model: The language model.
@@ -70,6 +70,8 @@ def answer_loss_per_reading(
     Returns:
         The R losses in the order of ``readings``, gradients equal to R ordinary calls.
     """
+    if not language_model.may_run_again:
+        return [language_model(reading, text) for reading in readings]
     losses: list[AnswerLoss] = []
     for reading in readings[:-1]:
         # Run again to the end, not just as far as backward needs: strategies that shard free weights at the end.

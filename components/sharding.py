@@ -15,7 +15,13 @@ from torch import nn
 
 
 class Sharding(ABC):
-    """What a strategy that shards weights does for the parts."""
+    """What a strategy that shards weights does for the parts.
+
+    Attributes:
+        nested_checkpoints: Whether a call may be computed again in backward whose own parts are computed again too.
+    """
+
+    nested_checkpoints: bool = True
 
     @abstractmethod
     def shard(self, model: nn.Module, dtype: torch.dtype | None) -> None:

@@ -23,6 +23,7 @@ CHAINS = {
     "quickstart.yaml": FEATURES,
     "quickstart_smollm2.yaml": [*FEATURES, "quickstart_smollm2.yaml"],
 }
+FOLLOWS = {"stages/stage2_everything.yaml": "stages/stage1_bridge_only.yaml"}  # begins where the other run ended
 TESTED_ELSEWHERE = {"model/videollamb_7b.yaml": "test_videollamb_7b.py"}  # trains, judges and exports there
 LENGTHS = ("1x", "2x", "4x", "8x")
 QUICK = ["--trainer.limit_train_batches=2", "--trainer.max_steps=2", "--trainer.log_every_n_steps=1"]
@@ -68,6 +69,8 @@ def test_config_trains_validates_and_tests(name: str, workplace: Path, monkeypat
     if name.startswith("ablation/"):
         # Rendering takes most of the time and knows nothing of the config; the other configs do it.
         monkeypatch.setattr(inspection, "draw_video", lambda video: Figure(figsize=(1, 1)))
+    if name in FOLLOWS:
+        train.main(["fit", *config_arguments(FOLLOWS[name]), *QUICK, "--trainer.limit_val_batches=0"])
     arguments = config_arguments(name)
     cli = train.main(["fit", *arguments, *QUICK, "--trainer.precision=32-true"])
     assert cli.trainer.global_step == 2

@@ -89,6 +89,7 @@ class HuggingFaceCausalLM(LanguageModel):
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._sharding = settle_weights(self.model, weights_dtype)
+        self.may_run_again = not gradient_checkpointing or self._sharding is None or self._sharding.nested_checkpoints
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embed ids ``[C, K]``; the placeholder's negative id reads row 0, which the splice replaces."""

@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 class TrainingProgressBar(TQDMProgressBar):
     """Lightning's bar without the epoch, which counts nothing here: a run is one pass whose length is in steps.
 
-    Shows what is logged with ``prog_bar=True``: the loss, samples a second, skipped steps. Lightning's own knows no
-    length in a run that is resumed in the middle of its pass.
+    Shows what is logged with ``prog_bar=True``: the loss, samples a second, skipped steps. In a resumed run Lightning's
+    own has no length, or that of the rest, while it counts from the run's start.
     """
 
     def on_train_start(self, *args: Any) -> None:
@@ -30,6 +30,9 @@ class TrainingProgressBar(TQDMProgressBar):
         return {name.rsplit("/", 1)[-1]: value for name, value in values.items()}
 
     def _begin(self) -> None:
-        total = self.total_train_batches
-        self.train_progress_bar.reset(None if math.isinf(total) else int(total))
+        trainer = self.trainer
+        length = float(trainer.num_training_batches)  # that of the pass
+        if trainer.max_steps > 0:
+            length = min(length, trainer.max_steps * trainer.accumulate_grad_batches)
+        self.train_progress_bar.reset(None if math.isinf(length) else int(length))
         self.train_progress_bar.set_description("Training")

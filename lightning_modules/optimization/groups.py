@@ -36,8 +36,8 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> PartwiseAdamW:
                 f"part '{name}' has {len(trainable)} trainable tensors but no learning rate; add "
                 f"'{name}' to model.optimization.learning_rates or freeze the part"
             )
-        matrices = [p for p in trainable if p.ndim >= 2]
-        vectors = [p for p in trainable if p.ndim < 2]
+        matrices = [p for p in trainable if _num_dimensions(p) >= 2]
+        vectors = [p for p in trainable if _num_dimensions(p) < 2]
         for label, params, decay in (
             (name, matrices, settings.decay_of(name)),
             (f"{name}/no_decay", vectors, 0.0),
@@ -60,6 +60,11 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> PartwiseAdamW:
 def part_of(group: Mapping[str, object]) -> str:
     """The part that a group of parameters belongs to."""
     return str(group["name"]).split("/")[0]
+
+
+def _num_dimensions(parameter: nn.Parameter) -> int:
+    """Dimensions of the whole parameter; under ZeRO-3 it looks flat, and DeepSpeed keeps its shape beside it."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _refuse_unknown(setting: str, named: Iterable[str], trained: set[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from components.sharding import Sharding, building_sharded
@@ -49,6 +49,8 @@ class Zero(DeepSpeedStrategy, Sharding):
 
     Source: ZeRO (arXiv:1910.02054), ZeRO-Offload (arXiv:2101.06840).
     """
+
+    nested_checkpoints = False  # DeepSpeed finds the weights of the inner ones freed
 
     def __init__(
         self,
@@ -155,6 +157,10 @@ class Zero(DeepSpeedStrategy, Sharding):
     def largest_of_all_ranks(self, value: int) -> int:
         """See ``Sharding``."""
         return largest_of_all_ranks(value, self.root_device)
+
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> None:
+        """Run backward. Lightning has divided the loss by the accumulated batches; DeepSpeed must not do so again."""
+        super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None

@@ -261,3 +261,16 @@ def test_every_conversation_has_something_to_learn(mixed: Path, tokenizer: Any) 
     data = dataset(mixed, tokenizer)
     batch = collate([data[Draw(index, 0)] for index in range(len(data))])
     assert ((batch.labels != IGNORED_LABEL).sum(dim=1) > 0).all()
+
+
+def test_samples_are_located_by_key_in_every_shard_that_has_it(mixed: Path, tokenizer: Any, tmp_path: Path) -> None:
+    other = write_shard(tmp_path / "other.tar", MIXED[2:3])
+    reader = ShardReader([load_index(mixed), load_index(other)])
+    data = ConversationDataset(
+        reader, tokenizer, MediaReader(FrameSampling(4), PixelTransform(PixelOptions(32), train=False))
+    )
+    assert data.locate({"text", "image", "none such"}) == {
+        "text": [(str(mixed), ["text.json"]), (str(other), ["text.json"])],
+        "image": [(str(mixed), ["image.png", "image.json"])],
+        "none such": [],
+    }

@@ -233,3 +233,11 @@ def test_a_budget_of_tokens_needs_to_know_the_visual_ones() -> None:
 def test_senseless_sizes_are_refused(sizes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         Loading(**sizes)
+
+
+def test_a_pass_has_a_length_once_training_data_is_there(make: Callable[..., InstructionDataModule]) -> None:
+    data = make(train=None)
+    assert data.batches_per_pass == 0
+    data = make()
+    loader = data.train_dataloader()
+    assert data.batches_per_pass == len(loader) > 0

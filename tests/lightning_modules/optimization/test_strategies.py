@@ -68,3 +68,24 @@ def test_every_strategy_leaves_out_freezes_and_clips_as_ddp_does(
     assert run.weights.keys() == ddp.weights.keys()
     for name, value in run.weights.items():
         torch.testing.assert_close(value, ddp.weights[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_bad_steps_in_bfloat16_leave_the_engines_float32_weights_as_they_were(
+    folders: PartFolders, tmp_path: Path, strategy: str
+) -> None:
+    check(train(folders, tmp_path / strategy, strategy, precision="bf16-mixed"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero1"])
+def test_bad_batch_of_one_rank_spoils_the_accumulated_step_of_all(
+    folders: PartFolders, tmp_path: Path, strategy: str
+) -> None:
+    """Of four steps of two batches, only the second has no bad batch; the language model is still frozen in it."""
+    run = train(folders, tmp_path / strategy, strategy, accumulate=2)
+    assert run.logged["train/skipped_steps"] == [1, 1, 2, 3]
+    for taken in run.taken:
+        assert [before == after for before, after in itertools.pairwise(taken)] == [True] * 3 + [False] + [True] * 4
+        assert len({each["language_model"] for each in taken}) == 1

@@ -94,7 +94,7 @@ def make_staged_module(folders: PartFolders) -> VideoLanguageModule:
         weight_decay=0.1,
         frozen_until={"language_model": Moment(step=START)},
         averages={"bridge": 0.9},
-        non_finite=NonFinite(stop_after=2),
+        non_finite=NonFinite(stop_after=3),
     )
     return VideoLanguageModule(
         encoder=partial(HuggingFaceVisionEncoder, folders.encoder, layer=-1),

@@ -4,7 +4,9 @@ import torchvision_import  # noqa: F401  before anything that imports torchvisio
 
 # isort: split
 import json
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import torch
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
+from components.language.causal import HuggingFaceCausalLM
+from components.language.pretrained import LoraSettings
+from components.losses import EverySegmentLoss
 from datamodules.batch import Batch, collate
 from lightning_modules.strategies.fsdp2 import Fsdp2
 from lightning_modules.strategies.replicated import Ddp, SingleDevice
@@ -25,7 +30,9 @@ NUM_STEPS = 6
 def make_strategy(name: str) -> Strategy:
     """A strategy by its name, so set that the tiny model's weights are really spread."""
     if name.startswith("zero"):
-        return Zero(stage=int(name[4]), persistent_elements=0, offload_optimizer=name.endswith("offload"))  # type: ignore[arg-type]
+        stage: Any = int(name[4])
+        offload = name.endswith("offload")
+        return Zero(stage, persistent_elements=0, offload_optimizer=offload, offload_parameters=offload and stage == 3)
     return {"single_device": SingleDevice, "ddp": Ddp, "fsdp2": Fsdp2}[name]()
 
 
@@ -50,14 +57,44 @@ def full_weight(parameter: Tensor) -> Tensor:
     return whole.detach().clone()  # type: ignore[no-any-return]
 
 
-def train(name: str, folders: PartFolders, folder: Path, rank: int, num_ranks: int, **changes: Any) -> dict[str, Any]:
+def variant(name: str, folders: PartFolders) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Changes of the module and of the trainer that go by a name."""
+    checkpointing = partial(HuggingFaceCausalLM, folders.language_model, gradient_checkpointing=True)
+    every_segment = EverySegmentLoss("increasing")
+    adapters = partial(HuggingFaceCausalLM, folders.language_model, lora=LoraSettings(rank=2, dropout=0.0))
+    changes: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "plain": ({}, {}),
+        "accumulate": ({}, {"accumulate_grad_batches": 2}),
+        "checkpointing": ({"language_model": checkpointing}, {}),
+        "every_segment": ({"loss_schedule": every_segment}, {}),
+        "both": ({"language_model": checkpointing, "loss_schedule": every_segment}, {}),
+        "lora": ({"language_model": adapters}, {}),
+        "bf16": ({}, {"precision": "bf16-mixed"}),
+    }
+    return changes[name]
+
+
+def train(name: str, folders: PartFolders, folder: Path, rank: int, num_ranks: int) -> dict[str, Any]:
+    """Train under ``strategy`` or ``strategy+variant``; losses by step and the trained weights."""
+    strategy, _, changed = name.partition("+")
+    of_module, of_trainer = variant(changed or "plain", folders)
     torch.manual_seed(0)
-    module = make_unbuilt_module(folders, **changes)
+    module = make_unbuilt_module(folders, **of_module)
+    if changed == "accumulate":  # AdamW does not show a gradient that is too large or too small
+        module.configure_optimizers = lambda: torch.optim.SGD(module.built.parameters(), lr=0.1)  # type: ignore[method-assign]
     logger = RecordingLogger()
     trainer = make_trainer(
-        folder, NUM_STEPS, devices=num_ranks, strategy=make_strategy(name), logger=logger, gradient_clip_val=1.0
+        folder,
+        NUM_STEPS,
+        devices=num_ranks,
+        strategy=make_strategy(strategy),
+        logger=logger,
+        gradient_clip_val=1.0,
+        use_distributed_sampler=False,
+        **of_trainer,
     )
-    trainer.fit(module, make_loader(make_batches(folders, rank, num_ranks, NUM_STEPS)))
+    num_batches = NUM_STEPS * trainer.accumulate_grad_batches
+    trainer.fit(module, make_loader(make_batches(folders, rank, num_ranks, num_batches)))
     weights = {key: full_weight(p) for key, p in module.named_parameters() if p.requires_grad}
     return {"losses": logger.values("train/loss"), "weights": weights}
 
@@ -72,6 +109,4 @@ def main(names: str, encoder: str, language_model: str, folder: str, rank: str, 
 
 
 if __name__ == "__main__":
-    import os
-
     main(*sys.argv[1:], os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1"))

@@ -1,0 +1,70 @@
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from datamodules.batch import Batch, collate
+from lightning_modules.optimization.accumulation import is_accumulating
+from tests.fixtures_models import PartFolders, make_mixed_samples, make_module
+from tests.fixtures_training import make_loader, make_trainer
+from tests.lightning_modules.optimization.snapshots import Snapshots, are_equal
+
+
+def make_batches(folders: PartFolders, number: int) -> list[Batch]:
+    samples = make_mixed_samples(folders)
+    return [collate([samples[index % len(samples)]]) for index in range(number)]
+
+
+class Accumulating(Callback):
+    """Notes after which batches no step was taken."""
+
+    def __init__(self) -> None:
+        self.noted: list[bool] = []
+        self.steps: list[int] = []
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.noted.append(is_accumulating(trainer))
+        self.steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize("num_batches", [6, 7])
+def test_batches_without_a_step_are_told(folders: PartFolders, tmp_path: Path, num_batches: int) -> None:
+    """The last batch of an epoch ends a step of its own."""
+    seen = Accumulating()
+    trainer = make_trainer(tmp_path, 9, max_epochs=1, accumulate_grad_batches=3, callbacks=[seen])
+    trainer.fit(make_module(folders), make_loader(make_batches(folders, num_batches)))
+    steps = [0, 0, 1, 1, 1, 2, 3][:num_batches]
+    assert seen.steps == steps
+    assert seen.noted == [step == before for before, step in zip([0, *steps[:-1]], steps, strict=True)]
+
+
+def test_checkpoints_by_steps_lie_between_steps_and_resume_exactly(folders: PartFolders, tmp_path: Path) -> None:
+    batches, seen, again = make_batches(folders, 8), Snapshots(), Snapshots()
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    options: dict[str, Any] = {"accumulate_grad_batches": 2, "enable_checkpointing": True}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*middle of an optimizer step")
+        seed_everything(1)
+        trainer = make_trainer(tmp_path, 4, callbacks=[seen, keep], **options)
+        trainer.fit(make_module(folders), make_loader(batches))
+    seed_everything(1)
+    resumed = make_trainer(tmp_path, 4, callbacks=[again], accumulate_grad_batches=2)
+    resumed.fit(make_module(folders), make_loader(batches[4:] + batches[:4]), ckpt_path=tmp_path / "step=2.ckpt")
+    assert len(again.taken) == 5
+    assert all(are_equal(one, other) for one, other in zip(again.taken, seen.taken[4:], strict=True))
+
+
+def test_checkpoint_between_the_batches_of_a_step_is_warned_of(folders: PartFolders, tmp_path: Path) -> None:
+    class SaveEvery(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "any.ckpt")
+
+    trainer = make_trainer(tmp_path, 1, accumulate_grad_batches=2, callbacks=[SaveEvery()])
+    with pytest.warns(
+        UserWarning, match="checkpoint after batch 1 lies in the middle of an optimizer step of 2"
+    ) as told:
+        trainer.fit(make_module(folders), make_loader(make_batches(folders, 2)))
+    assert sum("in the middle of" in str(warning.message) for warning in told) == 1

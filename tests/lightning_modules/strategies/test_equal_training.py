@@ -1,0 +1,67 @@
+"""The same global batches give the same training, whatever strategy runs it on however many processes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.fixtures_models import PartFolders, make_part_folders
+from tests.lightning_modules.strategies import train_with_strategies
+from tests.process_group import run_processes
+
+# Adam steps by the sign of a gradient that is zero up to rounding: what shifts all scores of a softmax alike.
+WITHOUT_GRADIENT = ("attention.key_value.bias",)
+
+
+def run(names: list[str], folder: Path, num_ranks: int) -> dict[str, dict[str, Any]]:
+    """Train under each strategy in turn; losses by step and final weights of each."""
+    parts = make_part_folders(folder)
+    arguments = [",".join(names), *parts, str(folder)]
+    run_processes(train_with_strategies.__name__, arguments, num_ranks)
+    return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in names}
+
+
+def train_alone(name: str, folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    parts: PartFolders = make_part_folders(folder)
+    return train_with_strategies.train(name, parts, folder, 0, 1)
+
+
+def assert_equal_training(result: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert len(expected["losses"]) == train_with_strategies.NUM_STEPS
+    assert expected["losses"][-1] < expected["losses"][0]
+    torch.testing.assert_close(result["losses"], expected["losses"], rtol=0, atol=1e-5)
+    assert result["weights"].keys() == expected["weights"].keys()
+    for name, weight in expected["weights"].items():
+        if not name.endswith(WITHOUT_GRADIENT):
+            torch.testing.assert_close(result["weights"][name], weight, rtol=0, atol=5e-5, msg=lambda text: text)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_under_every_strategy(tmp_path: Path) -> None:
+    names = ["ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2"]
+    results = run(names, tmp_path, 2)
+    alone = train_alone("single_device", tmp_path / "alone")
+    for name in names:
+        assert_equal_training(results[name], alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["accumulate", "checkpointing", "every_segment", "both", "lora"])
+def test_what_saves_memory_changes_no_number(variant: str, tmp_path: Path) -> None:
+    names = [f"{strategy}+{variant}" for strategy in ("zero2", "zero3", "fsdp2")]
+    results = run(names, tmp_path, 2)
+    alone = train_alone(f"single_device+{variant}", tmp_path / "alone")
+    for name in names:
+        assert_equal_training(results[name], alone)
+
+
+@pytest.mark.slow
+def test_half_precision_trains_close_to_float32(tmp_path: Path) -> None:
+    names = [f"{strategy}+bf16" for strategy in ("ddp", "zero1", "zero2", "zero3", "fsdp2")]
+    results = run(names, tmp_path, 2)
+    exact = train_alone("single_device", tmp_path / "alone")
+    for name in names:
+        assert results[name]["losses"] != exact["losses"]  # it really computed in bfloat16
+        torch.testing.assert_close(results[name]["losses"], exact["losses"], rtol=0.02, atol=0)
