@@ -143,7 +143,8 @@ def build_batch(settings: Settings, seed: int) -> Batch:
     labels[:, -4:] = ids[:, -4:]
     ids[:, 2] = VIDEO_PLACEHOLDER
     questions = [
-        Question(f"{seed}-{video}", "q", "made", "any", "?", "!", (), num_frames, {}) for video in range(settings.videos)
+        Question(f"{seed}-{video}", "q", "made", "any", "?", "!", (), num_frames, {})
+        for video in range(settings.videos)
     ]
     return Batch(
         frames=torch.randn(int(counts.sum()), 1 + _PATCHES, _WIDTH, generator=generator),
@@ -161,7 +162,8 @@ def ratio_of_medians(with_them: Sequence[float], without: Sequence[float]) -> tu
     """Ratio of the medians, and the ends of its 95 % bootstrap interval."""
     generator = np.random.default_rng(0)
     resampled = [
-        np.median(generator.choice(values, (4000, len(values))), axis=1) for values in map(np.array, (with_them, without))
+        np.median(generator.choice(values, (4000, len(values))), axis=1)
+        for values in map(np.array, (with_them, without))
     ]
     low, high = np.quantile(resampled[0] / resampled[1], (0.025, 0.975))
     return statistics.median(with_them) / statistics.median(without), float(low), float(high)
@@ -222,7 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ratio, low, high = ratio_of_medians(seconds[True], seconds[False])
     medians = {works: statistics.median(values) * 1000 for works, values in seconds.items()}
     print(f"{settings}, {options.device}, {options.clock} clock, torch {torch.__version__}")
-    print("| blocks each | step without, ms | step with, ms | ratio of medians | 95 % interval | inside the callbacks |")
+    print(
+        "| blocks each | step without, ms | step with, ms | ratio of medians | 95 % interval | inside the callbacks |"
+    )
     print("|---|---|---|---|---|---|")
     count = min(len(values) for values in seconds.values())
     print(f"| {count} | {medians[False]:.1f} | {medians[True]:.1f} | {ratio:.4f} | {low:.4f} to {high:.4f} ", end="")

@@ -17,8 +17,7 @@ class PeakFlops(NamedTuple):
 # NVIDIA's data sheets, the figures without sparsity. Lightning's own table counts H200 and H100 NVL with sparsity.
 # The first name all of whose words stand in the device's name holds, so special forms come before general ones.
 _PEAKS: dict[str, PeakFlops] = {
-    # Blackwell: HGX B200 and B300 data sheets, an eighth of the board's figures.
-    "B300": PeakFlops(2250.0, 1125.0, 75.0),
+    # Blackwell: HGX B200 data sheet, an eighth of the board's figures.
     "B200": PeakFlops(2250.0, 1125.0, 75.0),
     # Hopper: H100, H200 and GH200 data sheets; the NVL and PCIe cards run slower than the SXM modules.
     "H200 NVL": PeakFlops(835.5, 417.5, 60.0),
