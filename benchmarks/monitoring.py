@@ -3,8 +3,8 @@
 One training run in which blocks of steps with and without the callbacks of ``lightning_modules.monitoring`` take turns.
 A block is as long as the interval of the log, so each one with them also writes its values once. Prints the median time
 of a step in both, their ratio with a 95 % bootstrap interval over the blocks, and, less noisy, the time inside the
-callbacks' own calls as a share of the step. The first two blocks, in which the cost of every new length is counted once,
-are left out. Exits 1 if the ratio is above 1.01 beyond doubt.
+callbacks' own calls as a share of the step. The first two blocks, in which every new length is counted once, are left
+out. Exits 1 if the ratio is above 1.01 beyond doubt.
 
 The model is of the quickstart's kind: cached features, a recurrent bridge and a small Llama, all trained. Lengths of
 videos differ from batch to batch.
