@@ -10,6 +10,7 @@ Two parts that know nothing of each other meet here: the reader, which turns sha
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import os
@@ -19,40 +20,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch, collate
 from datamodules.instruction import InstructionDataModule
 from datamodules.shard_reader import ShardReader, open_shards
 from lightning_modules.command_line import VideoLanguageCLI
+from lightning_modules.loading import load_weights, open_weights, read_config, stored_config
 from lightning_modules.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.report import build_report, to_markdown, write_report
 from lightning_modules.video_language import VideoLanguageModule
 
 
-def find_config(checkpoint: Path) -> Path:
-    """Find the config of the run that wrote a checkpoint: Lightning keeps it one folder above the checkpoints'.
-
-    Raises:
-        FileNotFoundError: It is not there.
-    """
-    config = checkpoint.resolve().parent.parent / "config.yaml"
-    if not config.is_file():
-        raise FileNotFoundError(
-            f"the run's config is not at {config}, where training writes it; the checkpoint does not say which parts "
-            "it belongs to, so name the config with --config"
-        )
-    return config
-
-
 def build(
-    configs: Sequence[Path], predictions: Path, batch_size: int | None, max_new_tokens: int | None
+    run: dict[str, Any], predictions: Path, batch_size: int | None, max_new_tokens: int | None
 ) -> VideoLanguageCLI:
     """Build trainer, model and data settings of a run, to predict on one device.
 
     Args:
-        configs: ``config.yaml`` of the run, or files that are merged in order.
+        run: The run's config.
         predictions: File that answers are appended to.
         batch_size: Samples at once; as in the run's validation by default.
         max_new_tokens: Longest answer; as in the run by default.
@@ -60,14 +46,13 @@ def build(
     Returns:
         The command-line object, nothing run yet.
     """
-    run: Any = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, configs)), resolve=True)
-    model, data = run["model"], run["data"]
+    model, data = copy.deepcopy(run["model"]), copy.deepcopy(run["data"])  # the command line changes what it is given
     if max_new_tokens is not None:
         model["max_new_tokens"] = max_new_tokens
     if batch_size is not None:
         data.setdefault("loading", {})["eval_batch_size"] = batch_size
     device = {key: run["trainer"][key] for key in ("accelerator", "precision") if run["trainer"].get(key) is not None}
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    quiet = {"logger": False, "enable_model_summary": False}
     return VideoLanguageCLI(
         VideoLanguageModule,
         InstructionDataModule,
@@ -161,10 +146,10 @@ def make_loader(data: InstructionDataModule, reader: ShardReader, numbers: Seque
     )
 
 
-def predict(cli: VideoLanguageCLI, checkpoint: Path | None, reader: ShardReader, remaining: Sequence[int]) -> None:
+def predict(cli: VideoLanguageCLI, reader: ShardReader, remaining: Sequence[int]) -> None:
     """Answer the questions of the remaining samples; the trainer's callback writes them."""
     loader = make_loader(cli.datamodule, reader, remaining)
-    cli.trainer.predict(cli.model, loader, ckpt_path=checkpoint, return_predictions=False)
+    cli.trainer.predict(cli.model, loader, return_predictions=False)
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
@@ -177,28 +162,30 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         The report.
     """
     options = _parse(args)
-    checkpoint: Path | None = options.checkpoint
-    if checkpoint is not None and not checkpoint.exists():
-        raise FileNotFoundError(f"there is no checkpoint {checkpoint} (seen from {Path.cwd()})")
-    configs = options.config or [find_config(options.checkpoint)]
+    weights = None if options.checkpoint is None else open_weights(options.checkpoint)
+    run = read_config(options.config) if weights is None or options.config else stored_config(weights.path)
     path = options.out / "predictions.jsonl"
-    cli = build(configs, path, options.batch_size, options.max_new_tokens)
+    cli = build(run, path, options.batch_size, options.max_new_tokens)
     reader = open_shards(options.data, cli.datamodule.loading.cache)
     about = {
-        "checkpoint": checkpoint and str(checkpoint.resolve()),
-        "checkpoint_changed_ns": checkpoint and checkpoint.stat().st_mtime_ns,
-        "config_sha256": hashlib.sha256(b"".join(config.read_bytes() for config in configs)).hexdigest(),
+        "checkpoint": weights and str(weights.path.resolve()),
+        "checkpoint_changed_ns": weights and weights.path.stat().st_mtime_ns,
+        "averaged": options.averaged,
+        "config_sha256": hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest(),
         "shards": [shard.fingerprint for shard in reader.shards],
         "max_new_tokens": cli.model.max_new_tokens,
     }
     kept, remaining = split_answered(reader, begin(options.out, about, options.restart))
     _write_whole(path, to_json_lines(kept))
     if remaining:
-        predict(cli, checkpoint, reader, remaining)
+        if weights is not None:
+            load_weights(cli.model, weights, averaged=options.averaged)
+        predict(cli, reader, remaining)
     predictions = read_predictions(path)
     num_questions = sum(entry.num_conversations for entry in reader.entries())
     shown = {
-        "checkpoint": "none, pretrained weights" if checkpoint is None else str(checkpoint),
+        "checkpoint": "none, pretrained weights" if weights is None else str(options.checkpoint),
+        "averaged weights": options.averaged,
         "data": options.data,
         "max_new_tokens": cli.model.max_new_tokens,
         "questions left out, because their sample is broken": num_questions - len(predictions),
@@ -212,7 +199,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Judge a checkpoint on shards: accuracy by length and kind.")
     parser.add_argument(
-        "--checkpoint", type=Path, help="checkpoint that training wrote; none judges what --config names"
+        "--checkpoint", type=Path, help="checkpoint of a run, or its export; none judges what --config names"
     )
     parser.add_argument("--data", nargs="+", required=True, help="shards, folders or glob patterns")
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions and report")
@@ -220,7 +207,10 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
         "--config",
         type=Path,
         nargs="+",
-        help="the run's config.yaml, found beside the checkpoint by default; or files to merge",
+        help="the run's config.yaml, in the checkpoint by default; or files to merge",
+    )
+    parser.add_argument(
+        "--averaged", action="store_true", help="take running averages of the weights where the checkpoint has them"
     )
     parser.add_argument("--batch_size", type=int, help="samples at once; as in the run by default")
     parser.add_argument("--max_new_tokens", type=int, help="longest answer; as in the run by default")
@@ -228,6 +218,8 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(args)
     if options.checkpoint is None and options.config is None:
         parser.error("give --checkpoint, or --config to judge the pretrained weights that it names")
+    if options.checkpoint is None and options.averaged:
+        parser.error("--averaged needs a --checkpoint that has averages")
     return options
 
 

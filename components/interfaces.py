@@ -291,11 +291,8 @@ class LossSchedule(ABC):
 
     @abstractmethod
     def weights(self, segment_mask: Tensor) -> Tensor:
-        """Weight of every reading.
+        """Weight of every reading, ``[V, R]`` float32 for the R steps of ``steps(S)``; every row sums to 1.
 
         Args:
             segment_mask: Which segments are real, ``[V, S]`` bool.
-
-        Returns:
-            ``[V, R]`` float32 for the R steps of ``steps(S)``; every row sums to 1.
         """

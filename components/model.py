@@ -29,7 +29,7 @@ from components.losses import (
 from components.questions import embed_questions
 
 WEIGHT_READING_METHODS = {"bridge": ("read",), "language_model": ("embed", "generate", "score_options")}
-"""Methods of the parts, ``forward`` aside, that the model calls and that read weights: a strategy gathers them there."""
+"""What of the parts, besides ``forward``, is called and reads weights: a strategy that shards gathers them for it."""
 
 
 class ModelOutput(NamedTuple):

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 
 class Sharding(ABC):
@@ -55,6 +56,11 @@ def building_sharded(sharding: Sharding) -> Iterator[None]:
 def active_sharding() -> Sharding | None:
     """The strategy that shards what is being built now, if there is one."""
     return _active.get()
+
+
+def is_sharded(part: nn.Module) -> bool:
+    """Whether calling the part gathers weights from all ranks: none may do so alone."""
+    return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in part.parameters())
 
 
 def settle_weights(model: nn.Module, dtype: torch.dtype) -> Sharding | None:

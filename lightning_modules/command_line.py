@@ -2,11 +2,20 @@
 
 import pkgutil
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_modules.checkpoints.folder import newest_checkpoint
+from lightning_modules.checkpoints.keeping import KeepCheckpoints
+from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.run_folder import SameCheckpoint, write_into
+from lightning_modules.strategies.replicated import replicated_strategy
 
 
 class VideoLanguageCLI(LightningCLI):
@@ -32,8 +41,15 @@ class VideoLanguageCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what would otherwise be said twice."""
         parser.link_arguments("trainer.max_steps", "data.num_steps")
+        parser.add_lightning_class_args(KeepCheckpoints, "checkpoint")
         parser.add_argument(
             "--num_threads", type=int | None, default=None, help="CPU threads of torch; its own default if not given"
+        )
+        parser.add_argument(
+            "--run_folder",
+            type=str | None,
+            default=None,
+            help="logs, config and checkpoints go here; fit goes on from the newest checkpoint in it, if there is one",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -50,6 +66,59 @@ class VideoLanguageCLI(LightningCLI):
         if config.trainer.enable_progress_bar is False and isinstance(config.trainer.callbacks, list):
             # Lightning refuses a bar in the callbacks beside that setting; configs/base.yaml has one.
             config.trainer.callbacks = [each for each in config.trainer.callbacks if not _is_progress_bar(each)]
+        if config.run_folder is not None:
+            write_into(config.trainer, config.run_folder)
+
+    def before_fit(self) -> None:
+        """In a run folder, go on where the run was stopped; ``--ckpt_path`` is where it starts for the first time."""
+        config = self.config_init[self.subcommand]
+        if config.run_folder is None:
+            return
+        newest = newest_checkpoint(Path(config.checkpoint.folder or Path(config.run_folder, "checkpoints")))
+        trainer: Any = self.trainer  # Lightning sets callbacks where a type checker does not see it
+        trainer.callbacks.insert(0, SameCheckpoint(newest))
+        if newest is not None:
+            if config.ckpt_path:
+                rank_zero_info(f"The run has begun: {config.ckpt_path} is where it started, and is not read again")
+            rank_zero_info(f"Going on from {newest}")
+            config.ckpt_path = str(newest)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; ``trainer.strategy: auto`` is one of this project's strategies."""
+        settings = self._get(self.config_init, "trainer")
+        if settings["strategy"] == "auto":
+            kwargs["strategy"] = replicated_strategy(
+                settings["accelerator"], settings["devices"], settings["num_nodes"]
+            )
+        trainer = super().instantiate_trainer(**kwargs)
+        if isinstance(trainer.strategy, PortableCheckpoints):
+            config = self.config[self.subcommand] if self.subcommand else self.config
+            trainer.strategy.run_config = self._parser(self.subcommand).dump(config, skip_none=False)
+        return trainer
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Arguments of the trainer's method; ``--ckpt_path last`` is the newest checkpoint of the runs of this name.
+
+        Raises:
+            FileNotFoundError: There is none, and what is to be judged would be untrained.
+        """
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if arguments.get("ckpt_path") == "last":
+            runs = _runs_folder(self.trainer)
+            newest = newest_checkpoint(*runs.glob("checkpoints"), *runs.glob("*/checkpoints"))
+            if newest is None and subcommand != "fit":
+                raise FileNotFoundError(f"--ckpt_path last: there is no checkpoint in the runs of {runs}")
+            rank_zero_info(f"--ckpt_path last: {newest or f'no checkpoint in the runs of {runs} yet, from the start'}")
+            arguments["ckpt_path"] = newest
+        return arguments
+
+
+def _runs_folder(trainer: Trainer) -> Path:
+    """The folder that holds the runs of one name."""
+    if not trainer.loggers:
+        return Path(trainer.default_root_dir)
+    logger = trainer.loggers[0]
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name))
 
 
 def _is_progress_bar(callback: Any) -> bool:

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from components.interfaces import FrameFeatures, SegmentInput, VideoTextBatch
 from components.model import VideoLanguageModel, text_of
 from components.segmenters.depth import adjacent_similarity, depth_scores
+from components.sharding import is_sharded
 from lightning_modules.pictures import SegmentedVideo
 
 
@@ -29,11 +29,6 @@ class ModelListener:
             model.bridge.register_forward_hook(self._on_segment_read),
         ]
 
-    @property
-    def weights_are_sharded(self) -> bool:
-        """Whether a strategy (ZeRO-3, FSDP2) leaves only a share of every weight on this rank."""
-        return any(hasattr(p, "ds_id") or isinstance(p, DTensor) for p in self.model.parameters())
-
     def segment_counts(self) -> Tensor:
         """Segments of every video of the batch, ``[V]`` int64."""
         return torch.stack(self._has_segment).sum(dim=0)
@@ -41,8 +36,7 @@ class ModelListener:
     def describe_videos(self, batch: VideoTextBatch) -> list[SegmentedVideo]:
         """Collect what there is to draw of every video of the batch that ran, on the CPU.
 
-        Makes no collective call, so a single rank may ask: where a strategy shards the weights, the readout's attention
-        is left out, because to compute it they would have to be gathered.
+        Makes no collective call, so a single rank may ask.
 
         Args:
             batch: The batch; holds at least one video.
@@ -85,10 +79,10 @@ class ModelListener:
     def _segment_attention(self, batch: VideoTextBatch) -> Tensor | None:
         """Attention of the readout's queries to the segments, ``[V, Q, S]``; None where the readout has none.
 
-        Where it depends on the question, that of each video's first one.
+        Where it depends on the question, that of each video's first one. None too where a strategy spreads the weights.
         """
         attend = getattr(getattr(self.model.bridge, "readout", None), "segment_attention", None)
-        if attend is None or self.weights_are_sharded:
+        if attend is None or is_sharded(self.model.bridge):  # the first rank draws alone
             return None
         questions = self.model.questions(text_of(batch))
         attention: Tensor = attend(self._state, questions)

@@ -1,6 +1,6 @@
 """The LightningModule: builds the parts, trains them, judges answers. What the parts compute is in ``components``."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from components.interfaces import (
     Segmenter,
 )
 from components.model import VideoLanguageModel
-from lightning_modules.initial_weights import load_initial_weights
+from lightning_modules.checkpoints.strategy import PortableCheckpoints
 from lightning_modules.judging import JudgedBatch, Judgement
 from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer
 from lightning_modules.optimization.accumulation import PartialGradientWarning, is_accumulating
@@ -66,7 +66,6 @@ class VideoLanguageModule(LightningModule):
         initial_weights: str | None = None,
     ) -> None:
         super().__init__()
-        self.strict_loading = False  # frozen parts are not in the checkpoint; on_load_checkpoint is stricter instead
         self.make_encoder = encoder
         self.make_bridge = bridge
         self.make_language_model = language_model
@@ -129,10 +128,19 @@ class VideoLanguageModule(LightningModule):
         return self.model
 
     def on_fit_start(self) -> None:
-        """Take the initial weights, where the run begins and is not resumed."""
+        """Take the initial weights, where the run begins and is not resumed.
+
+        Raises:
+            TypeError: The strategy is none of this project's and cannot open checkpoints.
+        """
         self._rates = None
         if self.initial_weights is not None and self.trainer.ckpt_path is None:
-            load_initial_weights(self, Path(self.initial_weights))
+            strategy = self.trainer.strategy
+            if not isinstance(strategy, PortableCheckpoints):
+                raise TypeError(
+                    f"model.initial_weights needs a strategy of lightning_modules.strategies, got {strategy}"
+                )
+            strategy.load_weights(Path(self.initial_weights))
 
     def on_train_start(self) -> None:
         """Note the run's seed, which a resumed run is started with again."""
@@ -205,31 +213,6 @@ class VideoLanguageModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the accuracies."""
         self.judgement.log_accuracies(self, "test")
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave frozen parts out: they are loaded from where they came from."""
-        # A tied tensor stands in the state under each of its names.
-        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: value for name, value in state.items() if name not in frozen}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits the configured parts.
-
-        Raises:
-            ValueError: Trainable tensors are missing in the checkpoint, or it has tensors that no part knows: the
-                configured parts are not those that were trained, and the result would be partly random.
-        """
-        self.configure_model()
-        own = {name: p.requires_grad for name, p in self.named_parameters()}
-        stored: Mapping[str, Tensor] = checkpoint["state_dict"]
-        missing = sorted(name for name, trains in own.items() if trains and name not in stored)
-        unknown = sorted(set(stored) - set(self.state_dict()))
-        if missing or unknown:
-            raise ValueError(
-                f"the checkpoint does not fit the configured model: missing {missing[:5]} ({len(missing)} in all), "
-                f"unknown {unknown[:5]} ({len(unknown)} in all). Use the config that the run was trained with"
-            )
 
     def evaluation_name(self, stage: str, loader: int) -> str:
         """Name of an evaluation set.

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch
+from lightning_modules.strategies.replicated import SingleDevice
 from tests.fixtures_models import IMAGE_SIZE, PartFolders
 
 
@@ -26,6 +27,7 @@ def make_trainer(folder: Path, max_steps: int = 3, **changes: Any) -> Trainer:
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
         "default_root_dir": folder,
+        "strategy": SingleDevice(),
     }
     return Trainer(**(settings | changes))
 

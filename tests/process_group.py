@@ -12,7 +12,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_processes(module: str, arguments: Sequence[str], num_processes: int, timeout: float = 280.0) -> None:
+def run_processes(
+    module: str,
+    arguments: Sequence[str],
+    num_processes: int,
+    timeout: float = 280.0,
+    *,
+    folder: Path = ROOT,
+    num_nodes: int = 1,
+) -> None:
     """Run ``python -m module`` once for every rank and wait for all.
 
     Args:
@@ -20,6 +28,8 @@ def run_processes(module: str, arguments: Sequence[str], num_processes: int, tim
         arguments: Its arguments, the same for every rank.
         num_processes: Ranks.
         timeout: Seconds after which the group counts as hung.
+        folder: Where the processes run.
+        num_nodes: Nodes that they are shared out over, as their environment tells them.
 
     Raises:
         AssertionError: A rank failed or hung; its output is in the message. The others are killed.
@@ -30,8 +40,8 @@ def run_processes(module: str, arguments: Sequence[str], num_processes: int, tim
     started = [
         subprocess.Popen(
             [sys.executable, "-X", "faulthandler", "-m", module, *arguments],
-            cwd=ROOT,
-            env=_environment(rank, num_processes, port),
+            cwd=folder,
+            env=_environment(rank, num_processes, port, num_nodes),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -65,7 +75,9 @@ def _kill(process: "subprocess.Popen[str]") -> None:
         return
 
 
-def _environment(rank: int, num_processes: int, port: int) -> dict[str, str]:
+def _environment(rank: int, num_processes: int, port: int, num_nodes: int) -> dict[str, str]:
+    node, local_rank = divmod(rank, num_processes // num_nodes)
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": num_processes, "RANK": rank}
-    own = {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": num_processes, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test"}
-    return {**os.environ, **{name: str(value) for name, value in (group | own).items()}, "OMP_NUM_THREADS": "1"}
+    own = {"LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": num_processes // num_nodes, "GROUP_RANK": node}
+    named = {**group, **own, "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1, "PYTHONPATH": ROOT}
+    return {**os.environ, **{name: str(value) for name, value in named.items()}}

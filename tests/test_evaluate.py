@@ -11,6 +11,7 @@ import evaluate
 import train
 from datamodules.shard_index import load_index
 from datamodules.shard_reader import ShardReader
+from lightning_modules.export import export
 from lightning_modules.predictions import Prediction, judge_answers, read_predictions
 from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_shard
@@ -51,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     shards = {"train": str(first), "validation": str(first), "predict": str(folder / "held-out-*.tar")}
     config = write_run_config(folder, make_part_folders(folder), shards)
     train.main(["fit", "-c", str(config)])
-    [checkpoint] = (folder / "run" / "version_0" / "checkpoints").iterdir()
+    checkpoint = folder / "run" / "version_0" / "checkpoints" / "final.ckpt"
     return Run(folder, config, checkpoint, [str(first), str(second)])
 
 
@@ -168,15 +169,41 @@ def test_foreign_file_of_predictions_is_not_taken_over(judge: Callable[..., dict
         judge()
 
 
-def test_checkpoint_without_its_runs_config_asks_for_it(run: Run, tmp_path: Path) -> None:
-    lonely = tmp_path / "somewhere" / "else" / "last.ckpt"
-    lonely.parent.mkdir(parents=True)
-    shutil.copy(run.checkpoint, lonely)
+def test_checkpoint_knows_its_config_wherever_it_lies(
+    run: Run, judge: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    judge()
+    copied = shutil.copytree(run.checkpoint, tmp_path / "elsewhere.ckpt")
+    evaluate.main(["--checkpoint", str(copied), "--data", *run.shards, "--out", str(tmp_path / "again")])
+    told = [read_predictions(tmp_path / out / "predictions.jsonl") for out in ("judged", "again")]
+    assert told[0] == told[1]
+
+
+def test_checkpoint_without_a_config_asks_for_it(run: Run, tmp_path: Path) -> None:
+    lonely = shutil.copytree(run.checkpoint, tmp_path / "lonely.ckpt")
+    (lonely / "config.yaml").rename(tmp_path / "config.yaml")
+    index = json.loads((lonely / "index.json").read_text())
+    del index["files"]["config.yaml"]
+    (lonely / "index.json").write_text(json.dumps(index))
     command = ["--checkpoint", str(lonely), "--data", *run.shards, "--out", str(tmp_path / "judged")]
-    with pytest.raises(FileNotFoundError, match=r"the run's config is not at .*config\.yaml.*name the config with"):
+    with pytest.raises(ValueError, match=r"lonely.ckpt does not hold the config of its run; name the config"):
         evaluate.main(command)
-    config = run.folder / "run" / "version_0" / "config.yaml"
-    assert evaluate.main([*command, "--config", str(config)])["accuracy"]["questions"] == len(ALL_QUESTIONS)
+    report = evaluate.main([*command, "--config", str(tmp_path / "config.yaml")])
+    assert report["accuracy"]["questions"] == len(ALL_QUESTIONS)
+
+
+def test_export_is_judged_as_its_checkpoint_is(run: Run, judge: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    judge()
+    export(run.checkpoint, tmp_path / "export")
+    command = ["--checkpoint", str(tmp_path / "export"), "--data", *run.shards, "--out", str(tmp_path / "again")]
+    evaluate.main(command)
+    told = [read_predictions(tmp_path / out / "predictions.jsonl") for out in ("judged", "again")]
+    assert told[0] == told[1]
+
+
+def test_averages_of_a_run_that_kept_none_are_refused(judge: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match=r"final.ckpt|step-.* has no running averages"):
+        judge("--averaged")
 
 
 def test_missing_checkpoint_is_named(run: Run, tmp_path: Path) -> None:

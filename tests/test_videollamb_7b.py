@@ -9,17 +9,20 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import evaluate
 import train
 from components.model import VideoLanguageModel, text_of
 from components.weights.checkpoint_files import CheckpointFiles
+from components.weights.run_checkpoint import RunCheckpoint
 from components.weights.videollamb import main as weights
 from datamodules.batch import Batch, Sample, collate
 from datamodules.order import Draw
 from datamodules.shard_index import load_index
 from datamodules.shard_reader import ShardReader
+from lightning_modules.checkpoints.access import DirectAccess
+from lightning_modules.checkpoints.saving import Content, Ranks, write_checkpoint
 from lightning_modules.predictions import read_predictions
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_shard
 from tests.fixtures_videollamb import HEADS, write_original
@@ -73,6 +76,11 @@ def here(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     return place
 
 
+def weights_in(checkpoint: Path) -> dict[str, Tensor]:
+    stored = RunCheckpoint(checkpoint)
+    return {name: stored.weight(name) for name in stored.parameters}
+
+
 def built(cli: Any) -> VideoLanguageModel:
     cli.model.configure_model()
     model: VideoLanguageModel = cli.model.built
@@ -81,7 +89,7 @@ def built(cli: Any) -> VideoLanguageModel:
 
 def test_training_starts_from_the_imported_weights(here: Place) -> None:
     imported = CheckpointFiles(here.folder / "weights/videollamb_7b/language_model")
-    trained = torch.load(here.checkpoint, weights_only=True)["state_dict"]
+    trained = weights_in(here.checkpoint)
     assert {name.split(".")[1] for name in trained} == {"bridge", "language_model"}  # the encoder is frozen
     prefix = "model.language_model.model."
     language_model = {name.removeprefix(prefix): each for name, each in trained.items() if name.startswith(prefix)}
@@ -149,7 +157,7 @@ def answer_losses(model: VideoLanguageModel, batch: Batch) -> Tensor:
 
 
 def test_checkpoint_goes_back_to_the_published_names_and_in_again(here: Place, tmp_path: Path) -> None:
-    trained = torch.load(here.checkpoint, weights_only=True)["state_dict"]
+    trained = weights_in(here.checkpoint)
     weights(["export", str(here.checkpoint), str(tmp_path / "published"), "--frozen", "weights/videollamb_7b"])
     published, exported = CheckpointFiles(here.folder / "published"), CheckpointFiles(tmp_path / "published")
     plain = {name for name in published if "lora_" not in name and "position_ids" not in name}
@@ -193,7 +201,7 @@ def test_adapters_are_merged_into_what_they_were_trained_beside(here: Place, tmp
         weights(["export", checkpoint, str(tmp_path / "out")])
     weights(["export", checkpoint, str(tmp_path / "out"), "--frozen", "weights/videollamb_7b", "--lora-alpha", "6"])
     exported, before = CheckpointFiles(tmp_path / "out"), CheckpointFiles(here.folder / "published")
-    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    state = weights_in(Path(checkpoint))
     path = "model.layers.1.self_attn.v_proj"
     down, up = (state[f"model.language_model.model.{path}.lora_{side}.default.weight"].float() for side in "AB")
     assert up.any()
@@ -216,14 +224,17 @@ def test_untrained_bridge_learns_before_a_frozen_language_model(here: Place) -> 
 
 
 def test_other_models_checkpoint_is_refused(here: Place, tmp_path: Path) -> None:
-    state = {"state_dict": {"model.bridge.gate": torch.ones(1), "model.head.weight": torch.ones(1)}}
-    torch.save(state, tmp_path / "other.ckpt")
+    bridge = nn.ParameterDict({"gate": nn.Parameter(torch.ones(1))})
+    module = nn.ModuleDict({"model": nn.ModuleDict({"bridge": bridge, "head": nn.Linear(1, 1, bias=False)})})
+    content = Content({"global_step": 0}, [], None)
+    access = DirectAccess(None, torch.device("cpu"))
+    write_checkpoint(tmp_path / "other.ckpt", module, access, content, Ranks(0, 1, bool))
     with pytest.raises(SystemExit, match=r"unknown tensor model\.head\.weight"):
         weights(["export", str(tmp_path / "other.ckpt"), str(tmp_path / "out.bin")])
     with pytest.raises(SystemExit, match=r"missing tensor initial_memory[\s\S]*unknown tensor gate"):
         weights(["export", str(tmp_path / "other.ckpt"), str(tmp_path / "out.bin"), "--allow-unknown", "model.head.*"])
-    torch.save({"weights": {}}, tmp_path / "none.ckpt")
-    with pytest.raises(SystemExit, match="has no state_dict"):
+    torch.save({"state_dict": {}}, tmp_path / "none.ckpt")
+    with pytest.raises(SystemExit, match="is a single file; training writes folders now"):
         weights(["export", str(tmp_path / "none.ckpt"), str(tmp_path / "out.bin")])
     with pytest.raises(SystemExit, match="there is no checkpoint"):
         weights(["export", str(tmp_path / "gone.ckpt"), str(tmp_path / "out.bin")])

@@ -41,7 +41,7 @@ class StudySize:
     """
 
     one_segment: int = 1500
-    train_needle: int = 2000
+    train_needle: int = 4000
     train_several: int = 4000
     eval_needle: int = 40
     eval_several: int = 100

@@ -17,6 +17,7 @@ from tqdm import tqdm
 import evaluate
 from components.effective_rank import effective_rank
 from datamodules.shard_reader import open_shards
+from lightning_modules.loading import load_weights, open_weights, stored_config
 from lightning_modules.report import length_order
 from lightning_modules.video_language import VideoLanguageModule
 
@@ -26,7 +27,7 @@ def ranks_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool =
     """Measure the memory's rank after the last segment of held-out videos.
 
     Args:
-        checkpoint: What training wrote, with its ``config.yaml`` where ``evaluate.py`` looks for it.
+        checkpoint: What training wrote.
         shards: Shards, folders or glob patterns of videos or features, with conversations.
         progress: Whether to show a progress bar.
 
@@ -35,13 +36,10 @@ def ranks_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool =
         possible. Empty where the bridge keeps no memory tokens.
     """
     with tempfile.TemporaryDirectory() as unused:
-        cli = evaluate.build([evaluate.find_config(checkpoint)], Path(unused) / "predictions.jsonl", None, None)
+        weights = open_weights(checkpoint)
+        cli = evaluate.build(stored_config(weights.path), Path(unused) / "predictions.jsonl", None, None)
     module: VideoLanguageModule = cli.model
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    module.on_load_checkpoint(stored)  # builds the parts and refuses weights of others
-    module.load_state_dict(
-        stored["state_dict"], strict=False
-    )  # frozen parts are not stored; the line above is stricter
+    load_weights(module, weights)
     module.eval()
     reader = open_shards(shards, cli.datamodule.loading.cache)
     loader = evaluate.make_loader(cli.datamodule, reader, range(len(reader)))

@@ -69,7 +69,6 @@ def write_config(run: Run, records: Path, *, processes: int) -> Path:
     Returns:
         The file.
     """
-    distributed = {"strategy": "ddp"} if processes > 1 else {}
     config = {
         "num_threads": 1,
         "model": _model(run.parts),
@@ -80,6 +79,7 @@ def write_config(run: Run, records: Path, *, processes: int) -> Path:
             "pixels": {"size": _IMAGE_SIZE},
             "loading": {"batch_size": BATCH_SIZE, "num_workers": 1},
         },
+        "checkpoint": {"folder": str(run.checkpoints), "every_n_steps": STEPS_A_CHECKPOINT},
         "trainer": {
             "max_steps": run.steps,
             "accelerator": "cpu",
@@ -88,26 +88,15 @@ def write_config(run: Run, records: Path, *, processes: int) -> Path:
             "default_root_dir": str(records),
             "enable_progress_bar": False,
             "enable_model_summary": False,
-            "callbacks": _callbacks(run.checkpoints, records),
-            **distributed,
+            "callbacks": [
+                {"class_path": "benchmarks.resume.recording.StepRecorder", "init_args": {"folder": str(records)}}
+            ],
         },
     }
     records.mkdir(parents=True)
     path = records / "attempt.yaml"
     OmegaConf.save(OmegaConf.create(config), path)
     return path
-
-
-def _callbacks(checkpoints: Path, records: Path) -> list[dict[str, Any]]:
-    """Those of ``configs/base.yaml`` that keep a run going, with a checkpoint every few steps, and the recorder."""
-    saving = {"save_last": True, "save_top_k": 1, "monitor": "step", "mode": "max"}
-    return [
-        {
-            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-            "init_args": {**saving, "dirpath": str(checkpoints), "every_n_train_steps": STEPS_A_CHECKPOINT},
-        },
-        {"class_path": "benchmarks.resume.recording.StepRecorder", "init_args": {"folder": str(records)}},
-    ]
 
 
 def _model(folder: Path) -> dict[str, Any]:

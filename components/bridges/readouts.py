@@ -184,7 +184,7 @@ _TIME_CODE = 32
 _LEAST_WEIGHT = 1e-6
 # Memories that a training video of a few segments caches; only sets where the sharpness is 1.
 _TYPICAL_KEYS = 64
-# Relative times lie in 0..1. The longest wavelength makes the whole video unambiguous; the shortest is kept long enough
-# that a video of 4 segments already shows training most of what a video of 32 will ask for.
+# Relative times lie in 0..1. The longest wavelength makes the whole video unambiguous; the shortest is kept long, as a
+# training video of 4 segments shows few times, and what a video of 128 asks for must lie on a smooth curve
 _LONGEST = 2.0
-_SHORTEST = 0.25
+_SHORTEST = 1.0

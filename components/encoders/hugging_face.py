@@ -112,10 +112,10 @@ class HuggingFaceVisionEncoder(FrameEncoder):
             empty = torch.empty(0, self.num_patches, self.dim, dtype=self.vision_model.dtype, device=frames.device)
             return FrameFeatures(empty[:, :0].sum(dim=1), empty)
         parts = frames.split(self.max_frames_per_call)
+        rounds = len(parts) if self._sharding is None else self._sharding.largest_of_all_ranks(len(parts))
         chunks = [self._encode(part) for part in parts]
-        if self._sharding is not None:
-            for _ in range(self._sharding.largest_of_all_ranks(len(parts)) - len(parts)):
-                self._encode(self.dummy_frames(frames.device))  # keeps step with ranks that have more
+        for _ in range(rounds - len(parts)):
+            self._encode(self.dummy_frames(frames.device))  # keeps step with ranks that have more
         return FrameFeatures(torch.cat([chunk.cls for chunk in chunks]), torch.cat([chunk.patches for chunk in chunks]))
 
     def dummy_frames(self, device: object) -> Tensor:

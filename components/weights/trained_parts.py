@@ -5,42 +5,38 @@ from pathlib import Path
 
 from torch import Tensor
 
-from components.weights.checkpoint_files import CheckpointFiles, load_pickled_tensors
+from components.weights.checkpoint_files import CheckpointFiles
 from components.weights.conversion import NOTHING_ALLOWED, Allowances, PartName, refuse_differences
 from components.weights.lora import merge_adapters
+from components.weights.run_checkpoint import RunCheckpoint
 
 _PREFIXES: Mapping[PartName, str] = {"bridge": "model.bridge.", "language_model": "model.language_model.model."}
 """Where the parts that can train stand in a checkpoint's state dict. The encoders are always frozen."""
 
 
 def read_trained_parts(checkpoint: Path, allowed: Allowances = NOTHING_ALLOWED) -> dict[PartName, dict[str, Tensor]]:
-    """Read the state dict of a checkpoint that training wrote.
+    """Read the weights of a checkpoint that training wrote.
 
     Args:
-        checkpoint: A ``.ckpt`` file. Frozen parts are not in it; LoRA adapters are, without the weights beside them.
-        allowed: Names of its state dict that may be unknown.
+        checkpoint: A ``.ckpt`` folder. Frozen parts are not in it; LoRA adapters are, without the weights beside them.
+        allowed: Names of its parameters that may be unknown.
 
     Returns:
         State dicts of the parts it has, under our names.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is no such checkpoint, or has tensors of no known part that are not allowed.
+        FileNotFoundError: There is no such folder.
+        ValueError: It is no checkpoint (see ``RunCheckpoint``), or has tensors of no known part that are not allowed.
     """
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {checkpoint} (seen from {Path.cwd()})")
-    loaded = load_pickled_tensors(checkpoint)
-    state = loaded.get("state_dict") if isinstance(loaded, dict) else None
-    if not isinstance(state, dict):
-        raise ValueError(f"{checkpoint} has no state_dict, so it is no checkpoint of a training run of this project")
+    opened = RunCheckpoint(checkpoint)
     parts: dict[PartName, dict[str, Tensor]] = {}
     unknown = []
-    for name, tensor in state.items():
+    for name in sorted(opened.parameters):
         part = next((part for part, prefix in _PREFIXES.items() if name.startswith(prefix)), None)
         if part is None:
             unknown.append(name)
         else:
-            parts.setdefault(part, {})[name.removeprefix(_PREFIXES[part])] = tensor
+            parts.setdefault(part, {})[name.removeprefix(_PREFIXES[part])] = opened.weight(name)
     refuse_differences([], unknown, allowed)
     return parts
 

@@ -6,7 +6,7 @@
 CHECKPOINT is a file or folder as its authors publish it: a whole model (sharded or not, .bin or .safetensors), some of
 its parts, a lone mm_projector.bin, or a LLaVA-1.5 model. FOLDER gets our form, which configs/model/videollamb_7b.yaml
 reads: bridge.safetensors and the folders video_encoder, image_encoder and language_model, each with its config.json;
-the language model's also with tokenizer and conversation template. SOURCE is such a folder, or the .ckpt file of a
+the language model's also with tokenizer and conversation template. SOURCE is such a folder, or the .ckpt folder of a
 training run.
 
 Nothing is skipped in silence: tensors that are missing or unknown are listed and refused unless they are named as
@@ -65,7 +65,7 @@ class ExportOptions(NamedTuple):
     Attributes:
         parts: Parts to export; all that there are by default.
         allowed: Our names that may be missing or unknown.
-        frozen: Folder of imported parts that training started from; gives what a ``.ckpt`` file leaves out because it
+        frozen: Folder of imported parts that training started from; gives what a ``.ckpt`` folder leaves out because it
             did not train.
         lora_alpha: ``alpha`` of the run's LoRA settings, where the language model trained adapters.
         dtype: Dtype to cast to. None keeps every tensor's own; weights that adapters were merged into are float32.
@@ -118,7 +118,7 @@ def write_original(source: Path, target: Path, options: ExportOptions) -> list[s
     """Export parts under the original's names.
 
     Args:
-        source: What ``write_parts`` wrote, or the ``.ckpt`` file of a training run.
+        source: What ``write_parts`` wrote, or the ``.ckpt`` folder of a training run.
         target: A ``.bin`` or ``.safetensors`` file, or else a folder, which gets safetensors shards and an index.
         options: See ``ExportOptions``.
 
@@ -142,7 +142,7 @@ def write_original(source: Path, target: Path, options: ExportOptions) -> list[s
     if absent or not chosen:
         raise FileNotFoundError(
             f"{source} has no {' and no '.join(absent) or 'part to export'}: expected one of "
-            f"{[_part_path(source, part).name for part in PARTS]} in a folder, or parts that trained in a .ckpt file "
+            f"{[_part_path(source, part).name for part in PARTS]} in a folder, or parts that trained in a .ckpt folder "
             "(--frozen FOLDER adds those that did not)"
         )
     tensors: dict[str, Tensor] = {}
@@ -235,10 +235,10 @@ def _add_import_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _add_export_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", type=Path, help="a folder of ours, or the .ckpt file of a training run")
+    command.add_argument("source", type=Path, help="a folder of ours, or the .ckpt folder of a training run")
     command.add_argument("checkpoint", type=Path, help=".bin or .safetensors file, else a folder that gets shards")
     command.add_argument(
-        "--frozen", type=Path, metavar="FOLDER", help="folder of ours with what a .ckpt file leaves out as untrained"
+        "--frozen", type=Path, metavar="FOLDER", help="folder of ours with what a .ckpt folder leaves out as untrained"
     )
     command.add_argument(
         "--lora-alpha", type=float, help="alpha of the run's LoRA settings, where its language model trained adapters"

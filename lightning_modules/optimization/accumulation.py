@@ -22,8 +22,8 @@ class PartialGradientWarning(Callback):
     """Warns of a checkpoint that is written between the batches of one optimizer step.
 
     The gradient of the batches so far is not in it, so a run that goes on from it differs from the uninterrupted one
-    in that step. ``ModelCheckpoint`` with ``every_n_train_steps`` never writes there; ``train_time_interval``, a
-    validation in the middle of a step (``val_check_interval``) and own calls may.
+    in that step. ``KeepCheckpoints`` never writes there by ``every_n_steps``; where it has a ``monitor``, a validation
+    in the middle of a step (``val_check_interval``) may make it, and so may own calls.
     """
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -18,12 +18,13 @@ from torch.distributed.fsdp import (
 
 from components.model import WEIGHT_READING_METHODS
 from components.sharding import Sharding, building_sharded
+from lightning_modules.checkpoints.strategy import PortableCheckpoints
 from lightning_modules.ranks import largest_of_all_ranks
 from lightning_modules.strategies.blocks import repeated_blocks
 from lightning_modules.video_language import VideoLanguageModule
 
 
-class Fsdp2(ModelParallelStrategy, Sharding):
+class Fsdp2(PortableCheckpoints, ModelParallelStrategy, Sharding):
     """Spreads weights, gradients and optimizer states over all ranks, as ZeRO-3 does, without DeepSpeed.
 
     Weights are gathered in units and freed again: each repeated block of a part (the layers of encoder and language

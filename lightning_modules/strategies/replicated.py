@@ -5,9 +5,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
+
+from lightning_modules.checkpoints.strategy import PortableCheckpoints
 
 
-class SingleDevice(SingleDeviceStrategy):
+class SingleDevice(PortableCheckpoints, SingleDeviceStrategy):
     """One process on one device: the one that ``trainer.accelerator`` and ``trainer.devices`` choose."""
 
     def __init__(self) -> None:
@@ -30,7 +33,7 @@ class SingleDevice(SingleDeviceStrategy):
         return devices[0]
 
 
-class Ddp(DDPStrategy):
+class Ddp(PortableCheckpoints, DDPStrategy):
     """Every device holds the whole model and optimizer; gradients are averaged while backward runs.
 
     Every trainable parameter takes part in every step, whatever a batch holds, so none is searched for that does not.
@@ -55,3 +58,16 @@ class Ddp(DDPStrategy):
         super().__init__(
             process_group_backend=process_group_backend, timeout=timedelta(minutes=timeout_minutes), **options
         )
+
+
+def replicated_strategy(accelerator: Any, devices: Any, num_nodes: int) -> SingleDevice | Ddp:
+    """The strategy where none is chosen: ``SingleDevice`` for one process, ``Ddp`` for several.
+
+    Args:
+        accelerator: As ``trainer.accelerator``.
+        devices: As ``trainer.devices``.
+        num_nodes: As ``trainer.num_nodes``.
+    """
+    # How many devices "auto", -1 or "0,3" are, only Lightning's own reading of these settings tells.
+    found = _AcceleratorConnector(accelerator=accelerator, devices=devices, num_nodes=num_nodes)
+    return SingleDevice() if isinstance(found.strategy, SingleDeviceStrategy) else Ddp()

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from components.sharding import Sharding, building_sharded
+from lightning_modules.checkpoints.strategy import PortableCheckpoints
 from lightning_modules.ranks import largest_of_all_ranks
 
 _HALF_PRECISION = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
-class Zero(DeepSpeedStrategy, Sharding):
+class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
     """Spreads over the ranks what plain data parallel training holds on each of them.
 
     Stage 1 spreads the optimizer's states, stage 2 the gradients too, stage 3 the weights as well: they are gathered
@@ -158,9 +159,9 @@ class Zero(DeepSpeedStrategy, Sharding):
         """See ``Sharding``."""
         return largest_of_all_ranks(value, self.root_device)
 
-    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> None:
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
         """Run backward. Lightning has divided the loss by the accumulated batches; DeepSpeed must not do so again."""
-        super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None

@@ -70,17 +70,17 @@ def shard_bytes(made: HaystackShards) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("frame", "num_frames", "place"),
     [
-        (0, 4, "beginning"),
-        (1, 4, None),
-        (2, 4, None),
-        (3, 4, "end"),
-        (4, 15, "beginning"),
-        (5, 15, None),
-        (9, 15, None),
-        (10, 15, "end"),
+        (0, 8, "beginning"),
+        (3, 8, "beginning"),
+        (4, 8, "end"),
+        (6, 15, "beginning"),
+        (7, 15, None),
+        (8, 15, "end"),
+        (0, 7, None),
+        (3, 4, None),
     ],
 )
-def test_place_is_asked_in_the_outer_thirds_alone(frame: int, num_frames: int, place: str | None) -> None:
+def test_place_is_asked_off_the_centre_of_videos_long_enough(frame: int, num_frames: int, place: str | None) -> None:
     asked = answers("needle", [needle(frame)], num_frames)
     assert asked == {"colour": "blue", "shape": "star"} | ({"place": place} if place else {})
 

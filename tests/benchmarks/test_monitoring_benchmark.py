@@ -22,7 +22,24 @@ def test_blocks_take_turns_and_only_half_of_them_call_the_monitors() -> None:
 
 
 def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--blocks", "4", "--interval", "2", "--videos", "2", "--most-frames", "8", "--layers", "1", "--width", "64", "--device", "cpu"])
+    main(
+        [
+            "--blocks",
+            "4",
+            "--interval",
+            "2",
+            "--videos",
+            "2",
+            "--most-frames",
+            "8",
+            "--layers",
+            "1",
+            "--width",
+            "64",
+            "--device",
+            "cpu",
+        ]
+    )
     printed = capsys.readouterr().out
     assert "| blocks each | step without, ms |" in printed
     assert "limit 1.01" in printed

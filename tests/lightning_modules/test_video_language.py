@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from components.bridges.mean_pooling import MeanPooling
 from components.language.causal import HuggingFaceCausalLM
 from components.losses import EverySegmentLoss
+from components.weights.run_checkpoint import RunCheckpoint
 from datamodules.batch import collate, stand_in
 from lightning_modules.optimization import Optimization
 from lightning_modules.video_language import VideoLanguageModule
@@ -136,7 +137,7 @@ def test_accuracies_start_anew_with_every_validation(folders: PartFolders, tmp_p
 def test_checkpoint_leaves_the_frozen_encoder_out(folders: PartFolders, tmp_path: Path) -> None:
     module = make_module(folders)
     path = train_and_save(tmp_path, module, [make_batch(folders)])
-    stored = torch.load(path, weights_only=True)["state_dict"]  # nothing in it needs unpickling
+    stored = RunCheckpoint(path).parameters
     assert not [name for name in stored if "encoder" in name]
     assert {name for name, p in module.named_parameters() if p.requires_grad} <= set(stored)
 
@@ -147,7 +148,7 @@ def test_checkpoint_leaves_a_frozen_language_model_with_tied_embeddings_out(
     tied = make_model_folder(tmp_path / "tied", tie_word_embeddings=True)
     language_model = partial(HuggingFaceCausalLM, str(tied), freeze=True)
     module = make_module(folders, language_model=language_model, optimization=Optimization({"bridge": 1e-3}))
-    stored = torch.load(train_and_save(tmp_path, module, [make_batch(folders)]), weights_only=True)["state_dict"]
+    stored = RunCheckpoint(train_and_save(tmp_path, module, [make_batch(folders)])).parameters
     assert {name.split(".")[1] for name in stored} == {"bridge"}
 
 

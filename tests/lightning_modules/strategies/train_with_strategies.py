@@ -21,6 +21,7 @@ from datamodules.batch import Batch, collate
 from lightning_modules.strategies.fsdp2 import Fsdp2
 from lightning_modules.strategies.replicated import Ddp, SingleDevice
 from lightning_modules.strategies.zero import Zero
+from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_models import PartFolders, make_mixed_samples, make_unbuilt_module
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
 
@@ -48,6 +49,11 @@ def make_batches(folders: PartFolders, rank: int, num_ranks: int, num_steps: int
 
 def full_weight(parameter: Tensor) -> Tensor:
     """A parameter put together from all ranks' shares; float32 where the strategy keeps it so."""
+    if hasattr(parameter, "ds_id") and not parameter.requires_grad:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
     if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
         from deepspeed.utils import safe_get_full_fp32_param
 
@@ -74,6 +80,11 @@ def variant(name: str, folders: PartFolders) -> tuple[dict[str, Any], dict[str, 
     return changes[name]
 
 
+def plain_descent(module: VideoLanguageModule) -> torch.optim.Optimizer:
+    trained = [p for p in module.built.parameters() if p.requires_grad]
+    return torch.optim.SGD([{"name": "all", "params": trained}], lr=0.1)
+
+
 def train(name: str, folders: PartFolders, folder: Path, rank: int, num_ranks: int) -> dict[str, Any]:
     """Train under ``strategy`` or ``strategy+variant``; losses by step and the trained weights."""
     strategy, _, changed = name.partition("+")
@@ -81,7 +92,7 @@ def train(name: str, folders: PartFolders, folder: Path, rank: int, num_ranks: i
     torch.manual_seed(0)
     module = make_unbuilt_module(folders, **of_module)
     if changed == "accumulate":  # AdamW does not show a gradient that is too large or too small
-        module.configure_optimizers = lambda: torch.optim.SGD(module.built.parameters(), lr=0.1)  # type: ignore[method-assign]
+        module.configure_optimizers = partial(plain_descent, module)  # type: ignore[method-assign]
     logger = RecordingLogger()
     trainer = make_trainer(
         folder,

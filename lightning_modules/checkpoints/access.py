@@ -1,0 +1,169 @@
+"""Reads and writes whole parameters and their optimizer states, wherever a strategy keeps them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.optim import Optimizer
+
+
+class Slot(NamedTuple):
+    """What the optimizer keeps one state for: a parameter, or the piece of memory in which a strategy joins several."""
+
+    tensor: Tensor
+    group: Mapping[str, Any]
+    parameters: Sequence[Tensor]
+
+
+class ParameterAccess(ABC):
+    """Whole parameters and optimizer states, one at a time.
+
+    Every rank makes the same calls in the same order: some of them communicate.
+
+    Args:
+        optimizer: The optimizer itself, below what a strategy wraps around it; None where nothing trains.
+    """
+
+    def __init__(self, optimizer: Optimizer | None) -> None:
+        self.optimizer = optimizer
+
+    @abstractmethod
+    def slots(self) -> list[Slot]:
+        """All that the optimizer may keep a state for, in the same order on every rank."""
+
+    @abstractmethod
+    def slot_tensor(self, parameter: Tensor) -> Tensor | None:
+        """The tensor of the parameter's slot; None if the optimizer does not have the parameter."""
+
+    @abstractmethod
+    def shape(self, parameter: Tensor) -> torch.Size:
+        """Shape of the whole parameter."""
+
+    @abstractmethod
+    def dtype(self, parameter: Tensor, state: str | None) -> torch.dtype:
+        """Dtype of what ``whole`` gives."""
+
+    @abstractmethod
+    def whole(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
+        """Bring a parameter, or a state of it, together.
+
+        Args:
+            parameter: The parameter.
+            state: Name of a tensor of the optimizer; None for the parameter itself, in float32 where the strategy
+                keeps a float32 copy.
+            rank: Who needs it.
+
+        Returns:
+            The whole tensor in the parameter's shape, on ``rank``; on the others anything.
+        """
+
+    @abstractmethod
+    def put(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
+        """Take this rank's share of a whole tensor; the counterpart of ``whole``.
+
+        Args:
+            parameter: The parameter.
+            state: See ``whole``; the optimizer must have it.
+            whole: The whole tensor, of any dtype.
+        """
+
+    def tensor_states(self, parameter: Tensor) -> list[str]:
+        """Names of the optimizer's tensors that are shaped like the parameter."""
+        return [name for name, value in self._state(parameter).items() if not _is_number(name, value)]
+
+    def numbers(self, parameter: Tensor) -> dict[str, float]:
+        """The optimizer's numbers for the parameter: how many steps it has had."""
+        return {name: float(value) for name, value in self._state(parameter).items() if _is_number(name, value)}
+
+    def make_state(self, slot: Slot) -> None:
+        """Have the optimizer make the state that it would make at the first step, all as if no step was done.
+
+        Only the optimizer knows what its state looks like, so it does a step with a gradient of zeros and without
+        decay: that leaves the weights as they are, to the bit.
+        """
+        assert self.optimizer is not None
+        groups, gradient = self.optimizer.param_groups, slot.tensor.grad
+        self.optimizer.param_groups = [{**slot.group, "params": [slot.tensor], "lr": 1.0, "weight_decay": 0.0}]
+        slot.tensor.grad = torch.zeros_like(slot.tensor)
+        try:
+            self.optimizer.step()
+        finally:
+            self.optimizer.param_groups = groups
+            slot.tensor.grad = gradient
+
+    def set_numbers(self, slot: Slot, numbers: Mapping[str, float]) -> None:
+        """Set the optimizer's numbers, each in the form in which the optimizer keeps it."""
+        assert self.optimizer is not None
+        state = self.optimizer.state[slot.tensor]
+        for name, value in numbers.items():
+            if isinstance(state.get(name), Tensor):
+                state[name].fill_(value)
+            elif name in state:
+                state[name] = type(state[name])(value)
+
+    def _state(self, parameter: Tensor) -> Mapping[str, Any]:
+        tensor = self.slot_tensor(parameter)
+        # Not by subscript: the optimizer's mapping would make an empty entry.
+        return {} if self.optimizer is None or tensor is None else self.optimizer.state.get(tensor, {})
+
+
+class DirectAccess(ParameterAccess):
+    """Parameters that the module itself holds: whole ones (one device, DDP), or FSDP2's ``DTensor``.
+
+    Args:
+        optimizer: See ``ParameterAccess``.
+        device: Where the ranks communicate; weights that rest on the host are brought there first.
+    """
+
+    def __init__(self, optimizer: Optimizer | None, device: torch.device) -> None:
+        super().__init__(optimizer)
+        self._device = device
+        groups = [] if optimizer is None else optimizer.param_groups
+        self._slots = {id(tensor): Slot(tensor, group, [tensor]) for group in groups for tensor in group["params"]}
+
+    def slots(self) -> list[Slot]:
+        """See ``ParameterAccess``."""
+        return list(self._slots.values())
+
+    def slot_tensor(self, parameter: Tensor) -> Tensor | None:
+        """See ``ParameterAccess``."""
+        return parameter if id(parameter) in self._slots else None
+
+    def shape(self, parameter: Tensor) -> torch.Size:
+        """See ``ParameterAccess``."""
+        return parameter.shape
+
+    def dtype(self, parameter: Tensor, state: str | None) -> torch.dtype:
+        """See ``ParameterAccess``."""
+        return self._tensor(parameter, state).dtype
+
+    def whole(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
+        """See ``ParameterAccess``."""
+        tensor = self._tensor(parameter, state).detach()
+        if not isinstance(tensor, DTensor):
+            return tensor
+        moved: Any = tensor.to(self._device)
+        whole: Tensor = moved.full_tensor()
+        return whole
+
+    def put(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
+        """See ``ParameterAccess``."""
+        tensor = self._tensor(parameter, state).detach()
+        if isinstance(tensor, DTensor):
+            shape, start = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+            whole = whole[tuple(slice(a, a + length) for a, length in zip(start, shape, strict=True))]
+            tensor = tensor.to_local()
+        tensor.copy_(whole)
+
+    def _tensor(self, parameter: Tensor, state: str | None) -> Tensor:
+        tensor: Tensor = parameter if state is None else self._state(parameter)[state]
+        return tensor
+
+
+def _is_number(name: str, value: Any) -> bool:
+    # A parameter may have no dimension either, and then its moments have none.
+    return not isinstance(value, Tensor) or name == "step"

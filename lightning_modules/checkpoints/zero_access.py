@@ -1,0 +1,140 @@
+"""Whole parameters and optimizer states under DeepSpeed's ZeRO."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_modules.checkpoints.access import ParameterAccess, Slot
+
+
+class _Share(NamedTuple):
+    """This rank's part of a parameter, flattened."""
+
+    values: Tensor  # [n], a view of the memory in which it is kept
+    start: int  # where it begins in the whole parameter
+
+
+class ZeroAccess(ParameterAccess):
+    """ZeRO joins this rank's shares of many parameters, in float32, in one piece of memory with one state.
+
+    In stages 1 and 2 there is a piece for every group of the optimizer, and the module holds whole weights beside it;
+    in stage 3 a piece for every part of a group, and the module holds shares too, in the dtype it computes in.
+
+    Args:
+        optimizer: What DeepSpeed made of the optimizer; None where nothing trains.
+        device: Where the ranks communicate.
+        rank: This rank.
+
+    Raises:
+        NotImplementedError: Optimizer states are on a disk (NVMe), where they are not read.
+    """
+
+    def __init__(self, optimizer: Any, device: torch.device, rank: int) -> None:
+        super().__init__(None if optimizer is None else optimizer.optimizer)
+        if getattr(optimizer, "swap_optimizer", False):
+            raise NotImplementedError("checkpoints of optimizer states that are offloaded to NVMe are not supported")
+        self._zero = optimizer
+        self._device = device
+        self._rank = rank
+        self._slots = _slots(optimizer)
+        self._slot_of = {id(parameter): slot for slot in self._slots for parameter in slot.parameters}
+
+    def slots(self) -> list[Slot]:
+        """See ``ParameterAccess``."""
+        return self._slots
+
+    def slot_tensor(self, parameter: Tensor) -> Tensor | None:
+        """See ``ParameterAccess``."""
+        slot = self._slot_of.get(id(parameter))
+        return None if slot is None else slot.tensor
+
+    def shape(self, parameter: Any) -> torch.Size:
+        """See ``ParameterAccess``."""
+        shape: torch.Size = parameter.ds_shape if _is_spread(parameter) else parameter.shape
+        return shape
+
+    def dtype(self, parameter: Tensor, state: str | None) -> torch.dtype:
+        """See ``ParameterAccess``."""
+        joined = self._joined(parameter, state)
+        return parameter.dtype if joined is None else joined.dtype
+
+    def whole(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
+        """See ``ParameterAccess``."""
+        joined = self._joined(parameter, state)
+        if joined is not None:
+            return self._brought_together(parameter, self._share(parameter, joined), rank)
+        if _is_spread(parameter):
+            return self._brought_together(parameter, self._module_share(parameter), rank)
+        return parameter.detach()
+
+    def put(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
+        """See ``ParameterAccess``."""
+        joined = self._joined(parameter, state)
+        if joined is not None:
+            _take(self._share(parameter, joined), whole)
+        if state is not None:
+            return
+        if _is_spread(parameter):
+            _take(self._module_share(parameter), whole)
+        if not _is_spread(parameter) or parameter.numel() == whole.numel():  # small weights stay gathered
+            parameter.detach().copy_(whole.view(parameter.shape))
+
+    def _joined(self, parameter: Tensor, state: str | None) -> Tensor | None:
+        """The piece of memory that holds this rank's share among others."""
+        slot = self.slot_tensor(parameter)
+        if state is None or slot is None:
+            return slot
+        tensor: Tensor = self._state(parameter)[state]
+        return tensor
+
+    def _share(self, parameter: Any, joined: Tensor) -> _Share:
+        if _is_spread(parameter):
+            assert self._zero is not None
+            _, begin, length = self._zero.grad_position[self._zero.get_param_id(parameter)]
+            return _Share(joined.detach().narrow(0, begin, length), self._rank * length)
+        fragment = parameter._hp_mapping
+        if fragment is None:  # all of it is in other ranks' pieces
+            return _Share(joined.detach().narrow(0, 0, 0), 0)
+        place = fragment.hp_fragment_address
+        return _Share(joined.detach().narrow(0, place.start, place.numel), fragment.lp_fragment_address.start)
+
+    def _module_share(self, parameter: Any) -> _Share:
+        values = parameter.ds_tensor.detach()
+        return _Share(values, self._rank * values.numel())
+
+    def _brought_together(self, parameter: Any, share: _Share, rank: int) -> Tensor:
+        shape = self.shape(parameter)
+        whole = torch.zeros(shape.numel(), dtype=share.values.dtype, device=self._device)
+        length = _real_length(share, whole)
+        whole[share.start : share.start + length] = share.values[:length].to(self._device)
+        if torch.distributed.is_initialized():
+            torch.distributed.reduce(whole, dst=rank)
+        return whole.view(shape)
+
+
+def _is_spread(parameter: Any) -> bool:
+    return hasattr(parameter, "ds_id")
+
+
+def _real_length(share: _Share, whole: Tensor) -> int:
+    """Elements of a share that are the parameter's: the last ranks' shares may be filled up."""
+    return max(0, min(share.values.numel(), whole.numel() - share.start))
+
+
+def _take(share: _Share, whole: Tensor) -> None:
+    length = _real_length(share, whole)
+    share.values[:length].copy_(whole.reshape(-1)[share.start : share.start + length])
+
+
+def _slots(zero: Any) -> list[Slot]:
+    """The pieces of memory, each with the settings that it is trained with and the parameters in it."""
+    if zero is None:
+        return []
+    groups = zero.optimizer.param_groups
+    if hasattr(zero, "sub_group_to_group_id"):  # stage 3
+        pieces, parameters = zero.fp32_partitioned_groups_flat, zero.fp16_groups
+        groups = [groups[zero.sub_group_to_group_id[place]] for place in range(len(pieces))]
+    else:
+        pieces, parameters = zero.single_partition_of_fp32_groups, zero.bit16_groups
+    return [Slot(*each) for each in zip(pieces, groups, map(list, parameters), strict=True)]

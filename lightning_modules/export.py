@@ -1,0 +1,181 @@
+"""Makes plain weights of a checkpoint: ``python -m lightning_modules.export CKPT OUT``.
+
+OUT is a folder of safetensors with the parameters as ``VideoLanguageModel`` names them, and the run's config; it needs
+no trainer, whichever strategy wrote the checkpoint. ``lightning_modules.loading.load_model`` opens it.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from components.weights.exported_weights import ABOUT, PREFIX
+from components.weights.lora import merge_adapters
+from components.weights.run_checkpoint import CONFIG, RunCheckpoint
+from lightning_modules.checkpoints import folder
+from lightning_modules.checkpoints.tensor_file import Form, TensorFile
+from lightning_modules.loading import load_model, stored_config
+
+DtypeName = Literal["float32", "bfloat16", "float16"]
+_LARGEST_FILE = 5_000_000_000
+_TEXT_FILES = (".json", ".jinja", ".txt", ".model")
+
+
+def export(
+    checkpoint: Path,
+    out: Path,
+    *,
+    averaged: bool = False,
+    dtype: DtypeName | None = None,
+    language_model: bool = False,
+    largest_file: int = _LARGEST_FILE,
+) -> list[str]:
+    """Write the weights of a checkpoint; one tensor is in memory at a time.
+
+    Args:
+        checkpoint: What training wrote.
+        out: New folder. It is there when it is whole.
+        averaged: Take the running averages of the parameters that have one.
+        dtype: Dtype to cast to; None keeps the one that was trained in.
+        language_model: Also write the whole language model, adapters merged, as a Hugging Face folder
+            ``OUT/language_model``. Needs memory for the model.
+        largest_file: Bytes of weights beyond which another file is begun.
+
+    Returns:
+        What was done, line by line.
+
+    Raises:
+        FileExistsError: ``out`` is there.
+        FileNotFoundError: There is no checkpoint.
+        ValueError: The checkpoint is damaged, or has no averages.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; choose another folder, or remove it")
+    opened = RunCheckpoint(checkpoint)
+    if averaged and not opened.has_averages:
+        raise ValueError(f"{opened.path} has no running averages: the run did not keep any")
+    wanted = None if dtype is None else getattr(torch, dtype)
+    folder.begin(out)
+    target = folder.staging(out)
+    forms = {name: _form(opened, name, wanted, averaged) for name in sorted(opened.parameters)}
+    total = _write_files(target, opened, forms, largest_file, averaged)
+    if (opened.path / CONFIG).is_file():
+        shutil.copy(opened.path / CONFIG, target / CONFIG)
+    lines = [f"{len(forms)} tensors, {total / 1e9:.3f} GB, after step {opened.step}, in {out}"]
+    if opened.left_out:
+        lines.append(
+            f"left out, for they did not train: {len(opened.left_out)} tensors of the parts that config.yaml names"
+        )
+    about = {
+        "checkpoint": opened.path.name,
+        "step": opened.step,
+        "averaged": averaged,
+        "left_out": sorted(opened.left_out),
+    }
+    (target / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    if language_model:
+        _write_language_model(opened, target / "language_model", averaged, wanted)
+        lines.append(f"the language model in {out / 'language_model'}")
+    folder.publish(out)
+    return lines
+
+
+def _form(opened: RunCheckpoint, name: str, dtype: torch.dtype | None, averaged: bool) -> Form:
+    weight = opened.weight(name, averaged=averaged)
+    return Form(weight.dtype if dtype is None or not weight.is_floating_point() else dtype, weight.shape)
+
+
+def _write_files(
+    target: Path, opened: RunCheckpoint, forms: Mapping[str, Form], largest_file: int, averaged: bool
+) -> int:
+    """Write the weights, with an index where they fill several files; the bytes written."""
+    shards = list(_shards(forms, largest_file))
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    names = names if len(names) > 1 else ["model.safetensors"]
+    with tqdm(total=len(forms), desc="weights", unit="tensor", dynamic_ncols=True, disable=None) as bar:
+        for file_name, shard in zip(names, shards, strict=True):
+            file = TensorFile(target / file_name, {_plain(name): forms[name] for name in shard})
+            for name in shard:
+                file.add(_plain(name), opened.weight(name, averaged=averaged).to(forms[name].dtype))
+                bar.update()
+            file.close()
+    total = sum(map(_size, forms.values()))
+    if len(names) > 1:
+        files = {_plain(name): file for file, shard in zip(names, shards, strict=True) for name in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": files}
+        (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+    return total
+
+
+def _shards(forms: Mapping[str, Form], largest_file: int) -> Iterator[list[str]]:
+    shard: list[str] = []
+    size = 0
+    for name, form in forms.items():
+        if shard and size + _size(form) > largest_file:
+            yield shard
+            shard, size = [], 0
+        shard.append(name)
+        size += _size(form)
+    yield shard
+
+
+def _size(form: Form) -> int:
+    return form.shape.numel() * form.dtype.itemsize
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(PREFIX)
+
+
+def _write_language_model(opened: RunCheckpoint, target: Path, averaged: bool, dtype: torch.dtype | None) -> None:
+    """Write a folder that transformers opens."""
+    settings = stored_config(opened.path)["model"]["language_model"]["init_args"]
+    trained: Any = load_model(opened.path, averaged=averaged).language_model
+    weights: dict[str, Tensor] = trained.model.state_dict()
+    if settings.get("lora") is not None:
+        weights = merge_adapters(weights, float(settings["lora"]["alpha"]))
+    if dtype is not None:
+        weights = {name: weight.to(dtype) for name, weight in weights.items()}
+    trained.model.save_pretrained(target, state_dict=weights)
+    source = Path(settings["path"])
+    if settings.get("gguf_file") is not None or not source.is_dir():
+        trained.tokenizer.save_pretrained(target)
+        return
+    # As they are: transformers forgets some of a tokenizer's settings when it saves one.
+    for path in source.iterdir():
+        if path.suffix in _TEXT_FILES and path.name != "config.json" and not path.name.endswith(".index.json"):
+            shutil.copy(path, target / path.name)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; leaves with a message where a checkpoint is refused.
+
+    Args:
+        arguments: Command line after the program's name; that of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog="python -m lightning_modules.export", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="checkpoint that training wrote")
+    parser.add_argument("out", type=Path, help="new folder")
+    parser.add_argument("--averaged", action="store_true", help="take running averages of the weights where there are")
+    parser.add_argument("--dtype", choices=get_args(DtypeName), help="cast to this (default: as trained)")
+    parser.add_argument(
+        "--language_model", action="store_true", help="also write the language model as a Hugging Face folder"
+    )
+    given = parser.parse_args(arguments)
+    options = {"averaged": given.averaged, "dtype": given.dtype, "language_model": given.language_model}
+    try:
+        lines = export(given.checkpoint, given.out, **options)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""One folder for all that a run writes, in which the same command goes on where it was stopped."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+LOGGERS = ("TensorBoardLogger", "CSVLogger")
+
+
+def write_into(trainer: Any, folder: str) -> None:
+    """Have everything written into a folder: logs, config and, in ``checkpoints/``, what the run goes on from.
+
+    Args:
+        trainer: The trainer's settings as parsed; changed in place.
+        folder: The run's folder.
+
+    Raises:
+        ValueError: The first logger, which decides where checkpoints lie, is not one whose folder can be set.
+    """
+    trainer.default_root_dir = folder
+    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    for index, logger in enumerate(loggers):
+        name = getattr(logger, "class_path", repr(logger)).split(".")[-1]
+        if name in LOGGERS:
+            logger.init_args.save_dir, logger.init_args.name, logger.init_args.version = folder, "", ""
+        elif index == 0 and logger is not False:
+            raise ValueError(
+                f"--run_folder sets where the logger writes, which is known of {' and '.join(LOGGERS)}; the first of "
+                f"trainer.logger is {name}. Put one of those first, or set trainer.logger: false"
+            )
+
+
+class SameCheckpoint(Callback):
+    """Refuses to go on where ranks found different checkpoints: a shared disk may show a new one late on some nodes.
+
+    Args:
+        checkpoint: What this rank found.
+    """
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        self.checkpoint = str(checkpoint)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compare with the first rank.
+
+        Raises:
+            RuntimeError: They differ, and would train different models on different samples.
+        """
+        first = trainer.strategy.broadcast(self.checkpoint)
+        if first != self.checkpoint:
+            raise RuntimeError(
+                f"rank {trainer.global_rank} on {os.uname().nodename} would go on from {self.checkpoint}, the first "
+                f"rank from {first}: the disk does not show the same files everywhere. Start the run again"
+            )

@@ -1,0 +1,1 @@
+"""Renders training runs as Slurm jobs and submits them: ``python -m lightning_modules.submit``."""

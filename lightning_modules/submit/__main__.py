@@ -1,0 +1,224 @@
+"""Submits a training run to Slurm: ``python -m lightning_modules.submit --nodes 4 --gpus 8 -- fit -c FILE ...``.
+
+What stands after ``--`` is the command line of ``train.py``. The job goes on by itself where it was stopped; see
+docs/cluster.md.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # not in its __all__
+
+from lightning_modules.submit.script import Job, arm_arguments, render
+from lightning_modules.submit.settings import NAME, Arm, Container, Resources, Stopping, Surroundings
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+OWN = ("--run_folder", "--trainer.num_nodes", "--trainer.devices")
+GROUPS = (Resources, Surroundings, Stopping)
+INTERACTIVE = ("bash", "interactive")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        args: Command line after the program's name; that of the process by default.
+
+    Returns:
+        Exit status.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    parser = _parser()
+    own, arguments = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    options = parser.parse_args(own)
+    try:
+        job = make_job(options, arguments, Path.cwd())
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    if options.dry_run:
+        print(render(job), end="")
+        return 0
+    try:
+        submit(job, options.chain, options.after)
+    except (FileNotFoundError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
+    """Make a job of the options, and find what is wrong with it before it has queued for a day.
+
+    Args:
+        options: What ``_parser`` gives.
+        arguments: Command line of ``train.py``.
+        root: Working directory.
+
+    Returns:
+        The job.
+
+    Raises:
+        ValueError: Something is missing, twice, or set from two sides.
+        FileNotFoundError: A config file that is named is not there.
+    """
+    if not arguments or arguments[0] not in SUBCOMMANDS:
+        raise ValueError(f"after -- stands what train.py gets, {'|'.join(SUBCOMMANDS)} -c FILE ...; got {arguments}")
+    if not (root / "train.py").is_file():
+        raise FileNotFoundError(f"{root} has no train.py; run this in the project's folder")
+    arms = read_sweep(options.sweep)
+    names = [arm.name for arm in arms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the names of the sweep's arms must differ, got {names}")
+    for line in [arguments, *map(arm_arguments, arms)]:
+        _check_arguments(line, root)
+    configs = config_files(arguments)
+    run_folder = Path(options.run_folder or Path("runs", Path(configs[-1]).stem if configs else arguments[0]))
+    name = options.name or run_folder.name
+    if not NAME.fullmatch(name) or name in INTERACTIVE:
+        raise ValueError(
+            f"the job cannot be named '{name}': give --name with letters, digits and . _ = + -, but not "
+            f"{' or '.join(INTERACTIVE)}, which Lightning takes for a session at a terminal"
+        )
+    if options.chain < 1 or (options.parallel is not None and options.parallel < 1):
+        raise ValueError(f"chain and parallel must be positive, got {options.chain} and {options.parallel}")
+    if options.parallel is not None and not arms:
+        raise ValueError("--parallel bounds the arms of a --sweep, and there is none")
+    return Job(
+        name=name,
+        root=root,
+        run_folder=run_folder,
+        arguments=arguments,
+        arms=arms,
+        parallel=options.parallel,
+        resources=_group(Resources, options),
+        surroundings=_group(Surroundings, options),
+        stopping=_group(Stopping, options),
+    )
+
+
+def submit(job: Job, chain: int, after: str | None) -> list[str]:
+    """Write the script into the run folder and submit it.
+
+    Args:
+        job: What to run.
+        chain: How many jobs, each to start when the one before has ended, however it did.
+        after: Job that the first one waits for.
+
+    Returns:
+        The jobs' numbers.
+
+    Raises:
+        RuntimeError: Slurm refuses the job, in its own words; or the run is finished.
+        FileNotFoundError: There is no Slurm.
+    """
+    if shutil.which("sbatch") is None:
+        raise FileNotFoundError("there is no sbatch on PATH: submit on a login node of the cluster, or give --dry-run")
+    folder = job.root / job.run_folder
+    runs = [folder / arm.name for arm in job.arms] or [folder]
+    if job.arguments[0] == "fit" and all((run / "finished").exists() for run in runs):
+        raise RuntimeError(
+            f"{job.run_folder} is finished. To train it for longer, remove the file 'finished' in it; for another run, "
+            "choose another --run_folder"
+        )
+    script = folder / "job.sh"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(render(job), encoding="utf-8")
+    numbers: list[str] = []
+    for _ in range(chain):
+        before = numbers[-1] if numbers else after
+        command = ["sbatch", "--parsable", *([f"--dependency=afterany:{before}"] if before else []), str(script)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(f"{shlex.join(command)} failed:\n{result.stderr.strip()}")
+        numbers.append(result.stdout.strip().split(";")[0])  # with several clusters, the cluster's name follows
+        log = str(job.log).replace("%A", numbers[-1]).replace("%j", numbers[-1])
+        print(f"job {numbers[-1]}{f' after {before}' if before else ''}, its log: {log}")
+    return numbers
+
+
+def config_files(arguments: Sequence[str]) -> list[str]:
+    """The files that a command line of ``train.py`` names with ``-c``, in order."""
+    return [
+        match[2] or following
+        for argument, following in zip(arguments, [*arguments, ""][1:], strict=True)
+        if (match := re.fullmatch(r"(-c|--config)(?:=(.*))?", argument, re.DOTALL))
+    ]
+
+
+def _check_arguments(arguments: Sequence[str], root: Path) -> None:
+    missing = [config for config in config_files(arguments) if not (root / config).is_file()]
+    if missing:
+        raise FileNotFoundError(f"there is no config {', '.join(missing)} (seen from {root})")
+    twice = [argument for argument in arguments if argument.split("=")[0] in OWN]
+    if twice:
+        raise ValueError(f"{twice} are set by --run_folder, --nodes and --gpus before the --")
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m lightning_modules.submit",
+        usage="%(prog)s [--cluster FILE] [--nodes N] [--gpus N] [--time TIME] [...] -- fit -c FILE ...",
+        description="Submit a training run to Slurm. What stands after -- is the command line of train.py.",
+    )
+    parser.add_argument("--cluster", action=ActionConfigFile, help="YAML with any of these options: a site's defaults")
+    for group in GROUPS:
+        parser.add_class_arguments(group)
+    parser.add_argument("--name", type=str | None, default=None, help="the job's name; its run folder's by default")
+    parser.add_argument(
+        "--run_folder", type=str | None, default=None, help="all that the run writes; runs/NAME-OF-THE-LAST-CONFIG"
+    )
+    parser.add_argument("--sweep", type=str | None, default=None, help="YAML list of runs: name, configs, options")
+    parser.add_argument("--parallel", type=int | None, default=None, help="most runs of the sweep at once")
+    parser.add_argument("--chain", type=int, default=1, help="jobs in a row, each to go on where the last one stopped")
+    parser.add_argument("--after", type=str | None, default=None, help="number of a job to wait for")
+    parser.add_argument("--dry-run", action="store_true", help="print the job script and submit nothing")
+    return parser
+
+
+def _group(kind: type[Any], parsed: Any) -> Any:
+    values = {each.name: parsed[each.name] for each in fields(kind)}
+    if values.get("container") is not None:
+        values["container"] = Container(**vars(values["container"]))
+    return kind(**values)
+
+
+def read_sweep(path: str | None) -> list[Arm]:
+    """Read the runs of a sweep.
+
+    Args:
+        path: YAML file, a list; None for no sweep.
+
+    Returns:
+        The runs.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is not such a list; the message names the key.
+    """
+    if path is None:
+        return []
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no sweep file {path} (seen from {Path.cwd()})")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--arms", type=list[Arm])
+    listed = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(listed, list) or not listed:
+        raise ValueError(f"{path} must be a list of runs with name, configs and options, got a {type(listed).__name__}")
+    try:
+        arms = parser.parse_object({"arms": listed}).arms
+    except ArgumentError as error:
+        raise ValueError(f"{path} must be a list of runs with name, configs and options: {error}") from error
+    return [Arm(**vars(arm)) for arm in arms]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

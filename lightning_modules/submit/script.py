@@ -1,0 +1,221 @@
+"""The job script: everything that the job does, for a person to read."""
+
+import json
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
+
+from lightning_modules.preemption import EXIT_STATUS
+from lightning_modules.submit.settings import Arm, Container, Resources, Stopping, Surroundings
+
+KILLED = 128 + signal.SIGUSR1
+"""Status, by the shell's custom, of a process that SIGUSR1 ended."""
+
+RENDEZVOUS = """\
+# All processes meet at the first node. Where its name is not known to the resolver, Slurm knows its address.
+first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+if ! getent hosts "$first_node" > /dev/null; then
+    first_node=$(scontrol show node "$first_node" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
+fi
+export MASTER_ADDR=$first_node
+export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
+"""
+
+FINISHED = """\
+if [[ -e $run_folder/finished ]]; then
+    echo "$run_folder is finished. To train it for longer, remove $run_folder/finished."
+    exit 0
+fi
+"""
+
+WAITING = """\
+step=$!
+# A signal to this script alone goes on to the processes; wait returns early for it.
+trap 'kill -USR1 "$step" 2> /dev/null' USR1
+status=0
+wait "$step" || status=$?
+while kill -0 "$step" 2> /dev/null; do
+    status=0
+    wait "$step" || status=$?
+done
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run, or a sweep of them, as a job.
+
+    Args:
+        name: Name in the queue.
+        root: Where it was submitted, and runs: absolute.
+        run_folder: Folder of the run; of a sweep, that of the arms' folders. Seen from ``root``.
+        arguments: Command line of ``train.py``.
+        arms: The sweep's runs; none for a single run.
+        parallel: Most arms at once; None = as many as Slurm starts.
+        resources: What is asked for.
+        surroundings: What the processes find.
+        stopping: What happens when the time is up.
+    """
+
+    name: str
+    root: Path
+    run_folder: Path
+    arguments: Sequence[str]
+    arms: Sequence[Arm] = ()
+    parallel: int | None = None
+    resources: Resources = field(default_factory=Resources)
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    stopping: Stopping = field(default_factory=Stopping)
+
+    @property
+    def log(self) -> Path:
+        """The log file, with Slurm's signs for the job's number."""
+        return self.root / self.run_folder / ("slurm-%A_%a.out" if self.arms else "slurm-%j.out")
+
+
+def render(job: Job) -> str:
+    """Write the job script.
+
+    Args:
+        job: What to run.
+
+    Returns:
+        A bash script with the options of sbatch.
+    """
+    arms = _arms(job.arms) if job.arms else f"run_folder={quote(str(job.run_folder))}\n"
+    sections = [
+        "#!/usr/bin/env bash\n# Written by python -m lightning_modules.submit; docs/cluster.md tells about it.\n"
+        + "".join(f"#SBATCH {_word(option)}\n" for option in _options(job)),
+        arms.replace("RUN_FOLDER", quote(str(job.run_folder))),
+        FINISHED if job.arguments[0] == "fit" else "",
+        _environment(job.surroundings),
+        RENDEZVOUS,
+        _command(job),
+        _srun(job) + WAITING,
+        _ending(job),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _options(job: Job) -> list[str]:
+    stopping = job.stopping
+    array = f"--array=0-{len(job.arms) - 1}" + (f"%{job.parallel}" if job.parallel else "")
+    return [
+        f"--job-name={job.name}",
+        *job.resources.options(),
+        *([array] if job.arms else []),
+        f"--chdir={job.root}",
+        f"--output={job.log}",
+        "--open-mode=append",  # a requeued job keeps its number
+        *([f"--signal={stopping.signal}"] if stopping.signal else []),
+        "--requeue" if stopping.requeue else "--no-requeue",
+    ]
+
+
+def _arms(arms: Sequence[Arm]) -> str:
+    lines = ["case $SLURM_ARRAY_TASK_ID in"]
+    for number, arm in enumerate(arms):
+        lines += [f"    {number})", f"        arm={quote(arm.name)}", "        of_this_arm=("]
+        lines += [f"            {line}" for line in _words(arm_arguments(arm))]
+        lines += ["        )", "        ;;"]
+    return "\n".join([*lines, "esac", "run_folder=RUN_FOLDER/$arm", ""])
+
+
+def arm_arguments(arm: Arm) -> list[str]:
+    """What an arm adds to the command line.
+
+    Args:
+        arm: The arm.
+
+    Returns:
+        Arguments; a value that is not a text is written as JSON, which the command line reads as the same value.
+    """
+    configs = [part for config in arm.configs for part in ("-c", config)]
+    values = ((key, value if isinstance(value, str) else json.dumps(value)) for key, value in arm.options.items())
+    return configs + [part for key, value in values for part in (f"--{key}", value)]
+
+
+def _environment(surroundings: Surroundings) -> str:
+    lines = []
+    if surroundings.setup.strip():
+        lines += ["set -e # without its surroundings the job must not start", surroundings.setup.strip(), "set +e"]
+    variables: dict[str, str | int] = dict(surroundings.variables)
+    if surroundings.interface is not None:
+        variables |= {"NCCL_SOCKET_IFNAME": surroundings.interface, "GLOO_SOCKET_IFNAME": surroundings.interface}
+    lines += [f"export {name}={quote(str(value))}" for name, value in variables.items()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _command(job: Job) -> str:
+    lines = [
+        f"{quote(job.surroundings.python)} train.py {quote(job.arguments[0])}",
+        *_words(job.arguments[1:]),
+        *(['"${of_this_arm[@]}"'] if job.arms else []),
+        '--run_folder "$run_folder"',
+        f"--trainer.num_nodes {job.resources.nodes}",
+        f"--trainer.devices {job.resources.tasks_per_node}",
+    ]
+    return "command=(\n" + "".join(f"    {line}\n" for line in lines) + ")\n"
+
+
+def _srun(job: Job) -> str:
+    container = job.surroundings.container
+    # --wait: a rank that fails must not leave the others hanging, yet all must have time to leave with their status.
+    options = ["--wait=60", *job.surroundings.srun]
+    if job.resources.cpus_per_task is not None:  # srun does not take it from the job
+        options.append(f"--cpus-per-task={job.resources.cpus_per_task}")
+    inside: list[str] = []
+    if container is not None and container.program == "pyxis":
+        options += _pyxis(container, job.root)
+    elif container is not None:
+        inside = _apptainer(container, job.root, has_gpus=job.resources.gpus > 0)
+    lines = [*map(quote, options), *_words(inside), '"${command[@]}" &']
+    return "srun " + " \\\n    ".join(lines) + "\n"
+
+
+def _pyxis(container: Container, root: Path) -> list[str]:
+    mounts = ",".join([f"{root}:{root}", *container.mounts])
+    return [
+        f"--container-image={container.image}",
+        f"--container-mounts={mounts}",
+        f"--container-workdir={root}",
+        *container.options,
+    ]
+
+
+def _apptainer(container: Container, root: Path, *, has_gpus: bool) -> list[str]:
+    mounts = ",".join([f"{root}:{root}", *container.mounts])
+    gpus = ["--nv"] if has_gpus else []
+    return ["apptainer", "exec", *gpus, f"--bind={mounts}", f"--pwd={root}", *container.options, container.image]
+
+
+def _ending(job: Job) -> str:
+    lines = []
+    if job.arguments[0] == "fit":
+        lines += ["if ((status == 0)); then", '    touch "$run_folder/finished"', "fi"]
+    if job.stopping.requeue:
+        number = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if job.arms else "$SLURM_JOB_ID"
+        lines += [
+            f"# {EXIT_STATUS}: training has saved and stopped. {KILLED}: SIGUSR1 came before training could listen.",
+            f"if ((status == {EXIT_STATUS} || status == {KILLED})); then",
+            f'    scontrol requeue "{number}"',
+            "fi",
+        ]
+    return "\n".join([*lines, 'exit "$status"', ""])
+
+
+def _words(arguments: Sequence[str]) -> list[str]:
+    """Quoted arguments, an option with its value on one line."""
+    lines: list[list[str]] = []
+    for argument in arguments:
+        if not lines or argument.startswith("-"):
+            lines.append([])
+        lines[-1].append(quote(argument))
+    return [" ".join(line) for line in lines]
+
+
+def _word(option: str) -> str:
+    """An option as sbatch reads it in a script: quoted where it has a space, and as it stands otherwise."""
+    return quote(option) if any(sign in option for sign in " \t'\"\\#") else option

@@ -1,0 +1,68 @@
+"""Saves over and over, and is killed in the middle of one: ``python -m ... FOLDER POINT``; see test_kills.py.
+
+POINT is ``CALL:NUMBER`` or ``CALL:NUMBER:before``: the process kills itself with SIGKILL at the so-many-th time that
+the call (of the operating system) is made in the second save.
+"""
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.checkpoints import folder as folders
+from lightning_modules.checkpoints import saving, tensor_file
+from lightning_modules.checkpoints.keeping import KeepCheckpoints
+from tests.lightning_modules.checkpoints.small_runs import batches, make_module, make_trainer
+
+CALLS: dict[str, list[tuple[Any, str]]] = {
+    "fsync": [(os, "fsync")],
+    "rename": [(os, "rename")],
+    "replace": [(os, "replace")],
+    "rmtree": [(shutil, "rmtree")],
+    "add": [(tensor_file.TensorFile, "add")],
+    "index": [(saving, "_write_file")],
+    "publish": [(folders, "publish")],
+}
+
+
+def kill_at(call: str, number: int, before: bool) -> None:
+    """Make the process kill itself at a call."""
+    seen = 0
+
+    def killing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == number and before:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*arguments, **options)
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return called
+
+    for place, name in CALLS[call]:
+        setattr(place, name, killing(getattr(place, name)))
+
+
+class Arm(KeepCheckpoints):
+    """Lets the first save pass."""
+
+    def __init__(self, folder: str, point: str) -> None:
+        super().__init__(every_n_steps=2, folder=folder)
+        self.point = point
+
+    def save(self, trainer: Any) -> None:
+        if trainer.global_step == 4:
+            call, number, *before = self.point.split(":")
+            kill_at(call, int(number), bool(before))
+        super().save(trainer)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    make_trainer(target.parent, 8, Arm(str(target), sys.argv[2])).fit(make_module(), batches())

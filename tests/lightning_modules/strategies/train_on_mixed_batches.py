@@ -1,0 +1,81 @@
+"""Trains on batches that differ between the ranks in everything they can differ in; see test_mixed_batches.py."""
+
+import torchvision_import  # noqa: F401  before anything that imports torchvision
+
+# isort: split
+import faulthandler
+import os
+import random
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from components.encoders.hugging_face import HuggingFaceVisionEncoder
+from components.losses import EverySegmentLoss
+from datamodules.batch import Batch, Sample, collate
+from tests.fixtures_models import PartFolders, make_frames, make_sample, make_unbuilt_module
+from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
+from tests.lightning_modules.strategies.train_with_strategies import make_strategy
+
+SECONDS_UNTIL_HUNG = float(os.environ.get("HUNG", 60.0))
+
+
+def make_sample_of(folders: PartFolders, draw: random.Random, kind: str) -> Sample:
+    """Text, an image or a video of 2 to 9 frames, with one to three conversations of one or two turns."""
+    frames = None
+    if kind != "text":
+        frames = make_frames(1 if kind == "image" else draw.randint(2, 9), seed=draw.randrange(1000))
+    dialogues = [
+        [(draw.choice(["which colour ?", "how many ?"]), draw.choice(["red", "blue square and then green"]))]
+        * draw.randint(1, 2)
+        for _ in range(draw.randint(1, 3))
+    ]
+    return make_sample(folders, kind, frames, dialogues)
+
+
+def make_batches(folders: PartFolders, rank: int, num_steps: int) -> list[Batch]:
+    """Batches of one kind only or of several, one to four samples each, drawn by each rank for itself."""
+    draw = random.Random(rank)
+    batches = []
+    for _ in range(num_steps):
+        kinds = draw.choice([["text"], ["image"], ["video"], ["text", "image", "video"]])
+        samples = [make_sample_of(folders, draw, draw.choice(kinds)) for _ in range(draw.randint(1, 4))]
+        batches.append(collate(samples))
+    return batches
+
+
+def main(strategy: str, encoder: str, language_model: str, folder: str, num_steps: str) -> None:
+    rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    torch.set_num_threads(1)
+    folders = PartFolders(encoder, language_model)
+    # The ranks need different numbers of encoder calls, segments and readings.
+    few_frames_a_call = partial(HuggingFaceVisionEncoder, encoder, layer=-1, max_frames_per_call=4)
+    module = make_unbuilt_module(folders, encoder=few_frames_a_call, loss_schedule=EverySegmentLoss())
+    logger = RecordingLogger()
+    trainer = make_trainer(
+        Path(folder),
+        int(num_steps),
+        devices=num_ranks,
+        strategy=make_strategy(strategy),
+        logger=logger,
+        use_distributed_sampler=False,
+        check_val_every_n_epoch=1,
+    )
+    batches = make_batches(folders, rank, int(num_steps))
+    validation = make_batches(folders, rank + num_ranks, 10)
+    faulthandler.dump_traceback_later(SECONDS_UNTIL_HUNG * (2 + int(num_steps) / 100), exit=True)
+    trainer.fit(module, make_loader(batches), make_loader(validation))
+    options = [["red", "blue", "green square"]] * len(validation[0].questions)
+    scores = module.built.score_options(validation[0], options)
+    assert len(scores) == len(options)
+    losses = logger.values("train/loss")
+    assert len(losses) == int(num_steps), losses
+    assert all(loss == loss and loss < 20 for loss in losses), losses
+    some = int(num_steps) // 3
+    assert sum(losses[-some:]) < sum(losses[:some]), "nothing was learned"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,90 @@
+"""Every strategy overlay trains, validates, draws and predicts with two processes through the real command line."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import run_commands
+from tests.process_group import run_processes
+from tests.test_configs import CONFIGS, QUICK, config_arguments, workplace  # noqa: F401  workplace is a fixture
+
+OVERLAYS = [
+    "ddp.yaml",
+    "zero1.yaml",
+    "zero2.yaml",
+    "zero3.yaml",
+    "zero2_offload.yaml",
+    "zero3_offload.yaml",
+    "fsdp2.yaml",
+]
+TOGETHER = ["bf16.yaml", "activation_checkpointing.yaml", "accumulate.yaml"]
+SPREAD_ALL = "--trainer.strategy.init_args.persistent_elements=0"  # the tiny weights too
+ALONE = ["single_device.yaml"]  # cannot run with two processes; test_configs.py's way serves it
+
+
+def overlay(*names: str) -> list[str]:
+    return [part for name in names for part in ("-c", str(CONFIGS / "strategy" / name))]
+
+
+def run(commands: list[list[str]], folder: Path, num_ranks: int) -> list[dict[str, Any]]:
+    """Run commands with two processes; what the first process knows after each."""
+    file = folder / "commands.json"
+    one_set = "--data.validation={1x: runs/quickstart/features/eval-1x-*.tar}"
+    settings = ["--trainer.accelerator=cpu", f"--trainer.devices={num_ranks}", one_set]
+    file.write_text(json.dumps([[*command, *settings] for command in commands]))
+    run_processes(run_commands.__name__, [str(file)], num_ranks, folder=folder)
+    results: list[dict[str, Any]] = json.loads(file.with_suffix(".results.json").read_text())
+    return results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [[], TOGETHER], ids=["plain", "bf16, checkpointing, accumulation"])
+def test_overlays_train_validate_and_predict_with_two_processes(
+    together: list[str],
+    workplace: Path,  # noqa: F811
+) -> None:
+    commands = []
+    for name in OVERLAYS:
+        for action, settings in (("fit", QUICK), ("predict", [])):
+            label = f"--trainer.logger.init_args.name={name}-{len(together)}-{action}"
+            spread = [SPREAD_ALL] if name.startswith("zero3") else []
+            chain = [*config_arguments("quickstart.yaml"), *overlay(name, *together)]
+            commands.append([action, *chain, *settings, *spread, label])
+    if together:
+        commands = [[part.replace("limit_train_batches=2", "limit_train_batches=8") for part in c] for c in commands]
+    results = run(commands, workplace, 2)
+    trained = results[::2]
+    assert [(one["steps"], one["world_size"]) for one in trained] == [(2, 2)] * len(OVERLAYS)
+    losses = [one["metrics"]["train/loss"] for one in trained]
+    assert all(math.isfinite(loss) for loss in losses)
+    judged = [one["metrics"]["val/loss/1x"] for one in trained]
+    tolerance = 0.05 if together else 1e-4
+    assert max(losses) - min(losses) < tolerance
+    assert max(judged) - min(judged) < tolerance
+    for name in OVERLAYS:
+        folders = (workplace / "runs").glob(f"**/{name}-{len(together)}-predict")
+        files = [path for folder in folders for path in folder.rglob("predictions*.jsonl")]
+        assert len({line for file in files for line in file.read_text().splitlines()}) == 2
+
+
+@pytest.mark.slow
+def test_two_nodes_by_environment_train_as_one_node_does(workplace: Path) -> None:  # noqa: F811
+    command = ["fit", *config_arguments("quickstart.yaml"), *overlay("zero2.yaml"), *QUICK]
+    [one_node] = run([command], workplace, 2)
+    file = workplace / "nodes.json"
+    settings = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=2"]
+    one_set = "--data.validation={1x: runs/quickstart/features/eval-1x-*.tar}"
+    file.write_text(json.dumps([[*command, *settings, one_set]]))
+    run_processes(run_commands.__name__, [str(file)], 2, folder=workplace, num_nodes=2)
+    [two_nodes] = json.loads(file.with_suffix(".results.json").read_text())
+    assert two_nodes["world_size"] == 2
+    for name in ("train/loss", "val/loss/1x"):
+        assert two_nodes["metrics"][name] == pytest.approx(one_node["metrics"][name], abs=1e-5)
+
+
+def test_every_overlay_is_run_here_or_with_the_other_configs() -> None:
+    files = {path.name for path in (CONFIGS / "strategy").glob("*.yaml")}
+    assert files == {*OVERLAYS, *TOGETHER, *ALONE}
