@@ -97,6 +97,8 @@ class AnswerLoss(NamedTuple):
 
     nll: Tensor  # [C] float32, summed over the answer's tokens
     num_tokens: Tensor  # [C] int64
+    num_positions: Tensor | None = None  # [] int64, text and visual tokens that were read; None where it is not told
+    num_computed_positions: int = 0  # the same with the padding
 
 
 class VideoTextBatch(Protocol):
@@ -159,10 +161,7 @@ class FrameEncoder(nn.Module, ABC):
 
     @abstractmethod
     def dummy_frames(self, device: object) -> Tensor:
-        """One all-zero frame in the form that ``forward`` reads.
-
-        A batch without any video runs it, masked, so that every rank makes the same calls.
-        """
+        """One all-zero frame as ``forward`` reads it: a batch without video runs it, masked, to make the same calls."""
 
 
 class SegmenterStream(Protocol):

@@ -38,8 +38,15 @@ class ModelOutput(NamedTuple):
     loss: Tensor  # scalar; its mean over the ranks is the mean over the answer tokens of all ranks' batches
     reading_losses: Tensor  # [R] detached, after each reading; like ``loss`` but for the bridge's penalty
     num_answer_tokens: Tensor  # scalar int64
-    segment_counts: Tensor  # [V] int64
-    penalty: Tensor | None = None  # scalar, detached: what the bridge added to the loss
+    segment_slots: Tensor  # [V, S] int64, slots that the bridge read; 0 where a video has no such segment
+    num_computed_positions: int  # of the language model in all readings, padding included; 0 where it does not tell
+    num_positions: Tensor | None  # scalar int64, the same without padding
+    penalty: Tensor | None  # scalar, detached: what the bridge added to the loss
+
+    @property
+    def segment_counts(self) -> Tensor:
+        """Segments of every video, ``[V]`` int64."""
+        return (self.segment_slots > 0).sum(dim=1)
 
 
 class PackedVideos(NamedTuple):
@@ -126,8 +133,16 @@ class VideoLanguageModel(nn.Module):
             penalty = penalty_where_answers_are_known(penalty, text.video_index, losses[-1], share)
             loss = loss + penalty
         means = torch.stack([each.nll.detach().sum() / share for each in losses])
-        segment_counts = segment_mask.sum(dim=1)[: batch.frame_counts.numel()]
-        return ModelOutput(loss, means, num_tokens, segment_counts, None if penalty is None else penalty.detach())
+        read = [each.num_positions for each in losses if each.num_positions is not None]
+        return ModelOutput(
+            loss=loss,
+            reading_losses=means,
+            num_answer_tokens=num_tokens,
+            segment_slots=segments.slot_mask.sum(dim=2)[: batch.frame_counts.numel()],
+            num_computed_positions=sum(each.num_computed_positions for each in losses),
+            num_positions=torch.stack(read).sum() if read else None,
+            penalty=None if penalty is None else penalty.detach(),
+        )
 
     @torch.no_grad()
     def generate(self, batch: VideoTextBatch, max_new_tokens: int) -> list[str]:

@@ -1,11 +1,13 @@
 """Lightning's command line with this project's defaults."""
 
+import pkgutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -61,6 +63,9 @@ class VideoLanguageCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
+        if config.trainer.enable_progress_bar is False and isinstance(config.trainer.callbacks, list):
+            # Lightning refuses a bar in the callbacks beside that setting; configs/base.yaml has one.
+            config.trainer.callbacks = [each for each in config.trainer.callbacks if not _is_progress_bar(each)]
         if config.run_folder is not None:
             write_into(config.trainer, config.run_folder)
 
@@ -114,6 +119,10 @@ def _runs_folder(trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir)
     logger = trainer.loggers[0]
     return Path(logger.save_dir or trainer.default_root_dir, str(logger.name))
+
+
+def _is_progress_bar(callback: Any) -> bool:
+    return issubclass(pkgutil.resolve_name(callback.class_path), ProgressBar)
 
 
 def _parser_options() -> dict[str, Any]:

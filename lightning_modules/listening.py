@@ -36,6 +36,8 @@ class ModelListener:
     def describe_videos(self, batch: VideoTextBatch) -> list[SegmentedVideo]:
         """Collect what there is to draw of every video of the batch that ran, on the CPU.
 
+        Makes no collective call, so a single rank may ask.
+
         Args:
             batch: The batch; holds at least one video.
 

@@ -22,7 +22,7 @@ from components.interfaces import (
 from components.model import VideoLanguageModel
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
 from lightning_modules.judging import JudgedBatch, Judgement
-from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer, gradient_norm
+from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer
 from lightning_modules.optimization.accumulation import PartialGradientWarning, is_accumulating
 from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.averages import AveragesInValidation
@@ -171,7 +171,7 @@ class VideoLanguageModule(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set the learning rates; log them and the gradient norms part by part."""
+        """Set the learning rates and log them."""
         self.rates.apply(optimizer.param_groups, self.global_step)
         settings: Any = self.trainer  # Lightning sets log_every_n_steps where a type checker does not see it
         every = settings.log_every_n_steps
@@ -180,10 +180,6 @@ class VideoLanguageModule(LightningModule):
             return
         for group in optimizer.param_groups:
             self.log(f"learning_rate/{group['name']}", float(group["lr"]))
-        for name, part in self.built.named_children():
-            with_gradient = [p for p in part.parameters() if p.grad is not None]
-            if with_gradient:  # DeepSpeed's gradients are not here
-                self.log(f"gradient_norm/{name}", gradient_norm(with_gradient))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take the step, or leave it out; then count it."""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import train
 from apps import cache_features
-from lightning_modules import monitoring
+from lightning_modules.monitoring import inspection
 from tests.fixtures_data import make_clip, make_record, write_shard
 from tests.fixtures_models import make_quickstart_parts
 
@@ -74,7 +74,7 @@ def test_config_trains_validates_and_tests(name: str, workplace: Path, monkeypat
     monkeypatch.chdir(workplace)
     if name.startswith("ablation/"):
         # Rendering takes most of the time and knows nothing of the config; the other configs do it.
-        monkeypatch.setattr(monitoring, "draw_video", lambda video: Figure(figsize=(1, 1)))
+        monkeypatch.setattr(inspection, "draw_video", lambda video: Figure(figsize=(1, 1)))
     if name in FOLLOWS:
         train.main(["fit", *config_arguments(FOLLOWS[name]), *QUICK, "--trainer.limit_val_batches=0"])
     arguments = config_arguments(name)

@@ -24,7 +24,7 @@ from datamodules.order import TrainingOrder
 from datamodules.schema import parse_record
 from datamodules.shard_reader import open_shards
 from datamodules.validate import main as validate
-from lightning_modules import monitoring
+from lightning_modules.monitoring import inspection
 from tests.datamodules.convert.conversions import write_media
 from tests.fixtures_models import make_quickstart_parts
 
@@ -129,7 +129,7 @@ def test_validator_accepts_the_converted_shards(command: str, place: Path) -> No
 
 @pytest.mark.parametrize("command", [line for line in commands("train.py") if "--ckpt_path" not in line])
 def test_converted_shards_train(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitoring, "draw_video", lambda video: Figure(figsize=(1, 1)))
+    monkeypatch.setattr(inspection, "draw_video", lambda video: Figure(figsize=(1, 1)))
     cli = train.main([*arguments(command, "train.py"), *QUICK])
     assert cli.trainer.global_step == 2
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])

@@ -15,36 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 import evaluate
+from components.effective_rank import effective_rank
 from datamodules.shard_reader import open_shards
 from lightning_modules.loading import load_weights, open_weights, stored_config
 from lightning_modules.report import length_order
 from lightning_modules.video_language import VideoLanguageModule
-
-
-def effective_rank(memory: Tensor) -> Tensor:
-    """Effective number of directions that memory tokens span.
-
-    The exponential of the entropy of the squared singular values, normalised to sum to 1: 1 where all tokens are
-    equal, M where M tokens are orthogonal and of one length.
-
-    Args:
-        memory: Memory tokens, ``[..., M, D]``.
-
-    Returns:
-        Effective rank, ``[...]`` float64.
-
-    Raises:
-        ValueError: All tokens of a memory are zero, which span nothing.
-
-    Source: Roy and Vetterli, "The effective rank", EUSIPCO 2007, there of the singular values themselves.
-    """
-    energy = torch.linalg.svdvals(memory.double()).square()
-    total = energy.sum(dim=-1, keepdim=True)
-    if not bool((total > 0).all()):
-        raise ValueError(f"a memory of shape {list(memory.shape)} holds only zeros (or NaN), so it has no rank")
-    shares = energy / total
-    rank: Tensor = torch.special.entr(shares).sum(dim=-1).exp()
-    return rank
 
 
 @torch.no_grad()

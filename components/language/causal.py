@@ -125,7 +125,7 @@ class HuggingFaceCausalLM(LanguageModel):
         scored = inputs.labels[:, 1:] != IGNORED_LABEL  # [C, T-1], whether the next token is scored
         rows, columns = scored.nonzero(as_tuple=True)
         if self.pack:
-            logits = self._packed_logits(inputs, rows, columns)
+            logits, computed = self._packed_logits(inputs, rows, columns)
         else:
             logits = self._logits_at(
                 rows,
@@ -135,9 +135,10 @@ class HuggingFaceCausalLM(LanguageModel):
                 position_ids=inputs.position_ids,
                 use_cache=False,
             ).logits
+            computed = inputs.mask.numel()
         token_nll = functional.cross_entropy(logits.float(), inputs.labels[rows, columns + 1], reduction="none")
         nll = token_nll.new_zeros(scored.shape[0]).index_add(0, rows, token_nll)
-        return AnswerLoss(nll, scored.sum(dim=1))
+        return AnswerLoss(nll, scored.sum(dim=1), inputs.mask.sum(), computed)
 
     @torch.no_grad()
     def generate(self, visual: VisualTokens, text: TextInputs, max_new_tokens: int) -> list[str]:
@@ -227,8 +228,8 @@ class HuggingFaceCausalLM(LanguageModel):
         log_likelihood = -functional.cross_entropy(logits.float(), ids[rows, columns], reduction="none")
         return log_likelihood.new_zeros(len(answers)).index_add(0, rows, log_likelihood) / lengths
 
-    def _packed_logits(self, inputs: SplicedInputs, rows: Tensor, columns: Tensor) -> Tensor:
-        """Logits at ``n`` positions of the conversations, ``[n, vocabulary]``, from rows that several of them share."""
+    def _packed_logits(self, inputs: SplicedInputs, rows: Tensor, columns: Tensor) -> tuple[Tensor, int]:
+        """Logits at ``n`` positions, ``[n, vocabulary]``, from rows that several conversations share; all positions."""
         packed = pack_rows(inputs, single_row=is_flash(self.model))
         shared = packed.embeddings.shape[0] < packed.row.shape[0]
         check = shared and not self._conversations_kept_apart
@@ -237,8 +238,7 @@ class HuggingFaceCausalLM(LanguageModel):
                 packed.row[rows], packed.start[rows] + columns, **packed.arguments(), use_cache=False
             )
         self._conversations_kept_apart |= shared
-        logits: Tensor = output.logits
-        return logits
+        return output.logits, packed.position_ids.numel()
 
     def _splice(self, visual: VisualTokens, text: TextInputs, *, pad_left: bool = False) -> SplicedInputs:
         return splice(visual, text, self._embed(text.input_ids), pad_left=pad_left)

@@ -1,7 +1,7 @@
 """What turns gradients into new weights: settings part by part, the optimizer, rates by step, steps left out."""
 
-from lightning_modules.optimization.groups import build_optimizer, gradient_norm
+from lightning_modules.optimization.groups import build_optimizer
 from lightning_modules.optimization.rates import RateSchedule
 from lightning_modules.optimization.settings import Moment, NonFinite, Optimization
 
-__all__ = ["Moment", "NonFinite", "Optimization", "RateSchedule", "build_optimizer", "gradient_norm"]
+__all__ = ["Moment", "NonFinite", "Optimization", "RateSchedule", "build_optimizer"]

@@ -1,10 +1,8 @@
 """Parameters grouped by part, each with its own settings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.settings import Optimization
@@ -62,19 +60,6 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> PartwiseAdamW:
 def part_of(group: Mapping[str, object]) -> str:
     """The part that a group of parameters belongs to."""
     return str(group["name"]).split("/")[0]
-
-
-def gradient_norm(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
-    """L2 norm over all gradients there are; zero without any.
-
-    Of sharded gradients it is that of all shards, for which all ranks must call it alike.
-    """
-    gradients = [p.grad.detach().float() for p in parameters if p.grad is not None]
-    sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
-    whole = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
-    norms = [nn.utils.get_total_norm(some) for some in (sharded, whole) if some]
-    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
-    return torch.stack(norms).norm() if norms else torch.zeros(())
 
 
 def _num_dimensions(parameter: nn.Parameter) -> int:

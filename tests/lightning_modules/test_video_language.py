@@ -71,16 +71,11 @@ def test_training_touches_the_trainable_parts_and_not_the_frozen_one(folders: Pa
     assert not any("encoder" in name for name in changed)
 
 
-def test_learning_rates_and_gradient_norms_are_logged_at_their_own_step(folders: PartFolders, tmp_path: Path) -> None:
+def test_learning_rates_are_logged_at_their_own_step(folders: PartFolders, tmp_path: Path) -> None:
     module = make_module(folders, optimization=Optimization(RATES, warmup_fraction=0.5))
     logger = fit(tmp_path, module, [make_batch(folders)] * 4, max_steps=4, log_every_n_steps=2)
     rates = {step: values["learning_rate/bridge"] for step, values in logger.logged if "train/loss" in values}
     assert rates == pytest.approx({1: 1e-3, 3: 0.5e-3})  # warm-up: half, full; cosine: full, half
-    assert {name for _, values in logger.logged for name in values if name.startswith("gradient_norm/")} == {
-        "gradient_norm/bridge",
-        "gradient_norm/language_model",
-    }
-    assert all(norm > 0 for norm in logger.values("gradient_norm/bridge"))
 
 
 class Answers(Callback):

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from components.language.causal import HuggingFaceCausalLM
 from components.language.pretrained import LoraSettings
 from datamodules.batch import Batch, collate
+from lightning_modules.monitoring import GradientMonitor
 from lightning_modules.optimization import Moment, Optimization
 from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_models import RATES, PartFolders, make_mixed_samples, make_module
@@ -92,7 +93,7 @@ def test_rates_of_adapters_are_logged_and_only_they_train(folders: PartFolders, 
     adapted = partial(HuggingFaceCausalLM, folders.language_model, lora=LoraSettings(rank=2, dropout=0.0))
     logger = RecordingLogger()
     module = make_module(folders, language_model=adapted, optimization=staged(warmup_fraction=0.0))
-    seen = fit(tmp_path, module, make_batches(folders), logger=logger)
+    seen = fit(tmp_path, module, make_batches(folders), logger=logger, callbacks=[GradientMonitor()])
     assert logger.values("learning_rate/language_model")[: START + 1] == [0.0] * START + [
         pytest.approx(RATES["language_model"])
     ]

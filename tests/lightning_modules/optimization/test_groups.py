@@ -1,10 +1,7 @@
-import math
-
 import pytest
-import torch
 from torch import nn
 
-from lightning_modules.optimization import Moment, Optimization, build_optimizer, gradient_norm
+from lightning_modules.optimization import Moment, Optimization, build_optimizer
 
 
 class Parts(nn.Module):
@@ -68,12 +65,3 @@ def test_average_that_would_not_move_or_not_average_is_refused(decay: float) -> 
     settings = Optimization({"bridge": 1e-3, "language_model": 1e-4}, averages={"bridge": decay})
     with pytest.raises(ValueError, match=rf"averages\['bridge'\] is {decay}; a decay lies between 0 and 1"):
         build_optimizer(Parts(), settings)
-
-
-def test_gradient_norm_is_that_of_all_gradients_together() -> None:
-    with_gradient, other, without = (nn.Parameter(torch.zeros(2)) for _ in range(3))
-    with_gradient.grad = torch.tensor([3.0, 0.0])
-    other.grad = torch.tensor([0.0, 4.0])
-    assert float(gradient_norm([with_gradient, other, without])) == pytest.approx(5.0)
-    assert float(gradient_norm([without])) == 0.0
-    assert not math.isnan(float(gradient_norm([])))

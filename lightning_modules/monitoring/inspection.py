@@ -1,6 +1,5 @@
-"""Callbacks that show in TensorBoard how fast training runs and what the model does with single videos."""
+"""Shows what the model does with single videos."""
 
-import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -16,85 +15,17 @@ from lightning_modules.pictures import SegmentedVideo, draw_video
 from lightning_modules.video_language import VideoLanguageModule
 
 
-class ThroughputMonitor(Callback):
-    """Logs samples, conversations and frames a second over all ranks, and the share of time spent waiting for data.
-
-    Waiting is the time between two training steps, the batch's way to the device included. Validation and the writing
-    of checkpoints are left out. Values are means since they were last logged, which is every
-    ``trainer.log_every_n_steps`` optimizer steps.
-    """
-
-    def __init__(self) -> None:
-        self._counts = [0, 0, 0]  # samples, conversations, frames
-        self._waiting_s = 0.0
-        self._working_s = 0.0
-        self._began_s = 0.0
-        self._ended_s: float | None = None  # end of the step before; None after a pause, whose length means nothing
-        self._logged_step = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting."""
-        self._clear()
-        self._ended_s = None
-        self._logged_step = trainer.global_step
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note how long the batch was waited for."""
-        self._began_s = time.perf_counter()
-        if self._ended_s is not None:
-            self._waiting_s += self._began_s - self._ended_s
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: JudgedBatch, batch_idx: int
-    ) -> None:
-        """Count the batch; log where it is time."""
-        self._ended_s = time.perf_counter()
-        self._working_s += self._ended_s - self._began_s
-        seen = (len({question.key for question in batch.questions}), len(batch.questions), len(batch.frames))
-        self._counts = [total + new for total, new in zip(self._counts, seen, strict=True)]
-        settings: Any = trainer  # Lightning sets log_every_n_steps where a type checker does not see it
-        every, step = settings.log_every_n_steps, trainer.global_step
-        if every and step % every == 0 and step != self._logged_step:
-            self._logged_step = step
-            self._log(trainer, pl_module)
-            self._clear()
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave validation out of the waiting."""
-        self._ended_s = None
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Leave the writing of a checkpoint out of the waiting."""
-        self._ended_s = None
-
-    def _log(self, trainer: Trainer, module: LightningModule) -> None:
-        own = torch.tensor([*self._counts, self._waiting_s, self._working_s], device=trainer.strategy.root_device)
-        total: Any = trainer.strategy.reduce(own, reduce_op="sum")
-        samples, conversations, frames, waiting_s, working_s = total.tolist()
-        seconds = (waiting_s + working_s) / trainer.world_size
-        values = {
-            "throughput/samples_a_second": samples / seconds,
-            "throughput/conversations_a_second": conversations / seconds,
-            "throughput/frames_a_second": frames / seconds,
-            "throughput/waiting_for_data": waiting_s / (waiting_s + working_s),
-        }
-        module.log_dict(values, batch_size=1)
-
-    def _clear(self) -> None:
-        self._counts = [0, 0, 0]
-        self._waiting_s = self._working_s = 0.0
-
-
 class VideoInspection(Callback):
     """Shows, after every validation, what the model made of a few videos and what it answered.
 
     For the first videos of every validation set: the frames with the segment boundaries, the similarity of neighbouring
-    frames and its depth, the memory readout's attention over the segments (where the readout attends to them), and
-    question, reference and generated answer as text. For every set: a histogram of the number of segments a video.
+    frames and its depth, the memory readout's attention over the segments (where the readout attends to them and its
+    weights are whole: not with ZeRO-3 and FSDP2), and question, reference and generated answer as text. For every set:
+    a histogram of the number of segments a video.
 
-    Nothing is computed twice: the callback listens to encoder and bridge while validation runs. Only the first
-    process shows its share. Needs a logger that takes figures and text, such as ``TensorBoardLogger``; without one it
-    warns once.
+    Nothing is computed twice: the callback listens to encoder and bridge while validation runs. Only the first process
+    shows its share, and makes no call that others would have to make with it. Needs a logger that takes figures and
+    text, such as ``TensorBoardLogger``; without one it warns once.
 
     Args:
         num_videos: Videos to show of every validation set.

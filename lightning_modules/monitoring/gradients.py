@@ -1,0 +1,127 @@
+"""How large the gradients are, part by part."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from lightning_modules.monitoring.ranks import logs_after_this_step, of_all_ranks
+from lightning_modules.optimization.accumulation import is_accumulating
+from lightning_modules.video_language import VideoLanguageModule
+
+
+class GradientMonitor(Callback):
+    """Logs the gradients' norm, of every part that has some and of all together, and how much of it clipping takes.
+
+    Norms are those of the averaged gradients before clipping. With FSDP2 and ZeRO, where a rank has only a share of
+    every gradient, the shares' squares are summed over the ranks. ``clipped_away`` is the share of the gradient that
+    clipping by norm takes: 0 where the norm is below ``trainer.gradient_clip_val``.
+    """
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Log at the steps that Lightning writes.
+
+        Raises:
+            TypeError: The LightningModule is another than this project's.
+        """
+        if not logs_after_this_step(trainer) or is_accumulating(trainer):  # DeepSpeed comes here with every batch
+            return
+        if not isinstance(pl_module, VideoLanguageModule):
+            raise TypeError(f"GradientMonitor reads a VideoLanguageModule, got a {type(pl_module).__name__}")
+        rates = pl_module.rates
+        frozen = {part for part in rates.first_steps if rates.is_frozen(part, pl_module.global_step)}
+        parts = {
+            name: [p for p in part.parameters() if p.requires_grad]
+            for name, part in pl_module.built.named_children()
+            if name not in frozen
+        }
+        norms = gradient_norms(trainer, {name: trainable for name, trainable in parts.items() if trainable})
+        total = sum(norm**2 for norm in norms.values()) ** 0.5
+        values = {f"gradient_norm/{name}": norm for name, norm in norms.items()} | {"gradient_norm/total": total}
+        limit = _clipping_limit(trainer)
+        if limit:
+            values["gradient_norm/clipped_away"] = 1.0 - min(1.0, limit / max(total, limit))
+        pl_module.log_dict(values)
+
+
+def gradient_norms(trainer: Trainer, parts: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, float]:
+    """L2 norm of the gradients of named groups of parameters.
+
+    A collective call where gradients are shared out over ranks.
+
+    Args:
+        trainer: The trainer, before it clips and steps.
+        parts: The groups.
+
+    Returns:
+        Norm of each group that has gradients which are not all zero; of a frozen part they are.
+    """
+    scale = float(getattr(getattr(trainer.model, "optimizer", None), "loss_scale", 1.0))  # of DeepSpeed in float16
+    squares = {name: _own_squares(parameters, trainer.world_size) for name, parameters in parts.items()}
+    is_shared_out = any(_is_shared_out(p) for parameters in parts.values() for p in parameters)
+    sums = [float(square) for square in torch.stack(list(squares.values()))] if squares else []
+    if is_shared_out:
+        sums = of_all_ranks(trainer, sums).sum(dim=0).tolist()
+    else:
+        sums = [square * trainer.world_size for square in sums]
+    return {name: square**0.5 / scale for name, square in zip(squares, sums, strict=True) if square != 0.0}
+
+
+def _own_squares(parameters: Iterable[nn.Parameter], world_size: int) -> Tensor:
+    """What this rank adds to the sum of squares over all ranks."""
+    by_share: dict[float, list[Tensor]] = {}
+    device = torch.device("cpu")
+    for parameter in parameters:
+        gradient, share = _own_gradient(parameter, world_size)
+        if gradient is not None:
+            device = gradient.device
+            by_share.setdefault(share, []).append(gradient.detach())
+    total = torch.zeros((), device=device)
+    for share, gradients in by_share.items():
+        total = total + share * torch.nn.utils.get_total_norm([each.float() for each in gradients]).square()
+    return total.cpu()
+
+
+def _own_gradient(parameter: Any, world_size: int) -> tuple[Tensor | None, float]:
+    """What this rank holds of a gradient, and one over the number of ranks that hold the same."""
+    if hasattr(parameter, "ds_id"):  # ZeRO-3
+        from deepspeed.utils import safe_get_local_grad  # an optional dependency, and at hand here
+
+        return safe_get_local_grad(parameter), 1.0
+    if hasattr(parameter, "_hp_mapping"):  # ZeRO-1 and 2
+        return _fragment(parameter), 1.0
+    gradient = parameter.grad
+    if isinstance(gradient, DTensor):
+        mesh, placements = gradient.device_mesh, gradient.placements
+        pieces = 1
+        for dimension, placement in enumerate(placements):
+            pieces *= 1 if placement.is_replicate() else mesh.size(dimension)
+        return gradient.to_local(), pieces / world_size
+    return gradient, 1.0 / world_size
+
+
+def _fragment(parameter: Any) -> Tensor | None:
+    """The piece of a gradient that ZeRO-1 and 2 leave on this rank; None where it lies on others."""
+    mapping = parameter._hp_mapping
+    if mapping is None:
+        return None
+    gradient: Tensor = mapping.get_lp_grad_fragment(parameter._index_in_param_group).flatten()
+    address = mapping.lp_fragment_address
+    # Some of its optimizers keep the whole gradient on every rank; of that, only the own piece counts.
+    return gradient.narrow(0, address.start, address.numel) if gradient.numel() == parameter.numel() else gradient
+
+
+def _is_shared_out(parameter: Any) -> bool:
+    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping") or isinstance(parameter, DTensor)
+
+
+def _clipping_limit(trainer: Trainer) -> float:
+    """Largest norm that clipping leaves; 0 where it clips otherwise or not at all."""
+    settings: Any = trainer  # Lightning sets these where a type checker does not see them
+    algorithm = settings.gradient_clip_algorithm
+    return float(settings.gradient_clip_val or 0.0) if algorithm in (None, "norm") else 0.0

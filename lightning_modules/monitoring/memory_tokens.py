@@ -1,0 +1,98 @@
+"""What the bridge's memory looks like after a video's last segment."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from components.effective_rank import effective_rank
+from components.interfaces import SegmentInput
+from lightning_modules.monitoring.ranks import logs_after_this_step, of_all_ranks
+from lightning_modules.optimization.accumulation import is_accumulating
+from lightning_modules.video_language import VideoLanguageModule
+
+
+class MemoryTokenMonitor(Callback):
+    """Logs the memory tokens' mean norm and effective rank after the last segment, and the share admitted to memory.
+
+    Means over the videos of the last batch of a step that Lightning writes, of all ranks. The effective rank lies
+    between 1, where all tokens say the same, and their number. The share of segments that a selective memory admitted
+    is logged where the bridge's state has ``admitted``; the others of bridges whose state has ``memory``.
+
+    Only what training computes anyway is looked at, through a hook in the steps that are logged.
+    """
+
+    def __init__(self) -> None:
+        self._listening: Any = None
+        self._memory: Tensor | None = None  # [V, M, D]
+        self._has_segment: list[Tensor] = []  # [V] bool a segment
+        self._admitted: tuple[Tensor, ...] = ()  # [V] a segment
+        self._num_videos = 0  # a batch without any runs a stand-in
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Listen to the bridge, if this step is logged.
+
+        Raises:
+            TypeError: The LightningModule is another than this project's.
+        """
+        if not isinstance(pl_module, VideoLanguageModule):
+            raise TypeError(f"MemoryTokenMonitor reads a VideoLanguageModule, got a {type(pl_module).__name__}")
+        self._stop()
+        self._memory, self._has_segment, self._admitted = None, [], ()
+        self._num_videos = batch.frame_counts.numel()
+        if logs_after_this_step(trainer):
+            self._listening = pl_module.built.bridge.register_forward_hook(self._on_segment_read)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Stop listening: segments that activation checkpointing reads again are no new ones."""
+        self._stop()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Log."""
+        if not logs_after_this_step(trainer) or is_accumulating(trainer):
+            return
+        # All ranks have the same bridge, so all come here, those too whose batch holds no video.
+        norms, ranks, videos, admitted, segments = of_all_ranks(trainer, self._sums()).sum(dim=0).tolist()
+        if videos:
+            pl_module.log_dict({"memory_tokens/norm": norms / videos, "memory_tokens/effective_rank": ranks / videos})
+        if segments:
+            pl_module.log("memory_tokens/admitted_segments", admitted / segments)
+        self._memory, self._has_segment, self._admitted = None, [], ()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop listening."""
+        self._stop()
+
+    def _on_segment_read(self, _module: nn.Module, inputs: tuple[SegmentInput, Any], state: Any) -> None:
+        self._has_segment.append(inputs[0].frame_mask.any(dim=1))
+        memory = getattr(state, "memory", None)
+        self._memory = None if memory is None else memory.detach()
+        self._admitted = tuple(share.detach() for share in getattr(state, "admitted", ()))
+
+    @torch.no_grad()
+    def _sums(self) -> list[float]:
+        """Sums of norm and rank over videos, their number; sum of admitted over segments, their number."""
+        if not self._has_segment or not self._num_videos:
+            return [0.0] * 5
+        has_segment = torch.stack(self._has_segment)  # [S, V]
+        norm_sum = rank_sum = 0.0
+        num_videos = 0
+        if self._memory is not None:
+            norms = self._memory.float().norm(dim=-1).mean(dim=-1)  # [V]
+            sound = has_segment.any(dim=0) & norms.isfinite() & (norms > 0)
+            num_videos = int(sound.sum())
+            if num_videos:
+                norm_sum = float(norms[sound].sum())
+                rank_sum = float(effective_rank(self._memory[sound]).sum())
+        if not self._admitted:
+            return [norm_sum, rank_sum, num_videos, 0.0, 0.0]
+        admitted = torch.stack(self._admitted).float() * has_segment
+        return [norm_sum, rank_sum, num_videos, float(admitted.sum()), float(has_segment.sum())]
+
+    def _stop(self) -> None:
+        if self._listening is not None:
+            self._listening.remove()
+        self._listening = None

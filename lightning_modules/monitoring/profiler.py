@@ -1,0 +1,97 @@
+"""A trace of a few training steps."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch.profiler import profile, record_function, schedule, tensorboard_trace_handler
+
+
+class StepProfiler(Callback):
+    """Records what CPU and GPU do in a few training steps, and writes it as a trace for Perfetto and TensorBoard.
+
+    Every rank writes ``profile/rank*.pt.trace.json.gz`` into the run's folder, as soon as the steps are recorded; see
+    docs/monitoring.md for how to look at it. Batches are counted, those of gradient accumulation too. Nothing is left
+    of it afterwards, but the recorded steps themselves run slower.
+
+    Args:
+        skip_batches: Batches before it begins: the first ones allocate memory and choose kernels.
+        num_batches: Batches to record, after one that is recorded and dropped.
+        memory: Record also what every tensor takes and when it is freed.
+
+    Raises:
+        ValueError: A number is too small.
+    """
+
+    def __init__(self, skip_batches: int = 5, num_batches: int = 3, memory: bool = False) -> None:
+        if skip_batches < 0 or num_batches < 1:
+            raise ValueError(
+                f"skip_batches must be at least 0 and num_batches at least 1, got {skip_batches} and {num_batches}"
+            )
+        self.skip_batches = skip_batches
+        self.num_batches = num_batches
+        self.memory = memory
+        self._profile: Any = None
+        self._phase: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to wait for the steps to record."""
+        folder = trainer.log_dir or trainer.default_root_dir  # asked on every rank: it is agreed on between them
+        self._profile = profile(
+            schedule=schedule(skip_first=self.skip_batches, wait=0, warmup=1, active=self.num_batches, repeat=1),
+            on_trace_ready=tensorboard_trace_handler(
+                str(Path(folder) / "profile"), f"rank{trainer.global_rank}", use_gzip=True
+            ),
+            record_shapes=True,
+            profile_memory=self.memory,
+        )
+        self._profile.start()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Name what comes."""
+        self._enter("forward")
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
+        """Name what comes."""
+        self._enter("backward")
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Name what comes."""
+        self._enter("optimizer")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The step is over."""
+        self._leave()
+        if self._profile is not None:
+            self._profile.step()
+            if batch_idx + 1 >= self.skip_batches + 1 + self.num_batches:
+                self._stop()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop, if the run was shorter than was to be recorded."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop."""
+        self._stop()
+
+    def _enter(self, phase: str) -> None:
+        self._leave()
+        if self._profile is not None:
+            self._phase = record_function(f"phase: {phase}")
+            self._phase.__enter__()
+
+    def _leave(self) -> None:
+        if self._phase is not None:
+            self._phase.__exit__(None, None, None)
+        self._phase = None
+
+    def _stop(self) -> None:
+        self._leave()
+        if self._profile is not None:
+            self._profile.stop()
+        self._profile = None
