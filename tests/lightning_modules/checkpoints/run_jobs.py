@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
+from components.language.causal import HuggingFaceCausalLM
+from lightning_modules.optimization import Optimization
 from tests.fixtures_models import PartFolders, make_unbuilt_module
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
 from tests.lightning_modules.strategies.train_with_strategies import make_batches, make_strategy
@@ -30,6 +33,9 @@ class Job(NamedTuple):
     save: str | None = None
     resume: str | None = None
     precision: str = "32-true"
+    frozen: bool = False  # the language model
+    begin_with: str | None = None  # a checkpoint that gives the weights of a new run
+    validate: bool = False  # instead of training
 
 
 class SavesOnce(Callback):
@@ -60,8 +66,17 @@ def run_job(job: Job, folders: PartFolders, folder: Path, rank: int, num_ranks: 
     batches = make_batches(folders, rank, num_ranks, NUM_STEPS)
     if job.resume:  # Lightning counts the batches of an epoch, so it stays as long as it was
         batches = batches[SAVED_AT:] + batches[:SAVED_AT]
-    trainer.fit(make_unbuilt_module(folders), make_loader(batches), ckpt_path=job.resume)
+    module = make_unbuilt_module(folders, initial_weights=job.begin_with, **(_frozen(folders) if job.frozen else {}))
+    if job.validate:
+        trainer.validate(module, make_loader(batches[:1]), ckpt_path=job.resume, verbose=False)
+        return logger.values("val/loss/0")
+    trainer.fit(module, make_loader(batches), ckpt_path=job.resume)
     return logger.values("train/loss")
+
+
+def _frozen(folders: PartFolders) -> dict[str, Any]:
+    frozen = partial(HuggingFaceCausalLM, folders.language_model, freeze=True)
+    return {"language_model": frozen, "optimization": Optimization({"bridge": 1e-3})}
 
 
 def run_jobs(
