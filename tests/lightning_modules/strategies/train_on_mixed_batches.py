@@ -7,6 +7,7 @@ import faulthandler
 import os
 import random
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def make_batches(folders: PartFolders, rank: int, num_steps: int) -> list[Batch]
 def main(strategy: str, schedule: str, num_steps: str, encoder: str, language_model: str, folder: str) -> None:
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # thousands of lines would hide where a rank stands
     folders = PartFolders(encoder, language_model)
     # The ranks need different numbers of encoder calls, segments and readings.
     few_frames_a_call = partial(HuggingFaceVisionEncoder, encoder, layer=-1, max_frames_per_call=4)
