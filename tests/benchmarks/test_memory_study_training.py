@@ -107,9 +107,10 @@ def test_an_arm_trains_is_judged_and_its_rank_measured(study: Path, arm: str, mo
     assert cli.datamodule.order.seed == cli.config.fit.seed_everything == 5
     checkpoint = ["--checkpoint", str(run.checkpoint)]
     report = evaluate.main([*checkpoint, "--data", str(study / "features/eval-*.tar"), "--out", str(run.report.parent)])
-    assert {length: set(kinds) for length, kinds in report["by_length_and_kind"].items()} == {
-        length: {"colour", "shape", "place", "first", "last", "count"} for length in ("1x", "2x")
-    }
+    asked = {
+        length: set(kinds) - {"place"} for length, kinds in report["by_length_and_kind"].items()
+    }  # not of all videos
+    assert asked == {length: {"colour", "shape", "first", "last", "count"} for length in ("1x", "2x")}
     measure_rank([*checkpoint, "--data", str(study / "features/eval-needle-*.tar"), "--out", str(run.rank)])
     ranks = json.loads(run.rank.read_text())
     assert list(ranks) == (["1x", "2x"] if arm == "both" else [])

@@ -135,7 +135,8 @@ def test_every_segment_loss_lora_and_gradient_checkpointing_work_packed(llama: P
         losses = answer_loss_per_reading(model, readings, make_text(model, UNEVEN))
         torch.stack([loss.nll for loss in losses]).sum().backward()
         adapters = [parameter.grad for name, parameter in model.named_parameters() if "lora_" in name]
-        results.append((losses, [reading.tokens.grad for reading in readings], adapters))
+        scored = [(loss.nll, loss.num_tokens, loss.num_positions) for loss in losses]
+        results.append((scored, [reading.tokens.grad for reading in readings], adapters))
     torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-5)
 
 

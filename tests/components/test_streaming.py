@@ -38,6 +38,7 @@ from tests.fixtures_models import (
 NUM_FRAMES = 13
 MILLISECONDS_A_FRAME = 1000  # as in make_sample
 QUESTION = "which colour ?"
+CHECKPOINT_ON_THE_PAGE = "runs/NAME/version_0/checkpoints/final.ckpt"
 
 
 class CausalCuts(Segmenter):
@@ -283,12 +284,15 @@ def test_streams_say_whether_they_settle_boundaries() -> None:
     }
 
 
-def test_code_of_the_page_about_streaming_runs(folders: PartFolders, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_of_the_page_about_streaming_runs(
+    folders: PartFolders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(folders, "retrieved")
+    monkeypatch.setattr("lightning_modules.loading.load_model", {CHECKPOINT_ON_THE_PAGE: model}.__getitem__)
     page = (Path(__file__).parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert len(blocks) == 2
     names: dict[str, Any] = {
-        "model": build(folders, "retrieved"),
         "frames": make_frames(9),
         "frame_ms": torch.tensor(times(0, 9)),
     }

@@ -85,7 +85,7 @@ def test_evaluation_sets_come_in_order_and_once(
         assert model.evaluated == expected
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        warnings.filterwarnings("ignore", message=".*num_workers.*")
+        warnings.filterwarnings("ignore", message=".*num_workers.*|.*`srun` command is available")
         predicted = trainer(tmp_path).predict(Recorder(), datamodule=data)
     assert predicted is not None
     assert [[key for batch in one for key in batch] for one in predicted] == list(expected.values())
