@@ -40,6 +40,19 @@ class Sharding(ABC):
         """The largest value that any rank gives; every rank must call it."""
 
 
+class ReadsInnerWeights:
+    """A module whose ``forward`` may save work by reading weights of the modules in it instead of calling them.
+
+    A strategy that gathers weights call by call forbids it: they would be missing, and where only some ranks' batches
+    are such that it saves work, the ranks would gather at different times and wait for each other for ever.
+
+    Attributes:
+        may_read_inner_weights: Whether it may.
+    """
+
+    may_read_inner_weights: bool = True
+
+
 _active: ContextVar[Sharding | None] = ContextVar("sharding", default=None)
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+_SECONDS_TO_FOLLOW = 20.0  # for the others, once one rank has failed
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -32,7 +33,7 @@ def run_processes(
         num_nodes: Nodes that they are shared out over, as their environment tells them.
 
     Raises:
-        AssertionError: A rank failed or hung; its output is in the message. The others are killed.
+        AssertionError: A rank failed or hung; what all of them printed is in the message. They are killed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -50,22 +51,25 @@ def run_processes(
         for rank in range(num_processes)
     ]
     try:
+        outputs: list[str] = []
         for rank, process in enumerate(started):
-            output = _wait(process, timeout, f"rank {rank} of {num_processes}")
-            assert process.returncode == 0, f"rank {rank} of {num_processes} failed:\n{output}"
+            failed = any(earlier.returncode for earlier in started[:rank])
+            output = _wait(process, _SECONDS_TO_FOLLOW if failed else timeout)
+            outputs.append(f"rank {rank} of {num_processes} ended with {process.returncode}:\n{output}")
+        assert not any(process.returncode for process in started), "\n".join(outputs)
     finally:
         for process in started:
             _kill(process)
 
 
-def _wait(process: "subprocess.Popen[str]", timeout: float, name: str) -> str:
+def _wait(process: "subprocess.Popen[str]", timeout: float) -> str:
     try:
         return process.communicate(timeout=timeout)[0]
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGABRT)  # faulthandler prints where every thread stands
         time.sleep(2)
         _kill(process)
-        raise AssertionError(f"{name} hung for {timeout:g} s:\n{process.communicate()[0]}") from None
+        return f"it hung for {timeout:g} s\n{process.communicate()[0]}"
 
 
 def _kill(process: "subprocess.Popen[str]") -> None:

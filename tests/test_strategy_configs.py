@@ -35,12 +35,13 @@ def run(commands: list[list[str]], folder: Path, num_ranks: int) -> list[dict[st
     one_set = "--data.validation={1x: runs/quickstart/features/eval-1x-*.tar}"
     settings = ["--trainer.accelerator=cpu", f"--trainer.devices={num_ranks}", one_set]
     file.write_text(json.dumps([[*command, *settings] for command in commands]))
-    run_processes(run_commands.__name__, [str(file)], num_ranks, folder=folder)
+    run_processes(run_commands.__name__, [str(file)], num_ranks, timeout=800, folder=folder)
     results: list[dict[str, Any]] = json.loads(file.with_suffix(".results.json").read_text())
     return results
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("together", [[], TOGETHER], ids=["plain", "bf16, checkpointing, accumulation"])
 def test_overlays_train_validate_and_predict_with_two_processes(
     together: list[str],

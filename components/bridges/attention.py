@@ -6,16 +6,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor, nn
 
-from components.bridges.few_queries import (
-    HeadProjection,
-    OpenLinear,
-    add_mask,
-    attend_with_few_queries,
-    few_queries_are_cheaper,
-)
+from components.bridges.few_queries import HeadProjection, add_mask, attend_with_few_queries, few_queries_are_cheaper
+from components.sharding import ReadsInnerWeights
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, ReadsInnerWeights):
     """Multi-head attention from queries to a context with masked keys.
 
     Args:
@@ -40,7 +35,7 @@ class Attention(nn.Module):
             raise ValueError(f"width {dim} is not divisible by {num_heads} heads")
         self.num_heads = num_heads
         self.query = nn.Linear(dim, dim)
-        self.key_value = OpenLinear(dim, 2 * dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
         # Scores of unit variance on normalised inputs: torch's default is a ninth of it, so every query would begin
         # by averaging everything, and the average of a segment hides what one of its patches shows.
@@ -61,8 +56,9 @@ class Attention(nn.Module):
         """
         q = self._scaled_queries(queries, context, context_mask)
         num_keys, dim = context.shape[1:]
-        if few_queries_are_cheaper(queries.shape[1], num_keys, self.num_heads, dim):
-            weights, biases = (each.chunk(2) for each in self.key_value(None))
+        few = few_queries_are_cheaper(queries.shape[1], num_keys, self.num_heads, dim)
+        if few and self.may_read_inner_weights:
+            weights, biases = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
             keys, values = HeadProjection(weights[0], biases[0]), HeadProjection(weights[1], biases[1])
             mixed = attend_with_few_queries(q, context, context_mask, keys, values)
         else:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the name every torch user knows
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class HeadProjection(NamedTuple):
@@ -20,20 +20,6 @@ class HeadProjection(NamedTuple):
 
     weight: Tensor  # [D, D], outputs first
     bias: Tensor  # [D]
-
-
-class OpenLinear(nn.Linear):
-    """A linear layer that can be asked for its weights.
-
-    They are shown by ``forward``, because strategies that shard weights gather them for the time of that call. Both
-    ways of attending call the layer once, so the ranks stay in step where few queries are cheaper on some of them only.
-    """
-
-    def forward(self, x: Tensor | None) -> Tensor | HeadProjection:  # type: ignore[override]
-        """Project ``x``; without it, show the weights."""
-        if x is None:
-            return HeadProjection(self.weight.view_as(self.weight), self.bias.view_as(self.bias))
-        return super().forward(x)
 
 
 def few_queries_are_cheaper(num_queries: int, num_keys: int, num_heads: int, dim: int) -> bool:

@@ -3,12 +3,13 @@
 import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor, nn
 
-from components.bridges.few_queries import OpenLinear, attend_with_few_queries, few_queries_are_cheaper
+from components.bridges.few_queries import HeadProjection, attend_with_few_queries, few_queries_are_cheaper
+from components.sharding import ReadsInnerWeights
 
 _NORM_EPS = 1e-12
 
 
-class PostNormAttention(nn.Module):
+class PostNormAttention(nn.Module, ReadsInnerWeights):
     """Multi-head attention whose result is added to the queries and normalised.
 
     Dropout acts on the attention weights and on the projected result. Nothing encodes positions.
@@ -30,8 +31,8 @@ class PostNormAttention(nn.Module):
             raise ValueError(f"width {dim} is not divisible by {num_heads} heads")
         self.num_heads = num_heads
         self.query = nn.Linear(dim, dim)
-        self.key = OpenLinear(dim, dim)
-        self.value = OpenLinear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim, eps=_NORM_EPS)
@@ -49,8 +50,10 @@ class PostNormAttention(nn.Module):
         """
         q, dropout = self._heads(self.query(queries)), self.dropout.p if self.training else 0.0
         num_keys, dim = context.shape[1:]
-        if few_queries_are_cheaper(queries.shape[1], num_keys, self.num_heads, dim):
-            mixed = attend_with_few_queries(q, context, context_mask, self.key(None), self.value(None), dropout)
+        few = few_queries_are_cheaper(queries.shape[1], num_keys, self.num_heads, dim)
+        if few and self.may_read_inner_weights:
+            keys, values = (HeadProjection(each.weight, each.bias) for each in (self.key, self.value))
+            mixed = attend_with_few_queries(q, context, context_mask, keys, values, dropout)
         else:
             k, v = self._heads(self.key(context)), self._heads(self.value(context))
             mask = None if context_mask is None else context_mask[:, None, None, :]

@@ -33,7 +33,7 @@ class PartialGradientWarning(Callback):
             warnings.warn(
                 f"the checkpoint after batch {ready} lies in the middle of an optimizer step of "
                 f"{trainer.accumulate_grad_batches} batches. The gradient so far is not in it: a run that goes on from "
-                "it takes that step on fewer batches. Write checkpoints by every_n_train_steps, and choose "
+                "it takes that step on fewer batches. Write checkpoints by checkpoint.every_n_steps, and choose "
                 "val_check_interval as a multiple of accumulate_grad_batches",
                 stacklevel=2,
             )

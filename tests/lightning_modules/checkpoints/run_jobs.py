@@ -7,13 +7,16 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
+from components.language.causal import HuggingFaceCausalLM
+from lightning_modules.optimization import Optimization
 from tests.fixtures_models import PartFolders, make_unbuilt_module
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
 from tests.lightning_modules.strategies.train_with_strategies import make_batches, make_strategy
@@ -29,11 +32,10 @@ class Job(NamedTuple):
     strategy: str
     save: str | None = None
     resume: str | None = None
-    changes: tuple[str, ...] = ()  # names of CHANGES to the module
-
-
-def _freeze_language_model(module: LightningModule) -> None:
-    module.model.language_model.requires_grad_(False)
+    precision: str = "32-true"
+    frozen: bool = False  # the language model
+    begin_with: str | None = None  # a checkpoint that gives the weights of a new run
+    validate: bool = False  # instead of training
 
 
 class SavesOnce(Callback):
@@ -58,12 +60,23 @@ def run_job(job: Job, folders: PartFolders, folder: Path, rank: int, num_ranks: 
         logger=logger,
         callbacks=[SavesOnce(job.save)] if job.save else [],
         gradient_clip_val=1.0,
+        precision=job.precision,
         use_distributed_sampler=False,
     )
     batches = make_batches(folders, rank, num_ranks, NUM_STEPS)
-    loader = make_loader(batches[SAVED_AT:] if job.resume else batches)
-    trainer.fit(make_unbuilt_module(folders), loader, ckpt_path=job.resume)
+    if job.resume:  # Lightning counts the batches of an epoch, so it stays as long as it was
+        batches = batches[SAVED_AT:] + batches[:SAVED_AT]
+    module = make_unbuilt_module(folders, initial_weights=job.begin_with, **(_frozen(folders) if job.frozen else {}))
+    if job.validate:
+        trainer.validate(module, make_loader(batches[:1]), ckpt_path=job.resume, verbose=False)
+        return logger.values("val/loss/0")
+    trainer.fit(module, make_loader(batches), ckpt_path=job.resume)
     return logger.values("train/loss")
+
+
+def _frozen(folders: PartFolders) -> dict[str, Any]:
+    frozen = partial(HuggingFaceCausalLM, folders.language_model, freeze=True)
+    return {"language_model": frozen, "optimization": Optimization({"bridge": 1e-3})}
 
 
 def run_jobs(

@@ -24,7 +24,7 @@ def train(folder: Path, max_steps: int = 8, *callbacks: Callback, resume: Path |
     keep = KeepCheckpoints(folder=str(folder), **options)
     trainer = make_trainer(folder.parent, max_steps, keep, *callbacks, val_check_interval=2)
     done = 0 if resume is None else RunCheckpoint(resume).step
-    trainer.fit(make_module(), batches(done), batches(7), ckpt_path=resume)
+    trainer.fit(make_module(), batches(done), batches(), ckpt_path=resume)
 
 
 def test_last_and_final_lead_to_the_end_and_the_rest_is_removed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from components.weights.run_checkpoint import RunCheckpoint
 from datamodules.batch import collate
 from lightning_modules.optimization import Optimization
 from tests.fixtures_models import RATES, PartFolders, make_batch, make_mixed_samples, make_module
@@ -58,8 +59,9 @@ def test_validation_sees_the_averages_and_training_goes_on_with_the_weights(
         assert all(torch.equal(seen[name], trained[AVERAGE + name]) for name in averages)
         others = {name for name in seen if name.startswith("model.language_model")}
         assert all(torch.equal(seen[name], trained[name]) for name in others)
-    saved = torch.load(tmp_path / "step=4.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.equal(value, averaging.taken[4][name]) for name, value in saved.items() if "bridge" in name)
+    saved = RunCheckpoint(tmp_path / "step=4.ckpt")
+    trained_names = [name for name in saved.parameters if "bridge" in name]
+    assert all(torch.equal(saved.weight(name), averaging.taken[4][name]) for name in trained_names)
 
 
 def test_weights_are_back_where_validation_breaks_off(folders: PartFolders, tmp_path: Path) -> None:

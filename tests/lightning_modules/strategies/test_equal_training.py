@@ -10,6 +10,7 @@ from tests.fixtures_models import PartFolders, make_part_folders
 from tests.lightning_modules.strategies import train_with_strategies
 from tests.process_group import run_processes
 
+pytestmark = pytest.mark.timeout(600)
 # Adam steps by the sign of a gradient that is zero up to rounding: what shifts all scores of a softmax alike.
 WITHOUT_GRADIENT = ("attention.key_value.bias",)
 
@@ -18,7 +19,7 @@ def run(names: list[str], folder: Path, num_ranks: int) -> dict[str, dict[str, A
     """Train under each strategy in turn; losses by step and final weights of each."""
     parts = make_part_folders(folder)
     arguments = [",".join(names), *parts, str(folder)]
-    run_processes(train_with_strategies.__name__, arguments, num_ranks)
+    run_processes(train_with_strategies.__name__, arguments, num_ranks, timeout=550)
     return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in names}
 
 

@@ -1,4 +1,6 @@
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -6,6 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
+from components.bridges.attention import Attention
+from components.bridges.post_norm import PostNormAttention
 from components.sharding import active_sharding
 from lightning_modules.strategies.blocks import repeated_blocks
 from lightning_modules.strategies.fsdp2 import Fsdp2
@@ -102,6 +106,21 @@ def test_offload_without_a_device_is_refused() -> None:
     trainer = Trainer(accelerator="cpu", devices=1, strategy=Fsdp2(offload=True), logger=False)
     with pytest.raises(ValueError, match="drop it"):
         trainer.strategy.setup_environment()
+
+
+@pytest.mark.parametrize("part", [partial(Attention, 8, 2), partial(PostNormAttention, 8, 2, 0.0)])
+def test_attention_gives_the_same_without_reading_inner_weights(part: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    attention = part().eval()
+    queries, context = torch.randn(2, 1, 8), torch.randn(2, 50, 8)
+    called: list[nn.Module] = []
+    for projection in attention.children():
+        projection.register_forward_hook(lambda module, *_: called.append(module))
+    shortcut = attention(queries, context, None)
+    few_calls = len(called)
+    attention.may_read_inner_weights = False  # type: ignore[assignment]
+    torch.testing.assert_close(attention(queries, context, None), shortcut)
+    assert len(called) - few_calls > few_calls
 
 
 def test_nothing_is_sharded_unless_a_strategy_says_so() -> None:

@@ -25,7 +25,8 @@ def store_in_bfloat16(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
-def test_no_process_holds_the_whole_model(strategy: str, tmp_path: Path) -> None:
+def test_no_process_holds_the_whole_model(strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # memory of a tensor that is gone counts no longer
     wide = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "max_position_embeddings": 256}
     language_model = make_model_folder(tmp_path / "language_model", **wide)
     store_in_bfloat16(language_model)
@@ -36,8 +37,8 @@ def test_no_process_holds_the_whole_model(strategy: str, tmp_path: Path) -> None
         held = json.loads((tmp_path / f"{strategy}-{rank}.json").read_text())
         assert held["whole"] > 35_000_000
         assert held["local"] < 0.51 * held["whole"]
-        # Half of it, a block on the way there, and what the allocator has not given back.
-        assert held["peak_bytes"] < 0.8 * BYTES_OF_FLOAT32 * held["whole"]
+        # Half of it, and a block on the way there.
+        assert held["peak_bytes"] < 0.7 * BYTES_OF_FLOAT32 * held["whole"]
     weights = torch.load(tmp_path / f"{strategy}-weights.pt", weights_only=True)
     stored = load_file(language_model / "model.safetensors")
     assert stored

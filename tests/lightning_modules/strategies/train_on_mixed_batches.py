@@ -7,19 +7,33 @@ import faulthandler
 import os
 import random
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
-from components.losses import EverySegmentLoss
+from components.losses import EverySegmentLoss, FinalSegmentLoss
 from datamodules.batch import Batch, Sample, collate
 from tests.fixtures_models import PartFolders, make_frames, make_sample, make_unbuilt_module
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
 from tests.lightning_modules.strategies.train_with_strategies import make_strategy
 
-SECONDS_UNTIL_HUNG = float(os.environ.get("HUNG", 60.0))
+SECONDS_UNTIL_HUNG = 120.0
+SCHEDULES = {"final": FinalSegmentLoss(), "every": EverySegmentLoss()}
+
+
+class HangWatch(Callback):
+    """Shows where every thread stands, and ends the process, when a step takes far too long."""
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        faulthandler.dump_traceback_later(SECONDS_UNTIL_HUNG, exit=True)
+
+    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        faulthandler.dump_traceback_later(SECONDS_UNTIL_HUNG, exit=True)
 
 
 def make_sample_of(folders: PartFolders, draw: random.Random, kind: str) -> Sample:
@@ -46,13 +60,14 @@ def make_batches(folders: PartFolders, rank: int, num_steps: int) -> list[Batch]
     return batches
 
 
-def main(strategy: str, encoder: str, language_model: str, folder: str, num_steps: str) -> None:
+def main(strategy: str, schedule: str, num_steps: str, encoder: str, language_model: str, folder: str) -> None:
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # thousands of lines would hide where a rank stands
     folders = PartFolders(encoder, language_model)
     # The ranks need different numbers of encoder calls, segments and readings.
     few_frames_a_call = partial(HuggingFaceVisionEncoder, encoder, layer=-1, max_frames_per_call=4)
-    module = make_unbuilt_module(folders, encoder=few_frames_a_call, loss_schedule=EverySegmentLoss())
+    module = make_unbuilt_module(folders, encoder=few_frames_a_call, loss_schedule=SCHEDULES[schedule])
     logger = RecordingLogger()
     trainer = make_trainer(
         Path(folder),
@@ -61,11 +76,10 @@ def main(strategy: str, encoder: str, language_model: str, folder: str, num_step
         strategy=make_strategy(strategy),
         logger=logger,
         use_distributed_sampler=False,
-        check_val_every_n_epoch=1,
+        callbacks=[HangWatch()],
     )
     batches = make_batches(folders, rank, int(num_steps))
     validation = make_batches(folders, rank + num_ranks, 10)
-    faulthandler.dump_traceback_later(SECONDS_UNTIL_HUNG * (2 + int(num_steps) / 100), exit=True)
     trainer.fit(module, make_loader(batches), make_loader(validation))
     options = [["red", "blue", "green square"]] * len(validation[0].questions)
     scores = module.built.score_options(validation[0], options)
