@@ -189,7 +189,9 @@ def measure(settings: Settings, clock: Callable[[], float], device: torch.device
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        loader = DataLoader([batches[step % settings.interval] for step in range(num_steps)], batch_size=None, collate_fn=_as_it_is)
+        loader = DataLoader(
+            [batches[step % settings.interval] for step in range(num_steps)], batch_size=None, collate_fn=_as_it_is
+        )
         trainer.fit(module, loader)
     return turns
 
