@@ -51,7 +51,7 @@ class Settings(NamedTuple):
     """Size of the run."""
 
     blocks: int = 40
-    interval: int = 10
+    interval: int = 8  # every block has each of the batches once
     videos: int = 16
     most_frames: int = 16
     layers: int = 4
@@ -172,7 +172,7 @@ def ratio_of_medians(with_them: Sequence[float], without: Sequence[float]) -> tu
 def measure(settings: Settings, clock: Callable[[], float], device: torch.device) -> TakingTurns:
     """Train, with the callbacks and without by turns."""
     module = build_module(settings, device)
-    batches = [build_batch(settings, seed) for seed in range(8)]
+    batches = [build_batch(settings, seed) for seed in range(settings.interval)]
     monitors = [ThroughputMonitor(peak_flops=1e12), GradientMonitor(), MemoryTokenMonitor()]
     turns = TakingTurns(monitors, settings.interval, clock)
     num_steps = (settings.blocks + 2) * settings.interval + 1
@@ -189,7 +189,9 @@ def measure(settings: Settings, clock: Callable[[], float], device: torch.device
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        loader = DataLoader([batches[step % 8] for step in range(num_steps)], batch_size=None, collate_fn=_as_it_is)
+        loader = DataLoader(
+            [batches[step % settings.interval] for step in range(num_steps)], batch_size=None, collate_fn=_as_it_is
+        )
         trainer.fit(module, loader)
     return turns
 
