@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
+from components.bridges.readouts import CacheReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.interfaces import MemoryBridge
@@ -76,8 +77,9 @@ def make_quickstart_parts(folder: Path) -> None:
 
 
 def make_bridge(dim: int = VISION_WIDTH, out_dim: int = 32, **options: Any) -> RecurrentMemoryBridge:
-    """A small recurrent bridge: width 16, 3 memory tokens."""
-    return RecurrentMemoryBridge(dim, out_dim, **({"width": 16, "num_memory": 3, "num_heads": 2} | options))
+    """A small recurrent bridge: width 16, 3 memory tokens, all replaced, so that nothing is drawn in training."""
+    plain = {"width": 16, "num_memory": 3, "num_heads": 2, "recurrence": "replacing", "readout": CacheReadout}
+    return RecurrentMemoryBridge(dim, out_dim, **(plain | options))
 
 
 def make_module(folders: PartFolders, *, seed: int = 0, **changes: Any) -> VideoLanguageModule:

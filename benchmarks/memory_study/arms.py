@@ -10,8 +10,8 @@ ARMS: dict[str, tuple[str, ...]] = {
     "published": ("configs/ablation/published_bridge.yaml",),
     "gated_without_cache": ("configs/ablation/memory_readout.yaml",),
     "cache_without_recurrence": ("configs/ablation/no_recurrence.yaml",),
-    "both": (),
-    "selective": ("configs/ablation/selective_memory.yaml",),
+    "both": ("configs/ablation/replacing_memory.yaml",),
+    "selective": (),
     "mean_pooling": ("configs/ablation/mean_pooling.yaml",),
 }
 """Name -> configs that make the arm out of the quickstart's, in order. A new arm is a line here."""

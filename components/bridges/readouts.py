@@ -1,9 +1,9 @@
 """What of the bridge's state the language model gets to see. One class a choice; all take the same state.
 
-- ``CacheReadout``: learned queries attend over what all segments wrote (the default).
+- ``CacheReadout``: learned queries attend over what all segments wrote.
 - ``RetrievedReadout`` (in ``retrieved_readout.py``): the same with queries that have read the question.
 - ``MemoryReadout``: the lasting memory after the last segment.
-- ``CacheAndMemoryReadout``: what these two give, one after the other.
+- ``CacheAndMemoryReadout``: what cache and memory give, one after the other (the default).
 - ``LastSegmentReadout``: the last segment's patches; ``with_memory`` puts the memory in front of them.
 """
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from components.bridges.attention import TransformerBlock
 from components.bridges.padding import context_mask, replace_rows
-from components.bridges.readouts import CacheReadout, MemoryState, Readout
+from components.bridges.readouts import CacheAndMemoryReadout, MemoryState, Readout
 from components.bridges.selective_update import Selection, SelectiveUpdate
 from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.positions import patch_grid_positions, sinusoidal
@@ -61,9 +61,9 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         num_memory: int = 32,
         num_layers: int = 1,
         num_heads: int = 8,
-        recurrence: Recurrence = "replacing",
+        recurrence: Recurrence = "selective",
         update_penalty: float = 0.03,
-        readout: Callable[[int, int], Readout] = CacheReadout,
+        readout: Callable[[int, int], Readout] = CacheAndMemoryReadout,
     ) -> None:
         super().__init__()
         if recurrence not in get_args(Recurrence):

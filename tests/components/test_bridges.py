@@ -29,7 +29,7 @@ READOUTS: dict[str, Callable[..., Any]] = {
 def recurrent(readout: str = "cache", *, gate: float = 0.7, **options: Any) -> RecurrentMemoryBridge:
     """A bridge whose gate is open, as after some training."""
     torch.manual_seed(0)
-    settings = {"width": 8, "num_memory": 3, "num_heads": 2, "num_layers": 2} | options
+    settings = {"width": 8, "num_memory": 3, "num_heads": 2, "num_layers": 2, "recurrence": "replacing"} | options
     bridge = RecurrentMemoryBridge(DIM, OUT_DIM, readout=READOUTS[readout], **settings)
     torch.nn.init.constant_(bridge.gate, gate)
     return bridge

@@ -31,7 +31,8 @@ def build_published() -> VideoLLaMBBridge:
 
 
 def build_recurrent(readout: Callable[[int, int], Any]) -> RecurrentMemoryBridge:
-    bridge = RecurrentMemoryBridge(DIM, OUT_DIM, num_memory=MEMORY, num_layers=2, num_heads=4, readout=readout)
+    sizes = {"num_memory": MEMORY, "num_layers": 2, "num_heads": 4}
+    bridge = RecurrentMemoryBridge(DIM, OUT_DIM, **sizes, recurrence="replacing", readout=readout)
     nn.init.constant_(bridge.gate, 0.7)
     return bridge
 

@@ -19,7 +19,8 @@ NUM_QUERIES = 5
 def make_bridge() -> RecurrentMemoryBridge:
     torch.manual_seed(0)
     readout = partial(RetrievedReadout, num_queries=NUM_QUERIES, num_heads=2)
-    bridge = RecurrentMemoryBridge(DIM, OUT_DIM, width=8, num_memory=3, num_heads=2, readout=readout)
+    sizes = {"width": 8, "num_memory": 3, "num_heads": 2}
+    bridge = RecurrentMemoryBridge(DIM, OUT_DIM, **sizes, recurrence="replacing", readout=readout)
     nn.init.constant_(bridge.gate, 0.7)
     return bridge
 

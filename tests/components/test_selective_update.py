@@ -107,3 +107,11 @@ def test_the_price_closes_the_gate() -> None:
 def test_settings_without_meaning_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         selective(**options)
+
+
+@pytest.mark.parametrize("readout", ["cache", "memory", "cache_and_memory", "last_segment"])
+def test_a_video_of_one_segment_leaves_no_part_of_the_gate_out_of_the_graph(readout: str) -> None:
+    bridge = recurrent(readout, recurrence="selective")
+    state = walk(bridge, make_segments([[2]]))
+    (bridge.read(state).tokens.sum() + bridge.penalty(state).sum()).backward()
+    assert [name for name, parameter in bridge.update.named_parameters() if parameter.grad is None] == []
