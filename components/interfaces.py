@@ -149,14 +149,11 @@ class FrameEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:
-        """Encode packed frames in one call.
+        """Encode packed frames in one call; gives the features of the F frames.
 
         Args:
             frames: uint8 ``[F, 3, H, W]`` (``CachedFeatures`` reads ``[F, 1 + N, D]``). F may be 0.
             frame_counts: Frames of every video, ``[V]``; only encoders that look across frames use it.
-
-        Returns:
-            Features of the F frames.
         """
 
     @abstractmethod
@@ -210,7 +207,6 @@ class MemoryBridge(nn.Module, ABC, Generic[StateT]):
 
     ``forward`` takes the state and gives the next one; the module itself remembers nothing, which makes streaming equal
     to offline. ``read`` turns any state into visual tokens: whether after every segment or when a question arrives.
-
     Subclasses are built as ``Bridge(dim, out_dim, *, options)``: vision width D and language model width E.
 
     Attributes:
@@ -244,6 +240,10 @@ class MemoryBridge(nn.Module, ABC, Generic[StateT]):
         Returns:
             A row for every video; where ``reads_questions``, a row for every conversation.
         """
+
+    def forget(self, state: StateT) -> StateT:
+        """Leave out of a state what no reading sees any more, which may wait for the device; readings stay equal."""
+        return state
 
     def penalty(self, state: StateT) -> Tensor | None:
         """What training adds to each video's answer loss, ``[V]``, given its last state; None for nothing."""

@@ -2,8 +2,8 @@
 
 Cost: every frame is encoded once, every segment is read once when it closes; a question reads the open segment again.
 Memory: the features of the open segment (bound it with ``max_segment_frames`` of SceneTilling), the frames of two of
-the encoder's windows, the bridge's state (whose cache, where it has one, grows by M tokens a segment), and what the
-segmenter's stream keeps (four bytes a frame in SceneTilling's).
+the encoder's windows, the bridge's state (whose cache, where it has one, grows by M tokens a segment that is
+remembered), and what the segmenter's stream keeps (four bytes a frame in SceneTilling's).
 """
 
 import copy
@@ -244,7 +244,7 @@ class _Walk:
         ends = [-1, *declared][len(self.boundaries) :]
         num_closed = ends[-1] - ends[0]
         frames = self._joined()
-        state = self._read(frames.part(slice(num_closed)), torch.tensor(ends).diff())
+        state = self._model.bridge.forget(self._read(frames.part(slice(num_closed)), torch.tensor(ends).diff()))
         self._state = tree_map_only(Tensor, _without_spare_memory, state)
         rest = frames.part(slice(num_closed, None))
         self._open = [_EncodedFrames(*(field.clone() for field in rest))] if len(rest.frame_ms) else []

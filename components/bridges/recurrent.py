@@ -1,6 +1,7 @@
 """The recurrent memory bridge: memory tokens walk through the segments and are read back at any time."""
 
 from collections.abc import Callable
+from itertools import compress
 from typing import Literal, get_args
 
 import torch
@@ -115,6 +116,15 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
             state = state._replace(tokens=self.layers[-1](state.last_input, mask, part=slice(num_memory, None)))
         visual: VisualTokens = self.readout(state, questions)
         return visual
+
+    def forget(self, state: MemoryState) -> MemoryState:
+        """Drop segments from the cache that were not admitted in any video."""
+        kept = [bool(weight.any()) for weight in state.admitted]
+        if all(kept):
+            return state
+        fields = {name: getattr(state, name) for name in ("cache", "cache_mask", "admitted", "cache_ms")}
+        left = {name: tuple(compress(entries, kept)) for name, entries in fields.items()}
+        return state._replace(**left)
 
     def penalty(self, state: MemoryState) -> Tensor | None:
         """The gate's mean price over each video's segments after the first, ``[V]``, times its weight."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmarks.iteration_loss import LiveTensorBytes
 from components.bridges.mean_pooling import MeanPooling
-from components.bridges.readouts import LastSegmentReadout
+from components.bridges.readouts import CacheAndMemoryReadout, LastSegmentReadout
+from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.retrieved_readout import RetrievedReadout
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.encoders.languagebind import LanguageBindEncoder
@@ -64,8 +65,17 @@ class CausalCuts(Segmenter):
         return self.segmenter.stream()
 
 
+def make_selective_bridge(dim: int, out_dim: int) -> RecurrentMemoryBridge:
+    """A bridge that admits about every other segment, as it finds them."""
+    bridge = make_bridge(dim, out_dim, recurrence="selective", readout=CacheAndMemoryReadout)
+    torch.nn.init.normal_(bridge.update.of_patch[-1].weight, std=40.0)
+    torch.nn.init.constant_(bridge.update.of_memory.bias, -60.0)
+    return bridge
+
+
 BRIDGES: dict[str, Callable[..., MemoryBridge[Any]]] = {
     "cache": make_bridge,
+    "selective": make_selective_bridge,
     "last segment": partial(make_bridge, readout=partial(LastSegmentReadout, with_memory=True)),
     "retrieved": partial(make_bridge, readout=RetrievedReadout),
     "mean pooling": MeanPooling,
@@ -222,6 +232,18 @@ def test_memory_grows_by_the_cached_memory_tokens_alone(folders: PartFolders) ->
     memory_tokens = 3 * 16 * 4  # tokens, width, bytes
     mask_and_time = 1 + 8
     assert late - early == (92 - 12) // 4 * (memory_tokens + mask_and_time)
+
+
+def test_segments_that_are_not_admitted_take_no_memory(folders: PartFolders) -> None:
+    model = build(folders, "selective", segmenter=FixedLength(4))
+    admitted = []
+    model.bridge.register_forward_hook(lambda _, __, state: admitted.append(bool(state.admitted[-1])))
+    session = StreamingSession(model)
+    early, late = live_bytes_after(session, [12, 92])
+    counts = [sum(admitted[: frames // 4]) for frames in (12, 92)]
+    assert 1 <= counts[0] < counts[1] < 92 // 4 - 1
+    a_segment = 3 * 16 * 4 + 1 + 8 + 4  # memory tokens, mask, time, weight
+    assert late - early == (counts[1] - counts[0]) * a_segment
 
 
 def test_segmenter_that_needs_the_whole_video_is_refused(folders: PartFolders) -> None:
