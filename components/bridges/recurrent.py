@@ -122,9 +122,12 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
         kept = [bool(weight.any()) for weight in state.admitted]
         if all(kept):
             return state
-        fields = {name: getattr(state, name) for name in ("cache", "cache_mask", "admitted", "cache_ms")}
-        left = {name: tuple(compress(entries, kept)) for name, entries in fields.items()}
-        return state._replace(**left)
+        return state._replace(
+            cache=tuple(compress(state.cache, kept)),
+            cache_mask=tuple(compress(state.cache_mask, kept)),
+            admitted=tuple(compress(state.admitted, kept)),
+            cache_ms=tuple(compress(state.cache_ms, kept)),
+        )
 
     def penalty(self, state: MemoryState) -> Tensor | None:
         """The gate's mean price over each video's segments after the first, ``[V]``, times its weight."""
