@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from apps.commands import ROOT, environment
-from benchmarks.strategies.report import Outcome, describe, largest_difference, read_outcome
+from benchmarks.strategies.report import Outcome, describe, loss_difference, read_outcome
 from benchmarks.strategies.training import CHECKPOINT
 from benchmarks.strategies.workload import Settings, Sizes, write_parts
 from components.weights.exported_weights import ExportedWeights
@@ -97,7 +97,7 @@ def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
             wrong.append(f"{name} saved {outcome.frozen_saved} of {outcome.frozen} frozen tensors")
         if outcome.exported != reference.exported:
             wrong.append(f"{name} exported other tensors: {sorted(outcome.exported ^ reference.exported)[:5]}")
-        difference = max(largest_difference(rank.losses, reference.ranks[0].losses) for rank in outcome.ranks)
+        difference = loss_difference(outcome, reference)
         if not difference <= LOSS_LIMIT:
             wrong.append(f"{name}'s losses differ by {difference:.1e}")
     return wrong

@@ -1,6 +1,7 @@
 """Puts what the ranks of every strategy measured side by side."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -55,9 +56,14 @@ def read_outcome(folder: Path, name: str, num_ranks: int, exported: frozenset[st
     )
 
 
-def largest_difference(losses: Sequence[float], reference: Sequence[float]) -> float:
-    """Largest difference of two runs' losses, step by step."""
-    return max(abs(mine - wanted) for mine, wanted in zip(losses, reference, strict=True))
+def loss_difference(outcome: Outcome, reference: Outcome) -> float:
+    """Largest difference of a step's loss on any rank to another run's; NaN if a loss is none."""
+    differences = [
+        abs(mine - wanted)
+        for rank in outcome.ranks
+        for mine, wanted in zip(rank.losses, reference.ranks[0].losses, strict=True)
+    ]
+    return math.nan if any(map(math.isnan, differences)) else max(differences)
 
 
 def describe(outcomes: Mapping[str, Outcome], reference: str, pace: str, device: str) -> str:
@@ -87,8 +93,8 @@ def describe(outcomes: Mapping[str, Outcome], reference: str, pace: str, device:
         cells += [_mib(max(rank.peaks[phase] for rank in outcome.ranks)) for phase in PHASES]
         cells += [_mib(outcome.checkpoint_bytes), " + ".join(map(_mib, outcome.tensor_bytes))]
         cells += [f"{outcome.frozen_saved} of {outcome.frozen}", str(len(outcome.exported))]
-        losses = max(largest_difference(rank.losses, outcomes[reference].ranks[0].losses) for rank in outcome.ranks)
-        cells += [f"{losses:.1e}" if name != reference else "-", f"{outcome.seconds / outcomes[pace].seconds:.2f}"]
+        difference = "-" if name == reference else f"{loss_difference(outcome, outcomes[reference]):.1e}"
+        cells += [difference, f"{outcome.seconds / outcomes[pace].seconds:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
