@@ -34,13 +34,28 @@ class PeakResidentBytes:
 
     def __enter__(self) -> "PeakResidentBytes":
         """Forget the peak so far."""
-        Path("/proc/self/clear_refs").write_text("5")
-        self._before = _status_bytes("VmRSS")
+        forget_peak()
+        self._before = resident_bytes()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Read the peak. ``getrusage`` would hand on the parent's."""
-        self.growth = _status_bytes("VmHWM") - self._before
+        """Read the peak."""
+        self.growth = peak_resident_bytes() - self._before
+
+
+def resident_bytes() -> int:
+    """Resident size of this process."""
+    return _status_bytes("VmRSS")
+
+
+def peak_resident_bytes() -> int:
+    """Largest resident size since ``forget_peak``. ``getrusage`` would hand on the parent's."""
+    return _status_bytes("VmHWM")
+
+
+def forget_peak() -> None:
+    """Begin anew with the largest resident size."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _status_bytes(name: str) -> int:

@@ -28,6 +28,9 @@ VISION_WIDTH = 32
 IMAGE_SIZE = 28
 NUM_PATCHES = 4
 RATES = {"bridge": 1e-3, "language_model": 1e-3}
+# What shifts all scores of a softmax alike has a gradient that is zero up to rounding, and Adam steps by its sign: no
+# two ways to compute agree on it.
+WITHOUT_GRADIENT = ("attention.key_value.bias",)
 
 Dialogue = list[tuple[str, str]]
 """Question and answer of every turn of a conversation."""

@@ -54,7 +54,7 @@ def build_workload(folder: Path, *, dropout: float) -> Path:
     config = AutoConfig.from_pretrained(language_model)
     config.attention_dropout = dropout
     config.save_pretrained(language_model)
-    _write_encoder(folder / "encoder")
+    write_encoder(folder / "encoder", _IMAGE_SIZE)
     return folder
 
 
@@ -134,20 +134,27 @@ def _write_shards(prefix: Path) -> list[Path]:
     return writer.paths
 
 
-def _write_encoder(folder: Path) -> None:
+def write_encoder(folder: Path, image_size: int, *, num_layers: int = 1, width: int = 32) -> None:
+    """Write a small DINOv2 with random weights, and the pixel settings that belong to it.
+
+    Args:
+        folder: Receives both.
+        image_size: Height and width of a frame, a multiple of 14.
+        num_layers: Layers of the encoder.
+        width: Its width.
+    """
     torch.manual_seed(0)
     config = Dinov2Config(
-        hidden_size=32,
-        num_hidden_layers=1,
+        hidden_size=width,
+        num_hidden_layers=num_layers,
         num_attention_heads=2,
-        intermediate_size=48,
-        image_size=_IMAGE_SIZE,
+        image_size=image_size,
         patch_size=14,
     )
     Dinov2Model(config).save_pretrained(folder)
     pixels = {
         "do_resize": True,
-        "size": {"height": _IMAGE_SIZE, "width": _IMAGE_SIZE},
+        "size": {"height": image_size, "width": image_size},
         "do_center_crop": False,
         "do_rescale": True,
         "rescale_factor": 1 / 255,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.fixtures_models import PartFolders
+from tests.fixtures_models import WITHOUT_GRADIENT, PartFolders
 from tests.lightning_modules.optimization.train_with_strategy import BAD, START, STEPS
 from tests.process_group import run_processes
 
@@ -67,6 +67,8 @@ def test_every_strategy_leaves_out_freezes_and_clips_as_ddp_does(
     check(run)
     assert run.weights.keys() == ddp.weights.keys()
     for name, value in run.weights.items():
+        if name.endswith(WITHOUT_GRADIENT):
+            continue
         torch.testing.assert_close(value, ddp.weights[name], rtol=1e-4, atol=1e-5, msg=name)
 
 

@@ -6,13 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fixtures_models import PartFolders, make_part_folders
+from tests.fixtures_models import WITHOUT_GRADIENT, PartFolders, make_part_folders
 from tests.lightning_modules.strategies import train_with_strategies
 from tests.process_group import run_processes
 
 pytestmark = pytest.mark.timeout(600)
-# Adam steps by the sign of a gradient that is zero up to rounding: what shifts all scores of a softmax alike.
-WITHOUT_GRADIENT = ("attention.key_value.bias",)
 
 
 def run(names: list[str], folder: Path, num_ranks: int) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ import torchvision_import  # noqa: F401  before anything that imports torchvisio
 import json
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from components.language.causal import HuggingFaceCausalLM
 from components.language.pretrained import LoraSettings
 from components.losses import EverySegmentLoss
 from datamodules.batch import Batch, collate
+from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.strategies.fsdp2 import Fsdp2
 from lightning_modules.strategies.replicated import Ddp, SingleDevice
 from lightning_modules.strategies.zero import Zero
@@ -80,9 +82,27 @@ def variant(name: str, folders: PartFolders) -> tuple[dict[str, Any], dict[str, 
     return changes[name]
 
 
-def plain_descent(module: VideoLanguageModule) -> torch.optim.Optimizer:
-    trained = [p for p in module.built.parameters() if p.requires_grad]
-    return torch.optim.SGD([{"name": "all", "params": trained}], lr=0.1)
+class PlainDescent(PartwiseAdamW):
+    """Steps along the gradient itself: AdamW does not show one that is too large or too small."""
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        result = None if closure is None else closure()
+        self.num_updates += 1
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.add_(parameter.grad, alpha=-100.0 * group["lr"])
+        return result
+
+
+class DescendingModule(VideoLanguageModule):
+    """Trained by plain descent."""
+
+    def configure_optimizers(self) -> PartwiseAdamW:
+        optimizer = super().configure_optimizers()
+        optimizer.__class__ = PlainDescent
+        return optimizer
 
 
 def train(name: str, folders: PartFolders, folder: Path, rank: int, num_ranks: int) -> dict[str, Any]:
@@ -91,8 +111,8 @@ def train(name: str, folders: PartFolders, folder: Path, rank: int, num_ranks: i
     of_module, of_trainer = variant(changed or "plain", folders)
     torch.manual_seed(0)
     module = make_unbuilt_module(folders, **of_module)
-    if changed == "accumulate":  # AdamW does not show a gradient that is too large or too small
-        module.configure_optimizers = partial(plain_descent, module)  # type: ignore[method-assign]
+    if changed == "accumulate":
+        module.__class__ = DescendingModule
     logger = RecordingLogger()
     trainer = make_trainer(
         folder,

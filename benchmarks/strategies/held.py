@@ -1,0 +1,72 @@
+"""Counts the bytes of the tensors that a rank holds between two calls, wherever its strategy keeps them."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+KINDS = ("parameters", "gradients", "optimizer")
+
+
+def held_bytes(module: nn.Module, optimizer: Any) -> dict[str, dict[str, int]]:
+    """Count what a rank holds after backward and before the optimizer's step.
+
+    Memory that tensors share is counted once, with the first kind that has it. What is only there during a call
+    (activations, gathered weights, buckets of gradients) is not in it.
+
+    Args:
+        module: The model; of a spread parameter this rank's share counts, and the whole one while it is gathered.
+        optimizer: The optimizer, or what DeepSpeed made of it; its float32 copies of the weights count as its own.
+
+    Returns:
+        Bytes by ``KINDS`` and by kind of device.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)
+    seen: set[tuple[str, int]] = set()
+    parameters = list(module.parameters())
+    return {
+        "parameters": _bytes(_tensors([parameters, [getattr(p, "ds_tensor", None) for p in parameters]]), seen),
+        "gradients": _bytes(_gradients(parameters, optimizer, inner), seen),
+        "optimizer": _bytes(
+            _tensors([[g["params"] for g in inner.param_groups], _masters(optimizer), inner.state]), seen
+        ),
+    }
+
+
+# Where DeepSpeed's ZeRO keeps them is no part of its interface: names as of 0.19.
+def _masters(optimizer: Any) -> list[Any]:
+    names = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
+    return [getattr(optimizer, name, None) for name in names]
+
+
+def _gradients(parameters: Iterable[Tensor], optimizer: Any, inner: Any) -> Iterator[Tensor]:
+    held = [*parameters, *_tensors([_masters(optimizer), [group["params"] for group in inner.param_groups]])]
+    yield from _tensors([tensor.grad for tensor in held if tensor.is_leaf])
+    names = ("averaged_gradients", "all_grad_tensors", "grads_in_partition", "grad_partitions_flat_buffer")
+    yield from _tensors([getattr(optimizer, name, None) for name in (*names, "accumulated_grads_in_cpu")])
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested collections."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+
+
+def _bytes(tensors: Iterable[Tensor], seen: set[tuple[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for tensor in tensors:
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        storage = local.untyped_storage()
+        key = (str(storage.device), storage.data_ptr())
+        if storage.nbytes() and key not in seen:
+            seen.add(key)
+            total[torch.device(storage.device).type] += storage.nbytes()
+    return dict(total)

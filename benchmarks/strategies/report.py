@@ -1,0 +1,116 @@
+"""Puts what the ranks of every strategy measured side by side."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.strategies.held import KINDS
+from benchmarks.strategies.training import CHECKPOINT, PHASES, Measured
+from components.weights.exported_weights import PREFIX
+from components.weights.run_checkpoint import RunCheckpoint
+
+_FROZEN = f"{PREFIX}encoder."
+_MIB = 2**20
+
+
+class Outcome(NamedTuple):
+    """What one strategy did."""
+
+    ranks: Sequence[Measured]
+    checkpoint_bytes: int
+    tensor_bytes: Sequence[int]  # in the checkpoint, written by each rank
+    frozen_saved: int  # tensors of frozen parts in the checkpoint
+    frozen: int  # tensors of frozen parts
+    exported: frozenset[str]  # tensors that exporting it gave
+
+    @property
+    def seconds(self) -> float:
+        """A step of the slowest rank."""
+        return max(rank.seconds for rank in self.ranks)
+
+
+def read_outcome(folder: Path, name: str, num_ranks: int, exported: frozenset[str]) -> Outcome:
+    """Read what the ranks measured, and look into their checkpoint.
+
+    Args:
+        folder: Where they wrote.
+        name: The strategy.
+        num_ranks: Its processes.
+        exported: Names of the tensors that exporting the checkpoint gave.
+    """
+    path = folder / CHECKPOINT.format(name)
+    checkpoint = RunCheckpoint(path)
+    saved = [name.startswith(_FROZEN) for name in checkpoint.parameters].count(True)
+    texts = [(folder / f"{name}-{rank}.json").read_text(encoding="utf-8") for rank in range(num_ranks)]
+    files = sorted(path.glob("tensors-*.safetensors"))
+    return Outcome(
+        ranks=[Measured(**json.loads(text)) for text in texts],
+        checkpoint_bytes=sum(file.stat().st_size for file in path.iterdir()),
+        tensor_bytes=[file.stat().st_size for file in files],
+        frozen_saved=saved,
+        frozen=saved + len(checkpoint.left_out),
+        exported=exported,
+    )
+
+
+def loss_difference(outcome: Outcome, reference: Outcome) -> float:
+    """Largest difference of a step's loss on any rank to another run's; NaN if a loss is none."""
+    differences = [
+        abs(mine - wanted)
+        for rank in outcome.ranks
+        for mine, wanted in zip(rank.losses, reference.ranks[0].losses, strict=True)
+    ]
+    return math.nan if any(map(math.isnan, differences)) else max(differences)
+
+
+def describe(outcomes: Mapping[str, Outcome], reference: str, pace: str, device: str) -> str:
+    """The table; of a figure that differs between the ranks, the largest.
+
+    Args:
+        outcomes: By strategy.
+        reference: The strategy whose losses the others are held against.
+        pace: The one whose time of a step is 1.
+        device: On which they ran; what is held elsewhere is told apart.
+    """
+    head = ["strategy", "processes", *KINDS, "together", *(f"peak {phase}" for phase in PHASES)]
+    head += [
+        "checkpoint",
+        "by each rank",
+        "frozen tensors in it",
+        "exported tensors",
+        "loss difference",
+        f"step / {pace}'s",
+    ]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, outcome in outcomes.items():
+        held = [_sum(rank.held[kind] for kind in KINDS) for rank in outcome.ranks]
+        cells = [name, str(len(outcome.ranks))]
+        cells += [_held([rank.held[kind] for rank in outcome.ranks], device) for kind in KINDS]
+        cells.append(_held(held, device))
+        cells += [_mib(max(rank.peaks[phase] for rank in outcome.ranks)) for phase in PHASES]
+        cells += [_mib(outcome.checkpoint_bytes), " + ".join(map(_mib, outcome.tensor_bytes))]
+        cells += [f"{outcome.frozen_saved} of {outcome.frozen}", str(len(outcome.exported))]
+        difference = "-" if name == reference else f"{loss_difference(outcome, outcomes[reference]):.1e}"
+        cells += [difference, f"{outcome.seconds / outcomes[pace].seconds:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _sum(parts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return total
+
+
+def _held(ranks: Sequence[Mapping[str, int]], device: str) -> str:
+    here = max(rank.get(device, 0) for rank in ranks)
+    elsewhere = max(sum(rank.values()) - rank.get(device, 0) for rank in ranks)
+    return _mib(here) + (f" + {_mib(elsewhere)} host" if elsewhere else "")
+
+
+def _mib(size: int) -> str:
+    return f"{size / _MIB:.1f}"
