@@ -159,8 +159,7 @@ class VideoLanguageModule(LightningModule):
     def training_step(self, batch: JudgedBatch, batch_index: int) -> Tensor:
         """Loss of one batch."""
         output: ModelOutput = self.built(batch)
-        if logs_after_this_step(self.trainer):
-            self._log_output(output, len(batch.questions))
+        self._log_output(output, len(batch.questions))
         return output.loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -222,12 +221,17 @@ class VideoLanguageModule(LightningModule):
         return names[loader]
 
     def _log_output(self, output: ModelOutput, size: int) -> None:
-        """Log what a batch gave, in written steps alone: for means over the ranks all of them wait."""
-        self.log("train/loss", output.loss.detach(), prog_bar=True, batch_size=size, sync_dist=True)
+        """Log what a batch of ``size`` conversations gave; losses are means over the ranks in written steps alone."""
+        losses = {"train/loss": output.loss.detach()}
         if output.penalty is not None:
-            self.log("train/bridge_penalty", output.penalty, batch_size=size, sync_dist=True)
-        for index, value in enumerate(output.reading_losses if len(output.reading_losses) > 1 else ()):
-            self.log(f"train/loss_after_reading/{index}", value, batch_size=size, sync_dist=True)
+            losses["train/bridge_penalty"] = output.penalty
+        if len(output.reading_losses) > 1:
+            losses |= {f"train/loss_after_reading/{i}": value for i, value in enumerate(output.reading_losses)}
+        values = torch.stack([value.float() for value in losses.values()])
+        if logs_after_this_step(self.trainer):  # all ranks wait for one another here
+            values = self.trainer.strategy.reduce(values, reduce_op="mean")
+        for name, value in zip(losses, values, strict=True):
+            self.log(name, value, prog_bar=name == "train/loss", batch_size=size)
         if output.segment_counts.numel():
             self.log("train/segments_a_video", output.segment_counts.float().mean(), batch_size=size)
         self.log("train/answer_tokens", output.num_answer_tokens.float(), batch_size=size)
