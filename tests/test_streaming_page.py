@@ -8,14 +8,9 @@ import pytest
 import torch
 
 from tests.components.test_streaming import build, times
-from tests.fixtures_models import PartFolders, make_frames, make_part_folders
+from tests.fixtures_models import PartFolders, make_frames
 
 CHECKPOINT_ON_THE_PAGE = "runs/NAME/version_0/checkpoints/final.ckpt"
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> PartFolders:
-    return make_part_folders(tmp_path_factory.mktemp("parts"))
 
 
 def test_code_of_the_page_about_streaming_runs(

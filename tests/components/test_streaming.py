@@ -28,7 +28,6 @@ from tests.fixtures_models import (
     make_bridge,
     make_frames,
     make_model,
-    make_part_folders,
     make_sample,
     open_gate,
 )
@@ -74,11 +73,6 @@ SEGMENTERS: dict[str, Segmenter] = {
     "causal top-k": CausalCuts(SceneTilling(k=2, causal_alpha=0.0)),
     "causal threshold": CausalCuts(SceneTilling(alpha=0.0, max_segment_frames=4)),
 }
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> PartFolders:
-    return make_part_folders(tmp_path_factory.mktemp("parts"))
 
 
 def build(folders: PartFolders, bridge: str = "cache", **changes: Any) -> VideoLanguageModel:
