@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_modules.checkpoints.folder import newest_checkpoint
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
-from lightning_modules.run_folder import SameCheckpoint, write_into
+from lightning_modules.run_folder import SameCheckpoint, folder_of_runs, write_into
 from lightning_modules.strategies.replicated import replicated_strategy
 
 
@@ -104,21 +104,13 @@ class VideoLanguageCLI(LightningCLI):
         """
         arguments = super()._prepare_subcommand_kwargs(subcommand)
         if arguments.get("ckpt_path") == "last":
-            runs = _runs_folder(self.trainer)
+            runs = folder_of_runs(self.trainer)
             newest = newest_checkpoint(*runs.glob("checkpoints"), *runs.glob("*/checkpoints"))
             if newest is None and subcommand != "fit":
                 raise FileNotFoundError(f"--ckpt_path last: there is no checkpoint in the runs of {runs}")
             rank_zero_info(f"--ckpt_path last: {newest or f'no checkpoint in the runs of {runs} yet, from the start'}")
             arguments["ckpt_path"] = newest
         return arguments
-
-
-def _runs_folder(trainer: Trainer) -> Path:
-    """The folder that holds the runs of one name."""
-    if not trainer.loggers:
-        return Path(trainer.default_root_dir)
-    logger = trainer.loggers[0]
-    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name))
 
 
 def _is_progress_bar(callback: Any) -> bool:

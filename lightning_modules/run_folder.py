@@ -33,6 +33,22 @@ def write_into(trainer: Any, folder: str) -> None:
             )
 
 
+def log_folder(trainer: Trainer) -> Path:
+    """The run's folder; its first logger decides, as for everything else that Lightning writes."""
+    if not trainer.loggers:
+        return Path(trainer.default_root_dir)
+    version = trainer.loggers[0].version
+    return folder_of_runs(trainer) / (version if isinstance(version, str) else f"version_{version}")
+
+
+def folder_of_runs(trainer: Trainer) -> Path:
+    """The folder that holds the runs of one name."""
+    if not trainer.loggers:
+        return Path(trainer.default_root_dir)
+    logger = trainer.loggers[0]
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name))
+
+
 class SameCheckpoint(Callback):
     """Refuses to go on where ranks found different checkpoints: a shared disk may show a new one late on some nodes.
 

@@ -19,9 +19,10 @@ from components.interfaces import (
     MemoryBridge,
     Segmenter,
 )
-from components.model import VideoLanguageModel
+from components.model import ModelOutput, VideoLanguageModel
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
 from lightning_modules.judging import JudgedBatch, Judgement
+from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer
 from lightning_modules.optimization.accumulation import PartialGradientWarning, is_accumulating
 from lightning_modules.optimization.adamw import PartwiseAdamW
@@ -157,26 +158,15 @@ class VideoLanguageModule(LightningModule):
 
     def training_step(self, batch: JudgedBatch, batch_index: int) -> Tensor:
         """Loss of one batch."""
-        output = self.built(batch)
-        size = len(batch.questions)
-        self.log("train/loss", output.loss.detach(), prog_bar=True, batch_size=size, sync_dist=True)
-        if output.penalty is not None:
-            self.log("train/bridge_penalty", output.penalty, batch_size=size, sync_dist=True)
-        for index, value in enumerate(output.reading_losses if len(output.reading_losses) > 1 else ()):
-            self.log(f"train/loss_after_reading/{index}", value, batch_size=size, sync_dist=True)
-        if output.segment_counts.numel():
-            self.log("train/segments_a_video", output.segment_counts.float().mean(), batch_size=size)
-        self.log("train/answer_tokens", output.num_answer_tokens.float(), batch_size=size)
-        loss: Tensor = output.loss
-        return loss
+        output: ModelOutput = self.built(batch)
+        self._log_output(output, len(batch.questions))
+        return output.loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the learning rates and log them."""
         self.rates.apply(optimizer.param_groups, self.global_step)
-        settings: Any = self.trainer  # Lightning sets log_every_n_steps where a type checker does not see it
-        every = settings.log_every_n_steps
-        # Lightning writes what was logged in every n-th step; DeepSpeed comes here with every batch of a step.
-        if not every or (self.global_step + 1) % every or is_accumulating(self.trainer):
+        # DeepSpeed comes here with every batch of a step.
+        if not logs_after_this_step(self.trainer) or is_accumulating(self.trainer):
             return
         for group in optimizer.param_groups:
             self.log(f"learning_rate/{group['name']}", float(group["lr"]))
@@ -229,3 +219,19 @@ class VideoLanguageModule(LightningModule):
             return str(loader)
         names: Sequence[str] = getattr(datamodule, f"{'validation' if stage == 'val' else stage}_names")
         return names[loader]
+
+    def _log_output(self, output: ModelOutput, size: int) -> None:
+        """Log what a batch of ``size`` conversations gave; losses are means over the ranks in written steps alone."""
+        losses = {"train/loss": output.loss.detach()}
+        if output.penalty is not None:
+            losses["train/bridge_penalty"] = output.penalty
+        if len(output.reading_losses) > 1:
+            losses |= {f"train/loss_after_reading/{i}": value for i, value in enumerate(output.reading_losses)}
+        values = torch.stack([value.float() for value in losses.values()])
+        if logs_after_this_step(self.trainer):  # all ranks wait for one another here
+            values = self.trainer.strategy.reduce(values, reduce_op="mean")
+        for name, value in zip(losses, values, strict=True):
+            self.log(name, value, prog_bar=name == "train/loss", batch_size=size)
+        if output.segment_counts.numel():
+            self.log("train/segments_a_video", output.segment_counts.float().mean(), batch_size=size)
+        self.log("train/answer_tokens", output.num_answer_tokens.float(), batch_size=size)

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning_modules.checkpoints import folder
 from lightning_modules.checkpoints.folder import write_whole
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.run_folder import log_folder
 
 LAST, BEST, FINAL = "last.ckpt", "best.ckpt", "final.ckpt"
 
@@ -75,7 +76,7 @@ class KeepCheckpoints(Checkpoint):
                 "lightning_modules.strategies (configs/strategy)"
             )
         strategy.save_frozen = self.frozen
-        self.folder = strategy.broadcast(self.folder or str(_log_folder(trainer) / "checkpoints"))
+        self.folder = strategy.broadcast(self.folder or str(log_folder(trainer) / "checkpoints"))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note where training starts, and what is the best so far."""
@@ -166,12 +167,3 @@ class KeepCheckpoints(Checkpoint):
             is_due = self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0
             if other.name not in kept and not is_due:
                 folder.remove(other)
-
-
-def _log_folder(trainer: Trainer) -> Path:
-    """The run's folder; its first logger decides, as for everything else that Lightning writes."""
-    if not trainer.loggers:
-        return Path(trainer.default_root_dir)
-    logger = trainer.loggers[0]
-    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version)

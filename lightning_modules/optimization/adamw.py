@@ -71,19 +71,6 @@ class PartwiseAdamW(AdamW):
         parameters = (p for group in self.param_groups for p in group["params"])
         return [(p, self.state[p][AVERAGE]) for p in parameters if AVERAGE in self.state.get(p, {})]
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over moments and averages; rates, decays and names stay those of the config."""
-        settings = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
-        super().load_state_dict(state_dict)
-        for group, own in zip(self.param_groups, settings, strict=True):
-            group.update(own)
-        stored = [index for group in state_dict["param_groups"] for index in group["params"]]
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        for index, parameter in zip(stored, parameters, strict=True):
-            average = state_dict["state"].get(index, {}).get(AVERAGE)
-            if average is not None:  # the base class has cast it to the parameter's dtype
-                self.state[parameter][AVERAGE] = average.to(device=parameter.device, dtype=torch.float32, copy=True)
-
     def _average(self, parameters: Iterable[Tensor], decay: float) -> None:
         for parameter in parameters:
             if parameter.grad is None:

@@ -36,14 +36,8 @@ from tests.fixtures_models import (
     make_frames,
     make_mixed_samples,
     make_module,
-    make_part_folders,
     make_sample,
 )
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> PartFolders:
-    return make_part_folders(tmp_path_factory.mktemp("parts"))
 
 
 def even_batch(folders: PartFolders, num_frames: int = 6, num_videos: int = 2) -> Batch:

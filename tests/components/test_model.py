@@ -23,7 +23,6 @@ from tests.fixtures_models import (
     make_frames,
     make_mixed_samples,
     make_model,
-    make_part_folders,
     make_sample,
     open_gate,
 )
@@ -36,11 +35,6 @@ every_bridge = pytest.mark.parametrize(
 every_schedule = pytest.mark.parametrize(
     "schedule", [FinalSegmentLoss(), EverySegmentLoss("increasing")], ids=["final", "every"]
 )
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> PartFolders:
-    return make_part_folders(tmp_path_factory.mktemp("parts"))
 
 
 def open_model(folders: PartFolders, **changes: Any) -> VideoLanguageModel:

@@ -20,15 +20,9 @@ from tests.fixtures_models import (
     make_frames,
     make_mixed_samples,
     make_model,
-    make_part_folders,
     make_sample,
     open_gate,
 )
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> PartFolders:
-    return make_part_folders(tmp_path_factory.mktemp("parts"))
 
 
 @pytest.fixture(scope="module")

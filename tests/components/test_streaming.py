@@ -1,9 +1,7 @@
 """A streamed video says at every moment what the frames so far say offline."""
 
-import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +29,6 @@ from tests.fixtures_models import (
     make_bridge,
     make_frames,
     make_model,
-    make_part_folders,
     make_sample,
     open_gate,
 )
@@ -39,7 +36,6 @@ from tests.fixtures_models import (
 NUM_FRAMES = 13
 MILLISECONDS_A_FRAME = 1000  # as in make_sample
 QUESTION = "which colour ?"
-CHECKPOINT_ON_THE_PAGE = "runs/NAME/version_0/checkpoints/final.ckpt"
 
 
 class CausalCuts(Segmenter):
@@ -87,11 +83,6 @@ SEGMENTERS: dict[str, Segmenter] = {
     "causal top-k": CausalCuts(SceneTilling(k=2, causal_alpha=0.0)),
     "causal threshold": CausalCuts(SceneTilling(alpha=0.0, max_segment_frames=4)),
 }
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> PartFolders:
-    return make_part_folders(tmp_path_factory.mktemp("parts"))
 
 
 def build(folders: PartFolders, bridge: str = "cache", **changes: Any) -> VideoLanguageModel:
@@ -304,23 +295,3 @@ def test_streams_say_whether_they_settle_boundaries() -> None:
         "SceneTilling": True,
         "Uniform": False,
     }
-
-
-def test_code_of_the_page_about_streaming_runs(
-    folders: PartFolders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = build(folders, "retrieved")
-    monkeypatch.setattr("lightning_modules.loading.load_model", {CHECKPOINT_ON_THE_PAGE: model}.__getitem__)
-    page = (Path(__file__).parents[2] / "docs" / "streaming.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    assert len(blocks) == 2
-    names: dict[str, Any] = {
-        "frames": make_frames(9),
-        "frame_ms": torch.tensor(times(0, 9)),
-    }
-    for block in blocks:
-        exec(block, names)  # the page's own code
-    printed = capsys.readouterr().out
-    assert re.findall(r"^(\d+) ", printed, flags=re.MULTILINE) == ["0", "4000", "8000"]
-    assert printed.endswith("segments closed after frames [1, 3, 5, 7]\n")
-    assert len(names["answers"]) == len(names["scores"]) == 2

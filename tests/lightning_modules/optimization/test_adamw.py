@@ -1,6 +1,3 @@
-from pathlib import Path
-
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -100,33 +97,6 @@ def test_average_equals_its_closed_form() -> None:
     average = optimizer.state[parameter][AVERAGE]
     torch.testing.assert_close(average.double(), expected, rtol=1e-6, atol=1e-6)
     assert [(p is parameter, a is average) for p, a in optimizer.averaged()] == [(True, True)]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_average_is_float32_and_survives_resuming_to_the_bit(dtype: torch.dtype, tmp_path: Path) -> None:
-    whole, first, second = (make_parameter(dtype) for _ in range(3))
-    straight, stopped, resumed = (make_optimizer(p, average=0.9) for p in (whole, first, second))
-    for step in range(4):
-        take_step(straight, step)
-    for step in range(2):
-        take_step(stopped, step)
-    torch.save(stopped.state_dict(), tmp_path / "state.pt")
-    second.data.copy_(first.data)
-    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    for step in range(2, 4):
-        take_step(resumed, step)
-    assert resumed.state[second][AVERAGE].dtype == torch.float32
-    assert torch.equal(resumed.state[second][AVERAGE], straight.state[whole][AVERAGE])
-    assert torch.equal(second, whole)
-
-
-def test_settings_of_a_resumed_run_are_those_of_its_config() -> None:
-    stopped, resumed = make_optimizer(make_parameter()), make_optimizer(make_parameter(), average=0.5)
-    take_step(stopped, 0)
-    resumed.param_groups[0]["weight_decay"] = 0.7
-    resumed.load_state_dict(stopped.state_dict())
-    [group] = resumed.param_groups
-    assert (group["weight_decay"], group["average_decay"]) == (0.7, 0.5)
 
 
 def test_parameter_without_gradient_has_no_average() -> None:

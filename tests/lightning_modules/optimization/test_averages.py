@@ -74,3 +74,22 @@ def test_weights_are_back_where_validation_breaks_off(folders: PartFolders, tmp_
         trainer.fit(module, batches, make_loader([make_batch(folders)]))
     assert are_equal(snapshot(module), seen.taken[2])
     assert not are_equal(broken.seen[0], seen.taken[2])
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_averages_are_float32_and_survive_resuming_to_the_bit(
+    folders: PartFolders, tmp_path: Path, precision: Any
+) -> None:
+    settings = Optimization(RATES, averages={"bridge": 0.9})
+    batches = [collate([sample]) for sample in make_mixed_samples(folders)]
+    modules = [make_module(folders, optimization=settings, seed=seed) for seed in (0, 0, 9)]
+    whole, stopped, resumed = modules
+    make_trainer(tmp_path, 4, precision=precision).fit(whole, make_loader(batches))
+    keep = ModelCheckpoint(tmp_path, "half", every_n_train_steps=2)
+    half = {"limit_train_batches": 2, "max_epochs": 1, "enable_checkpointing": True, "callbacks": [keep]}
+    make_trainer(tmp_path, 4, precision=precision, **half).fit(stopped, make_loader(batches))
+    path = tmp_path / "half.ckpt"
+    make_trainer(tmp_path, 4, precision=precision).fit(resumed, make_loader(batches[2:]), ckpt_path=path)
+    averages = {value.dtype for name, value in snapshot(resumed).items() if name.startswith(AVERAGE)}
+    assert averages == {torch.float32}
+    assert are_equal(snapshot(whole), snapshot(resumed))
