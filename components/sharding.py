@@ -40,17 +40,20 @@ class Sharding(ABC):
         """The largest value that any rank gives; every rank must call it."""
 
 
-class ReadsInnerWeights:
-    """A module whose ``forward`` may save work by reading weights of the modules in it instead of calling them.
+class TakesShortcuts:
+    """A module whose ``forward`` may save work where the batch allows it.
 
-    A strategy that gathers weights call by call forbids it: they would be missing, and where only some ranks' batches
-    are such that it saves work, the ranks would gather at different times and wait for each other for ever.
+    It leaves out of the graph what would change nothing, or reads weights of the modules in it instead of calling them.
+
+    A strategy that gathers weights call by call, in backward too, forbids it: the weights would be missing, and where
+    only some ranks' batches are such that it saves work, the ranks would gather at different times and wait for each
+    other for ever.
 
     Attributes:
-        may_read_inner_weights: Whether it may.
+        may_take_shortcuts: Whether it may.
     """
 
-    may_read_inner_weights: bool = True
+    may_take_shortcuts: bool = True
 
 
 _active: ContextVar[Sharding | None] = ContextVar("sharding", default=None)

@@ -7,10 +7,10 @@ import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor, nn
 
 from components.bridges.few_queries import HeadProjection, add_mask, attend_with_few_queries, few_queries_are_cheaper
-from components.sharding import ReadsInnerWeights
+from components.sharding import TakesShortcuts
 
 
-class Attention(nn.Module, ReadsInnerWeights):
+class Attention(nn.Module, TakesShortcuts):
     """Multi-head attention from queries to a context with masked keys.
 
     Args:
@@ -57,7 +57,7 @@ class Attention(nn.Module, ReadsInnerWeights):
         q = self._scaled_queries(queries, context, context_mask)
         num_keys, dim = context.shape[1:]
         few = few_queries_are_cheaper(queries.shape[1], num_keys, self.num_heads, dim)
-        if few and self.may_read_inner_weights:
+        if few and self.may_take_shortcuts:
             weights, biases = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
             keys, values = HeadProjection(weights[0], biases[0]), HeadProjection(weights[1], biases[1])
             mixed = attend_with_few_queries(q, context, context_mask, keys, values)

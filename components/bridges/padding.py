@@ -28,18 +28,20 @@ def context_mask(num_memory: int, token_mask: Tensor) -> Tensor | None:
     return torch.cat([token_mask.new_ones(token_mask.shape[0], num_memory), token_mask], dim=1)
 
 
-def replace_rows(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
+def replace_rows(chosen: Tensor, new: Tensor, old: Tensor, *, shortcut: bool) -> Tensor:
     """Rows of ``new`` where chosen, rows of ``old`` elsewhere; the shorter is padded at the end of axis 1.
 
     Args:
         chosen: ``[V]`` bool.
         new: ``[V, P, ...]``.
         old: ``[V, P', ...]``.
+        shortcut: Give ``new`` itself where every row is known to be chosen, and leave ``old`` out of the graph: what
+            stands in the graph then depends on the batch.
 
     Returns:
-        ``[V, max(P, P'), ...]``; ``new`` itself where every row is known to be chosen.
+        ``[V, max(P, P'), ...]``, or ``new``.
     """
-    if is_known_full(chosen):
+    if shortcut and is_known_full(chosen):
         return new
     length = max(new.shape[1], old.shape[1])
     return torch.where(chosen.view(-1, *[1] * (new.ndim - 1)), _pad(new, length), _pad(old, length))

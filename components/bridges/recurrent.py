@@ -1,6 +1,7 @@
 """The recurrent memory bridge: memory tokens walk through the segments and are read back at any time."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import compress
 from typing import Literal, get_args
 
@@ -13,11 +14,12 @@ from components.bridges.readouts import CacheAndMemoryReadout, MemoryState, Read
 from components.bridges.selective_update import Selection, SelectiveUpdate
 from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.positions import patch_grid_positions, sinusoidal
+from components.sharding import TakesShortcuts
 
 Recurrence = Literal["replacing", "selective", "none"]
 
 
-class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
+class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
     """Carry distinct memory tokens across segments and read them through a readout.
 
     In every step the memory tokens and the segment's patches attend to each other. What the memory tokens become, the
@@ -106,7 +108,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState]):
             selection = selection.whole() if state is None else selection
         if not self.readout.reads_tokens:
             mixed, token_mask = mixed[:, :0], token_mask[:, :0]
-        return _advance(state, segment, written, selection, mixed, token_mask)
+        return _advance(state, segment, written, selection, mixed, token_mask, self.may_take_shortcuts)
 
     def read(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Turn the state into visual tokens."""
@@ -162,6 +164,7 @@ def _advance(
     selection: Selection | None,
     last_input: Tensor,
     token_mask: Tensor,
+    shortcut: bool,
 ) -> MemoryState:
     """Take the new segment into the state of the videos that have it; the others keep theirs."""
     active = segment.frame_mask.any(dim=1)  # [V]
@@ -180,17 +183,18 @@ def _advance(
         return MemoryState(
             lasting, price, (written,), (active,), admitted, (middle_ms,), end_ms, last_input, tokens, token_mask
         )
+    replace = partial(replace_rows, active, shortcut=shortcut)
     return MemoryState(
-        memory=replace_rows(active, lasting, state.memory),
+        memory=replace(lasting, state.memory),
         price=state.price + price,
         cache=(*state.cache, written),
         cache_mask=(*state.cache_mask, active),
         admitted=state.admitted + admitted,
         cache_ms=(*state.cache_ms, middle_ms),
         end_ms=torch.maximum(state.end_ms, end_ms),
-        last_input=replace_rows(active, last_input, state.last_input),
+        last_input=replace(last_input, state.last_input),
         tokens=tokens,
-        token_mask=replace_rows(active, token_mask, state.token_mask),
+        token_mask=replace(token_mask, state.token_mask),
     )
 
 

@@ -1,5 +1,6 @@
 """The memory bridge of VideoLLaMB as its authors published it."""
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from components.bridges.padding import context_mask, replace_rows
 from components.bridges.post_norm import PostNormAttention, PostNormBlock
 from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.pooling import pool_patches
+from components.sharding import TakesShortcuts
 
 
 class VideoLLaMBState(NamedTuple):
@@ -24,7 +26,7 @@ class VideoLLaMBState(NamedTuple):
     token_mask: Tensor  # [V, P] bool
 
 
-class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState]):
+class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], TakesShortcuts):
     """Carry memory tokens across segments, refresh them from all earlier ones, hand over the last segment.
 
     In every step the memory tokens and the segment's pooled patches attend to each other. The memory tokens that come
@@ -96,12 +98,13 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState]):
         # Patch tokens leave the last layer only when somebody reads them; most segments' are never read.
         written = last_layer(mixed, mask, part=slice(num_memory))
         active = segment.frame_mask.any(dim=1)  # [V]
+        replace = partial(replace_rows, active, shortcut=self.may_take_shortcuts)
         return VideoLLaMBState(
-            memory=replace_rows(active, written, state.memory),
+            memory=replace(written, state.memory),
             cache=(*state.cache, written),
             cache_mask=(*state.cache_mask, active),
-            last_input=replace_rows(active, mixed, state.last_input),
-            token_mask=replace_rows(active, token_mask, state.token_mask),
+            last_input=replace(mixed, state.last_input),
+            token_mask=replace(token_mask, state.token_mask),
         )
 
     def read(self, state: VideoLLaMBState, questions: Questions | None = None) -> VisualTokens:

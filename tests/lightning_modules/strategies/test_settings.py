@@ -109,7 +109,7 @@ def test_offload_without_a_device_is_refused() -> None:
 
 
 @pytest.mark.parametrize("part", [partial(Attention, 8, 2), partial(PostNormAttention, 8, 2, 0.0)])
-def test_attention_gives_the_same_without_reading_inner_weights(part: Callable[[], nn.Module]) -> None:
+def test_attention_gives_the_same_without_shortcuts(part: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     attention = part().eval()
     queries, context = torch.randn(2, 1, 8), torch.randn(2, 50, 8)
@@ -118,7 +118,7 @@ def test_attention_gives_the_same_without_reading_inner_weights(part: Callable[[
         projection.register_forward_hook(lambda module, *_: called.append(module))
     shortcut = attention(queries, context, None)
     few_calls = len(called)
-    attention.may_read_inner_weights = False  # type: ignore[assignment]
+    attention.may_take_shortcuts = False  # type: ignore[assignment]
     torch.testing.assert_close(attention(queries, context, None), shortcut)
     assert len(called) - few_calls > few_calls
 
