@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.losses import EverySegmentLoss, FinalSegmentLoss
 from datamodules.batch import Batch, Sample, collate
@@ -67,7 +68,8 @@ def main(strategy: str, schedule: str, num_steps: str, encoder: str, language_mo
     folders = PartFolders(encoder, language_model)
     # The ranks need different numbers of encoder calls, segments and readings.
     few_frames_a_call = partial(HuggingFaceVisionEncoder, encoder, layer=-1, max_frames_per_call=4)
-    module = make_unbuilt_module(folders, encoder=few_frames_a_call, loss_schedule=SCHEDULES[schedule])
+    bridge = partial(RecurrentMemoryBridge, width=16, num_memory=3, num_heads=2)
+    module = make_unbuilt_module(folders, encoder=few_frames_a_call, bridge=bridge, loss_schedule=SCHEDULES[schedule])
     logger = RecordingLogger()
     trainer = make_trainer(
         Path(folder),
