@@ -242,7 +242,7 @@ class MemoryBridge(nn.Module, ABC, Generic[StateT]):
         """
 
     def forget(self, state: StateT) -> StateT:
-        """Leave out of a state what no reading sees any more, which may wait for the device; readings stay equal."""
+        """A state that may lack what readings do not see; they stay equal, ``penalty`` does not."""
         return state
 
     def penalty(self, state: StateT) -> Tensor | None:

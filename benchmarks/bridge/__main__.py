@@ -5,7 +5,7 @@ language model's visual tokens, at width 1024, language model width 4096, 8 head
 
     original     the published bridge as its code computes it (``original.py``), one video a call
     published    our ``VideoLLaMBBridge``: the same numbers, all videos of a batch at once
-    default      our ``RecurrentMemoryBridge`` with the readout of the cache, on the same frames (at most 4 x 8 a video)
+    default      our ``RecurrentMemoryBridge`` as it is by default, on the same frames (at most 4 x 8 a video)
     every_frame  the same on all frames, in segments of at most 8
 
 All forms run in turns in one process, the fastest of some rounds counts, and the ratios are to the original in the same

@@ -60,10 +60,12 @@ def build_published(widths: Widths) -> VideoLLaMBBridge:
 
 
 def build_default(widths: Widths) -> RecurrentMemoryBridge:
-    """Our default form with its gate open, as after some training."""
+    """Our default form with its gates open: every segment is remembered, which is the most work there can be."""
     torch.manual_seed(0)
     bridge = RecurrentMemoryBridge(widths.dim, widths.out_dim, num_heads=HEADS)
     torch.nn.init.constant_(bridge.gate, 0.5)
+    assert bridge.update is not None
+    torch.nn.init.constant_(bridge.update.of_memory.bias, 5.0)
     return bridge.eval()
 
 

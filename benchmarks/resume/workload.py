@@ -108,7 +108,8 @@ def _model(folder: Path) -> dict[str, Any]:
         "segmenter": {"class_path": "components.segmenters.uniform.Uniform", "init_args": {"num_segments": 3}},
         "bridge": {
             "class_path": "components.bridges.recurrent.RecurrentMemoryBridge",
-            "init_args": {"width": 16, "num_memory": 3, "num_heads": 2},
+            # The selective memory draws its gate at random, on other ranks otherwise: losses would not be comparable.
+            "init_args": {"width": 16, "num_memory": 3, "num_heads": 2, "recurrence": "replacing"},
         },
         "language_model": {
             "class_path": "components.language.causal.HuggingFaceCausalLM",

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from apps.quickstart.tokenizer import train_tokenizer
 from benchmarks.resume.workload import write_encoder
+from components.bridges.readouts import CacheReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.language.causal import HuggingFaceCausalLM
@@ -84,7 +85,8 @@ def make_module(folder: Path) -> VideoLanguageModule:
     """The module, its parts not yet built."""
     return VideoLanguageModule(
         encoder=partial(HuggingFaceVisionEncoder, str(folder / "encoder"), layer=-1),
-        bridge=partial(RecurrentMemoryBridge, num_memory=8),
+        # The selective memory draws its gate at random, on other ranks otherwise: losses would not be comparable.
+        bridge=partial(RecurrentMemoryBridge, num_memory=8, recurrence="replacing", readout=CacheReadout),
         language_model=partial(HuggingFaceCausalLM, str(folder / "language_model")),
         segmenter=FixedLength(2),
         optimization=Optimization({"bridge": _RATE, "language_model": _RATE}),

@@ -121,9 +121,9 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
 
     def forget(self, state: MemoryState) -> MemoryState:
         """Drop segments from the cache that were not admitted in any video."""
-        kept = [bool(weight.any()) for weight in state.admitted]
-        if all(kept):
+        if not state.admitted:
             return state
+        kept = torch.stack(state.admitted).any(dim=1).tolist()
         return state._replace(
             cache=tuple(compress(state.cache, kept)),
             cache_mask=tuple(compress(state.cache_mask, kept)),
