@@ -1,13 +1,18 @@
 import pytest
 import torch
 
-from benchmarks.monitoring import Settings, main, measure, ratio_of_medians
+from benchmarks.monitoring import Settings, main, measure, ratio_to_neighbours
 
 
-def test_ratio_lies_in_its_interval_which_is_narrow_for_steady_times() -> None:
-    steady = ratio_of_medians([1.01] * 10, [1.0] * 10)
-    assert steady == pytest.approx((1.01, 1.01, 1.01))
-    noisy = ratio_of_medians([1.0, 1.1, 1.2, 1.3], [1.0, 1.05, 1.1, 1.2])
+def test_ratio_is_to_the_neighbours_so_a_machine_that_slows_down_changes_nothing() -> None:
+    without = [1.0, 3.0, 5.0, 7.0]
+    between = [1.01 * seconds for seconds in (2.0, 4.0, 6.0)]
+    assert ratio_to_neighbours(between, without) == pytest.approx((1.01, 1.01, 1.01))
+    assert ratio_to_neighbours([1.01] * 3, [1.0] * 3) == pytest.approx((1.01, 1.01, 1.01))
+
+
+def test_interval_spans_the_ratio_of_unsteady_times() -> None:
+    noisy = ratio_to_neighbours([1.0, 1.1, 1.2, 1.3], [1.0, 1.05, 1.1, 1.2])
     assert noisy[1] < noisy[0] < noisy[2]
 
 
