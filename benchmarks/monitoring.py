@@ -3,8 +3,8 @@
 One training run in which blocks of steps with and without the callbacks of ``lightning_modules.monitoring`` take turns.
 A block is as long as the interval of the log, so each one with them also writes its values once. Prints the median time
 of a step in both, the ratio of each block to those beside it with a 95 % bootstrap interval over the blocks, and, less
-noisy, the time inside the callbacks' own calls as a share of the step. The first two blocks, in which every new length is counted once, are left
-out. Exits 1 if the ratio is above 1.01 beyond doubt.
+noisy, the time inside the callbacks' own calls as a share of the step. The first two blocks, in which every new length
+is counted once, are left out. Exits 1 if the ratio is above 1.01 beyond doubt.
 
 The model is of the quickstart's kind: cached features, a recurrent bridge and a small Llama, all trained. Lengths of
 videos differ from batch to batch.
@@ -234,9 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ratio, low, high = ratio_to_neighbours(seconds[True], seconds[False])
     medians = {works: statistics.median(values) * 1000 for works, values in seconds.items()}
     print(f"{settings}, {options.device}, {options.clock} clock, torch {torch.__version__}")
-    print(
-        "| blocks each | step without, ms | step with, ms | ratio to neighbours | 95 % interval | inside the callbacks |"
-    )
+    print("| blocks each | step without, ms | step with, ms | ratio to neighbours | 95 % interval | inside callbacks |")
     print("|---|---|---|---|---|---|")
     count = min(len(values) for values in seconds.values())
     print(f"| {count} | {medians[False]:.1f} | {medians[True]:.1f} | {ratio:.4f} | {low:.4f} to {high:.4f} ", end="")
