@@ -30,8 +30,8 @@ from apps.quickstart.tokenizer import build_language_model_folder
 
 PIXELS = ["-c", "configs/base.yaml", "-c", "configs/quickstart_pixels.yaml"]
 FEATURES = [*PIXELS, "-c", "configs/quickstart.yaml"]
-# Settings were tuned on videos of seed 0; these were made after.
-SEED = 1
+# Settings were tuned on videos of seeds 0 and 1; these were made after.
+SEED = 2
 ARM_CONFIGS: dict[str, list[str]] = {"memory": [], "mean_pooling": ["-c", "configs/ablation/mean_pooling.yaml"]}
 
 
