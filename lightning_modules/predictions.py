@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TextIO
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.scoring import LEFT_OUT, is_exact_match
 
@@ -134,7 +135,9 @@ class PredictionWriter(Callback):
         self._file.flush()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the file."""
+        """Close the file and say where it is."""
+        assert self._file is not None
+        rank_zero_info(f"The answers are in {self._file.name}")
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

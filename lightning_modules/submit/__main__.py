@@ -81,7 +81,8 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
     for line in [arguments, *map(arm_arguments, arms)]:
         _check_arguments(line, root)
     configs = config_files(arguments)
-    run_folder = Path(options.run_folder or Path("runs", Path(configs[-1]).stem if configs else arguments[0]))
+    stems = [stem for stem in (Path(config).stem for config in configs) if stem != "base"]
+    run_folder = Path(options.run_folder or Path("runs", "-".join(stems) or arguments[0]))
     name = options.name or run_folder.name
     if not NAME.fullmatch(name) or name in INTERACTIVE:
         raise ValueError(
@@ -174,7 +175,7 @@ def _parser() -> ArgumentParser:
         parser.add_class_arguments(group)
     parser.add_argument("--name", type=str | None, default=None, help="the job's name; its run folder's by default")
     parser.add_argument(
-        "--run_folder", type=str | None, default=None, help="all that the run writes; runs/NAME-OF-THE-LAST-CONFIG"
+        "--run_folder", type=str | None, default=None, help="all that the run writes; runs/NAMES-OF-THE-CONFIGS"
     )
     parser.add_argument("--sweep", type=str | None, default=None, help="YAML list of runs: name, configs, options")
     parser.add_argument("--parallel", type=int | None, default=None, help="most runs of the sweep at once")

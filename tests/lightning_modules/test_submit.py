@@ -71,7 +71,7 @@ def test_a_job_has_one_process_for_every_gpu(render: Render) -> None:
     assert (options["nodes"], options["ntasks-per-node"], options["gpus-per-node"]) == ("4", "8", "8")
     assert (options["time"], options["cpus-per-task"]) == ("24:00:00", "12")
     assert options["chdir"] == str(ROOT)
-    assert options["output"] == f"{ROOT}/runs/base/slurm-%j.out"
+    assert options["output"] == f"{ROOT}/runs/fit/slurm-%j.out"
     assert {"requeue", "open-mode", "signal"} <= set(options)
     assert "--cpus-per-task=12" in words_of(script, "srun ")  # which srun does not take from the job
 
@@ -89,7 +89,7 @@ def test_the_command_gets_every_argument_as_it_was(render: Render, tmp_path: Pat
     )
     address, port, *words = run_with(script, tmp_path)
     assert words == [
-        "--wait=60", "my python", "train.py", "fit", "-c", "configs/base.yaml", *awkward, "--run_folder", "runs/base",
+        "--wait=60", "my python", "train.py", "fit", "-c", "configs/base.yaml", *awkward, "--run_folder", "runs/fit",
         "--trainer.num_nodes", "2", "--trainer.devices", "4",
     ]  # fmt: skip
     assert address == "10.0.0.7"  # of a name that the resolver does not know
