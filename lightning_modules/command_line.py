@@ -60,6 +60,8 @@ class VideoLanguageCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Apply settings that must hold before anything is built."""
+        # What is logged after an epoch has been counted over all ranks already.
+        warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)

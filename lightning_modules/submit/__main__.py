@@ -67,7 +67,7 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
         The job.
 
     Raises:
-        ValueError: Something is missing, twice, or set from two sides.
+        ValueError: Something is missing, twice, set from two sides, or the job could never get anywhere.
         FileNotFoundError: A config file that is named is not there.
     """
     if not arguments or arguments[0] not in SUBCOMMANDS:
@@ -93,6 +93,8 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
         raise ValueError(f"chain and parallel must be positive, got {options.chain} and {options.parallel}")
     if options.parallel is not None and not arms:
         raise ValueError("--parallel bounds the arms of a --sweep, and there is none")
+    resources, stopping = _group(Resources, options), _group(Stopping, options)
+    _check_time(resources, stopping)
     return Job(
         name=name,
         root=root,
@@ -100,9 +102,9 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
         arguments=arguments,
         arms=arms,
         parallel=options.parallel,
-        resources=_group(Resources, options),
+        resources=resources,
         surroundings=_group(Surroundings, options),
-        stopping=_group(Stopping, options),
+        stopping=stopping,
     )
 
 
@@ -162,6 +164,13 @@ def _check_arguments(arguments: Sequence[str], root: Path) -> None:
     twice = [argument for argument in arguments if argument.split("=")[0] in OWN]
     if twice:
         raise ValueError(f"{twice} are set by --run_folder, --nodes and --gpus before the --")
+
+
+def _check_time(resources: Resources, stopping: Stopping) -> None:
+    if stopping.seconds_before >= resources.seconds:
+        raise ValueError(
+            f"signal {stopping.signal} would stop the job as soon as it starts, for ever, with --time {resources.time}"
+        )
 
 
 def _parser() -> ArgumentParser:

@@ -57,6 +57,14 @@ class Resources:
         _check_options("sbatch", self.sbatch)
 
     @property
+    def seconds(self) -> int:
+        """The time limit."""
+        days, _, rest = str(self.time).rpartition("-")
+        numbers = [int(number) for number in rest.split(":")]
+        units = (3600, 60, 1) if days or len(numbers) == 3 else (60, 1)  # a lone number is minutes, behind days hours
+        return int(days or 0) * 86400 + sum(unit * number for unit, number in zip(units, numbers, strict=False))
+
+    @property
     def tasks_per_node(self) -> int:
         """Processes of each node."""
         return max(1, self.gpus)
@@ -147,6 +155,11 @@ class Stopping:
 
     signal: str | None = "USR1@120"
     requeue: bool = True
+
+    @property
+    def seconds_before(self) -> int:
+        """How long before the time limit the signal comes; 0 for none."""
+        return 0 if self.signal is None else int(self.signal.split("@")[1])
 
     def __post_init__(self) -> None:
         if self.signal is not None and not SIGNAL.fullmatch(self.signal):

@@ -71,7 +71,7 @@ def stand_in(place: Path, capsys: pytest.CaptureFixture[str]) -> Submit:
     """Submits a job of two processes that behaves as told; gives the jobs' numbers."""
 
     def run(*options: str, behaviour: str = "end", arguments: tuple[str, ...] = ()) -> list[str]:
-        own = ["--nodes=2", "--gpus=0", "--time=00:02:00", f"--python={place}/python", "--run_folder=run", *options]
+        own = ["--nodes=2", "--gpus=0", "--time=00:03:00", f"--python={place}/python", "--run_folder=run", *options]
         capsys.readouterr()
         status = submit([*own, "--", "fit", "--behaviour", behaviour, *arguments])
         printed = capsys.readouterr()

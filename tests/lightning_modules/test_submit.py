@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from lightning_modules.submit.__main__ import main
+from lightning_modules.submit.settings import Resources
 
 ROOT = Path(__file__).resolve().parents[2]
 Render = Callable[..., str]
@@ -74,6 +75,14 @@ def test_a_job_has_one_process_for_every_gpu(render: Render) -> None:
     assert options["output"] == f"{ROOT}/runs/fit/slurm-%j.out"
     assert {"requeue", "open-mode", "signal"} <= set(options)
     assert "--cpus-per-task=12" in words_of(script, "srun ")  # which srun does not take from the job
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("90", 5400), ("2:30", 150), ("1:00:05", 3605), ("2-3", 183600), ("1-02:30", 95400), ("1-00:00:01", 86401)],
+)
+def test_time_limits_are_read_as_slurm_reads_them(time: str, seconds: int) -> None:
+    assert Resources(time=time).seconds == seconds
 
 
 def test_on_the_cpu_a_node_has_one_process_and_no_gpu_is_asked_for(render: Render) -> None:
@@ -188,6 +197,7 @@ def test_only_training_can_be_finished(render: Render) -> None:
         (["--nodes=0"], ["fit"], "must be positive"),
         (["--nodes=many"], ["fit"], "nodes"),
         (["--signal=INT@60"], ["fit"], "must be USR1@SECONDS"),
+        (["--signal=USR1@300", "--time=00:05:00"], ["fit"], "would stop the job as soon as it starts"),
         (["--gpu_option=--gpus=8"], ["fit"], "must say where the number goes"),
         (["--sbatch=[exclusive]"], ["fit"], "sbatch takes options such as --exclusive"),
         (["--variables={A-B: 1}"], ["fit"], r"\['A-B'\] cannot be exported"),
