@@ -62,7 +62,8 @@ def test_overlays_train_validate_and_predict_with_two_processes(
     losses = [one["metrics"]["train/loss"] for one in trained]
     assert all(math.isfinite(loss) for loss in losses)
     judged = [one["metrics"]["val/loss/1x"] for one in trained]
-    tolerance = 0.05 if together else 1e-4
+    # At a loss of 5 bfloat16 has steps of 0.03, and strategies round in different places.
+    tolerance = 0.15 if together else 1e-4
     assert max(losses) - min(losses) < tolerance
     assert max(judged) - min(judged) < tolerance
     for name in OVERLAYS:
