@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 import train
 from apps import cache_features
 from lightning_modules.monitoring import inspection
-from tests.fixtures_data import make_clip, make_record, write_shard
+from tests.fixtures_data import make_clip, make_record, natural_frames, write_shard
 from tests.fixtures_models import make_quickstart_parts
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -30,6 +30,7 @@ TESTED_ELSEWHERE = {"model/videollamb_7b.yaml": "test_videollamb_7b.py"} | {  # 
     if path.name not in ("single_device.yaml", "activation_checkpointing.yaml", "accumulate.yaml")
 }
 LENGTHS = ("1x", "2x", "4x", "8x")
+ANSWERS = ("red", "green", "blue square", "circle", "red square", "green circle", "blue")
 QUICK = ["--trainer.limit_train_batches=2", "--trainer.max_steps=2", "--trainer.log_every_n_steps=1"]
 
 
@@ -54,13 +55,18 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workplace")
     make_quickstart_parts(folder)
     for name, num_frames in (("train", 4), ("eval-1x", 6), ("eval-2x", 6), ("eval-4x", 6), ("eval-8x", 6)):
-        clip = make_clip(num_frames, width=84, height=84, fps=2)
-        record = make_record(meta={"num_frames": num_frames, "length": name})
+        frames = [natural_frames(num_frames, 84, 84, seed) for seed in range(len(ANSWERS) if name == "train" else 2)]
+        clips = [make_clip(num_frames, width=84, height=84, fps=2, frames=one) for one in frames]
+        records = [
+            make_record([("which colour ?", answer)], meta={"num_frames": num_frames, "length": name})
+            for answer in ANSWERS[: len(clips)]
+        ]
         write_shard(
             folder / f"runs/quickstart/videos/{name}-000000.tar",
-            [(f"{name}{i:03d}", record, clip, "mp4") for i in range(64)]
-            if name == "train"
-            else [(f"{name}{i:03d}", record, clip, "mp4") for i in range(2)],
+            [
+                (f"{name}{i:03d}", records[i % len(clips)], clips[i % len(clips)], "mp4")
+                for i in range(64 if name == "train" else 2)
+            ],
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -20,7 +20,9 @@ OVERLAYS = [
     "zero3_offload.yaml",
     "fsdp2.yaml",
 ]
-TOGETHER = ["bf16.yaml", "activation_checkpointing.yaml", "accumulate.yaml"]
+TOGETHER = ["activation_checkpointing.yaml", "accumulate.yaml"]
+BF16 = ["bf16.yaml", *TOGETHER]
+KEEPS_FLOAT32 = {"ddp.yaml", "fsdp2.yaml"}  # in bf16 training: weights; ZeRO computes with weights that are bf16
 SPREAD_ALL = "--trainer.strategy.init_args.persistent_elements=0"  # the tiny weights too
 ALONE = ["single_device.yaml"]  # cannot run with two processes; test_configs.py's way serves it
 
@@ -40,9 +42,23 @@ def run(commands: list[list[str]], folder: Path, num_ranks: int) -> list[dict[st
     return results
 
 
+def assert_alike(losses: dict[str, float], together: list[str]) -> None:
+    """Equal up to float32's rounding; in bf16, close where strategies round in the same places."""
+    assert all(math.isfinite(loss) for loss in losses.values())
+    if together != BF16:
+        assert max(losses.values()) - min(losses.values()) < 2e-5
+        return
+    kept = [loss for name, loss in losses.items() if name in KEEPS_FLOAT32]
+    rounded = [loss for name, loss in losses.items() if name not in KEEPS_FLOAT32]
+    assert max(kept) - min(kept) < 0.02
+    assert max(rounded) - min(rounded) < 0.02
+    # The float32 case has the same overlays, so what is left here is how weights of 8 bits are rounded.
+    assert max(losses.values()) - min(losses.values()) < 0.1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("together", [[], TOGETHER], ids=["plain", "bf16, checkpointing, accumulation"])
+@pytest.mark.parametrize("together", [[], TOGETHER, BF16], ids=["plain", "checkpointing, accumulation", "all in bf16"])
 def test_overlays_train_validate_and_predict_with_two_processes(
     together: list[str],
     workplace: Path,  # noqa: F811
@@ -59,13 +75,8 @@ def test_overlays_train_validate_and_predict_with_two_processes(
     results = run(commands, workplace, 2)
     trained = results[::2]
     assert [(one["steps"], one["world_size"]) for one in trained] == [(2, 2)] * len(OVERLAYS)
-    losses = [one["metrics"]["train/loss"] for one in trained]
-    assert all(math.isfinite(loss) for loss in losses)
-    judged = [one["metrics"]["val/loss/1x"] for one in trained]
-    # At a loss of 5 bfloat16 has steps of 0.03, and strategies round in different places.
-    tolerance = 0.15 if together else 1e-4
-    assert max(losses) - min(losses) < tolerance
-    assert max(judged) - min(judged) < tolerance
+    for metric in ("train/loss", "val/loss/1x"):
+        assert_alike({name: one["metrics"][metric] for name, one in zip(OVERLAYS, trained, strict=True)}, together)
     for name in OVERLAYS:
         folders = (workplace / "runs").glob(f"**/{name}-{len(together)}-predict")
         files = [path for folder in folders for path in folder.rglob("predictions*.jsonl")]
