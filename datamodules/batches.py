@@ -221,7 +221,7 @@ def global_batches(
     cost: Cost,
     batch_size: int | None = None,
     budget: Budget | None = None,
-    num_batches: int | None = None,
+    batches_a_step: int = 1,
     stated_frames: Numbers | None = None,
 ) -> GlobalBatches:
     """Build the training run's batches from its settings.
@@ -233,7 +233,7 @@ def global_batches(
         cost: How much work a unit is.
         batch_size: Units of a global batch; None with a budget.
         budget: What a global batch may hold instead.
-        num_batches: Global batches of the whole run, where it is known: a curriculum's fractions are of it.
+        batches_a_step: Global batches that an optimizer step takes; a curriculum counts in steps.
         stated_frames: Frames of every sample that a curriculum goes by, -1 where unknown; None without one.
 
     Raises:
@@ -244,12 +244,10 @@ def global_batches(
     stages = []
     done = 0
     for number, stage in enumerate(order.curriculum):
-        if num_batches is None or stated_frames is None:
-            raise ValueError(
-                "a curriculum needs the length of the run that its fractions are of; set trainer.max_steps"
-            )
+        if stated_frames is None:
+            raise ValueError("a curriculum goes by the samples' stated_frames, and none are given")
         short = curriculum_sources(sources, stated_frames, stage, number)
-        end = round(stage.until_fraction * num_batches)
+        end = stage.until_step * batches_a_step
         stages.append(Stage(StageStream(short, samples, units, order, number, whole.pass_length), end - done))
         done = end
     stages.append(Stage(whole, None))

@@ -56,7 +56,7 @@ def check_facts(kept: Any, current: dict[str, Any]) -> None:
     changes = "; ".join(f"{name}: {_short(earlier.get(name))} -> {_short(current.get(name))}" for name in names)
     raise ValueError(
         "the checkpoint's place in the data means nothing under other data settings: going on would repeat or lose "
-        f"samples. Changed: {changes}. Restore them (a curriculum's stages follow trainer.max_steps), or start "
+        f"samples. Changed: {changes}. Restore them, or start "
         "a new run from the checkpoint's weights: model.initial_weights"
     )
 

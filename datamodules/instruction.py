@@ -48,7 +48,7 @@ class InstructionDataModule(LightningDataModule):
         order: What fixes the order of training samples.
         loading: Batch size, workers, what happens to wrong samples.
         num_steps: Optimizer steps of the whole training run, which then is one epoch; -1 = an epoch is one pass. It
-            moves the curriculum's stages, and changes no order without one.
+            changes no order.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class InstructionDataModule(LightningDataModule):
             cost=self.loading.cost,
             batch_size=self.loading.batch_size,
             budget=self.loading.budget,
-            num_batches=num_batches,
+            batches_a_step=accumulated,
             stated_frames=stated_frames,
         )
         shards = [shard.fingerprint for shard in reader.shards]

@@ -18,11 +18,11 @@ class CurriculumStage:
     """The start of training, on short videos only.
 
     Args:
-        until_fraction: Part of the training steps at which this stage ends.
+        until_step: Optimizer step after which this stage ends, counted from the start of the run.
         max_frames: Most frames (``meta.num_frames``) of a sample that is drawn.
     """
 
-    until_fraction: float
+    until_step: int
     max_frames: int
 
 
@@ -32,7 +32,7 @@ class TrainingOrder:
 
     Args:
         seed: Seed of the order and of the augmentation.
-        curriculum: Stages at the start of the run, whose length in steps must then be known.
+        curriculum: Stages at the start of the run.
         shuffle_block: Units that are shuffled with each other; larger mixes better, smaller reads nearer.
         temperature: Mixes the sources by size, instead of their weights: source i has a share proportional to
             ``n_i ** (1 / temperature)`` of the draws, n_i its units. At 1 every unit comes once a pass; the higher, the
@@ -64,9 +64,9 @@ class TrainingOrder:
             raise ValueError(f"temperature and conversations_per_video must be positive or null, got {self}")
         if self.window < 1 or self.modalities not in ("mixed", "separate"):
             raise ValueError(f"window must be positive and modalities 'mixed' or 'separate', got {self}")
-        ends = [0.0, *(stage.until_fraction for stage in self.curriculum)]
-        if ends != sorted(set(ends)) or ends[-1] > 1:
-            raise ValueError(f"the curriculum's until_fraction must grow from above 0 to at most 1, got {ends[1:]}")
+        ends = [0, *(stage.until_step for stage in self.curriculum)]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"the curriculum's until_step must grow from above 0, got {ends[1:]}")
 
 
 class Draw(NamedTuple):

@@ -150,9 +150,7 @@ def test_last_is_the_newest_checkpoint_of_the_runs_of_this_name(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workplace)
-    # A curriculum ends at a share of the steps, so with it a run could not go on for longer.
-    own = ["--trainer.logger.init_args.name=last", "--data.order.curriculum=[]"]
-    arguments = [*config_arguments("quickstart.yaml"), *QUICK, *own]
+    arguments = [*config_arguments("quickstart.yaml"), *QUICK, "--trainer.logger.init_args.name=last"]
     with pytest.raises(FileNotFoundError, match="there is no checkpoint in the runs of"):
         train.main(["validate", *arguments, "--ckpt_path", "last"])
     first = train.main(["fit", *arguments, "--checkpoint.every_n_steps=1", "--ckpt_path", "last"])

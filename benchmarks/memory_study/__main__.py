@@ -73,7 +73,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     training = steps.add_parser("train", parents=[common])
     training.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
     training.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    training.add_argument("--steps", type=int, help="optimizer steps of a run (default: the study's config)")
+    training.add_argument(
+        "--steps", type=int, help="optimizer steps of a run (default: the study's config, whose curriculum stays)"
+    )
     training.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each")
     reporting = steps.add_parser("report", parents=[common])
     reporting.add_argument("--results", type=Path, help="Markdown file whose section is replaced")

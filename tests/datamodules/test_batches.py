@@ -160,10 +160,10 @@ def test_conversations_of_a_video_are_grouped_anew_in_every_pass() -> None:
     assert groups[0] == {(draw.sample, draw.conversations) for draw in whole_batches(batches, 60)}
 
 
-def test_a_curriculum_in_batches_of_a_budget_ends_after_its_share_of_the_batches() -> None:
+def test_a_curriculum_in_batches_of_a_budget_ends_after_its_steps() -> None:
     samples = table([4] * 40 + [30] * 160)
-    order = TrainingOrder(curriculum=[CurriculumStage(0.2, 4)])
-    options = {"samples": samples, "order": order, "num_batches": 50, "budget": Budget(max_frames=240, bundle=4)}
+    order = TrainingOrder(curriculum=[CurriculumStage(5, 4)])
+    options = {"samples": samples, "order": order, "batches_a_step": 2, "budget": Budget(max_frames=240, bundle=4)}
     straight = take(batches_of(source(0, 200), **options), 0, 50)
     longest = [max(samples.frames[draw.sample] for draw in batch) for batch in straight]
     assert longest[:10] == [4] * 10

@@ -121,14 +121,27 @@ def test_videos_of_unknown_length_are_refused_by_a_budget(
             loader()
 
 
-def test_curriculum_follows_the_run_length(make: Callable[..., InstructionDataModule], tmp_path: Path) -> None:
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_curriculum_counts_optimizer_steps(
+    make: Callable[..., InstructionDataModule], tmp_path: Path, accumulated: int
+) -> None:
     model = Recorder()
-    data = make(num_steps=10, order=TrainingOrder(curriculum=[CurriculumStage(0.4, 1)]))
-    trainer(tmp_path, max_steps=10).fit(model, datamodule=data)
-    kinds = [{key[0] for key in step} for step in model.steps]
-    assert kinds[:4] == [{"a"}] * 4
-    assert {"b"} <= set.union(*kinds[4:])
-    assert len(model.steps) == 10
+    data = make(num_steps=10, order=TrainingOrder(curriculum=[CurriculumStage(4, 1)]))
+    trainer(tmp_path, max_steps=10, accumulate_grad_batches=accumulated).fit(model, datamodule=data)
+    kinds = [{key[0] for key in batch} for batch in model.steps]
+    assert kinds[: 4 * accumulated] == [{"a"}] * 4 * accumulated
+    assert {"b"} <= set.union(*kinds[4 * accumulated : 4 * accumulated + 2])
+    assert len(model.steps) == 10 * accumulated
+
+
+def test_a_longer_run_begins_as_a_shorter_one(make: Callable[..., InstructionDataModule], tmp_path: Path) -> None:
+    seen = []
+    for num_steps in (6, 10):
+        model = Recorder()
+        data = make(num_steps=num_steps, order=TrainingOrder(curriculum=[CurriculumStage(4, 1)]))
+        trainer(tmp_path, max_steps=num_steps).fit(model, datamodule=data)
+        seen.append(model.steps)
+    assert seen[1][:6] == seen[0]
 
 
 def test_sources_are_mixed_by_weight(make: Callable[..., InstructionDataModule], shards: Path) -> None:
@@ -182,7 +195,7 @@ def test_every_setting_comes_from_the_command_line(shards: Path, tokenizer_folde
           validation: {{1x: {shards}/short.tar, 2x: [{shards}/long.tar]}}
           sampling: {{num_frames: null, fps: 2, max_frames: 8}}
           pixels: {{size: 16, fit: pad, augmentation: {{horizontal_flip: 0.5}}}}
-          order: {{seed: 3, curriculum: [{{until_fraction: 0.4, max_frames: 4}}]}}
+          order: {{seed: 3, curriculum: [{{until_step: 3, max_frames: 4}}]}}
           loading: {{batch_size: 2, failures: {{on_error: skip, skipped_file: {tmp_path}/skipped.jsonl}}}}
         """
     )
@@ -205,7 +218,7 @@ def test_every_setting_comes_from_the_command_line(shards: Path, tokenizer_folde
     assert data.validation_names == ["1x", "2x"]
     assert data.sampling == FrameSampling(num_frames=None, fps=2, max_frames=8)
     assert data.pixels == PixelOptions(16, "pad", Augmentation(horizontal_flip=0.5))
-    assert data.order == TrainingOrder(4, [CurriculumStage(0.4, 4)], 1000, 2.0, 3, "separate", 64)
+    assert data.order == TrainingOrder(4, [CurriculumStage(3, 4)], 1000, 2.0, 3, "separate", 64)
     assert (data.loading.batch_size, data.loading.budget) == (None, Budget(64, 4096, 4))
     assert data.loading.cost == Cost(2.5, 16)
     assert data.loading.failures == FailurePolicy("skip", f"{tmp_path}/skipped.jsonl")

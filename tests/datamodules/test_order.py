@@ -84,9 +84,9 @@ def test_position_tells_every_draw_from_every_other() -> None:
 
 def test_curriculum_draws_short_samples_first() -> None:
     frames = np.array([4] * 6 + [8] * 6 + [16] * 20)
-    stages = [CurriculumStage(0.2, 4), CurriculumStage(0.4, 8)]
+    stages = [CurriculumStage(10, 4), CurriculumStage(20, 8)]
     batches = batches_of(
-        source(0, 12), source(12, 20), batch_size=8, num_batches=50, samples=table(frames.tolist()),
+        source(0, 12), source(12, 20), batch_size=8, samples=table(frames.tolist()),
         order=TrainingOrder(curriculum=stages),
     )  # fmt: skip
     lengths = frames[numbers(batches, 0, 400)]
@@ -100,7 +100,7 @@ def test_curriculum_draws_short_samples_first() -> None:
 
 def test_run_length_fixes_the_epoch_and_changes_no_order() -> None:
     sources = [source(0, 10), source(10, 30)]
-    batches = batches_of(*sources, batch_size=4, num_batches=25)
+    batches = batches_of(*sources, batch_size=4)
     assert len(TrainingBatches(batches, 25, 0, 1, int)) == 25
     assert len(TrainingBatches(batches, None, 0, 1, int)) == 10
     assert numbers(batches, 0, 200) == numbers(batches_of(*sources, batch_size=4), 0, 200)
@@ -132,25 +132,27 @@ def test_a_source_that_is_drawn_often_comes_pass_after_pass() -> None:
         ),
         (lambda: batches_of(source(0, 3, weight=0.0)), "weights must be positive"),
         (
-            lambda: batches_of(source(0, 3), order=TrainingOrder(curriculum=[CurriculumStage(0.5, 1)])),
-            "trainer.max_steps",
+            lambda: batches_of(
+                source(0, 3), stated_frames=None, order=TrainingOrder(curriculum=[CurriculumStage(5, 1)])
+            ),
+            "stated_frames, and none",
         ),
         (
             lambda: batches_of(
-                source(0, 3), num_batches=9, samples=table([1, -1, 1]),
-                order=TrainingOrder(curriculum=[CurriculumStage(0.5, 1)]),
+                source(0, 3), samples=table([1, -1, 1]),
+                order=TrainingOrder(curriculum=[CurriculumStage(5, 1)]),
             ),
             "1 samples do not tell their length",
         ),
         (
             lambda: batches_of(
-                source(0, 3), num_batches=9, samples=table([5, 6, 7]),
-                order=TrainingOrder(curriculum=[CurriculumStage(0.5, 4)]),
+                source(0, 3), samples=table([5, 6, 7]),
+                order=TrainingOrder(curriculum=[CurriculumStage(5, 4)]),
             ),
             "no sample has at most 4 frames",
         ),
-        (lambda: TrainingOrder(curriculum=[CurriculumStage(0.5, 4), CurriculumStage(0.5, 8)]), "must grow"),
-        (lambda: TrainingOrder(curriculum=[CurriculumStage(1.5, 4)]), "until_fraction must grow"),
+        (lambda: TrainingOrder(curriculum=[CurriculumStage(5, 4), CurriculumStage(5, 8)]), "must grow"),
+        (lambda: TrainingOrder(curriculum=[CurriculumStage(0, 4)]), "until_step must grow"),
         (lambda: TrainingOrder(shuffle_block=0), "shuffle_block"),
         (lambda: TrainingOrder(temperature=0), "temperature"),
         (lambda: TrainingOrder(conversations_per_video=0), "conversations_per_video"),

@@ -195,7 +195,7 @@ def test_state_counts_what_was_trained_on_and_not_what_was_fetched(
     ("changes", "named"),
     [
         ({"order": TrainingOrder(seed=1)}, "order.seed: 0 -> 1"),
-        ({"order": TrainingOrder(curriculum=[CurriculumStage(0.5, 1)]), "num_steps": 9}, "order.curriculum"),
+        ({"order": TrainingOrder(curriculum=[CurriculumStage(5, 1)])}, "order.curriculum"),
         ({"order": TrainingOrder(shuffle_block=2)}, "order.shuffle_block: 1000 -> 2"),
         ({"order": TrainingOrder(conversations_per_video=2)}, "order.conversations_per_video: null -> 2"),
         ({"loading": Loading(None, BUDGET, cost=Cost(visual_tokens=2))}, "budget: null -> .*max_frames"),
