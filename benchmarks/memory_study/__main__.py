@@ -2,21 +2,24 @@
 
 python -m benchmarks.memory_study prepare    make videos, language model folder and features
 python -m benchmarks.memory_study train      train and judge every arm with every seed (goes on where it was stopped)
+python -m benchmarks.memory_study fresh      judge finished runs again, on held-out videos made for this alone
 python -m benchmarks.memory_study report     write tables into docs/RESULTS.md and draw docs/images/memory_study.png
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from apps.commands import ROOT
 from apps.quickstart.fetch import PartsUnavailableError
+from apps.quickstart.haystack import HaystackShards
 from benchmarks.memory_study.arms import ARMS, FOLDER, Run
-from benchmarks.memory_study.data import SHORT, StudySize, prepare
+from benchmarks.memory_study.data import SHORT, StudySize, prepare, prepare_fresh
 from benchmarks.memory_study.report import write_report
-from benchmarks.memory_study.training import train_arms
+from benchmarks.memory_study.results import finished_runs
+from benchmarks.memory_study.training import judge_fresh, train_arms
 
 SHORT_FOLDER = Path("runs/memory_study_short")
 
@@ -33,11 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     os.chdir(ROOT)
     out = options.out or (SHORT_FOLDER if options.short else FOLDER)
+    size = SHORT if options.short else StudySize()
     if options.step == "prepare":
-        return _prepare(out, options.short, options.wheels)
+        return _made(lambda: prepare(out, size, wheels=options.wheels))
     if options.step == "train":
         runs = [Run(out, arm, seed) for seed in options.seeds for arm in options.arms]
         return 1 if train_arms(runs, steps=options.steps, jobs=options.jobs) else 0
+    if options.step == "fresh":
+        runs = [run for run in finished_runs(out) if run.arm in options.arms]
+        if not runs:
+            raise SystemExit(
+                f"{out} has no finished run of these arms; first run `python -m benchmarks.memory_study train`"
+            )
+        status = _made(lambda: prepare_fresh(out, size, wheels=options.wheels))
+        return status or int(bool(judge_fresh(runs, jobs=options.jobs)))
     # A trial run must not replace published numbers.
     own_place = out != FOLDER
     results = options.results or (out / "RESULTS.md" if own_place else Path("docs/RESULTS.md"))
@@ -46,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _prepare(out: Path, short: bool, wheels: Path | None) -> int:
+def _made(make: Callable[[], HaystackShards]) -> int:
     try:
-        made = prepare(out, SHORT if short else StudySize(), wheels=wheels)
+        made = make()
     except PartsUnavailableError as error:
         print(error, file=sys.stderr)
         return 1
@@ -77,6 +89,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--steps", type=int, help="optimizer steps of a run (default: the study's config, whose curriculum stays)"
     )
     training.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each")
+    judging = steps.add_parser("fresh", parents=[common])
+    judging.add_argument("--wheels", type=Path, help="as for prepare")
+    judging.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    judging.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each")
     reporting = steps.add_parser("report", parents=[common])
     reporting.add_argument("--results", type=Path, help="Markdown file whose section is replaced")
     reporting.add_argument("--picture", type=Path, help="plot to write")

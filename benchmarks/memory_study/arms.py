@@ -6,6 +6,9 @@ from typing import NamedTuple
 FOLDER = Path("runs/memory_study")
 """Default folder of the study: data and runs."""
 
+FRESH = "fresh"
+"""Folder inside it: held-out videos that no run was looked at on before the designs were settled."""
+
 ARMS: dict[str, tuple[str, ...]] = {
     "published": ("configs/ablation/published_bridge.yaml",),
     "gated_without_cache": ("configs/ablation/memory_readout.yaml",),
@@ -53,6 +56,11 @@ class Run(NamedTuple):
     def report(self) -> Path:
         """Accuracies; exists only when all held-out questions are answered."""
         return self.folder / "answers" / "report.json"
+
+    @property
+    def fresh_report(self) -> Path:
+        """Accuracies on the fresh held-out videos, where the run was judged on them too."""
+        return self.folder / "fresh_answers" / "report.json"
 
     @property
     def rank(self) -> Path:

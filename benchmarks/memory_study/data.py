@@ -14,6 +14,7 @@ from apps.quickstart.haystack import HaystackShards, build_haystack
 from apps.quickstart.haystack_videos import HaystackSettings, Split
 from apps.quickstart.questions import TASKS, Task
 from apps.quickstart.tokenizer import build_language_model_folder
+from benchmarks.memory_study.arms import FRESH
 
 LENGTHS = (1, 2, 4, 8, 16, 32)
 """Lengths of the held-out videos, in units of the longest training video."""
@@ -22,6 +23,8 @@ _SEGMENT_FRAMES = 4  # of the fixed-length segmenter in configs/quickstart_pixel
 _LONGEST_TRAINING_FRAMES = 16
 _LONG = 16  # from this length on there are fewer videos: making and judging them takes most of the time
 _SEED = 2  # the design began on videos of seed 1; docs/RESULTS.md says what was changed after runs on these
+FRESH_SEED = 3
+"""Seed of the fresh held-out videos."""
 _PIXELS = ["-c", "configs/base.yaml", "-c", "configs/quickstart_pixels.yaml"]
 
 
@@ -124,6 +127,23 @@ def prepare(out: Path, size: StudySize, *, wheels: Path | None = None, workers: 
     return made
 
 
+def prepare_fresh(study: Path, size: StudySize, *, wheels: Path | None = None, workers: int = 2) -> HaystackShards:
+    """Make held-out videos of another seed, to judge finished runs on; what is there already is kept.
+
+    Args:
+        study: Folder of the study; its ``fresh/`` receives ``videos/`` and ``features/``.
+        size: How many videos.
+        wheels: As for ``prepare``.
+        workers: Processes that make videos.
+    """
+    parts = fetch_parts(wheels=wheels)
+    held_out = tuple(split for split in study_splits(size) if split.part == "held_out")
+    settings = _settings(size, held_out, FRESH_SEED)
+    made = build_haystack(settings, parts.clips, study / FRESH / "videos", workers=workers)
+    cache_features(study / FRESH, parts)
+    return made
+
+
 def make_videos(out: Path, size: StudySize, clips: tuple[Path, ...], *, workers: int = 2) -> HaystackShards:
     """Make the shards of videos, and a language model's folder with the words of their conversations.
 
@@ -133,19 +153,22 @@ def make_videos(out: Path, size: StudySize, clips: tuple[Path, ...], *, workers:
         clips: Video files to cut backgrounds from.
         workers: Processes.
     """
-    settings = HaystackSettings(
-        splits=study_splits(size),
+    made = build_haystack(_settings(size, study_splits(size), _SEED), clips, out / "videos", workers=workers)
+    shards = [path for paths in made.shards.values() for path in paths]
+    build_language_model_folder(shards, out / "language_model", num_layers=2, width=192, num_heads=4)
+    return made
+
+
+def _settings(size: StudySize, splits: tuple[Split, ...], seed: int) -> HaystackSettings:
+    return HaystackSettings(
+        splits=splits,
         frame_size=84,
-        seed=_SEED,
+        seed=seed,
         num_train_scenes=size.train_scenes,
         num_held_out_scenes=size.held_out_scenes,
         needle_sizes=(0.55, 0.7),
         backgrounds="varied",
     )
-    made = build_haystack(settings, clips, out / "videos", workers=workers)
-    shards = [path for paths in made.shards.values() for path in paths]
-    build_language_model_folder(shards, out / "language_model", num_layers=2, width=192, num_heads=4)
-    return made
 
 
 def cache_features(out: Path, parts: Parts) -> None:

@@ -40,7 +40,7 @@ def write_report(study: Path, results_page: Path, picture: Path) -> str:
     page = results_page.read_text(encoding="utf-8") if results_page.exists() else ""
     replaced = replace_section(page, section)
     picture.parent.mkdir(parents=True, exist_ok=True)
-    draw(results).savefig(picture, dpi=150)
+    draw(results).savefig(picture, dpi=150, metadata={"Software": None})
     results_page.write_text(replaced, encoding="utf-8")
     return section
 
@@ -86,11 +86,29 @@ def describe(results: Results, finished: date, picture: str) -> str:
         "",
         *_table(["arm", "memory tokens", *results.lengths], ranks),
         "",
+        *_describe_fresh(results),
         "The arms are the quickstart's bridge with these changes: "
         + "; ".join(f"{arm}: {_configs(arm)}" for arm in results.seeds)
         + ".",
     ]
     return "\n".join(lines)
+
+
+def _describe_fresh(results: Results) -> list[str]:
+    if not results.fresh:
+        return []
+    rows = [
+        [arm, task, str(results.fresh_seeds[arm]), *(_cell(by_length.get(length), 3) for length in results.lengths)]
+        for arm, by_task in results.fresh.items()
+        for task, by_length in by_task.items()
+    ]
+    return [
+        "Finished runs on held-out videos that were made when every design and setting was settled, from another seed,",
+        "and asked as the others (`python -m benchmarks.memory_study fresh`):",
+        "",
+        *_table(["arm", "task", "seeds", *results.lengths], rows),
+        "",
+    ]
 
 
 def replace_section(page: str, section: str) -> str:

@@ -32,6 +32,8 @@ class Results(NamedTuple):
     rank: dict[str, dict[str, OverSeeds]]  # arm -> length; empty where an arm has no memory tokens
     num_memory: dict[str, int]  # arm -> memory tokens
     settings: list[dict[str, Any]]  # of every run
+    fresh: dict[str, dict[str, dict[str, OverSeeds]]]  # arm -> task -> length, for runs judged on fresh videos too
+    fresh_seeds: dict[str, int]  # arm -> such runs
 
 
 def finished_runs(study: Path) -> list[Run]:
@@ -71,6 +73,8 @@ def collect_results(runs: Sequence[Run]) -> Results:
             )
     by_arm = {arm: [run for run in runs if run.arm == arm] for arm in ARMS}
     by_arm = {arm: of_arm for arm, of_arm in by_arm.items() if of_arm}
+    judged_fresh = {arm: [run for run in of_arm if run.fresh_report.exists()] for arm, of_arm in by_arm.items()}
+    fresh = {arm: of_arm for arm, of_arm in judged_fresh.items() if of_arm}
     asked = {
         task: {length: of_task[length] for length in sorted(of_task, key=length_order)}
         for task, of_task in questions[runs[0]].items()
@@ -93,7 +97,21 @@ def collect_results(runs: Sequence[Run]) -> Results:
         },
         num_memory={run.arm: entry["num_memory"] for run in runs for entry in ranks[run].values()},
         settings=[settings[run] for run in runs],
+        fresh={arm: _fresh_accuracy(of_arm) for arm, of_arm in fresh.items()},
+        fresh_seeds={arm: len(of_arm) for arm, of_arm in fresh.items()},
     )
+
+
+def _fresh_accuracy(runs: Sequence[Run]) -> dict[str, dict[str, OverSeeds]]:
+    counts = [count_by_task(_read(run.fresh_report)["by_length_and_kind"]) for run in runs]
+    shares = [_map_counts(count, lambda right, asked: right / asked) for count in counts]
+    return {
+        task: {
+            length: over_seeds([share[task][length] for share in shares])
+            for length in sorted(of_task, key=length_order)
+        }
+        for task, of_task in shares[0].items()
+    }
 
 
 def count_by_task(by_length_and_kind: dict[str, dict[str, Any]]) -> dict[str, dict[str, tuple[int, int]]]:

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from apps.commands import ROOT, environment
-from benchmarks.memory_study.arms import ARMS, FOLDER, Run
+from benchmarks.memory_study.arms import ARMS, FOLDER, FRESH, Run
 
 _STUDY = "benchmarks/memory_study/study.yaml"
 _BASE = ("configs/base.yaml", "configs/quickstart_pixels.yaml", "configs/quickstart.yaml")
@@ -42,15 +42,31 @@ def train_arms(runs: Sequence[Run], *, steps: int | None = None, jobs: int = 2) 
     """
     settings = {run: describe_settings(run, steps) for run in runs}
     _refuse_other_settings(settings)
-    failed = []
     todo = [run for run in runs if not run.rank.exists()]
+    return _side_by_side(lambda run: _train_and_judge(run, settings[run], steps), todo, len(runs), jobs)
+
+
+def judge_fresh(runs: Sequence[Run], *, jobs: int = 2) -> list[Run]:
+    """Judge finished runs on the fresh held-out videos, those that were not yet.
+
+    Args:
+        runs: The runs, all of one study.
+        jobs: Runs side by side.
+
+    Returns:
+        The runs that failed.
+    """
+    todo = [run for run in runs if not run.fresh_report.exists()]
+    return _side_by_side(_judge_fresh, todo, len(runs), jobs)
+
+
+def _side_by_side(work: Callable[[Run], None], todo: Sequence[Run], total: int, jobs: int) -> list[Run]:
+    failed = []
     with (
         ThreadPoolExecutor(jobs) as pool,
-        tqdm(
-            total=len(runs), initial=len(runs) - len(todo), desc="arms x seeds", unit="run", dynamic_ncols=True
-        ) as bar,
+        tqdm(total=total, initial=total - len(todo), desc="arms x seeds", unit="run", dynamic_ncols=True) as bar,
     ):
-        working = {pool.submit(_train_and_judge, run, settings[run], steps): run for run in todo}
+        working = {pool.submit(work, run): run for run in todo}
         try:
             for done in as_completed(working):
                 run = working[done]
@@ -122,6 +138,13 @@ def _train_and_judge(run: Run, settings: dict[str, Any], steps: int | None) -> N
         # The videos of one task are enough: ranks differ little, and the longest videos take long.
         rank = ["-m", "benchmarks.memory_study.rank", *checkpoint, "--data", f"{features}/eval-needle-*.tar"]
         _run_logged([*rank, "--out", str(run.rank)], log)
+
+
+def _judge_fresh(run: Run) -> None:
+    data = str(run.study / FRESH / "features" / "eval-*.tar")
+    command = ["evaluate.py", "--checkpoint", str(run.checkpoint), "--data", data]
+    with (run.folder / "log.txt").open("a", encoding="utf-8") as log:
+        _run_logged([*command, "--out", str(run.fresh_report.parent)], log)
 
 
 def _run_logged(command: Sequence[str], log: TextIO) -> None:

@@ -79,6 +79,21 @@ def test_tables_hold_every_finished_run(study: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "images" / "study.png").width > 1000
 
 
+def test_runs_judged_on_fresh_videos_are_shown_apart(study: Path, tmp_path: Path) -> None:
+    assert "settled" not in write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
+    for seed, right in ((0, 4), (10, 8)):
+        finish(Run(tmp_path / "other", "both", seed), right)
+        run = Run(study, "both", seed)
+        run.fresh_report.parent.mkdir()
+        Run(tmp_path / "other", "both", seed).report.rename(run.fresh_report)
+    section = write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
+    rows = [
+        line for line in section.splitlines() if line.startswith(("| both | needle", "| both | order", "| both | c"))
+    ]
+    assert rows == [f"| both | {task} | 2 | 1.000 ± 0.000 | 0.600 ± 0.200 |" for task in ("needle", "order", "count")]
+    assert row(section, "both", 0)[3] == "0.700 ± 0.115"
+
+
 def test_plot_has_a_panel_a_task_and_a_line_with_a_band_an_arm(study: Path) -> None:
     figure = draw(collect_results(finished_runs(study)))
     assert [panel.get_title() for panel in figure.axes] == ["needle", "order", "count"]

@@ -14,15 +14,16 @@ from transformers import AutoTokenizer
 import evaluate
 import train
 from apps.commands import ROOT
+from apps.quickstart.fetch import Parts
 from apps.quickstart.haystack_videos import encode
 from apps.quickstart.needles import Needle
 from apps.quickstart.questions import OPTIONS, TASKS, conversations
 from apps.quickstart.tokenizer import build_language_model_folder, conversation_texts
-from benchmarks.memory_study import training
-from benchmarks.memory_study.arms import ARMS, FOLDER, Run
-from benchmarks.memory_study.data import LENGTHS, SHORT, StudySize, make_videos, study_splits
+from benchmarks.memory_study import data, training
+from benchmarks.memory_study.arms import ARMS, FOLDER, FRESH, Run
+from benchmarks.memory_study.data import LENGTHS, SHORT, StudySize, make_videos, prepare_fresh, study_splits
 from benchmarks.memory_study.rank import main as measure_rank
-from benchmarks.memory_study.training import study_config, train_arms, training_command
+from benchmarks.memory_study.training import judge_fresh, study_config, train_arms, training_command
 from tests.fixtures_data import write_shard
 
 TINY = StudySize(1, 1, 1, 1, 1, 1, train_scenes=2, held_out_scenes=2)
@@ -55,10 +56,30 @@ def test_every_training_split_is_one_source_and_no_held_out_split_is_any() -> No
     assert len(patterns) == 2 * len(TASKS)
 
 
-def test_tokenizer_of_the_study_knows_every_word_of_the_conversations(tmp_path: Path) -> None:
-    clip = tmp_path / "clip.mp4"
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
     grey = np.random.default_rng(0).integers(60, 180, (40, 150, 220, 1), dtype=np.uint8)
-    clip.write_bytes(encode(grey.repeat(3, axis=3)))
+    path.write_bytes(encode(grey.repeat(3, axis=3)))
+    return path
+
+
+def test_fresh_videos_are_other_held_out_ones_alone(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = dataclasses.replace(TINY, eval_needle=2)
+    monkeypatch.setattr(data, "fetch_parts", lambda wheels: Parts(tmp_path, (clip,), None))
+    monkeypatch.setattr(data, "cache_features", lambda out, parts: (out / "features").mkdir())
+    made = prepare_fresh(tmp_path, size, workers=1)
+    assert set(made.shards) == {f"eval-{task}-{times}x" for task in TASKS for times in LENGTHS}
+    assert {path.parent for paths in made.shards.values() for path in paths} == {tmp_path / FRESH / "videos"}
+    assert (tmp_path / FRESH / "features").is_dir()
+    earlier = make_videos(tmp_path, size, (clip,), workers=1)
+    for name, paths in made.shards.items():
+        assert paths[0].read_bytes() != earlier.shards[name][0].read_bytes()
+
+
+def test_tokenizer_of_the_study_knows_every_word_of_the_conversations(tmp_path: Path, clip: Path) -> None:
     size = dataclasses.replace(TINY, train_needle=2)
     made = make_videos(tmp_path, size, (clip,), workers=1)
     assert made.num_videos["train-needle"] == 2
@@ -189,6 +210,19 @@ def test_training_is_not_repeated_where_only_judging_failed(study: Path, command
     commands.run.clear()
     assert train_arms([run]) == []
     assert [command[0] for command in commands.run] == ["evaluate.py", "-m"]
+
+
+def test_finished_runs_are_judged_on_fresh_videos_once(study: Path, commands: Commands) -> None:
+    runs = [Run(study, "both", seed) for seed in (0, 1)]
+    train_arms(runs)
+    commands.run.clear()
+    commands.failing = "seed-1"
+    assert judge_fresh(runs, jobs=1) == runs[1:]
+    commands.failing = ""
+    assert judge_fresh(runs, jobs=1) == []
+    assert [command[0] for command in commands.run] == ["evaluate.py"] * 3
+    assert all(str(study / FRESH / "features/eval-*.tar") in command for command in commands.run)
+    assert all(run.report.read_text() == run.fresh_report.read_text() == "{}" for run in runs)
 
 
 def test_a_failing_run_does_not_stop_the_others(
