@@ -11,7 +11,7 @@ FRESH = "fresh"
 
 ARMS: dict[str, tuple[str, ...]] = {
     "published": ("configs/ablation/published_bridge.yaml",),
-    "gated_without_cache": ("configs/ablation/memory_readout.yaml",),
+    "gated_without_cache": ("configs/ablation/replacing_memory.yaml", "configs/ablation/memory_readout.yaml"),
     "cache_without_recurrence": ("configs/ablation/no_recurrence.yaml",),
     "both": ("configs/ablation/replacing_memory.yaml",),
     "selective": (),

@@ -33,6 +33,9 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
     stay closed for hundreds; a price on opening does. The first segment is always admitted: from it the
     bridge learns what a memory is good for, before there is anything to select.
 
+    Patches know their place in the frame and their frame's in the segment. When in the video a segment was is told to
+    the readouts of the cache, with every written memory; the recurrence itself does not know it.
+
     Differs from the published bridge, which is kept as a compatible form: there the tokens start as equal zeros and
     never come apart, nothing tells where a patch or a frame was, and the memory drifts with every step.
 
@@ -49,8 +52,8 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
         readout: Builds the readout from D and E.
 
     Raises:
-        ValueError: ``recurrence`` is none of the three, or ``update_penalty`` is negative, which would
-            reward forgetting.
+        ValueError: ``recurrence`` is none of the three, there is no memory token or layer, or ``update_penalty`` is
+            negative, which would reward forgetting.
 
     Source: after VideoLLaMB (arXiv:2409.01071); recurrence after RMT (arXiv:2207.06881).
     """
@@ -71,6 +74,8 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
         super().__init__()
         if recurrence not in get_args(Recurrence):
             raise ValueError(f"recurrence must be one of {get_args(Recurrence)}, got {recurrence!r}")
+        if num_memory < 1 or num_layers < 1:
+            raise ValueError(f"num_memory and num_layers must be at least 1, got {num_memory} and {num_layers}")
         if update_penalty < 0:
             raise ValueError(f"update_penalty must be at least 0, got {update_penalty}")
         self.width = width or dim

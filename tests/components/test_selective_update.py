@@ -102,7 +102,12 @@ def test_the_price_closes_the_gate() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"recurrence": "gated"}, "recurrence must be one of"), ({"update_penalty": -1.0}, "must be at least 0, got -1")],
+    [
+        ({"recurrence": "gated"}, "recurrence must be one of"),
+        ({"update_penalty": -1.0}, "must be at least 0, got -1"),
+        ({"num_memory": 0}, "num_memory and num_layers must be at least 1"),
+        ({"num_layers": 0}, "num_memory and num_layers must be at least 1"),
+    ],
 )
 def test_settings_without_meaning_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
