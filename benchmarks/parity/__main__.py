@@ -2,9 +2,10 @@
 
     python -m benchmarks.parity --goldens DIR
 
-DIR holds JSON files that list the cases, and safetensors files with inputs, original weights and outputs. Every case
-prints its largest error beside the tolerance. Cases that the original handles by accident, and projectors that have no
-counterpart here, are declined with the reason. The exit status is 1 if a case is above its tolerance or breaks down.
+DIR holds JSON files that list the cases, and safetensors files with inputs, original weights and outputs; an output
+that is named like ``hidden.0_every8th`` holds the first of every eight tokens. Every case prints its largest error
+beside the tolerance. Cases that the original handles by accident (several videos fused into one) are declined with the
+reason. The exit status is 1 if a case is above its tolerance, breaks down, or is of a kind that is not known here.
 """
 
 import argparse
@@ -15,16 +16,17 @@ from pathlib import Path
 import torch
 
 from benchmarks.parity.bridge import bridge_cases
+from benchmarks.parity.bridge_gradients import gradient_cases
 from benchmarks.parity.comparison import CaseResult, Check
 from benchmarks.parity.languagebind import languagebind_cases
 from benchmarks.parity.projectors import projector_cases
 from benchmarks.parity.scene_tiling import scene_tiling_cases
 
-_SECTIONS: dict[str, Callable[[Path], Iterator[CaseResult]]] = {
-    "scene_tiling.json": scene_tiling_cases,
-    "bridge.json": bridge_cases,
-    "languagebind.json": languagebind_cases,
-    "other_projectors.json": projector_cases,
+_SECTIONS: dict[str, tuple[Callable[[Path], Iterator[CaseResult]], ...]] = {
+    "scene_tiling.json": (scene_tiling_cases,),
+    "bridge.json": (bridge_cases, gradient_cases),
+    "languagebind.json": (languagebind_cases,),
+    "other_projectors.json": (projector_cases,),
 }
 
 
@@ -40,9 +42,10 @@ def compare_folder(folder: Path) -> Iterator[CaseResult]:
     found = sorted(path.name for path in folder.glob("*.json"))
     if not found:
         raise FileNotFoundError(f"no recordings in {folder}: expected some of {', '.join(_SECTIONS)}")
-    for name, cases in _SECTIONS.items():
+    for name, sections in _SECTIONS.items():
         if name in found:
-            yield from cases(folder)
+            for cases in sections:
+                yield from cases(folder)
     for name in found:
         if name not in _SECTIONS:
             yield CaseResult(name, (), declined="no section of this program reads it")

@@ -10,16 +10,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.parity.comparison import (
-    GRADIENT_TOLERANCE,
     MOST_CUTS,
     TIE_MARGIN,
     CaseResult,
     Check,
     DeclinedError,
+    every_nth,
     exact_check,
     load_float32,
     output_check,
-    relative_error,
     run_case,
     stored_input,
 )
@@ -30,10 +29,13 @@ from components.pooling import pool_patches
 from components.segmenters.depth import adjacent_similarity, depth_scores
 from components.segmenters.scene_tiling import SceneTilling
 from components.weights.conversion import Allowances, import_checkpoint
-from components.weights.original_names import bridge_names, num_layers_of, unused_bridge_names
+from components.weights.original_names import num_layers_of
 
 _PUBLISHED = {"mm_layer_norm_eps": 1e-12, "mm_hidden_act": "gelu"}
-_NOT_OUTPUTS = ("features", "features_int8", "read_memories_in")
+# What the published bridge fixes and a configuration may leave out.
+_POOL_GRID, _K, _MAX_FRAMES = 12, 3, 8
+_GIVEN_MEMORY = "read_memories_in"
+_INPUTS = ("features", _GIVEN_MEMORY)
 
 
 class Walk(NamedTuple):
@@ -45,23 +47,21 @@ class Walk(NamedTuple):
 
 
 def bridge_cases(folder: Path) -> Iterator[CaseResult]:
-    """Run every case and gradient of ``bridge.json``."""
+    """Run every case of ``bridge.json``."""
     recorded = json.loads((folder / "bridge.json").read_text())
-    for name, case in recorded["cases"].items():
-        yield run_case(name, _compare_case, folder, name, case, recorded["configs"][case["weights"]])
-    for name, gradients in recorded.get("gradients", {}).items():
-        yield run_case(name, _compare_gradients, folder, name, gradients, recorded)
+    for name in recorded["cases"]:
+        yield run_case(name, _compare_case, folder, name, recorded)
 
 
 def build_bridge(weights: dict[str, Tensor], config: dict[str, Any], **options: Any) -> VideoLLaMBBridge:
     """Build a bridge of a recorded configuration and load original weights into it, strictly.
 
     Raises:
-        DeclinedError: The configuration has what the published bridge fixes otherwise.
+        ValueError: The configuration has what the published bridge fixes otherwise.
     """
     differing = {key: config[key] for key, value in _PUBLISHED.items() if config.get(key, value) != value}
     if differing:
-        raise DeclinedError(f"the published bridge fixes {_PUBLISHED}; this case has {differing}")
+        raise ValueError(f"the published bridge fixes {_PUBLISHED}; this case has {differing}")
     has_retrieval = options.get("retrieval", True)
     if not has_retrieval:
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("retrieval.")}
@@ -108,41 +108,76 @@ def projected(bridge: VideoLLaMBBridge, state: VideoLLaMBState) -> Tensor:
     return visual.tokens[visual.mask].view(visual.mask.shape[0], -1, visual.tokens.shape[2])
 
 
-def _features(tensors: dict[str, Tensor], case: dict[str, Any]) -> FrameFeatures:
-    stored = stored_input(tensors, "features", case)  # [V, T, 1 + N, D]
-    num_videos, num_frames = stored.shape[:2]
+def decline_fused(num_videos: int, num_frames: int) -> None:
+    """Refuse what the original handles by accident.
+
+    Raises:
+        DeclinedError: There are several videos of several frames.
+    """
     if num_videos > 1 and num_frames > 1:
         raise DeclinedError(
             f"the original joins the {num_videos} videos of a batch in time and cuts them as one; here "
             "videos stay apart"
         )
+
+
+def _features(tensors: dict[str, Tensor], case: dict[str, Any]) -> FrameFeatures:
+    stored = stored_input(tensors, "features", case)  # [V, T, 1 + N, D]
+    decline_fused(*stored.shape[:2])
     packed = stored.flatten(0, 1)
     return FrameFeatures(packed[:, 0], packed[:, 1:])
 
 
-def _walk_case(
-    bridge: VideoLLaMBBridge, tensors: dict[str, Tensor], case: dict[str, Any], config: dict[str, Any]
-) -> Walk:
-    features = _features(tensors, case)
-    num_videos = case["features_shape"][0]
-    start = None
-    if case.get("read_memories") is not None:
-        memory = tensors["read_memories_in"].float()
-        # Only a two-dimensional memory gets the learned one added.
-        memory = (memory + bridge.initial_memory).expand(num_videos, -1, -1) if memory.ndim == 2 else memory
-        start = bridge.start(memory)
-    segmenter = _RecordedCuts(case["boundaries"]) if _is_tied(case) else _segmenter(case, config)
-    return walk(bridge, features, num_videos, segmenter, LinspaceFrames(config["max_frames_per_segment"]), start)
+class Recording(NamedTuple):
+    """A case of the bridge: what went in and what came out."""
+
+    case: dict[str, Any]
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def build(self, folder: Path) -> VideoLLaMBBridge:
+        """Build the bridge with the case's weights."""
+        grid = set(self.config.get("pool_grid", [_POOL_GRID]))
+        if len(grid) != 1:
+            raise ValueError(f"patches are pooled to a square grid; this case has {self.config['pool_grid']}")
+        return build_bridge(load_float32(folder / self.case["weights"]), self.config, pool_grid=grid.pop())
+
+    def walk(self, bridge: VideoLLaMBBridge) -> Walk:
+        """Send the recorded features through a bridge."""
+        features = _features(self.tensors, self.case)
+        num_videos = stored_input(self.tensors, "features", self.case).shape[0]
+        start = None
+        if self.case.get("read_memories") is not None:
+            memory = stored_input(self.tensors, _GIVEN_MEMORY, self.case)
+            # Only a two-dimensional memory gets the learned one added.
+            memory = memory + bridge.initial_memory if memory.ndim == 2 else memory
+            start = bridge.start(memory.expand(num_videos, -1, -1))
+        selection = LinspaceFrames(self.config.get("max_frames_per_segment", _MAX_FRAMES))
+        return walk(bridge, features, num_videos, segmenter_of(self.case, self.config.get("k", _K)), selection, start)
 
 
-def _segmenter(case: dict[str, Any], config: dict[str, Any]) -> SceneTilling:
-    options = case.get("segment_kwargs") or {"k": config["k"]}
-    return SceneTilling(**options) if "k" in options else SceneTilling(max_cuts=MOST_CUTS, **options)
+def open_recording(folder: Path, name: str, recorded: dict[str, Any]) -> Recording:
+    """Read one case of ``bridge.json``.
+
+    Raises:
+        DeclinedError: It holds several videos.
+    """
+    case = recorded["cases"][name]
+    tensors = load_file(folder / case.get("file", f"{name}.safetensors"))
+    _features(tensors, case)  # declines before any work
+    return Recording(case, recorded["configs"][case["weights"]], tensors)
 
 
-def _is_tied(case: dict[str, Any]) -> bool:
-    """Whether the original's cuts hang on the order in which its library sorts equal numbers."""
-    return case.get("boundaries") is not None and case.get("topk_margin", 1.0) <= TIE_MARGIN
+def segmenter_of(case: dict[str, Any], k: int) -> Segmenter:
+    """What cuts the videos of a case: SceneTilling, or the recorded cuts where the original's choice was a tie."""
+    margins = [case.get("topk_margin"), case.get("threshold_margin")]  # null where nothing competes
+    is_tied = any(margin is not None and margin <= TIE_MARGIN for margin in margins)
+    if is_tied and case.get("boundaries") is not None:
+        return _RecordedCuts(case["boundaries"])
+    options = case.get("segment_kwargs") or {"k": k}
+    if options.get("k") is not None:  # it wins over a threshold in the original
+        return SceneTilling(k=options["k"])
+    return SceneTilling(alpha=options["alpha"], max_cuts=MOST_CUTS)
 
 
 class _RecordedCuts(Segmenter):
@@ -158,33 +193,28 @@ class _RecordedCuts(Segmenter):
         raise NotImplementedError("a recording is compared whole")
 
 
-def _build_case(folder: Path, case: dict[str, Any], config: dict[str, Any]) -> VideoLLaMBBridge:
-    grid = set(config["pool_grid"])
-    if len(grid) != 1:
-        raise DeclinedError(f"patches are pooled to a square grid; this case has {config['pool_grid']}")
-    return build_bridge(load_float32(folder / case["weights"]), config, pool_grid=grid.pop())
-
-
 @torch.no_grad()
-def _compare_case(folder: Path, name: str, case: dict[str, Any], config: dict[str, Any]) -> Sequence[Check]:
-    tensors = load_file(folder / case.get("file", f"{name}.safetensors"))
-    _features(tensors, case)  # declines before any work
-    bridge = _build_case(folder, case, config)
-    walked = _walk_case(bridge, tensors, case, config)
-    checks = [exact_check("number of segments", len(walked.states), case["num_segments"])]
-    if case.get("boundaries") is not None:
-        checks.append(exact_check("boundaries", walked.boundaries, case["boundaries"]))
-        checks.append(exact_check("frames read", walked.frame_indices, case["frame_indices"]))
+def _compare_case(folder: Path, name: str, recorded: dict[str, Any]) -> Sequence[Check]:
+    recording = open_recording(folder, name, recorded)
+    case, tensors = recording.case, recording.tensors
+    bridge = recording.build(folder)
+    walked = recording.walk(bridge)
+    checks = []
+    cuts = {"boundaries": walked.boundaries, "frame_indices": walked.frame_indices}  # null for images
+    for key, found in {"num_segments": len(walked.states), **cuts}.items():
+        if case.get(key) is not None:
+            checks.append(exact_check(key, found, case[key]))
     for key, theirs in tensors.items():
-        if key not in _NOT_OUTPUTS:
-            ours = _output(key, bridge, walked, tensors, case)
-            checks.append(output_check(key, ours, theirs, case.get("half_precision_keys", ())))
+        if key.removesuffix("_int8") not in _INPUTS:
+            quantity, step = every_nth(key)
+            ours = _output(quantity, bridge, walked, recording)
+            checks.append(
+                output_check(key, ours if step == 1 else ours[:, ::step], theirs, case.get("half_precision_keys") or ())
+            )
     return checks
 
 
-def _output(
-    key: str, bridge: VideoLLaMBBridge, walked: Walk, tensors: dict[str, Tensor], case: dict[str, Any]
-) -> Tensor:
+def _output(key: str, bridge: VideoLLaMBBridge, walked: Walk, recording: Recording) -> Tensor:
     """Our counterpart of a recorded tensor."""
     kind, _, index = key.partition(".")
     if index:
@@ -196,53 +226,9 @@ def _output(
             "pre_proj": lambda: bridge.last_tokens(state),
         }
         return per_segment[kind]()
-    features = _features(tensors, case)
+    features = _features(recording.tensors, recording.case)
     similarity = adjacent_similarity(features.cls)
     if kind == "pooled":
         assert bridge.pool_grid is not None
         return pool_patches(features.patches, bridge.pool_grid)
     return {"sim_scores": similarity, "depth_scores": depth_scores(similarity)}[kind]
-
-
-def _compare_gradients(folder: Path, name: str, gradients: dict[str, Any], recorded: dict[str, Any]) -> Sequence[Check]:
-    if gradients["loss"] != "sum(last_hidden_states**2)":
-        raise DeclinedError(f"the loss {gradients['loss']!r} is not known here")
-    case_name = gradients.get("case", name.removesuffix("_grad"))
-    case = recorded["cases"][case_name]
-    config = recorded["configs"][gradients["weights"]]
-    tensors = load_file(folder / case.get("file", f"{case_name}.safetensors"))
-    bridge = _build_case(folder, case, config)
-    loss = projected(bridge, _walk_case(bridge, tensors, case, config).states[-1]).square().sum()
-    loss.backward()  # type: ignore[no-untyped-call]
-    checks = [
-        Check("loss", abs(loss.item() / gradients["loss_value"] - 1), GRADIENT_TOLERANCE),
-        *_compare_norms(bridge, gradients),
-    ]
-    for key, theirs in load_file(folder / gradients.get("file", f"{name}.safetensors")).items():
-        ours = _gradient(bridge, key.removeprefix("grad."))
-        checks.append(Check(key, relative_error(ours, theirs), GRADIENT_TOLERANCE))
-    return checks
-
-
-def _gradient(bridge: VideoLLaMBBridge, original_name: str) -> Tensor:
-    """Gradient of the parameter with an original name; zero for those that we drop because nothing reads them."""
-    num_layers = len(bridge.layers)
-    if original_name in unused_bridge_names(num_layers):
-        return torch.zeros(())
-    gradient = bridge.get_parameter(bridge_names(num_layers)[original_name]).grad
-    assert gradient is not None, f"{original_name} has no gradient"
-    return gradient
-
-
-def _compare_norms(bridge: VideoLLaMBBridge, gradients: dict[str, Any]) -> Iterator[Check]:
-    norms: dict[str, float | None] = gradients.get("grad_norms", {})
-    for name in gradients.get("grad_is_none", []):
-        yield Check(f"no gradient for {name}", _gradient(bridge, name).norm().item(), 0.0)
-    for name, norm in norms.items():
-        if norm is None:
-            continue
-        # A softmax does not see a shift of all its scores: the true gradient of a key's bias is zero and what was
-        # recorded is rounding, so it is measured against the gradient of the key's weight.
-        scale = norms[name.replace("bias", "weight")] if name.endswith("k_proj.bias") else norm
-        error = abs(_gradient(bridge, name).norm().item() - norm)
-        yield Check(f"norm of {name}", error / scale if scale else error, GRADIENT_TOLERANCE)

@@ -1,5 +1,6 @@
 """What a parity case is, and how tensors are compared."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ class CaseResult(NamedTuple):
 
 
 class DeclinedError(Exception):
-    """Raised inside a case that is not ours to reproduce; the message is the reason that is printed."""
+    """Raised inside a case that the original handles by accident; the message is the reason that is printed."""
 
 
 def run_case(name: str, compare: Callable[..., Sequence[Check]], *arguments: object) -> CaseResult:
@@ -88,6 +89,12 @@ def output_check(what: str, ours: Tensor, theirs: Tensor, half_precision_keys: S
     return Check(what, largest_error(ours, theirs), HALF_PRECISION_TOLERANCE if is_half else OUTPUT_TOLERANCE)
 
 
+def every_nth(name: str) -> tuple[str, int]:
+    """Split the name of an output that was recorded at every n-th token only, ``out_every4th``, from n."""
+    match = re.fullmatch(r"(.+)_every(\d+)(?:st|nd|rd|th)", name)
+    return (match[1], int(match[2])) if match else (name, 1)
+
+
 def exact_check(what: str, ours: object, theirs: object) -> Check:
     """Compare what must be equal; the error is 0 or 1."""
     return Check(f"{what} {theirs}", float(ours != theirs), 0.0)
@@ -101,6 +108,6 @@ def load_float32(path: Path) -> dict[str, Tensor]:
 def stored_input(tensors: dict[str, Tensor], name: str, case: dict[str, Any]) -> Tensor:
     """An input that was stored as whole numbers times a scale (``{name}_int8``), or as it is."""
     if f"{name}_int8" in tensors:
-        scales = [value for key, value in case.items() if key.endswith("_scale")]
-        return tensors[f"{name}_int8"].float() * (scales[0] if scales else 1 / 32)
+        scale: float = case.get(f"{name}_scale", 1 / 32)
+        return tensors[f"{name}_int8"].float() * scale
     return tensors[name].float()

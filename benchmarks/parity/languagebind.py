@@ -42,7 +42,7 @@ def _compare(folder: Path, name: str, recorded: dict[str, Any], tensors: dict[st
     weights = load_float32(folder / case.get("weights", _WEIGHTS))
     adapters = {key.removeprefix("weights."): value.float() for key, value in tensors.items() if "lora_" in key}
     if adapters:
-        weights = merge_adapters(weights | adapters, recorded[name]["lora_alpha"])
+        weights = merge_adapters(weights | adapters, {**recorded.get(name, {}), **case}["lora_alpha"])
     pixels = stored_input(tensors, "pixel", case)
     temporal = len(case["hidden_states_shape"]) == 4
     if temporal:
@@ -63,7 +63,8 @@ def _compare(folder: Path, name: str, recorded: dict[str, Any], tensors: dict[st
     cls = functional.layer_norm(states[-1][:, 0], (config.hidden_size,), *norm)
     ours["pooler_output"] = cls.view(num_videos, num_frames, -1).mean(dim=1)
     outputs = {key: value for key, value in tensors.items() if not key.startswith(("pixel", "weights."))}
-    return [output_check(key, ours[key], value, case.get("half_precision_keys", ())) for key, value in outputs.items()]
+    halves = case.get("half_precision_keys") or ()
+    return [output_check(key, ours[key], value, halves) for key, value in outputs.items()]
 
 
 def _decline_shared_windows(pixels: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The original's two projectors without memory, assembled from our blocks for the comparison."""
+"""The original's projectors without memory, assembled from our blocks and pooling for the comparison."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.parity.comparison import Check, output_check
+from benchmarks.parity.comparison import Check, every_nth, output_check
 from components.bridges.post_norm import PostNormBlock
-from components.pooling import patch_grid_side, pool_patches
+from components.pooling import ConvPooling, PatchPooling, WindowPooling, patch_grid_side, pool_patches
 from components.weights.original_names import bridge_names, num_layers_of
 
 _GRID = 12
@@ -24,7 +24,7 @@ def compare_transformer(
 
     Args:
         stored: Patches, ``[V, T, N, D]``; images are pooled to 12 x 12.
-        outputs: Recorded outputs; ``out_every4th`` holds every fourth token.
+        outputs: Recorded outputs, see ``_compare_tokens``.
         weights: Original tensors below ``projector.``.
         config: The recorded configuration.
     """
@@ -35,8 +35,7 @@ def compare_transformer(
     pooled = functional.adaptive_avg_pool3d(volume, (min(num_frames, _FRAMES), _GRID, _GRID))
     tokens = _run_blocks(pooled.flatten(2).transpose(1, 2), own, config, dim)
     out = functional.gelu(functional.linear(tokens, own["proj.0.weight"], own["proj.0.bias"]))
-    ours = {"out": out, "out_every4th": out[:, ::4]}
-    return [output_check(key, ours[key], theirs) for key, theirs in outputs.items()]
+    return _compare_tokens(out, outputs)
 
 
 @torch.no_grad()
@@ -48,10 +47,51 @@ def compare_mlp_transformer(stored: Tensor, outputs: dict[str, Tensor], config: 
         outputs: The recorded output, and the weights below ``weights.``.
         config: The recorded configuration.
     """
-    own = {name.removeprefix("weights."): value for name, value in outputs.items() if name.startswith("weights.")}
+    own = _own_weights(outputs)
     hidden = functional.gelu(functional.linear(stored, own["proj.0.weight"], own["proj.0.bias"]))
     tokens = pool_patches(functional.linear(hidden, own["proj.2.weight"], own["proj.2.bias"]), _GRID)
-    return [output_check("out", _run_blocks(tokens, own, config, config["hidden_size"]), outputs["out"])]
+    return _compare_tokens(_run_blocks(tokens, own, config, config["hidden_size"]), outputs)
+
+
+@torch.no_grad()
+def compare_spatial_pool(mode: str, stored: Tensor, outputs: dict[str, Tensor], case: dict[str, Any]) -> list[Check]:
+    """``SpatialPool``: windows of the patch grid averaged, or their maximum, or a learned convolution of them.
+
+    Args:
+        mode: ``average``, ``max`` or ``conv``.
+        stored: Patches of some frames, ``[F, N, D]``.
+        outputs: The recorded output, and the weights below ``weights.``.
+        case: Has the windows' side, and the convolution's width.
+
+    Raises:
+        ValueError: The mode is unknown.
+    """
+    dim, stride = stored.shape[2], case["stride"]
+    if mode == "conv":
+        pooling: PatchPooling = ConvPooling(dim, stride=stride, out_dim=case["out_channels"])
+        names = {name.replace("pool.", "convolution."): value for name, value in _own_weights(outputs).items()}
+        pooling.load_state_dict(names)
+    elif mode in ("average", "max"):
+        pooling = WindowPooling(dim, stride=stride, reduction="max" if mode == "max" else "average")
+    else:
+        raise ValueError(f"spatial pooling by {mode!r} is not known here")
+    return _compare_tokens(pooling(stored), outputs)
+
+
+def _own_weights(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("weights."): value for name, value in outputs.items() if name.startswith("weights.")}
+
+
+def _compare_tokens(tokens: Tensor, outputs: dict[str, Tensor]) -> list[Check]:
+    """Compare tokens ``[V, P, E]`` with the outputs ``out``, or ``out_every4th`` for every fourth token."""
+    checks = []
+    for name, theirs in outputs.items():
+        quantity, step = every_nth(name)
+        if quantity == "out":
+            checks.append(output_check(name, tokens[:, ::step], theirs))
+        elif not name.startswith("weights."):
+            raise ValueError(f"the output {name!r} is not known here")
+    return checks
 
 
 def _run_blocks(tokens: Tensor, weights: dict[str, Tensor], config: dict[str, Any], dim: int) -> Tensor:

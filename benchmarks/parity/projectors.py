@@ -1,7 +1,6 @@
 """The original's other projectors against their recordings: ``other_projectors.json``.
 
-The recurrent ones are our bridge with other settings; those without memory are assembled from our blocks. What has no
-counterpart here is declined.
+The recurrent ones are our bridge with other settings; those without memory are assembled from our parts.
 """
 
 import json
@@ -13,23 +12,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.parity.bridge import build_bridge, projected, walk
+from benchmarks.parity.bridge import build_bridge, decline_fused, projected, segmenter_of, walk
 from benchmarks.parity.comparison import (
     CaseResult,
     Check,
-    DeclinedError,
+    every_nth,
     exact_check,
     load_float32,
     output_check,
     run_case,
     stored_input,
 )
-from benchmarks.parity.memoryless import compare_mlp_transformer, compare_transformer
+from benchmarks.parity.memoryless import compare_mlp_transformer, compare_spatial_pool, compare_transformer
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.gather import AllFrames, FrameSelection, LinspaceFrames
 from components.interfaces import FrameFeatures
-from components.pooling import patch_grid_side, pool_patches
-from components.segmenters.scene_tiling import SceneTilling
 
 
 class _Settings(NamedTuple):
@@ -60,7 +57,7 @@ def projector_cases(folder: Path) -> Iterator[CaseResult]:
     tensors = load_float32(folder / "other_projectors.safetensors")
     kind = ""
     for name, case in recorded["cases"].items():
-        kind = kind if case["cls"] == "same" else case["cls"]
+        kind = kind if case.get("cls", "same") == "same" else case["cls"]
         yield run_case(f"other projector {name}", _compare, folder, name, kind, recorded, tensors)
 
 
@@ -78,12 +75,11 @@ def _compare(
         return compare_transformer(_sliced(features, case["input"]), outputs, weights, config)
     if kind == "MLPTransformerProjector":
         return compare_mlp_transformer(_sliced(features, case["input"]), outputs, config)
-    if kind == "SpatialPool" and name.endswith(".average"):
-        patches = _sliced(features, case["input"])  # [F, N, D]
-        pooled = pool_patches(patches, patch_grid_side(patches.shape[1]) // case["stride"])
-        return [output_check("out", pooled, outputs["out"])]
+    if kind == "SpatialPool":
+        mode = case.get("mode", name.rpartition(".")[2])
+        return compare_spatial_pool(mode, _sliced(features, case["input"]), outputs, case)
     if kind not in _RECURRENT:
-        raise DeclinedError(f"{kind} has no counterpart here")
+        raise ValueError(f"{kind} is not known here")
     settings = _RECURRENT[kind]
     if settings.memory:
         weights["projector.read_memory_emb"] = tensors[settings.memory]
@@ -105,6 +101,7 @@ def _compare_recurrent(
     bridge: VideoLLaMBBridge, settings: _Settings, case: dict[str, Any], stored: Tensor, outputs: dict[str, Tensor]
 ) -> Sequence[Check]:
     num_videos, num_frames = stored.shape[:2]  # of [V, T, tokens, D]
+    decline_fused(num_videos, num_frames)
     packed = stored.flatten(0, 1)
     # As images the original reads every token as a patch, as frames of a video all but the first.
     patches = packed if num_frames == 1 else packed[:, 1:]
@@ -112,17 +109,19 @@ def _compare_recurrent(
         bridge,
         FrameFeatures(packed[:, settings.cut_token], patches),
         num_videos,
-        SceneTilling(k=settings.k),
+        segmenter_of(case, settings.k),
         settings.frame_selection,
     )
-    checks = [exact_check("boundaries", walked.boundaries, case["boundaries"])] if "boundaries" in case else []
-    if "frame_indices" in case:
-        checks.append(exact_check("frames read", walked.frame_indices, case["frame_indices"]))
+    checks = []
+    for key, found in (("boundaries", walked.boundaries), ("frame_indices", walked.frame_indices)):
+        if case.get(key) is not None:
+            checks.append(exact_check(key, found, case[key]))
     for key, theirs in outputs.items():
-        quantity, _, index = key.partition(".")
+        name, step = every_nth(key)
+        quantity, _, index = name.partition(".")
         state = walked.states[int(index) if index.isdigit() else -1]
         ours = state.memory if quantity == "memory" else projected(bridge, state)
-        checks.append(output_check(key, ours, theirs))
+        checks.append(output_check(key, ours[:, ::step], theirs))
     return checks
 
 
@@ -130,7 +129,7 @@ def _sliced(features: Tensor, description: str) -> Tensor:
     """The recorded input from its description, such as ``features[:, :1, 1:] (a remark)``."""
     match = re.match(r"features(?:\[([\d:, ]+)\])?", description)
     if match is None:
-        raise DeclinedError(f"its input {description!r} is not understood")
+        raise ValueError(f"its input {description!r} is not understood")
     if match[1] is None:
         return features
     index: list[int | slice] = []

@@ -8,7 +8,15 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.parity.comparison import MOST_CUTS, CaseResult, Check, exact_check, output_check, run_case
+from benchmarks.parity.comparison import (
+    MOST_CUTS,
+    CaseResult,
+    Check,
+    exact_check,
+    output_check,
+    run_case,
+    stored_input,
+)
 from components.segmenters.depth import adjacent_similarity, depth_scores, left_rise
 from components.segmenters.scene_tiling import SceneTilling
 
@@ -23,7 +31,7 @@ def scene_tiling_cases(folder: Path) -> Iterator[CaseResult]:
 
 
 def _compare(tensors: dict[str, Tensor], case: dict[str, Any]) -> Sequence[Check]:
-    similarity = adjacent_similarity(tensors["features"].float())
+    similarity = adjacent_similarity(stored_input(tensors, "features", case))
     left, both = left_rise(similarity) if similarity.numel() else similarity, depth_scores(similarity)
     ours = {"sim_scores": similarity, "depth_scores": both, "left_depth_scores": left}
     checks = [output_check(key, ours[key], theirs) for key, theirs in tensors.items() if key in ours]

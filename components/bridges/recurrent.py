@@ -13,6 +13,7 @@ from components.bridges.padding import context_mask, replace_rows
 from components.bridges.readouts import CacheAndMemoryReadout, MemoryState, Readout
 from components.bridges.selective_update import Selection, SelectiveUpdate
 from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
+from components.pooling import PatchPooling
 from components.positions import patch_grid_positions, sinusoidal
 from components.sharding import TakesShortcuts
 
@@ -49,7 +50,8 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
         recurrence: ``replacing``: what was written becomes the lasting memory; ``selective``: a gate that has seen both
             decides how much of it does (``SelectiveUpdate``); ``none``: every segment starts from the initial memory.
         update_penalty: Weight of the gate's mean chance to be open in the training loss; only with ``selective``.
-        readout: Builds the readout from D and E.
+        readout: Builds the readout from the inner width and E.
+        patch_pooling: Builds from D what makes every frame's patches fewer before they are read; None reads all.
 
     Raises:
         ValueError: ``recurrence`` is none of the three, there is no memory token or layer, or ``update_penalty`` is
@@ -70,6 +72,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
         recurrence: Recurrence = "selective",
         update_penalty: float = 0.03,
         readout: Callable[[int, int], Readout] = CacheAndMemoryReadout,
+        patch_pooling: Callable[[int], PatchPooling] | None = None,
     ) -> None:
         super().__init__()
         if recurrence not in get_args(Recurrence):
@@ -82,7 +85,9 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
         self.carried = float(recurrence != "none")
         self.update = SelectiveUpdate(self.width) if recurrence == "selective" else None
         self.update_penalty = update_penalty
-        self.patch_input = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, self.width))
+        self.patch_pooling = None if patch_pooling is None else patch_pooling(dim)
+        patch_dim = dim if self.patch_pooling is None else self.patch_pooling.out_dim
+        self.patch_input = nn.Sequential(nn.LayerNorm(patch_dim), nn.Linear(patch_dim, self.width))
         # Small beside what the first block writes, so that what the memory saw, not what it began as, dominates it.
         self.initial_memory = nn.Parameter(torch.randn(num_memory, self.width) * 0.02)
         self.memory_norm = nn.LayerNorm(self.width)
@@ -144,6 +149,8 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
         return self.update_penalty * state.price / num_updates.clamp(min=1)
 
     def _positioned(self, patches: Tensor) -> Tensor:
+        if self.patch_pooling is not None:
+            patches = self.patch_pooling(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
         length, num_patches = patches.shape[1:3]
         place = patch_grid_positions(num_patches, self.width, patches.device)
         order = sinusoidal(

@@ -10,6 +10,7 @@ from components.bridges.mean_pooling import MeanPooling
 from components.bridges.readouts import CacheAndMemoryReadout, CacheReadout, LastSegmentReadout, MemoryReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
+from components.pooling import ConvPooling, WindowPooling
 
 DIM = 16
 OUT_DIM = 12
@@ -52,6 +53,8 @@ BRIDGES: dict[str, Callable[[], MemoryBridge[Any]]] = {
     "not_recurrent": partial(recurrent, recurrence="none"),
     "selective": selective,
     "mean_pooling": mean_pooling,
+    "max_pooled_patches": partial(recurrent, patch_pooling=partial(WindowPooling, reduction="max")),
+    "conv_pooled_patches": partial(recurrent, patch_pooling=partial(ConvPooling, out_dim=6)),
 }
 every_bridge = pytest.mark.parametrize("make", BRIDGES.values(), ids=BRIDGES)
 every_readout = pytest.mark.parametrize("readout", READOUTS)

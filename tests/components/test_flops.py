@@ -24,6 +24,7 @@ from components.language.causal import HuggingFaceCausalLM
 from components.language.pretrained import LoraSettings
 from components.losses import EverySegmentLoss
 from components.model import VideoLanguageModel
+from components.pooling import ConvPooling
 from components.segmenters.fixed_length import FixedLength
 from datamodules.batch import Batch, Sample, collate
 from tests.components import languagebind_folders
@@ -72,10 +73,14 @@ def expect_equal(model: VideoLanguageModel, batch: Batch, tolerance: float = 0.0
         partial(make_bridge, readout=CacheAndMemoryReadout),
         partial(make_bridge, readout=partial(LastSegmentReadout, with_memory=True)),
         partial(make_bridge, readout=RetrievedReadout),
+        partial(make_bridge, patch_pooling=ConvPooling),
         MeanPooling,
         partial(VideoLLaMBBridge, num_memory=3, num_heads=4, mlp_width=48, pool_grid=None),
     ],
-    ids=["cache", "selective", "many", "memory", "both", "last_segment", "retrieved", "mean_pooling", "videollamb"],
+    ids=[
+        *("cache", "selective", "many", "memory", "both", "last_segment", "retrieved", "conv_pooling", "mean_pooling"),
+        "videollamb",
+    ],
 )
 @pytest.mark.parametrize("num_frames", [1, 11])
 def test_step_is_counted_as_torch_counts_it(
