@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.encoders.languagebind_transformer import VisionConfig, VisionTransformer
-from components.weights.conversion import PARTS, PartName
-from components.weights.original_names import bridge_names, unused_bridge_names
+from components.weights.conversion import PARTS
+from components.weights.original_names import PartName, bridge_names, unused_bridge_names
 
 VISION = VisionConfig(
     hidden_size=64,
@@ -25,7 +25,8 @@ VISION = VisionConfig(
     hidden_act="gelu",
     layer_norm_eps=1e-5,
 )
-HEADS = ["--encoder-heads", str(VISION.num_attention_heads)]
+_DEPTHS = [f"{part}={VISION.num_hidden_layers}" for part in ("video_encoder", "image_encoder")]
+ENCODER_FACTS = ["--encoder-heads", str(VISION.num_attention_heads), "--num-layers", *_DEPTHS]
 LLM_WIDTH = 32
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
@@ -108,7 +109,8 @@ def write_original(folder: Path) -> dict[str, Tensor]:
         weight_map |= dict.fromkeys(part, path.name)
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index), encoding="utf-8")
-    config = language_config(vocabulary).to_dict() | {"model_type": "llava_llama", "mm_hidden_size": 64}
+    config = language_config(vocabulary).to_dict() | {"model_type": "llava_llama"}
+    config |= {"mm_hidden_size": VISION.hidden_size, "mm_projector_type": "rmt_r_transformer1x"}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return tensors
 

@@ -25,7 +25,7 @@ from lightning_modules.checkpoints.access import DirectAccess
 from lightning_modules.checkpoints.saving import Content, Ranks, write_checkpoint
 from lightning_modules.predictions import read_predictions
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_shard
-from tests.fixtures_videollamb import HEADS, write_original
+from tests.fixtures_videollamb import ENCODER_FACTS, write_original
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = [str(CONFIGS / "base.yaml"), str(CONFIGS / "model" / "videollamb_7b.yaml")]
@@ -62,7 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     write_shard(folder / "data/videollamb_7b/validation-000000.tar", samples)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        weights(["import", "published", "weights/videollamb_7b", *HEADS])
+        weights(["import", "published", "weights/videollamb_7b", *ENCODER_FACTS])
         cli = train.main(["fit", *MERGED, *FEW])
         assert cli.trainer.global_step == 1
         assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
@@ -166,7 +166,7 @@ def test_checkpoint_goes_back_to_the_published_names_and_in_again(here: Place, t
     assert torch.equal(
         exported["model.mm_projector.projector.proj.0.weight"], trained["model.bridge.projection.weight"]
     )
-    weights(["import", str(tmp_path / "published"), str(tmp_path / "ours"), *HEADS])
+    weights(["import", str(tmp_path / "published"), str(tmp_path / "ours"), *ENCODER_FACTS])
     bridge = CheckpointFiles(tmp_path / "ours" / "bridge.safetensors")
     assert {f"model.bridge.{name}" for name in bridge} == {name for name in trained if ".bridge." in name}
     assert all(torch.equal(bridge[name], trained[f"model.bridge.{name}"]) for name in bridge)
