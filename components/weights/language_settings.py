@@ -41,7 +41,8 @@ def write_language_settings(source: Path, target: Path, num_layers: int, dtype: 
     if not (source / "config.json").is_file():
         return [f"  {source} has no config.json; put LLaMA's, and the tokenizer's files, into {target} before use"]
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config = {**config, **config.pop("text_config", {})}
+    if "text_config" in config:  # transformers' own LLaVA; the rest is about its image encoder and its projector
+        config = {name: config[name] for name in ("dtype", "torch_dtype") if name in config} | config["text_config"]
     config.pop("auto_map", None)  # would ask for the original's code
     config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": num_layers}
     if dtype is not None:

@@ -9,7 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.encoders.languagebind_transformer import FrameWindows
@@ -21,7 +27,7 @@ from components.weights.encoder_settings import EncoderFacts, encoder_settings
 from components.weights.lora import merge_adapters
 from components.weights.videollamb import main
 from tests.components.languagebind_folders import RECORDED, TENSORS, WEIGHTS, image_weights, lora_weights
-from tests.fixtures_videollamb import ENCODER_FACTS, VISION, language_config, write_original
+from tests.fixtures_videollamb import ENCODER_FACTS, VISION, language_config, make_llama_tokenizer, write_original
 
 UNUSED = re.compile(r"memory_tokens|projector\.layers\.\d+\.crossattention|retrieval\.layers\.\d+\.selfattention")
 
@@ -69,6 +75,33 @@ def test_language_model_folder_needs_nothing_more(original: Path, ours: Path) ->
     assert torch.equal(loaded(ids).logits, reference(ids).logits)
     assert HuggingFaceCausalLM(str(folder)).chat.decode([5, 2, 6]) is not None
     assert (folder / "tokenizer.json").is_file()
+
+
+def test_language_model_of_transformers_own_llava_needs_nothing_more(original: Path, tmp_path: Path) -> None:
+    """Its configuration has the language model's nested beside the image encoder's."""
+    language = language_config(make_llama_tokenizer(tmp_path / "llava").get_piece_size())
+    vision = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    torch.manual_seed(0)
+    llava = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=language))
+    llava.save_pretrained(tmp_path / "llava")
+    strangers = ["--allow-unknown", "vision_tower.*", "multi_modal_projector.*"]
+    arguments = ["import", str(tmp_path / "llava"), str(tmp_path / "ours"), "--part", "language_model", *strangers]
+    main(arguments)
+    folder = tmp_path / "ours" / "language_model"
+    model = HuggingFaceCausalLM(str(folder))
+    ids = torch.arange(6)[None]
+    assert torch.equal(model.model(ids).logits, llava(ids).logits)
+    settings = read_json(folder / "config.json")
+    assert not {"text_config", "vision_config", "image_token_index"} & settings.keys()
+    assert settings["dtype"] == "float32"
+    (tmp_path / "llava" / "model.safetensors").unlink()
+    llava.model.language_model.layers.pop(1)
+    llava.save_pretrained(tmp_path / "cut", max_shard_size="1GB")
+    (tmp_path / "cut" / "model.safetensors").rename(tmp_path / "llava" / "model.safetensors")
+    with pytest.raises(SystemExit, match=r"language_model: missing layers \[1\] of the 2 that are stated"):
+        main(arguments)
 
 
 def test_bridge_file_is_loaded_by_the_bridge(ours: Path) -> None:
