@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from components.weights.depth import depth_of, depth_problems
-from components.weights.lora import merge_adapters
+from components.weights.lora import is_adapter, merge_adapters
 from components.weights.original_names import (
     PartName,
     PartNames,
@@ -118,7 +118,7 @@ def import_checkpoint(
 
     Raises:
         ValueError: Names are unknown or missing and not allowed, two names mean the same tensor, a wanted part is
-            absent, or its depth is unknown. A model with a part left
+            absent, its depth is unknown, or a part has adapters that nothing here can scale. A model with a part left
             as it was initialised would run and be wrong.
     """
     by_part, unknown = _sort_by_part(checkpoint)
@@ -193,7 +193,16 @@ def _sort_by_part(checkpoint: Mapping[str, Tensor]) -> tuple[dict[PartName, dict
 
 
 def _without_adapters(part: PartName, tensors: dict[str, Tensor], lora_alpha: float) -> dict[str, Tensor]:
-    return merge_adapters(tensors, lora_alpha)
+    if PARTS[part].adapters:
+        return merge_adapters(tensors, lora_alpha)
+    adapters = [name for name in tensors if is_adapter(name)]
+    if adapters:
+        raise ValueError(
+            f"{part}: {len(adapters)} tensors are LoRA adapters, such as {PARTS[part].prefix}{adapters[0]}. The "
+            "original has adapters in its image encoder alone, and --lora-alpha is theirs. Merge these with the tool "
+            "that they were trained with (peft: merge_and_unload), save the result and import that"
+        )
+    return tensors
 
 
 def _import_part(rules: PartNames, tensors: Mapping[str, Tensor], num_layers: int) -> tuple[ImportedPart, list[str]]:

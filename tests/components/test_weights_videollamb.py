@@ -205,6 +205,19 @@ def test_half_an_adapter_is_refused(gone: str) -> None:
         merge_adapters(stored, alpha=16)
 
 
+@pytest.mark.parametrize("part", ["bridge", "video_encoder", "language_model"])
+def test_adapters_elsewhere_than_in_the_image_encoder_are_refused(part: PartName) -> None:
+    """Merged with ``lora_alpha``, which is that of the image encoder, they would compute something else."""
+    tensors = {PARTS[part].prefix + name: torch.randn(4, 4) for name in PARTS[part].names(DEPTHS[part])}
+    weight = next(name for name in tensors if name.endswith("q_proj.weight"))
+    path = weight.removesuffix(".weight")
+    tensors[f"{path}.base_layer.weight"] = tensors.pop(weight)
+    tensors |= {f"{path}.lora_A.default.weight": torch.ones(2, 4), f"{path}.lora_B.default.weight": torch.ones(4, 2)}
+    wrapped = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
+    with pytest.raises(ValueError, match=rf"{part}: 2 tensors are LoRA adapters.*Merge these with the tool"):
+        import_checkpoint(wrapped, num_layers=DEPTHS)
+
+
 class _RunsCode:
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.makedirs, ("created_by_unpickling",)
