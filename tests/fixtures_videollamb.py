@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.encoders.languagebind_transformer import VisionConfig, VisionTransformer
-from components.weights.conversion import PARTS, PartName
-from components.weights.original_names import bridge_names, unused_bridge_names
+from components.weights.conversion import PARTS
+from components.weights.original_names import PartName, bridge_names, unused_bridge_names
 
 VISION = VisionConfig(
     hidden_size=64,
@@ -25,7 +25,8 @@ VISION = VisionConfig(
     hidden_act="gelu",
     layer_norm_eps=1e-5,
 )
-HEADS = ["--encoder-heads", str(VISION.num_attention_heads)]
+_DEPTHS = [f"{part}={VISION.num_hidden_layers}" for part in ("video_encoder", "image_encoder")]
+ENCODER_FACTS = ["--encoder-heads", str(VISION.num_attention_heads), "--num-layers", *_DEPTHS]
 LLM_WIDTH = 32
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
@@ -100,6 +101,29 @@ def write_original(folder: Path) -> dict[str, Tensor]:
     """Write the whole checkpoint: two shards, configuration, tokenizer; gives its tensors."""
     vocabulary = make_llama_tokenizer(folder, legacy=False).get_piece_size()
     tensors = original_tensors(vocabulary)
+    more = {"model_type": "llava_llama", "mm_hidden_size": 64, "mm_projector_type": "rmt_r_transformer1x"}
+    _write_checkpoint(folder, tensors, language_config(vocabulary).to_dict() | more)
+    return tensors
+
+
+def write_start(folder: Path) -> None:
+    """Write what the authors began with: LLaVA-1.5 with its image encoder, and LanguageBind's two dual encoders."""
+    vocabulary = make_llama_tokenizer(folder / "llava-v1.5-7b", legacy=False).get_piece_size()
+    tensors: dict[str, Tensor] = LlamaForCausalLM(language_config(vocabulary)).state_dict()
+    tensors |= {f"model.mm_projector.{number}.weight": torch.randn(4, 4) for number in (0, 2)}
+    tensors["model.vision_tower.vision_tower.vision_model.pre_layrnorm.weight"] = torch.randn(4)
+    more = {"model_type": "llava", "mm_hidden_size": 1024, "mm_projector_type": "mlp2x_gelu"}
+    _write_checkpoint(folder / "llava-v1.5-7b", tensors, language_config(vocabulary).to_dict() | more)
+    for name, temporal in (("LanguageBind_Video_merge", True), ("LanguageBind_Image", False)):
+        (folder / name).mkdir()
+        dual = {f"vision_model.{each}": tensor for each, tensor in _encoder_tensors(temporal).items()}
+        dual |= {"logit_scale": torch.ones(()), "text_model.final_layer_norm.weight": torch.ones(4)}
+        torch.save(dual, folder / name / "pytorch_model.bin")
+        vision = VISION._asdict() | {"add_time_attn": temporal, "num_frames": 8, "lora_r": 2, "lora_alpha": 16}
+        (folder / name / "config.json").write_text(json.dumps({"vision_config": vision}), encoding="utf-8")
+
+
+def _write_checkpoint(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
     names = sorted(tensors)
     weight_map: dict[str, str] = {}
     for number, part in enumerate((names[::2], names[1::2]), start=1):
@@ -108,9 +132,7 @@ def write_original(folder: Path) -> dict[str, Tensor]:
         weight_map |= dict.fromkeys(part, path.name)
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index), encoding="utf-8")
-    config = language_config(vocabulary).to_dict() | {"model_type": "llava_llama", "mm_hidden_size": 64}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return tensors
 
 
 def _encoder_tensors(temporal: bool) -> dict[str, Tensor]:

@@ -1,9 +1,10 @@
-"""configs/model/videollamb_7b.yaml as it is used: published checkpoint -> train, judge, export -> published form.
+"""configs/model/videollamb_7b.yaml as docs/videollamb.md uses it: published checkpoint -> train, judge, export -> back.
 
 Everything is the real thing but the sizes, which no file of the config names: they are in the imported folder.
 """
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import evaluate
 import train
+from components.losses import EverySegmentLoss
 from components.model import VideoLanguageModel, text_of
 from components.weights.checkpoint_files import CheckpointFiles
 from components.weights.run_checkpoint import RunCheckpoint
@@ -25,7 +27,7 @@ from lightning_modules.checkpoints.access import DirectAccess
 from lightning_modules.checkpoints.saving import Content, Ranks, write_checkpoint
 from lightning_modules.predictions import read_predictions
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_shard
-from tests.fixtures_videollamb import HEADS, write_original
+from tests.fixtures_videollamb import ENCODER_FACTS, write_original, write_start
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = [str(CONFIGS / "base.yaml"), str(CONFIGS / "model" / "videollamb_7b.yaml")]
@@ -62,8 +64,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     write_shard(folder / "data/videollamb_7b/validation-000000.tar", samples)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        weights(["import", "published", "weights/videollamb_7b", *HEADS])
-        cli = train.main(["fit", *MERGED, *FEW])
+        weights(["import", "published", "weights/videollamb_7b", *ENCODER_FACTS])
+        cli = train.main(["fit", *MERGED, "--data.train=[{shards: data/videollamb_7b/train-*.tar}]", *FEW])
         assert cli.trainer.global_step == 1
         assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
         assert torch.isfinite(cli.trainer.callback_metrics["val/loss/held_out"])
@@ -99,8 +101,10 @@ def test_training_starts_from_the_imported_weights(here: Place) -> None:
     assert any(not torch.equal(tensor, before[name]) for name, tensor in language_model.items())
 
 
-def test_pretrained_weights_are_validated_without_a_checkpoint(here: Place) -> None:
-    cli = train.main(["validate", *MERGED, *FEW])
+@pytest.mark.parametrize("what", ["pretrained", "checkpoint"])
+def test_weights_are_validated_without_and_with_a_checkpoint(what: str, here: Place) -> None:
+    chosen = ["--ckpt_path", str(here.checkpoint)] if what == "checkpoint" else []
+    cli = train.main(["validate", *MERGED, *FEW, *chosen])
     assert torch.isfinite(cli.trainer.callback_metrics["val/loss/held_out"])
     assert {"val/accuracy", "val/accuracy/held_out"} <= set(cli.trainer.callback_metrics)
 
@@ -158,23 +162,26 @@ def answer_losses(model: VideoLanguageModel, batch: Batch) -> Tensor:
 
 def test_checkpoint_goes_back_to_the_published_names_and_in_again(here: Place, tmp_path: Path) -> None:
     trained = weights_in(here.checkpoint)
-    weights(["export", str(here.checkpoint), str(tmp_path / "published"), "--frozen", "weights/videollamb_7b"])
+    half = ["--dtype", "float16"]
+    weights(["export", str(here.checkpoint), str(tmp_path / "published"), "--frozen", "weights/videollamb_7b", *half])
     published, exported = CheckpointFiles(here.folder / "published"), CheckpointFiles(tmp_path / "published")
     plain = {name for name in published if "lora_" not in name and "position_ids" not in name}
     clean = {name.replace("base_model.model.", "").replace(".base_layer.", ".") for name in plain}
     assert exported.keys() == clean
     assert torch.equal(
-        exported["model.mm_projector.projector.proj.0.weight"], trained["model.bridge.projection.weight"]
+        exported["model.mm_projector.projector.proj.0.weight"], trained["model.bridge.projection.weight"].half()
     )
-    weights(["import", str(tmp_path / "published"), str(tmp_path / "ours"), *HEADS])
+    depths = ["--num-layers", "bridge=1", "language_model=2"]  # no config.json states them here
+    weights(["import", str(tmp_path / "published"), str(tmp_path / "ours"), *ENCODER_FACTS, *depths])
     bridge = CheckpointFiles(tmp_path / "ours" / "bridge.safetensors")
     assert {f"model.bridge.{name}" for name in bridge} == {name for name in trained if ".bridge." in name}
-    assert all(torch.equal(bridge[name], trained[f"model.bridge.{name}"]) for name in bridge)
+    assert all(torch.equal(bridge[name], trained[f"model.bridge.{name}"].half()) for name in bridge)
     language_model = CheckpointFiles(tmp_path / "ours" / "language_model")
-    assert all(torch.equal(language_model[n], trained[f"model.language_model.model.{n}"]) for n in language_model)
+    prefix = "model.language_model.model."
+    assert all(torch.equal(language_model[name], trained[prefix + name].half()) for name in language_model)
     frozen = CheckpointFiles(here.folder / "weights/videollamb_7b/image_encoder")
     image = CheckpointFiles(tmp_path / "ours" / "image_encoder")
-    assert all(torch.equal(image[name], frozen[name]) for name in frozen)
+    assert all(torch.equal(image[name], frozen[name].half()) for name in frozen)
 
 
 def test_lone_projector_is_exported_from_a_checkpoint(here: Place, tmp_path: Path) -> None:
@@ -193,19 +200,18 @@ def test_parts_that_did_not_train_are_named(here: Place, tmp_path: Path) -> None
 
 
 def test_adapters_are_merged_into_what_they_were_trained_beside(here: Place, tmp_path: Path) -> None:
-    lora = "{rank: 2, alpha: 6, target_modules: [q_proj, v_proj]}"
-    more = [f"--model.language_model.init_args.lora={lora}", "--trainer.limit_val_batches=0"]
+    more = ["--model.language_model.init_args.lora={rank: 16, alpha: 32}", "--trainer.limit_val_batches=0"]
     cli = train.main(["fit", *MERGED, *FEW, *more])
     checkpoint = str(Path(cli.trainer.log_dir or "") / "checkpoints" / "final.ckpt")
     with pytest.raises(SystemExit, match=r"has LoRA adapters.*--frozen.*--lora-alpha"):
         weights(["export", checkpoint, str(tmp_path / "out")])
-    weights(["export", checkpoint, str(tmp_path / "out"), "--frozen", "weights/videollamb_7b", "--lora-alpha", "6"])
+    weights(["export", checkpoint, str(tmp_path / "out"), "--frozen", "weights/videollamb_7b", "--lora-alpha", "32"])
     exported, before = CheckpointFiles(tmp_path / "out"), CheckpointFiles(here.folder / "published")
     state = weights_in(Path(checkpoint))
     path = "model.layers.1.self_attn.v_proj"
     down, up = (state[f"model.language_model.model.{path}.lora_{side}.default.weight"].float() for side in "AB")
     assert up.any()
-    torch.testing.assert_close(exported[f"{path}.weight"], before[f"{path}.weight"].float() + 3 * up @ down)
+    torch.testing.assert_close(exported[f"{path}.weight"], before[f"{path}.weight"].float() + 2 * up @ down)
     assert torch.equal(exported["lm_head.weight"], before["lm_head.weight"])
 
 
@@ -221,6 +227,38 @@ def test_untrained_bridge_learns_before_a_frozen_language_model(here: Place) -> 
         "bridge"
     }
     assert parts.bridge.initial_memory.abs().max() <= 2.1e-4  # began at zero and took one step
+
+
+def test_training_starts_from_llava_and_languagebind(
+    tmp_path: Path, here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the authors started with; its encoders keep LanguageBind's names and are not exported."""
+    write_start(tmp_path)
+    shutil.copytree("data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    allowed = ["--allow-unknown", "model.vision_tower.*"]
+    weights(["import", "llava-v1.5-7b", "weights/videollamb_7b", "--part", "language_model", *allowed])
+    shutil.copytree("LanguageBind_Video_merge", "weights/videollamb_7b/video_encoder")
+    shutil.copytree("LanguageBind_Image", "weights/videollamb_7b/image_encoder")
+    untrained = ["--model.bridge.init_args.weights=null", "--trainer.limit_val_batches=0"]
+    cli = train.main(["fit", *MERGED, *FEW, *untrained])
+    checkpoint = str(Path(cli.trainer.log_dir or "") / "checkpoints" / "final.ckpt")
+    export = ["export", checkpoint, "out", "--frozen", "weights/videollamb_7b"]
+    with pytest.raises(SystemExit, match=r"unknown tensor vision_model\."):
+        weights(export)
+    assert not Path("out").exists()
+    weights([*export, "--part", "bridge", "--part", "language_model"])
+    exported, trained = CheckpointFiles(Path("out")), weights_in(Path(checkpoint))
+    assert {"mm_projector" in name for name in exported} == {True, False}
+    assert torch.equal(exported["lm_head.weight"], trained["model.language_model.model.lm_head.weight"])
+
+
+def test_every_segment_trains_the_imported_model(here: Place) -> None:
+    every = ["-c", str(CONFIGS / "ablation" / "every_segment_loss.yaml")]
+    cli = train.main(["fit", *MERGED, *every, *FEW, "--trainer.limit_val_batches=0"])
+    assert isinstance(cli.model.built.loss_schedule, EverySegmentLoss)
+    assert cli.trainer.global_step == 1
+    assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
 
 
 def test_other_models_checkpoint_is_refused(here: Place, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from components.bridges.videollamb import VideoLLaMBBridge
 from components.encoders.languagebind_transformer import VisionTransformer
 from components.encoders.languagebind_weights import build_vision_transformer, parse_vision_config
 from components.language.causal import HuggingFaceCausalLM
-from components.weights.conversion import PARTS, Import, PartName, import_checkpoint
+from components.weights.conversion import PARTS, Import, import_checkpoint
 from components.weights.encoder_settings import EncoderFacts, encoder_settings
-from components.weights.original_names import unused_bridge_names
+from components.weights.original_names import PartName, unused_bridge_names
 from tests.fixtures_data import make_tiny_tokenizer
 
 CONFIG: Any = OmegaConf.load(Path(__file__).resolve().parents[1] / "configs/model/videollamb_7b.yaml")
@@ -98,8 +98,8 @@ def test_bridge_has_the_published_size_without_what_is_never_used(bridge: VideoL
 
 @pytest.mark.parametrize(("part", "expected"), [("video_encoder", 404_187_136), ("image_encoder", 303_179_776)])
 def test_encoders_are_built_up_to_the_chosen_layer(part: PartName, expected: int, published: Import) -> None:
-    tensors = published.parts[part].tensors
-    settings = encoder_settings(tensors, EncoderFacts(), part)
+    tensors, num_layers, *_ = published.parts[part]
+    settings = encoder_settings(tensors, num_layers, EncoderFacts(), part)
     assert {name: settings[name] for name in VIT_LARGE} == VIT_LARGE
     config = parse_vision_config(settings, part)
     arguments = CONFIG.model.encoder.init_args

@@ -12,7 +12,7 @@ import pytest
 from components.weights.videollamb import main as weights
 from tests import run_commands
 from tests.fixtures_data import write_shard
-from tests.fixtures_videollamb import HEADS, write_original
+from tests.fixtures_videollamb import ENCODER_FACTS, write_original
 from tests.process_group import run_processes
 from tests.test_videollamb_7b import CONFIGS, MERGED, every_kind_of_sample
 
@@ -36,7 +36,7 @@ SHORT = [
 def test_sharded_strategies_train_and_validate_as_ddp_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_original(tmp_path / "published")
-    weights(["import", "published", "weights/videollamb_7b", *HEADS])
+    weights(["import", "published", "weights/videollamb_7b", *ENCODER_FACTS])
     samples = every_kind_of_sample()
     (tmp_path / "data/videollamb_7b").mkdir(parents=True)
     for part in ("train", "validation"):

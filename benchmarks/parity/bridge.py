@@ -65,17 +65,19 @@ def build_bridge(weights: dict[str, Tensor], config: dict[str, Any], **options: 
     has_retrieval = options.get("retrieval", True)
     if not has_retrieval:
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("retrieval.")}
+    num_layers = config.get("depth") or num_layers_of(weights)
     bridge = VideoLLaMBBridge(
         config["mm_hidden_size"],
         config["hidden_size"],
         num_memory=weights["projector.read_memory_emb"].shape[0],
-        num_layers=num_layers_of(weights),
+        num_layers=num_layers,
         num_heads=config["mm_num_attention_heads"],
         mlp_width=config["mm_intermediate_size"],
         **options,
     )
     allowed = Allowances(missing=() if has_retrieval else ("*.retrieval.*",))
-    bridge.load_state_dict(import_checkpoint(weights, ["bridge"], allowed).parts["bridge"].tensors)
+    imported = import_checkpoint(weights, ["bridge"], allowed, num_layers={"bridge": num_layers})
+    bridge.load_state_dict(imported.parts["bridge"].tensors)
     return bridge.eval()
 
 

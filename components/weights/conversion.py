@@ -3,13 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from components.weights.lora import merge_adapters
+from components.weights.depth import depth_of, depth_problems
+from components.weights.lora import is_adapter, merge_adapters
 from components.weights.original_names import (
+    PartName,
     PartNames,
     bridge_names,
     image_encoder_names,
@@ -19,29 +22,36 @@ from components.weights.original_names import (
     video_encoder_names,
 )
 
-PartName = Literal["bridge", "video_encoder", "image_encoder", "language_model"]
-
 _WRAPPED = r"(?:base_model\.model\.)?"  # a checkpoint saved from inside peft
 _POSITION_IDS = re.compile(r"embeddings\.position_ids$")
+_ENCODER_LAYERS = {1024: 24}  # LanguageBind's ViT-L/14
+_LLAMA_LAYERS = {4096: 32, 5120: 40}  # 7B and 13B
 
 PARTS: Mapping[PartName, PartNames] = {
     "bridge": PartNames(
         prefix="model.mm_projector.",
         accepted_prefix=re.compile(_WRAPPED + r"(?:(?:model\.)?mm_projector\.|(?=projector\.|retrieval\.))"),
         names=bridge_names,
+        width_from="projector.read_memory_emb",
+        published_layers={1024: 1},
         unused=unused_bridge_names,
     ),
     "video_encoder": PartNames(
         prefix="model.video_tower.video_tower.",
         accepted_prefix=re.compile(_WRAPPED + r"(?:model\.)?video_tower\.video_tower\."),
         names=video_encoder_names,
+        width_from="embeddings.class_embedding",
+        published_layers=_ENCODER_LAYERS,
         ignored=_POSITION_IDS,
     ),
     "image_encoder": PartNames(
         prefix="model.image_tower.image_tower.",
         accepted_prefix=re.compile(_WRAPPED + r"(?:model\.)?image_tower\.image_tower\."),
         names=image_encoder_names,
+        width_from="embeddings.class_embedding",
+        published_layers=_ENCODER_LAYERS,
         ignored=_POSITION_IDS,
+        adapters=True,
     ),
     "language_model": PartNames(
         prefix="",
@@ -50,6 +60,8 @@ PARTS: Mapping[PartName, PartNames] = {
             _WRAPPED + r"(?:language_model\.)?(?=model\.(?:layers|embed_tokens|norm)\.|lm_head\.)"
         ),
         names=llama_names,
+        width_from="model.norm.weight",
+        published_layers=_LLAMA_LAYERS,
         ignored=re.compile(r"rotary_emb\.inv_freq$"),
     ),
 }
@@ -64,12 +76,14 @@ class Allowances(NamedTuple):
 
 
 NOTHING_ALLOWED = Allowances()
+NO_DEPTHS: Mapping[PartName, int] = MappingProxyType({})
 
 
 class ImportedPart(NamedTuple):
     """One part under our names."""
 
     tensors: dict[str, Tensor]
+    num_layers: int  # that it must have; some may be missing, where that is allowed
     dropped: list[str]  # original names, with prefix, that nothing reads
     missing: list[str]  # original names that the checkpoint lacks, all of them allowed
 
@@ -87,6 +101,7 @@ def import_checkpoint(
     wanted: Sequence[PartName] = (),
     allowed: Allowances = NOTHING_ALLOWED,
     lora_alpha: float = 16.0,
+    num_layers: Mapping[PartName, int] = NO_DEPTHS,
 ) -> Import:
     """Rename the tensors of an original checkpoint.
 
@@ -95,13 +110,16 @@ def import_checkpoint(
         wanted: Parts to import; all that the checkpoint has by default.
         allowed: Names that may be missing or unknown.
         lora_alpha: ``lora_alpha`` of the image encoder's adapters, should it have any.
+        num_layers: Layers of the parts. Of a part that is not named, the depth of the published models is known by its
+            width; the layers that are there do not show it, for the last may be missing.
 
     Returns:
         The parts under our names.
 
     Raises:
-        ValueError: Names are unknown or missing and not allowed, two names mean the same tensor, or a wanted part is
-            absent. A model with a part left as it was initialised would run and be wrong.
+        ValueError: Names are unknown or missing and not allowed, two names mean the same tensor, a wanted part is
+            absent, its depth is unknown, or a part has adapters that nothing here can scale. A model with a part left
+            as it was initialised would run and be wrong.
     """
     by_part, unknown = _sort_by_part(checkpoint)
     chosen = wanted or tuple(by_part)
@@ -113,18 +131,24 @@ def import_checkpoint(
         )
     not_wanted = {part: list(names.values()) for part, names in by_part.items() if part not in chosen}
     missing: list[str] = []
+    hints: list[str] = []
     parts: dict[PartName, ImportedPart] = {}
     for part in chosen:
-        inner = {name: checkpoint[full] for name, full in by_part[part].items()}
-        parts[part], part_unknown = _import_part(PARTS[part], inner, lora_alpha)
+        inner = _without_adapters(part, {name: checkpoint[full] for name, full in by_part[part].items()}, lora_alpha)
+        depth = depth_of(part, PARTS[part], inner, num_layers.get(part))
+        parts[part], part_unknown = _import_part(PARTS[part], inner, depth.num_layers)
         missing += parts[part].missing
         unknown += part_unknown
-    refuse_differences(missing, unknown, allowed)
+        hints += depth_problems(part, PARTS[part], inner.keys(), depth)
+    refuse_differences(missing, unknown, allowed, hints)
     return Import(parts, not_wanted, unknown)
 
 
 def export_part(
-    part: PartName, tensors: Mapping[str, Tensor], allowed: Allowances = NOTHING_ALLOWED
+    part: PartName,
+    tensors: Mapping[str, Tensor],
+    allowed: Allowances = NOTHING_ALLOWED,
+    num_layers: int | None = None,
 ) -> dict[str, Tensor]:
     """Give a part's state dict the original's names, prefix included.
 
@@ -134,15 +158,17 @@ def export_part(
         part: The part.
         tensors: Its state dict under our names.
         allowed: Our names that may be missing or unknown.
+        num_layers: Layers that the part must have. None takes it for complete: the last that is there is the last.
 
     Raises:
         ValueError: Names are unknown or missing and not allowed.
     """
-    names = PARTS[part].names(num_layers_of(tensors))
+    num_layers = num_layers_of(tensors) if num_layers is None else num_layers
+    names = PARTS[part].names(num_layers)
     theirs = {ours: original for original, ours in names.items()}
     refuse_differences(sorted(theirs.keys() - tensors.keys()), sorted(tensors.keys() - theirs.keys()), allowed)
     exported = {theirs[name]: tensor for name, tensor in tensors.items() if name in theirs}
-    for name, twin in PARTS[part].unused(num_layers_of(tensors)).items():
+    for name, twin in PARTS[part].unused(num_layers).items():
         if twin in exported:
             exported[name] = torch.zeros_like(exported[twin])
     return {PARTS[part].prefix + name: tensor for name, tensor in exported.items()}
@@ -166,24 +192,39 @@ def _sort_by_part(checkpoint: Mapping[str, Tensor]) -> tuple[dict[PartName, dict
     return by_part, unknown
 
 
-def _import_part(rules: PartNames, tensors: Mapping[str, Tensor], lora_alpha: float) -> tuple[ImportedPart, list[str]]:
-    tensors = merge_adapters(tensors, lora_alpha)
-    num_layers = num_layers_of(tensors)
+def _without_adapters(part: PartName, tensors: dict[str, Tensor], lora_alpha: float) -> dict[str, Tensor]:
+    if PARTS[part].adapters:
+        return merge_adapters(tensors, lora_alpha)
+    adapters = [name for name in tensors if is_adapter(name)]
+    if adapters:
+        raise ValueError(
+            f"{part}: {len(adapters)} tensors are LoRA adapters, such as {PARTS[part].prefix}{adapters[0]}. The "
+            "original has adapters in its image encoder alone, and --lora-alpha is theirs. Merge these with the tool "
+            "that they were trained with (peft: merge_and_unload), save the result and import that"
+        )
+    return tensors
+
+
+def _import_part(rules: PartNames, tensors: Mapping[str, Tensor], num_layers: int) -> tuple[ImportedPart, list[str]]:
     names, unused = rules.names(num_layers), rules.unused(num_layers)
     dropped = [name for name in tensors if name in unused or rules.ignored.search(name)]
     unknown = [rules.prefix + name for name in tensors.keys() - names.keys() - set(dropped)]
     missing = [rules.prefix + name for name in names.keys() - tensors.keys()]
     renamed = {ours: tensors[name] for name, ours in names.items() if name in tensors}
-    return ImportedPart(renamed, [rules.prefix + name for name in dropped], sorted(missing)), sorted(unknown)
+    dropped = [rules.prefix + name for name in dropped]
+    return ImportedPart(renamed, num_layers, dropped, sorted(missing)), sorted(unknown)
 
 
-def refuse_differences(missing: Sequence[str], unknown: Sequence[str], allowed: Allowances) -> None:
+def refuse_differences(
+    missing: Sequence[str], unknown: Sequence[str], allowed: Allowances, hints: Sequence[str] = ()
+) -> None:
     """Refuse names that nobody allowed.
 
     Args:
         missing: Names that should be there and are not.
         unknown: Names that are there and have no place.
         allowed: Names that may be either.
+        hints: Why names may differ, for the message.
 
     Raises:
         ValueError: A name is not allowed; all of them are listed.
@@ -192,7 +233,7 @@ def refuse_differences(missing: Sequence[str], unknown: Sequence[str], allowed: 
     unclear = [name for name in unknown if not _is_named(name, allowed.unknown)]
     if not lacking and not unclear:
         return
-    lines = [f"missing tensor {name}" for name in lacking] + [f"unknown tensor {name}" for name in unclear]
+    lines = [*hints, *(f"missing tensor {name}" for name in lacking), *(f"unknown tensor {name}" for name in unclear)]
     raise ValueError(
         f"{len(lacking)} missing and {len(unclear)} unknown tensors. Allow those that you can do without by name "
         "(--allow-missing, --allow-unknown; * stands for any text):\n  " + "\n  ".join(lines)

@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from components.weights.original_names import num_layers_of
-
 _PUBLISHED_HEADS = {1024: 16}  # width of the published ViT-L/14 transformers -> their heads
 
 
@@ -27,11 +25,12 @@ class EncoderFacts(NamedTuple):
     norm_eps: float = 1e-5
 
 
-def encoder_settings(tensors: Mapping[str, Tensor], facts: EncoderFacts, part: str) -> dict[str, Any]:
+def encoder_settings(tensors: Mapping[str, Tensor], num_layers: int, facts: EncoderFacts, part: str) -> dict[str, Any]:
     """Describe a vision transformer as its ``config.json`` does.
 
     Args:
         tensors: Weights under LanguageBind's names, without prefix; only their shapes are read.
+        num_layers: Layers of the transformer, of which the last may be missing.
         facts: What the shapes do not tell.
         part: Name of the part, for messages.
 
@@ -56,7 +55,7 @@ def encoder_settings(tensors: Mapping[str, Tensor], facts: EncoderFacts, part: s
     settings: dict[str, Any] = {
         "hidden_size": width,
         "intermediate_size": _shape(tensors, "encoder.layers.0.mlp.fc1.weight", part)[0],
-        "num_hidden_layers": num_layers_of(tensors),
+        "num_hidden_layers": num_layers,
         "num_attention_heads": heads,
         "image_size": side * patch[-1],
         "patch_size": patch[-1],

@@ -19,7 +19,7 @@ _TOKENIZER_FILES = (
 )
 
 
-def write_language_settings(source: Path, target: Path, dtype: str | None) -> list[str]:
+def write_language_settings(source: Path, target: Path, num_layers: int, dtype: str | None) -> list[str]:
     """Put what belongs to a language model beside its weights.
 
     The conversation template is written to the folder whatever ``source`` holds: whoever reads the tokenizer there, for
@@ -28,6 +28,7 @@ def write_language_settings(source: Path, target: Path, dtype: str | None) -> li
     Args:
         source: The original checkpoint; a folder has configuration and tokenizer.
         target: Folder of the language model.
+        num_layers: Layers of the language model.
         dtype: Dtype that the weights were cast to; None leaves what the configuration says.
 
     Returns:
@@ -40,9 +41,10 @@ def write_language_settings(source: Path, target: Path, dtype: str | None) -> li
     if not (source / "config.json").is_file():
         return [f"  {source} has no config.json; put LLaMA's, and the tokenizer's files, into {target} before use"]
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config = {**config, **config.pop("text_config", {})}
+    if "text_config" in config:  # transformers' own LLaVA; the rest is about its image encoder and its projector
+        config = {name: config[name] for name in ("dtype", "torch_dtype") if name in config} | config["text_config"]
     config.pop("auto_map", None)  # would ask for the original's code
-    config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": num_layers}
     if dtype is not None:
         config.pop("torch_dtype", None)
         config["dtype"] = dtype

@@ -8,6 +8,11 @@ from torch import Tensor
 _ADAPTER = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])\.(?:default\.)?weight$")
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a tensor is one half of a low-rank adapter."""
+    return _ADAPTER.match(name) is not None
+
+
 def merge_adapters(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """Give a state dict that peft wrapped the names and weights of the plain model.
 

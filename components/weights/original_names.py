@@ -7,16 +7,24 @@ Source: the VideoLLaMB code, commit a885b99; LanguageBind and LLaMA as in transf
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+PartName = Literal["bridge", "video_encoder", "image_encoder", "language_model"]
 
 _KINDS = ("weight", "bias")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
-def num_layers_of(names: Iterable[str]) -> int:
+def layers_of(names: Iterable[str]) -> set[int]:
     """Layers that a part's names speak of; the same for original names and ours."""
-    return 1 + max((int(match[1]) for match in map(_LAYER.search, names) if match), default=-1)
+    return {int(match[1]) for match in map(_LAYER.search, names) if match}
+
+
+def num_layers_of(names: Iterable[str]) -> int:
+    """Layers of a part whose names are complete; of one that may lack its last layers, ``depth.py`` tells."""
+    return 1 + max(layers_of(names), default=-1)
 
 
 def _nothing(num_layers: int) -> dict[str, str]:
@@ -31,17 +39,23 @@ class PartNames:
         prefix: What stands before the part's names in an original checkpoint.
         accepted_prefix: Every prefix that is understood, as a pattern.
         names: Original name to ours, for a number of layers.
+        width_from: Original name of a tensor whose last dimension is the part's width.
+        published_layers: Width of the published models to the number of their layers.
         unused: For a number of layers, the original names whose tensors never influence what the original computes,
             each with a used one of the same shape. They are dropped on import and written as zeros on export, because
             the original loads strictly.
         ignored: Buffers that some versions of the libraries stored, as a pattern; dropped on import.
+        adapters: Whether the original stores the part with LoRA adapters beside its weights.
     """
 
     prefix: str
     accepted_prefix: re.Pattern[str]
     names: Callable[[int], dict[str, str]]
+    width_from: str
+    published_layers: Mapping[int, int]
     unused: Callable[[int], dict[str, str]] = _nothing
     ignored: re.Pattern[str] = re.compile(r"(?!)")
+    adapters: bool = False
 
 
 def _with_kinds(pairs: dict[str, str]) -> dict[str, str]:

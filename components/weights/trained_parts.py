@@ -6,8 +6,9 @@ from pathlib import Path
 from torch import Tensor
 
 from components.weights.checkpoint_files import CheckpointFiles
-from components.weights.conversion import NOTHING_ALLOWED, Allowances, PartName, refuse_differences
+from components.weights.conversion import NOTHING_ALLOWED, Allowances, refuse_differences
 from components.weights.lora import merge_adapters
+from components.weights.original_names import PartName
 from components.weights.run_checkpoint import RunCheckpoint
 
 _PREFIXES: Mapping[PartName, str] = {"bridge": "model.bridge.", "language_model": "model.language_model.model."}

@@ -27,15 +27,17 @@ from torch import Tensor
 
 from components.weights.checkpoint_files import CheckpointFiles
 from components.weights.conversion import (
+    NO_DEPTHS,
     NOTHING_ALLOWED,
     PARTS,
     Allowances,
-    PartName,
     export_part,
     import_checkpoint,
 )
+from components.weights.depth import read_depth, read_depths
 from components.weights.encoder_settings import EncoderFacts, encoder_settings
 from components.weights.language_settings import write_language_settings
+from components.weights.original_names import PartName
 from components.weights.trained_parts import merge_trained_adapters, read_trained_parts
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -48,6 +50,8 @@ class ImportOptions(NamedTuple):
         parts: Parts to import; all that the checkpoint has by default.
         allowed: Names that may be missing or unknown.
         lora_alpha: ``lora_alpha`` of the image encoder's adapters, should it have any.
+        num_layers: Layers of the parts, where neither ``config.json`` nor the width of a published model tells, or
+            where they tell it wrong.
         encoder: What the encoders' tensors do not show.
         dtype: Dtype to cast to. None keeps every tensor's own; weights that adapters were merged into are float32.
     """
@@ -55,6 +59,7 @@ class ImportOptions(NamedTuple):
     parts: Sequence[PartName] = ()
     allowed: Allowances = NOTHING_ALLOWED
     lora_alpha: float = 16.0
+    num_layers: Mapping[PartName, int] = NO_DEPTHS
     encoder: EncoderFacts = EncoderFacts()
     dtype: str | None = None
 
@@ -93,9 +98,11 @@ def write_parts(source: Path, folder: Path, options: ImportOptions) -> list[str]
         FileNotFoundError: There is no checkpoint at ``source``.
         ValueError: See ``import_checkpoint`` and ``encoder_settings``.
     """
-    imported = import_checkpoint(CheckpointFiles(source), options.parts, options.allowed, options.lora_alpha)
+    checkpoint = CheckpointFiles(source)
+    depths = read_depths(source) | dict(options.num_layers)
+    imported = import_checkpoint(checkpoint, options.parts, options.allowed, options.lora_alpha, depths)
     settings = {
-        name: encoder_settings(part.tensors, options.encoder, name)
+        name: encoder_settings(part.tensors, part.num_layers, options.encoder, name)
         for name, part in imported.parts.items()
         if name in ("video_encoder", "image_encoder")
     }  # before anything is written, for it may refuse
@@ -107,7 +114,7 @@ def write_parts(source: Path, folder: Path, options: ImportOptions) -> list[str]
         if name in settings:
             (target / "config.json").write_text(json.dumps(settings[name], indent=2), encoding="utf-8")
         if name == "language_model":
-            lines += write_language_settings(source, target, options.dtype)
+            lines += write_language_settings(source, target, part.num_layers, options.dtype)
         lines += [f"  dropped, never used: {dropped}" for dropped in part.dropped]
         lines += [f"  missing, allowed: {missing}" for missing in part.missing]
     lines += [f"left out, not asked for: {name} ({len(names)} tensors)" for name, names in imported.not_wanted.items()]
@@ -146,8 +153,10 @@ def write_original(source: Path, target: Path, options: ExportOptions) -> list[s
             "(--frozen FOLDER adds those that did not)"
         )
     tensors: dict[str, Tensor] = {}
+    configured = options.frozen if source.suffix == ".ckpt" else source
     for part in chosen:
-        tensors |= export_part(part, parts[part], options.allowed)
+        num_layers = None if configured is None else read_depth(_part_path(configured, part))
+        tensors |= export_part(part, parts[part], options.allowed, num_layers)
     _write_tensors(_cast(tensors, options.dtype), target)
     return [f"{', '.join(chosen)}: {len(tensors)} tensors in {target}"]
 
@@ -219,6 +228,16 @@ def _add_import_arguments(command: argparse.ArgumentParser) -> None:
         "--lora-alpha", type=float, default=16.0, help="of the image encoder's adapters, if it has any (default: 16)"
     )
     command.add_argument(
+        "--num-layers",
+        action="extend",
+        nargs="+",
+        type=_stated_depth,
+        default=[],
+        metavar="PART=N",
+        help="layers of a part (default: as the checkpoint's config.json says, else as published for its width: "
+        "encoders 24 and bridge 1 for 1024, language model 32 for 4096 and 40 for 5120; else needed)",
+    )
+    command.add_argument(
         "--encoder-heads", type=int, help="attention heads of the encoders (default: 16 for width 1024, else needed)"
     )
     command.add_argument(
@@ -232,6 +251,14 @@ def _add_import_arguments(command: argparse.ArgumentParser) -> None:
         default=published.norm_eps,
         help="of the encoders' layer norms; tensors do not show it (default: %(default)s, as published)",
     )
+
+
+def _stated_depth(text: str) -> tuple[PartName, int]:
+    given, _, number = text.partition("=")
+    part = next((part for part in PARTS if part == given), None)
+    if part is None or not number.isdecimal() or int(number) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected PART=N, at least one layer of one of {', '.join(PARTS)}")
+    return part, int(number)
 
 
 def _add_export_arguments(command: argparse.ArgumentParser) -> None:
@@ -252,7 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if given.command == "import":
             facts = EncoderFacts(given.encoder_heads, given.encoder_activation, given.encoder_norm_eps)
-            importing = ImportOptions(given.part, allowed, given.lora_alpha, facts, given.dtype)
+            depths = dict(given.num_layers)
+            importing = ImportOptions(given.part, allowed, given.lora_alpha, depths, facts, given.dtype)
             lines = write_parts(given.checkpoint, given.folder, importing)
         else:
             exporting = ExportOptions(given.part, allowed, given.frozen, given.lora_alpha, given.dtype)

@@ -9,7 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.encoders.languagebind_transformer import FrameWindows
@@ -21,7 +27,7 @@ from components.weights.encoder_settings import EncoderFacts, encoder_settings
 from components.weights.lora import merge_adapters
 from components.weights.videollamb import main
 from tests.components.languagebind_folders import RECORDED, TENSORS, WEIGHTS, image_weights, lora_weights
-from tests.fixtures_videollamb import HEADS, VISION, language_config, write_original
+from tests.fixtures_videollamb import ENCODER_FACTS, VISION, language_config, make_llama_tokenizer, write_original
 
 UNUSED = re.compile(r"memory_tokens|projector\.layers\.\d+\.crossattention|retrieval\.layers\.\d+\.selfattention")
 
@@ -36,7 +42,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ours(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ours")
-    main(["import", str(original), str(folder), *HEADS])
+    main(["import", str(original), str(folder), *ENCODER_FACTS])
     return folder
 
 
@@ -71,6 +77,33 @@ def test_language_model_folder_needs_nothing_more(original: Path, ours: Path) ->
     assert (folder / "tokenizer.json").is_file()
 
 
+def test_language_model_of_transformers_own_llava_needs_nothing_more(original: Path, tmp_path: Path) -> None:
+    """Its configuration has the language model's nested beside the image encoder's."""
+    language = language_config(make_llama_tokenizer(tmp_path / "llava").get_piece_size())
+    vision = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    torch.manual_seed(0)
+    llava = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=language))
+    llava.save_pretrained(tmp_path / "llava")
+    strangers = ["--allow-unknown", "vision_tower.*", "multi_modal_projector.*"]
+    arguments = ["import", str(tmp_path / "llava"), str(tmp_path / "ours"), "--part", "language_model", *strangers]
+    main(arguments)
+    folder = tmp_path / "ours" / "language_model"
+    model = HuggingFaceCausalLM(str(folder))
+    ids = torch.arange(6)[None]
+    assert torch.equal(model.model(ids).logits, llava(ids).logits)
+    settings = read_json(folder / "config.json")
+    assert not {"text_config", "vision_config", "image_token_index"} & settings.keys()
+    assert settings["dtype"] == "float32"
+    (tmp_path / "llava" / "model.safetensors").unlink()
+    llava.model.language_model.layers.pop(1)
+    llava.save_pretrained(tmp_path / "cut", max_shard_size="1GB")
+    (tmp_path / "cut" / "model.safetensors").rename(tmp_path / "llava" / "model.safetensors")
+    with pytest.raises(SystemExit, match=r"language_model: missing layers \[1\] of the 2 that are stated"):
+        main(arguments)
+
+
 def test_bridge_file_is_loaded_by_the_bridge(ours: Path) -> None:
     bridge = VideoLLaMBBridge(VISION.hidden_size, 32, weights=str(ours / "bridge.safetensors"))
     assert torch.equal(bridge.initial_memory, load_file(ours / "bridge.safetensors")["initial_memory"].float())
@@ -88,7 +121,7 @@ def test_sizes_of_the_encoders_are_written_down(part: str, ours: Path) -> None:
 def test_imported_encoders_give_the_recorded_states(case: str, part: Any, tmp_path: Path) -> None:
     tensors = WEIGHTS if part == "video_encoder" else lora_weights(with_base_layer=True)
     save_file({PARTS[part].prefix + name: each for name, each in tensors.items()}, tmp_path / "original.safetensors")
-    main(["import", str(tmp_path / "original.safetensors"), str(tmp_path / "ours"), "--encoder-heads", "4"])
+    main(["import", str(tmp_path / "original.safetensors"), str(tmp_path / "ours"), *ENCODER_FACTS])
     settings = read_json(tmp_path / "ours" / part / "config.json")
     assert {name: RECORDED["vision_config"][name] for name in VISION._fields} == {
         n: settings[n] for n in VISION._fields
@@ -106,10 +139,11 @@ def test_imported_encoders_give_the_recorded_states(case: str, part: Any, tmp_pa
 
 
 def test_heads_that_no_tensor_shows_must_be_named(original: Path, tmp_path: Path) -> None:
+    depths = ENCODER_FACTS[ENCODER_FACTS.index("--num-layers") :]
     with pytest.raises(SystemExit, match=r"unknown number of attention heads for width 64.*--encoder-heads"):
-        main(["import", str(original), str(tmp_path / "ours")])
+        main(["import", str(original), str(tmp_path / "ours"), *depths])
     with pytest.raises(SystemExit, match=r"5 attention heads for width 64"):
-        main(["import", str(original), str(tmp_path / "ours"), "--encoder-heads", "5"])
+        main(["import", str(original), str(tmp_path / "ours"), *depths, "--encoder-heads", "5"])
     assert not (tmp_path / "ours").exists()
 
 
@@ -117,7 +151,7 @@ def test_heads_of_the_published_width_are_known() -> None:
     wide = {"embeddings.patch_embedding.weight": (1024, 3, 14, 14), "embeddings.position_embedding.weight": (257, 1024)}
     tensors = {name: torch.empty(shape, device="meta") for name, shape in wide.items()}
     tensors["encoder.layers.0.mlp.fc1.weight"] = torch.empty(4096, 1024, device="meta")
-    settings = encoder_settings(tensors, EncoderFacts(), "image_encoder")
+    settings = encoder_settings(tensors, 24, EncoderFacts(), "image_encoder")
     assert (settings["num_attention_heads"], settings["image_size"], settings["patch_size"]) == (16, 224, 14)
 
 
@@ -131,13 +165,13 @@ def test_heads_of_the_published_width_are_known() -> None:
 def test_sizes_that_cannot_be_read_are_refused(change: dict[str, Tensor | None], message: str) -> None:
     tensors = {name: each for name, each in (image_weights() | change).items() if each is not None}
     with pytest.raises(ValueError, match=f"image_encoder: .*{message}"):
-        encoder_settings(tensors, EncoderFacts(4), "image_encoder")
+        encoder_settings(tensors, 3, EncoderFacts(4), "image_encoder")
 
 
 def test_weights_keep_their_dtype_unless_asked_and_merged_ones_are_float32(
     original: Path, ours: Path, tmp_path: Path
 ) -> None:
-    main(["import", str(original), str(tmp_path), *HEADS, "--dtype", "bfloat16"])
+    main(["import", str(original), str(tmp_path), *ENCODER_FACTS, "--dtype", "bfloat16"])
     kept, cast = (CheckpointFiles(folder / "image_encoder") for folder in (ours, tmp_path))
     merged = "encoder.layers.0.self_attn.q_proj.weight"
     assert (kept[merged].dtype, kept["pre_layrnorm.bias"].dtype) == (torch.float32, torch.float16)
@@ -163,7 +197,8 @@ def test_weights_without_their_folder_say_what_is_lacking(
         name: stored[name] for name in stored if name.startswith(("model.layers", "model.embed", "model.norm", "lm_"))
     }
     save_file(llama, tmp_path / "llama.safetensors")
-    main(["import", str(tmp_path / "llama.safetensors"), str(tmp_path / "ours")])
+    depth = ["--num-layers", "language_model=2"]
+    main(["import", str(tmp_path / "llama.safetensors"), str(tmp_path / "ours"), *depth])
     assert "has no config.json; put LLaMA's, and the tokenizer's files" in capsys.readouterr().out
     assert (tmp_path / "ours" / "language_model" / "chat_template.jinja").is_file()
 

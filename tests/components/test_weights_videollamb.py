@@ -15,10 +15,13 @@ from components.bridges.videollamb import VideoLLaMBBridge
 from components.weights.checkpoint_files import CheckpointFiles
 from components.weights.conversion import PARTS, Allowances, export_part, import_checkpoint
 from components.weights.lora import merge_adapters
+from components.weights.original_names import PartName
 from components.weights.videollamb import main
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 ORIGINAL_BRIDGE = load_file(GOLDENS / "bridge_weights.safetensors")  # names below `mm_projector`, all 50 of them
+DEPTHS: dict[PartName, int] = {"bridge": 1, "video_encoder": 3, "image_encoder": 3, "language_model": 2}
+STATED = ["--num-layers", "bridge=1"]
 UNUSED = re.compile(r"memory_tokens|projector\.layers\.\d+\.crossattention|retrieval\.layers\.\d+\.selfattention")
 
 
@@ -66,7 +69,9 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "mm_projector.", "model.mm_projector.", "base_model.model.model.mm_projector."])
 def test_bridge_loads_strictly_from_every_published_prefix(prefix: str) -> None:
-    part = import_checkpoint({prefix + name: value for name, value in ORIGINAL_BRIDGE.items()}).parts["bridge"]
+    part = import_checkpoint(
+        {prefix + name: value for name, value in ORIGINAL_BRIDGE.items()}, num_layers=DEPTHS
+    ).parts["bridge"]
     bridge = VideoLLaMBBridge(64, 96, num_heads=4, mlp_width=128)
     bridge.load_state_dict(part.tensors)
     assert torch.equal(bridge.initial_memory, ORIGINAL_BRIDGE["projector.read_memory_emb"].float())
@@ -77,20 +82,20 @@ def test_bridge_loads_strictly_from_every_published_prefix(prefix: str) -> None:
 
 
 def test_bridge_survives_the_round_trip() -> None:
-    imported = import_checkpoint(ORIGINAL_BRIDGE).parts["bridge"].tensors
+    imported = import_checkpoint(ORIGINAL_BRIDGE, num_layers=DEPTHS).parts["bridge"].tensors
     exported = export_part("bridge", imported)
     assert exported.keys() == {f"model.mm_projector.{name}" for name in ORIGINAL_BRIDGE}
     for name, value in ORIGINAL_BRIDGE.items():
         expected = torch.zeros_like(value) if UNUSED.search(name) else value
         assert torch.equal(exported[f"model.mm_projector.{name}"], expected), name
-    assert_same(import_checkpoint(exported).parts["bridge"].tensors, imported)
+    assert_same(import_checkpoint(exported, num_layers=DEPTHS).parts["bridge"].tensors, imported)
 
 
 @pytest.mark.parametrize("kind", ["bin", "safetensors"])
 def test_whole_model_is_read_from_shards(kind: str, tmp_path: Path) -> None:
     original = whole_model()
     write_sharded(original, tmp_path / "original", kind)
-    parts = import_checkpoint(CheckpointFiles(tmp_path / "original")).parts
+    parts = import_checkpoint(CheckpointFiles(tmp_path / "original"), num_layers=DEPTHS).parts
     assert parts.keys() == PARTS.keys()
     back: dict[str, Tensor] = {}
     for name, part in parts.items():
@@ -105,7 +110,7 @@ def test_unknown_and_missing_names_are_listed_and_refused() -> None:
     original = dict(ORIGINAL_BRIDGE, **{"lm_head.weight": torch.ones(1), "vision_tower.x": torch.ones(1)})
     original["projector.layers.0.extra.weight"] = original.pop("projector.proj.0.bias")
     with pytest.raises(ValueError, match="1 missing and 2 unknown") as refusal:
-        import_checkpoint(original, ["bridge"])
+        import_checkpoint(original, ["bridge"], num_layers=DEPTHS)
     message = str(refusal.value)
     assert "missing tensor model.mm_projector.projector.proj.0.bias" in message
     assert "unknown tensor model.mm_projector.projector.layers.0.extra.weight" in message
@@ -116,36 +121,36 @@ def test_names_may_be_allowed_one_by_one_or_by_pattern() -> None:
     original = dict(ORIGINAL_BRIDGE, **{"vision_tower.x": torch.ones(1), "vision_tower.y": torch.ones(1)})
     del original["projector.proj.0.bias"]
     allowed = Allowances(["*.projector.proj.0.bias"], ["vision_tower.*"])
-    imported = import_checkpoint(original, ["bridge"], allowed)
+    imported = import_checkpoint(original, ["bridge"], allowed, num_layers=DEPTHS)
     assert imported.parts["bridge"].missing == ["model.mm_projector.projector.proj.0.bias"]
     assert imported.unknown == ["vision_tower.x", "vision_tower.y"]
     with pytest.raises(ValueError, match=r"0 missing and 1 unknown tensors[\s\S]*vision_tower\.y"):
-        import_checkpoint(original, ["bridge"], Allowances(allowed.missing, ["vision_tower.x"]))
+        import_checkpoint(original, ["bridge"], Allowances(allowed.missing, ["vision_tower.x"]), num_layers=DEPTHS)
 
 
 def test_a_missing_layer_is_noticed() -> None:
     original = {name: value for name, value in whole_model().items() if not name.startswith("model.layers.0.")}
     with pytest.raises(ValueError, match=r"missing tensor model\.layers\.0\.self_attn\.q_proj\.weight"):
-        import_checkpoint(original, ["language_model"])
+        import_checkpoint(original, ["language_model"], num_layers=DEPTHS)
 
 
 def test_language_model_of_llava_is_imported_alone() -> None:
     llava: dict[str, Tensor] = dict(tiny_llama().state_dict())
     llava["model.mm_projector.0.weight"] = torch.ones(2, 2)
-    imported = import_checkpoint(llava, ["language_model"])
+    imported = import_checkpoint(llava, ["language_model"], num_layers=DEPTHS)
     assert_same(imported.parts["language_model"].tensors, tiny_llama().state_dict())
     assert imported.not_wanted == {"bridge": ["model.mm_projector.0.weight"]}
     with pytest.raises(ValueError, match=r"unknown tensor model\.mm_projector\.0\.weight"):
-        import_checkpoint(llava)
+        import_checkpoint(llava, num_layers=DEPTHS)
 
 
 def test_absent_part_and_doubled_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"no tensors of \['video_encoder'\]"):
-        import_checkpoint(ORIGINAL_BRIDGE, ["video_encoder"])
+        import_checkpoint(ORIGINAL_BRIDGE, ["video_encoder"], num_layers=DEPTHS)
     with pytest.raises(ValueError, match=r"no tensors of .*expected prefixes"):
         import_checkpoint({})
     with pytest.raises(ValueError, match="are the same tensor of the bridge"):
-        import_checkpoint({**ORIGINAL_BRIDGE, "mm_projector.projector.proj.0.bias": torch.ones(96)})
+        import_checkpoint({**ORIGINAL_BRIDGE, "mm_projector.projector.proj.0.bias": torch.ones(96)}, num_layers=DEPTHS)
 
 
 def adapted(form: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -183,9 +188,11 @@ def test_image_tower_with_adapters_equals_the_merged_one() -> None:
     path = layer.replace("encoder.", "encoder.base_model.model.")
     wrapped |= {f"{path}.lora_A.default.weight": down, f"{path}.lora_B.default.weight": up}
     prefix = PARTS["image_encoder"].prefix
-    lora = import_checkpoint({prefix + name: value for name, value in wrapped.items()}, lora_alpha=6.0)
+    lora = import_checkpoint(
+        {prefix + name: value for name, value in wrapped.items()}, lora_alpha=6.0, num_layers=DEPTHS
+    )
     plain[f"{layer}.weight"] = plain[f"{layer}.weight"] + 3.0 * up @ down
-    merged = import_checkpoint({prefix + name: value for name, value in plain.items()})
+    merged = import_checkpoint({prefix + name: value for name, value in plain.items()}, num_layers=DEPTHS)
     ours, theirs = lora.parts["image_encoder"].tensors, merged.parts["image_encoder"].tensors
     assert ours.keys() == theirs.keys()
     assert all(torch.allclose(value, theirs[name]) for name, value in ours.items())
@@ -196,6 +203,19 @@ def test_half_an_adapter_is_refused(gone: str) -> None:
     stored = {name: value for name, value in adapted("base_layer")[0].items() if gone not in name}
     with pytest.raises(ValueError, match=r"adapters of encoder\.layers\.0\.self_attn\.q_proj cannot be merged"):
         merge_adapters(stored, alpha=16)
+
+
+@pytest.mark.parametrize("part", ["bridge", "video_encoder", "language_model"])
+def test_adapters_elsewhere_than_in_the_image_encoder_are_refused(part: PartName) -> None:
+    """Merged with ``lora_alpha``, which is that of the image encoder, they would compute something else."""
+    tensors = {PARTS[part].prefix + name: torch.randn(4, 4) for name in PARTS[part].names(DEPTHS[part])}
+    weight = next(name for name in tensors if name.endswith("q_proj.weight"))
+    path = weight.removesuffix(".weight")
+    tensors[f"{path}.base_layer.weight"] = tensors.pop(weight)
+    tensors |= {f"{path}.lora_A.default.weight": torch.ones(2, 4), f"{path}.lora_B.default.weight": torch.ones(4, 2)}
+    wrapped = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
+    with pytest.raises(ValueError, match=rf"{part}: 2 tensors are LoRA adapters.*Merge these with the tool"):
+        import_checkpoint(wrapped, num_layers=DEPTHS)
 
 
 class _RunsCode:
@@ -241,7 +261,7 @@ def test_shards_and_index_that_disagree_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["bin", "safetensors"])
 def test_command_line_exports_a_lone_projector(suffix: str, tmp_path: Path) -> None:
     target = tmp_path / f"mm_projector.{suffix}"
-    main(["import", str(GOLDENS / "bridge_weights.safetensors"), str(tmp_path / "ours")])
+    main(["import", str(GOLDENS / "bridge_weights.safetensors"), str(tmp_path / "ours"), *STATED])
     main(["export", str(tmp_path / "ours"), str(target), "--part", "bridge"])
     exported = CheckpointFiles(target)
     assert exported.keys() == {f"model.mm_projector.{name}" for name in ORIGINAL_BRIDGE}
@@ -250,7 +270,7 @@ def test_command_line_exports_a_lone_projector(suffix: str, tmp_path: Path) -> N
 def test_command_line_leaves_with_the_reason(tmp_path: Path) -> None:
     incomplete = {name: value for name, value in ORIGINAL_BRIDGE.items() if not name.startswith("retrieval")}
     save_file(incomplete, tmp_path / "bridge.safetensors")
-    arguments = ["import", str(tmp_path / "bridge.safetensors"), str(tmp_path / "ours")]
+    arguments = ["import", str(tmp_path / "bridge.safetensors"), str(tmp_path / "ours"), *STATED]
     with pytest.raises(SystemExit, match="refused: 10 missing and 0 unknown"):
         main(arguments)
     assert not (tmp_path / "ours").exists()

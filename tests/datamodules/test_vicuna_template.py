@@ -14,7 +14,7 @@ from datamodules.batch import IGNORED_LABEL, VIDEO_PLACEHOLDER
 from datamodules.conversations import build_turns, load_tokenizer
 from datamodules.errors import SampleError
 from datamodules.schema import Turn
-from tests.fixtures_videollamb import HEADS, SYSTEM, make_llama_tokenizer, write_original
+from tests.fixtures_videollamb import ENCODER_FACTS, SYSTEM, make_llama_tokenizer, write_original
 
 BOS, EOS = 1, 2
 TWO_ROUNDS = [
@@ -54,7 +54,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     write_original(folder / "original")
     settings = {} if request.param is None else {"legacy": request.param}
     model = make_llama_tokenizer(folder / "original", **settings)
-    main(["import", str(folder / "original"), str(folder / "ours"), "--part", "language_model", *HEADS])
+    main(["import", str(folder / "original"), str(folder / "ours"), "--part", "language_model", *ENCODER_FACTS])
     return load_tokenizer(str(folder / "ours" / "language_model")), Recipe(model, request.param is not False)
 
 
