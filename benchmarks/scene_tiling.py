@@ -8,7 +8,7 @@ boundaries of a video take more than a millisecond from the similarity.
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ def milliseconds(call: Callable[[], Tensor], device: str, repeats: int, clock: C
     return fastest
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print one line per form and curve; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=10_000)
@@ -74,7 +74,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--repeats", type=int, default=200)
     add_clock_option(parser)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     clock = CLOCKS[arguments.clock]
     torch.set_num_threads(arguments.threads)
     one, batch = (torch.full((v,), arguments.frames, device=arguments.device) for v in (1, arguments.videos))

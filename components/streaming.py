@@ -56,6 +56,7 @@ class StreamingSession:
             )
         self.model = model
         self._device = next(model.parameters()).device
+        self._example = model.encoder.dummy_frames("cpu")
         self._windows = _WindowEncoder(model.encoder)
         self._walk = _Walk(model, stream)
         self._num_frames = 0
@@ -75,15 +76,19 @@ class StreamingSession:
     def push(self, frames: Tensor, frame_ms: Tensor | Sequence[int]) -> None:
         """Take the next frames. How many come at once changes no result, only speed.
 
+        Frames that are refused or that the encoder fails on leave the session as it was. Should the bridge fail, as for
+        want of memory, the frames are taken, and the next call reads the closed segments again.
+
         Args:
             frames: One or more frames in the form that the model's encoder reads, such as uint8 ``[T, 3, H, W]``.
             frame_ms: Time of every frame in the video, ``[T]`` integer milliseconds, not decreasing.
 
         Raises:
-            ValueError: There is not one time a frame, or time runs backwards.
+            ValueError: There is not one time a frame, time runs backwards, or the frames have not the size and dtype
+                that the encoder reads.
         """
         times = torch.as_tensor(frame_ms)
-        if times.numel() == frames.shape[0] == 0:
+        if times.numel() == 0 and times.shape == frames.shape[:1]:
             return
         if times.shape != frames.shape[:1] or times.is_floating_point():
             raise ValueError(
@@ -93,9 +98,10 @@ class StreamingSession:
         before = times[:1] if self._last_ms is None else times.new_tensor([self._last_ms])
         if bool((torch.cat([before, times]).diff() < 0).any()):
             raise ValueError(f"frame times must not decrease, got {times.tolist()} after {self._last_ms}")
+        self._refuse_other_form(frames)
+        encoded = self._windows.push(frames.to(self._device), times.to(self._device, torch.int64))
         self._last_ms = int(times[-1])
         self._num_frames += len(times)
-        encoded = self._windows.push(frames.to(self._device), times.to(self._device, torch.int64))
         if encoded is not None:
             self._walk.take(encoded)
 
@@ -143,6 +149,18 @@ class StreamingSession:
         [answer] = self.model.language_model.generate(self.visual_tokens(text), text, max_new_tokens)
         return answer
 
+    def _refuse_other_form(self, frames: Tensor) -> None:
+        """Refuse now what the encoder would refuse when the window of these frames is full."""
+        example = self._example
+        # Caches come in several float dtypes; an encoder of pixels reads its one integer dtype.
+        kinds = [each.dtype.is_floating_point or each.dtype for each in (frames, example)]
+        if frames.shape[1:] != example.shape[1:] or kinds[0] != kinds[1]:
+            raise ValueError(
+                f"{type(self.model.encoder).__name__} reads {example.dtype} frames "
+                f"[T, {', '.join(map(str, example.shape[1:]))}], got {frames.dtype} {list(frames.shape)}: resize and "
+                "convert frames before they are pushed"
+            )
+
 
 class _EncodedFrames(NamedTuple):
     """Features of neighbouring frames."""
@@ -182,13 +200,13 @@ class _WindowEncoder:
         """Take the next frames; gives those whose windows are full now."""
         frames, frame_ms = torch.cat([*self._frames, frames]), torch.cat([*self._times, frame_ms])
         num_settled = len(frames) // self._size * self._size
+        # Before anything is kept or dropped, so that an encoder that fails changes nothing.
+        encoded = self._encode(frames[:num_settled], frame_ms[:num_settled]) if num_settled else None
         # Copied where only a part is kept, for a view would keep the memory of all.
         self._frames, self._times = [frames[num_settled:].clone()], [frame_ms[num_settled:].clone()]
-        if num_settled == 0:
-            return None
-        if self._size > 1:
+        if num_settled and self._size > 1:
             self._full = frames[num_settled - self._size : num_settled].clone()
-        return self._encode(frames[:num_settled], frame_ms[:num_settled])
+        return encoded
 
     def encode_rest(self) -> _EncodedFrames | None:
         """Encode the frames whose window is not full as if the video ended with them; changes nothing."""
@@ -238,6 +256,18 @@ class _Walk:
         for cls in encoded.cls:
             self._stream.push(cls)
         self._open = [*self._open, encoded]
+        self._read_closed()
+
+    def state_now(self) -> Any:
+        """State of the bridge as if the open segment closed now."""
+        self._read_closed()
+        if not self._open:
+            return self._state
+        frames = self._joined()
+        return self._read(frames, torch.tensor([len(frames.frame_ms)]))
+
+    def _read_closed(self) -> None:
+        """Read the segments that are declared and not read yet."""
         declared = self._stream.declared()
         if len(declared) == len(self.boundaries):
             return
@@ -249,13 +279,6 @@ class _Walk:
         rest = frames.part(slice(num_closed, None))
         self._open = [_EncodedFrames(*(field.clone() for field in rest))] if len(rest.frame_ms) else []
         self.boundaries = declared
-
-    def state_now(self) -> Any:
-        """State of the bridge as if the open segment closed now."""
-        if not self._open:
-            return self._state
-        frames = self._joined()
-        return self._read(frames, torch.tensor([len(frames.frame_ms)]))
 
     def _joined(self) -> _EncodedFrames:
         return _EncodedFrames(*(torch.cat(parts) for parts in zip(*self._open, strict=True)))

@@ -33,3 +33,41 @@ def cuts_by_definition(similarity: list[float], k: int | None, alpha: float | No
 def random_curve(generator: torch.Generator, length: int, levels: int | None) -> Tensor:
     """Similarities on a coarse scale (many plateaus and ties) or a fine one; exact in float32 and in sums."""
     return torch.randint(-(levels or 4096), (levels or 4096) + 1, (length,), generator=generator) / 4096
+
+
+def declared_by_definition(similarity: list[float], alpha: float, max_segment_frames: int | None) -> list[list[int]]:
+    """What the causal rule has declared after each frame; everything computed anew from the curve so far.
+
+    Raises:
+        ArithmeticError: A depth lies at the threshold up to rounding, and not because all depths are equal.
+    """
+    final: list[int] = []  # gaps whose climb to the right has ended with a fall
+    declared: list[int] = []
+    history = []
+    for newest in range(len(similarity) + 1):
+        seen = similarity[:newest]
+        depths = depth_by_definition(seen)
+        ended = [gap for gap in range(newest) if _falls_behind(seen, gap)]
+        for gap in ended:
+            after_last = not declared or gap > declared[-1]
+            if gap not in final and _stands_out(depths[gap], [depths[each] for each in ended], alpha) and after_last:
+                declared = [*declared, gap]
+        final = ended
+        open_frames = newest - (declared[-1] if declared else -1)
+        if max_segment_frames is not None and open_frames >= max_segment_frames:
+            declared = [*declared, newest]
+        history.append(declared)
+    return history
+
+
+def _falls_behind(similarity: list[float], gap: int) -> bool:
+    return any(after < before for before, after in zip(similarity[gap:], similarity[gap + 1 :], strict=False))
+
+
+def _stands_out(depth: float, depths: list[float], alpha: float) -> bool:
+    if len(depths) < 2:
+        return False
+    threshold = mean(depths) + alpha * stdev(depths)
+    if abs(depth - threshold) < 1e-9 and len(set(depths)) > 1:
+        raise ArithmeticError(f"depth {depth} is at the threshold {threshold}, where rounding decides")
+    return depth > threshold

@@ -83,6 +83,20 @@ def test_boundaries_equal_the_original(case: str) -> None:
     assert compared >= 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [1, 3, 64, 99, 255, 1024])
+def test_similarity_of_a_pair_is_the_same_number_among_any_others(dim: int, dtype: torch.dtype) -> None:
+    cls = torch.randn(700, dim, generator=torch.Generator().manual_seed(dim)).to(dtype)
+    cls[100:104] = cls[100]
+    together = adjacent_similarity(cls)
+    for first, count in ((0, 2), (5, 2), (99, 3), (130, 4), (257, 9), (300, 333)):
+        for some in (cls[first : first + count], cls[first : first + count].clone()):
+            assert torch.equal(adjacent_similarity(some), together[first : first + count - 1])
+    assert together[100:103].tolist() == [1.0, 1.0, 1.0]
+    expected = torch.nn.functional.cosine_similarity(cls[1:].double(), cls[:-1].double(), dim=1)
+    torch.testing.assert_close(together.double(), expected, atol=2e-7, rtol=0)
+
+
 def test_depth_equals_the_definition_on_random_curves() -> None:
     generator = torch.Generator().manual_seed(0)
     for trial in range(300):
