@@ -9,6 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from benchmarks.full_size.sizes import VICUNA, VIT_LARGE
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.encoders.languagebind_transformer import VisionTransformer
 from components.encoders.languagebind_weights import build_vision_transformer, parse_vision_config
@@ -19,29 +20,6 @@ from components.weights.original_names import PartName, unused_bridge_names
 from tests.fixtures_data import make_tiny_tokenizer
 
 CONFIG: Any = OmegaConf.load(Path(__file__).resolve().parents[1] / "configs/model/videollamb_7b.yaml")
-# LanguageBind's published ViT-L/14 at 224 pixels, in shape CLIP's (303 million parameters) plus temporal attention.
-VIT_LARGE = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-5,
-}
-# Vicuna-7B-v1.5, which is Llama-2-7B in shape.
-VICUNA = {
-    "model_type": "llama",
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-}
 BRIDGE_ARGUMENTS = {name: value for name, value in CONFIG.model.bridge.init_args.items() if name != "weights"}
 
 

@@ -63,10 +63,15 @@ def build_default(widths: Widths) -> RecurrentMemoryBridge:
     """Our default form with its gates open: every segment is remembered, which is the most work there can be."""
     torch.manual_seed(0)
     bridge = RecurrentMemoryBridge(widths.dim, widths.out_dim, num_heads=HEADS)
+    admit_everything(bridge)
+    return bridge.eval()
+
+
+def admit_everything(bridge: RecurrentMemoryBridge) -> None:
+    """Open the gates of a selective memory, in place."""
     torch.nn.init.constant_(bridge.gate, 0.5)
     assert bridge.update is not None
     torch.nn.init.constant_(bridge.update.of_memory.bias, 5.0)
-    return bridge.eval()
 
 
 def _read_original(bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.memory_study.arms import ARMS
 from benchmarks.memory_study.results import OverSeeds, Results, collect_results, finished_runs
+from benchmarks.results_page import replace_section, table
 
-BEGIN, END = "<!-- memory study: begin -->", "<!-- memory study: end -->"
+SECTION = "memory study"
 _TITLES = {
     "needle": "One needle: which colour, which shape, beginning or end (or none shown)",
     "order": "Two needles: which colour came first",
@@ -38,7 +39,7 @@ def write_report(study: Path, results_page: Path, picture: Path) -> str:
     link = os.path.relpath(picture, results_page.parent)
     section = describe(results, finished, link)
     page = results_page.read_text(encoding="utf-8") if results_page.exists() else ""
-    replaced = replace_section(page, section)
+    replaced = replace_section(page, SECTION, section)
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(results).savefig(picture, dpi=150, metadata={"Software": None})
     results_page.write_text(replaced, encoding="utf-8")
@@ -75,7 +76,7 @@ def describe(results: Results, finished: date, picture: str) -> str:
             [arm, str(len(results.seeds[arm])), *(_cell(by_length.get(length), 3) for length in results.lengths)]
             for arm, by_length in of_task.items()
         ]
-        lines += [f"{_TITLES[task]}:", "", *_table(["arm", "seeds", *results.lengths], [questions, *rows]), ""]
+        lines += [f"{_TITLES[task]}:", "", *table(["arm", "seeds", *results.lengths], [questions, *rows]), ""]
     ranks = [
         [arm, str(results.num_memory.get(arm, "-")), *(_cell(by_length.get(length), 1) for length in results.lengths)]
         for arm, by_length in results.rank.items()
@@ -84,7 +85,7 @@ def describe(results: Results, finished: date, picture: str) -> str:
         "Effective rank of the memory tokens after the last segment (exponential of the entropy of their normalised",
         "squared singular values), mean over the held-out videos of one needle and over seeds:",
         "",
-        *_table(["arm", "memory tokens", *results.lengths], ranks),
+        *table(["arm", "memory tokens", *results.lengths], ranks),
         "",
         *_describe_fresh(results),
         "The arms are the quickstart's bridge with these changes: "
@@ -106,28 +107,9 @@ def _describe_fresh(results: Results) -> list[str]:
         "Finished runs on held-out videos that were made when every design and setting was settled, from another seed,",
         "and asked as the others (`python -m benchmarks.memory_study fresh`):",
         "",
-        *_table(["arm", "task", "seeds", *results.lengths], rows),
+        *table(["arm", "task", "seeds", *results.lengths], rows),
         "",
     ]
-
-
-def replace_section(page: str, section: str) -> str:
-    """Put the section between its marks, at the end of the page where it has none yet.
-
-    Args:
-        page: Markdown page.
-        section: What stands between the marks afterwards.
-
-    Raises:
-        ValueError: Only one mark is there, or they are in the wrong order, so where the section ends is unknown.
-    """
-    marked = f"{BEGIN}\n{section}\n{END}\n"
-    if BEGIN not in page and END not in page:
-        return f"{page.rstrip()}\n\n{marked}" if page.strip() else marked
-    if not 0 <= page.find(BEGIN) < page.find(END):
-        raise ValueError(f"the page must hold {BEGIN!r} and then {END!r}, or neither; mend it and report again")
-    before, rest = page.split(BEGIN, 1)
-    return before + marked + rest.split(END, 1)[1].removeprefix("\n")
 
 
 def draw(results: Results) -> Figure:
@@ -164,10 +146,6 @@ def _cell(entry: OverSeeds | None, digits: int) -> str:
     if entry.standard_error is None:
         return f"{entry.mean:.{digits}f}"
     return f"{entry.mean:.{digits}f} ± {entry.standard_error:.{digits}f}"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
 
 
 def _configs(arm: str) -> str:

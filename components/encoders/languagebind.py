@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWindows, VisionTransformer
-from components.encoders.languagebind_weights import load_vision_transformer
+from components.encoders.languagebind_weights import load_vision_transformer, random_vision_transformer
 from components.interfaces import FrameEncoder, FrameFeatures
 from components.packed_frames import locate_frames
 from components.pooling import patch_grid_side, pool_patches
@@ -39,14 +39,16 @@ class LanguageBindEncoder(FrameEncoder):
         dtype: Dtype of weights and features.
         max_frames_per_call: Frames that run through a transformer at once, a multiple of 8; bounds memory, not the
             result.
+        weights: ``pretrained`` loads the weights, ``random`` builds the transformers of the ``config.json`` untrained:
+            what they say means nothing, what they cost does.
 
     Attributes:
         image_size: Side of the frames that ``forward`` reads, in pixels.
 
     Raises:
         FileNotFoundError: A configuration or weights do not exist.
-        ValueError: A checkpoint does not hold exactly what its configuration describes, has no such layer, or the two
-            transformers do not fit together.
+        ValueError: A checkpoint does not hold exactly what its configuration describes, has no such layer, the two
+            transformers do not fit together, or ``weights`` is neither of the two.
 
     Source: LanguageBind (arXiv:2310.01852), as VideoLLaMB (arXiv:2409.01071) runs it.
     """
@@ -61,8 +63,11 @@ class LanguageBindEncoder(FrameEncoder):
         patch_grid: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         max_frames_per_call: int = 64,
+        weights: Literal["pretrained", "random"] = "pretrained",
     ) -> None:
         super().__init__()
+        if weights not in ("pretrained", "random"):
+            raise ValueError(f"weights is {weights!r}; expected 'pretrained' or 'random'")
         if max_frames_per_call < WINDOW_FRAMES or max_frames_per_call % WINDOW_FRAMES:
             raise ValueError(
                 f"max_frames_per_call must be a positive multiple of {WINDOW_FRAMES}, got {max_frames_per_call}"
@@ -70,8 +75,9 @@ class LanguageBindEncoder(FrameEncoder):
         self.max_frames_per_call = max_frames_per_call
         self.patch_grid = patch_grid
         weights_dtype = getattr(torch, dtype)
-        self.video_transformer = load_vision_transformer(video_path, layer, temporal=True, dtype=weights_dtype)
-        self.image_transformer = load_vision_transformer(image_path, layer, temporal=False, dtype=weights_dtype)
+        make = load_vision_transformer if weights == "pretrained" else random_vision_transformer
+        self.video_transformer = make(video_path, layer, temporal=True, dtype=weights_dtype)
+        self.image_transformer = make(image_path, layer, temporal=False, dtype=weights_dtype)
         config = self.video_transformer.config
         _refuse_other_sizes(self.video_transformer, video_path, self.image_transformer, image_path)
         self.image_size = config.image_size

@@ -51,6 +51,26 @@ def load_vision_transformer(path: str, layer: int, temporal: bool, dtype: torch.
     return build_vision_transformer(parse_vision_config(settings, path), tensors, layer, temporal, dtype, path)
 
 
+def random_vision_transformer(path: str, layer: int, temporal: bool, dtype: torch.dtype) -> VisionTransformer:
+    """Build a transformer up to one of its layers with untrained weights; nothing but ``config.json`` is read.
+
+    Args:
+        path: Folder with ``config.json``.
+        layer: See ``build_vision_transformer``.
+        temporal: Whether to build the video variant.
+        dtype: Dtype of the weights.
+
+    Returns:
+        The transformer, with gradients still on.
+
+    Raises:
+        FileNotFoundError: The configuration does not exist.
+        ValueError: See ``parse_vision_config``, or there is no such layer.
+    """
+    config = parse_vision_config(_read_settings(Path(path)), path)
+    return VisionTransformer(config, _layers_up_to(layer, config, path), temporal).to(dtype)
+
+
 def parse_vision_config(settings: Mapping[str, Any], source: str) -> VisionConfig:
     """Pick out what the transformer is built from.
 
@@ -104,11 +124,7 @@ def build_vision_transformer(
         ValueError: There is no such layer, or tensors are missing, unknown or of another shape. Those of layers after
             the chosen one may be missing.
     """
-    try:
-        num_layers = range(config.num_hidden_layers + 1)[layer]
-    except IndexError as error:
-        last = config.num_hidden_layers
-        raise ValueError(f"{source} has {last} layers: layer must be in {-last - 1}..{last}, got {layer}") from error
+    num_layers = _layers_up_to(layer, config, source)
     with torch.device("meta"):  # the weights take the place of these, so none need be drawn
         transformer = VisionTransformer(config, num_layers, temporal)
     wanted = transformer.state_dict()
@@ -127,6 +143,14 @@ def build_vision_transformer(
     loaded = {name: tensors[name] if active_sharding() else tensors[name].to(dtype) for name in wanted}
     transformer.load_state_dict(loaded, assign=True)
     return transformer
+
+
+def _layers_up_to(layer: int, config: VisionConfig, source: str) -> int:
+    try:
+        return range(config.num_hidden_layers + 1)[layer]
+    except IndexError as error:
+        last = config.num_hidden_layers
+        raise ValueError(f"{source} has {last} layers: layer must be in {-last - 1}..{last}, got {layer}") from error
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -42,9 +42,10 @@ def _squares_and_products_cuda(cls: Tensor) -> tuple[Tensor, Tensor]:
 def _squares_and_products_cpu(cls: Tensor) -> tuple[Tensor, Tensor]:
     """Dot product of every row with itself, ``[T]``, and with the next one, ``[T - 1]``, as float64.
 
-    Works in blocks that stay in the cache: each class vector comes from memory once, and no product goes there. Products
-    of matrices, of 2 x 2 neighbours say, take a third less time, but promise no rounding: here equal frames multiply
-    and sum to three equal numbers, so their similarity is exactly 1, however many rows there are and on any processor.
+    Works in blocks that stay in the cache: each class vector comes from memory once, and no product goes there.
+    Products of matrices, of 2 x 2 neighbours say, take a third less time, but promise no rounding: here equal frames
+    multiply and sum to three equal numbers, so their similarity is exactly 1, however many rows there are and on any
+    processor.
     """
     num_rows, dim = cls.shape
     block_rows = max(1, torch.get_num_threads() * _BLOCK_ELEMENTS // max(1, dim))

@@ -10,8 +10,11 @@ from PIL import Image
 from benchmarks.memory_study.__main__ import main
 from benchmarks.memory_study.arms import Run
 from benchmarks.memory_study.rank import effective_rank
-from benchmarks.memory_study.report import BEGIN, END, draw, replace_section, write_report
+from benchmarks.memory_study.report import SECTION, draw, write_report
 from benchmarks.memory_study.results import collect_results, count_by_task, finished_runs, over_seeds
+from benchmarks.results_page import marks, replace_section
+
+BEGIN, END = marks(SECTION)
 
 
 def counts(correct: int, questions: int) -> dict[str, int]:
@@ -114,7 +117,7 @@ def test_reporting_again_replaces_the_section_and_nothing_else(study: Path, tmp_
 @pytest.mark.parametrize("page", [f"text {BEGIN} text", f"{END}\ntext", f"{END} {BEGIN}"])
 def test_page_with_broken_marks_is_refused(page: str) -> None:
     with pytest.raises(ValueError, match="memory study: begin"):
-        replace_section(page, "new")
+        replace_section(page, SECTION, "new")
 
 
 @pytest.mark.parametrize("changes", [{"asked": 11}, {"steps": 8}])

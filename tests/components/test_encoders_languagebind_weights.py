@@ -232,3 +232,21 @@ def test_transformers_of_different_sizes_are_refused(tmp_path: Path, folders: Fo
     folder = write_folder(tmp_path / "other", weights, image_size=42)
     with pytest.raises(ValueError, match=r"'image_size' is 56 in .* but 42 in"):
         build(folders._replace(image=folder))
+
+
+def test_random_weights_need_the_configuration_alone_and_give_the_same_shapes(folders: Folders) -> None:
+    shapes = {name: tensor.shape for name, tensor in build(folders).state_dict().items()}
+    for folder in folders:
+        (folder / "model.safetensors").unlink()
+    encoder = build(folders, weights="random", dtype="bfloat16")
+    assert {name: tensor.shape for name, tensor in encoder.state_dict().items()} == shapes
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.bfloat16}
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    features = encoder(random_frames(3), torch.tensor([3]))
+    assert features.patches.isfinite().all()
+    assert features.patches[0].std() > 0
+
+
+def test_other_weights_than_pretrained_and_random_are_refused(folders: Folders) -> None:
+    with pytest.raises(ValueError, match="expected 'pretrained' or 'random'"):
+        build(folders, weights="untrained")
