@@ -118,7 +118,7 @@ def draw(results: Results) -> Figure:
     Args:
         results: What to show.
     """
-    figure = Figure(figsize=(4.2 * len(results.accuracy), 3.8), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(results.accuracy), 4.1), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(results.accuracy), sharey=True, squeeze=False)[0]
     for panel, (task, of_task) in zip(panels, results.accuracy.items(), strict=True):
@@ -136,7 +136,7 @@ def draw(results: Results) -> Figure:
         panel.set_ylim(0, 1.02)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("accuracy")
-    panels[-1].legend(fontsize=8)
+    figure.legend(handles=panels[0].lines, loc="outside lower center", ncols=len(panels[0].lines), frameon=False)
     return figure
 
 
