@@ -100,4 +100,4 @@ def test_two_nodes_by_environment_train_as_one_node_does(workplace: Path) -> Non
 
 def test_every_overlay_is_run_here_or_with_the_other_configs() -> None:
     files = {path.name for path in (CONFIGS / "strategy").glob("*.yaml")}
-    assert files == {*OVERLAYS, *TOGETHER, *ALONE}
+    assert files == {*OVERLAYS, *BF16, *ALONE}
