@@ -1,6 +1,9 @@
 """Opens trained models for one's own code: no trainer, no process group."""
 
+import inspect
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +84,31 @@ def build_module(model: Mapping[str, Any]) -> VideoLanguageModule:
 
 
 def read_config(files: Sequence[str | Path]) -> dict[str, Any]:
-    """Read config files and merge them in order."""
-    merged: Any = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)), resolve=True)
-    return dict(merged)
+    """Read config files and merge them in order, as ``train.py`` does: another class keeps the options that it has.
+
+    Raises:
+        ValueError: A file names a class that is not there.
+    """
+    merged: Any = reduce(_merged, (OmegaConf.to_container(OmegaConf.load(file)) for file in files))
+    resolved: Any = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
+    return dict(resolved)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    if "class_path" in new and old.get("class_path", new["class_path"]) != new["class_path"]:
+        kept = _accepted(new["class_path"], old.get("init_args") or {})
+        old = {key: value for key, value in old.items() if key != "init_args"} | ({"init_args": kept} if kept else {})
+    return {**old, **{key: _merged(old[key], value) if key in old else value for key, value in new.items()}}
+
+
+def _accepted(class_path: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"a config names {class_path}, which is not there: {error}") from error
+    return {name: value for name, value in options.items() if name in parameters}
 
 
 def stored_config(folder: Path) -> dict[str, Any]:

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 from matplotlib.figure import Figure
 
 import train
 from apps import cache_features
+from lightning_modules.loading import read_config
 from lightning_modules.monitoring import inspection
+from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_data import make_clip, make_record, natural_frames, write_shard
 from tests.fixtures_models import make_quickstart_parts
 
@@ -160,3 +164,20 @@ def test_last_is_the_newest_checkpoint_of_the_runs_of_this_name(
     assert Path(second.trainer.ckpt_path or "").name == "step-00000002.ckpt"
     assert second.trainer.global_step == 3
     assert first.trainer.log_dir != second.trainer.log_dir
+
+
+@pytest.mark.parametrize(
+    "overlays",
+    [[], ["replacing_memory", "memory_readout"], ["published_bridge"], ["uniform_segments", "cache_readout"]],
+)
+def test_files_merge_for_evaluation_as_they_do_for_training(
+    overlays: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [*(CONFIGS / name for name in FEATURES), *(CONFIGS / f"ablation/{name}.yaml" for name in overlays)]
+    with pytest.raises(SystemExit):
+        train.main(["fit", *(part for file in files for part in ("-c", str(file))), "--print_config"])
+    expected = yaml.safe_load(capsys.readouterr().out)["model"]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(VideoLanguageModule, "model")
+    merged = parser.parse_object({"model": read_config(files)["model"]})
+    assert yaml.safe_load(parser.dump(merged, skip_none=False))["model"] == expected
