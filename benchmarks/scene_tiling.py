@@ -98,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             together /= arguments.videos
             slowest = max(slowest, alone, together)
             print(f"| {form} | {kind} | {alone:.2f} | {together:.2f} | {whole:.2f} |", flush=True)
-    print(f"\nlimit of {LIMIT_MS} ms a video from the similarity: {'met' if slowest <= LIMIT_MS else 'MISSED'}")
+    verdict = "met" if slowest <= LIMIT_MS else "MISSED"
+    print(f"\nlimit of {LIMIT_MS} ms a video from the similarity: {verdict}; the whole call has no limit")
     return 0 if slowest <= LIMIT_MS else 1
 
 

@@ -125,6 +125,7 @@ class InstructionDataModule(LightningDataModule):
         samples = self._lengths(reader, readers if self.loading.budget is not None or world_size > 1 else [])
         if self.loading.budget is not None:
             samples.check_lengths(reader)
+        self.order.warn_of_short_run(self.num_steps)
         stated_frames = _stated_frames(reader) if self.order.curriculum else None
         accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         num_batches = self.num_steps * accumulated if self.num_steps > 0 else None

@@ -9,6 +9,7 @@ and prefetched batches. From shards to a rank's batch:
     ranks.py       a global batch split over the ranks
 """
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -67,6 +68,16 @@ class TrainingOrder:
         ends = [0, *(stage.until_step for stage in self.curriculum)]
         if ends != sorted(set(ends)):
             raise ValueError(f"the curriculum's until_step must grow from above 0, got {ends[1:]}")
+
+    def warn_of_short_run(self, num_steps: int) -> None:
+        """Warn of a run that ends within the curriculum; ``num_steps`` is -1 where no number of steps ends it."""
+        if self.curriculum and 0 < num_steps <= self.curriculum[-1].until_step:
+            warnings.warn(
+                f"the curriculum takes all {num_steps} steps of this run: it never trains on samples of more than "
+                f"{self.curriculum[-1].max_frames} frames. Raise trainer.max_steps, or let the stages end earlier, "
+                "such as --data.order.curriculum='[{until_step: 1, max_frames: 4}]'",
+                stacklevel=2,
+            )
 
 
 class Draw(NamedTuple):

@@ -99,7 +99,7 @@ def _merged(old: Any, new: Any) -> Any:
         return new
     if "class_path" in new and old.get("class_path", new["class_path"]) != new["class_path"]:
         kept = _accepted(new["class_path"], old.get("init_args") or {})
-        old = {key: value for key, value in old.items() if key != "init_args"} | ({"init_args": kept} if kept else {})
+        old = {**old, "init_args": kept}
     return {**old, **{key: _merged(old[key], value) if key in old else value for key, value in new.items()}}
 
 

@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command=shlex.join(["python", "-m", "benchmarks.full_size", *given]),
         device=device_name(device),
         made=date.today(),
+        tiny=options.tiny,
     )
     print(section)
     if options.results is not None:

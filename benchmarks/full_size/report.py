@@ -34,6 +34,7 @@ def describe(
     command: str,
     device: str,
     made: date,
+    tiny: bool,
 ) -> str:
     """Both tables and what they mean.
 
@@ -45,14 +46,18 @@ def describe(
         command: What made the tables.
         device: Its name.
         made: When.
+        tiny: Whether the sizes are not those of the 7B shape.
     """
     known = "not known, so MFU is left out" if peak is None else f"{peak / 1e12:g} TFLOP/s"
     shown = [name for name in TRAINS if any(row.trains == name for row in training)]
+    title = "Tiny sizes: shows that the benchmark runs, and measures nothing" if tiny else "The 7B shape on one device"
+    sizes = "tiny sizes, put together as" if tiny else "the sizes that"
+    joined = "does" if tiny else "has with the published parts"
     lines = [
-        "## The 7B shape on one device",
+        f"## {title}",
         "",
-        f"`{command}` ({device}; {made}; torch {torch.__version__}). Random weights of the sizes that",
-        "`configs/model/videollamb_7b.yaml` has with the published parts, drawn on the device, computed in bfloat16;",
+        f"`{command}` ({device}; {made}; torch {torch.__version__}). Random weights of {sizes}",
+        f"`configs/model/videollamb_7b.yaml` {joined}, drawn on the device, computed in bfloat16;",
         f"frames are noise. Peak in bfloat16: {known}. Operations are counted as docs/monitoring.md says: what",
         "activation checkpointing computes twice counts once. Peaks are of tensors on a GPU, of the process on a CPU.",
         "",

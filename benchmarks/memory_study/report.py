@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.memory_study.arms import ARMS
+from benchmarks.memory_study.data import FRESH_SEED
 from benchmarks.memory_study.results import OverSeeds, Results, collect_results, finished_runs
 from benchmarks.results_page import replace_section, table
 
@@ -98,16 +99,19 @@ def describe(results: Results, finished: date, picture: str) -> str:
 def _describe_fresh(results: Results) -> list[str]:
     if not results.fresh:
         return []
+    asked = [
+        ["questions a seed", task, "", *(str(by_length.get(length, "-")) for length in results.lengths)]
+        for task, by_length in results.fresh_questions.items()
+    ]
     rows = [
         [arm, task, str(results.fresh_seeds[arm]), *(_cell(by_length.get(length), 3) for length in results.lengths)]
         for arm, by_task in results.fresh.items()
         for task, by_length in by_task.items()
     ]
     return [
-        "Finished runs on held-out videos that were made when every design and setting was settled, from another seed,",
-        "and asked as the others (`python -m benchmarks.memory_study fresh`):",
+        f"The same runs on other held-out videos, of seed {FRESH_SEED} (`python -m benchmarks.memory_study fresh`):",
         "",
-        *table(["arm", "task", "seeds", *results.lengths], rows),
+        *table(["arm", "task", "seeds", *results.lengths], [*asked, *rows]),
         "",
     ]
 

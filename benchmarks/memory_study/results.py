@@ -34,6 +34,7 @@ class Results(NamedTuple):
     settings: list[dict[str, Any]]  # of every run
     fresh: dict[str, dict[str, dict[str, OverSeeds]]]  # arm -> task -> length, for runs judged on fresh videos too
     fresh_seeds: dict[str, int]  # arm -> such runs
+    fresh_questions: dict[str, dict[str, int]]  # as ``questions``
 
 
 def finished_runs(study: Path) -> list[Run]:
@@ -99,7 +100,20 @@ def collect_results(runs: Sequence[Run]) -> Results:
         settings=[settings[run] for run in runs],
         fresh={arm: _fresh_accuracy(of_arm) for arm, of_arm in fresh.items()},
         fresh_seeds={arm: len(of_arm) for arm, of_arm in fresh.items()},
+        fresh_questions=_fresh_questions([run for of_arm in fresh.values() for run in of_arm]),
     )
+
+
+def _fresh_questions(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
+    counts = {run: count_by_task(_read(run.fresh_report)["by_length_and_kind"]) for run in runs}
+    questions = {run: _map_counts(count, lambda right, asked: asked) for run, count in counts.items()}
+    for run in runs:
+        if questions[run] != questions[runs[0]]:
+            raise ValueError(
+                f"{run.name} was asked other fresh questions than {runs[0].name}; remove {run.fresh_report.parent} "
+                "and run `python -m benchmarks.memory_study fresh` again"
+            )
+    return questions[runs[0]] if runs else {}
 
 
 def _fresh_accuracy(runs: Sequence[Run]) -> dict[str, dict[str, OverSeeds]]:

@@ -90,6 +90,9 @@ def main(arguments: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
+    absent = [name for name in _SECTIONS if not (given.goldens / name).is_file()]
+    if absent:
+        print(f"nothing was compared of {', '.join(absent)}: {given.goldens} does not have them")
     declined = sum(result.declined is not None for result in results)
     failed = sum(result.failed for result in results)
     print(f"{len(results) - declined - failed} within tolerance, {failed} failed, {declined} declined")

@@ -92,15 +92,23 @@ def load_pickled_tensors(path: Path) -> Any:
         path: The file. Its tensors are mapped into memory and read when they are used.
 
     Raises:
-        ValueError: The file holds anything else; unpickling that could run code.
+        ValueError: The file holds anything else, as unpickling that could run code, or is damaged.
     """
+    is_zip = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        is_pickle = file.read(1) == pickle.PROTO
+    if not is_zip and not is_pickle:
+        raise ValueError(
+            f"{path} is not what torch.save writes, or is damaged: a download that broke off, or the few lines of text "
+            "that Git LFS leaves in a file's place. Fetch it again"
+        )
     try:
         # Only the zip form can be mapped into memory; files from before torch 1.6 are read whole.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors and is not opened, for unpickling it could run code. Save its state "
-            f"dict alone, best as safetensors ({str(error).splitlines()[0]})"
+            "dict alone, best as safetensors"
         ) from error
 
 

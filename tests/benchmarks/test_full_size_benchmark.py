@@ -87,6 +87,11 @@ def test_tiny_run_reads_the_longest_video_it_may_whole_and_streamed(printed: str
             assert row[9] == "-"
 
 
+def test_tiny_run_does_not_call_itself_7b(printed: str) -> None:
+    assert "## Tiny sizes" in printed
+    assert "7B" not in printed
+
+
 @pytest.mark.parametrize("trains", TRAINS)
 def test_what_trains_beside_frozen_weights_is_in_float32_and_all_else_in_bfloat16(trains: Trains) -> None:
     model = build_model(TINY, "published", trains, CPU)

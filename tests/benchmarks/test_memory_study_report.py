@@ -83,7 +83,7 @@ def test_tables_hold_every_finished_run(study: Path, tmp_path: Path) -> None:
 
 
 def test_runs_judged_on_fresh_videos_are_shown_apart(study: Path, tmp_path: Path) -> None:
-    assert "settled" not in write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
+    assert "of seed 3" not in write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
     for seed, right in ((0, 4), (10, 8)):
         finish(Run(tmp_path / "other", "both", seed), right)
         run = Run(study, "both", seed)
@@ -95,6 +95,13 @@ def test_runs_judged_on_fresh_videos_are_shown_apart(study: Path, tmp_path: Path
     ]
     assert rows == [f"| both | {task} | 2 | 1.000 ± 0.000 | 0.600 ± 0.200 |" for task in ("needle", "order", "count")]
     assert row(section, "both", 0)[3] == "0.700 ± 0.115"
+    assert "| questions a seed | order |  | 10 | 10 |" in section
+    finish(Run(tmp_path / "third", "both", 1), 4, asked=12)
+    third = Run(study, "both", 1).fresh_report
+    third.parent.mkdir()
+    Run(tmp_path / "third", "both", 1).report.rename(third)
+    with pytest.raises(ValueError, match="both, seed 1 was asked other fresh questions"):
+        write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
 
 
 def test_plot_has_a_panel_a_task_and_a_line_with_a_band_an_arm(study: Path) -> None:

@@ -231,6 +231,13 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
     assert not Path("created_by_unpickling").exists()
 
 
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1", b"PK\x03\x04 broke off", b""])
+def test_a_damaged_file_is_told_from_one_that_would_run_code(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mm_projector.bin").write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged: a download that broke off"):
+        CheckpointFiles(tmp_path / "mm_projector.bin")
+
+
 def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*expected a checkpoint file, or a folder with"):
         CheckpointFiles(tmp_path)

@@ -134,6 +134,17 @@ def test_curriculum_counts_optimizer_steps(
     assert len(model.steps) == 10 * accumulated
 
 
+@pytest.mark.parametrize(("num_steps", "is_short"), [(4, True), (5, False), (-1, False)])
+def test_a_run_that_ends_within_the_curriculum_is_warned_of(
+    make: Callable[..., InstructionDataModule], num_steps: int, is_short: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    make(num_steps=num_steps, order=TrainingOrder(curriculum=[CurriculumStage(4, 1)])).train_dataloader()
+    told = [
+        str(each.message) for each in recwarn if "never trains on samples of more than 1 frames" in str(each.message)
+    ]
+    assert len(told) == is_short
+
+
 def test_a_longer_run_begins_as_a_shorter_one(make: Callable[..., InstructionDataModule], tmp_path: Path) -> None:
     seen = []
     for num_steps in (6, 10):
