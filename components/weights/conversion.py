@@ -166,7 +166,10 @@ def export_part(
     num_layers = num_layers_of(tensors) if num_layers is None else num_layers
     names = PARTS[part].names(num_layers)
     theirs = {ours: original for original, ours in names.items()}
-    refuse_differences(sorted(theirs.keys() - tensors.keys()), sorted(tensors.keys() - theirs.keys()), allowed)
+    unknown = sorted(tensors.keys() - theirs.keys())
+    other = 2 * len(unknown) > len(tensors)
+    hints = [f"most of this {part} has no place in the published one: another class was trained"] if other else []
+    refuse_differences(sorted(theirs.keys() - tensors.keys()), unknown, allowed, hints)
     exported = {theirs[name]: tensor for name, tensor in tensors.items() if name in theirs}
     for name, twin in PARTS[part].unused(num_layers).items():
         if twin in exported:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.weights.checkpoint_files import CheckpointFiles
 from components.weights.conversion import PARTS, Allowances, export_part, import_checkpoint
@@ -216,6 +217,12 @@ def test_adapters_elsewhere_than_in_the_image_encoder_are_refused(part: PartName
     wrapped = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
     with pytest.raises(ValueError, match=rf"{part}: 2 tensors are LoRA adapters.*Merge these with the tool"):
         import_checkpoint(wrapped, num_layers=DEPTHS)
+
+
+def test_exporting_another_bridge_says_so() -> None:
+    bridge = RecurrentMemoryBridge(16, 16, num_heads=4)
+    with pytest.raises(ValueError, match="most of this bridge has no place in the published one: another class"):
+        export_part("bridge", bridge.state_dict())
 
 
 class _RunsCode:
