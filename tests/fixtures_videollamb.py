@@ -7,6 +7,7 @@ from typing import Any
 
 import sentencepiece
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -154,3 +155,20 @@ def _encoder_tensors(temporal: bool) -> dict[str, Tensor]:
 
 def _prefixed(part: PartName, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {PARTS[part].prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def write_sharded(tensors: dict[str, Tensor], folder: Path, kind: str) -> None:
+    """Two shards and their index."""
+    folder.mkdir()
+    names = sorted(tensors)
+    stem = "model" if kind == "safetensors" else "pytorch_model"
+    weight_map: dict[str, str] = {}
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        path = folder / f"{stem}-0000{number}-of-00002.{kind}"
+        own = {name: tensors[name].contiguous() for name in part}
+        if kind == "safetensors":
+            save_file(own, path)
+        else:
+            torch.save(own, path)
+        weight_map |= dict.fromkeys(part, path.name)
+    (folder / f"{stem}.{kind}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))

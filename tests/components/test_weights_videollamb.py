@@ -1,7 +1,4 @@
-import json
-import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from components.weights.conversion import PARTS, Allowances, export_part, import
 from components.weights.lora import merge_adapters
 from components.weights.original_names import PartName
 from components.weights.videollamb import main
+from tests.fixtures_videollamb import write_sharded
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 ORIGINAL_BRIDGE = load_file(GOLDENS / "bridge_weights.safetensors")  # names below `mm_projector`, all 50 of them
@@ -44,23 +42,6 @@ def whole_model() -> dict[str, Tensor]:
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(2)
     tensors.update(tiny_llama().state_dict())
     return tensors
-
-
-def write_sharded(tensors: dict[str, Tensor], folder: Path, kind: str) -> None:
-    """Two shards and their index."""
-    folder.mkdir()
-    names = sorted(tensors)
-    stem = "model" if kind == "safetensors" else "pytorch_model"
-    weight_map: dict[str, str] = {}
-    for number, part in enumerate((names[::2], names[1::2]), start=1):
-        path = folder / f"{stem}-0000{number}-of-00002.{kind}"
-        own = {name: tensors[name].contiguous() for name in part}
-        if kind == "safetensors":
-            save_file(own, path)
-        else:
-            torch.save(own, path)
-        weight_map |= dict.fromkeys(part, path.name)
-    (folder / f"{stem}.{kind}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -223,53 +204,6 @@ def test_exporting_another_bridge_says_so() -> None:
     bridge = RecurrentMemoryBridge(16, 16, num_heads=4)
     with pytest.raises(ValueError, match="most of this bridge has no place in the published one: another class"):
         export_part("bridge", bridge.state_dict())
-
-
-class _RunsCode:
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.makedirs, ("created_by_unpickling",)
-
-
-def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"projector.proj.0.bias": _RunsCode()}, "mm_projector.bin")
-    with pytest.raises(ValueError, match="holds more than tensors and is not opened"):
-        CheckpointFiles(Path("mm_projector.bin"))
-    assert not Path("created_by_unpickling").exists()
-
-
-@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1", b"PK\x03\x04 broke off", b""])
-def test_a_damaged_file_is_told_from_one_that_would_run_code(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "mm_projector.bin").write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged: a download that broke off"):
-        CheckpointFiles(tmp_path / "mm_projector.bin")
-
-
-def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*expected a checkpoint file, or a folder with"):
-        CheckpointFiles(tmp_path)
-    torch.save({"state_dict": {}}, tmp_path / "nested.bin")
-    with pytest.raises(ValueError, match="no state dict: expected a flat dict of tensors"):
-        CheckpointFiles(tmp_path / "nested.bin")
-
-
-def test_files_from_before_the_zip_form_are_read(tmp_path: Path) -> None:
-    torch.save({"a": torch.ones(2)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
-    assert torch.equal(CheckpointFiles(tmp_path / "old.bin")["a"], torch.ones(2))
-
-
-def test_shards_and_index_that_disagree_are_refused(tmp_path: Path) -> None:
-    write_sharded({"a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "m", "safetensors")
-    save_file({"c": torch.ones(1)}, tmp_path / "m" / "model-00002-of-00002.safetensors")
-    with pytest.raises(ValueError, match=r"missing \['b'\], not in the index \['c'\]"):
-        CheckpointFiles(tmp_path / "m")
-    (tmp_path / "m" / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"model-00002-of-00002\.safetensors does not exist"):
-        CheckpointFiles(tmp_path / "m")
-    index = tmp_path / "m" / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
-    with pytest.raises(ValueError, match="shards must lie beside their index"):
-        CheckpointFiles(tmp_path / "m")
 
 
 @pytest.mark.parametrize("suffix", ["bin", "safetensors"])
