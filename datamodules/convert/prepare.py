@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.convert.media import find_media, probe_image, probe_video, stored_ending
+from datamodules.convert.paths import find_media, stored_ending
+from datamodules.convert.pictures import probe_image
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.reencode import Reencoding, reencode_image, reencode_video
+from datamodules.convert.videos import probe_video
 from datamodules.schema import IMAGE_ENDINGS
 
 _PICTURES_TO_REENCODE = frozenset({".bmp", ".tif", ".tiff"})

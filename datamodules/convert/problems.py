@@ -1,6 +1,7 @@
 """Why a row is left out. Every row that is not written has one reason and a message; both are counted and listed."""
 
 from enum import StrEnum
+from pathlib import Path
 
 
 class ConversionError(ValueError):
@@ -39,3 +40,8 @@ class RowProblem(Exception):  # noqa: N818  it is one row's fault, not the progr
 
     def __str__(self) -> str:
         return self.message
+
+
+def damaged(path: Path, why: object) -> RowProblem:
+    """Say that a file is no media that could be decoded."""
+    return RowProblem(Reason.DAMAGED, f"{path} cannot be decoded ({why}); fetch it again")

@@ -17,8 +17,9 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
-from datamodules.convert.media import damaged, open_container, open_image, video_stream
-from datamodules.convert.problems import ConversionError
+from datamodules.convert.pictures import open_image
+from datamodules.convert.problems import ConversionError, damaged
+from datamodules.convert.videos import open_container, video_stream
 
 _CLOCK = 90_000  # ticks a second: the frame times of all usual rates are whole numbers of them
 _OPTIONS = {"preset": "veryfast", "crf": "20", "bf": "0"}

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from datamodules.convert.json_rows import read_rows
-from datamodules.convert.media import checked_path
+from datamodules.convert.paths import checked_path
 from datamodules.convert.plan import Plan, PlannedSample, Progress, SampleIdentity
 from datamodules.convert.prepare import Preparation, Prepared, Wanted
 from datamodules.convert.problems import ConversionError, RowProblem

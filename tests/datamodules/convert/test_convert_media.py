@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datamodules.convert.media
-from datamodules.convert.media import checked_path, find_media, probe_image, probe_video
+import datamodules.convert.pictures
+from datamodules.convert.paths import checked_path, find_media
+from datamodules.convert.pictures import probe_image
 from datamodules.convert.problems import Reason, RowProblem
+from datamodules.convert.videos import probe_video
 from tests.datamodules.convert.conversions import (
     CLIP,
     PICTURE,
@@ -137,7 +139,7 @@ def test_wrong_pictures_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(RowProblem) as caught:
             probe_image(tmp_path / name)
         assert caught.value.reason is Reason.DAMAGED
-    monkeypatch.setattr(datamodules.convert.media, "_MOST_PIXELS", 1000)
+    monkeypatch.setattr(datamodules.convert.pictures, "_MOST_PIXELS", 1000)
     (tmp_path / "large").write_bytes(make_image())
     with pytest.raises(RowProblem, match="decompression bomb"):
         probe_image(tmp_path / "large")
