@@ -1,113 +1,192 @@
-"""Reads the rows of a JSON list or of JSON lines one at a time, whatever the file's size.
+"""Reads the rows of a JSON file one at a time, whatever the file's size and form.
 
-A wrong line of JSON lines, and a row with bytes that are no UTF-8, are one bad row each. A JSON list that breaks off or
-is no JSON somewhere has no rows that could be trusted after that place: reading it raises ``ConversionError``.
+The forms give the same rows:
+
+- a list: ``[ROW, ROW]``;
+- an object that holds one list of rows, under any name: ``{"version": 1, "data": [ROW, ROW]}``;
+- an object of rows: ``{"1": ROW, "2": ROW}``;
+- objects one after the other: JSON lines, or written over several lines each.
+
+In the last form a wrong row is one bad row, and reading goes on at the next line that begins one. A list or object that
+breaks off or is no JSON somewhere has no rows that could be trusted after that place: reading it raises
+``ConversionError``.
 """
 
-import codecs
-import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import ijson
-
+from datamodules.convert.json_text import BrokenJsonError, JsonText
 from datamodules.convert.problems import ConversionError, Reason, RowProblem
 
-_CHUNK = 1 << 16
-_LONGEST_LINE = 1 << 26
-_NOT_UTF8 = "\ufdd0"  # a code point that Unicode keeps out of all texts
-_MARK_WRONG_BYTES = "datamodules.convert.mark"
-
-codecs.register_error(_MARK_WRONG_BYTES, lambda error: (_NOT_UTF8, getattr(error, "end", 0)))
+_LOOK_AHEAD = 1 << 20
+_TOKEN = re.compile(r'"(?:[^"\\\r\n]|\\.)*"|[\[\]{}:"]')
+_OF_ROWS = frozenset({"conversations", "messages", "conversation", "QA", "image", "images", "video", "videos"})
+_OF_LISTS = frozenset({"data", "rows", "annotations", "samples", "items", "examples", "instances", "train"})
+_PACKED = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_rows(path: Path, advance: Callable[[int], object] = lambda num_bytes: None) -> Iterator[Any]:
     """Yield every row as it stands in the file; a row that cannot be read as a ``RowProblem`` in its place.
 
     Args:
-        path: A JSON list, or JSON lines; the first character tells which.
+        path: A file in one of the forms above; its beginning tells which.
         advance: Called with the number of bytes that were read since the last call.
 
     Yields:
         Whatever JSON value the row is, or a ``RowProblem``.
 
     Raises:
-        ConversionError: The file is missing, empty, holds neither form, or its JSON list is damaged.
+        ConversionError: The file is missing, empty, in none of these forms, or its list or object is damaged.
     """
     try:
         with path.open("rb") as file:
-            first = file.read(_CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+            head = file.read(64)
             file.seek(0)
-            if first == b"[":
-                yield from _list_rows(path, file, advance)
-            elif first == b"{":
-                yield from _line_rows(path, file, advance)
+            text = JsonText(path, file, advance)
+            first = "" if head[:2] in _UTF16 or head[:2] in _PACKED else text.peek()
+            if first == "[":
+                yield from _list_rows(text)
+                _expect_end(text)
+            elif first == "{" and (form := _form_of_object(*text.look_ahead(_LOOK_AHEAD))):
+                yield from _object_rows(text, form)
+                _expect_end(text)
+            elif first == "{":
+                while text.peek():
+                    yield _next_row(text)
             else:
-                found = f"starts with {first!r}" if first else "is empty"
-                raise ConversionError(f"{path} {found}; expected a JSON list of rows, or one JSON object a line")
+                raise ConversionError(f"{path} {_what_begins(head)}; expected a JSON list of rows, or JSON lines")
     except OSError as error:
         raise ConversionError(f"{path} cannot be read ({error.strerror}); check the path") from error
 
 
-def _list_rows(path: Path, file: BinaryIO, advance: Callable[[int], object]) -> Iterator[Any]:
-    reader = _Utf8Reader(file, advance)
+def _what_begins(head: bytes) -> str:
+    if head[:2] in _PACKED:
+        return f"is a {_PACKED[head[:2]]} file: unpack it first"
+    if head[:2] in _UTF16:
+        return "is UTF-16: write it again as UTF-8"
+    begin = head.lstrip()[:10]
+    return f"starts with {begin!r}" if begin else "is empty"
+
+
+def _list_rows(text: JsonText) -> Iterator[Any]:
+    text.take("[")
+    if text.peek() == "]":
+        text.take("]")
+        return
+    separator = ","
+    while separator == ",":
+        yield _value(text, "a row")
+        separator = text.take(",]")
+
+
+def _object_rows(text: JsonText, form: str) -> Iterator[Any]:
+    name_of_rows = None
+    text.take("{")
+    separator = ","
+    while separator == ",":
+        if text.peek() != '"':
+            raise text.error("expected a name in quotes")
+        name = _value(text, "a name")
+        text.take(":")
+        if form == "rows":
+            yield _value(text, "a row")
+        elif _is_list_of_rows(name, text.peek_two()):
+            if name_of_rows is not None:
+                raise ConversionError(
+                    f"{text.path} holds several lists, {name_of_rows!r} and {name!r}; write the one that is meant to a "
+                    "file of its own"
+                )
+            name_of_rows = name
+            yield from _list_rows(text)
+        else:
+            _value(text, "a value")
+        separator = text.take(",}")
+
+
+def _next_row(text: JsonText) -> Any:
     try:
-        # ijson's C parser holds one chunk and the row that is being built.
-        for row in ijson.items(reader, "item", use_float=True, buf_size=_CHUNK):
-            if reader.found_wrong_bytes and _NOT_UTF8 in json.dumps(row, ensure_ascii=False):
-                yield RowProblem(Reason.ENCODING, "the row holds bytes that are no UTF-8; write it again as UTF-8")
-            else:
-                yield row
-    except ijson.JSONError as error:
-        raise ConversionError(
-            f"{path} is no whole JSON list: {str(error).splitlines()[0]}, between byte {reader.chunk_start} and byte "
-            f"{reader.position}; fetch the file again or repair it there"
-        ) from error
+        row = text.decode()
+    except BrokenJsonError as error:
+        text.skip_row()
+        return RowProblem(Reason.MALFORMED, f"the row is no JSON: {error}")
+    behind = text.peek_in_line()
+    if behind and behind not in "\r\n{":
+        text.skip_row()
+        return RowProblem(Reason.MALFORMED, f"{behind!r} stands behind the row; expected the next one on a new line")
+    return row
 
 
-def _line_rows(path: Path, file: BinaryIO, advance: Callable[[int], object]) -> Iterator[Any]:
-    while line := file.readline(_LONGEST_LINE):
-        if len(line) == _LONGEST_LINE:
-            raise ConversionError(
-                f"{path}: the line before byte {file.tell()} is longer than {_LONGEST_LINE} bytes; expected JSON lines"
-            )
-        advance(len(line))
-        if line.strip():
-            yield _parse_line(line)
-
-
-def _parse_line(line: bytes) -> Any:
+def _value(text: JsonText, what: str) -> Any:
+    if text.peek() in ("", "]", "}"):
+        raise text.error(f"expected {what}")  # a comma stands before the bracket, or the file breaks off
     try:
-        return json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return RowProblem(Reason.ENCODING, f"byte {error.start} of the line is no UTF-8; write it again as UTF-8")
-    except (ValueError, RecursionError) as error:
-        return RowProblem(Reason.MALFORMED, f"the line is no JSON: {error}")
+        return text.decode()
+    except BrokenJsonError as error:
+        raise text.error(str(error)) from error
 
 
-class _Utf8Reader:
-    """A file whose bytes are UTF-8 for certain, since ijson would give up at the first that is not."""
+def _expect_end(text: JsonText) -> None:
+    if text.peek():
+        raise text.error("expected the end of the file")
 
-    def __init__(self, file: BinaryIO, advance: Callable[[int], object]) -> None:
-        self._file = file
-        self._advance = advance
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors=_MARK_WRONG_BYTES)
-        self.chunk_start = 0
-        self.position = 0
-        self.found_wrong_bytes = False
 
-    def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes of the file, repaired; none only at its end (or when asked for none)."""
-        text = ""
-        while size and not text:
-            data = self._file.read(size)
-            if data:
-                self.chunk_start = self.position
-                self.position += len(data)
-                self._advance(len(data))
-            text = self._decoder.decode(data, final=not data)
-            if not data:
-                break
-        self.found_wrong_bytes = self.found_wrong_bytes or _NOT_UTF8 in text
-        return text.encode()
+def _is_list_of_rows(name: object, opening: str) -> bool:
+    return opening == "[{" or (opening[:1] == "[" and name in _OF_LISTS)
+
+
+def _form_of_object(text: str, is_all: bool) -> str:
+    """Tell from a file's beginning, an object, what its rows are.
+
+    Args:
+        text: The file's beginning.
+        is_all: Whether that is the whole file.
+
+    Returns:
+        ``list`` or ``rows`` where the object holds a list of rows or is one of rows; empty where it is a row itself.
+    """
+    members, names_below, end = _outline(text)
+    if (end is not None and text[end:].strip()) or _OF_ROWS & members.keys():
+        return ""
+    is_clear = bool(_OF_ROWS & names_below) or (end is None and not is_all)
+    if any(name in _OF_LISTS and opening[:1] == "[" for name, opening in members.items()):
+        return "list"
+    if is_clear and "[{" in members.values():
+        return "list"
+    return "rows" if is_clear and members and set(map(_first, members.values())) == {"{"} else ""
+
+
+def _first(opening: str) -> str:
+    return opening[:1]
+
+
+def _outline(text: str) -> tuple[dict[str, str], set[str], int | None]:
+    """The first object of a text: how the value of each name begins, names up to two levels below, and its end."""
+    members: dict[str, str] = {}
+    below: set[str] = set()
+    depth, string, name, opened = 0, "", "", ""
+    for token in _TOKEN.finditer(text):
+        found = token.group()
+        if found == '"':
+            break  # a string without an end
+        if found == ":":
+            if depth == 1:
+                name = string
+                members[name] = ""
+            elif depth <= 3:
+                below.add(string)
+        elif found[0] == '"':
+            string = found[1:-1]
+        elif found in "[{":
+            if depth == 1 and name:
+                members[name], opened = found, name
+            elif depth == 2 and members.get(opened) == "[" and found == "{":
+                members[opened] = "[{"
+            depth += 1
+        else:
+            depth -= 1
+            if depth == 0:
+                return members, below, token.end()
+    return members, below, None

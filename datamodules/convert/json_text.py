@@ -1,0 +1,206 @@
+"""Reads JSON values from a file of any size, one after the other, holding only a window of its text.
+
+``json`` reads every value, so a row means the same in each form of file, and as in every program that uses ``json``.
+"""
+
+import codecs
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from datamodules.convert.problems import ConversionError, Reason, RowProblem
+
+_CHUNK = 1 << 16
+_LONGEST_VALUE = 1 << 26  # characters of a row
+_LONGEST_INDENT = 64
+_LONGEST_TOKEN = 32  # an error this near to the window's end may be a word, number or escape that is cut there
+
+_SPACE = re.compile(r"[ \t\n\r\v\f\ufeff]*")
+_SPACE_IN_LINE = re.compile(r"[ \t\v\f\ufeff]*")
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_HALF_CHARACTER = re.compile(  # a surrogate without its other half, or what looks like one
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
+)
+_DECODER = json.JSONDecoder()
+
+
+class BrokenJsonError(ValueError):
+    """There is no JSON value where one was expected."""
+
+
+class JsonText:
+    """The text of a JSON file from a position on.
+
+    Args:
+        path: Of the file, for messages.
+        file: The file, open. Bytes that are no UTF-8 are kept and found again in the value that holds them.
+        advance: Called with the number of bytes that were read since the last call.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, advance: Callable[[int], object]) -> None:
+        self.path = path
+        self._file = file
+        self._advance = advance
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="surrogateescape")
+        self._num_bytes = 0
+        self._is_at_end = False
+        self._text = ""
+        self._at = 0
+        self._indent = ""  # of the last value
+
+    def peek(self) -> str:
+        """Go to the next character that is no white space, and return it; empty at the end of the file."""
+        while True:
+            self._at = _end_of(_SPACE, self._text, self._at)
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._read_on():
+                return ""
+
+    def peek_in_line(self) -> str:
+        """Like ``peek``, but a line break is returned too."""
+        while True:
+            self._at = _end_of(_SPACE_IN_LINE, self._text, self._at)
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._read_on():
+                return ""
+
+    def peek_two(self) -> str:
+        """The next two characters that are no white space; fewer at the end of the file."""
+        first = self.peek()
+        while first and (second := _end_of(_SPACE, self._text, self._at + 1)) >= len(self._text):
+            if not self._read_on():
+                return first
+        return first and first + self._text[second]
+
+    def look_ahead(self, num_characters: int) -> tuple[str, bool]:
+        """The text from the position on, of this length or a little more, and whether that is all of the file."""
+        while len(self._text) - self._at < num_characters and self._read_on():
+            pass
+        return self._text[self._at :], self._is_at_end
+
+    def take(self, expected: str) -> str:
+        """Go behind the next character that is no white space, which must be one of these, and return it.
+
+        Raises:
+            ConversionError: It is another.
+        """
+        found = self.peek()
+        if not found or found not in expected:
+            raise self.error(f"expected {' or '.join(expected)}")
+        self._at += 1
+        return found
+
+    def decode(self) -> Any:
+        """Read the value at the position and go behind it.
+
+        Returns:
+            The value, or a ``RowProblem`` where its extent is clear but it cannot be used.
+
+        Raises:
+            BrokenJsonError: There is no JSON value.
+            ConversionError: The value is longer than any row.
+        """
+        before = self._text[max(0, self._at - _LONGEST_INDENT) : self._at]
+        self._indent = before[max(before.rfind("\n"), before.rfind("\r")) + 1 :].lstrip("\ufeff")
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated") or len(self._text) - error.pos <= _LONGEST_TOKEN
+                if is_cut and self._read_on():
+                    continue
+                raise BrokenJsonError(f"{error.msg} {self._place(error.pos)}") from None
+            except (ValueError, RecursionError) as error:  # a number of 5000 digits, lists in lists in lists
+                found = _end_of_value(self._text, self._at)
+                if found is None:
+                    if self._read_on():
+                        continue
+                    raise BrokenJsonError(f"the value that begins {self._place(self._at)} has no end") from None
+                self._at = found
+                return RowProblem(Reason.MALFORMED, f"the row cannot be read: {error}")
+            is_number = self._text[self._at] not in '{["'
+            if is_number and len(self._text) - end < _LONGEST_TOKEN and self._read_on():
+                continue  # more digits may follow
+            raw = self._text[self._at : end]
+            self._at = end
+            return _encoding_problem(raw, value) or value
+
+    def skip_row(self) -> None:
+        """Go to the next line that begins with an object, as far to the right as the last value."""
+        indent = "" if self._indent.strip() else self._indent
+        next_row = re.compile(rf"[\r\n]\ufeff?{indent}(?=\{{)")
+        while not (found := next_row.search(self._text, self._at)):
+            tail = len(self._text) - _LONGEST_INDENT - 2
+            self._at = max(self._at, self._text.rfind("\n", max(0, tail)), tail)
+            if not self._read_on():
+                self._at = len(self._text)
+                return
+        self._at = found.end()
+
+    def error(self, why: str) -> ConversionError:
+        """What to raise where the file cannot be read from here on."""
+        place = self._place(self._at) if why.startswith("expected") else ""
+        return ConversionError(
+            f"{self.path} is no whole JSON list or object of rows: {f'{why} {place}'.strip()}; fetch the file again "
+            "or repair it there"
+        )
+
+    def _place(self, at: int) -> str:
+        num_after = len(self._text[at:].encode("utf-8", "surrogateescape")) + len(self._decoder.getstate()[0])
+        position = self._num_bytes - num_after
+        if at >= len(self._text) and self._is_at_end:
+            return f"at byte {position}, but the file ends there"
+        return f"at byte {position}, got {self._text[at : at + 20]!r}"
+
+    def _read_on(self) -> bool:
+        """Read more of the file and drop what is behind; False at its end."""
+        if self._is_at_end:
+            return False
+        num_held = len(self._text) - self._at
+        if num_held > _LONGEST_VALUE:
+            raise ConversionError(
+                f"{self.path}: a row has more than {_LONGEST_VALUE} characters "
+                f"({self._place(self._at)}); expected a list, an object or lines of rows"
+            )
+        data = self._file.read(max(_CHUNK, num_held))  # twice as much each time: a long value is not read often
+        self._is_at_end = not data
+        self._num_bytes += len(data)
+        self._advance(len(data))
+        dropped = max(0, self._at - _LONGEST_INDENT)
+        self._text = self._text[dropped:] + self._decoder.decode(data, final=self._is_at_end)
+        self._at -= dropped
+        return not self._is_at_end
+
+
+def _end_of(pattern: re.Pattern[str], text: str, start: int) -> int:
+    found = pattern.match(text, start)
+    return start if found is None else found.end()
+
+
+def _end_of_value(text: str, start: int) -> int | None:
+    """Where the list or object that begins here ends, by its brackets alone; None where it does not."""
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(text, start):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token.group(), 0)
+        if depth == 0:
+            return token.end()
+    return None
+
+
+def _encoding_problem(raw: str, value: Any) -> RowProblem | None:
+    try:
+        if not raw.isascii():
+            raw.encode()
+    except UnicodeEncodeError:
+        return RowProblem(Reason.ENCODING, "the row holds bytes that are no UTF-8; write it again as UTF-8")
+    if "\\u" in raw and _HALF_CHARACTER.search(raw):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = str(error.object)[error.start].encode("unicode_escape").decode()
+            return RowProblem(Reason.ENCODING, f"the row holds half a character ({half}); repair the text")
+    return None
