@@ -78,6 +78,7 @@ def _list_rows(text: JsonText) -> Iterator[Any]:
         return
     separator = ","
     while separator == ",":
+        yield from text.rows_in_window()
         yield _value(text, "a row")
         separator = text.take(",]")
 
@@ -120,7 +121,7 @@ def _next_row(text: JsonText) -> Any:
 
 
 def _value(text: JsonText, what: str) -> Any:
-    if text.peek() in ("", "]", "}"):
+    if text.peek() in "]}":  # or empty
         raise text.error(f"expected {what}")  # a comma stands before the bracket, or the file breaks off
     try:
         return text.decode()

@@ -6,7 +6,7 @@
 import codecs
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +20,7 @@ _LONGEST_TOKEN = 32  # an error this near to the window's end may be a word, num
 _SPACE = re.compile(r"[ \t\n\r\v\f\ufeff]*")
 _SPACE_IN_LINE = re.compile(r"[ \t\v\f\ufeff]*")
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD]")
 _HALF_CHARACTER = re.compile(  # a surrogate without its other half, or what looks like one
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
 )
@@ -43,15 +44,19 @@ class JsonText:
         self.path = path
         self._file = file
         self._advance = advance
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="surrogateescape")
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._num_bytes = 0
         self._is_at_end = False
         self._text = ""
         self._at = 0
-        self._indent = ""  # of the last value
+        self._value_at = 0  # where the last value began
+        self._may_hold_half = False  # characters; then every value of the window is looked through
 
     def peek(self) -> str:
         """Go to the next character that is no white space, and return it; empty at the end of the file."""
+        next_one = self._text[self._at : self._at + 1]
+        if " " < next_one < "\x7f":
+            return next_one
         while True:
             self._at = _end_of(_SPACE, self._text, self._at)
             if self._at < len(self._text):
@@ -104,8 +109,7 @@ class JsonText:
             BrokenJsonError: There is no JSON value.
             ConversionError: The value is longer than any row.
         """
-        before = self._text[max(0, self._at - _LONGEST_INDENT) : self._at]
-        self._indent = before[max(before.rfind("\n"), before.rfind("\r")) + 1 :].lstrip("\ufeff")
+        self._value_at = self._at
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
@@ -122,16 +126,41 @@ class JsonText:
                     raise BrokenJsonError(f"the value that begins {self._place(self._at)} has no end") from None
                 self._at = found
                 return RowProblem(Reason.MALFORMED, f"the row cannot be read: {error}")
-            is_number = self._text[self._at] not in '{["'
-            if is_number and len(self._text) - end < _LONGEST_TOKEN and self._read_on():
+            is_near_end = len(self._text) - end < _LONGEST_TOKEN
+            if is_near_end and self._text[self._at] not in '{["' and self._read_on():
                 continue  # more digits may follow
-            raw = self._text[self._at : end]
             self._at = end
-            return _encoding_problem(raw, value) or value
+            if self._may_hold_half and (problem := _encoding_problem(self._text[self._value_at : end], value)):
+                return problem
+            return value
+
+    def rows_in_window(self) -> Iterator[dict[str, Any]]:
+        """Read rows of a list, each with its comma, as long as no more of the file is needed and nothing is odd.
+
+        ``decode`` reads what follows, and what follows most rows is another: this is its short way.
+        """
+        self.peek()
+        text, at, length = self._text, self._at, 0
+        while not self._may_hold_half and text.startswith("{", at):
+            if len(text) - at < 2 * length and self._read_on():
+                text, at = self._text, self._at  # before a row is met that is cut, and read for nothing
+                continue
+            try:
+                row, end = _DECODER.raw_decode(text, at)
+            except (ValueError, RecursionError):
+                return
+            if not text.startswith(",", end):
+                return
+            length = min(end - at, _CHUNK // 4)
+            at = end + 2 if text.startswith(" {", end + 1) else _end_of(_SPACE, text, end + 1)
+            self._at = at
+            yield row
 
     def skip_row(self) -> None:
         """Go to the next line that begins with an object, as far to the right as the last value."""
-        indent = "" if self._indent.strip() else self._indent
+        before = self._text[max(0, self._value_at - _LONGEST_INDENT) : max(0, self._value_at)]
+        indent = before[max(before.rfind("\n"), before.rfind("\r")) + 1 :]
+        indent = "" if indent.strip(" \t") else indent
         next_row = re.compile(rf"[\r\n]\ufeff?{indent}(?=\{{)")
         while not (found := next_row.search(self._text, self._at)):
             tail = len(self._text) - _LONGEST_INDENT - 2
@@ -171,9 +200,19 @@ class JsonText:
         self._num_bytes += len(data)
         self._advance(len(data))
         dropped = max(0, self._at - _LONGEST_INDENT)
-        self._text = self._text[dropped:] + self._decoder.decode(data, final=self._is_at_end)
+        self._text = self._text[dropped:] + self._decoded(data)
         self._at -= dropped
+        self._value_at -= dropped
+        self._may_hold_half = self._decoder.errors != "strict" or _SURROGATE.search(self._text) is not None
         return not self._is_at_end
+
+
+    def _decoded(self, data: bytes) -> str:
+        try:
+            return self._decoder.decode(data, final=self._is_at_end)
+        except UnicodeDecodeError:
+            self._decoder.errors = "surrogateescape"  # wrong bytes become halves of characters
+            return self._decoder.decode(data, final=self._is_at_end)
 
 
 def _end_of(pattern: re.Pattern[str], text: str, start: int) -> int:
@@ -193,11 +232,10 @@ def _end_of_value(text: str, start: int) -> int | None:
 
 def _encoding_problem(raw: str, value: Any) -> RowProblem | None:
     try:
-        if not raw.isascii():
-            raw.encode()
+        raw.encode()
     except UnicodeEncodeError:
         return RowProblem(Reason.ENCODING, "the row holds bytes that are no UTF-8; write it again as UTF-8")
-    if "\\u" in raw and _HALF_CHARACTER.search(raw):
+    if _HALF_CHARACTER.search(raw):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
