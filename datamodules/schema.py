@@ -36,6 +36,9 @@ ALLOWED_ENDINGS = MEDIA_ENDINGS | {"json"}
 MAX_JSON_BYTES = 64 << 20
 """Most bytes of a JSON member: thousands of conversations, and far from filling the memory."""
 
+MAX_CONVERSATIONS_BYTES = MAX_JSON_BYTES - (1 << 20)
+"""Most bytes of a sample's conversations in it: the rest is room for source and meta."""
+
 
 class Turn(NamedTuple):
     """One utterance."""

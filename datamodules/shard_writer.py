@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from datamodules.schema import MEDIA_ENDINGS, check_key, parse_record
+from datamodules.errors import SampleError
+from datamodules.schema import MAX_JSON_BYTES, MEDIA_ENDINGS, check_key, parse_record
 
 
 class ShardWriter:
@@ -59,7 +60,7 @@ class ShardWriter:
             ending: Ending of the media member, such as ``mp4``.
 
         Raises:
-            SampleError: The record breaks the schema, so it would fail when it is read.
+            SampleError: The record breaks the schema or is too large, so it would fail when it is read.
             ValueError: The key or the ending cannot be used.
         """
         check_key(key)
@@ -70,6 +71,11 @@ class ShardWriter:
                 f"sample {key!r}: media ending {ending!r} is not one of {', '.join(sorted(MEDIA_ENDINGS))}"
             )
         encoded = json.dumps(record, ensure_ascii=False).encode()
+        if len(encoded) > MAX_JSON_BYTES:
+            raise SampleError(
+                f"sample {key!r}: its JSON has {len(encoded)} bytes, more than the {MAX_JSON_BYTES} that are read; "
+                "write several samples about the same media"
+            )
         parse_record(encoded, where=f"sample {key!r}", has_media=media is not None)
         if self._tar is not None and (len(self._keys) >= self.max_samples or self._tar.offset >= self.max_bytes):
             self._close_shard()

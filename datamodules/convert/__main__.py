@@ -14,7 +14,7 @@ annotations name the videos first; shuffling is the reader's. Beside the shards 
   the rows were; the shards are whole and usable nevertheless. A JSON list that is damaged stops the conversion before
   anything is written (status 2).
 - The same command goes on where a stopped or killed one was. Until it has ended, the plan file takes about as much
-  space as the annotations. To convert again, remove OUT's files, the plan file too.
+  space as the annotations. ``--restart`` removes what an earlier conversion wrote and converts again.
 - ``--part i/n`` converts one of n disjoint parts, so an array job needs no step afterwards: its shards differ by name,
   and the reader takes them all (``OUT`` or ``OUT/*.tar``).
 - ``meta`` of a sample: ``media`` (its path in the annotation) and, with ``--probe``, ``width`` and ``height`` and, of
@@ -49,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(args)
     try:
         conversion = _conversion(options)
-        report = convert(conversion)
+        report = convert(conversion, options.restart)
     except ConversionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -81,6 +81,7 @@ def _conversion(options: argparse.Namespace) -> Conversion:
         max_samples=options.max_samples,
         max_bytes=round(options.max_gigabytes * _GIGABYTE),
         num_workers=options.workers,
+        stripped=tuple(options.strip_prefix),
     )
 
 
@@ -110,6 +111,14 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         help="where media lie; with LABEL only for the annotations below it; several are tried in turn; default: "
         "the annotations' own folder",
     )
+    add(
+        "--strip-prefix",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="taken off paths of media that begin with it, such as /data/; what is left is below a media root",
+    )
+    add("--restart", action="store_true", help="remove an earlier conversion of this name from OUT first")
     add("--name", help="start of the shards' names; default: the source's name")
     add("--part", default="1/1", metavar="I/N", help="convert the I-th of N disjoint parts")
     add("--workers", type=_number(int, 0), default=min(4, os.cpu_count() or 1), help="processes that open media")

@@ -186,7 +186,7 @@ class JsonText:
         return f"at byte {position}, got {self._text[at : at + 20]!r}"
 
     def _read_on(self) -> bool:
-        """Read more of the file and drop what is behind; False at its end."""
+        """Read more of the file and drop what is behind; False at its end, where nothing is moved."""
         if self._is_at_end:
             return False
         num_held = len(self._text) - self._at
@@ -199,13 +199,16 @@ class JsonText:
         self._is_at_end = not data
         self._num_bytes += len(data)
         self._advance(len(data))
+        more = self._decoded(data)
+        if self._is_at_end:
+            self._text += more  # half a character at most
+            return bool(more)
         dropped = max(0, self._at - _LONGEST_INDENT)
-        self._text = self._text[dropped:] + self._decoded(data)
+        self._text = self._text[dropped:] + more
         self._at -= dropped
         self._value_at -= dropped
         self._may_hold_half = self._decoder.errors != "strict" or _SURROGATE.search(self._text) is not None
-        return not self._is_at_end
-
+        return True
 
     def _decoded(self, data: bytes) -> str:
         try:

@@ -4,7 +4,9 @@ The annotations were written by others. A path in them never leaves the media ro
 refused. Links inside the media roots are the user's own and are followed.
 """
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from datamodules.convert.problems import Reason, RowProblem
@@ -21,11 +23,23 @@ def checked_path(name: str) -> str:
         RowProblem: It could lead out of the media roots, or cannot be a path.
     """
     if "://" in name or name.startswith(("/", "~")) or ".." in re.split(r"[/\\]", name):
-        raise RowProblem(Reason.REFUSED_PATH, f"path {name[:200]!r} is refused: absolute paths, '..' and urls are")
+        remedy = f"; --strip-prefix {os.path.dirname(name[:200])}/ would take the folder off" if name[:1] == "/" else ""
+        raise RowProblem(
+            Reason.REFUSED_PATH, f"path {name[:200]!r} is refused: absolute paths, '..' and urls are{remedy}"
+        )
     path = PurePosixPath(name).as_posix()
     if path == "." or not path.isprintable():
         raise RowProblem(Reason.REFUSED_PATH, f"path {name[:200]!r} cannot be the path of a file")
     return path
+
+
+def without_prefix(name: str, prefixes: Sequence[str]) -> str:
+    """Take the longest of these folders off the path that a row names; one that begins otherwise stays as it is."""
+    for prefix in sorted(prefixes, key=len, reverse=True):
+        rest = name.removeprefix(prefix)
+        if rest != name and (prefix.endswith(("/", "\\")) or rest.startswith(("/", "\\"))):
+            return rest.lstrip("/\\")
+    return name
 
 
 def find_media(name: str, folders: tuple[str, ...]) -> Path:

@@ -8,12 +8,13 @@ finished is kept in it too: a stopped conversion opens the same file and goes on
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from datamodules.convert.problems import ConversionError, Reason, RowProblem
+from datamodules.schema import MAX_CONVERSATIONS_BYTES
 
 _TABLES = """
 CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -27,9 +28,13 @@ _CACHE_KIB = 65_536
 
 
 class PlannedSample(NamedTuple):
-    """Media, a part of it, and what is asked about it."""
+    """Media, a part of it, and what is asked about it.
 
-    number: int
+    Conversations that are too many for one sample are put into several about the same media.
+    """
+
+    number: int  # of the media; shared by such samples
+    piece: int  # of them, from 0
     key: str
     media: str | None  # relative path as the annotations name it; None for text only
     folders: tuple[str, ...]  # where to look for it, in this order
@@ -37,6 +42,7 @@ class PlannedSample(NamedTuple):
     end_ms: int | None
     source: str
     conversations: tuple[dict[str, Any], ...]
+    rows: tuple[int, int]  # numbers of the first and last conversation
 
 
 class SampleIdentity(NamedTuple):
@@ -70,6 +76,7 @@ class Progress(NamedTuple):
     num_shards: int = 0
     num_samples: int = 0  # in finished shards
     finished: bool = False
+    next_piece: int = 0  # of the next sample: earlier ones are in finished shards
 
 
 class Plan:
@@ -78,26 +85,31 @@ class Plan:
     Args:
         path: The file; made if it is not there.
         settings: What the result depends on. A file that was made with others is refused.
+        restart: Whether what the file holds is removed first, whatever it was made with.
 
     Raises:
         ConversionError: Another process works on it, or it belongs to a conversion with other settings.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], restart: bool = False) -> None:
         self.path = path
         self._database = sqlite3.connect(path, timeout=1, isolation_level=None)
         try:
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             self._database.execute("BEGIN EXCLUSIVE")  # the lock stays until the file is closed
-            if not self._database.execute("SELECT name FROM sqlite_master").fetchall():
+            tables = [name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            if restart:
+                for table in tables:
+                    self._database.execute(f"DROP TABLE {table}")
+            if restart or not tables:
                 for statement in _TABLES.split(";"):
                     self._database.execute(statement)
             self._database.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise ConversionError(f"{path} is in use ({error}); is the same conversion running already?") from error
         except sqlite3.DatabaseError as error:
-            raise ConversionError(f"{path} is no plan of a conversion ({error}); remove it to start anew") from error
+            raise ConversionError(f"{path} is no plan of a conversion ({error}); remove it to start again") from error
         if self.is_filled:
             self._check_settings(json.loads(json.dumps(settings)))
         else:
@@ -171,40 +183,49 @@ class Plan:
             "INSERT INTO left_out VALUES (?, ?, NULL, ?, ?)", (*place, problem.reason, problem.message)
         )
 
-    def end_filling(self) -> None:
-        """Keep the first pass."""
+    def end_filling(self, unread: Mapping[str, int]) -> None:
+        """Keep the first pass.
+
+        Args:
+            unread: Rows that have a field or a mark which nothing reads, by its name.
+        """
+        self._keep("unread", unread)
         self._database.execute("CREATE INDEX conversations_of_sample ON conversations (sample, number)")
         self._keep("filled", True)
         self._database.execute("COMMIT")
 
-    def samples(self, first: int) -> Iterator[PlannedSample]:
-        """Samples from this number on, in the order in which the annotations name them first."""
+    def samples(self, first: int, first_piece: int = 0) -> Iterator[PlannedSample]:
+        """Samples from this number and piece on, in the order in which the annotations name their media first."""
         rows = self._database.execute("SELECT * FROM samples WHERE number >= ? ORDER BY number", (first,))
         for number, digest, media, folders, start_ms, end_ms, source in rows:
             conversations = self._database.execute(
-                "SELECT json FROM conversations WHERE sample = ? ORDER BY number", (number,)
+                "SELECT number, json FROM conversations WHERE sample = ? ORDER BY number", (number,)
             )
-            yield PlannedSample(
-                number,
-                digest.hex(),
-                media,
-                tuple(json.loads(folders)),
-                start_ms,
-                end_ms,
-                source,
-                tuple(json.loads(text) for (text,) in conversations),
-            )
+            for piece, group in enumerate(_pieces(conversations)):
+                if number > first or piece >= first_piece:
+                    yield PlannedSample(
+                        number,
+                        piece,
+                        f"{digest.hex()}-{piece}" if piece else digest.hex(),
+                        media,
+                        tuple(json.loads(folders)),
+                        start_ms,
+                        end_ms,
+                        source,
+                        tuple(json.loads(text) for _, text in group),
+                        (group[0][0], group[-1][0]),
+                    )
 
     def start_writing(self) -> None:
         """Begin the second pass; what happens between two ``keep_progress`` is kept together or not at all."""
         self._database.execute("BEGIN")
 
-    def leave_out_sample(self, sample: int, problem: RowProblem) -> None:
+    def leave_out_sample(self, sample: PlannedSample, problem: RowProblem) -> None:
         """List the rows of a sample whose media cannot be used."""
         self._database.execute(
             "INSERT INTO left_out SELECT annotation, row, samples.media, ?, ? FROM conversations "
-            "JOIN samples ON samples.number = sample WHERE sample = ?",
-            (problem.reason, problem.message, sample),
+            "JOIN samples ON samples.number = sample WHERE sample = ? AND conversations.number BETWEEN ? AND ?",
+            (problem.reason, problem.message, sample.number, *sample.rows),
         )
 
     def keep_progress(self, progress: Progress) -> None:
@@ -220,6 +241,10 @@ class Plan:
         """Rows of every annotation file, by its label."""
         found = self._database.execute("SELECT label, num_rows FROM annotations ORDER BY number")
         return {label: num_rows for label, num_rows in found}
+
+    def unread(self) -> dict[str, int]:
+        """Rows that have a field or a mark which nothing reads, by its name."""
+        return self._kept("unread") or {}  # plans of earlier versions do not have it
 
     def left_out(self) -> Iterator[LeftOut]:
         """Rows that were not written, in the annotations' order."""
@@ -238,7 +263,7 @@ class Plan:
             raise ConversionError(
                 f"{self.path} belongs to a conversion with other settings or inputs (different: "
                 f"{', '.join(different)}); give the same ones to go on, another OUT or --name to start a second one, "
-                "or remove this file and its shards to start anew"
+                "or --restart to remove its shards and convert again"
             )
 
     def _keep(self, name: str, value: Any) -> None:
@@ -247,3 +272,17 @@ class Plan:
     def _kept(self, name: str) -> Any:
         found = self._database.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
         return None if found is None else json.loads(found[0])
+
+
+def _pieces(conversations: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Group conversations so that each group can be read as the JSON of one sample."""
+    group: list[tuple[int, str]] = []
+    num_bytes = 0
+    for number, text in conversations:
+        num_more = len(text.encode()) + len(", ")
+        if group and num_bytes + num_more > MAX_CONVERSATIONS_BYTES:
+            yield group
+            group, num_bytes = [], 0
+        group.append((number, text))
+        num_bytes += num_more
+    yield group

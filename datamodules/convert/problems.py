@@ -18,6 +18,7 @@ class Reason(StrEnum):
     EMPTY_TURN = "empty turn"
     PLACEHOLDER = "placeholder without media"
     SPAN = "wrong start or end"
+    FIELD = "unsupported field"
     REFUSED_PATH = "refused path"
     MISSING = "missing media"
     UNSUPPORTED = "unsupported media"

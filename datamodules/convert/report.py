@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.convert.plan import Plan
 
 _NUM_EXAMPLES = 3
+_NUM_NAMES = 20
 
 
 class Report(NamedTuple):
@@ -19,6 +21,7 @@ class Report(NamedTuple):
     rows_left_out: dict[str, int]
     reasons: dict[str, int]  # rows by why they were left out
     examples: dict[str, list[str]]
+    unread: dict[str, int]  # written rows by the fields and marks that nothing reads
     listed_in: Path
 
     @property
@@ -35,11 +38,25 @@ class Report(NamedTuple):
         read, left_out = sum(self.rows_read.values()), sum(self.reasons.values())
         lines.append(f"{read:>12} {read - left_out:>10} {left_out:>10}  all")
         for reason, count in self.reasons.items():
-            lines.append(f"left out, {reason}: {count} rows; {self.examples[reason][0]}")
-        lines.append(f"{self.num_samples} samples in {self.num_shards} shards")
+            lines.append(f"left out, {reason}: {count_of(count, 'row')}; {self.examples[reason][0]}")
+        lines += self._unread_lines()
+        lines.append(f"{count_of(self.num_samples, 'sample')} in {count_of(self.num_shards, 'shard')}")
         if left_out:
             lines.append(f"every row that was left out is listed in {self.listed_in}")
         return "\n".join(lines)
+
+    def _unread_lines(self) -> Iterator[str]:
+        for what, is_mark in (("fields", False), ("marks in texts", True)):
+            counts = [(name, count) for name, count in self.unread.items() if name.startswith("<") is is_mark]
+            if counts:
+                shown = [f"{name[:60]} {count_of(count, 'row')}" for name, count in counts[:_NUM_NAMES]]
+                more = [f"and {len(counts) - _NUM_NAMES} more"] if len(counts) > _NUM_NAMES else []
+                yield f"{what} not read: {', '.join(shown + more)}"
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun in the right form: ``1 row``, ``8,213 rows``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def write_report(plan: Plan, out: Path, stem: str) -> Report:
@@ -64,6 +81,7 @@ def write_report(plan: Plan, out: Path, stem: str) -> Report:
         dict(rows_left_out),
         dict(reasons.most_common()),
         examples,
+        dict(Counter(plan.unread()).most_common()),
         listed_in,
     )
     document = {
@@ -77,6 +95,7 @@ def write_report(plan: Plan, out: Path, stem: str) -> Report:
             for label, read in report.rows_read.items()
         },
         "reasons": {reason: {"rows": n, "examples": examples[reason]} for reason, n in report.reasons.items()},
+        "not_read": report.unread,
     }
     text = json.dumps(document, indent=2, ensure_ascii=False)
     (out / f"{stem}.report.json").write_text(text + "\n", encoding="utf-8")

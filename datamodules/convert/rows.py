@@ -2,13 +2,18 @@
 
 What is normalised, so that every source gives the same form:
 
-- ``<image>`` and ``<video>`` may stand anywhere in the user's turns, several times or not at all. They are taken out,
-  and where the row names media, ``<video>`` is put in front of the first user turn.
-- Turns are ``{"from", "value"}`` or ``{"role", "content"}``; ``human`` is the user and ``gpt`` the assistant.
+- ``<image>``, ``<video>`` and the marks of other projects (``<|video_pad|>``, ``<ImageHere>``, ``<image_1>``) may stand
+  anywhere in the user's turns, several times or not at all. They are taken out, and where the row names media,
+  ``<video>`` is put in front of the first user turn.
+- Turns are ``{"from", "value"}`` or ``{"role", "content"}``; ``human`` is the user and ``gpt`` the assistant. The text
+  of a field ``system`` or ``system_prompt`` is the system turn where there is none.
 - Assistant turns before the first question are dropped, as LLaVA's own training code does (its 665k mix has some).
 - PLLaVA's ``i`` of the first question becomes the system text. A caption has no question (``q`` is empty): its ``i``
   is then what the user says. Where both are empty, the user shows the video and says nothing.
-- ``start`` and ``end`` (seconds) of a video become ``start_ms`` and ``end_ms``.
+- The part of a video that is meant becomes ``start_ms`` and ``end_ms``: ``datamodules.convert.spans`` has the names.
+
+A field that is neither read nor known to be harmless is told in ``Row.unread``. One that changes what the row says and
+cannot be followed, such as ``audio``, is refused.
 
 Rows with several images or videos are refused: a sample has one.
 
@@ -16,18 +21,29 @@ Source: the row layouts are those of PLLaVA, VideoChat2-IT, LLaVA-1.5 and LLaVA-
 """
 
 import json
-import math
-import re
+import reprlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from datamodules.convert.marks import check_numbers, has_plain_mark, other_marks, without_marks
 from datamodules.convert.problems import Reason, RowProblem
+from datamodules.convert.row_fields import (
+    MEDIA_FIELDS,
+    OTHER_MEDIA_FIELDS,
+    check_fields,
+    inner_field,
+    unread_in_row,
+    unread_in_turns,
+)
+from datamodules.convert.spans import read_span
 from datamodules.errors import SampleError
-from datamodules.schema import VIDEO_MARK, Turn, parse_record
+from datamodules.schema import MAX_CONVERSATIONS_BYTES, VIDEO_ENDINGS, VIDEO_MARK, Turn, parse_record
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_MARK = re.compile(r"\s*<(?:image|video)>\s*")
-_MEDIA_FIELDS = ("video", "videos", "image", "images")
+_TURN_FIELDS = ("conversations", "messages")
+_SYSTEM_FIELDS = ("system", "system_prompt")
+_shown = reprlib.Repr()  # of any depth and length
+_shown.maxstring = _shown.maxother = 60
 
 
 class Row(NamedTuple):
@@ -37,6 +53,16 @@ class Row(NamedTuple):
     start_ms: int | None
     end_ms: int | None
     turns: tuple[Turn, ...]
+    unread: tuple[str, ...] = ()  # fields and marks that say something which is not in the conversation
+
+
+class _Media(NamedTuple):
+    """What a row says of its media, and the fields that told it."""
+
+    path: str | None
+    start_ms: int | None
+    end_ms: int | None
+    names: frozenset[str]
 
 
 def llava_row(item: Any) -> Row:
@@ -46,12 +72,16 @@ def llava_row(item: Any) -> Row:
         RowProblem: The row cannot be used.
     """
     fields = _object(item, "the row")
-    media, span = _media_and_span(fields)
-    said = fields.get("conversations", fields.get("messages"))
-    turns = [_llava_turn(turn) for turn in _list(said, "'conversations'")]
+    media = _media(fields)
+    name = next((name for name in _TURN_FIELDS if fields.get(name) is not None), None)
+    if name is None:
+        has = ", ".join(sorted(fields)[:10]) or "nothing"
+        raise RowProblem(Reason.MALFORMED, f"the row has no {' or '.join(map(repr, _TURN_FIELDS))}; it has {has[:200]}")
+    said = _list(fields[name], f"{name!r}")
+    turns = [_llava_turn(turn) for turn in said]
     first_user = next((number for number, turn in enumerate(turns) if turn.role == "user"), 0)
     turns = [turn for number, turn in enumerate(turns) if number >= first_user or turn.role == "system"]
-    return Row(media, *span, _with_one_mark(turns, media))
+    return _row(fields, media, turns, frozenset((name,)), unread_in_turns(said, "turn"))
 
 
 def pllava_row(item: Any) -> Row:
@@ -61,25 +91,26 @@ def pllava_row(item: Any) -> Row:
         RowProblem: The row cannot be used.
     """
     fields = _object(item, "the row")
-    media, span = _media_and_span(fields)
-    if media is None:
+    media = _media(fields)
+    if media.path is None:
         raise RowProblem(Reason.MALFORMED, "the row names no video and no image; expected one of them")
     turns: list[Turn] = []
-    for number, entry in enumerate(_list(fields.get("QA"), "'QA'")):
+    pairs = _list(fields.get("QA"), "'QA'")
+    for number, entry in enumerate(pairs):
         pair = _object(entry, "an entry of 'QA'")
         question, instruction = (_string(pair.get(name) or "", f"{name!r}").strip() for name in ("q", "i"))
         if number == 0:
             turns += [Turn("system", instruction)] if instruction and question else []
             question = question or instruction
         turns += [Turn("user", question), Turn("assistant", _string(pair.get("a"), "'a'"))]
-    return Row(media, *span, _with_one_mark(turns, media))
+    return _row(fields, media, turns, frozenset(("QA",)), unread_in_turns(pairs, "QA"))
 
 
 def conversation_json(row: Row, conversation_id: str, kind: str) -> str:
     """Write a row as one entry of a record's ``conversations``.
 
     Raises:
-        RowProblem: ``datamodules.schema`` would refuse it in a shard.
+        RowProblem: The reader would refuse it in a shard.
     """
     turns = [turn._asdict() for turn in row.turns]
     conversation = {"id": conversation_id, **({"kind": kind} if kind else {}), "turns": turns}
@@ -91,6 +122,10 @@ def conversation_json(row: Row, conversation_id: str, kind: str) -> str:
         raise RowProblem(Reason.ENCODING, f"the text holds half a character ({error.reason}); repair it") from error
     except SampleError as error:
         raise RowProblem(Reason.MALFORMED, str(error)) from error
+    if len(record) > MAX_CONVERSATIONS_BYTES:
+        raise RowProblem(
+            Reason.MALFORMED, f"the conversation has {len(record)} bytes, more than {MAX_CONVERSATIONS_BYTES}; split it"
+        )
     return text
 
 
@@ -99,51 +134,67 @@ def _llava_turn(entry: Any) -> Turn:
     role = fields.get("from", fields.get("role"))
     if not isinstance(role, str) or role.lower() not in _ROLES:
         raise RowProblem(Reason.MALFORMED, f"a turn's role is {_show(role)}; expected one of {', '.join(_ROLES)}")
+    if _ROLES[role.lower()] == "assistant":
+        check_fields(fields, "an answer")  # of questions, nothing is learnt
     return Turn(_ROLES[role.lower()], _string(fields.get("value", fields.get("content")), "a turn's text"))
 
 
-def _media_and_span(fields: dict[str, Any]) -> tuple[str | None, tuple[int | None, int | None]]:
-    named: list[tuple[str, str]] = []
-    for name in _MEDIA_FIELDS:
-        value = fields.get(name)
-        for entry in value if isinstance(value, list) else [value]:
-            if entry not in (None, "", "None"):  # VideoChat2-IT writes "None"
-                named.append((name, _string(entry, f"{name!r}")))
+def _media(fields: dict[str, Any]) -> _Media:
+    check_fields(fields, "the row")
+    named = _named(fields, MEDIA_FIELDS) or _named(fields, OTHER_MEDIA_FIELDS)
     if len(named) > 1:
         raise RowProblem(
             Reason.SEVERAL_MEDIA, f"the row names {len(named)} images or videos; only rows with one are supported"
         )
     if not named:
-        return None, (None, None)
-    field, media = named[0]
-    return media, (_span(fields) if field.startswith("video") else (None, None))
+        return _Media(None, None, None, frozenset())
+    ((path, names),) = named.items()
+    is_video = any(name.startswith("video") for name in names) or path.rpartition(".")[2].lower() in VIDEO_ENDINGS
+    if not is_video:
+        return _Media(path, None, None, frozenset(names))
+    span = read_span(fields, inner_field(fields))
+    return _Media(path, span.start_ms, span.end_ms, span.names.union(names))
 
 
-def _span(fields: dict[str, Any]) -> tuple[int | None, int | None]:
-    start, end = (_milliseconds(fields.get(name), name) for name in ("start", "end"))
-    if end is not None and end <= (start or 0):
-        raise RowProblem(Reason.SPAN, f"start {start or 0} ms and end {end} ms do not span a part of a video")
-    return start, end
+def _named(fields: dict[str, Any], names: Sequence[str]) -> dict[str, list[str]]:
+    """Different media, and the fields that name each; the same twice is one."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        value = fields.get(name)
+        for entry in value if isinstance(value, list) else [value]:
+            if entry not in (None, "", "None"):  # VideoChat2-IT writes "None"
+                found.setdefault(_string(entry, f"{name!r}"), []).append(name)
+    return found
 
 
-def _milliseconds(value: Any, name: str) -> int | None:
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
-        raise RowProblem(Reason.SPAN, f"{name!r} must be seconds, 0 or more, got {_show(value)}")
-    return round(value * 1000)
+def _row(fields: dict[str, Any], media: _Media, turns: list[Turn], turn_names: frozenset[str], unread: set[str]) -> Row:
+    read = media.names | turn_names
+    if turns and turns[0].role != "system":
+        name = next((name for name in _SYSTEM_FIELDS if fields.get(name)), None)
+        if name is not None:
+            read |= {name}
+            turns = [Turn("system", _string(fields[name], f"{name!r}")), *turns]
+            turns = turns if turns[0].content.strip() else turns[1:]
+    marked = _with_one_mark(turns, media.path)
+    unread = unread | unread_in_row(fields, read, has_media=media.path is not None)
+    unread |= other_marks(turn.content.replace(VIDEO_MARK, "") for turn in marked)
+    return Row(media.path, media.start_ms, media.end_ms, marked, tuple(sorted(unread)))
 
 
 def _with_one_mark(turns: Sequence[Turn], media: str | None) -> tuple[Turn, ...]:
     _check_order(turns)
-    if media is None and any(_MARK.search(turn.content) for turn in turns if turn.role == "user"):
+    by_user = [turn.content for turn in turns if turn.role == "user"]
+    if media is None and any(map(has_plain_mark, by_user)):
         raise RowProblem(Reason.PLACEHOLDER, "a question holds <image> or <video>, but the row names no media")
     if any(VIDEO_MARK in turn.content for turn in turns if turn.role != "user"):
         raise RowProblem(Reason.PLACEHOLDER, "<video> stands outside the user's turns, where it would be read as media")
+    if media is not None:
+        check_numbers(by_user)
     first_user = next(number for number, turn in enumerate(turns) if turn.role == "user")
     marked = []
     for number, turn in enumerate(turns):
-        content = _without_marks(turn.content) if turn.role == "user" else turn.content.strip()
+        is_marked = turn.role == "user" and media is not None
+        content = without_marks(turn.content) if is_marked else turn.content.strip()
         if number == first_user and media is not None:
             content = f"{VIDEO_MARK}\n{content}".strip()
         if not content:
@@ -159,10 +210,6 @@ def _check_order(turns: Sequence[Turn]) -> None:
     if not spoken or spoken != ["user", "assistant"] * (len(spoken) // 2):
         got = ", ".join(turn.role for turn in turns[:8]) or "none"
         raise RowProblem(Reason.TURNS, f"the turns are {got}; expected user and assistant in turn, the assistant last")
-
-
-def _without_marks(text: str) -> str:
-    return _MARK.sub(lambda mark: "\n" if "\n" in mark.group() else " ", text).strip()
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
@@ -184,4 +231,4 @@ def _string(value: Any, what: str) -> str:
 
 
 def _show(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"
+    return "nothing" if value is None else f"{type(value).__name__} {_shown.repr(value)}"

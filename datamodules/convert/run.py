@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from datamodules.convert.json_rows import read_rows
-from datamodules.convert.paths import checked_path
+from datamodules.convert.paths import checked_path, without_prefix
 from datamodules.convert.plan import Plan, PlannedSample, Progress, SampleIdentity
 from datamodules.convert.prepare import Preparation, Prepared, Wanted
 from datamodules.convert.problems import ConversionError, RowProblem
@@ -27,6 +28,7 @@ from datamodules.convert.sources import Annotation
 from datamodules.convert.workers import prepare_all
 from datamodules.shard_writer import ShardWriter
 
+_MOST_NAMES = 1000  # of unread fields, told apart: hostile rows may have any number
 _SHARD_NUMBER = "[0-9][0-9][0-9][0-9][0-9][0-9].tar"
 
 
@@ -66,6 +68,7 @@ class Conversion(NamedTuple):
         max_samples: Samples of a shard.
         max_bytes: A shard that has reached this size is closed.
         num_workers: Processes that check and shrink media; changes nothing in the result.
+        stripped: Beginnings that are taken off the paths of media.
     """
 
     annotations: Sequence[Annotation]
@@ -77,6 +80,7 @@ class Conversion(NamedTuple):
     max_samples: int = 10_000
     max_bytes: int = 1 << 30
     num_workers: int = 0
+    stripped: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -97,11 +101,17 @@ class Conversion(NamedTuple):
             "reencode": self.reencoding,
             "max_samples": self.max_samples,
             "max_bytes": self.max_bytes,
+            # Only where there are any: plans of earlier versions do not know of them.
+            **({"stripped prefixes": self.stripped} if self.stripped else {}),
         }
 
 
-def convert(conversion: Conversion) -> Report:
+def convert(conversion: Conversion, restart: bool = False) -> Report:
     """Convert, or go on where the same conversion was stopped.
+
+    Args:
+        conversion: What to convert.
+        restart: Whether an earlier conversion of this name is removed first.
 
     Returns:
         What was written and what was left out; it lies beside the shards too.
@@ -111,14 +121,17 @@ def convert(conversion: Conversion) -> Report:
     """
     conversion.out.mkdir(parents=True, exist_ok=True)
     settings = conversion.settings()
-    with Plan(conversion.out / f".{conversion.stem}.plan.sqlite", settings) as plan:
+    with Plan(conversion.out / f".{conversion.stem}.plan.sqlite", settings, restart) as plan:
+        if restart:
+            for path in conversion.out.glob(f"{conversion.stem}-{_SHARD_NUMBER}*"):
+                path.unlink()  # its index too
         if not plan.is_filled:
             _refuse_other_shards(conversion)
             _fill(plan, conversion)
         if plan.progress().finished:
             print(
-                f"This conversion was finished before; nothing is done, and the report is of then. To convert anew, "
-                f"with media that were missing, remove {plan.path} and {conversion.out / conversion.stem}-*.tar.",
+                "This conversion was finished before; nothing is done, and the report is of then. To convert again, "
+                f"with media that were missing, give --restart: it removes {conversion.out / conversion.stem}-*.tar.",
                 file=sys.stderr,
             )
         else:
@@ -131,14 +144,15 @@ def _fill(plan: Plan, conversion: Conversion) -> None:
     for annotation in conversion.annotations:
         number_of_folders.setdefault(annotation.folders, len(number_of_folders) - 1)
     num_bytes = sum(one.path.stat().st_size * (2 if one.sampling.needs_count else 1) for one in conversion.annotations)
+    unread: Counter[str] = Counter()
     plan.start_filling()
     with tqdm(total=num_bytes, desc="reading rows", unit="B", unit_scale=True, disable=None) as bar:
         for number, annotation in enumerate(conversion.annotations):
             num_rows = 0
             for row, item in _chosen_rows(annotation, bar.update):
-                num_rows += _add_row(plan, conversion.part, annotation, (number, row), item, number_of_folders)
+                num_rows += _add_row(plan, conversion, annotation, (number, row), item, number_of_folders, unread)
             plan.add_annotation(number, annotation.label, num_rows)
-    plan.end_filling()
+    plan.end_filling(unread)
 
 
 def _chosen_rows(annotation: Annotation, advance: Callable[[int], object]) -> Iterator[tuple[int, Any]]:
@@ -154,13 +168,15 @@ def _chosen_rows(annotation: Annotation, advance: Callable[[int], object]) -> It
 
 def _add_row(
     plan: Plan,
-    part: Part,
+    conversion: Conversion,
     annotation: Annotation,
     place: tuple[int, int],
     item: Any,
     number_of_folders: dict[tuple[str, ...], int],
+    unread: Counter[str],
 ) -> bool:
     """Plan a row, or list why not; whether it belongs to this part at all."""
+    part = conversion.part
     name = f"{annotation.label}#{place[1]}"
     identity = SampleIdentity(name, ())
     try:
@@ -168,7 +184,8 @@ def _add_row(
             raise item
         row = annotation.read_row(item)
         if row.media is not None:
-            identity = SampleIdentity(checked_path(row.media), annotation.folders, row.start_ms, row.end_ms)
+            row = row._replace(media=without_prefix(row.media, conversion.stripped))
+            identity = SampleIdentity(checked_path(str(row.media)), annotation.folders, row.start_ms, row.end_ms)
         digest = identity.digest(number_of_folders)
         if not part.holds(digest):
             return False
@@ -180,6 +197,7 @@ def _add_row(
         plan.leave_out_row(place, problem)
     else:
         plan.add_row(identity, digest, source, place, conversation)
+        unread.update(name if name in unread or len(unread) < _MOST_NAMES else "others" for name in row.unread)
     return True
 
 
@@ -197,29 +215,30 @@ def _write_shards(plan: Plan, conversion: Conversion) -> None:
         first_number=progress.num_shards,
     )
     num_samples = progress.num_samples
-    samples, ahead = itertools.tee(plan.samples(progress.next_sample))
-    outcomes = prepare_all(map(_wanted, ahead), preparation, conversion.num_workers)
+    samples, ahead = itertools.tee(plan.samples(progress.next_sample, progress.next_piece))
+    outcomes = prepare_all(map(_wanted, ahead, itertools.count()), preparation, conversion.num_workers)
     plan.start_writing()
     bar = tqdm(total=plan.num_samples, initial=progress.next_sample - 1, desc="writing", unit=" samples", disable=None)
     with writer, bar:
         for sample, outcome in zip(samples, outcomes, strict=True):
             if isinstance(outcome, RowProblem):
-                plan.leave_out_sample(sample.number, outcome)
+                plan.leave_out_sample(sample, outcome)
             else:
                 num_shards = writer.next_number
                 _store(writer, sample, outcome)
                 if writer.next_number > num_shards:  # the shards before this sample are whole
-                    plan.keep_progress(Progress(sample.number, writer.next_number, num_samples))
+                    done = Progress(sample.number, writer.next_number, num_samples, next_piece=sample.piece)
+                    plan.keep_progress(done)
                 num_samples += 1
-            bar.update()
+            bar.update(sample.piece == 0)
     plan.keep_progress(Progress(plan.num_samples + 1, writer.next_number, num_samples, finished=True))
     shutil.rmtree(preparation.scratch)
 
 
-def _wanted(sample: PlannedSample) -> Wanted | None:
+def _wanted(sample: PlannedSample, number: int) -> Wanted | None:
     if sample.media is None:
         return None
-    return Wanted(sample.number, sample.media, sample.folders, sample.start_ms, sample.end_ms)
+    return Wanted(number, sample.media, sample.folders, sample.start_ms, sample.end_ms)
 
 
 def _store(writer: ShardWriter, sample: PlannedSample, prepared: Prepared | None) -> None:
@@ -252,8 +271,8 @@ def _refuse_other_shards(conversion: Conversion) -> None:
     others = sorted(conversion.out.glob(f"{conversion.stem}-{_SHARD_NUMBER}"))
     if others:
         raise ConversionError(
-            f"{others[0]} is there already, and not from a conversion that could go on; remove the old shards, or give "
-            "another OUT or --name"
+            f"{others[0]} is there already, and not from a conversion that could go on; give another OUT or --name, or "
+            "--restart to remove the old shards"
         )
 
 

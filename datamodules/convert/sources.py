@@ -92,7 +92,7 @@ class Annotation(NamedTuple):
 
 
 def llava(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
-    """LLaVA-1.5's 665k mix, and any files of that form: rows with ``image``, ``video`` or neither."""
+    """LLaVA-1.5's 665k mix, and any files of that form: rows with image, video or neither."""
     return [
         Annotation(path, label, llava_row, roots.below(label, [path.parent]), _always(label))
         for path, label in zip(files, _labels(files), strict=True)
@@ -105,9 +105,14 @@ def videollamb(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Anno
 
 
 def pllava(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
-    """The tree ``{video,image}/<kind>/<name>/train.json`` of PLLaVA's magic_jsons and VideoChat2-IT."""
+    """The tree {video,image}/KIND/NAME/train.json of PLLaVA's magic_jsons and VideoChat2-IT, or single files of it."""
     found = []
     for folder in folders:
+        if folder.is_file():
+            label = folder.parent.resolve().name if folder.stem == "train" else folder.stem
+            places = roots.below(label, [folder.parent])
+            found.append(Annotation(folder, label, pllava_row, places, _always(label)))
+            continue
         for path in _files(folder, [f"{'*/' * depth}train*.json" for depth in range(4)]):
             parts = path.relative_to(folder).with_suffix("").parts
             label = "/".join(parts[:-1] if parts[-1] == "train" else parts) or folder.resolve().name
@@ -117,18 +122,20 @@ def pllava(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annota
 
 
 def llava_video(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
-    """LLaVA-Video-178K: subsets' folders with ``*_processed.json`` files, their media unpacked there or beside."""
+    """LLaVA-Video-178K: subsets' folders with *_processed.json files, or single files; media lie there or beside."""
     found = []
     for folder in folders:
-        for path in _files(folder, ["*_processed.json", "*/*_processed.json"]):
-            label = path.relative_to(folder).with_suffix("").as_posix()
-            places = roots.below(label, [path.parent, folder])
+        is_file = folder.is_file()
+        above = folder.resolve().parent.parent if is_file else folder
+        for path in [folder.resolve()] if is_file else _files(folder, ["*_processed.json", "*/*_processed.json"]):
+            label = path.relative_to(above).with_suffix("").as_posix()
+            places = roots.below(label, [path.parent, above])
             found.append(Annotation(path, label, llava_row, places, _always(path.parent.name), _kind(path)))
     return _with_unique_labels(found)
 
 
 def mixture(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
-    """LLaVA-NeXT's YAML: ``datasets``, a list of ``json_path`` (seen from the YAML) and ``sampling_strategy``."""
+    """LLaVA-NeXT's YAML: datasets, a list of json_path (seen from the YAML) and sampling_strategy."""
     found: list[tuple[Path, Sampling]] = []
     for file in files:
         for entry in _datasets(file):

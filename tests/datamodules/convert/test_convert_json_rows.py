@@ -79,7 +79,11 @@ def test_values_that_json_reads_are_read_in_every_form(file: Path, value: str) -
 def test_half_a_character_is_a_wrong_encoding_in_every_form(file: Path, text: str) -> None:
     right = '{"conversations": "\\ud83d\\ude00 and \\\\ud83d"}'
     wrong = right.replace("and", text)
-    for data in (f"[{right}, {wrong}, {right}]", f"{right}\n{wrong}\n{right}", f'{{"data": [{right}, {wrong}, {right}]}}'):
+    for data in (
+        f"[{right}, {wrong}, {right}]",
+        f"{right}\n{wrong}\n{right}",
+        f'{{"data": [{right}, {wrong}, {right}]}}',
+    ):
         found = rows(file, data.encode())
         assert [row.reason if isinstance(row, RowProblem) else row for row in found] == [
             json.loads(right),

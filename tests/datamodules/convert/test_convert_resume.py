@@ -171,10 +171,8 @@ def test_a_finished_conversion_says_that_it_does_nothing_and_how_to_begin_anew(
     assert "finished before" not in capsys.readouterr().err
     write_media(tmp_path, "late.mp4")
     convert("llava", rows, tmp_path / "out", *options)
-    plan = tmp_path / "out/.llava.plan.sqlite"
-    assert f"remove {plan} and {tmp_path / 'out/llava'}-*.tar" in capsys.readouterr().err
-    plan.unlink()
-    convert("llava", rows, tmp_path / "out", *options)
+    assert f"give --restart: it removes {tmp_path / 'out/llava'}-*.tar" in capsys.readouterr().err
+    convert("llava", rows, tmp_path / "out", *options, "--restart")
     assert [sample.record.meta["media"] for sample in read_samples(tmp_path / "out")] == ["late.mp4"]
 
 

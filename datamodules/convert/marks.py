@@ -1,0 +1,49 @@
+"""Marks in texts that stand for media: those of the row's own image or video, and those that nothing is put in for."""
+
+import re
+from collections.abc import Iterable
+
+from datamodules.convert.problems import Reason, RowProblem
+
+_PLAIN = re.compile(r"<(?:image|video)>")
+_ITS_MEDIA = (
+    r"<(?:image|video)(?:here|[ _-](?:here|pad|token|soft_token|placeholder|0*[01]))?>"
+    r"|<\|(?:image|video)(?:_pad|_token|_0*[01])?\|>|<\|vision_(?:start|end|pad)\|>|<(?:start|end)_of_(?:image|video)>"
+)
+_ITS_MEDIA_AND_SPACE = re.compile(rf"\s*(?:{_ITS_MEDIA})\s*", re.IGNORECASE)
+_NUMBERED = re.compile(r"<\|?(?:image|video)[ _-](\d+)\|?>", re.IGNORECASE)
+_ANY = re.compile(
+    rf"{_ITS_MEDIA}|<\|\w+\|>|</?(?:audio|speech|sound|image|video|img|vid|bbox|ref-object)(?:here|[ _-]\w+)?>",
+    re.IGNORECASE,
+)
+
+
+def without_marks(text: str) -> str:
+    """Take the marks of the row's image or video out of a text."""
+    if "<" not in text:
+        return text.strip()
+    return _ITS_MEDIA_AND_SPACE.sub(lambda mark: "\n" if "\n" in mark.group() else " ", text).strip()
+
+
+def has_plain_mark(text: str) -> bool:
+    """Whether a text holds ``<image>`` or ``<video>``."""
+    return "<" in text and _PLAIN.search(text) is not None
+
+
+def other_marks(texts: Iterable[str]) -> set[str]:
+    """Marks of media and control tokens that are left in texts."""
+    return {mark.group() for text in texts if "<" in text for mark in _ANY.finditer(text)}
+
+
+def check_numbers(texts: Iterable[str]) -> None:
+    """Refuse texts that number several images or videos.
+
+    Raises:
+        RowProblem: They do, but a sample has one.
+    """
+    numbers = {int(number) for text in texts if "<" in text for number in _NUMBERED.findall(text)}
+    if len(numbers) > 1 or max(numbers, default=0) > 1:
+        raise RowProblem(
+            Reason.SEVERAL_MEDIA,
+            f"the text numbers images or videos {sorted(numbers)}; only rows with one are supported",
+        )

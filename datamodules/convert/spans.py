@@ -1,0 +1,141 @@
+"""Which part of a video a row means: start and end under the names and in the units that data sets use.
+
+A number is seconds, unless the field's name says milliseconds (``start_ms``). A text is a number with or without a unit
+(``12.5``, ``12.5s``, ``800 ms``) or a time on a clock (``1:02:03.5``, ``02:03``: minutes and seconds). What could be
+read in two ways is refused.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from datamodules.convert.problems import Reason, RowProblem
+
+_OWNER = r"(?:(?:video|clip|segment|vid)_?)?"
+_UNIT = r"(?P<unit>_s|_?(?:secs?|seconds?|ms|msecs?|millis|milliseconds?))?"
+_EDGE = re.compile(rf"{_OWNER}(?P<edge>start|begin|end)(?:_?(?:time|timestamp))?{_UNIT}", re.IGNORECASE)
+_RANGE = re.compile(
+    rf"(?:{_OWNER}(?:clip|span|segment|split|interval|timestamps?)|(?:video|clip|time)_?(?:range|span|window|interval))"
+    rf"{_UNIT}",
+    re.IGNORECASE,
+)
+_IN_FRAMES = re.compile(
+    rf"{_OWNER}(?:(?:start|begin|end)_?frame\w*|frame_?(?:start|begin|end|range|span))", re.IGNORECASE
+)
+_CLOCK = re.compile(r"(?:(\d+):(?=\d\d:))?(\d+):(\d\d(?:[.,]\d+)?)")
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|secs?|seconds?|ms|msecs?|milliseconds?)?", re.IGNORECASE)
+_DURATIONS = ("duration", "video_duration")
+_LONGEST_S = 100_000  # more than a day: what has no unit and is larger may be milliseconds
+_MOST_DURATIONS = 10  # so often the video's own length: the same
+
+
+class Span(NamedTuple):
+    """The part, and the fields that told it; None where a row leaves it open."""
+
+    start_ms: int | None
+    end_ms: int | None
+    names: frozenset[str]
+
+
+class _Edge(NamedTuple):
+    name: str
+    is_start: bool
+    ms: int
+
+
+def read_span(fields: Mapping[str, Any], inner: str | None) -> Span:
+    """Read the part of a video that a row means.
+
+    Args:
+        fields: The row.
+        inner: The field that holds further ones, such as ``meta``; None where there is none.
+
+    Returns:
+        The part. ``names`` of fields inside ``inner`` have its name and a dot in front.
+
+    Raises:
+        RowProblem: A time is none, two fields contradict each other, or the unit is unclear.
+    """
+    edges = list(_edges(fields, ""))
+    if inner is not None:
+        edges += _edges(fields[inner], f"{inner}.")
+    if not edges:
+        _check_frames(fields)
+        return Span(None, None, frozenset())
+    start, end = (_agreed([edge for edge in edges if edge.is_start is is_start]) for is_start in (True, False))
+    if end is not None and end <= (start or 0):
+        raise RowProblem(Reason.SPAN, f"start {start or 0} ms and end {end} ms do not span a part of a video")
+    duration = next((fields[name] for name in _DURATIONS if isinstance(fields.get(name), int | float)), 0)
+    latest = max(start or 0, end or 0)
+    if 0 < duration * 1000 * _MOST_DURATIONS < latest:
+        raise RowProblem(
+            Reason.SPAN,
+            f"the part goes to {latest / 1000:g} s, but the row's duration is {duration:g}; if milliseconds are meant, "
+            "name the fields start_ms and end_ms",
+        )
+    return Span(start, end, frozenset(edge.name for edge in edges))
+
+
+def _edges(fields: Mapping[str, Any], prefix: str) -> Iterator[_Edge]:
+    for name, value in fields.items():
+        if value is None or value == "":
+            continue
+        if found := _EDGE.fullmatch(name):
+            is_start = found["edge"].lower() in ("start", "begin")
+            yield _Edge(prefix + name, is_start, _milliseconds(value, prefix + name, found["unit"]))
+        elif isinstance(value, list | dict) and (found := _RANGE.fullmatch(name)):
+            yield from _edges_of_range(value, prefix + name, found["unit"])
+
+
+def _edges_of_range(value: Any, name: str, unit: str | None) -> Iterator[_Edge]:
+    if isinstance(value, dict):
+        yield from (edge._replace(name=name) for edge in _edges(value, f"{name}."))
+        return
+    if len(value) == 1 and isinstance(value[0], list):
+        value = value[0]
+    is_pair = len(value) == 2 and not any(isinstance(one, list | dict) for one in value)
+    if is_pair:
+        for number, one in enumerate(value):
+            if one is not None:
+                yield _Edge(name, number == 0, _milliseconds(one, name, unit))
+    elif value and "timestamp" not in name:  # those of several events do not choose a part
+        raise RowProblem(Reason.SPAN, f"{name!r} must be a start and an end, got {str(value)[:60]}")
+
+
+def _agreed(edges: list[_Edge]) -> int | None:
+    if len({edge.ms for edge in edges}) > 1:
+        told = ", ".join(f"{edge.name!r} {edge.ms} ms" for edge in edges)
+        raise RowProblem(Reason.SPAN, f"several fields tell different times: {told}; leave one of them")
+    return edges[0].ms if edges else None
+
+
+def _milliseconds(value: Any, name: str, unit: str | None) -> int:
+    unit = (unit or "").lower().lstrip("_")
+    if isinstance(value, str) and (clock := _CLOCK.fullmatch(value.strip())) and not unit.startswith("m"):
+        hours, minutes, seconds = int(clock[1] or 0), int(clock[2]), float(clock[3].replace(",", "."))
+        if seconds < 60 and (minutes < 60 or clock[1] is None):
+            return round(((hours * 60 + minutes) * 60 + seconds) * 1000)
+    amount: object = value
+    if isinstance(value, str) and (found := _AMOUNT.fullmatch(value.strip())):
+        amount = float(found[1])
+        own_unit = (found[2] or "").lower()
+        if own_unit and unit and own_unit[0] != unit[0]:
+            raise RowProblem(Reason.SPAN, f"{name!r} is {value!r}: its name and its unit contradict each other")
+        unit = unit or own_unit
+    if not isinstance(amount, int | float) or isinstance(amount, bool) or not math.isfinite(amount) or amount < 0:
+        raise RowProblem(
+            Reason.SPAN, f"{name!r} must be seconds, 0 or more, or a time such as 1:02:03.5, got {str(value)[:60]!r}"
+        )
+    if not unit and amount >= _LONGEST_S:
+        raise RowProblem(
+            Reason.SPAN,
+            f"{name!r} is {amount:g} s, more than a day; if that is milliseconds, name the fields start_ms and end_ms",
+        )
+    return round(amount) if unit.startswith("m") else round(amount * 1000)
+
+
+def _check_frames(fields: Mapping[str, Any]) -> None:
+    for name, value in fields.items():
+        if value is not None and _IN_FRAMES.fullmatch(name):
+            raise RowProblem(Reason.SPAN, f"{name!r} counts frames, which is not read; write start and end in seconds")
