@@ -10,7 +10,7 @@ _ITS_MEDIA = (
     r"<(?:image|video)(?:here|[ _-](?:here|pad|token|soft_token|placeholder|0*[01]))?>"
     r"|<\|(?:image|video)(?:_pad|_token|_0*[01])?\|>|<\|vision_(?:start|end|pad)\|>|<(?:start|end)_of_(?:image|video)>"
 )
-_ITS_MEDIA_AND_SPACE = re.compile(rf"\s*(?:{_ITS_MEDIA})\s*", re.IGNORECASE)
+_ITS_MEDIA_AND_SPACE = re.compile(rf"\s*(?:(?:{_ITS_MEDIA})\s*)+", re.IGNORECASE)
 _NUMBERED = re.compile(r"<\|?(?:image|video)[ _-](\d+)\|?>", re.IGNORECASE)
 _ANY = re.compile(
     rf"{_ITS_MEDIA}|<\|\w+\|>|</?(?:audio|speech|sound|image|video|img|vid|bbox|ref-object)(?:here|[ _-]\w+)?>",

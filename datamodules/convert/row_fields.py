@@ -19,7 +19,7 @@ _INNER = ("meta", "metadata")
 _EMPTY: tuple[object, ...] = (None, "", "[]", "{}", "None", "null", [], {})
 _HARMLESS = re.compile(
     r"(?:\w+_)?(?:id|ids|uid|uuid|idx|index|key|hash|license|source|sources|dataset|datasets|domain|author|authors)"
-    r"|\w*(?:width|height|size|resolution|duration)|(?:data|data_?set|task|question|answer|media)_(?:source|name|type)"
+    r"|\w*(?:width|height|size|resolution)|(?:video_?|image_?)?duration|(?:data|data_?set|task|question|answer|media)_(?:source|name|type)"
     r"|types?|categor(?:y|ies)|tasks?|split|subset|lang|languages?|model|model_name|scores?|quality|difficulty|tags"
     r"|length|num_turns|num_tokens|created|created_at|version|title|topic|url",
     re.IGNORECASE,

@@ -100,7 +100,7 @@ def llava(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotatio
 
 
 def videollamb(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
-    """VideoLLaMB-IT's one file; a sample's source is its media's folder, such as ``videollamb/ssv2``."""
+    """VideoLLaMB-IT's one file; a sample's source is its media's folder, such as videollamb/ssv2."""
     return [annotation._replace(source=_videollamb_set) for annotation in llava(files, roots, seed)]
 
 

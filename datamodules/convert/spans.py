@@ -24,6 +24,7 @@ _IN_FRAMES = re.compile(
     rf"{_OWNER}(?:(?:start|begin|end)_?frame\w*|frame_?(?:start|begin|end|range|span))", re.IGNORECASE
 )
 _CLOCK = re.compile(r"(?:(\d+):(?=\d\d:))?(\d+):(\d\d(?:[.,]\d+)?)")
+_CLOCKS = re.compile(r"(?P<start>\d[\d:.,]*:[\d:.,]+)\s*(?:-+>?|\u2013|to|,)\s*(?P<end>\d[\d:.,]*:[\d:.,]+)")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|secs?|seconds?|ms|msecs?|milliseconds?)?", re.IGNORECASE)
 _DURATIONS = ("duration", "video_duration")
 _LONGEST_S = 100_000  # more than a day: what has no unit and is larger may be milliseconds
@@ -42,6 +43,7 @@ class _Edge(NamedTuple):
     name: str
     is_start: bool
     ms: int
+    is_weak: bool = False  # timestamps: may be those of an answer, where another field tells the part
 
 
 def read_span(fields: Mapping[str, Any], inner: str | None) -> Span:
@@ -63,6 +65,7 @@ def read_span(fields: Mapping[str, Any], inner: str | None) -> Span:
     if not edges:
         _check_frames(fields)
         return Span(None, None, frozenset())
+    edges = [edge for edge in edges if not edge.is_weak] or edges
     start, end = (_agreed([edge for edge in edges if edge.is_start is is_start]) for is_start in (True, False))
     if end is not None and end <= (start or 0):
         raise RowProblem(Reason.SPAN, f"start {start or 0} ms and end {end} ms do not span a part of a video")
@@ -84,8 +87,13 @@ def _edges(fields: Mapping[str, Any], prefix: str) -> Iterator[_Edge]:
         if found := _EDGE.fullmatch(name):
             is_start = found["edge"].lower() in ("start", "begin")
             yield _Edge(prefix + name, is_start, _milliseconds(value, prefix + name, found["unit"]))
-        elif isinstance(value, list | dict) and (found := _RANGE.fullmatch(name)):
-            yield from _edges_of_range(value, prefix + name, found["unit"])
+        elif found := _RANGE.fullmatch(name):
+            if isinstance(value, str) and (clocks := _CLOCKS.fullmatch(value.strip())):
+                value = [clocks["start"], clocks["end"]]
+            if isinstance(value, list | dict):
+                is_weak = "timestamp" in name.lower()
+                for edge in _edges_of_range(value, prefix + name, found["unit"]):
+                    yield edge._replace(is_weak=is_weak)
 
 
 def _edges_of_range(value: Any, name: str, unit: str | None) -> Iterator[_Edge]:

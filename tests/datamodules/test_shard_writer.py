@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.errors import SampleError
 from datamodules.shard_writer import ShardWriter
 from tests.fixtures_data import make_clip, make_record
 
@@ -29,3 +30,12 @@ def test_numbering_goes_on_where_it_is_told_to(tmp_path: Path) -> None:
             numbers.append(writer.next_number)
     assert numbers == [7, 8]
     assert [path.name for path in writer.paths] == ["shard-000007.tar", "shard-000008.tar"]
+
+
+def test_a_record_that_the_reader_would_refuse_for_its_size_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datamodules.shard_writer.MAX_JSON_BYTES", 100)
+    with pytest.raises(SampleError, match="more than the 100 that are read"), ShardWriter(tmp_path / "shard") as writer:
+        writer.write("a", make_record(media=False))
+    assert list(tmp_path.iterdir()) == []

@@ -69,7 +69,7 @@ def test_all_forms_give_the_rows_that_json_reads_wherever_the_file_is_cut_into_c
 
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e400", "123456789012345678901234567890", '"\u2028"', "-0.0"])
 def test_values_that_json_reads_are_read_in_every_form(file: Path, value: str) -> None:
-    row = '{"score": %s, "conversations": []}' % value
+    row = f'{{"score": {value}, "conversations": []}}'
     expected = repr([json.loads(row)] * 2)
     assert repr(rows(file, f"[{row}, {row}]".encode())) == repr(rows(file, f"{row}\n{row}".encode())) == expected
     assert repr(rows(file, f'{{"data": [{row}, {row}]}}'.encode())) == expected
@@ -94,7 +94,7 @@ def test_half_a_character_is_a_wrong_encoding_in_every_form(file: Path, text: st
 
 @pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000 + "]" * 100_000])
 def test_what_json_cannot_hold_costs_one_row_in_every_form(file: Path, value: str) -> None:
-    row, right = '{"conversations": %s}' % value, '{"conversations": 1}'
+    row, right = f'{{"conversations": {value}}}', '{"conversations": 1}'
     for data in (f"[{row}, {right}]", f"{right}\n{row}\n{right}", f'{{"data": [{right}, {row}]}}'):
         found = rows(file, data.encode())
         assert [one.reason for one in found if isinstance(one, RowProblem)] == [Reason.MALFORMED]
