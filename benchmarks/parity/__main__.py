@@ -76,7 +76,9 @@ def _severity(check: Check) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """Print one line a case; the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.parity",
+        description=(__doc__ or "").replace("``", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--goldens", type=Path, required=True, metavar="DIR", help="folder of recordings")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; the recordings were made with one")

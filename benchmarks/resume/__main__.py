@@ -131,7 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 1 if a resumed run is not the uninterrupted one.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.resume", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.resume",
+        description=(__doc__ or "").replace("``", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")

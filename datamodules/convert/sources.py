@@ -177,6 +177,8 @@ def _datasets(file: Path) -> list[dict[str, Any]]:
 
 def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
     paths = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    if not folder.exists():
+        raise ConversionError(f"{folder} does not exist (seen from {Path.cwd()}); expected a folder or a file of rows")
     if not paths:
         raise ConversionError(
             f"no annotation in {folder} (seen from {Path.cwd()}); looked for {', '.join(patterns)}: check the folder"

@@ -114,7 +114,7 @@ class Surroundings:
     """What the processes find.
 
     Args:
-        setup: Shell lines that run first on the job's first node, such as ``module load`` and ``source .../activate``;
+        setup: Shell lines that run first on the job's first node, such as "module load" and "source .../activate";
             what they export reaches all processes.
         variables: Environment variables.
         container: Container of the processes; the setup runs outside it.
