@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from datamodules.counts import count_of
 from datamodules.decoding import Decoding
 from datamodules.errors import ShardError
 from datamodules.shard_cache import ShardCache
@@ -99,11 +100,12 @@ class Findings:
 
     def lines(self) -> Iterator[str]:
         """The same for people, with the first few wrong samples. Names from shards are quoted: they may be anything."""
-        yield f"{self.num_samples} samples in {self.shards} shards, media of {self.decoded} decoded"
+        held = f"{count_of(self.num_samples, 'sample')} in {count_of(self.shards, 'shard')}"
+        yield f"{held}, media of {self.decoded} decoded"
         yield f"{'source':<32}{'modality':<12}{'samples':>10}{'conversations':>15}"
         for (source, modality), count in sorted(self.samples.items()):
             yield f"{source!r:<32}{modality:<12}{count:>10}{self.conversations[source, modality]:>15}"
-        yield f"{len(self.wrong)} wrong samples ({self.bad_rate:.2%})"
+        yield f"{count_of(len(self.wrong), 'wrong sample')} ({self.bad_rate:.2%})"
         yield from (f"{kind:<32}{count:>22}" for kind, count in self.problems.most_common())
         yield from (f"  {found['reason']}" for found in self.wrong[:_SHOWN])
         if len(self.wrong) > _SHOWN:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.convert.plan import Plan
+from datamodules.counts import count_of
 
 _NUM_EXAMPLES = 3
 _NUM_NAMES = 20
@@ -52,11 +53,6 @@ class Report(NamedTuple):
                 shown = [f"{name[:60]} {count_of(count, 'row')}" for name, count in counts[:_NUM_NAMES]]
                 more = [f"and {len(counts) - _NUM_NAMES} more"] if len(counts) > _NUM_NAMES else []
                 yield f"{what} not read: {', '.join(shown + more)}"
-
-
-def count_of(number: int, noun: str) -> str:
-    """A number with its noun in the right form: ``1 row``, ``8,213 rows``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def write_report(plan: Plan, out: Path, stem: str) -> Report:

@@ -5,6 +5,7 @@ Data sets have fields of their own. One that is not known here is told, so that 
 
 import functools
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -30,6 +31,13 @@ _UNSUPPORTED = re.compile(
     r"(?:audio|speech|sound)s?(?:_(?:path|file|url))?|tools|functions|objects|tool_calls|function_call", re.IGNORECASE
 )
 _WEIGHT = re.compile(r"loss|weight|loss_weight|train|kto_tag", re.IGNORECASE)
+_shown = reprlib.Repr()  # of any depth and length
+_shown.maxstring = _shown.maxother = 60
+
+
+def shown(value: object) -> str:
+    """Show a JSON value in a message, shortened."""
+    return "nothing" if value is None else f"{type(value).__name__} {_shown.repr(value)}"
 
 
 class _Use(Enum):

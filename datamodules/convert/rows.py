@@ -21,7 +21,6 @@ Source: the row layouts are those of PLLaVA, VideoChat2-IT, LLaVA-1.5 and LLaVA-
 """
 
 import json
-import reprlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ from datamodules.convert.row_fields import (
     OTHER_MEDIA_FIELDS,
     check_fields,
     inner_field,
+    shown,
     unread_in_row,
     unread_in_turns,
 )
@@ -42,8 +42,6 @@ from datamodules.schema import MAX_CONVERSATIONS_BYTES, VIDEO_ENDINGS, VIDEO_MAR
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _TURN_FIELDS = ("conversations", "messages")
 _SYSTEM_FIELDS = ("system", "system_prompt")
-_shown = reprlib.Repr()  # of any depth and length
-_shown.maxstring = _shown.maxother = 60
 
 
 class Row(NamedTuple):
@@ -133,7 +131,7 @@ def _llava_turn(entry: Any) -> Turn:
     fields = _object(entry, "a turn")
     role = fields.get("from", fields.get("role"))
     if not isinstance(role, str) or role.lower() not in _ROLES:
-        raise RowProblem(Reason.MALFORMED, f"a turn's role is {_show(role)}; expected one of {', '.join(_ROLES)}")
+        raise RowProblem(Reason.MALFORMED, f"a turn's role is {shown(role)}; expected one of {', '.join(_ROLES)}")
     if _ROLES[role.lower()] == "assistant":
         check_fields(fields, "an answer")  # of questions, nothing is learnt
     return Turn(_ROLES[role.lower()], _string(fields.get("value", fields.get("content")), "a turn's text"))
@@ -214,21 +212,17 @@ def _check_order(turns: Sequence[Turn]) -> None:
 
 def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise RowProblem(Reason.MALFORMED, f"{what} must be a JSON object, got {_show(value)}")
+        raise RowProblem(Reason.MALFORMED, f"{what} must be a JSON object, got {shown(value)}")
     return value
 
 
 def _list(value: Any, what: str) -> list[Any]:
     if not isinstance(value, list):
-        raise RowProblem(Reason.MALFORMED, f"{what} must be a JSON list, got {_show(value)}")
+        raise RowProblem(Reason.MALFORMED, f"{what} must be a JSON list, got {shown(value)}")
     return value
 
 
 def _string(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        raise RowProblem(Reason.MALFORMED, f"{what} must be a string, got {_show(value)}")
+        raise RowProblem(Reason.MALFORMED, f"{what} must be a string, got {shown(value)}")
     return value
-
-
-def _show(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {_shown.repr(value)}"

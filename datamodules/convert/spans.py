@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from datamodules.convert.problems import Reason, RowProblem
+from datamodules.convert.row_fields import shown
 
 _OWNER = r"(?:(?:video|clip|segment|vid)_?)?"
 _UNIT = r"(?P<unit>_s|_?(?:secs?|seconds?|ms|msecs?|millis|milliseconds?))?"
@@ -108,7 +109,7 @@ def _edges_of_range(value: Any, name: str, unit: str | None) -> Iterator[_Edge]:
             if one is not None:
                 yield _Edge(name, number == 0, _milliseconds(one, name, unit))
     elif value and "timestamp" not in name:  # those of several events do not choose a part
-        raise RowProblem(Reason.SPAN, f"{name!r} must be a start and an end, got {str(value)[:60]}")
+        raise RowProblem(Reason.SPAN, f"{name!r} must be a start and an end, got {shown(value)}")
 
 
 def _agreed(edges: list[_Edge]) -> int | None:
@@ -133,7 +134,7 @@ def _milliseconds(value: Any, name: str, unit: str | None) -> int:
         unit = unit or own_unit
     if not isinstance(amount, int | float) or isinstance(amount, bool) or not math.isfinite(amount) or amount < 0:
         raise RowProblem(
-            Reason.SPAN, f"{name!r} must be seconds, 0 or more, or a time such as 1:02:03.5, got {str(value)[:60]!r}"
+            Reason.SPAN, f"{name!r} must be seconds, 0 or more, or a time such as 1:02:03.5, got {shown(value)}"
         )
     if not unit and amount >= _LONGEST_S:
         raise RowProblem(

@@ -188,6 +188,9 @@ def test_nested_values_of_any_depth_are_shown_in_messages() -> None:
         value = [value]
     with pytest.raises(RowProblem, match="a turn's role is list"):
         llava_row({"conversations": [{"from": value, "value": "a"}]})
+    for name in ("clip", "start", "system", "image"):
+        with pytest.raises(RowProblem):
+            video_row(**{name: [value, value]})
 
 
 def test_unread_fields_and_marks_are_counted_in_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
