@@ -154,13 +154,19 @@ def parse_record(data: bytes, *, where: str, has_media: bool) -> Record:
         end_ms=end_ms,
         meta=_meta(fields.get("meta", {}), where),
         conversations=tuple(
-            _conversation(item, f"{where}, conversation {number}", has_media)
+            parse_conversation(item, f"{where}, conversation {number}", has_media)
             for number, item in enumerate(conversations)
         ),
     )
 
 
-def _conversation(item: Any, where: str, has_media: bool) -> Conversation:
+def parse_conversation(item: Any, where: str, has_media: bool) -> Conversation:
+    """Check one entry of ``conversations``; see ``parse_record``.
+
+    Raises:
+        VideoMarkError: The video mark and the media do not fit each other.
+        SampleError: It does not follow the schema at the top of this file.
+    """
     fields = _object(item, where, "a conversation")
     turns = tuple(_turn(turn, where) for turn in _list(fields.get("turns"), where, "turns"))
     options = _list(fields.get("options", []), where, "options")
@@ -235,8 +241,13 @@ def _string(fields: dict[str, Any], name: str, where: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
         raise SampleError(f"{where}: {name!r} must be a string, got {_kind(value)}")
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise SampleError(f"{where}: {name!r} holds half a character (a lone surrogate); repair the text")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise SampleError(
+                f"{where}: {name!r} holds half a character (a lone surrogate); repair the text"
+            ) from error
     return value
 
 

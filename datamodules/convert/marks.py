@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterable
 
 from datamodules.convert.problems import Reason, RowProblem
+from datamodules.schema import VIDEO_MARK, Turn
 
 _PLAIN = re.compile(r"<(?:image|video)>")
-_ITS_MEDIA = (
-    r"<(?:image|video)(?:here|[ _-](?:here|pad|token|soft_token|placeholder|0*[01]))?>"
-    r"|<\|(?:image|video)(?:_pad|_token|_0*[01])?\|>|<\|vision_(?:start|end|pad)\|>|<(?:start|end)_of_(?:image|video)>"
+_ITS_MEDIA = (  # each begins with "<", which is found quickly
+    r"<(?:(?:image|video)(?:here|[ _-](?:here|pad|token|soft_token|placeholder|0*[01]))?>"
+    r"|\|(?:image|video)(?:_pad|_token|_0*[01])?\|>|\|vision_(?:start|end|pad)\|>|(?:start|end)_of_(?:image|video)>)"
 )
-_ITS_MEDIA_AND_SPACE = re.compile(rf"\s*(?:(?:{_ITS_MEDIA})\s*)+", re.IGNORECASE)
+_MARKS_OF_ITS_MEDIA = re.compile(rf"{_ITS_MEDIA}(?:\s*{_ITS_MEDIA})*\s*", re.IGNORECASE)
 _NUMBERED = re.compile(r"<\|?(?:image|video)[ _-](\d+)\|?>", re.IGNORECASE)
 _ANY = re.compile(
     rf"{_ITS_MEDIA}|<\|\w+\|>|</?(?:audio|speech|sound|image|video|img|vid|bbox|ref-object)(?:here|[ _-]\w+)?>",
@@ -20,9 +21,14 @@ _ANY = re.compile(
 
 def without_marks(text: str) -> str:
     """Take the marks of the row's image or video out of a text."""
-    if "<" not in text:
-        return text.strip()
-    return _ITS_MEDIA_AND_SPACE.sub(lambda mark: "\n" if "\n" in mark.group() else " ", text).strip()
+    parts: list[str] = []
+    at = 0
+    for marks in _MARKS_OF_ITS_MEDIA.finditer(text):
+        before = text[at : marks.start()].rstrip()
+        space = text[at + len(before) : marks.end()]
+        parts += (before, "\n" if "\n" in space else " ")
+        at = marks.end()
+    return "".join((*parts, text[at:])).strip()
 
 
 def has_plain_mark(text: str) -> bool:
@@ -30,9 +36,11 @@ def has_plain_mark(text: str) -> bool:
     return "<" in text and _PLAIN.search(text) is not None
 
 
-def other_marks(texts: Iterable[str]) -> set[str]:
-    """Marks of media and control tokens that are left in texts."""
-    return {mark.group() for text in texts if "<" in text for mark in _ANY.finditer(text)}
+def other_marks(turns: Iterable[Turn]) -> set[str]:
+    """Marks of media and control tokens in turns that have ``VIDEO_MARK`` where their media belong."""
+    found = {mark for turn in turns if "<" in turn.content for mark in _ANY.findall(turn.content)}
+    found.discard(VIDEO_MARK)
+    return found
 
 
 def check_numbers(texts: Iterable[str]) -> None:

@@ -50,6 +50,9 @@ class _Use(Enum):
     UNKNOWN = 5
 
 
+_CHECKED = (_Use.WEIGHT, _Use.UNSUPPORTED)
+
+
 @functools.lru_cache(4096)
 def _use(name: str) -> _Use:
     for use, pattern in (
@@ -70,7 +73,8 @@ def check_fields(fields: Mapping[str, Any], owner: str) -> None:
         RowProblem: It has audio, tools or objects, or says that it is not to be learnt.
     """
     for name, value in fields.items():
-        use = _use(name)
+        if (use := _use(name)) not in _CHECKED:
+            continue
         if use is _Use.UNSUPPORTED and not isinstance(value, bool) and value not in _EMPTY:
             raise RowProblem(Reason.FIELD, f"{owner} has {name!r}, which cannot be followed; remove it or the row")
         if use is _Use.WEIGHT and value is not None and value == 0:
@@ -109,6 +113,7 @@ def unread_in_turns(turns: Sequence[Mapping[str, Any]], owner: str) -> set[str]:
     return {
         f"{owner}.{name}"
         for turn in turns
+        if len(turn) > 2  # has more than a role and a text
         for name in turn.keys() - _READ_IN[owner]
         if _says_something(name, turn[name], True)
     }

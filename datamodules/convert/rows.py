@@ -37,7 +37,7 @@ from datamodules.convert.row_fields import (
 )
 from datamodules.convert.spans import read_span
 from datamodules.errors import SampleError
-from datamodules.schema import MAX_CONVERSATIONS_BYTES, VIDEO_ENDINGS, VIDEO_MARK, Turn, parse_record
+from datamodules.schema import MAX_CONVERSATIONS_BYTES, VIDEO_ENDINGS, VIDEO_MARK, Turn, parse_conversation
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _TURN_FIELDS = ("conversations", "messages")
@@ -71,8 +71,8 @@ def llava_row(item: Any) -> Row:
     """
     fields = _object(item, "the row")
     media = _media(fields)
-    name = next((name for name in _TURN_FIELDS if fields.get(name) is not None), None)
-    if name is None:
+    name = _TURN_FIELDS[0] if fields.get(_TURN_FIELDS[0]) is not None else _TURN_FIELDS[1]
+    if fields.get(name) is None:
         has = ", ".join(sorted(fields)[:10]) or "nothing"
         raise RowProblem(Reason.MALFORMED, f"the row has no {' or '.join(map(repr, _TURN_FIELDS))}; it has {has[:200]}")
     said = _list(fields[name], f"{name!r}")
@@ -114,15 +114,15 @@ def conversation_json(row: Row, conversation_id: str, kind: str) -> str:
     conversation = {"id": conversation_id, **({"kind": kind} if kind else {}), "turns": turns}
     text = json.dumps(conversation, ensure_ascii=False)
     try:
-        record = f'{{"source": "", "conversations": [{text}]}}'.encode()
-        parse_record(record, where="the row", has_media=row.media is not None)
+        num_bytes = len(text.encode())
+        parse_conversation(conversation, "the row", row.media is not None)
     except UnicodeEncodeError as error:
         raise RowProblem(Reason.ENCODING, f"the text holds half a character ({error.reason}); repair it") from error
     except SampleError as error:
         raise RowProblem(Reason.MALFORMED, str(error)) from error
-    if len(record) > MAX_CONVERSATIONS_BYTES:
+    if num_bytes + len(", ") > MAX_CONVERSATIONS_BYTES:
         raise RowProblem(
-            Reason.MALFORMED, f"the conversation has {len(record)} bytes, more than {MAX_CONVERSATIONS_BYTES}; split it"
+            Reason.MALFORMED, f"the conversation has {num_bytes} bytes, more than {MAX_CONVERSATIONS_BYTES}; split it"
         )
     return text
 
@@ -132,9 +132,10 @@ def _llava_turn(entry: Any) -> Turn:
     role = fields.get("from", fields.get("role"))
     if not isinstance(role, str) or role.lower() not in _ROLES:
         raise RowProblem(Reason.MALFORMED, f"a turn's role is {shown(role)}; expected one of {', '.join(_ROLES)}")
-    if _ROLES[role.lower()] == "assistant":
+    ours = _ROLES[role.lower()]
+    if ours == "assistant" and len(fields) > 2:
         check_fields(fields, "an answer")  # of questions, nothing is learnt
-    return Turn(_ROLES[role.lower()], _string(fields.get("value", fields.get("content")), "a turn's text"))
+    return Turn(ours, _string(fields.get("value", fields.get("content")), "a turn's text"))
 
 
 def _media(fields: dict[str, Any]) -> _Media:
@@ -159,6 +160,8 @@ def _named(fields: dict[str, Any], names: Sequence[str]) -> dict[str, list[str]]
     found: dict[str, list[str]] = {}
     for name in names:
         value = fields.get(name)
+        if value is None:
+            continue
         for entry in value if isinstance(value, list) else [value]:
             if entry not in (None, "", "None"):  # VideoChat2-IT writes "None"
                 found.setdefault(_string(entry, f"{name!r}"), []).append(name)
@@ -175,7 +178,7 @@ def _row(fields: dict[str, Any], media: _Media, turns: list[Turn], turn_names: f
             turns = turns if turns[0].content.strip() else turns[1:]
     marked = _with_one_mark(turns, media.path)
     unread = unread | unread_in_row(fields, read, has_media=media.path is not None)
-    unread |= other_marks(turn.content.replace(VIDEO_MARK, "") for turn in marked)
+    unread |= other_marks(marked)
     return Row(media.path, media.start_ms, media.end_ms, marked, tuple(sorted(unread)))
 
 

@@ -5,6 +5,7 @@ A number is seconds, unless the field's name says milliseconds (``start_ms``). A
 read in two ways is refused.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,21 @@ class _Edge(NamedTuple):
     is_weak: bool = False  # timestamps: may be those of an answer, where another field tells the part
 
 
+@functools.lru_cache(4096)
+def _name_of_edge(name: str) -> re.Match[str] | None:
+    return _EDGE.fullmatch(name)
+
+
+@functools.lru_cache(4096)
+def _name_of_range(name: str) -> re.Match[str] | None:
+    return _RANGE.fullmatch(name)
+
+
+@functools.lru_cache(4096)
+def _is_in_frames(name: str) -> bool:
+    return _IN_FRAMES.fullmatch(name) is not None
+
+
 def read_span(fields: Mapping[str, Any], inner: str | None) -> Span:
     """Read the part of a video that a row means.
 
@@ -85,10 +101,10 @@ def _edges(fields: Mapping[str, Any], prefix: str) -> Iterator[_Edge]:
     for name, value in fields.items():
         if value is None or value == "":
             continue
-        if found := _EDGE.fullmatch(name):
+        if (found := _name_of_edge(name)) is not None:
             is_start = found["edge"].lower() in ("start", "begin")
             yield _Edge(prefix + name, is_start, _milliseconds(value, prefix + name, found["unit"]))
-        elif found := _RANGE.fullmatch(name):
+        elif (found := _name_of_range(name)) is not None:
             if isinstance(value, str) and (clocks := _CLOCKS.fullmatch(value.strip())):
                 value = [clocks["start"], clocks["end"]]
             if isinstance(value, list | dict):
@@ -146,5 +162,5 @@ def _milliseconds(value: Any, name: str, unit: str | None) -> int:
 
 def _check_frames(fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
-        if value is not None and _IN_FRAMES.fullmatch(name):
+        if value is not None and _is_in_frames(name):
             raise RowProblem(Reason.SPAN, f"{name!r} counts frames, which is not read; write start and end in seconds")
