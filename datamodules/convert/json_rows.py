@@ -21,7 +21,7 @@ from datamodules.convert.json_text import BrokenJsonError, JsonText
 from datamodules.convert.problems import ConversionError, Reason, RowProblem
 
 _LOOK_AHEAD = 1 << 20
-_TOKEN = re.compile(r'"(?:[^"\\\r\n]|\\.)*"|[\[\]{}:"]')
+_TOKEN = re.compile(r'"[^"\\\r\n]*+(?:\\.[^"\\\r\n]*+)*+"|[\[\]{}:"]')
 _OF_ROWS = frozenset({"conversations", "messages", "conversation", "QA", "image", "images", "video", "videos"})
 _OF_LISTS = frozenset({"data", "rows", "annotations", "samples", "items", "examples", "instances", "train"})
 _PACKED = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}

@@ -19,7 +19,7 @@ _LONGEST_TOKEN = 32  # an error this near to the window's end may be a word, num
 
 _SPACE = re.compile(r"[ \t\n\r\v\f\ufeff]*")
 _SPACE_IN_LINE = re.compile(r"[ \t\v\f\ufeff]*")
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD]")
 _HALF_CHARACTER = re.compile(  # a surrogate without its other half, or what looks like one
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
