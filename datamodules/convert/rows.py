@@ -21,6 +21,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from datamodules.convert.paths import NamedAs
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.errors import SampleError
 from datamodules.schema import VIDEO_MARK, Turn, parse_record
@@ -37,6 +38,7 @@ class Row(NamedTuple):
     start_ms: int | None
     end_ms: int | None
     turns: tuple[Turn, ...]
+    named_as: NamedAs | None = None  # field that names the media; None without
 
 
 def llava_row(item: Any) -> Row:
@@ -46,12 +48,12 @@ def llava_row(item: Any) -> Row:
         RowProblem: The row cannot be used.
     """
     fields = _object(item, "the row")
-    media, span = _media_and_span(fields)
+    media, span, named_as = _media_and_span(fields)
     said = fields.get("conversations", fields.get("messages"))
     turns = [_llava_turn(turn) for turn in _list(said, "'conversations'")]
     first_user = next((number for number, turn in enumerate(turns) if turn.role == "user"), 0)
     turns = [turn for number, turn in enumerate(turns) if number >= first_user or turn.role == "system"]
-    return Row(media, *span, _with_one_mark(turns, media))
+    return Row(media, *span, _with_one_mark(turns, media), named_as)
 
 
 def pllava_row(item: Any) -> Row:
@@ -61,7 +63,7 @@ def pllava_row(item: Any) -> Row:
         RowProblem: The row cannot be used.
     """
     fields = _object(item, "the row")
-    media, span = _media_and_span(fields)
+    media, span, named_as = _media_and_span(fields)
     if media is None:
         raise RowProblem(Reason.MALFORMED, "the row names no video and no image; expected one of them")
     turns: list[Turn] = []
@@ -72,7 +74,7 @@ def pllava_row(item: Any) -> Row:
             turns += [Turn("system", instruction)] if instruction and question else []
             question = question or instruction
         turns += [Turn("user", question), Turn("assistant", _string(pair.get("a"), "'a'"))]
-    return Row(media, *span, _with_one_mark(turns, media))
+    return Row(media, *span, _with_one_mark(turns, media), named_as)
 
 
 def conversation_json(row: Row, conversation_id: str, kind: str) -> str:
@@ -102,7 +104,9 @@ def _llava_turn(entry: Any) -> Turn:
     return Turn(_ROLES[role.lower()], _string(fields.get("value", fields.get("content")), "a turn's text"))
 
 
-def _media_and_span(fields: dict[str, Any]) -> tuple[str | None, tuple[int | None, int | None]]:
+def _media_and_span(
+    fields: dict[str, Any],
+) -> tuple[str | None, tuple[int | None, int | None], NamedAs | None]:
     named: list[tuple[str, str]] = []
     for name in _MEDIA_FIELDS:
         value = fields.get(name)
@@ -114,9 +118,11 @@ def _media_and_span(fields: dict[str, Any]) -> tuple[str | None, tuple[int | Non
             Reason.SEVERAL_MEDIA, f"the row names {len(named)} images or videos; only rows with one are supported"
         )
     if not named:
-        return None, (None, None)
+        return None, (None, None), None
     field, media = named[0]
-    return media, (_span(fields) if field.startswith("video") else (None, None))
+    if field.startswith("video"):
+        return media, _span(fields), "video"
+    return media, (None, None), "image"
 
 
 def _span(fields: dict[str, Any]) -> tuple[int | None, int | None]:

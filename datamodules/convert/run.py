@@ -19,12 +19,13 @@ from datamodules.convert.json_rows import read_rows
 from datamodules.convert.paths import checked_path
 from datamodules.convert.plan import Plan, PlannedSample, Progress, SampleIdentity
 from datamodules.convert.prepare import Preparation, Prepared, Wanted
-from datamodules.convert.problems import ConversionError, RowProblem
+from datamodules.convert.problems import ConversionError, Reason, RowProblem, unforeseen
 from datamodules.convert.reencode import Reencoding
 from datamodules.convert.report import Report, write_report
 from datamodules.convert.rows import conversation_json
 from datamodules.convert.sources import Annotation
 from datamodules.convert.workers import prepare_all
+from datamodules.errors import SampleError
 from datamodules.shard_writer import ShardWriter
 
 _SHARD_NUMBER = "[0-9][0-9][0-9][0-9][0-9][0-9].tar"
@@ -168,16 +169,18 @@ def _add_row(
             raise item
         row = annotation.read_row(item)
         if row.media is not None:
-            identity = SampleIdentity(checked_path(row.media), annotation.folders, row.start_ms, row.end_ms)
+            identity = SampleIdentity(
+                checked_path(row.media), annotation.folders, row.start_ms, row.end_ms, row.named_as
+            )
         digest = identity.digest(number_of_folders)
         if not part.holds(digest):
             return False
         conversation = conversation_json(row, name, annotation.kind)
         source = annotation.source(row.media)
-    except RowProblem as problem:
+    except Exception as error:
         if not part.holds(identity.digest(number_of_folders)):
             return False
-        plan.leave_out_row(place, problem)
+        plan.leave_out_row(place, error if isinstance(error, RowProblem) else unforeseen(f"row {name}", error))
     else:
         plan.add_row(identity, digest, source, place, conversation)
     return True
@@ -203,14 +206,14 @@ def _write_shards(plan: Plan, conversion: Conversion) -> None:
     bar = tqdm(total=plan.num_samples, initial=progress.next_sample - 1, desc="writing", unit=" samples", disable=None)
     with writer, bar:
         for sample, outcome in zip(samples, outcomes, strict=True):
-            if isinstance(outcome, RowProblem):
-                plan.leave_out_sample(sample.number, outcome)
-            else:
-                num_shards = writer.next_number
-                _store(writer, sample, outcome)
-                if writer.next_number > num_shards:  # the shards before this sample are whole
-                    plan.keep_progress(Progress(sample.number, writer.next_number, num_samples))
+            num_shards = writer.next_number
+            problem = outcome if isinstance(outcome, RowProblem) else _store(writer, sample, outcome)
+            if writer.next_number > num_shards:  # the shards before this sample are whole
+                plan.keep_progress(Progress(sample.number, writer.next_number, num_samples))
+            if problem is None:
                 num_samples += 1
+            else:
+                plan.leave_out_sample(sample.number, problem)
             bar.update()
     plan.keep_progress(Progress(plan.num_samples + 1, writer.next_number, num_samples, finished=True))
     shutil.rmtree(preparation.scratch)
@@ -219,10 +222,11 @@ def _write_shards(plan: Plan, conversion: Conversion) -> None:
 def _wanted(sample: PlannedSample) -> Wanted | None:
     if sample.media is None:
         return None
-    return Wanted(sample.number, sample.media, sample.folders, sample.start_ms, sample.end_ms)
+    return Wanted(sample.number, sample.media, sample.folders, sample.start_ms, sample.end_ms, sample.named_as)
 
 
-def _store(writer: ShardWriter, sample: PlannedSample, prepared: Prepared | None) -> None:
+def _store(writer: ShardWriter, sample: PlannedSample, prepared: Prepared | None) -> RowProblem | None:
+    """Write a sample; what is wrong with it, if anything, once nothing of it was written."""
     span = {"start_ms": sample.start_ms, "end_ms": sample.end_ms}
     if prepared is None or prepared.is_cut:
         span = {}
@@ -232,12 +236,25 @@ def _store(writer: ShardWriter, sample: PlannedSample, prepared: Prepared | None
         "meta": {} if prepared is None else {"media": sample.media, **prepared.meta},
         "conversations": sample.conversations,
     }
-    if prepared is None:
-        writer.write(sample.key, record)
-        return
-    writer.write(sample.key, record, prepared.path, prepared.ending)
-    if prepared.is_scratch:
+    path, ending = (None, None) if prepared is None else (prepared.path, prepared.ending)
+    if path is not None and (problem := _unreadable(path)) is not None:
+        return problem
+    try:
+        writer.write(sample.key, record, path, ending)
+    except SampleError as error:
+        return RowProblem(Reason.MALFORMED, str(error))
+    if prepared is not None and prepared.is_scratch:
         prepared.path.unlink()
+    return None
+
+
+def _unreadable(path: Path) -> RowProblem | None:
+    """Why a file cannot be read any more since it was prepared, if that is so."""
+    try:
+        with path.open("rb"):
+            return None
+    except OSError as error:
+        return RowProblem(Reason.MISSING, f"{path} cannot be read any more ({error.strerror}); is its disk there?")
 
 
 def _stamp(path: Path) -> tuple[int, int]:
