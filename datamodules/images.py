@@ -5,28 +5,27 @@ A picture becomes 8-bit RGB as it is shown:
 - Grey of 16 bits loses its lower 8 bits. Pillow's own ``convert`` would make everything above 255 white.
 - Grey of 32 bits is taken where its scale is known: floats from 0 to 1, integers up to 65535. Others are refused.
 - What is transparent shows white, as in vLLM and transformers' Qwen-VL and Idefics. Black text stays readable.
-- The EXIF orientation is applied where it is a number from 1 to 8. All else in EXIF is neither used nor checked.
+- The EXIF orientation is applied where it is a number from 1 to 8. No other metadata is used, and damaged metadata do
+  not make a picture unreadable.
 - Of an animation the first frame is read.
 """
 
 import contextlib
+import io
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, scale_down
 from datamodules.errors import BrokenMediaError, OversizedMediaError
 from datamodules.file_formats import HEAD_BYTES, format_of
+from datamodules.picture_metadata import without_metadata
 
 READ_FORMATS = ("JPEG", "PNG", "WEBP")
 """What shards hold, as Pillow names it."""
-
-# Pictures of image generators carry their settings as text, often more than the 1 MB that Pillow allows a compressed
-# text. All texts of a picture together stay within Pillow's own bound of memory, 64 MB.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,6 +43,32 @@ _GREY_SCALES = {"L;2": 85, "L;4": 17}
 
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC_TAG = 262  # TIFF 6.0, PhotometricInterpretation
+
+
+class OpenPicture(NamedTuple):
+    """A picture that is open."""
+
+    image: Image.Image  # a JPEG is not decoded yet, so that ``draft`` can ask for a reduced size
+    raw_mode: str  # how its file stores a pixel, as Pillow writes it; "" where that is not known
+
+    def shown_size(self) -> tuple[int, int]:
+        """Width and height as it is shown."""
+        width, height = self.image.size
+        return (height, width) if orientation(self.image) >= 5 else (width, height)
+
+    def upright_rgb(self) -> Image.Image:
+        """Decode it as it is shown: upright, 8 bits a colour, on white.
+
+        Returns:
+            The picture in mode RGB, at the reduced size if ``draft`` asked for one.
+
+        Raises:
+            ValueError: It is grey with 32 bits whose scale is not known. (Pillow's decoders raise other errors too.)
+        """
+        self.image.load()
+        turn = _TURNS.get(orientation(self.image))
+        rgb = _on_white(self.image, self.raw_mode)
+        return rgb if turn is None else rgb.transpose(turn)
 
 
 def read_image(
@@ -68,17 +93,17 @@ def read_image(
     Raises:
         BrokenMediaError: The bytes are no such picture, or a picture of absurd size.
     """
-    with open_picture(file, size=size, where=where) as image:
-        width, height = size.scaled(*image.size)
-        image.draft("RGB", (2 * width, 2 * height))
-        pixels = np.asarray(upright_rgb(image))  # [H, W, 3]
+    with open_picture(file, size=size, where=where) as picture:
+        width, height = size.scaled(*picture.image.size)
+        picture.image.draft("RGB", (2 * width, 2 * height))
+        pixels = np.asarray(picture.upright_rgb())  # [H, W, 3]
     return DecodedFrames(scale_down(pixels, size)[None], np.zeros(1, dtype=np.int64))
 
 
 @contextlib.contextmanager
 def open_picture(
     file: BinaryIO, *, size: FrameSize, where: str, formats: tuple[str, ...] = READ_FORMATS
-) -> Iterator[Image.Image]:
+) -> Iterator[OpenPicture]:
     """Open a picture, and say what is wrong with it where it cannot be opened or, inside the ``with``, be decoded.
 
     Args:
@@ -88,18 +113,16 @@ def open_picture(
         formats: Formats that are tried, as Pillow names them.
 
     Yields:
-        The picture, not decoded yet.
+        The picture.
 
     Raises:
         OversizedMediaError: It has more pixels than ``size`` allows.
         BrokenMediaError: It has another format or is damaged.
     """
     try:
-        with Image.open(file, formats=formats) as image:
-            if min(image.size) < 1:
-                raise BrokenMediaError(f"{where}: the picture cannot be decoded (it has no pixels); leave it out")
-            size.check(*image.size, where)
-            yield image
+        picture = _open(file, size, where, formats)
+        with picture.image:
+            yield picture
     except Image.DecompressionBombError as error:
         raise OversizedMediaError(f"{where}: the picture cannot be decoded ({error}); leave the sample out") from error
     except (BrokenMediaError, MemoryError):
@@ -107,25 +130,6 @@ def open_picture(
     except Exception as error:  # Pillow raises whatever its parsers meet: struct.error, KeyError, AttributeError, ...
         why, advice = _explanation(error, file, formats)
         raise BrokenMediaError(f"{where}: the picture cannot be decoded ({why}); {advice}") from error
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """Decode a picture as it is shown: upright, 8 bits a colour, on white.
-
-    Args:
-        image: An open picture; a reduced size that was asked for by ``draft`` is kept.
-
-    Returns:
-        The picture in mode RGB.
-
-    Raises:
-        ValueError: It is grey with 32 bits whose scale is not known. (Pillow's decoders raise other errors as well.)
-    """
-    raw_mode = _raw_mode(image)
-    image.load()
-    turn = _TURNS.get(orientation(image))
-    rgb = _on_white(image, raw_mode)
-    return rgb if turn is None else rgb.transpose(turn)
 
 
 def orientation(image: Image.Image) -> int:
@@ -137,25 +141,49 @@ def orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def shown_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of an open picture as it is shown."""
-    width, height = image.size
-    return (height, width) if orientation(image) >= 5 else (width, height)
+def _open(file: BinaryIO, size: FrameSize, where: str, formats: tuple[str, ...]) -> OpenPicture:
+    try:
+        return _open_as_it_is(file, size, where, formats)
+    except (BrokenMediaError, MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception:
+        file.seek(0)
+        bare = without_metadata(file.read())
+        if bare is None:
+            raise
+        return _open_as_it_is(io.BytesIO(bare), size, where, formats)
+
+
+def _open_as_it_is(file: BinaryIO, size: FrameSize, where: str, formats: tuple[str, ...]) -> OpenPicture:
+    image = Image.open(file, formats=formats)
+    size.check(*image.size, where)
+    picture = OpenPicture(image, _raw_mode(image))
+    if image.format == "PNG":  # which has metadata behind its pixels too
+        image.load()
+    return picture
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the file of a picture that is not decoded yet stores a pixel."""
+    tiles = getattr(image, "tile", None) or [("", None, 0, "")]
+    arguments = tiles[0][3]
+    raw_mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return raw_mode if isinstance(raw_mode, str) else ""
 
 
 def _on_white(image: Image.Image, raw_mode: str) -> Image.Image:
     """A decoded picture in RGB, with white where it is transparent."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    grey, shown = image, None
+    colours, shown = image, None
     if image.mode in ("F", "I") or image.mode.startswith("I;"):
-        grey = Image.fromarray(_eight_bits(image, raw_mode))
+        colours = Image.fromarray(_eight_bits(image, raw_mode))
     if "transparency" in image.info and image.mode != "P":
         shown = _is_no_key_colour(image, raw_mode)
     elif image.has_transparency_data:
-        grey = image.convert("RGBA")
-        shown = grey.getchannel("A")
-    rgb = grey.convert("RGB")
+        colours = image.convert("RGBA")
+        shown = colours.getchannel("A")
+    rgb = colours.convert("RGB")
     if shown is None or shown.getextrema()[0] == 255:
         return rgb
     ground = Image.new("RGB", image.size, "white")
@@ -199,16 +227,6 @@ def _is_no_key_colour(image: Image.Image, raw_mode: str) -> Image.Image:
     return Image.fromarray(np.where(same, 0, 255).astype(np.uint8))
 
 
-def _raw_mode(image: Image.Image) -> str:
-    """How the file stores a pixel, as Pillow writes it; to be asked before the picture is decoded."""
-    tiles = getattr(image, "tile", None)
-    if not tiles:
-        return ""
-    arguments = tiles[0][3]
-    raw_mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    return raw_mode if isinstance(raw_mode, str) else ""
-
-
 def _explanation(error: Exception, file: BinaryIO, formats: tuple[str, ...]) -> tuple[str, str]:
     """What is wrong with a picture, and what helps."""
     file.seek(0)
@@ -220,6 +238,7 @@ def _explanation(error: Exception, file: BinaryIO, formats: tuple[str, ...]) -> 
             f"the file is {found}, expected {', '.join(formats)}",
             "write it in one of these, or leave the sample out",
         )
-    if "MAX_TEXT" in str(error):
-        return str(error), "write it again without its long texts, or leave the sample out"
+    if isinstance(error, UnidentifiedImageError):  # its own message names an object in memory
+        why = "no known format of pictures" if found is None else f"the header of this {found} is damaged"
+        return why, "fetch it again or leave the sample out"
     return str(error) or type(error).__name__, "fetch it again or leave the sample out"

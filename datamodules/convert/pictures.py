@@ -17,7 +17,7 @@ from PIL import Image
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.decoded_frames import FrameSize
 from datamodules.errors import BrokenMediaError, OversizedMediaError
-from datamodules.images import READ_FORMATS, open_picture, shown_size, upright_rgb
+from datamodules.images import READ_FORMATS, OpenPicture, open_picture
 
 CONVERTED_FORMATS = ("GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 """Formats that become PNG, as Pillow names them; not all that it knows: for some it starts other programs."""
@@ -25,7 +25,7 @@ CONVERTED_FORMATS = ("GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 PICTURE_FORMATS = frozenset({*READ_FORMATS, *CONVERTED_FORMATS, "HEIC", "JPEG XL", "PNM", "PSD", "ICO", "SVG"})
 """All formats of pictures that are told apart; those neither read nor converted are refused by name."""
 
-_ANIMATED_FORMATS = ("PNG", "WEBP", "GIF", "AVIF")  # several pictures of a JPEG (MPO) or TIFF are no animation
+_ANIMATED_FORMATS = ("PNG", "WEBP", "AVIF")  # several pictures of a JPEG (MPO) or TIFF are no animation; GIF is a video
 _SHORTEST_MS = 10
 _USUAL_MS = 100
 _CLOCK = Fraction(1, 1000)  # Matroska's ticks
@@ -47,12 +47,13 @@ def probe_image(path: Path) -> PictureFacts:
     Raises:
         RowProblem: The reader of shards would refuse it even as PNG.
     """
-    with _opened(path) as image:
-        width, height = shown_size(image)
+    with _opened(path) as picture:
+        image = picture.image
+        width, height = picture.shown_size()
         form = "JPEG" if image.format == "MPO" else str(image.format)
         num_frames = getattr(image, "n_frames", 1) if form in _ANIMATED_FORMATS else 1
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
-        upright_rgb(image)
+        picture.upright_rgb()
     return PictureFacts(width, height, form, num_frames)
 
 
@@ -70,8 +71,8 @@ def write_picture(path: Path, target: Path, size: int | None = None) -> PictureF
     Raises:
         RowProblem: It cannot be decoded.
     """
-    with _opened(path) as opened:
-        image = upright_rgb(opened)
+    with _opened(path) as picture:
+        image = picture.upright_rgb()
     if size is None:
         image.save(target, "PNG")
         return PictureFacts(*image.size, "PNG", 1)
@@ -94,8 +95,8 @@ def write_animation(path: Path, target: Path, tick: Callable[[], None]) -> None:
     """
     stream, end_ms = None, 0
     with av.open(str(target), "w", format="matroska", options={"fflags": "+bitexact"}) as output:
-        for picture, duration_ms in _frames(path):
-            frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24").reformat(format="bgr0")
+        for rgb, duration_ms in _frames(path):
+            frame = av.VideoFrame.from_ndarray(np.asarray(rgb), format="rgb24").reformat(format="bgr0")
             if stream is None:
                 stream = output.add_stream("ffv1", rate=1000)
                 stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "bgr0"
@@ -111,26 +112,27 @@ def write_animation(path: Path, target: Path, tick: Callable[[], None]) -> None:
 
 def _frames(path: Path) -> Iterator[tuple[Image.Image, int]]:
     """The frames of an animation, in RGB, and how long each is shown, in milliseconds."""
-    with _opened(path) as image:
+    with _opened(path) as picture:
+        image = picture.image
         first = 1 if image.info.get("default_image") else 0  # of an APNG: shown by programs that do not know APNG
         for number in range(first, getattr(image, "n_frames", 1)):
             image.seek(number)
-            picture = upright_rgb(image)
+            rgb = picture.upright_rgb()
             duration_ms = round(image.info.get("duration") or 0)
             # Browsers take 0 and 10 ms, which nobody means, for 100 ms.
-            yield picture, duration_ms if duration_ms > _SHORTEST_MS else _USUAL_MS
+            yield rgb, duration_ms if duration_ms > _SHORTEST_MS else _USUAL_MS
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path) -> Iterator[OpenPicture]:
     """Open a picture in any format that can be converted; what is wrong with it is the row's problem."""
     size = FrameSize()
     try:
         with (
             path.open("rb") as file,
-            open_picture(file, size=size, where=str(path), formats=(*READ_FORMATS, *CONVERTED_FORMATS)) as image,
+            open_picture(file, size=size, where=str(path), formats=(*READ_FORMATS, *CONVERTED_FORMATS)) as picture,
         ):
-            yield image
+            yield picture
     except OversizedMediaError as error:
         why = f"{path} has more than the {size.max_pixels} pixels that are read; scale it down"
         raise RowProblem(Reason.OVERSIZED, why) from error
