@@ -73,9 +73,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return PROGRAM_FAILED
     print(report.table())
     if report.missing_rate > options.max_missing_rate:
+        state = "the shards are whole" if report.num_samples else "no row could be used"
         print(
             f"error: {report.missing_rate:.2%} of the rows were left out, --max-missing-rate allows "
-            f"{options.max_missing_rate:.2%}; the shards are whole, but look at {report.listed_in} first",
+            f"{options.max_missing_rate:.2%}; {state}, the reasons are in {report.listed_in}",
             file=sys.stderr,
         )
         return TOO_MANY_LEFT_OUT
