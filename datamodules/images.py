@@ -12,6 +12,7 @@ A picture becomes 8-bit RGB as it is shown:
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -23,6 +24,8 @@ from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, scale_d
 from datamodules.errors import BrokenMediaError, OversizedMediaError
 from datamodules.file_formats import HEAD_BYTES, format_of
 from datamodules.picture_metadata import without_metadata
+
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")  # about metadata, which are not used
 
 READ_FORMATS = ("JPEG", "PNG", "WEBP")
 """What shards hold, as Pillow names it."""
@@ -41,8 +44,9 @@ _TURNS = {
 _GREY_SCALES = {"L;2": 85, "L;4": 17}
 """By which Pillow multiplies the grey levels of PNG pictures with 2 or 4 bits."""
 
-_WHITE_IS_ZERO = 0
-_PHOTOMETRIC_TAG = 262  # TIFF 6.0, PhotometricInterpretation
+# TIFF 6.0: BitsPerSample, PhotometricInterpretation, PlanarConfiguration
+_DEPTH_TAG, _PHOTOMETRIC_TAG, _PLANES_TAG = 258, 262, 284
+_WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
 
 
 class OpenPicture(NamedTuple):
@@ -158,9 +162,17 @@ def _open_as_it_is(file: BinaryIO, size: FrameSize, where: str, formats: tuple[s
     image = Image.open(file, formats=formats)
     size.check(*image.size, where)
     picture = OpenPicture(image, _raw_mode(image))
+    _refuse_misread(image)
     if image.format == "PNG":  # which has metadata behind its pixels too
         image.load()
     return picture
+
+
+def _refuse_misread(image: Image.Image) -> None:
+    """Refuse what Pillow would read wrong without a word: TIFF's separate planes of more than 8 bits, as 8 bits."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANES_TAG) == _SEPARATE_PLANES and max(tags.get(_DEPTH_TAG, (8,))) > 8 and len(image.getbands()) > 1:
+        raise ValueError("colours of 16 bits in separate planes, which are not read; write it as PNG")
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -239,6 +251,10 @@ def _explanation(error: Exception, file: BinaryIO, formats: tuple[str, ...]) -> 
             "write it in one of these, or leave the sample out",
         )
     if isinstance(error, UnidentifiedImageError):  # its own message names an object in memory
-        why = "no known format of pictures" if found is None else f"the header of this {found} is damaged"
-        return why, "fetch it again or leave the sample out"
+        if found is None:
+            return "no known format of pictures", "fetch it again or leave the sample out"
+        return (
+            f"this {found} is damaged, or stores pixels in a way that is not read",
+            "fetch it again, or write it as PNG",
+        )
     return str(error) or type(error).__name__, "fetch it again or leave the sample out"

@@ -20,8 +20,8 @@ annotations name the videos first; shuffling is the reader's. Beside the shards 
   and the reader takes them all (``OUT`` or ``OUT/*.tar``).
 - ``meta`` of a sample: ``media`` (its path in the annotation) and, with ``--probe``, ``width`` and ``height`` and, of
   videos, ``duration_ms``, the length of the part that is meant (``start_ms`` to ``end_ms``).
-- The bytes of a file tell what it is, not its name. Pictures of other formats become PNG, animated ones that a row calls
-  a video become one.
+- The bytes of a file tell what it is, not its name. Pictures of other formats become PNG. Animated pictures that a row
+  names by ``video`` become videos.
 - ``@FILE`` stands for arguments in a file, one a line: the 30 media roots of PLLaVA's sets, for instance.
 """
 

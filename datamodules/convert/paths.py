@@ -4,6 +4,7 @@ The annotations were written by others. A path in them never leaves the media ro
 refused. Links inside the media roots are the user's own and are followed.
 """
 
+import errno
 import os
 import re
 import stat
@@ -24,6 +25,7 @@ _TRIED_ENDINGS: dict[NamedAs, tuple[str, ...]] = {
 }
 _SAME_AS = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "m4v": "mp4", "qt": "mov"}
 _SHOWN_LETTERS = 200
+_ADVICE = {errno.ENAMETOOLONG: "give it a shorter name here and there", errno.EACCES: "allow its folders to be entered"}
 _OTHER_PICTURES = frozenset({"bmp", "tif", "tiff", "avif", "heic", "heif", "jp2"})
 
 
@@ -77,7 +79,8 @@ def find_media(name: str, folders: tuple[str, ...], named_as: NamedAs | None = N
     where = f"{shown} is not in {' or '.join(folders)}{tried}"
     if obstacles:
         why = ", ".join(dict.fromkeys(str(error.strerror) for error in obstacles))
-        raise RowProblem(Reason.MISSING, f"{where}, as far as could be looked: {why}; rename it, or allow its folders")
+        advice = _ADVICE.get(obstacles[0].errno or 0, "check the disk")
+        raise RowProblem(Reason.MISSING, f"{where}, as far as could be looked: {why}; {advice}")
     raise RowProblem(Reason.MISSING, f"{where}; fetch it, or set --media-root")
 
 

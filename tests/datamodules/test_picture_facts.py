@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.decoded_frames import FrameSize
 from datamodules.errors import BrokenMediaError
-from datamodules.images import read_image
+from datamodules.images import open_picture, read_image
 from tests.datamodules.picture_files import (
     GREY,
     GREY_ALPHA,
@@ -167,6 +168,24 @@ def test_damaged_metadata_do_not_make_a_jpeg_unreadable(segment: bytes) -> None:
 def test_damaged_or_long_metadata_do_not_make_a_png_unreadable(wrong: bytes, place: str) -> None:
     data = png(PICTURE, 8, RGB, before=wrong) if place == "before" else png(PICTURE, 8, RGB, behind=wrong)
     assert np.array_equal(pixels_of(data), PICTURE)
+
+
+def test_planes_of_16_bits_are_refused_because_they_would_be_read_as_8_bits() -> None:
+    entries = [(256, 3, 1, 4), (257, 3, 1, 2), (258, 3, 3, 0), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 3, 0)]
+    entries += [(277, 3, 1, 3), (278, 3, 1, 2), (279, 4, 3, 0), (284, 3, 1, 2)]
+    end = 8 + 2 + 12 * len(entries) + 4
+    places = {258: end, 273: end + 6, 279: end + 18}
+    table = b"".join(struct.pack("<HHII", *entry[:3], places.get(entry[0], entry[3])) for entry in entries)
+    values = struct.pack("<3H3I3I", 16, 16, 16, *(end + 30 + 16 * plane for plane in range(3)), 16, 16, 16)
+    planes = np.arange(24, dtype=np.uint16).tobytes()
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + values + planes
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (4, 2), "Pillow reads it"
+    with (
+        pytest.raises(BrokenMediaError, match="16 bits in separate planes"),
+        open_picture(io.BytesIO(data), size=FrameSize(), where="a", formats=("TIFF",)),
+    ):
+        pass
 
 
 def test_damaged_pixels_are_refused_with_or_without_metadata() -> None:
