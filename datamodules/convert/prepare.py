@@ -76,13 +76,12 @@ def prepare(wanted: Wanted, preparation: Preparation, tick: Callable[[], None]) 
         RowProblem: The media is missing, damaged or of a kind that shards do not hold.
     """
     path = find_media(wanted.media, wanted.folders, wanted.named_as)
-    head = _head(path)
+    form = format_of(_head(path))
     named_as = wanted.named_as or usual_field(path.name)
     ending = stored_ending(path)
     is_opened = preparation.probe or preparation.reencoding is not None
-    if not is_opened and ending is not None and named_as == usual_field(path.name):
+    if not is_opened and ending is not None and named_as == usual_field(path.name) and _fits(form, ending):
         return Prepared(path, ending, {})
-    form = format_of(head)
     if _is_picture(form, path, named_as):
         return _prepare_picture(path, form, wanted, preparation, tick)
     if ending not in VIDEO_ENDINGS:
@@ -107,6 +106,11 @@ def _head(path: Path) -> bytes:
     if not head:
         raise RowProblem(Reason.DAMAGED, f"{path} is empty; fetch it again")
     return head
+
+
+def _fits(form: str | None, ending: str) -> bool:
+    """Whether a file may be what its name says."""
+    return form is None or form in (_ENDING_OF_VIDEO if ending in VIDEO_ENDINGS else _ENDING_OF_PICTURE)
 
 
 def _is_picture(form: str | None, path: Path, named_as: NamedAs) -> bool:

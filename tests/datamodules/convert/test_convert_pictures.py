@@ -245,10 +245,10 @@ def test_a_video_without_a_usual_ending_is_known_by_its_bytes(tmp_path: Path) ->
 
 
 def test_without_probing_only_what_cannot_be_stored_as_it_is_is_opened(tmp_path: Path) -> None:
-    files = {"a.jpg": b"unread", "b.bmp": make_image(form="bmp"), "c": PICTURE}
+    files = {"a.jpg": b"unread", "b.bmp": make_image(form="bmp"), "c": PICTURE, "d.jpg": make_gif(2), "e.png": PICTURE}
     samples = read_samples(converted(tmp_path, files, "--no-probe"))
-    assert [sample.ending for sample in samples] == ["jpg", "png", "jpg"]
-    assert [len(sample.record.meta) for sample in samples] == [1, 3, 3]
+    assert [sample.ending for sample in samples] == ["jpg", "png", "jpg", "png", "png"]
+    assert [len(sample.record.meta) for sample in samples] == [1, 3, 3, 3, 1]
 
 
 def test_a_damaged_picture_is_a_row_s_problem_not_a_crash(tmp_path: Path) -> None:
