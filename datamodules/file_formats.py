@@ -5,6 +5,9 @@ import re
 HEAD_BYTES = 64
 """How many of a file's first bytes are enough for ``format_of``."""
 
+TEXT_FORMATS = ("a page of text", "a pointer of Git LFS")
+"""What no media file is, but what is often found under the name of one."""
+
 _SIGNATURES = (
     (rb"\xff\xd8\xff", "JPEG"),
     (rb"\x89PNG\r\n\x1a\n", "PNG"),
@@ -26,8 +29,8 @@ _SIGNATURES = (
     (rb"\x1a\x45\xdf\xa3", "MKV"),
     (rb"RIFF....AVI ", "AVI"),
     (rb"\s*(?:\xef\xbb\xbf)?\s*<svg", "SVG"),
-    (rb"\s*(?:\xef\xbb\xbf)?\s*<(?i:!doctype|html|head|\?xml)|\s*\{\s*\"", "a page of text"),
-    (rb"version https://git-lfs", "a pointer of Git LFS"),
+    (rb"\s*(?:\xef\xbb\xbf)?\s*<(?i:!doctype|html|head|\?xml)|\s*\{\s*\"", TEXT_FORMATS[0]),
+    (rb"version https://git-lfs", TEXT_FORMATS[1]),
 )
 _PATTERNS = tuple((re.compile(pattern, re.DOTALL), name) for pattern, name in _SIGNATURES)
 

@@ -22,7 +22,7 @@ from PIL.ExifTags import Base
 
 from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, scale_down
 from datamodules.errors import BrokenMediaError, OversizedMediaError
-from datamodules.file_formats import HEAD_BYTES, format_of
+from datamodules.file_formats import HEAD_BYTES, TEXT_FORMATS, format_of
 from datamodules.picture_metadata import without_metadata
 
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")  # about metadata, which are not used
@@ -244,7 +244,7 @@ def _explanation(error: Exception, file: BinaryIO, formats: tuple[str, ...]) -> 
     file.seek(0)
     found = format_of(file.read(HEAD_BYTES))
     if found is not None and found not in formats:
-        if found.startswith("a "):
+        if found in TEXT_FORMATS:
             return f"the file is {found}", "fetch the picture itself"
         return (
             f"the file is {found}, expected {', '.join(formats)}",

@@ -15,7 +15,7 @@ from datamodules.convert.pictures import (
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.reencode import Reencoding, reencode_video
 from datamodules.convert.videos import probe_video
-from datamodules.file_formats import HEAD_BYTES, format_of
+from datamodules.file_formats import HEAD_BYTES, TEXT_FORMATS, format_of
 from datamodules.images import READ_FORMATS
 from datamodules.schema import VIDEO_ENDINGS
 
@@ -77,6 +77,8 @@ def prepare(wanted: Wanted, preparation: Preparation, tick: Callable[[], None]) 
     """
     path = find_media(wanted.media, wanted.folders, wanted.named_as)
     form = format_of(_head(path))
+    if form in TEXT_FORMATS:
+        raise RowProblem(Reason.DAMAGED, f"{path} is {form}, perhaps what a server sent instead; fetch the file itself")
     named_as = wanted.named_as or usual_field(path.name)
     ending = stored_ending(path)
     is_opened = preparation.probe or preparation.reencoding is not None
@@ -89,9 +91,8 @@ def prepare(wanted: Wanted, preparation: Preparation, tick: Callable[[], None]) 
     if preparation.reencoding is not None:
         return _shrink_video(path, wanted, preparation, preparation.reencoding, tick)
     if ending is None:
-        raise RowProblem(
-            Reason.UNSUPPORTED, f"{path}: files ending in {path.suffix!r} are not stored as they are; try --reencode"
-        )
+        kind = f"files ending in {path.suffix!r}" if path.suffix else "files of this kind, without an ending,"
+        raise RowProblem(Reason.UNSUPPORTED, f"{path}: {kind} are not stored as they are; try --reencode")
     return Prepared(path, ending, _video_meta(path, wanted) if preparation.probe else {})
 
 
@@ -116,7 +117,9 @@ def _fits(form: str | None, ending: str) -> bool:
 def _is_picture(form: str | None, path: Path, named_as: NamedAs) -> bool:
     if form == "GIF":  # both: the row decides
         return named_as == "image"
-    return form in PICTURE_FORMATS or (form not in _ENDING_OF_VIDEO and usual_field(path.name) == "image")
+    if form in PICTURE_FORMATS or form in _ENDING_OF_VIDEO:
+        return form in PICTURE_FORMATS
+    return usual_field(path.name) == "image" or (named_as == "image" and not path.suffix)
 
 
 def _prepare_picture(

@@ -126,6 +126,15 @@ def test_an_animation_keeps_uneven_times_and_frames_of_no_time_last_a_tenth_of_a
     assert again.read_bytes() == target.read_bytes(), "equal files give equal shards"
 
 
+def test_what_an_animated_png_shows_without_animation_is_no_frame_of_the_video(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("white", "red", "blue")]
+    target = io.BytesIO()
+    frames[0].save(target, "PNG", save_all=True, append_images=frames[1:], default_image=True, duration=200)
+    (sample,) = read_samples(converted(tmp_path, {"a.png": target.getvalue()}, field="video"))
+    assert sample.record.meta["duration_ms"] == 400
+    assert shown(sample, 2).pixels[:, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
+
+
 def test_an_animation_that_the_row_calls_an_image_is_its_first_frame(tmp_path: Path) -> None:
     files = {"a.webp": animated("WEBP"), "b.png": animated("PNG"), "c.gif": make_gif(4)}
     samples = read_samples(converted(tmp_path, files))
@@ -213,6 +222,8 @@ def test_what_training_refuses_is_left_out_with_advice_that_helps(tmp_path: Path
         "phone.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
         "drawing.jpg": b"8BPS\0\1" + bytes(30),
         "page.jpg": b"<!DOCTYPE html>\n<html>404</html>",
+        "pointer.mp4": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n",
+        "unknown": bytes(range(1, 200)),
         "half.jpg": saved("JPEG")[:400],
         "noise.png": bytes(range(1, 200)),
         "empty.jpg": b"",
@@ -225,11 +236,14 @@ def test_what_training_refuses_is_left_out_with_advice_that_helps(tmp_path: Path
         ("phone.heic", "unsupported media"),
         ("drawing.jpg", "unsupported media"),
         ("page.jpg", "damaged media"),
+        ("pointer.mp4", "damaged media"),
+        ("unknown", "damaged media"),
         ("half.jpg", "damaged media"),
         ("noise.png", "damaged media"),
         ("empty.jpg", "damaged media"),
     ]
-    expected = ["scale it down", "as JPEG or PNG", "as JPEG or PNG", "fetch the picture", *["fetch it again"] * 3]
+    expected = ["scale it down", "as JPEG or PNG", "as JPEG or PNG", *["fetch the file itself"] * 2]
+    expected += ["fetch it again"] * 4
     assert all(advice in one["message"] for one, advice in zip(problems, expected, strict=True))
 
 
