@@ -74,8 +74,8 @@ def test_a_file_that_goes_between_preparing_and_storing_costs_its_sample_only(
 ) -> None:
     rows = many_clips(tmp_path, 3)
 
-    def probe(path: Path) -> tuple[int, int, int]:
-        facts = probe_video(path)
+    def probe(path: Path, **options: bool) -> tuple[int, int, int]:
+        facts = probe_video(path, **options)
         if path.name == "001.mp4":
             path.unlink()
         return facts
@@ -91,7 +91,7 @@ def test_a_file_that_goes_between_preparing_and_storing_costs_its_sample_only(
 def test_a_full_disk_ends_the_conversion_as_one_that_cannot_be_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, where: str
 ) -> None:
-    def fail(*args: object) -> None:
+    def fail(*args: object, **options: object) -> None:
         raise OSError(number, "no room")
 
     rows = many_clips(tmp_path, 1)
