@@ -40,7 +40,7 @@ class RowProblem(Exception):  # noqa: N818  it is one row's fault, not the progr
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(reason, message)  # both, so that it can be pickled
         self.reason = reason
-        self.message = message
+        self.message = message.encode(errors="backslashreplace").decode()  # names of files need not be UTF-8
 
     def __str__(self) -> str:
         return self.message

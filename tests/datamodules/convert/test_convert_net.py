@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,27 @@ def test_any_error_in_reading_a_row_costs_the_row_only(tmp_path: Path, monkeypat
     rows = write_json(tmp_path / "rows.json", [llava_item(str(number)) for number in range(3)])
     convert("llava", rows, tmp_path / "out", status=1)
     assert left_out(tmp_path / "out") == [(0, "malformed row"), (1, "decoder crashed or hung"), (2, "malformed row")]
+
+
+def test_half_characters_in_messages_and_folders_are_listed_not_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        root.mkdir()
+    except OSError:
+        pytest.skip("names of files are UTF-8 here")
+
+    def fail(*args: object) -> str:
+        raise ValueError("half a character: \udce9")
+
+    items = [llava_item(video="a.mp4"), llava_item("text")]
+    rows = write_json(tmp_path / "rows.json", items)
+    convert("llava", rows, tmp_path / "out", "--media-root", root, status=1)
+    monkeypatch.setattr("datamodules.convert.run.conversation_json", fail)
+    convert("llava", rows, tmp_path / "again", "--media-root", root, status=1)
+    assert [reason for _, reason in left_out(tmp_path / "out")] == ["missing media"]
+    assert [reason for _, reason in left_out(tmp_path / "again")] == ["decoder crashed or hung"] * 2
 
 
 def test_a_file_that_goes_between_preparing_and_storing_costs_its_sample_only(
