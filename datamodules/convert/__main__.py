@@ -12,20 +12,26 @@ annotations name the videos first; shuffling is the reader's. Beside the shards 
 
 - A row that cannot be used is left out, counted and listed. The exit status is 1 if more than ``--max-missing-rate`` of
   the rows were; the shards are whole and usable nevertheless. A JSON list that is damaged stops the conversion before
-  anything is written (status 2).
+  anything is written (status 2). Status 3 is a fault of this program.
+- Nothing about one row or one file stops a conversion. What nobody foresaw is listed with the error's type and message.
 - The same command goes on where a stopped or killed one was. Until it has ended, the plan file takes about as much
   space as the annotations. ``--restart`` removes what an earlier conversion wrote and converts again.
 - ``--part i/n`` converts one of n disjoint parts, so an array job needs no step afterwards: its shards differ by name,
   and the reader takes them all (``OUT`` or ``OUT/*.tar``).
 - ``meta`` of a sample: ``media`` (its path in the annotation) and, with ``--probe``, ``width`` and ``height`` and, of
   videos, ``duration_ms``, the length of the part that is meant (``start_ms`` to ``end_ms``).
+- The bytes of a file tell what it is, not its name. Pictures of other formats become PNG. Animated pictures that a row
+  names by ``video`` become videos.
 - ``@FILE`` stands for arguments in a file, one a line: the 30 media roots of PLLaVA's sets, for instance.
 """
 
 import argparse
+import io
 import os
 import re
+import sqlite3
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +39,11 @@ from datamodules.convert.problems import ConversionError
 from datamodules.convert.reencode import Reencoding
 from datamodules.convert.run import Conversion, Part, convert
 from datamodules.convert.sources import SOURCES, MediaRoots
+
+TOO_MANY_LEFT_OUT = 1
+CANNOT_BE_DONE = 2
+PROGRAM_FAILED = 3
+"""Exit status of a fault of the program. Python's own, 1, would say that the shards can be used."""
 
 _GIGABYTE = 10**9
 
@@ -44,23 +55,34 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Arguments; None = those of the process.
 
     Returns:
-        Exit status: 0, or 1 where more rows than allowed were left out, or 2 where the conversion cannot be done.
+        Exit status: 0, or 1 where more rows than allowed were left out, or 2 where the conversion cannot be done, or 3
+        where the program itself failed. Only 0 and 1 leave shards that can be used.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name must not end a run on a plain terminal
     options = _parser().parse_args(args)
     try:
         conversion = _conversion(options)
         report = convert(conversion, options.restart)
-    except ConversionError as error:
+    except (ConversionError, OSError, sqlite3.OperationalError) as error:  # the last two: OUT's disk
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(report.table())
-    if report.missing_rate > options.max_missing_rate:
+        return CANNOT_BE_DONE
+    except Exception:
+        traceback.print_exc()
         print(
-            f"error: {report.missing_rate:.2%} of the rows were left out; --max-missing-rate allows "
-            f"{options.max_missing_rate:.2%}",
+            "error: the converter itself failed (above); shards that are there are whole, and the same command goes on",
             file=sys.stderr,
         )
-        return 1
+        return PROGRAM_FAILED
+    print(report.table())
+    if report.missing_rate > options.max_missing_rate:
+        state = "the shards are whole" if report.num_samples else "no row could be used"
+        print(
+            f"error: {report.missing_rate:.2%} of the rows were left out, --max-missing-rate allows "
+            f"{options.max_missing_rate:.2%}; {state}, the reasons are in {report.listed_in}",
+            file=sys.stderr,
+        )
+        return TOO_MANY_LEFT_OUT
     return 0
 
 

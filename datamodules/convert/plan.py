@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from datamodules.convert.paths import NamedAs, usual_field
 from datamodules.convert.problems import ConversionError, Reason, RowProblem
 from datamodules.schema import MAX_CONVERSATIONS_BYTES
 
@@ -20,10 +21,11 @@ _TABLES = """
 CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE annotations (number INTEGER PRIMARY KEY, label TEXT, num_rows INTEGER);
 CREATE TABLE samples (number INTEGER PRIMARY KEY, digest BLOB UNIQUE, media TEXT, folders TEXT, start_ms INTEGER,
-                      end_ms INTEGER, source TEXT);
+                      end_ms INTEGER, source TEXT, named_as TEXT);
 CREATE TABLE conversations (number INTEGER PRIMARY KEY, sample INTEGER, annotation INTEGER, row INTEGER, json TEXT);
 CREATE TABLE left_out (annotation INTEGER, row INTEGER, media TEXT, reason TEXT, message TEXT);
 """
+_SAMPLES_TABLE = "SELECT sql FROM sqlite_master WHERE name = 'samples'"
 _CACHE_KIB = 65_536
 
 
@@ -43,6 +45,7 @@ class PlannedSample(NamedTuple):
     source: str
     conversations: tuple[dict[str, Any], ...]
     rows: tuple[int, int]  # numbers of the first and last conversation
+    named_as: NamedAs | None = None  # field that names the media; None for text only, and in plans of older versions
 
 
 class SampleIdentity(NamedTuple):
@@ -52,10 +55,13 @@ class SampleIdentity(NamedTuple):
     folders: tuple[str, ...]
     start_ms: int | None = None
     end_ms: int | None = None
+    named_as: NamedAs | None = None
 
     def digest(self, number_of_folders: Mapping[tuple[str, ...], int]) -> bytes:
         """16 bytes that are equal on every machine, wherever the folders lie there."""
         facts = [self.media, number_of_folders[self.folders], self.start_ms, self.end_ms]
+        if self.named_as not in (None, usual_field(self.media)):  # the same file is then prepared in another way
+            facts.append(self.named_as)
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).digest()
 
 
@@ -105,6 +111,8 @@ class Plan:
             if restart or not tables:
                 for statement in _TABLES.split(";"):
                     self._database.execute(statement)
+            elif "named_as" not in str(self._database.execute(_SAMPLES_TABLE).fetchone()):
+                self._database.execute("ALTER TABLE samples ADD COLUMN named_as TEXT")  # the plan of an older version
             self._database.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise ConversionError(f"{path} is in use ({error}); is the same conversion running already?") from error
@@ -160,8 +168,8 @@ class Plan:
         """
         is_text = not identity.folders
         self._database.execute(
-            "INSERT OR IGNORE INTO samples (digest, media, folders, start_ms, end_ms, source) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO samples (digest, media, folders, start_ms, end_ms, source, named_as) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 digest,
                 None if is_text else identity.media,
@@ -169,6 +177,7 @@ class Plan:
                 identity.start_ms,
                 identity.end_ms,
                 source,
+                identity.named_as,
             ),
         )
         (sample,) = self._database.execute("SELECT number FROM samples WHERE digest = ?", (digest,)).fetchone()
@@ -197,7 +206,7 @@ class Plan:
     def samples(self, first: int, first_piece: int = 0) -> Iterator[PlannedSample]:
         """Samples from this number and piece on, in the order in which the annotations name their media first."""
         rows = self._database.execute("SELECT * FROM samples WHERE number >= ? ORDER BY number", (first,))
-        for number, digest, media, folders, start_ms, end_ms, source in rows:
+        for number, digest, media, folders, start_ms, end_ms, source, named_as in rows:
             conversations = self._database.execute(
                 "SELECT number, json FROM conversations WHERE sample = ? ORDER BY number", (number,)
             )
@@ -214,6 +223,7 @@ class Plan:
                         source,
                         tuple(json.loads(text) for _, text in group),
                         (group[0][0], group[-1][0]),
+                        named_as,
                     )
 
     def start_writing(self) -> None:

@@ -4,14 +4,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.convert.paths import find_media, stored_ending
-from datamodules.convert.pictures import probe_image
+from datamodules.convert.paths import NamedAs, find_media, stored_ending, usual_field
+from datamodules.convert.pictures import (
+    CONVERTED_FORMATS,
+    PICTURE_FORMATS,
+    probe_image,
+    write_animation,
+    write_picture,
+)
 from datamodules.convert.problems import Reason, RowProblem
-from datamodules.convert.reencode import Reencoding, reencode_image, reencode_video
+from datamodules.convert.reencode import Reencoding, reencode_video
 from datamodules.convert.videos import probe_video
-from datamodules.schema import IMAGE_ENDINGS
+from datamodules.file_formats import HEAD_BYTES, TEXT_FORMATS, format_of
+from datamodules.images import READ_FORMATS
+from datamodules.schema import VIDEO_ENDINGS
 
-_PICTURES_TO_REENCODE = frozenset({".bmp", ".tif", ".tiff"})
+_ENDING_OF_PICTURE = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+_ENDING_OF_VIDEO = {"MP4": "mp4", "MOV": "mov", "MKV": "mkv", "WEBM": "webm", "AVI": "avi", "GIF": "gif"}
 
 
 class Preparation(NamedTuple):
@@ -36,6 +45,7 @@ class Wanted(NamedTuple):
     folders: tuple[str, ...]
     start_ms: int | None
     end_ms: int | None
+    named_as: NamedAs | None = None  # field of the row; None = not known
 
 
 class Prepared(NamedTuple):
@@ -51,6 +61,8 @@ class Prepared(NamedTuple):
 def prepare(wanted: Wanted, preparation: Preparation, tick: Callable[[], None]) -> Prepared:
     """Find, check and shrink the media of one sample.
 
+    The file's bytes tell what it is. A name without an ending, or with a wrong one, is no problem.
+
     Args:
         wanted: Which media.
         preparation: What is done with it.
@@ -58,44 +70,97 @@ def prepare(wanted: Wanted, preparation: Preparation, tick: Callable[[], None]) 
 
     Returns:
         The file to store. Its ``meta`` holds ``width`` and ``height`` and, of a video, ``duration_ms``: the length of
-        the part that is meant. Without ``probe`` it is empty.
+        the part that is meant. It is empty where the file was not opened (no ``probe``).
 
     Raises:
         RowProblem: The media is missing, damaged or of a kind that shards do not hold.
     """
-    path = find_media(wanted.media, wanted.folders)
-    if path.stat().st_size == 0:
-        raise RowProblem(Reason.DAMAGED, f"{path} is empty; fetch it again")
+    path = find_media(wanted.media, wanted.folders, wanted.named_as)
+    form = format_of(_head(path))
+    if form in TEXT_FORMATS:
+        raise RowProblem(Reason.DAMAGED, f"{path} is {form}, perhaps what a server sent instead; fetch the file itself")
+    named_as = wanted.named_as or usual_field(path.name)
     ending = stored_ending(path)
-    if preparation.reencoding is not None:
-        return _shrink(path, ending, wanted, preparation, preparation.reencoding, tick)
-    if ending is None:
-        raise RowProblem(
-            Reason.UNSUPPORTED, f"{path}: files ending in {path.suffix!r} are not stored as they are; try --reencode"
-        )
-    if not preparation.probe:
+    is_opened = preparation.probe or preparation.reencoding is not None
+    if not is_opened and ending is not None and named_as == usual_field(path.name) and _fits(form, ending):
         return Prepared(path, ending, {})
-    if ending in IMAGE_ENDINGS:
-        width, height = probe_image(path)
-        return Prepared(path, ending, {"width": width, "height": height})
-    return Prepared(path, ending, _video_meta(path, wanted))
+    if _is_picture(form, path, named_as):
+        return _prepare_picture(path, form, wanted, preparation, tick)
+    if ending not in VIDEO_ENDINGS:
+        ending = _ENDING_OF_VIDEO.get(str(form))
+    if preparation.reencoding is not None:
+        return _shrink_video(path, wanted, preparation, preparation.reencoding, tick)
+    if ending is None:
+        kind = f"files ending in {path.suffix!r}" if path.suffix else "files of this kind, without an ending,"
+        raise RowProblem(Reason.UNSUPPORTED, f"{path}: {kind} are not stored as they are; try --reencode")
+    return Prepared(path, ending, _video_meta(path, wanted) if preparation.probe else {})
 
 
-def _shrink(
-    path: Path,
-    ending: str | None,
-    wanted: Wanted,
-    preparation: Preparation,
-    reencoding: Reencoding,
-    tick: Callable[[], None],
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise RowProblem(
+            Reason.MISSING, f"{path} cannot be read ({error.strerror}); check its permissions and its disk"
+        ) from error
+    if not head:
+        raise RowProblem(Reason.DAMAGED, f"{path} is empty; fetch it again")
+    return head
+
+
+def _fits(form: str | None, ending: str) -> bool:
+    """Whether a file may be what its name says."""
+    return form is None or form in (_ENDING_OF_VIDEO if ending in VIDEO_ENDINGS else _ENDING_OF_PICTURE)
+
+
+def _is_picture(form: str | None, path: Path, named_as: NamedAs) -> bool:
+    if form == "GIF":  # both: the row decides
+        return named_as == "image"
+    if form in PICTURE_FORMATS or form in _ENDING_OF_VIDEO:
+        return form in PICTURE_FORMATS
+    return usual_field(path.name) == "image" or (named_as == "image" and not path.suffix)
+
+
+def _prepare_picture(
+    path: Path, form: str | None, wanted: Wanted, preparation: Preparation, tick: Callable[[], None]
+) -> Prepared:
+    if form in PICTURE_FORMATS and form not in (*READ_FORMATS, *CONVERTED_FORMATS):
+        raise RowProblem(Reason.UNSUPPORTED, f"{path} is {form}, which is not read; write it as JPEG or PNG")
+    target = preparation.scratch / str(wanted.number)
+    facts = probe_image(path)
+    if wanted.named_as == "video" and facts.num_frames > 1:
+        return _prepare_animation(path, target, wanted, preparation, tick)
+    size = None if preparation.reencoding is None else preparation.reencoding.size
+    is_written = True
+    if size is not None and size < min(facts.width, facts.height):
+        facts = write_picture(path, target, size)
+    elif facts.format not in READ_FORMATS:
+        facts = write_picture(path, target)
+    else:
+        is_written = False
+    meta = {"width": facts.width, "height": facts.height}
+    return Prepared(target if is_written else path, _ENDING_OF_PICTURE[facts.format], meta, is_scratch=is_written)
+
+
+def _prepare_animation(
+    path: Path, target: Path, wanted: Wanted, preparation: Preparation, tick: Callable[[], None]
+) -> Prepared:
+    if preparation.reencoding is None:
+        write_animation(path, target, tick)
+        return Prepared(target, "mkv", _video_meta(target, wanted), is_scratch=True)
+    frames = target.with_suffix(".frames")
+    write_animation(path, frames, tick)
+    try:
+        return _shrink_video(frames, wanted, preparation, preparation.reencoding, tick)
+    finally:
+        frames.unlink()
+
+
+def _shrink_video(
+    path: Path, wanted: Wanted, preparation: Preparation, reencoding: Reencoding, tick: Callable[[], None]
 ) -> Prepared:
     target = preparation.scratch / str(wanted.number)
-    if ending in IMAGE_ENDINGS or path.suffix.lower() in _PICTURES_TO_REENCODE:
-        written = reencode_image(path, target, reencoding.size, keep=ending is not None)
-        stored = target if written else path
-        width, height = probe_image(stored)
-        meta = {"width": width, "height": height}
-        return Prepared(stored, "jpg" if written else str(ending), meta, is_scratch=written)
     _video_meta(path, wanted)  # a file that breaks off is left out, not stored shorter
     reencode_video(path, target, reencoding, wanted.start_ms, wanted.end_ms, tick)
     width, height, duration_ms = probe_video(target)

@@ -1,9 +1,8 @@
-"""Stores media at the training resolution: what decoding costs during training is decided here.
+"""Stores videos at the training resolution: what decoding costs during training is decided here.
 
 A video becomes H.264 without sound, its shorter side as long as asked (never longer than it was), a keyframe at least
 every so many frames, and only the part that its rows mean. Every frame is kept, at its own time: a variable frame rate
-stays one. There are no B-frames, so frames are stored in the order in which they are shown. A picture larger than asked
-becomes a JPEG; others are stored as they are.
+stays one. There are no B-frames, so frames are stored in the order in which they are shown.
 """
 
 import itertools
@@ -15,15 +14,12 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
-from PIL import Image
 
-from datamodules.convert.pictures import open_image
 from datamodules.convert.problems import ConversionError, damaged
 from datamodules.convert.videos import open_container, video_stream
 
 _CLOCK = 90_000  # ticks a second: the frame times of all usual rates are whole numbers of them
 _OPTIONS = {"preset": "veryfast", "crf": "20", "bf": "0"}
-_JPEG_QUALITY = 92
 
 
 class Reencoding(NamedTuple):
@@ -59,30 +55,6 @@ def scaled_size(width: int, height: int, shorter: int) -> tuple[int, int]:
         return max(2, width // 2 * 2), max(2, height // 2 * 2)
     scale = shorter / min(width, height)
     return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
-
-
-def reencode_image(path: Path, target: Path, size: int, *, keep: bool) -> bool:
-    """Write a smaller JPEG if the picture is larger than asked.
-
-    Args:
-        path: The picture.
-        target: File to write.
-        size: Pixels of the shorter side.
-        keep: Whether a picture that is small enough can be stored as it is; otherwise it is written too.
-
-    Returns:
-        Whether ``target`` was written.
-
-    Raises:
-        RowProblem: It cannot be decoded.
-    """
-    image = open_image(path)
-    if keep and min(image.size) <= size:
-        return False
-    scale = min(1.0, size / min(image.size))
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    image.resize((width, height), Image.Resampling.LANCZOS).save(target, "JPEG", quality=_JPEG_QUALITY)
-    return True
 
 
 def reencode_video(

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from datamodules.convert.marks import check_numbers, has_plain_mark, other_marks, without_marks
+from datamodules.convert.paths import NamedAs
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.row_fields import (
     MEDIA_FIELDS,
@@ -51,6 +52,7 @@ class Row(NamedTuple):
     start_ms: int | None
     end_ms: int | None
     turns: tuple[Turn, ...]
+    named_as: NamedAs | None = None  # field that names the media; None without
     unread: tuple[str, ...] = ()  # fields and marks that say something which is not in the conversation
 
 
@@ -61,6 +63,7 @@ class _Media(NamedTuple):
     start_ms: int | None
     end_ms: int | None
     names: frozenset[str]
+    named_as: NamedAs | None
 
 
 def llava_row(item: Any) -> Row:
@@ -146,13 +149,14 @@ def _media(fields: dict[str, Any]) -> _Media:
             Reason.SEVERAL_MEDIA, f"the row names {len(named)} images or videos; only rows with one are supported"
         )
     if not named:
-        return _Media(None, None, None, frozenset())
+        return _Media(None, None, None, frozenset(), None)
     ((path, names),) = named.items()
-    is_video = any(name.startswith("video") for name in names) or path.rpartition(".")[2].lower() in VIDEO_ENDINGS
-    if not is_video:
-        return _Media(path, None, None, frozenset(names))
+    said: list[NamedAs] = ["video", "image"]
+    named_as = next((kind for kind in said if any(name.startswith(kind) for name in names)), None)
+    if named_as != "video" and path.rpartition(".")[2].lower() not in VIDEO_ENDINGS:
+        return _Media(path, None, None, frozenset(names), named_as)
     span = read_span(fields, inner_field(fields))
-    return _Media(path, span.start_ms, span.end_ms, span.names.union(names))
+    return _Media(path, span.start_ms, span.end_ms, span.names.union(names), named_as)
 
 
 def _named(fields: dict[str, Any], names: Sequence[str]) -> dict[str, list[str]]:
@@ -179,7 +183,7 @@ def _row(fields: dict[str, Any], media: _Media, turns: list[Turn], turn_names: f
     marked = _with_one_mark(turns, media.path)
     unread = unread | unread_in_row(fields, read, has_media=media.path is not None)
     unread |= other_marks(marked)
-    return Row(media.path, media.start_ms, media.end_ms, marked, tuple(sorted(unread)))
+    return Row(media.path, media.start_ms, media.end_ms, marked, media.named_as, tuple(sorted(unread)))
 
 
 def _with_one_mark(turns: Sequence[Turn], media: str | None) -> tuple[Turn, ...]:

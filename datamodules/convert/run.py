@@ -20,12 +20,13 @@ from datamodules.convert.json_rows import read_rows
 from datamodules.convert.paths import checked_path, without_prefix
 from datamodules.convert.plan import Plan, PlannedSample, Progress, SampleIdentity
 from datamodules.convert.prepare import Preparation, Prepared, Wanted
-from datamodules.convert.problems import ConversionError, RowProblem
+from datamodules.convert.problems import ConversionError, Reason, RowProblem, unforeseen
 from datamodules.convert.reencode import Reencoding
 from datamodules.convert.report import Report, write_report
 from datamodules.convert.rows import conversation_json
 from datamodules.convert.sources import Annotation
 from datamodules.convert.workers import prepare_all
+from datamodules.errors import SampleError
 from datamodules.shard_writer import ShardWriter
 
 _MOST_NAMES = 1000  # of unread fields, told apart: hostile rows may have any number
@@ -184,17 +185,18 @@ def _add_row(
             raise item
         row = annotation.read_row(item)
         if row.media is not None:
-            row = row._replace(media=without_prefix(row.media, conversion.stripped))
-            identity = SampleIdentity(checked_path(str(row.media)), annotation.folders, row.start_ms, row.end_ms)
+            path = checked_path(without_prefix(row.media, conversion.stripped))
+            row = row._replace(media=path)
+            identity = SampleIdentity(path, annotation.folders, row.start_ms, row.end_ms, row.named_as)
         digest = identity.digest(number_of_folders)
         if not part.holds(digest):
             return False
         conversation = conversation_json(row, name, annotation.kind)
         source = annotation.source(row.media)
-    except RowProblem as problem:
+    except Exception as error:
         if not part.holds(identity.digest(number_of_folders)):
             return False
-        plan.leave_out_row(place, problem)
+        plan.leave_out_row(place, error if isinstance(error, RowProblem) else unforeseen(f"row {name}", error))
     else:
         plan.add_row(identity, digest, source, place, conversation)
         unread.update(name if name in unread or len(unread) < _MOST_NAMES else "others" for name in row.unread)
@@ -221,15 +223,14 @@ def _write_shards(plan: Plan, conversion: Conversion) -> None:
     bar = tqdm(total=plan.num_samples, initial=progress.next_sample - 1, desc="writing", unit=" samples", disable=None)
     with writer, bar:
         for sample, outcome in zip(samples, outcomes, strict=True):
-            if isinstance(outcome, RowProblem):
-                plan.leave_out_sample(sample, outcome)
-            else:
-                num_shards = writer.next_number
-                _store(writer, sample, outcome)
-                if writer.next_number > num_shards:  # the shards before this sample are whole
-                    done = Progress(sample.number, writer.next_number, num_samples, next_piece=sample.piece)
-                    plan.keep_progress(done)
+            num_shards = writer.next_number
+            problem = outcome if isinstance(outcome, RowProblem) else _store(writer, sample, outcome)
+            if writer.next_number > num_shards:  # the shards before this sample are whole
+                plan.keep_progress(Progress(sample.number, writer.next_number, num_samples, next_piece=sample.piece))
+            if problem is None:
                 num_samples += 1
+            else:
+                plan.leave_out_sample(sample, problem)
             bar.update(sample.piece == 0)
     plan.keep_progress(Progress(plan.num_samples + 1, writer.next_number, num_samples, finished=True))
     shutil.rmtree(preparation.scratch)
@@ -238,10 +239,11 @@ def _write_shards(plan: Plan, conversion: Conversion) -> None:
 def _wanted(sample: PlannedSample, number: int) -> Wanted | None:
     if sample.media is None:
         return None
-    return Wanted(number, sample.media, sample.folders, sample.start_ms, sample.end_ms)
+    return Wanted(number, sample.media, sample.folders, sample.start_ms, sample.end_ms, sample.named_as)
 
 
-def _store(writer: ShardWriter, sample: PlannedSample, prepared: Prepared | None) -> None:
+def _store(writer: ShardWriter, sample: PlannedSample, prepared: Prepared | None) -> RowProblem | None:
+    """Write a sample; what is wrong with it, if anything, once nothing of it was written."""
     span = {"start_ms": sample.start_ms, "end_ms": sample.end_ms}
     if prepared is None or prepared.is_cut:
         span = {}
@@ -251,12 +253,25 @@ def _store(writer: ShardWriter, sample: PlannedSample, prepared: Prepared | None
         "meta": {} if prepared is None else {"media": sample.media, **prepared.meta},
         "conversations": sample.conversations,
     }
-    if prepared is None:
-        writer.write(sample.key, record)
-        return
-    writer.write(sample.key, record, prepared.path, prepared.ending)
-    if prepared.is_scratch:
+    path, ending = (None, None) if prepared is None else (prepared.path, prepared.ending)
+    if path is not None and (problem := _unreadable(path)) is not None:
+        return problem
+    try:
+        writer.write(sample.key, record, path, ending)
+    except SampleError as error:
+        return RowProblem(Reason.MALFORMED, str(error))
+    if prepared is not None and prepared.is_scratch:
         prepared.path.unlink()
+    return None
+
+
+def _unreadable(path: Path) -> RowProblem | None:
+    """Why a file cannot be read any more since it was prepared, if that is so."""
+    try:
+        with path.open("rb"):
+            return None
+    except OSError as error:
+        return RowProblem(Reason.MISSING, f"{path} cannot be read any more ({error.strerror}); is its disk there?")
 
 
 def _stamp(path: Path) -> tuple[int, int]:

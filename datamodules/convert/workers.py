@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from datamodules.convert.prepare import Preparation, Prepared, Wanted, prepare
-from datamodules.convert.problems import Reason, RowProblem
+from datamodules.convert.problems import Reason, RowProblem, unforeseen
 
 _PATIENCE_S = 120
 """A process in which nothing gets on for so long is ended."""
@@ -162,3 +162,5 @@ def _outcome(wanted: Wanted, preparation: Preparation) -> Outcome:
         return prepare(wanted, preparation, _be_patient)
     except RowProblem as problem:
         return problem
+    except Exception as error:  # any bytes may be in a file: what nobody has foreseen costs its own sample only
+        return unforeseen(wanted.media, error)

@@ -16,6 +16,16 @@ class Deadly(str):
         return os._exit, (1,)
 
 
+class Failing(str):
+    """A name that fails in a way nobody foresees, once it is looked for."""
+
+    def isascii(self) -> bool:
+        raise AttributeError("nobody foresaw this")
+
+    def __add__(self, ending: str) -> str:
+        raise AttributeError("nobody foresaw this")
+
+
 class Endless(tuple[str, ...]):
     """Folders that are searched without end."""
 

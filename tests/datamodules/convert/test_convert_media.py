@@ -12,6 +12,7 @@ from datamodules.convert.paths import checked_path, find_media
 from datamodules.convert.pictures import probe_image
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.videos import probe_video
+from datamodules.decoded_frames import FrameSize
 from tests.datamodules.convert.conversions import (
     CLIP,
     PICTURE,
@@ -67,7 +68,8 @@ def test_a_hostile_path_reads_nothing_and_is_counted(tmp_path: Path) -> None:
 
 
 def test_missing_endings_are_tried_and_unusual_ones_mapped(tmp_path: Path) -> None:
-    write_media(tmp_path, "plain.mkv", "dotted.v2.webm", "LOUD.MP4", "phone.m4v", "p.JPEG", "old.wmv")
+    write_media(tmp_path, "plain.mkv", "dotted.v2.webm", "LOUD.MP4", "phone.m4v", "p.JPEG")
+    (tmp_path / "old.wmv").write_bytes(make_clip(8, container="asf", codec="wmv2"))
     names = ["plain", "dotted.v2", "LOUD.MP4", "phone.m4v", "p.JPEG", "old.wmv", "frames", "folder"]
     (tmp_path / "frames").mkdir()
     (tmp_path / "folder.mp4").mkdir()
@@ -126,23 +128,24 @@ def test_pictures_are_measured_as_they_are_shown(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
-    assert probe_image(tmp_path / "turned.jpg") == (20, 40)
+    assert probe_image(tmp_path / "turned.jpg")[:2] == (20, 40)
     (tmp_path / "png.jpg").write_bytes(make_image())
-    assert probe_image(tmp_path / "png.jpg") == (64, 48), "the content counts, not the name"
+    assert probe_image(tmp_path / "png.jpg") == (64, 48, "PNG", 1), "the content counts, not the name"
 
 
 def test_wrong_pictures_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = io.BytesIO()
     Image.fromarray(NOISE[0]).save(noise, "JPEG")
-    for name, data in {"half": noise.getvalue()[:900], "text": b"no picture", "gif": make_image(form="gif")}.items():
+    for name, data in {"half": noise.getvalue()[:900], "text": b"no picture"}.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(RowProblem) as caught:
             probe_image(tmp_path / name)
         assert caught.value.reason is Reason.DAMAGED
-    monkeypatch.setattr(datamodules.convert.pictures, "_MOST_PIXELS", 1000)
+    monkeypatch.setattr(datamodules.convert.pictures, "FrameSize", lambda: FrameSize(max_pixels=1000))
     (tmp_path / "large").write_bytes(make_image())
-    with pytest.raises(RowProblem, match="decompression bomb"):
+    with pytest.raises(RowProblem, match="more than the 1000 pixels that are read") as caught:
         probe_image(tmp_path / "large")
+    assert caught.value.reason is Reason.OVERSIZED
 
 
 def test_damaged_media_are_left_out_up_to_the_rate_that_is_allowed(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_conversion_stores_what_was_encoded_again(tmp_path: Path) -> None:
     film, large, small, scan = read_samples(tmp_path / "out")
     assert film.record.meta == {"media": "film.wmv", "width": 48, "height": 32, "duration_ms": 1000}
     assert (film.ending, film.record.start_ms, film.record.end_ms) == ("mp4", None, None), "the part was cut out"
-    assert [sample.ending for sample in (large, small, scan)] == ["jpg", "png", "jpg"]
+    assert [sample.ending for sample in (large, small, scan)] == ["jpg", "png", "png"]
     assert large.media is not None
     assert small.media is not None
     assert Image.open(io.BytesIO(large.media.read())).size == (48, 32)

@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -195,6 +196,20 @@ def test_a_damaged_list_stops_before_anything_is_written_and_can_be_repaired(
     rows.write_text(text)
     convert("llava", rows, tmp_path / "out")
     assert len(read_samples(tmp_path / "out")) == 2
+
+
+def test_the_plan_of_an_older_version_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = write_json(tmp_path / "rows.json", [llava_item(image="a.jpg"), llava_item(video="b.mp4")])
+    write_media(tmp_path, "a.jpg", "b.mp4")
+    convert("llava", rows, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr("datamodules.convert.run._write_shards", lambda *_: 1 // 0)
+        convert("llava", rows, tmp_path / "out", status=3)
+    with sqlite3.connect(tmp_path / "out/.llava.plan.sqlite") as database:
+        database.execute("ALTER TABLE samples DROP COLUMN named_as")
+    database.close()
+    convert("llava", rows, tmp_path / "out")
+    assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
 
 
 def test_a_second_run_beside_the_first_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
