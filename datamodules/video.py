@@ -130,5 +130,5 @@ def sample_frames(
         chosen = choose_frames(video, sampling, start_ms, end_ms)
     except SampleError as error:
         raise type(error)(f"{where}: {error}") from error
-    times = np.asarray(video.frame_ms)[chosen] - (start_ms or 0)
-    return DecodedFrames(video.frames(chosen), np.maximum(times, 0))
+    frames = video.frames(chosen)
+    return DecodedFrames(frames.pixels, np.maximum(frames.frame_ms - (start_ms or 0), 0))
