@@ -91,8 +91,8 @@ class DecordDecoder:
         pictures = []
         try:
             for index in indices:
-                if index > self._position:
-                    self._reader.skip_frames(index - self._position)
+                for _ in range(index - self._position):  # its skip_frames seeks
+                    self._reader.next()
                 pictures.append(self._orientation.apply(self._reader.next().asnumpy()))
                 self._position = index + 1
         except (self._error, RuntimeError, StopIteration) as error:
@@ -101,7 +101,7 @@ class DecordDecoder:
 
     def _check_times(self, times: NDArray[np.float64]) -> None:
         expected = self.frame_ms
-        agree = self._timeline.has_times and len(times) == len(expected)
+        agree = not self._timeline.order_is_guessed and len(times) == len(expected)
         if agree:
             found = (times[:, 0] - times[0, 0]) * 1000
             agree = bool(np.abs(found - expected).max() <= _TOLERANCE_MS)

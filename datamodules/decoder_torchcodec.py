@@ -48,6 +48,11 @@ class TorchCodecDecoder:
         self._size = size
         self._where = where
         self._timeline = read_video_timeline(file, size, where)
+        if self._timeline.order_is_guessed:
+            raise BrokenMediaError(
+                f"{where}: the file stores no times for its frames, and torchcodec guesses their order; encode it again "
+                "or choose the backend 'pyav'"
+            )
         file.seek(0)
         try:
             self._decoder = decoders.VideoDecoder(
@@ -84,7 +89,7 @@ class TorchCodecDecoder:
             batch = self._decoder.get_frames_at(indices)
         except (RuntimeError, IndexError) as error:
             raise BrokenMediaError(undecodable(self._where, _first_line(error))) from error
-        found_ms = (batch.pts_seconds.numpy() - self._decoder.metadata.begin_stream_seconds) * 1000
+        found_ms = (batch.pts_seconds.numpy() - float(self._timeline.shown[0] * self._timeline.time_base)) * 1000
         if np.abs(found_ms - self.frame_ms[indices]).max() > _TOLERANCE_MS:
             raise BrokenMediaError(
                 f"{self._where}: torchcodec gives frames at {found_ms.round().tolist()} ms for those at "

@@ -50,6 +50,7 @@ class MediaRequest(NamedTuple):
     where: str  # shard and key, for messages
     start_ms: int | None = None
     end_ms: int | None = None
+    every_frame: bool = False  # decode each once, to find damage, and hand over the first one only
 
     def to_bytes(self) -> bytes:
         """As JSON, which a file name in any encoding passes through unchanged."""

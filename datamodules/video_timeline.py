@@ -38,6 +38,7 @@ class VideoTimeline(NamedTuple):
     frame_ms: NDArray[np.int64]  # ``shown`` in milliseconds after the first frame
     keyframes: Sequence[int]  # times at which keyframes are shown, increasing
     has_times: bool  # False: the container stores no presentation times, and only the order of ``shown`` holds
+    order_is_guessed: bool  # the container stores no presentation times, and the codec may store frames in any order
     starts_with_keyframe: bool  # False: what is listed first may be impossible to decode
 
     @property
@@ -120,7 +121,9 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
     Raises:
         BrokenMediaError: The file is cut off, has no frame, jumps in time, or claims an absurd length.
     """
-    packets = _Packets(bool(container.format.flags & Flags.ts_discont.value), stream.time_base, where)
+    may_jump = bool(container.format.flags & Flags.ts_discont.value)
+    packets = _Packets(may_jump, stream.time_base, where)
+    broken_after: int | None = None
     shows_frame = frame_test(stream.codec_context.name)
     for packet in container.demux(stream):
         if packet.size == 0:
@@ -128,12 +131,19 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
         packets.num_read += 1
         if packet.is_discard:
             continue
-        if packet.is_corrupt:
-            raise BrokenMediaError(f"{where}: the video breaks off after {len(packets.shown)} frames; fetch it again")
+        if packet.is_corrupt and broken_after is None:
+            broken_after = len(packets.shown)
+            if not may_jump:  # where pieces were joined, packets look damaged too: then the jump is named
+                break
         if shows_frame is None or shows_frame(packet):
             packets.add(packet)
+    if broken_after is not None:
+        raise BrokenMediaError(
+            f"{where}: the video breaks off, or is damaged, after {broken_after} frames; fetch it again"
+        )
     _check_complete(container, stream, packets, where)
     shown = np.sort(np.frombuffer(packets.shown, dtype=np.int64))
+    is_avi = container.format.name == "avi"  # what FFmpeg gives as its presentation times is a guess
     return VideoTimeline(
         stream_index=stream.index,
         shown=array("q", shown.tobytes()),
@@ -141,8 +151,8 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
         time_base=stream.time_base,
         frame_ms=_milliseconds(shown, stream.time_base),
         keyframes=sorted(packets.keyframes) or [int(shown[0])],
-        # What FFmpeg gives for packets of an AVI is a guess.
-        has_times=packets.has_times and container.format.name != "avi",
+        has_times=packets.has_times and not is_avi,
+        order_is_guessed=not packets.has_times or (is_avi and stream.codec_context.name in ("h264", "hevc")),
         starts_with_keyframe=packets.starts_with_keyframe,
     )
 

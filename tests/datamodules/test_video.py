@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.decoded_frames import FrameSize, Pixels, decode_in_portions
+from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, decode_in_portions
 from datamodules.decoder_pyav import PyAVDecoder
 from datamodules.errors import BrokenMediaError, SampleError
 from datamodules.transforms import PixelOptions, PixelTransform
@@ -242,7 +242,7 @@ def test_choosing_frames_needs_no_decoding(long_clip: bytes) -> None:
         frame_ms = (0, 100, 500)
         duration_ms = 1000
 
-        def frames(self, indices: object) -> Pixels:
+        def frames(self, indices: object) -> DecodedFrames:
             raise AssertionError
 
     assert choose_frames(NoDecoding(), FrameSampling(num_frames=4)) == [1, 2]  # type: ignore[arg-type]
