@@ -50,7 +50,7 @@ class TorchCodecDecoder:
         self._timeline = read_video_timeline(file, size, where)
         if self._timeline.order_is_guessed:
             raise BrokenMediaError(
-                f"{where}: the file stores no times for its frames, and torchcodec guesses their order; encode it again "
+                f"{where}: the file stores no times of its frames, and torchcodec guesses their order; encode it again "
                 "or choose the backend 'pyav'"
             )
         file.seek(0)

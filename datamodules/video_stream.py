@@ -71,9 +71,9 @@ def best_video_stream(container: Any, where: str) -> Any:
     if not films:
         cover = ", only a cover picture" if container.streams.video else ""
         raise BrokenMediaError(undecodable(where, f"it has no video stream{cover}"))
-    best = container.streams.best("video")
-    # FFmpeg's choice may be a cover picture that is marked as the default.
-    stream = best if best in films else next((film for film in films if film.disposition.default), films[0])
+    stream = container.streams.best("video")
+    if stream not in films or stream.frames == 1:  # FFmpeg may choose a picture, where it knows little of the others
+        stream = max(films, key=lambda film: (film.frames != 1, bool(film.disposition.default)))
     if stream.codec_context is None:
         raise BrokenMediaError(f"{where}: its video codec is unknown; encode the video again as H.264")
     stream.codec_context.thread_count = 1

@@ -22,6 +22,9 @@ from datamodules.hidden_packets import frame_test
 _LENGTH_TOLERANCE = 0.05
 """A file whose packets end earlier than this part before its declared end was cut off."""
 
+_SHORTEST_PART = 4
+"""Where FFmpeg guesses durations, a last frame that is shorter than this part of the mean one comes from a bad guess."""
+
 _LONGEST_MS = 1 << 31  # 25 days; what claims to be longer is damaged
 
 _LONGEST_GAP_S = 10.0
@@ -65,14 +68,15 @@ class VideoTimeline(NamedTuple):
 class _Packets:
     """What the packets tell, in the order of the file."""
 
-    def __init__(self, may_jump: bool, time_base: Fraction, where: str) -> None:
+    def __init__(self, container: Any, time_base: Fraction, where: str) -> None:
         self.shown = array("q")  # presentation times
         self.keyframes = array("q")
         self.last = (-(1 << 63), 0)  # presentation time, duration
         self.has_times = True
         self.num_read = 0
         self.starts_with_keyframe = True
-        self._may_jump = may_jump
+        self.may_jump = bool(container.format.flags & Flags.ts_discont.value)
+        self._durations_are_guessed = "matroska" in container.format.name
         self._time_base = time_base
         self._where = where
 
@@ -92,13 +96,16 @@ class _Packets:
     def end(self) -> int:
         """When the last frame ends; a last frame without a duration lasts as long as the mean one."""
         shown, duration = self.last
-        return shown + (duration or (shown - min(self.shown)) // max(1, len(self.shown) - 1))
+        mean = (shown - min(self.shown)) // max(1, len(self.shown) - 1)
+        if self._durations_are_guessed and duration * _SHORTEST_PART < mean:
+            return shown + mean
+        return shown + (duration or mean)
 
     def _refuse_jump(self, shown: int, is_keyframe: bool) -> None:
         latest = self.last[0]
         # Nothing that is stored after a keyframe's predecessors is shown before them.
         back = is_keyframe and shown < latest
-        gap = (shown - latest) * self._time_base if self.shown and self._may_jump else 0
+        gap = (shown - latest) * self._time_base if self.shown and self.may_jump else 0
         if back or gap > _LONGEST_GAP_S:
             before, after = (float(time * self._time_base) for time in (latest, shown))
             raise BrokenMediaError(
@@ -121,8 +128,7 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
     Raises:
         BrokenMediaError: The file is cut off, has no frame, jumps in time, or claims an absurd length.
     """
-    may_jump = bool(container.format.flags & Flags.ts_discont.value)
-    packets = _Packets(may_jump, stream.time_base, where)
+    packets = _Packets(container, stream.time_base, where)
     broken_after: int | None = None
     shows_frame = frame_test(stream.codec_context.name)
     for packet in container.demux(stream):
@@ -133,7 +139,7 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
             continue
         if packet.is_corrupt and broken_after is None:
             broken_after = len(packets.shown)
-            if not may_jump:  # where pieces were joined, packets look damaged too: then the jump is named
+            if not packets.may_jump:  # where pieces were joined, packets look damaged too: then the jump is named
                 break
         if shows_frame is None or shows_frame(packet):
             packets.add(packet)
@@ -198,6 +204,5 @@ def _declared_seconds(container: Any, stream: Any) -> tuple[float, bool]:
     if stream.duration is not None:
         return float(stream.duration * stream.time_base), False
     if container.duration is not None and len(container.streams) == 1:
-        # The length of a Matroska file is when its last frame ends, that of others counts from the first one.
-        return float(container.duration / av.time_base), "matroska" in container.format.name
+        return float(container.duration / av.time_base), True  # from zero in Matroska and ASF, in others from the first
     return 0.0, False

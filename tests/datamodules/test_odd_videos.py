@@ -1,0 +1,269 @@
+"""Good videos that are stored in odd ways: training gets the frames that players show, from the first one on."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from datamodules.convert.problems import Reason, RowProblem
+from datamodules.convert.videos import probe_video
+from datamodules.decoded_frames import DecodedFrames
+from datamodules.errors import BrokenMediaError
+from datamodules.frame_pixels import Orientation, PixelReader
+from datamodules.video import FrameSampling
+from tests.datamodules.made_videos import EIGHT_MATRICES, Form, as_stored, make_video, numbered_frame, numbers, turned
+from tests.datamodules.video_files import opened, sample_frames
+from tests.fixtures_data import make_gif, make_image
+
+FILM = Form("webm", "libvpx", times_ms=range(0, 6000, 100))
+EVERY_COUNT = (1, 2, 3, 4, 5, 7, 8, 15, 16, 30, 59, 60, 61, 1000)
+
+
+def remuxed(
+    source: bytes,
+    container: str,
+    change: Callable[[Iterable[Any]], Iterable[Any]],
+) -> bytes:
+    """The same packets in a new file, after ``change`` left some out or added some."""
+    target = io.BytesIO()
+    with av.open(io.BytesIO(source)) as given, av.open(target, "w", format=container) as output:
+        stream = output.add_stream_from_template(given.streams.video[0])
+
+        def packets() -> Iterator[Any]:
+            for packet in given.demux(video=0):
+                if packet.dts is not None:
+                    yield packet
+
+        for packet in change(packets()):
+            packet.stream = stream
+            output.mux(packet)
+    return target.getvalue()
+
+
+def right_frames(data: bytes, first: int, count: int, step_ms: int = 100) -> None:
+    """At any number of frames, every frame carries the number that belongs to its time."""
+    video = opened(data)
+    assert video.duration_ms == pytest.approx(count * step_ms, abs=2)
+    for asked in EVERY_COUNT:
+        frames = sample_frames(data, FrameSampling(asked))
+        assert frames.frame_ms == pytest.approx([step_ms * (n - first) for n in numbers(frames.pixels)], abs=2)
+        assert len(frames.pixels) == min(asked, count)
+        assert (np.diff(frames.frame_ms) > 0).all()
+
+
+def with_hidden_packets(packets: Iterable[Any]) -> Iterator[Any]:
+    """Before every keyframe of VP8 a copy of it that is not shown, as encoders store alternate reference frames."""
+    for packet in packets:
+        if packet.is_keyframe:
+            hidden = av.Packet(bytes([bytes(packet)[0] & ~0x10]) + bytes(packet)[1:])
+            hidden.pts = hidden.dts = packet.pts - 1 if packet.pts else packet.pts
+            hidden.time_base = packet.time_base
+            hidden.is_keyframe = False
+            if packet.pts:
+                yield hidden
+        yield packet
+
+
+def test_packets_that_show_nothing_are_no_frames() -> None:
+    data = remuxed(make_video(FILM), "webm", with_hidden_packets)
+    right_frames(data, 0, 60)
+
+
+def test_a_comment_after_the_last_picture_of_a_gif_is_no_frame() -> None:
+    plain = make_video(Form("gif", "gif", "rgb8", times_ms=range(0, 1200, 100)))
+    assert plain.endswith(b";")
+    right_frames(plain[:-1] + b"\x21\xfe\x05hello\x00;", 0, 12)
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+@pytest.mark.parametrize("left_out", [1, 3, 7])
+def test_a_film_that_starts_between_keyframes_starts_with_its_first_keyframe(container: str, left_out: int) -> None:
+    film = make_video(Form("mp4", times_ms=range(0, 6000, 100)))  # a keyframe every five frames
+    data = remuxed(film, container, lambda packets: list(packets)[left_out:])
+    video = opened(data)
+    frames = video.frames(range(len(video.frame_ms)))
+    first = numbers(frames.pixels)[0]
+    assert 0 < first <= 10
+    assert numbers(frames.pixels) == list(range(first, 60))
+    right_frames(data, first, 60 - first)
+
+
+def test_a_frame_that_its_decoder_never_shows_is_replaced_by_the_one_before() -> None:
+    def with_skipped(packets: Iterable[Any]) -> Iterator[Any]:
+        for number, packet in enumerate(packets):
+            if number in (7, 8, 23):  # MPEG-4's mark of a frame that was not coded
+                skipped = av.Packet(b"\x00\x00\x01\xb6\x50\x06\x7f")
+                skipped.pts, skipped.dts, skipped.time_base = packet.pts, packet.dts, packet.time_base
+                yield skipped
+            else:
+                yield packet
+
+    form = Form("mp4", "mpeg4", times_ms=range(0, 3000, 100))
+    data = remuxed(make_video(form), "mp4", with_skipped)
+    everything = opened(data).frames(range(30))
+    shown = [n for n in range(30) if n not in (7, 8, 23)]
+    assert everything.frame_ms.tolist() == [100 * n for n in shown]
+    alone = opened(data).frames([8, 23, 24])
+    assert alone.frame_ms.tolist() == [600, 2200, 2400]
+    assert np.array_equal(alone.pixels, everything.pixels[[6, 20, 21]])
+
+
+def test_an_edit_list_that_ends_a_film_early_is_no_damage() -> None:
+    data = bytearray(make_video(Form("mp4", times_ms=range(0, 6000, 100))))
+    for box, offset in ((b"elst", 12), (b"mvhd", 20), (b"tkhd", 24)):  # show the first 2.5 s
+        start = data.index(box) + offset
+        data[start : start + 4] = (2500).to_bytes(4, "big")
+    right_frames(bytes(data), 0, 25)
+
+
+@pytest.mark.parametrize("container", ["webm", "matroska"])
+@pytest.mark.parametrize("start_ms", [0, 600, 2000, 5000])
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_picture_that_starts_after_its_sound_and_ends_before_it_is_whole(
+    container: str, start_ms: int, tagged: bool
+) -> None:
+    data = with_sound(make_video(FILM), container, start_ms)
+    right_frames(data if tagged else data.replace(b"DURATION", b"XURATION"), 0, 60)
+
+
+def with_sound(film: bytes, container: str, start_ms: int) -> bytes:
+    """The film's packets from ``start_ms`` on, beside twelve seconds of silence."""
+    target = io.BytesIO()
+    with av.open(io.BytesIO(film)) as given, av.open(target, "w", format=container) as output:
+        video = output.add_stream_from_template(given.streams.video[0])
+        sound = output.add_stream("libopus", rate=48000)
+        packets = [packet for packet in given.demux(video=0) if packet.dts is not None]
+        for packet in packets:  # WebM counts milliseconds
+            packet.pts, packet.dts, packet.stream = packet.pts + start_ms, packet.dts + start_ms, video
+        for number in range(600):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 960), dtype=np.int16), format="s16", layout="mono")
+            silence.sample_rate, silence.pts = 48000, 960 * number
+            packets += sound.encode(silence)
+        packets += sound.encode(None)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            output.mux(packet)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("container", ["mov", "matroska"])
+def test_the_film_is_read_and_not_its_thumbnail(container: str, tmp_path: Path) -> None:
+    target = io.BytesIO()
+    film, picture = make_video(Form("mp4", times_ms=range(0, 6000, 100))), make_image(form="jpeg")
+    with av.open(io.BytesIO(film)) as given, av.open(target, "w", format=container) as output:
+        small = output.add_stream("mjpeg", rate=10)
+        small.width, small.height, small.pix_fmt = 64, 48, "yuvj420p"
+        stream = output.add_stream_from_template(given.streams.video[0])
+        for packet in small.encode(av.VideoFrame(64, 48, "yuvj420p")) + small.encode(None):
+            output.mux(packet)
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                output.mux(packet)
+    assert picture
+    right_frames(target.getvalue(), 0, 60)
+    (tmp_path / "film").write_bytes(target.getvalue())
+    assert probe_video(tmp_path / "film") == (128, 64, 6000)
+
+
+@pytest.mark.parametrize("matrix", EIGHT_MATRICES, ids=str)
+def test_turns_and_mirrors_are_made_as_players_make_them(matrix: tuple[int, int, int, int], tmp_path: Path) -> None:
+    data = turned(make_video(Form()), matrix)
+    pixels = sample_frames(data, FrameSampling(3)).pixels
+    assert numbers(as_stored(pixels, matrix)) == [2, 6, 10]
+    (tmp_path / "film").write_bytes(data)
+    assert probe_video(tmp_path / "film")[:2] == pixels.shape[2:0:-1]
+
+
+def test_a_display_matrix_puts_each_corner_where_its_definition_says() -> None:
+    corner = np.zeros((4, 6, 3), dtype=np.uint8)
+    corner[0, 0] = 1  # top left
+    for a, b, c, d in EIGHT_MATRICES:
+        shown = Orientation.of_matrix(np.array([a, b, 0, c, d, 0, 0, 0, 1], dtype=np.int32)).apply(corner)
+        height, width = shown.shape[:2]
+        # The stored corner lies at (0, 0); the shown picture is moved so that it starts there again.
+        row = 0 if min(b, d) >= 0 else height - 1
+        column = 0 if min(a, c) >= 0 else width - 1
+        assert shown[row, column, 0] == 1, (a, b, c, d)
+    scaled = Orientation.of_matrix(np.array([3 << 15, 0, 0, 0, 1 << 15, 0, 0, 0, 1 << 30], dtype=np.int32))
+    assert scaled == Orientation()
+
+
+@pytest.mark.parametrize("again_ms", [0, 3_600_000])
+def test_pieces_of_a_recording_whose_clocks_differ_are_refused_by_name(again_ms: int, tmp_path: Path) -> None:
+    pieces = [make_video(Form("mpegts", times_ms=range(0, 4000, 100), start_ms=start)) for start in (0, again_ms)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(pieces))
+    with pytest.raises(RowProblem, match=r"times jump from 4\.\d s to .* at frame 4\d.*ffmpeg -i FILE -c copy"):
+        probe_video(tmp_path / "joined.ts", stored=False)
+
+
+def test_webm_recordings_that_were_joined_byte_by_byte_are_refused_by_name() -> None:
+    piece = make_video(FILM)
+    with pytest.raises(BrokenMediaError, match="its times jump"):
+        sample_frames(piece + piece, FrameSampling(1000))
+
+
+def test_frames_whose_size_changes_are_scaled_to_the_first_one(tmp_path: Path) -> None:
+    film = make_video(FILM)
+    target = io.BytesIO()
+    with av.open(io.BytesIO(film)) as given, av.open(target, "w", format="webm") as output:
+        stream = output.add_stream_from_template(given.streams.video[0])
+        half = av.CodecContext.create("libvpx", "w")
+        half.width, half.height, half.pix_fmt, half.time_base = 64, 32, "yuv420p", Fraction(1, 1000)
+        half.options = {"qmin": "1", "qmax": "4", "b": "4M"}
+        packets = [packet for packet in given.demux(video=0) if packet.dts is not None][:30]
+        for number in range(30, 60):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number)[::2, ::2].copy(), format="rgb24")
+            frame.pts, frame.time_base = 100 * number, Fraction(1, 1000)
+            packets += half.encode(frame.reformat(format="yuv420p"))
+        for packet in packets + half.encode(None):
+            packet.stream = stream
+            output.mux(packet)
+    right_frames(target.getvalue(), 0, 60)
+    (tmp_path / "call").write_bytes(target.getvalue())
+    assert probe_video(tmp_path / "call") == (128, 64, 6000)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mpegts", "libx264"), ("flv", "flv"), ("asf", "wmv2")])
+def test_a_file_of_another_format_called_mp4_is_left_out_by_the_converter_as_by_training(
+    container: str, codec: str, tmp_path: Path
+) -> None:
+    (tmp_path / "film.mp4").write_bytes(make_video(Form(container, codec)))
+    with pytest.raises(RowProblem, match=r"which shards do not hold.*try --reencode") as caught:
+        probe_video(tmp_path / "film.mp4")
+    assert caught.value.reason is Reason.UNSUPPORTED
+    assert probe_video(tmp_path / "film.mp4", stored=False).width == 128
+    with pytest.raises(BrokenMediaError, match="the file is no MP4"):
+        sample_frames((tmp_path / "film.mp4").read_bytes(), FrameSampling())
+
+
+def test_unusual_colour_matrices_are_read_or_named() -> None:
+    frame = av.VideoFrame(16, 16, "yuv420p")
+    for plane, value in zip(frame.planes, (90, 120, 140), strict=True):
+        plane.update(bytes([value]) * plane.buffer_size)
+    plain = PixelReader().read(frame, 16, 16)
+    frame.colorspace = 3  # reserved: it tells nothing
+    assert np.array_equal(PixelReader().read(frame, 16, 16), plain)
+    frame.colorspace = 10  # BT.2020 with constant luminance
+    assert PixelReader().read(frame, 16, 16).shape == (16, 16, 3)
+    frame.colorspace = 8
+    with pytest.raises(ValueError, match="its colour matrix YCgCo is not converted"):
+        PixelReader().read(frame, 16, 16)
+
+
+def test_what_is_transparent_is_white() -> None:
+    pixels = np.zeros((16, 16, 4), dtype=np.uint8)
+    pixels[:8, :, 3] = 255
+    pixels[12:, :, 3] = 128
+    shown = PixelReader().read(av.VideoFrame.from_ndarray(pixels, format="rgba"), 16, 16)
+    assert [int(shown[row].mean()) for row in (0, 9, 15)] == [0, 255, 127]
+    assert shown.flags.c_contiguous
+
+
+def test_a_gif_keeps_its_frames_and_times() -> None:
+    frames: DecodedFrames = sample_frames(make_gif(12, fps=5), FrameSampling(100))
+    assert frames.frame_ms.tolist() == [200 * n for n in range(12)]
