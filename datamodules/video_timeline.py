@@ -23,7 +23,7 @@ _LENGTH_TOLERANCE = 0.05
 """A file whose packets end earlier than this part before its declared end was cut off."""
 
 _SHORTEST_PART = 4
-"""Where FFmpeg guesses durations, a last frame that is shorter than this part of the mean one comes from a bad guess."""
+"""Where FFmpeg guesses durations, one that is shorter than this part of the mean is a bad guess."""
 
 _LONGEST_MS = 1 << 31  # 25 days; what claims to be longer is damaged
 
@@ -186,23 +186,23 @@ def _check_complete(container: Any, stream: Any, packets: _Packets, where: str) 
     seconds = float((packets.end() - start) * stream.time_base)
     if seconds * 1000 > _LONGEST_MS:
         raise BrokenMediaError(f"{where}: the video claims to last {seconds / 86400:.0f} days; it is damaged")
-    declared, counts_from_zero = _declared_seconds(container, stream)
-    end = float(packets.end() * stream.time_base) if counts_from_zero else seconds
+    # Some formats and programs count to the last frame's end from the first frame, others from the container's zero.
+    declared = _declared_seconds(container, stream) - max(0.0, float(start * stream.time_base))
     slack = _LENGTH_TOLERANCE * declared + 2 * seconds / len(packets.shown)
-    if max(end, seconds) < declared - slack:
+    if seconds < declared - slack:
         raise BrokenMediaError(
-            f"{where}: the video breaks off after {end:.1f} s of {declared:.1f} s; fetch the file again"
+            f"{where}: the video breaks off after {seconds:.1f} s of {declared:.1f} s; fetch the file again"
         )
 
 
-def _declared_seconds(container: Any, stream: Any) -> tuple[float, bool]:
-    """The video's length as its file tells it, 0 where it does not; and whether it counts from the container's zero."""
-    if "DURATION" in stream.metadata:  # Matroska's and WebM's, as 00:00:05.000000000: when the last frame ends
+def _declared_seconds(container: Any, stream: Any) -> float:
+    """The video's length or end as its file tells it, 0 where it does not."""
+    if "DURATION" in stream.metadata:  # Matroska's and WebM's, as 00:00:05.000000000
         with contextlib.suppress(ValueError):
             hours, minutes, seconds = str(stream.metadata["DURATION"]).split(":")
-            return int(hours) * 3600.0 + int(minutes) * 60.0 + float(seconds), True
+            return int(hours) * 3600.0 + int(minutes) * 60.0 + float(seconds)
     if stream.duration is not None:
-        return float(stream.duration * stream.time_base), False
+        return float(stream.duration * stream.time_base)
     if container.duration is not None and len(container.streams) == 1:
-        return float(container.duration / av.time_base), True  # from zero in Matroska and ASF, in others from the first
-    return 0.0, False
+        return float(container.duration / av.time_base)
+    return 0.0

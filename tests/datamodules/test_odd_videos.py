@@ -131,6 +131,16 @@ def test_a_picture_that_starts_after_its_sound_and_ends_before_it_is_whole(
     right_frames(data if tagged else data.replace(b"DURATION", b"XURATION"), 0, 60)
 
 
+@pytest.mark.parametrize("container", ["webm", "matroska"])
+@pytest.mark.parametrize("start_ms", [0, 2000, 3_600_000])
+def test_a_late_picture_that_was_cut_off_is_still_noticed(container: str, start_ms: int) -> None:
+    film = make_video(FILM._replace(container=container, start_ms=start_ms))
+    right_frames(film, 0, 60)
+    for part in (0.5, 0.8):
+        with pytest.raises(BrokenMediaError, match="again"):
+            sample_frames(film[: int(part * len(film))], FrameSampling(3))
+
+
 def with_sound(film: bytes, container: str, start_ms: int) -> bytes:
     """The film's packets from ``start_ms`` on, beside twelve seconds of silence."""
     target = io.BytesIO()
