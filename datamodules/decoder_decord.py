@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, decode_in_portions
-from datamodules.decoder_pyav import first_frame, read_video_timeline
+from datamodules.decoder_pyav import check_turn, read_video_timeline
 from datamodules.errors import BrokenMediaError, undecodable
-from datamodules.frame_pixels import orientation
 
 _TOLERANCE_MS = 2
 
@@ -35,7 +34,7 @@ class DecordDecoder:
 
     decord numbers frames without their times, and shows wrong ones for some files. Therefore PyAV reads the times, a
     file of which decord lists other frames is refused, and frames are counted from the first one on, without a seek.
-    PyAV also tells how they are turned, which decord does not.
+    So is a film that has to be mirrored.
 
     Source: https://github.com/dmlc/decord (0.6.0 is its last release; it can hang on a container that lists more frames
     than it holds: its issues 269 and 373; its issues 24 and 91 tell of wrong frames after a seek).
@@ -56,7 +55,7 @@ class DecordDecoder:
         self._where = where
         self._error = decord.DECORDError
         self._timeline = read_video_timeline(file, size, where)
-        self._orientation = orientation(first_frame(file, where))
+        check_turn(file, self._timeline, "decord", where)
         file.seek(0)
         try:
             self._reader = decord.VideoReader(file, num_threads=1)
@@ -93,7 +92,7 @@ class DecordDecoder:
             for index in indices:
                 for _ in range(index - self._position):  # its skip_frames seeks
                     self._reader.next()
-                pictures.append(self._orientation.apply(self._reader.next().asnumpy()))
+                pictures.append(self._reader.next().asnumpy())
                 self._position = index + 1
         except (self._error, RuntimeError, StopIteration) as error:
             raise BrokenMediaError(undecodable(self._where, _first_line(error))) from error

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, stack_pictures
 from datamodules.errors import BrokenMediaError, undecodable
-from datamodules.frame_pixels import PixelReader
+from datamodules.frame_pixels import Orientation, PixelReader, orientation
 from datamodules.video_stream import STORED_FORMATS, best_video_stream, open_container
 from datamodules.video_timeline import VideoTimeline, read_timeline
 
@@ -271,3 +271,17 @@ def first_frame(file: BinaryIO, where: str, formats: str = STORED_FORMATS) -> An
     if frame is None:
         raise BrokenMediaError(undecodable(where, "none of its frames can be decoded"))
     return frame
+
+
+def check_turn(file: BinaryIO, timeline: VideoTimeline, backend: str, where: str) -> None:
+    """Refuse videos that other backends do not show upright: they know the turns of MP4 and MOV only, and no mirror.
+
+    Raises:
+        BrokenMediaError: It is such a video.
+    """
+    turn = orientation(first_frame(file, where))
+    if turn.is_mirror or (turn != Orientation() and "mov" not in timeline.format_name):
+        raise BrokenMediaError(
+            f"{where}: its frames have to be {'mirrored' if turn.is_mirror else 'turned'}, which {backend} does not do "
+            "here; encode the video again or choose the backend 'pyav'"
+        )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, decode_in_portions
-from datamodules.decoder_pyav import read_video_timeline
+from datamodules.decoder_pyav import check_turn, read_video_timeline
 from datamodules.errors import BrokenMediaError, undecodable
 
 _TOLERANCE_MS = 2
@@ -53,6 +53,7 @@ class TorchCodecDecoder:
                 f"{where}: the file stores no times of its frames, and torchcodec guesses their order; encode it again "
                 "or choose the backend 'pyav'"
             )
+        check_turn(file, self._timeline, "torchcodec", where)
         file.seek(0)
         try:
             self._decoder = decoders.VideoDecoder(

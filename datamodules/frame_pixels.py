@@ -41,6 +41,11 @@ class Orientation(NamedTuple):
             return cls(True, c < 0, b < 0)
         return cls(False, a < 0, d < 0)
 
+    @property
+    def is_mirror(self) -> bool:
+        """Whether no turn alone makes the pixels upright."""
+        return self.transposed ^ self.mirrored ^ self.flipped
+
     def shown_size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height as they are shown."""
         return (height, width) if self.transposed else (width, height)

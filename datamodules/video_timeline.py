@@ -34,6 +34,7 @@ _LONGEST_GAP_S = 10.0
 class VideoTimeline(NamedTuple):
     """Times of a video's frames. A film has hundreds of thousands, so they lie in plain arrays."""
 
+    format_name: str  # FFmpeg's name of the container's format
     stream_index: int  # which of the file's streams was read
     shown: Sequence[int]  # increasing, in the stream's time base
     end: int  # when the last frame ends, in the stream's time base
@@ -149,15 +150,17 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
         )
     _check_complete(container, stream, packets, where)
     shown = np.sort(np.frombuffer(packets.shown, dtype=np.int64))
-    is_avi = container.format.name == "avi"  # what FFmpeg gives as its presentation times is a guess
+    is_avi = container.format.name == "avi"  # it numbers packets, and many programs mark wrong keyframes in it
+    may_reorder = stream.codec_context.name in ("h264", "hevc") or bool(stream.codec_context.has_b_frames)
     return VideoTimeline(
+        format_name=container.format.name,
         stream_index=stream.index,
         shown=array("q", shown.tobytes()),
         end=max(packets.end(), int(shown[-1]) + 1),
         time_base=stream.time_base,
         frame_ms=_milliseconds(shown, stream.time_base),
-        keyframes=sorted(packets.keyframes) or [int(shown[0])],
-        has_times=packets.has_times and not is_avi,
+        keyframes=(not is_avi and sorted(packets.keyframes)) or [int(shown[0])],
+        has_times=packets.has_times and not (is_avi and may_reorder),
         order_is_guessed=not packets.has_times or (is_avi and stream.codec_context.name in ("h264", "hevc")),
         starts_with_keyframe=packets.starts_with_keyframe,
     )

@@ -41,7 +41,8 @@ class Form(NamedTuple):
     start_ms: int = 0
     display: tuple[int, int, int, int] = EIGHT_MATRICES[0]
     times_ms: Sequence[int] = tuple(range(0, 1200, 100))
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = ()  # of the container
+    codec_options: tuple[tuple[str, str], ...] = ()
 
 
 def numbered_frame(number: int) -> Pixels:
@@ -85,7 +86,7 @@ def make_video(form: Form) -> bytes:
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, form.pixel_format
         context = stream.codec_context
         context.gop_size, context.thread_count = 5, 1
-        context.options = _QUALITY.get(form.codec, {})
+        context.options = _QUALITY.get(form.codec, {}) | dict(form.codec_options)
         if form.container != "avi":
             context.time_base = Fraction(1, _TICKS)
         if form.matrix:

@@ -93,24 +93,50 @@ def test_a_film_that_starts_between_keyframes_starts_with_its_first_keyframe(con
     right_frames(data, first, 60 - first)
 
 
-def test_a_frame_that_its_decoder_never_shows_is_replaced_by_the_one_before() -> None:
+@pytest.mark.parametrize("container", ["mp4", "matroska", "avi"])
+def test_a_frame_that_its_decoder_never_shows_is_replaced_by_the_one_before(container: str) -> None:
+    # MPEG-4's mark of a frame that was not coded; how many bits its time has depends on the time base.
+    mark = b"\x00\x00\x01\xb6" + (b"\x51\xbf" if container == "avi" else b"\x50\x06\x7f")
+
     def with_skipped(packets: Iterable[Any]) -> Iterator[Any]:
         for number, packet in enumerate(packets):
-            if number in (7, 8, 23):  # MPEG-4's mark of a frame that was not coded
-                skipped = av.Packet(b"\x00\x00\x01\xb6\x50\x06\x7f")
-                skipped.pts, skipped.dts, skipped.time_base = packet.pts, packet.dts, packet.time_base
-                yield skipped
-            else:
-                yield packet
+            skipped = av.Packet(mark)
+            skipped.pts, skipped.dts, skipped.time_base = packet.pts, packet.dts, packet.time_base
+            yield skipped if number in (7, 8, 23) else packet
 
-    form = Form("mp4", "mpeg4", times_ms=range(0, 3000, 100))
-    data = remuxed(make_video(form), "mp4", with_skipped)
+    form = Form(container, "mpeg4", times_ms=range(0, 3000, 100))
+    data = remuxed(make_video(form), container, with_skipped)
     everything = opened(data).frames(range(30))
     shown = [n for n in range(30) if n not in (7, 8, 23)]
     assert everything.frame_ms.tolist() == [100 * n for n in shown]
     alone = opened(data).frames([8, 23, 24])
     assert alone.frame_ms.tolist() == [600, 2200, 2400]
     assert np.array_equal(alone.pixels, everything.pixels[[6, 20, 21]])
+
+
+def test_two_frames_in_one_packet_of_an_avi_are_counted_as_two() -> None:
+    """As DivX stores B-frames: packed with the frame after them, and a mark in the place of their own packet."""
+    frames = [
+        av.VideoFrame.from_ndarray(numbered_frame(n), format="rgb24").reformat(format="yuv420p") for n in range(31)
+    ]
+    target = io.BytesIO()
+    with av.open(target, "w", format="avi") as output:
+        stream = output.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        stream.codec_context.max_b_frames, stream.codec_context.thread_count = 1, 1
+        stream.codec_context.options = {"b_strategy": "0", "sc_threshold": "1000000000", "qmin": "1", "qmax": "4"}
+        packets = [packet for frame in [*frames, None] for packet in stream.encode(frame)]
+        intra, *others = [bytes(packet) for packet in packets]
+        start = intra.index(b"\x00\x00\x01\xb6")
+        stored = [intra[:start] + b"\x00\x00\x01\xb2DivX503b1393p\x00" + intra[start:]]
+        for later, earlier in zip(others[::2], others[1::2], strict=True):
+            stored += [later + earlier, b"\x00\x00\x01\xb6\x51\xbf"]
+        for number, data in enumerate(stored):
+            packet = av.Packet(data)
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream, packet.is_keyframe = packets[0].time_base, stream, number == 0
+            output.mux(packet)
+    right_frames(target.getvalue(), 0, 31)
 
 
 def test_an_edit_list_that_ends_a_film_early_is_no_damage() -> None:

@@ -221,6 +221,18 @@ def test_a_missing_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         opened(make_clip(1), "torchcodec")
 
 
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+def test_a_torchcodec_that_does_not_load_beside_this_torch_says_which_does(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise error("libtorchcodec.so: undefined symbol")
+
+    monkeypatch.setattr("datamodules.decoder_torchcodec.importlib.import_module", fail)
+    with pytest.raises(ImportError, match=r"torchcodec>=0.12,<0.14'.*It said: libtorchcodec.so: undefined symbol"):
+        opened(make_clip(1), "torchcodec")
+
+
 @pytest.mark.parametrize("other", ["decord", "torchcodec"])
 def test_other_backends_choose_the_same_frames(other: str) -> None:
     pytest.importorskip(other)
