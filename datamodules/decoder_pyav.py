@@ -28,7 +28,7 @@ class FoundFrame(NamedTuple):
 
 
 class _SeekMissedError(Exception):
-    """A seek led behind the wanted frame: the index misleads, or what it calls a keyframe is none."""
+    """A seek failed, or led behind the wanted frame: the index misleads, or what it calls a keyframe is none."""
 
 
 class PyAVDecoder:
@@ -183,7 +183,10 @@ class PyAVDecoder:
                 wanted = timeline.shown[index]
                 keyframe = timeline.keyframe_before(index)
                 if seek and bisect.bisect_left(timeline.shown, keyframe) - position > _SEEK_GAIN_FRAMES:
-                    container.seek(keyframe, stream=stream)
+                    try:
+                        container.seek(keyframe, stream=stream)
+                    except av.FFmpegError as error:  # not every container can seek
+                        raise _SeekMissedError from error
                     decoded = _timed(container.decode(stream))
                     before = after = None
                     was_sought = True

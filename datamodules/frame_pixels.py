@@ -56,9 +56,22 @@ class Orientation(NamedTuple):
         return turned[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
 
 
+_QUARTER_TURNS = (  # counterclockwise
+    Orientation(),
+    Orientation(transposed=True, flipped=True),
+    Orientation(mirrored=True, flipped=True),
+    Orientation(transposed=True, mirrored=True),
+)
+
+
 def orientation(frame: Any) -> Orientation:
     """How a player turns and mirrors this frame."""
-    side_data = frame.side_data.get(Type.DISPLAYMATRIX)
+    try:
+        side_data = frame.side_data.get(Type.DISPLAYMATRIX)
+    except (
+        ValueError
+    ):  # PyAV cannot list side data that it has no name for, such as Exif; the turn it tells all the same
+        return _QUARTER_TURNS[round(frame.rotation / 90) % 4]
     if side_data is None:
         return Orientation()
     return Orientation.of_matrix(np.frombuffer(bytes(side_data), dtype=np.int32))

@@ -1,5 +1,6 @@
 """Good videos that are stored in odd ways: training gets the frames that players show, from the first one on."""
 
+import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -12,9 +13,10 @@ import pytest
 
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.videos import probe_video
-from datamodules.decoded_frames import DecodedFrames
+from datamodules.decoded_frames import DecodedFrames, FrameSize
+from datamodules.decoder_pyav import PyAVDecoder
 from datamodules.errors import BrokenMediaError
-from datamodules.frame_pixels import Orientation, PixelReader
+from datamodules.frame_pixels import Orientation, PixelReader, orientation
 from datamodules.video import FrameSampling
 from tests.datamodules.made_videos import EIGHT_MATRICES, Form, as_stored, make_video, numbered_frame, numbers, turned
 from tests.datamodules.video_files import opened, sample_frames
@@ -227,6 +229,44 @@ def test_a_display_matrix_puts_each_corner_where_its_definition_says() -> None:
         assert shown[row, column, 0] == 1, (a, b, c, d)
     scaled = Orientation.of_matrix(np.array([3 << 15, 0, 0, 0, 1 << 15, 0, 0, 0, 1 << 30], dtype=np.int32))
     assert scaled == Orientation()
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_a_frame_with_side_data_that_pyav_does_not_name_is_turned(turn: int) -> None:
+    class Frame:
+        rotation = (0, 90, 180, -90)[turn]  # counterclockwise
+
+        @property
+        def side_data(self) -> None:
+            raise ValueError("31 is not a valid Type")
+
+    pixels = numbered_frame(5)
+    assert np.array_equal(orientation(Frame()).apply(pixels), np.rot90(pixels, turn))
+
+
+def test_a_container_that_cannot_seek_is_decoded_from_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_video(Form("matroska", times_ms=range(0, 6000, 100)))
+    plain = sample_frames(data, FrameSampling(4))
+    open_decoding = PyAVDecoder._open_decoding
+
+    class Unseekable:
+        def __init__(self, container: Any) -> None:
+            self.decode = container.decode
+
+        def seek(self, *arguments: Any, **options: Any) -> None:
+            raise av.error.PermissionError(1, "Operation not permitted")
+
+    @contextlib.contextmanager
+    def opening(self: PyAVDecoder) -> Iterator[tuple[Any, Any]]:
+        with open_decoding(self) as (container, stream):
+            yield Unseekable(container), stream
+
+    monkeypatch.setattr(PyAVDecoder, "_open_decoding", opening)
+    frames = sample_frames(data, FrameSampling(4))
+    assert np.array_equal(frames.pixels, plain.pixels)
+    assert [found.number for found in PyAVDecoder(io.BytesIO(data), FrameSize(), "key 'a'").play(50)] == list(
+        range(50, 60)
+    )
 
 
 @pytest.mark.parametrize("again_ms", [0, 3_600_000])
