@@ -1,4 +1,4 @@
-"""Decodes videos with decord, an optional package that is often faster on short clips."""
+"""Decodes videos with decord, an optional package."""
 
 import importlib
 from collections.abc import Sequence

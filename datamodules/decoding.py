@@ -16,8 +16,9 @@ class Decoding:
     """What decodes videos and images, and within which bounds.
 
     Args:
-        backend: ``pyav`` reads any video that FFmpeg knows. ``decord`` is often faster on short clips, but reads whole
-            files into memory. ``torchcodec`` needs FFmpeg's shared libraries, and its process starts as late as torch.
+        backend: ``pyav`` reads any video that FFmpeg knows. ``decord`` reads whole files into memory, decodes them from
+            their start on, and refuses some. ``torchcodec`` needs FFmpeg's shared libraries, refuses some, and its
+            process starts as late as torch.
         timeout_s: Seconds after which a decoder that has not finished counts as stuck. Time in which an overloaded
             machine did not let it run is not counted.
         max_pixels: Largest frame or picture that is decoded; 8K has 33 million pixels.
