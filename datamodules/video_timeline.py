@@ -78,6 +78,7 @@ class _Packets:
         self.starts_with_keyframe = True
         self.may_jump = bool(container.format.flags & Flags.ts_discont.value)
         self._durations_are_guessed = "matroska" in container.format.name
+        self._times_are_guessed = container.format.name == "avi"
         self._time_base = time_base
         self._where = where
 
@@ -105,7 +106,7 @@ class _Packets:
     def _refuse_jump(self, shown: int, is_keyframe: bool) -> None:
         latest = self.last[0]
         # Nothing that is stored after a keyframe's predecessors is shown before them.
-        back = is_keyframe and shown < latest
+        back = is_keyframe and shown < latest and not self._times_are_guessed
         gap = (shown - latest) * self._time_base if self.shown and self.may_jump else 0
         if back or gap > _LONGEST_GAP_S:
             before, after = (float(time * self._time_base) for time in (latest, shown))
