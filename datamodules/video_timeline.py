@@ -79,6 +79,7 @@ class _Packets:
         self.may_jump = bool(container.format.flags & Flags.ts_discont.value)
         self._durations_are_guessed = "matroska" in container.format.name
         self._times_are_guessed = container.format.name == "avi"
+        self.is_reordered = False
         self._time_base = time_base
         self._where = where
 
@@ -88,6 +89,7 @@ class _Packets:
             raise BrokenMediaError(f"{self._where}: frame {len(self.shown)} has no time stamp; encode the video again")
         self._refuse_jump(shown, packet.is_keyframe)
         self.has_times &= packet.pts is not None
+        self.is_reordered |= shown < self.last[0]
         self.shown.append(shown)
         self.last = max(self.last, (shown, packet.duration or 0))
         if packet.is_keyframe:
@@ -152,7 +154,10 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
     _check_complete(container, stream, packets, where)
     shown = np.sort(np.frombuffer(packets.shown, dtype=np.int64))
     is_avi = container.format.name == "avi"  # it numbers packets, and many programs mark wrong keyframes in it
-    may_reorder = stream.codec_context.name in ("h264", "hevc") or bool(stream.codec_context.has_b_frames)
+    codec, has_b_frames = stream.codec_context.name, bool(stream.codec_context.has_b_frames)
+    may_reorder = codec in ("h264", "hevc") or has_b_frames
+    # Some programs store Xvid's B-frames with the times at which they are decoded.
+    lacks_times = not packets.has_times or (codec == "mpeg4" and has_b_frames and not packets.is_reordered)
     return VideoTimeline(
         format_name=container.format.name,
         stream_index=stream.index,
@@ -161,8 +166,8 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
         time_base=stream.time_base,
         frame_ms=_milliseconds(shown, stream.time_base),
         keyframes=(not is_avi and sorted(packets.keyframes)) or [int(shown[0])],
-        has_times=packets.has_times and not (is_avi and may_reorder),
-        order_is_guessed=not packets.has_times or (is_avi and stream.codec_context.name in ("h264", "hevc")),
+        has_times=not lacks_times and not (is_avi and may_reorder),
+        order_is_guessed=lacks_times or (is_avi and codec in ("h264", "hevc")),
         starts_with_keyframe=packets.starts_with_keyframe,
     )
 

@@ -115,6 +115,20 @@ def test_a_frame_that_its_decoder_never_shows_is_replaced_by_the_one_before(cont
     assert np.array_equal(alone.pixels, everything.pixels[[6, 20, 21]])
 
 
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_b_frames_with_the_times_of_their_decoding_are_shown_in_their_order(container: str) -> None:
+    film = make_video(Form("mp4", "mpeg4", codec_options=(("bf", "2"), ("b_strategy", "0"))))
+
+    def as_xvid_is_stored(packets: Iterable[Any]) -> Iterator[Any]:
+        packets = list(packets)
+        assert any(packet.pts != packet.dts for packet in packets)
+        for packet, time in zip(packets, sorted(packet.pts for packet in packets), strict=True):
+            packet.pts = packet.dts = time
+            yield packet
+
+    right_frames(remuxed(film, container, as_xvid_is_stored), 0, 12)
+
+
 def test_two_frames_in_one_packet_of_an_avi_are_counted_as_two() -> None:
     """As DivX stores B-frames: packed with the frame after them, and a mark in the place of their own packet."""
     frames = [
