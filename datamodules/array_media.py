@@ -14,6 +14,7 @@ import torch
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from datamodules.decoded_frames import DecodedFrames
 from datamodules.errors import BrokenMediaError, SampleError
 from datamodules.schema import Record
 from datamodules.video import FrameSampling, choose_frames
@@ -37,9 +38,9 @@ class ArrayVideo:
         self.duration_ms = max(1, round(len(pixels) * interval_ms))
         """When the last frame ends."""
 
-    def frames(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """The frames of these indices, ``[T, H, W, 3]``."""
-        return self._pixels[list(indices)]
+    def frames(self, indices: Sequence[int]) -> DecodedFrames:
+        """The frames of these indices."""
+        return DecodedFrames(self._pixels[list(indices)], self.frame_ms[list(indices)])
 
 
 def read_array(data: bytes, record: Record, sampling: FrameSampling, *, where: str = "array") -> VideoFrames:
@@ -60,8 +61,9 @@ def read_array(data: bytes, record: Record, sampling: FrameSampling, *, where: s
         chosen = choose_frames(video, sampling, record.start_ms, record.end_ms)
     except SampleError as error:
         raise SampleError(f"{where}: {error}") from error
-    times = np.maximum(video.frame_ms[chosen] - (record.start_ms or 0), 0)
-    frames = torch.from_numpy(video.frames(chosen)).permute(0, 3, 1, 2).contiguous()  # [T, 3, H, W]
+    decoded = video.frames(chosen)
+    times = np.maximum(decoded.frame_ms - (record.start_ms or 0), 0)
+    frames = torch.from_numpy(decoded.pixels).permute(0, 3, 1, 2).contiguous()  # [T, 3, H, W]
     return VideoFrames(frames, torch.from_numpy(times))
 
 

@@ -22,10 +22,10 @@ _PIXELS_AT_ONCE = 16_000_000
 
 
 class DecodedFrames(NamedTuple):
-    """The chosen frames of one video or image."""
+    """Frames of one video or image."""
 
     pixels: Pixels  # uint8 [T, H, W, 3]
-    frame_ms: NDArray[np.int64]  # [T], after the start of the part that was asked for
+    frame_ms: NDArray[np.int64]  # [T], after the first frame, or after the start of the part that was asked for
 
 
 class FrameSize(NamedTuple):
@@ -85,7 +85,7 @@ def decode_in_portions(
         BrokenMediaError: The library gives fewer frames than it was asked for, or frames that differ in size.
     """
     stacked = stack_pictures(_portions(indices, decode, size, where), len(indices), where)
-    if stacked is None:
+    if stacked is None or len(stacked) < len(indices):
         raise BrokenMediaError(undecodable(where, f"fewer than the {len(indices)} chosen frames came"))
     return stacked
 
@@ -108,11 +108,11 @@ def stack_pictures(pictures: Iterable[Pixels], count: int, where: str) -> Pixels
 
     Args:
         pictures: Pictures ``[H, W, 3]``.
-        count: How many there should be, T.
+        count: How many there are at most.
         where: Shard and key, for messages.
 
     Returns:
-        ``[T, H, W, 3]``, or None if there are fewer.
+        ``[T, H, W, 3]``, or None if there is none.
 
     Raises:
         BrokenMediaError: The pictures differ in size.
@@ -126,4 +126,4 @@ def stack_pictures(pictures: Iterable[Pixels], count: int, where: str) -> Pixels
             raise BrokenMediaError(f"{where}: the frame size changes within the video; encode it again")
         stacked[number] = picture
         number += 1
-    return stacked if number == count else None
+    return None if stacked is None else stacked[:number]

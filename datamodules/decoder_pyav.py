@@ -2,28 +2,43 @@
 
 import bisect
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from datamodules.decoded_frames import FrameSize, Pixels, stack_pictures
+from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, stack_pictures
 from datamodules.errors import BrokenMediaError, undecodable
+from datamodules.frame_pixels import Orientation, PixelReader, orientation
+from datamodules.video_stream import STORED_FORMATS, best_video_stream, open_container
 from datamodules.video_timeline import VideoTimeline, read_timeline
 
 _SEEK_GAIN_FRAMES = 8
 """Seek only where it skips more frames than this; a shorter gap is decoded faster than the decoder is reset."""
 
 
+class FoundFrame(NamedTuple):
+    """A decoded frame and its number."""
+
+    number: int
+    picture: Any  # av.VideoFrame
+
+
+class _SeekMissedError(Exception):
+    """A seek failed, or led behind the wanted frame: the index misleads, or what it calls a keyframe is none."""
+
+
 class PyAVDecoder:
     """An open video.
 
     Reads the packets' times first, without decoding: that gives every frame's exact time, shows whether the file is
-    whole, and tells which keyframe to seek to for which frame. Bytes are read where they are needed; a film of any
+    complete, and tells which keyframe to seek to for which frame. Bytes are read where they are needed; a film of any
     length takes little memory.
+
+    Some packets show no frame, which often only the decoder knows. Then the nearest frame before it comes.
 
     A chosen frame that FFmpeg marks as damaged makes the video a broken one. Damage that it conceals without a mark
     goes unnoticed: its strict mode would find more, but also refuses films that every player shows.
@@ -32,132 +47,244 @@ class PyAVDecoder:
         file: The video's file.
         size: Largest frame, and how large frames need to be.
         where: Shard and key, for messages.
+        formats: FFmpeg's names of the formats that are tried.
 
     Raises:
-        BrokenMediaError: The bytes are no whole video.
+        BrokenMediaError: The bytes are no complete video.
     """
 
-    def __init__(self, file: BinaryIO, size: FrameSize, where: str) -> None:
+    def __init__(self, file: BinaryIO, size: FrameSize, where: str, formats: str = STORED_FORMATS) -> None:
         self._file = file
         self._size = size
         self._where = where
-        self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
-        self._timeline = read_video_timeline(file, size, where)
+        self._formats = formats
+        self._pixels = PixelReader()
+        self.timeline = read_video_timeline(file, size, where, formats)
 
     @property
     def frame_ms(self) -> NDArray[np.int64]:
         """See ``VideoDecoder``."""
-        return self._timeline.frame_ms
+        return self.timeline.frame_ms
 
     @property
     def duration_ms(self) -> int:
         """See ``VideoDecoder``."""
-        return self._timeline.duration_ms
+        return self.timeline.duration_ms
 
-    def frames(self, indices: Sequence[int]) -> Pixels:
-        """See ``VideoDecoder``.
+    def frames(self, indices: Sequence[int]) -> DecodedFrames:
+        """See ``VideoDecoder``. Frames that differ in size are scaled to that of the first one.
 
         Raises:
             BrokenMediaError: A chosen frame cannot be decoded.
         """
-
-        def stack(frames: Iterator[Any]) -> Pixels | None:
-            return stack_pictures((self._picture(frame) for frame in frames), len(indices), self._where)
-
         try:
-            if not self._timeline.has_times:
-                stacked = stack(self._frames_by_count(indices))
+            found = None
+            if self.timeline.has_times:
+                with contextlib.suppress(_SeekMissedError):
+                    found = self._stack(self._frames_by_time(indices, seek=True), len(indices))
+                if found is None:
+                    found = self._stack(self._frames_by_time(indices, seek=False), len(indices))
             else:
-                stacked = stack(self._frames_by_time(indices, seek=True))
-                if stacked is None:  # the container's index misleads the seek, or what it calls a keyframe is none
-                    stacked = stack(self._frames_by_time(indices, seek=False))
+                found = self._stack(self._frames_by_count(indices), len(indices))
+        except MemoryError:
+            raise
+        except BrokenMediaError:
+            raise
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise BrokenMediaError(undecodable(self._where, error)) from error
+        if found is None:
+            raise BrokenMediaError(
+                f"{self._where}: not all of the {len(indices)} chosen frames could be decoded undamaged, though the "
+                f"file lists {len(self.timeline.shown)}; encode it again or leave it out"
+            )
+        return found
+
+    def play(self, first: int = 0) -> Iterator[FoundFrame]:
+        """Decode every frame from the one of this number on, in order.
+
+        Raises:
+            BrokenMediaError: A frame is damaged.
+        """
+        try:
+            yield from self._play(first)
         except MemoryError:
             raise
         except (av.FFmpegError, OSError) as error:
             raise BrokenMediaError(undecodable(self._where, error)) from error
-        if stacked is None:
-            raise BrokenMediaError(
-                f"{self._where}: not all of the {len(indices)} chosen frames could be decoded undamaged, though the "
-                f"file lists {len(self._timeline.shown)}; encode it again or leave it out"
-            )
-        return stacked
 
-    def _frames_by_time(self, indices: Sequence[int], *, seek: bool) -> Iterator[Any]:
-        shown = self._timeline.shown
+    def _play(self, first: int) -> Iterator[FoundFrame]:
+        waiting: FoundFrame | None = None  # may be the one on show at the start
+        for found in self._decode_from(first):
+            if found.picture.is_corrupt and found.number >= first:
+                ms = self.frame_ms[found.number]
+                raise BrokenMediaError(f"{self._where}: its frame at {ms} ms is damaged; fetch the file again")
+            if waiting is not None and found.number > max(first, waiting.number):
+                yield waiting
+            if waiting is None or found.number > waiting.number:
+                waiting = found
+        if waiting is not None:
+            yield waiting
+
+    def _decode_from(self, first: int) -> Iterator[FoundFrame]:
+        timeline = self.timeline
         with self._open_decoding() as (container, stream):
-            decoded: Iterator[Any] = container.decode(stream)
-            position = 0
-            for index in indices:
-                keyframe = self._timeline.keyframe_before(index)
-                if seek and bisect.bisect_left(shown, keyframe) - position > _SEEK_GAIN_FRAMES:
-                    container.seek(keyframe, stream=stream)
-                    decoded = container.decode(stream)
-                for frame in decoded:
-                    if frame.pts is not None and frame.pts >= shown[index]:
-                        if frame.pts == shown[index] and not frame.is_corrupt:
-                            yield frame
-                        break
-                position = index + 1
+            if not timeline.has_times:
+                last = len(timeline.shown) - 1
+                yield from (FoundFrame(min(n, last), frame) for n, frame in enumerate(container.decode(stream)))
+                return
+            frames = self._after_seek(container, stream, first)
+            if frames is not None:
+                yield from (FoundFrame(timeline.index_at(frame.pts), frame) for frame in frames)
+                return
+        with self._open_decoding() as (container, stream):
+            for frame in _timed(container.decode(stream)):
+                if frame.pts >= timeline.shown[0]:
+                    yield FoundFrame(timeline.index_at(frame.pts), frame)
 
-    def _frames_by_count(self, indices: Sequence[int]) -> Iterator[Any]:
+    def _after_seek(self, container: Any, stream: Any, first: int) -> Iterator[Any] | None:
+        """Frames from the keyframe before ``first`` on; None where a seek is not worth it, or leads elsewhere."""
+        keyframe = self.timeline.keyframe_before(first)
+        if bisect.bisect_left(self.timeline.shown, keyframe) <= _SEEK_GAIN_FRAMES:
+            return None
+        with contextlib.suppress(av.FFmpegError):  # not every container can seek
+            container.seek(keyframe, stream=stream)
+            frames = _timed(container.decode(stream))
+            frame = next(frames, None)
+            if frame is not None and frame.pts <= self.timeline.shown[first]:
+                return itertools.chain([frame], frames)
+        return None
+
+    def _stack(self, found: Iterator[FoundFrame], most: int) -> DecodedFrames | None:
+        """The pixels of these frames, each once; None where one of them is damaged, or there is none."""
+        indices: list[int] = []
+
+        def pictures() -> Iterator[Pixels]:
+            size: tuple[int, int] | None = None
+            for index, picture in found:
+                if picture.is_corrupt:
+                    indices.clear()
+                    return
+                if indices and index <= indices[-1]:
+                    continue
+                size = size or self._size.scaled(picture.width, picture.height)
+                indices.append(index)
+                yield self._pixels.read(picture, *size)
+
+        stacked = stack_pictures(pictures(), most, self._where)
+        return DecodedFrames(stacked, self.frame_ms[indices]) if stacked is not None and indices else None
+
+    def _frames_by_time(self, indices: Sequence[int], *, seek: bool) -> Iterator[FoundFrame]:
+        timeline = self.timeline
+        with self._open_decoding() as (container, stream):
+            decoded: Iterator[Any] = _timed(container.decode(stream))
+            before = after = None  # frames around the wanted time
+            position, was_sought = 0, False
+            for index in indices:
+                wanted = timeline.shown[index]
+                keyframe = timeline.keyframe_before(index)
+                if seek and bisect.bisect_left(timeline.shown, keyframe) - position > _SEEK_GAIN_FRAMES:
+                    try:
+                        container.seek(keyframe, stream=stream)
+                    except av.FFmpegError as error:  # not every container can seek
+                        raise _SeekMissedError from error
+                    decoded = _timed(container.decode(stream))
+                    before = after = None
+                    was_sought = True
+                while after is None or after.pts < wanted:
+                    frame = next(decoded, None)
+                    if frame is None:
+                        before, after = after or before, None
+                        break
+                    before, after = after, frame
+                position = index + 1
+                if after is not None and after.pts == wanted:
+                    yield FoundFrame(index, after)
+                elif before is not None:
+                    yield FoundFrame(timeline.index_at(before.pts), before)
+                elif was_sought:
+                    raise _SeekMissedError
+                elif after is not None:
+                    yield FoundFrame(timeline.index_at(after.pts), after)
+
+    def _frames_by_count(self, indices: Sequence[int]) -> Iterator[FoundFrame]:
         wanted = set(indices)
+        last: FoundFrame | None = None
         with self._open_decoding() as (container, stream):
             for number, frame in enumerate(container.decode(stream)):
-                if number in wanted and not frame.is_corrupt:
-                    yield frame
+                last = FoundFrame(min(number, len(self.timeline.shown) - 1), frame)
+                if number in wanted:
+                    yield last
                 if number == indices[-1]:
-                    break
+                    return
+        if last is not None:
+            yield last
 
     @contextlib.contextmanager
     def _open_decoding(self) -> Iterator[tuple[Any, Any]]:
-        with _open(self._file) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
+        with open_container(self._file, self._formats) as container:
+            stream = best_video_stream(container, self._where)
             stream.codec_context.options = {"max_pixels": str(self._size.max_pixels)}  # headers can lie
             yield container, stream
 
-    def _picture(self, frame: Any) -> Pixels:
-        width, height = self._size.scaled(frame.width, frame.height)
-        scaled = None if (width, height) == (frame.width, frame.height) else "BICUBIC"
-        rgb = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=scaled, threads=1
-        )
-        pixels: Any = rgb.to_ndarray()  # [H, W, 3]
-        # Phones store upright films lying down, with the turn that a player has to make.
-        turned: Pixels = np.rot90(pixels, round(frame.rotation / 90))
-        return turned
+
+def _timed(frames: Iterator[Any]) -> Iterator[Any]:
+    return (frame for frame in frames if frame.pts is not None)
 
 
-def read_video_timeline(file: BinaryIO, size: FrameSize, where: str) -> VideoTimeline:
+def read_video_timeline(file: BinaryIO, size: FrameSize, where: str, formats: str = STORED_FORMATS) -> VideoTimeline:
     """Read when the frames of a video are shown.
 
     Args:
         file: The video's file.
         size: Largest frame.
         where: Shard and key, for messages.
+        formats: FFmpeg's names of the formats that are tried.
 
     Returns:
-        The timeline of its first video stream.
+        The timeline of its best video stream, from the first frame on that can be decoded.
 
     Raises:
-        BrokenMediaError: The bytes are no whole video.
+        BrokenMediaError: The bytes are no complete video.
     """
     try:
-        with _open(file) as container:
-            if not container.streams.video:
-                raise BrokenMediaError(f"{where}: the file has no video stream")
-            codec = container.streams.video[0].codec_context
-            if codec is None:
-                raise BrokenMediaError(f"{where}: its video codec is unknown; encode the video again as H.264")
-            size.check(codec.width, codec.height, where)
-            return read_timeline(container, where)
+        with open_container(file, formats) as container:
+            stream = best_video_stream(container, where)
+            size.check(stream.codec_context.width, stream.codec_context.height, where)
+            timeline = read_timeline(container, stream, where)
+        if timeline.starts_with_keyframe:
+            return timeline
+        first = first_frame(file, where, formats)
+        shown = first.pts if timeline.has_times else first.dts
+        return timeline if shown is None else timeline.starting_at(shown)
     except MemoryError:
         raise
     except av.FFmpegError as error:
         raise BrokenMediaError(undecodable(where, error)) from error
 
 
-def _open(file: BinaryIO) -> Any:
-    file.seek(0)
-    # Titles and comments in old encodings are common, and nothing to fail at.
-    return av.open(file, metadata_errors="replace")
+def first_frame(file: BinaryIO, where: str, formats: str = STORED_FORMATS) -> Any:
+    """Decode the first frame that can be decoded: PyAV's frame.
+
+    Raises:
+        BrokenMediaError: There is none.
+        av.FFmpegError: The file cannot be read.
+    """
+    with open_container(file, formats) as container:
+        frame = next(container.decode(best_video_stream(container, where)), None)
+    if frame is None:
+        raise BrokenMediaError(undecodable(where, "none of its frames can be decoded"))
+    return frame
+
+
+def check_turn(file: BinaryIO, timeline: VideoTimeline, backend: str, where: str) -> None:
+    """Refuse videos that other backends do not show upright: they know the turns of MP4 and MOV only, and no mirror.
+
+    Raises:
+        BrokenMediaError: It is such a video.
+    """
+    turn = orientation(first_frame(file, where))
+    if turn.is_mirror or (turn != Orientation() and "mov" not in timeline.format_name):
+        raise BrokenMediaError(
+            f"{where}: its frames have to be {'mirrored' if turn.is_mirror else 'turned'}, which {backend} does not do "
+            "here; encode the video again or choose the backend 'pyav'"
+        )

@@ -7,8 +7,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.decoded_frames import FrameSize, Pixels, decode_in_portions
-from datamodules.decoder_pyav import read_video_timeline
+from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, decode_in_portions
+from datamodules.decoder_pyav import check_turn, read_video_timeline
 from datamodules.errors import BrokenMediaError, undecodable
 
 _TOLERANCE_MS = 2
@@ -22,10 +22,11 @@ def import_backend() -> Any:
     """
     try:
         return importlib.import_module("torchcodec.decoders")
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, RuntimeError, OSError) as error:  # OSError: it was built for another version of torch
         raise ImportError(
-            "the video backend 'torchcodec' needs the package torchcodec (pip install 'torchcodec>=0.12') and FFmpeg's "
-            f"shared libraries; install them or choose the backend 'pyav'. It said: {str(error).strip()[:200]}"
+            "the video backend 'torchcodec' needs the package torchcodec (pip install 'torchcodec>=0.12,<0.14'; newer "
+            "ones need a newer torch) and FFmpeg's shared libraries; install them or choose the backend 'pyav'. It "
+            f"said: {str(error).strip()[:200]}"
         ) from error
 
 
@@ -47,9 +48,21 @@ class TorchCodecDecoder:
         self._size = size
         self._where = where
         self._timeline = read_video_timeline(file, size, where)
+        if self._timeline.order_is_guessed:
+            raise BrokenMediaError(
+                f"{where}: the file stores no times of its frames, and torchcodec guesses their order; encode it again "
+                "or choose the backend 'pyav'"
+            )
+        check_turn(file, self._timeline, "torchcodec", where)
         file.seek(0)
         try:
-            self._decoder = decoders.VideoDecoder(file, dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu")
+            self._decoder = decoders.VideoDecoder(
+                file,
+                dimension_order="NHWC",
+                num_ffmpeg_threads=1,
+                device="cpu",
+                stream_index=self._timeline.stream_index,
+            )
         except (RuntimeError, ValueError) as error:
             raise BrokenMediaError(undecodable(where, _first_line(error))) from error
 
@@ -63,20 +76,21 @@ class TorchCodecDecoder:
         """See ``VideoDecoder``."""
         return self._timeline.duration_ms
 
-    def frames(self, indices: Sequence[int]) -> Pixels:
+    def frames(self, indices: Sequence[int]) -> DecodedFrames:
         """See ``VideoDecoder``.
 
         Raises:
             BrokenMediaError: A chosen frame cannot be decoded, or torchcodec counts the frames otherwise.
         """
-        return decode_in_portions(indices, self._decode, self._size, self._where)
+        pixels = decode_in_portions(indices, self._decode, self._size, self._where)
+        return DecodedFrames(pixels, self.frame_ms[list(indices)])
 
     def _decode(self, indices: list[int]) -> Pixels:
         try:
             batch = self._decoder.get_frames_at(indices)
         except (RuntimeError, IndexError) as error:
             raise BrokenMediaError(undecodable(self._where, _first_line(error))) from error
-        found_ms = (batch.pts_seconds.numpy() - self._decoder.metadata.begin_stream_seconds) * 1000
+        found_ms = (batch.pts_seconds.numpy() - float(self._timeline.shown[0] * self._timeline.time_base)) * 1000
         if np.abs(found_ms - self.frame_ms[indices]).max() > _TOLERANCE_MS:
             raise BrokenMediaError(
                 f"{self._where}: torchcodec gives frames at {found_ms.round().tolist()} ms for those at "

@@ -10,14 +10,11 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.decoded_frames import FrameSize, Pixels
+from datamodules.decoded_frames import DecodedFrames, FrameSize
 from datamodules.decoder_decord import DecordDecoder
 from datamodules.decoder_pyav import PyAVDecoder
 from datamodules.decoder_torchcodec import TorchCodecDecoder
-from datamodules.errors import BrokenMediaError
-
-_EBML = b"\x1a\x45\xdf\xa3"
-_MOV_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp"}
+from datamodules.video_stream import check_container
 
 
 class VideoDecoder(Protocol):
@@ -31,8 +28,11 @@ class VideoDecoder(Protocol):
     def duration_ms(self) -> int:
         """When the last frame ends."""
 
-    def frames(self, indices: Sequence[int]) -> Pixels:
-        """Decode the frames of these increasing indices, ``[T, H, W, 3]``, at the size that was asked for."""
+    def frames(self, indices: Sequence[int]) -> DecodedFrames:
+        """Decode the frames of these increasing indices, at the size that was asked for.
+
+        Where a packet of the file shows no frame, the one before it comes, at its own time, and each frame once.
+        """
 
 
 def open_video(
@@ -62,26 +62,6 @@ def open_video(
         raise ValueError(f"video backend {backend!r} is unknown; choose one of {', '.join(_BACKENDS)}")
     check_container(file, where)
     return _BACKENDS[backend](file, size, where)
-
-
-def check_container(file: BinaryIO, where: str) -> None:
-    """Let only real video containers reach a decoder.
-
-    FFmpeg knows formats that are lists of other files and addresses (HLS playlists, concatenation scripts). Under the
-    name of a video they would make it open any file or connection, so the format is told from the first bytes here.
-
-    Raises:
-        BrokenMediaError: The file is no MP4, MOV, Matroska, WebM, AVI or GIF.
-    """
-    file.seek(0)
-    first = file.read(12)
-    file.seek(0)
-    is_riff = first[:4] == b"RIFF" and first[8:11] == b"AVI"
-    if not (is_riff or first[4:8] in _MOV_BOXES or first[:4] == _EBML or first[:4] == b"GIF8"):
-        raise BrokenMediaError(
-            f"{where}: the file is no MP4, MOV, Matroska, WebM, AVI or GIF (it starts with {first!r}); convert it, or "
-            "leave the sample out"
-        )
 
 
 _BACKENDS: dict[str, Callable[[BinaryIO, FrameSize, str], VideoDecoder]] = {

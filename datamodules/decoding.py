@@ -16,8 +16,9 @@ class Decoding:
     """What decodes videos and images, and within which bounds.
 
     Args:
-        backend: ``pyav`` reads any video that FFmpeg knows. ``decord`` is often faster on short clips, but reads whole
-            files into memory. ``torchcodec`` needs FFmpeg's shared libraries, and its process starts as late as torch.
+        backend: ``pyav`` reads any video that FFmpeg knows. ``decord`` reads whole files into memory, decodes them from
+            their start on, and refuses some. ``torchcodec`` needs FFmpeg's shared libraries, refuses some, and its
+            process starts as late as torch.
         timeout_s: Seconds after which a decoder that has not finished counts as stuck. Time in which an overloaded
             machine did not let it run is not counted.
         max_pixels: Largest frame or picture that is decoded; 8K has 33 million pixels.
@@ -50,6 +51,7 @@ class MediaRequest(NamedTuple):
     where: str  # shard and key, for messages
     start_ms: int | None = None
     end_ms: int | None = None
+    every_frame: bool = False  # decode each once, to find damage, and hand over the first one only
 
     def to_bytes(self) -> bytes:
         """As JSON, which a file name in any encoding passes through unchanged."""

@@ -28,7 +28,7 @@ from datamodules.decoded_frames import DecodedFrames, Pixels
 from datamodules.decoding import Decoding, MediaRequest
 from datamodules.errors import SampleError, ShardError
 from datamodules.images import read_image
-from datamodules.video import sample_frames
+from datamodules.video import check_every_frame, sample_frames
 
 _KEPT_BYTES = 1 << 26
 """What the shared memory is not shrunk below: fresh pages cost more than the frames' way through them."""
@@ -109,6 +109,8 @@ def _decode(request: MediaRequest, backend: str) -> DecodedFrames:
     with request.media.open() as file:
         if request.is_image:
             return read_image(file, size=request.size, where=request.where)
+        if request.every_frame:
+            return check_every_frame(file, size=request.size, where=request.where)
         return sample_frames(
             file,
             request.sampling,

@@ -4,9 +4,11 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.decoding import Decoding
+from datamodules.decoding import Decoding, MediaRequest
+from datamodules.decoding_process import decode_media
 from datamodules.errors import SampleError, ShardError
 from datamodules.media_reader import MediaReader
+from datamodules.schema import VIDEO_ENDINGS
 from datamodules.shard_cache import ShardCache
 from datamodules.shard_index import make_index
 from datamodules.shard_reader import ShardReader
@@ -47,18 +49,20 @@ class ShardCheck(NamedTuple):
     """How shards are checked.
 
     Args:
-        num_frames: Frames decoded of every video, spread over its length; 0 decodes nothing.
+        sampling: Frames decoded of every video, as training chooses them; None decodes nothing.
         fraction: Part of the samples whose media is decoded. Which ones follows from their keys.
         decoding: With what media is decoded, and when a decoder is given up.
         index_folder: Where indexes are written; None = beside local shards, in the cache for remote ones.
         cache: Where local copies of remote shards are kept.
+        thorough: Whether every frame of a video is decoded once as well.
     """
 
-    num_frames: int = 3
+    sampling: FrameSampling | None = FrameSampling(num_frames=3)
     fraction: float = 1.0
     decoding: Decoding = Decoding()
     index_folder: Path | None = None
     cache: ShardCache = ShardCache()
+    thorough: bool = False
 
     def run(self, shard: str) -> CheckedShard:
         """Check one shard and write its index."""
@@ -81,13 +85,19 @@ class ShardCheck(NamedTuple):
         return CheckedSample(sample.key, source, entry.modality, entry.num_conversations, decode, problem)
 
     def _decode(self, reader: ShardReader, number: int) -> Problem | None:
+        assert self.sampling is not None
         transform = PixelTransform(PixelOptions(), train=False)
-        media = MediaReader(FrameSampling(num_frames=self.num_frames), transform, self.decoding)
+        media = MediaReader(self.sampling, transform, self.decoding)
         try:
-            media.read(reader.read(number), (0,))
+            raw = reader.read(number)
+            media.read(raw, (0,))
+            if self.thorough and raw.media is not None and raw.ending in VIDEO_ENDINGS:
+                size = transform.frame_size(self.decoding.max_pixels)
+                request = MediaRequest(raw.media, False, self.sampling, size, raw.where, every_frame=True)
+                decode_media(request, self.decoding)
         except SampleError as error:
             return Problem(error.kind, str(error))
         return None
 
     def _chosen(self, key: str) -> bool:
-        return self.num_frames > 0 and zlib.crc32(key.encode()) < self.fraction * 2**32
+        return self.sampling is not None and zlib.crc32(key.encode()) < self.fraction * 2**32

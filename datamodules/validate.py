@@ -1,7 +1,8 @@
 """Checks shards before hours are spent on them: ``python -m datamodules.validate SHARDS...``.
 
 Every sample's members and JSON are read, its video mark is held against its media, and its media is decoded (three
-frames of a video, spread over its length). Samples of one source must not share a key, within a shard or across shards.
+frames of a video, spread over its length; give ``--num-frames`` or ``--fps`` as training has them, or ``--thorough`` to
+decode all). Samples of one source must not share a key, within a shard or across shards.
 
     python -m datamodules.validate data/train-*.tar s3://bucket/more/ --workers 8 --report report.json
 
@@ -30,9 +31,11 @@ from datamodules.shard_cache import ShardCache
 from datamodules.shard_check import CheckedShard, Problem, ShardCheck
 from datamodules.shard_names import find_shards
 from datamodules.storage import remote_name
+from datamodules.video import FrameSampling
 
 DUPLICATE_KEY = "duplicate key"
 _SHOWN = 10
+_THOROUGH_TIMEOUT_S = 7200.0  # a film of two hours, decoded by one thread
 
 
 class Findings:
@@ -156,10 +159,15 @@ def _parse(args: Sequence[str] | None) -> _Options:
     parser = argparse.ArgumentParser(prog="python -m datamodules.validate", description="Check shards.")
     parser.add_argument("shards", nargs="+", help="paths, folders, urls or patterns")
     parser.add_argument("--no-decode", action="store_true", help="read no media")
-    parser.add_argument("--num-frames", type=int, default=3, help="frames decoded of a video, spread over its length")
+    parser.add_argument("--num-frames", type=int, help="frames decoded of a video, as data.sampling asks (default 3)")
+    parser.add_argument("--fps", type=float, help="instead: frames a second, as data.sampling asks")
+    parser.add_argument("--max-frames", type=int, help="with --fps: most frames of a video")
+    parser.add_argument("--thorough", action="store_true", help="decode every frame of every video once as well")
     parser.add_argument("--fraction", type=float, default=1.0, help="part of the samples whose media is decoded")
     parser.add_argument("--video-backend", choices=("pyav", "decord", "torchcodec"), default="pyav", help="decoder")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds after which a decoder counts as stuck")
+    parser.add_argument(
+        "--timeout", type=float, help="seconds after which a decoder counts as stuck (120; thorough 7200)"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0 = none but this one")
     parser.add_argument("--max-bad-rate", type=float, default=0.0, help="part of wrong samples above which it fails")
     parser.add_argument("--report", type=Path, help="JSON file with the counts and every wrong sample")
@@ -167,8 +175,12 @@ def _parse(args: Sequence[str] | None) -> _Options:
     parser.add_argument("--cache-folder", help="local copies of remote shards")
     parser.add_argument("--cache-gigabytes", type=float, default=ShardCache.max_gigabytes, help="most that they take")
     known = parser.parse_args(args)
-    if not 0 <= known.fraction <= 1 or not 0 <= known.max_bad_rate <= 1 or known.workers < 0 or known.num_frames < 1:
-        parser.error("--fraction and --max-bad-rate lie between 0 and 1, --workers and --num-frames count")
+    if not 0 <= known.fraction <= 1 or not 0 <= known.max_bad_rate <= 1 or known.workers < 0:
+        parser.error("--fraction and --max-bad-rate lie between 0 and 1, --workers counts")
+    try:
+        sampling = _sampling(known)
+    except ValueError as error:
+        parser.error(str(error))
     try:
         shards = find_shards(known.shards)
     except ShardError as error:
@@ -177,9 +189,16 @@ def _parse(args: Sequence[str] | None) -> _Options:
     if known.index_out is not None and twice:
         parser.error(f"shards of one name, such as {twice[0]}, would have one index in --index-out; check them apart")
     cache = ShardCache(known.cache_folder, known.cache_gigabytes)
-    num_frames = 0 if known.no_decode else known.num_frames
-    check = ShardCheck(num_frames, known.fraction, Decoding(known.video_backend, known.timeout), known.index_out, cache)
+    decoding = Decoding(known.video_backend, known.timeout or (_THOROUGH_TIMEOUT_S if known.thorough else 120.0))
+    check = ShardCheck(sampling, known.fraction, decoding, known.index_out, cache, known.thorough)
     return _Options(shards, check, known.workers, known.max_bad_rate, known.report)
+
+
+def _sampling(known: argparse.Namespace) -> FrameSampling | None:
+    if known.no_decode:
+        return None
+    num_frames = 3 if known.num_frames is None and known.fps is None else known.num_frames
+    return FrameSampling(num_frames, known.fps, known.max_frames)
 
 
 if __name__ == "__main__":

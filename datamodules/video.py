@@ -6,8 +6,10 @@ from typing import BinaryIO
 import numpy as np
 
 from datamodules.decoded_frames import DecodedFrames, FrameSize
+from datamodules.decoder_pyav import PyAVDecoder
 from datamodules.decoders import VideoDecoder, open_video
 from datamodules.errors import OversizedMediaError, SampleError
+from datamodules.video_stream import check_container
 
 MOST_FRAMES = 100_000
 """More frames than this are asked of no video on purpose, but of one that claims to last for years."""
@@ -130,5 +132,31 @@ def sample_frames(
         chosen = choose_frames(video, sampling, start_ms, end_ms)
     except SampleError as error:
         raise type(error)(f"{where}: {error}") from error
-    times = np.asarray(video.frame_ms)[chosen] - (start_ms or 0)
-    return DecodedFrames(video.frames(chosen), np.maximum(times, 0))
+    frames = video.frames(chosen)
+    return DecodedFrames(frames.pixels, np.maximum(frames.frame_ms - (start_ms or 0), 0))
+
+
+def check_every_frame(
+    file: BinaryIO,
+    *,
+    size: FrameSize = FrameSize(),  # noqa: B008  immutable
+    where: str = "video",
+) -> DecodedFrames:
+    """Decode every frame of a video once, with PyAV, to find damage that a few chosen frames would miss.
+
+    Args:
+        file: The video's file.
+        size: Largest frame.
+        where: Shard and key, for messages.
+
+    Returns:
+        The first frame.
+
+    Raises:
+        BrokenMediaError: A frame is damaged.
+    """
+    check_container(file, where)
+    video = PyAVDecoder(file, size, where)
+    for _ in video.play():
+        pass
+    return video.frames([0])

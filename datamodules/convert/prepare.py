@@ -161,15 +161,15 @@ def _shrink_video(
     path: Path, wanted: Wanted, preparation: Preparation, reencoding: Reencoding, tick: Callable[[], None]
 ) -> Prepared:
     target = preparation.scratch / str(wanted.number)
-    _video_meta(path, wanted)  # a file that breaks off is left out, not stored shorter
+    _video_meta(path, wanted, stored=False)  # a file that breaks off is left out, not stored shorter
     reencode_video(path, target, reencoding, wanted.start_ms, wanted.end_ms, tick)
     width, height, duration_ms = probe_video(target)
     meta = {"width": width, "height": height, "duration_ms": duration_ms}
     return Prepared(target, "mp4", meta, is_cut=True, is_scratch=True)
 
 
-def _video_meta(path: Path, wanted: Wanted) -> dict[str, int]:
-    width, height, duration_ms = probe_video(path)
+def _video_meta(path: Path, wanted: Wanted, *, stored: bool = True) -> dict[str, int]:
+    width, height, duration_ms = probe_video(path, stored=stored)
     start, end = wanted.start_ms or 0, min(wanted.end_ms or duration_ms, duration_ms)
     if start >= end:
         raise RowProblem(Reason.SPAN, f"{path}: the part starts at {start} ms, but the video ends at {duration_ms} ms")

@@ -5,18 +5,21 @@ every so many frames, and only the part that its rows mean. Every frame is kept,
 stays one. There are no B-frames, so frames are stored in the order in which they are shown.
 """
 
-import itertools
+import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 
-from datamodules.convert.problems import ConversionError, damaged
-from datamodules.convert.videos import open_container, video_stream
+from datamodules.convert.problems import ConversionError, Reason, RowProblem, damaged
+from datamodules.decoded_frames import FrameSize
+from datamodules.decoder_pyav import PyAVDecoder
+from datamodules.errors import BrokenMediaError
+from datamodules.frame_pixels import PixelReader, Yuv420Writer, orientation
+from datamodules.video_stream import CONVERTED_FORMATS
+from datamodules.video_timeline import VideoTimeline
 
 _CLOCK = 90_000  # ticks a second: the frame times of all usual rates are whole numbers of them
 _OPTIONS = {"preset": "veryfast", "crf": "20", "bf": "0"}
@@ -83,13 +86,15 @@ def reencode_video(
     start = Fraction(start_ms or 0, 1000)
     end = None if end_ms is None else Fraction(end_ms, 1000)
     try:
-        with open_container(path) as source, av.open(str(target), "w", format="mp4") as output:
-            stream = video_stream(source, path)
-            encoder = _Encoder(output, reencoding, stream.average_rate)
-            for shown in _part(_decode(source, stream, start), start, end):
+        with path.open("rb") as file, av.open(str(target), "w", format="mp4") as output:
+            video = PyAVDecoder(file, FrameSize(), str(path), CONVERTED_FORMATS)
+            encoder = _Encoder(output, reencoding, _mean_rate(video.timeline))
+            for shown in _part(_shown_frames(video, start), start, end):
                 encoder.write(shown)
                 tick()
             encoder.close()
+    except BrokenMediaError as error:
+        raise RowProblem(Reason.DAMAGED, str(error)) from error
     except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:
         raise damaged(path, error) from error
     if encoder.num_frames == 0:
@@ -104,28 +109,19 @@ class _Shown(NamedTuple):
     end: Fraction
 
 
-def _decode(container: Any, stream: Any, start: Fraction) -> Iterator[_Shown]:
-    """Frames from the one at ``start`` or earlier on; their ends are guesses that the next frame corrects."""
-    frames = container.decode(stream)
-    first = next(frames, None)
-    if first is None:
-        return
-    frames = itertools.chain([first], frames)
-    stores_times = container.format.name != "avi" and first.pts is not None  # FFmpeg guesses the times of AVI's packets
-    if start and stores_times:
-        wanted = first.pts + int(start / stream.time_base)
-        container.seek(wanted, stream=stream)
-        frames = container.decode(stream)
-        nearest = next(frames, None)
-        if nearest is None or nearest.pts is None or nearest.pts > wanted:  # the container's index misleads the seek
-            container.seek(first.pts, stream=stream)
-            frames = container.decode(stream)
-        else:
-            frames = itertools.chain([nearest], frames)
-    usual = 1 / Fraction(stream.average_rate or 25)
-    for number, frame in enumerate(frames):
-        time = (frame.pts - first.pts) * stream.time_base if stores_times else number * usual
-        yield _Shown(frame, time, time + ((frame.duration or 0) * stream.time_base or usual))
+def _mean_rate(timeline: VideoTimeline) -> Fraction:
+    """Frames a second; the encoder only budgets by it."""
+    return Fraction(len(timeline.shown) * 1000, timeline.duration_ms)
+
+
+def _shown_frames(video: PyAVDecoder, start: Fraction) -> Iterator[_Shown]:
+    """Frames from the one on show at ``start`` on, at the times at which training would find them."""
+    timeline = video.timeline
+    zero = timeline.shown[0]
+    first = timeline.index_at(zero + math.floor(start / timeline.time_base))
+    for index, picture in video.play(first):
+        ends = timeline.shown[index + 1] if index + 1 < len(timeline.shown) else timeline.end
+        yield _Shown(picture, (timeline.shown[index] - zero) * timeline.time_base, (ends - zero) * timeline.time_base)
 
 
 def _part(frames: Iterator[_Shown], start: Fraction, end: Fraction | None) -> Iterator[_Shown]:
@@ -146,11 +142,12 @@ def _part(frames: Iterator[_Shown], start: Fraction, end: Fraction | None) -> It
 class _Encoder:
     """Writes frames as H.264, upright and scaled; the first one decides the size."""
 
-    def __init__(self, output: Any, reencoding: Reencoding, rate: Fraction | None) -> None:
+    def __init__(self, output: Any, reencoding: Reencoding, rate: Fraction) -> None:
         self._output = output
         self._reencoding = reencoding
-        self._rate = Fraction(rate or 25).limit_denominator(1 << 15)
-        self._reformatter = VideoReformatter()
+        self._rate = rate.limit_denominator(1 << 15)
+        self._reader = PixelReader()
+        self._writer = Yuv420Writer()
         self._stream: Any = None
         self._waiting: Any = None  # the last packet: its duration is known when the next frame comes
         self._last_ticks = -1
@@ -180,21 +177,17 @@ class _Encoder:
             self._waiting = packet
 
     def _scaled(self, picture: Any) -> Any:
-        quarter_turns = round(picture.rotation / 90) % 4
-        size = (picture.height, picture.width) if quarter_turns % 2 else (picture.width, picture.height)
+        turn = orientation(picture)  # a phone's film lies on its side: the turn is made here, once
         if self._stream is None:
-            self._open(*scaled_size(*size, self._reencoding.size))
-        width, height = self._stream.width, self._stream.height
-        if quarter_turns:  # a phone's film lies on its side: the turn is made here, once
-            pixels = np.rot90(picture.to_ndarray(format="rgb24"), quarter_turns)
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        scaled = self._reformatter.reformat(picture, width, height, "yuv420p", interpolation=Interpolation.BICUBIC)
-        scaled.pict_type = 0  # the encoder decides about keyframes, not the source
-        return scaled
+            shown = turn.shown_size(picture.width, picture.height)
+            self._open(*scaled_size(*shown, self._reencoding.size))
+        width, height = turn.shown_size(self._stream.width, self._stream.height)
+        return self._writer.write(self._reader.read(picture, width, height))
 
     def _open(self, width: int, height: int) -> None:
         stream = self._output.add_stream("libx264", rate=self._rate, options=_OPTIONS)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height = width, height
+        self._writer.tag(stream.codec_context)
         stream.codec_context.time_base = stream.time_base = Fraction(1, _CLOCK)
         stream.codec_context.gop_size = self._reencoding.keyframe_interval
         stream.codec_context.thread_count = 1  # equal inputs give equal bytes

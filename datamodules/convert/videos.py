@@ -1,109 +1,62 @@
-"""Learns from a video's header, first frame and last packets whether it is whole, how large and how long."""
+"""Checks and measures a video as training will read it: with the reader's own code, on the file that will be stored."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import av
 
-from datamodules.convert.problems import damaged
-
-# A playlist that is called .mp4 would make FFmpeg open whatever it names, here or elsewhere.
-_SAFE_OPENING = {
-    "format_whitelist": "mov,mp4,matroska,webm,avi,gif,asf,flv,mpeg,mpegts,ogg,rm",
-    "protocol_whitelist": "file",
-}
-
-_CUT_OFF_PART = 0.05  # of the length that a file declares; less may be rounding
-_CUT_OFF_SECONDS = 1.0
+from datamodules.convert.problems import Reason, RowProblem, damaged
+from datamodules.decoded_frames import FrameSize
+from datamodules.decoder_pyav import first_frame, read_video_timeline
+from datamodules.errors import BrokenMediaError
+from datamodules.frame_pixels import PixelReader, orientation
+from datamodules.video_stream import CONVERTED_FORMATS, STORED_FORMATS, check_container, open_container
 
 
 class VideoFacts(NamedTuple):
-    """What a video's file tells of it."""
+    """What is known of a video."""
 
-    width: int  # as it is shown, after the turn that a player makes
+    width: int  # as it is shown, after the turn that a player makes; pixels that are not square are not stretched
     height: int
-    duration_ms: int
+    duration_ms: int  # from its first frame on
 
 
-def probe_video(path: Path) -> VideoFacts:
-    """Read a video's header, decode its first frame and read the packets at its end.
+def probe_video(path: Path, *, stored: bool = True) -> VideoFacts:
+    """Read the times of a video's frames, and decode the first one.
+
+    Args:
+        path: The video.
+        stored: Whether the file itself will be stored; otherwise it may have any format that can be encoded again.
 
     Raises:
-        RowProblem: It cannot be decoded, or breaks off before the end that its header declares.
+        RowProblem: Training could not read it, or it is cut off.
     """
+    where = str(path)
+    formats = STORED_FORMATS if stored else CONVERTED_FORMATS
     try:
-        with open_container(path) as container:
-            stream = video_stream(container, path)
-            frame = next(container.decode(stream), None)
-            if frame is None:
-                raise damaged(path, "it has no frame")
-            size = (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
-            declared = declared_seconds(container, stream)
-            end = _end_seconds(container, stream, path, declared)
+        with path.open("rb") as file:
+            if stored:
+                _check_stored_format(file, path)
+            timeline = read_video_timeline(file, FrameSize(), where, formats)
+            frame = first_frame(file, where, formats)
+        PixelReader().read(frame, frame.width, frame.height)
+    except BrokenMediaError as error:
+        raise RowProblem(Reason.DAMAGED, str(error)) from error
     except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:
         raise damaged(path, error) from error
-    if end < declared - max(_CUT_OFF_SECONDS, declared * _CUT_OFF_PART):
-        raise damaged(path, f"it breaks off after {end:.1f} s of {declared:.1f} s")
-    return VideoFacts(*size, max(1, round(1000 * max(declared, end))))
+    return VideoFacts(*orientation(frame).shown_size(frame.width, frame.height), timeline.duration_ms)
 
 
-def open_container(path: Path) -> Any:
-    """Open a video file; titles in old encodings are common, and nothing to fail at."""
-    return av.open(str(path), metadata_errors="replace", options=_SAFE_OPENING)
-
-
-def video_stream(container: Any, path: Path) -> Any:
-    """The video stream, set to be decoded by one thread: worker processes are what runs side by side.
-
-    Raises:
-        RowProblem: There is none, or its codec is unknown.
-    """
-    if not container.streams.video:
-        raise damaged(path, "it has no video stream")
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
-        raise damaged(path, "its video codec is unknown")
-    stream.codec_context.thread_count = 1
-    return stream
-
-
-def declared_seconds(container: Any, stream: Any) -> float:
-    """The video's length as its file tells it, 0 where it does not."""
-    hours, _, rest = str(stream.metadata.get("DURATION", "")).partition(":")  # Matroska's, as 00:00:05.000000000
-    minutes, _, seconds = rest.partition(":")
+def _check_stored_format(file: BinaryIO, path: Path) -> None:
     try:
-        return int(hours) * 3600.0 + int(minutes) * 60.0 + float(seconds)
-    except ValueError:
-        pass
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    return 0.0 if container.duration is None else container.duration / av.time_base
-
-
-def _end_seconds(container: Any, stream: Any, path: Path, declared: float) -> float:
-    """When the last packet ends: read after a seek near the declared end, else (no length, no index) from the start."""
-    first = stream.start_time or 0
-    if declared > 2 * _CUT_OFF_SECONDS:
+        check_container(file, str(path))
+    except BrokenMediaError as error:
         try:
-            container.seek(first + int((declared - _CUT_OFF_SECONDS) / stream.time_base), stream=stream)
-            if (end := _last_packet_end(container, stream, path)) is not None:
-                return float((end - first) * stream.time_base)
-        except av.FFmpegError:  # not every container can seek
-            pass
-    with open_container(path) as again:
-        stream = again.streams.video[0]
-        end = _last_packet_end(again, stream, path)
-    return 0.0 if end is None else float((end - first) * stream.time_base)
-
-
-def _last_packet_end(container: Any, stream: Any, path: Path) -> int | None:
-    end: int | None = None
-    for packet in container.demux(stream):
-        if packet.size == 0:
-            continue
-        if packet.is_corrupt:
-            raise damaged(path, "its last packets are cut off")
-        shown = packet.dts if packet.pts is None else packet.pts
-        if shown is not None:
-            end = max(end or 0, shown + (packet.duration or 0))
-    return end
+            with open_container(file, CONVERTED_FORMATS) as container:
+                name = container.format.long_name
+        except av.FFmpegError:
+            raise error from None
+        raise RowProblem(
+            Reason.UNSUPPORTED,
+            f"{path} is {name} by its content, which shards do not hold, whatever its name; try --reencode",
+        ) from error

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules import decoder_decord, decoders, decoding_server
-from datamodules.decoded_frames import FrameSize, Pixels
+from datamodules.decoded_frames import DecodedFrames, FrameSize
 
 _made = 0
 
@@ -28,8 +28,8 @@ class FaultyDecoder:
         _made += 1
         misbehave(where.split()[-1])
 
-    def frames(self, indices: Sequence[int]) -> Pixels:
-        return np.full((1, 1, 1, 3), _made, dtype=np.uint8)
+    def frames(self, indices: Sequence[int]) -> DecodedFrames:
+        return DecodedFrames(np.full((1, 1, 1, 3), _made, dtype=np.uint8), self.frame_ms)
 
 
 def misbehave(how: str) -> None:

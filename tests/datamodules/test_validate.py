@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from datamodules.shard_cache import ShardCache
@@ -108,6 +109,35 @@ def test_decoding_can_be_left_out_or_sampled(wrong: Path, tmp_path: Path) -> Non
     ]
     assert counts[0] == counts[1]
     assert 8 < counts[0] < 32
+
+
+def clip_damaged_between_three_frames() -> bytes:
+    """An AVI of 60 frames, of which some that neither 3 nor 4 evenly spaced frames need are damaged."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 48, 64, 3), dtype=np.uint8)
+    data = bytearray(make_clip(60, codec="mpeg4", container="avi", frames=noise, keyframe_interval=1))
+    start = data.index(b"00dc", data.index(b"00dc", len(data) // 3) + 4)
+    data[start + 600 : start + 1400] = bytes(800)
+    return bytes(data)
+
+
+def test_damage_between_the_decoded_frames_is_found_by_asking_as_training_does(tmp_path: Path) -> None:
+    members = [("v.avi", clip_damaged_between_three_frames()), ("v.json", GOOD), ("p.png", make_image())]
+    shard = write_members(tmp_path / "damaged.tar", [*members, ("p.json", PICTURE)])
+    outcomes = {
+        asked: kinds(validate(shard, "--workers", 0, *asked.split(), report=tmp_path / "report.json")[1])
+        for asked in ("", "--num-frames 60", "--fps 4", "--fps 4 --max-frames 3", "--thorough")
+    }
+    assert outcomes == {
+        "": {},
+        "--num-frames 60": {"v": "media"},
+        "--fps 4": {"v": "media"},
+        "--fps 4 --max-frames 3": {},
+        "--thorough": {"v": "media"},
+    }
+
+
+def test_every_frame_of_good_shards_is_decoded_on_request(good: Path, tmp_path: Path) -> None:
+    assert validate(good, "--workers", 0, "--thorough", report=tmp_path / "report.json")[0] == 0
 
 
 def test_a_key_that_two_shards_share_is_wrong_within_one_source(tmp_path: Path) -> None:

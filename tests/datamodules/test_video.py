@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.decoded_frames import FrameSize, Pixels, decode_in_portions
+from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, decode_in_portions
 from datamodules.decoder_pyav import PyAVDecoder
 from datamodules.errors import BrokenMediaError, SampleError
 from datamodules.transforms import PixelOptions, PixelTransform
@@ -29,16 +29,16 @@ def test_every_container_gives_the_right_frames_and_times(container: str, codec:
     video = opened(data)
     assert video.frame_ms == pytest.approx([200 * index for index in range(30)], abs=1)
     assert video.duration_ms == pytest.approx(6000, abs=1)
-    assert_frames(video.frames([0, 3, 4, 17, 29]), [0, 3, 4, 17, 29])
-    assert_frames(video.frames(list(range(30))), list(range(30)))
+    assert_frames(video.frames([0, 3, 4, 17, 29]).pixels, [0, 3, 4, 17, 29])
+    assert_frames(video.frames(list(range(30))).pixels, list(range(30)))
 
 
 def test_seeking_and_reading_through_give_the_same_pixels(long_clip: bytes) -> None:
     video = opened(long_clip)
-    everything = video.frames(range(120))
+    everything = video.frames(range(120)).pixels
     for step in (1, 3, 9, 11, 40, 119):
         indices = list(range(0, 120, step))
-        assert np.array_equal(video.frames(indices), everything[indices])
+        assert np.array_equal(video.frames(indices).pixels, everything[indices])
 
 
 def test_sparse_frames_are_sought_and_dense_ones_read_through(
@@ -64,7 +64,7 @@ def test_sparse_frames_are_sought_and_dense_ones_read_through(
 
     monkeypatch.setattr(PyAVDecoder, "_open_decoding", counting)
     video = opened(long_clip)
-    assert_frames(video.frames([1, 62, 119]), [1, 62, 119])
+    assert_frames(video.frames([1, 62, 119]).pixels, [1, 62, 119])
     assert calls["sought"] == 2
     assert calls["decoded"] < 10
     calls.update(decoded=0, sought=0)
@@ -217,7 +217,19 @@ def test_a_missing_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ImportError, match=r"pip install 'decord==0.6.0'.*or choose the backend 'pyav'"):
         opened(make_clip(1), "decord")
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    with pytest.raises(ImportError, match=r"pip install 'torchcodec>=0.12'.*or choose the backend 'pyav'"):
+    with pytest.raises(ImportError, match=r"pip install 'torchcodec>=0.12,<0.14'.*or choose the backend 'pyav'"):
+        opened(make_clip(1), "torchcodec")
+
+
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+def test_a_torchcodec_that_does_not_load_beside_this_torch_says_which_does(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise error("libtorchcodec.so: undefined symbol")
+
+    monkeypatch.setattr("datamodules.decoder_torchcodec.importlib.import_module", fail)
+    with pytest.raises(ImportError, match=r"torchcodec>=0.12,<0.14'.*It said: libtorchcodec.so: undefined symbol"):
         opened(make_clip(1), "torchcodec")
 
 
@@ -242,7 +254,7 @@ def test_choosing_frames_needs_no_decoding(long_clip: bytes) -> None:
         frame_ms = (0, 100, 500)
         duration_ms = 1000
 
-        def frames(self, indices: object) -> Pixels:
+        def frames(self, indices: object) -> DecodedFrames:
             raise AssertionError
 
     assert choose_frames(NoDecoding(), FrameSampling(num_frames=4)) == [1, 2]  # type: ignore[arg-type]

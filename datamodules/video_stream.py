@@ -1,0 +1,80 @@
+"""Opens a video file for FFmpeg and chooses its video stream. Training and conversion both do it here."""
+
+from typing import Any, BinaryIO
+
+import av
+
+from datamodules.errors import BrokenMediaError, undecodable
+
+STORED_FORMATS = "mov,mp4,matroska,webm,avi,gif"
+"""FFmpeg's names of the formats that shards hold."""
+
+CONVERTED_FORMATS = f"{STORED_FORMATS},asf,flv,mpeg,mpegts,ogg,rm"
+"""The formats that the converter can encode again; all of them hold their own media."""
+
+_EBML = b"\x1a\x45\xdf\xa3"
+_MOV_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp"}
+
+
+def check_container(file: BinaryIO, where: str) -> None:
+    """Let only real video containers reach a decoder.
+
+    FFmpeg knows formats that are lists of other files and addresses (HLS playlists, concatenation scripts). Under the
+    name of a video they would make it open any file or connection, so the format is told from the first bytes here.
+
+    Raises:
+        BrokenMediaError: The file is no MP4, MOV, Matroska, WebM, AVI or GIF.
+    """
+    file.seek(0)
+    first = file.read(12)
+    file.seek(0)
+    is_riff = first[:4] == b"RIFF" and first[8:11] == b"AVI"
+    if not (is_riff or first[4:8] in _MOV_BOXES or first[:4] == _EBML or first[:4] == b"GIF8"):
+        raise BrokenMediaError(
+            f"{where}: the file is no MP4, MOV, Matroska, WebM, AVI or GIF (it starts with {first!r}); convert it "
+            "(--reencode takes more formats), or leave the sample out"
+        )
+
+
+def open_container(file: BinaryIO, formats: str = STORED_FORMATS) -> Any:
+    """Open a video file from its first byte on.
+
+    Args:
+        file: The video's file.
+        formats: FFmpeg's names of the formats that are tried. Lists of other files are in none of these sets.
+
+    Returns:
+        PyAV's open container.
+
+    Raises:
+        av.FFmpegError: It has none of these formats.
+    """
+    file.seek(0)
+    # Titles and comments in old encodings are common, and nothing to fail at.
+    return av.open(file, metadata_errors="replace", options={"format_whitelist": formats})
+
+
+def best_video_stream(container: Any, where: str) -> Any:
+    """Choose the video stream that players show: the default or longest one, never a cover picture.
+
+    Args:
+        container: PyAV's open container.
+        where: File or key, for messages.
+
+    Returns:
+        The stream, set to be decoded by one thread: worker processes are what runs side by side.
+
+    Raises:
+        BrokenMediaError: There is none, or its codec is unknown.
+    """
+    films = [stream for stream in container.streams.video if not stream.disposition & stream.disposition.attached_pic]
+    if not films:
+        cover = ", only a cover picture" if container.streams.video else ""
+        raise BrokenMediaError(undecodable(where, f"it has no video stream{cover}"))
+    stream = container.streams.best("video")
+    if stream not in films or stream.frames == 1:  # FFmpeg may choose a picture, where it knows little of the others
+        stream = max(films, key=lambda film: (film.frames != 1, bool(film.disposition.default)))
+    if stream.codec_context is None:
+        raise BrokenMediaError(f"{where}: its video codec is unknown; encode the video again as H.264")
+    stream.codec_context.thread_count = 1
+    return stream
