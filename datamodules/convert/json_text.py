@@ -7,12 +7,14 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterator
+from json.scanner import make_scanner
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from datamodules.convert.problems import ConversionError, Reason, RowProblem
 
 _CHUNK = 1 << 16
+_MARGIN = 1 << 13  # so near to the window's end more is read, before a row is met that is cut and read for nothing
 _LONGEST_VALUE = 1 << 26  # characters of a row
 _LONGEST_INDENT = 64
 _LONGEST_TOKEN = 32  # an error this near to the window's end may be a word, number or escape that is cut there
@@ -25,6 +27,7 @@ _HALF_CHARACTER = re.compile(  # a surrogate without its other half, or what loo
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
 )
 _DECODER = json.JSONDecoder()
+_SCAN: Callable[[str, int], tuple[Any, int]] = make_scanner(_DECODER)  # type: ignore[arg-type]  # as raw_decode does
 
 
 class BrokenJsonError(ValueError):
@@ -139,21 +142,21 @@ class JsonText:
 
         ``decode`` reads what follows, and what follows most rows is another: this is its short way.
         """
-        self.peek()
-        text, at, length = self._text, self._at, 0
-        while not self._may_hold_half and text.startswith("{", at):
-            if len(text) - at < 2 * length and self._read_on():
-                text, at = self._text, self._at  # before a row is met that is cut, and read for nothing
+        while self.peek() == "{" and not self._may_hold_half:
+            text, at = self._text, self._at
+            if at > len(text) - _MARGIN and self._read_on():
                 continue
             try:
-                row, end = _DECODER.raw_decode(text, at)
-            except (ValueError, RecursionError):
+                row, end = _SCAN(text, at)
+                while text.startswith(", {", end) and end < len(text) - _MARGIN:
+                    self._at = end + 2
+                    yield row
+                    row, end = _SCAN(text, self._at)
+            except (StopIteration, ValueError, RecursionError):
                 return
             if not text.startswith(",", end):
                 return
-            length = min(end - at, _CHUNK // 4)
-            at = end + 2 if text.startswith(" {", end + 1) else _end_of(_SPACE, text, end + 1)
-            self._at = at
+            self._at = end + 1
             yield row
 
     def skip_row(self) -> None:

@@ -63,6 +63,7 @@ def test_all_forms_give_the_rows_that_json_reads_wherever_the_file_is_cut_into_c
     expected = [json.dumps(json.loads(json.dumps(row))) for row in made]  # as text, since NaN is not NaN
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("datamodules.convert.json_text._CHUNK", chunk)
+        patch.setattr("datamodules.convert.json_text._MARGIN", 1)
         for name, data in forms(made, ascii_only, indent, between).items():
             assert [json.dumps(row) for row in rows(file, data)] == expected, name
 
