@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from components.encoders.frames import check_frames
 from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWindows, VisionTransformer
 from components.encoders.languagebind_weights import load_vision_transformer, random_vision_transformer
 from components.interfaces import FrameEncoder, FrameFeatures
@@ -110,12 +111,7 @@ class LanguageBindEncoder(FrameEncoder):
             ValueError: The frames have another dtype or shape, since position embeddings are not interpolated, or the
                 counts do not sum to F.
         """
-        expected = (3, self.image_size, self.image_size)
-        if frames.dtype != torch.uint8 or frames.shape[1:] != expected:
-            raise ValueError(
-                f"LanguageBind reads uint8 frames [F, {', '.join(map(str, expected))}] here, got {frames.dtype} "
-                f"{list(frames.shape)}: resize where frames are decoded"
-            )
+        check_frames(frames, self.image_size, "LanguageBind")
         num_frames = frames.shape[0]
         cls = torch.empty(num_frames, self.dim, dtype=self._dtype, device=frames.device)
         patches = torch.empty(num_frames, self.num_patches, self.dim, dtype=self._dtype, device=frames.device)

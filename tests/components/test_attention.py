@@ -24,7 +24,7 @@ def test_wish_that_can_be_met_is_met(wish: AttentionWish) -> None:
 def test_auto_without_a_gpu_takes_sdpa_and_logs_why(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert resolve_attention("auto", "cpu") == "sdpa"
-    assert "attention: sdpa (auto: no FlashAttention 2, because it needs an NVIDIA GPU" in caplog.text
+    assert "attention: sdpa (auto: no FlashAttention 2, it needs an NVIDIA GPU" in caplog.text
 
 
 @pytest.mark.parametrize("wish", ["flash_attention_2", "flash_attention_3"])
