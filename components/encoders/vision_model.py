@@ -57,8 +57,8 @@ def read_vision_config(path: str) -> Any:
         raise ValueError(f"{path}: {config.model_type!r} is no vision transformer; config.json lacks {missing}")
     if model_class is None:
         raise ValueError(
-            f"{path}: transformers cannot load the vision part {config.model_type!r} of this checkpoint by itself; give "
-            "the folder of a vision transformer such as CLIP, SigLIP or DINOv2"
+            f"{path}: transformers cannot load the vision part {config.model_type!r} of this checkpoint by itself; "
+            "give the folder of a vision transformer such as CLIP, SigLIP or DINOv2"
         )
     return config
 
