@@ -52,10 +52,10 @@ def check_settings(model: VideoLanguageModel, trainer: Trainer, max_new_tokens: 
     with problems.collected(), isolate_rng():
         visual_tokens = _fewest_visual_tokens(model)
     datamodule: Any = getattr(trainer, "datamodule", None)
-    if hasattr(datamodule, "start_sample"):
+    if hasattr(datamodule, "start_sample") and trainer.state.fn is not None:
         limits = _Limits(visual_tokens, max_new_tokens, is_predicting=trainer.state.fn == TrainerFn.PREDICTING)
         with problems.collected():
-            _check_data(model, datamodule, str(trainer.state.fn), limits, problems)
+            _check_data(model, datamodule, trainer.state.fn.value, limits, problems)
     problems.refuse("this run cannot start")
 
 
