@@ -80,7 +80,8 @@ def resolve_attention(
         if missing:
             raise ValueError(f"attn={wish!r} cannot be met: {missing}. Set attn to 'auto'")
         chosen, reason = wish, "asked for"
-    _logger.info("attention: %s (%s)", chosen, reason)
+    log = _logger.warning if wish == "auto" and chosen == "eager" else _logger.info  # slow, and takes more memory
+    log("attention: %s (%s)", chosen, reason)
     return chosen
 
 

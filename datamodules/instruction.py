@@ -38,7 +38,8 @@ class InstructionDataModule(LightningDataModule):
     ``configs/base.yaml`` sets ``trainer.use_distributed_sampler: false``.
 
     Args:
-        tokenizer: Folder or hub name of a tokenizer with a chat template.
+        tokenizer: Folder or hub name of a tokenizer with a chat template; the command line takes the language model's
+            where it is left out.
         train: Training sources, mixed by weight.
         validation: Name -> shards; one data loader each, in this order.
         test: The same for ``test``.
@@ -53,7 +54,7 @@ class InstructionDataModule(LightningDataModule):
 
     def __init__(
         self,
-        tokenizer: str,
+        tokenizer: str | None = None,
         train: list[Source] | None = None,
         validation: dict[str, str | list[str]] | None = None,
         test: dict[str, str | list[str]] | None = None,
@@ -97,8 +98,14 @@ class InstructionDataModule(LightningDataModule):
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer, loaded when first needed."""
+        """The tokenizer, loaded when first needed.
+
+        Raises:
+            ValueError: None is set.
+        """
         if self._tokenizer is None:
+            if self.tokenizer_path is None:
+                raise ValueError("data.tokenizer is not set: give the folder or hub name of the language model")
             self._tokenizer = load_tokenizer(self.tokenizer_path)
         return self._tokenizer
 

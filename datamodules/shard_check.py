@@ -81,7 +81,7 @@ class ShardCheck(NamedTuple):
         return CheckedSample(sample.key, source, entry.modality, entry.num_conversations, decode, problem)
 
     def _decode(self, reader: ShardReader, number: int) -> Problem | None:
-        transform = PixelTransform(PixelOptions(), train=False)
+        transform = PixelTransform(PixelOptions(224), train=False)
         media = MediaReader(FrameSampling(num_frames=self.num_frames), transform, self.decoding)
         try:
             media.read(reader.read(number), (0,))

@@ -62,7 +62,7 @@ def check_settings(model: VideoLanguageModel, trainer: Trainer, max_new_tokens: 
 def _check_data(model: VideoLanguageModel, datamodule: Any, stage: str, limits: _Limits, problems: Problems) -> None:
     sample = datamodule.start_sample(stage)
     problems.found += sample.problems
-    for media in sample.media:
+    for media in {(media.dtype, media.shape): media for media in sample.media}.values():
         with problems.collected():
             _check_frames(model.encoder, media)
     if isinstance(model.language_model, HuggingFaceCausalLM):

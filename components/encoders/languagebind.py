@@ -9,7 +9,11 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from components.encoders.frames import check_frames
 from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWindows, VisionTransformer
-from components.encoders.languagebind_weights import load_vision_transformer, random_vision_transformer
+from components.encoders.languagebind_weights import (
+    load_vision_transformer,
+    random_vision_transformer,
+    read_vision_config,
+)
 from components.interfaces import FrameEncoder, FrameFeatures
 from components.packed_frames import locate_frames
 from components.pooling import patch_grid_side, pool_patches
@@ -95,6 +99,16 @@ class LanguageBindEncoder(FrameEncoder):
         """Stay in eval mode, as a frozen encoder should."""
         super().train(False)
         return self
+
+    @staticmethod
+    def frame_side(video_path: str, **_others: object) -> int:
+        """Side of the frames, in pixels, that an encoder with these arguments reads, without building it.
+
+        Raises:
+            FileNotFoundError: There is no configuration.
+            ValueError: It does not tell.
+        """
+        return read_vision_config(video_path).image_size
 
     @torch.no_grad()
     def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:
