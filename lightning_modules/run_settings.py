@@ -34,8 +34,8 @@ def check_trainer_settings(trainer: Any) -> None:
     if precision in ("bf16-true", "16-true"):
         raise ValueError(
             f"trainer.precision {precision} casts all that the parts hold, the angles of rotary positions too, which "
-            f"are then wrong by 0.7 radians after 4000 tokens: set it to {precision.split('-')[0]}-mixed (and the dtype "
-            "of parts that do not train to bfloat16, to save memory)"
+            f"are wrong by 0.7 radians after 4000 tokens then: set it to {precision.split('-')[0]}-mixed (and the "
+            "dtype of parts that do not train to bfloat16, to save memory)"
         )
     if trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
