@@ -195,15 +195,19 @@ class HuggingFaceCausalLM(LanguageModel):
         rounds = len(counts) if self._sharding is None else self._sharding.largest_of_all_ranks(len(counts))
         with evaluation_mode(self.model):
             for row in (min(number, len(counts) - 1) for number in range(rounds)):
+                answers = [self.chat.answer_ids(option) for option in options[row]]
                 prompt = self._splice(
-                    visual.of_conversation(row), TextInputs(*(field[row : row + 1] for field in prompts))
+                    visual.of_conversation(row),
+                    TextInputs(*(field[row : row + 1] for field in prompts)),
+                    new_tokens=max(map(len, answers)),
+                    first=row,
                 )
-                scores.append(self._score_answers(prompt.embeddings, options[row]))
+                scores.append(self._score_answers(prompt.embeddings, answers))
         return scores[: len(counts)]  # what follows only kept step with ranks that have more
 
-    def _score_answers(self, prompt: Tensor, answers: Sequence[str]) -> Tensor:
-        """Mean log likelihood of each answer after a prompt ``[1, T, E]``."""
-        answer_ids = [torch.tensor(self.chat.answer_ids(answer), device=prompt.device) for answer in answers]
+    def _score_answers(self, prompt: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
+        """Mean log likelihood of each answer's ids after a prompt ``[1, T, E]``."""
+        answer_ids = [torch.tensor(answer, device=prompt.device) for answer in answers]
         ids = nn.utils.rnn.pad_sequence(answer_ids, batch_first=True, padding_value=self.chat.pad_id)  # [options, A]
         lengths = torch.tensor([len(each) for each in answer_ids], device=prompt.device)
         # The prompt's last token is left to the second call, so that all answer tokens are predicted there.
@@ -240,10 +244,11 @@ class HuggingFaceCausalLM(LanguageModel):
         return output.logits, packed.position_ids.numel()
 
     def _splice(
-        self, visual: VisualTokens, text: TextInputs, *, pad_left: bool = False, new_tokens: int = 0
+        self, visual: VisualTokens, text: TextInputs, *, pad_left: bool = False, new_tokens: int = 0, first: int = 0
     ) -> SplicedInputs:
+        """Put visual tokens into the text, whose ``first`` conversation has this number in the batch."""
         inputs = splice(visual, text, self._embed(text.input_ids), pad_left=pad_left)
-        self.limits.check_positions(inputs.mask.shape[1], inputs.mask, visual.mask.shape[1], new_tokens)
+        self.limits.check_positions(inputs.mask.shape[1], inputs.mask, visual.mask.shape[1], new_tokens, first)
         return inputs
 
     def probe(self) -> list[str]:

@@ -75,7 +75,7 @@ class TextLimits:
             row,
         )
 
-    def check_positions(self, longest: int, mask: Tensor, num_visual: int, new_tokens: int = 0) -> None:
+    def check_positions(self, longest: int, mask: Tensor, num_visual: int, new_tokens: int = 0, first: int = 0) -> None:
         """Refuse sequences that are longer than the model's context.
 
         Args:
@@ -83,6 +83,7 @@ class TextLimits:
             mask: Real positions of the sequences, ``[C, T]`` bool; read only where one is too long.
             num_visual: Most visual tokens that one of them may hold, for the message.
             new_tokens: Most tokens that are generated or scored after each.
+            first: Number of the first of them in its batch.
 
         Raises:
             TextLimitError: One is longer. A model with learned positions would fail without a reason, one with rotary
@@ -99,7 +100,7 @@ class TextLimits:
             f"it has {total} tokens with its visual tokens (at most {num_visual} of them){more}, but "
             f"max_position_embeddings of {self.path!r} is {limit}: "
             f"{CONTEXT_ADVICE}",
-            row,
+            first + row,
         )
 
 
