@@ -68,6 +68,7 @@ def _check_data(model: VideoLanguageModel, datamodule: Any, stage: str, limits: 
     if isinstance(model.language_model, HuggingFaceCausalLM):
         with problems.collected():
             _check_tokenizer(model.language_model, datamodule)
+        with problems.collected():
             for text in sample.texts:
                 _check_text(model.language_model, text, limits)
 
