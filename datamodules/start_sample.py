@@ -36,7 +36,7 @@ class StartMedia(NamedTuple):
 
     where: str  # shard and key, for messages
     dtype: torch.dtype
-    shape: tuple[int, ...]  # of one frame
+    shape: tuple[int, ...]  # of one frame; its sides are 0 where data.pixels.size is not set
 
 
 class StartSample(NamedTuple):
@@ -110,8 +110,9 @@ class StartReader(NamedTuple):
         if raw.ending in FEATURE_ENDINGS:
             features = read_features(raw.media.read(), where=raw.where).frames
             yield StartMedia(raw.where, features.dtype, tuple(features.shape[1:]))
-        elif self.frame_side is not None:
-            yield StartMedia(raw.where, torch.uint8, (3, self.frame_side, self.frame_side))
+        else:
+            side = self.frame_side or 0
+            yield StartMedia(raw.where, torch.uint8, (3, side, side))
 
 
 def _chosen(reader: ShardReader, generator: np.random.Generator) -> list[int]:

@@ -92,6 +92,8 @@ def _check_frames(encoder: FrameEncoder, media: Any) -> None:
     frames = torch.zeros(1, *media.shape, dtype=media.dtype)
     if frames.shape == expected.shape and frames.is_floating_point() == expected.is_floating_point():
         return
+    if frames.numel() == 0 and not expected.is_floating_point():
+        raise ValueError(f"data.pixels.size is not set: set it to {expected.shape[-1]}, which the encoder reads")
     try:
         encoder(frames, torch.ones(1, dtype=torch.int64))
     except ValueError as error:

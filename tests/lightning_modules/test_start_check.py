@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 import train
 from components.language.limits import TextLimitError
@@ -108,8 +108,6 @@ def test_tokenizer_and_frame_size_are_those_of_the_parts_unless_stated(tmp_path:
 
 
 def test_encoder_and_language_model_are_swapped_by_their_paths_alone(tmp_path: Path, folders: PartFolders) -> None:
-    from transformers import SiglipVisionConfig, SiglipVisionModel
-
     encoder = make_encoder_folder(tmp_path / "siglip")
     small = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
     SiglipVisionModel(SiglipVisionConfig(**small, image_size=40, patch_size=14)).save_pretrained(encoder)
@@ -121,6 +119,16 @@ def test_encoder_and_language_model_are_swapped_by_their_paths_alone(tmp_path: P
     swapped += ["--model.language_model.init_args.path", str(language_model)]
     cli = train.main(["fit", "-c", str(config), "--trainer.max_steps", "1", *swapped])
     assert cli.trainer.global_step == 1
+
+
+def test_pixels_under_cached_features_are_refused_though_no_frame_size_is_known(
+    tmp_path: Path, folders: PartFolders
+) -> None:
+    config = without(run_settings(tmp_path, folders), "pixels")
+    encoder = ["--model.encoder", "components.encoders.cached.CachedFeatures"]
+    encoder += ["--model.encoder.init_args.dim", "32", "--model.encoder.init_args.num_patches", "4"]
+    message = message_of(["fit", "-c", str(config), *encoder])
+    assert "read shards that the feature cache command wrote" in message
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
