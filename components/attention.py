@@ -3,9 +3,10 @@
 import importlib.metadata
 import importlib.util
 import logging
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 AttentionWish = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
@@ -15,43 +16,83 @@ _FLASH_PACKAGES = {
     "flash_attention_2": ("flash_attn", "flash-attn"),
     "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
 }
+# kernel -> attribute by which a transformers model class says that it has the kernel; every model has eager attention.
+_MODEL_SUPPORT = {
+    "sdpa": "_supports_sdpa",
+    "flash_attention_2": "_supports_flash_attn",
+    "flash_attention_3": "_supports_flash_attn",
+    "flex_attention": "_supports_flex_attn",
+}
 _logger = logging.getLogger(__name__)
 
 
-def resolve_attention(wish: AttentionWish, device_type: str, dtype: torch.dtype | None = None) -> str:
+def model_class_of(config: Any, auto_class: type[_BaseAutoModelClass]) -> type | None:
+    """The class that transformers builds of a configuration.
+
+    Args:
+        config: The configuration.
+        auto_class: ``AutoModel``, ``AutoModelForCausalLM`` or another of their kind.
+
+    Returns:
+        The class; None where transformers has none for such a configuration.
+    """
+    mapping = auto_class._model_mapping
+    if type(config) not in mapping:
+        return None
+    found = mapping[type(config)]
+    chosen: type = found[0] if isinstance(found, tuple) else found
+    return chosen
+
+
+def resolve_attention(
+    wish: AttentionWish, device_type: str, dtype: torch.dtype | None = None, model_class: type | None = None
+) -> str:
     """Turn a wish into the name that transformers knows as ``attn_implementation``.
 
-    Call it once per model, while it is built. ``auto`` takes FlashAttention 2 where it can run, else SDPA, which runs
-    everywhere and itself dispatches to a flash kernel on CUDA. An explicit wish is met or refused, never replaced.
+    Call it once per model, while it is built. ``auto`` takes FlashAttention 2 where it can run, else SDPA, which itself
+    dispatches to a flash kernel on CUDA, else eager attention, for models that have nothing else (Gemma-2 with its soft
+    cap, gpt-oss, BLOOM, MPT). An explicit wish is met or refused, never replaced.
 
     Args:
         wish: What the configuration asks for.
         device_type: Type of the device that the model will run on, such as ``"cpu"`` or ``"cuda"``.
         dtype: Dtype that attention will see, where it is known; FlashAttention needs float16 or bfloat16.
+        model_class: The transformers class of the model, which says what kernels it has; None where it is not known,
+            and then it is taken to have all.
 
     Returns:
         ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ``"flash_attention_3"`` or ``"flex_attention"``.
 
     Raises:
-        ValueError: The wish is unknown, or this machine cannot meet it (the message says what is missing).
+        ValueError: The wish is unknown, or this machine or model cannot meet it (the message says what is missing).
     """
     if wish not in get_args(AttentionWish):
         raise ValueError(f"attn={wish!r} is unknown; choose one of {', '.join(get_args(AttentionWish))}")
     if wish == "auto":
-        missing = _missing_for("flash_attention_2", device_type, dtype)
-        chosen = "sdpa" if missing else "flash_attention_2"
-        reason = f"auto: no FlashAttention 2, because {missing}" if missing else "auto: FlashAttention 2 can run here"
+        no_flash = _missing_for("flash_attention_2", device_type, dtype, model_class)
+        no_sdpa = _missing_for("sdpa", device_type, dtype, model_class)
+        chosen = "flash_attention_2" if no_flash is None else "sdpa" if no_sdpa is None else "eager"
+        reason = "auto: FlashAttention 2 can run here" if no_flash is None else f"auto: no FlashAttention 2, {no_flash}"
+        if chosen == "eager":
+            reason += f"; no SDPA, {no_sdpa}"
     else:
-        missing = _missing_for(wish, device_type, dtype)
+        missing = _missing_for(wish, device_type, dtype, model_class)
         if missing:
-            raise ValueError(f"attn={wish!r} cannot be met: {missing}. Set attn to 'auto' or 'sdpa', or mend that")
+            raise ValueError(f"attn={wish!r} cannot be met: {missing}. Set attn to 'auto'")
         chosen, reason = wish, "asked for"
-    _logger.info("attention: %s (%s)", chosen, reason)
+    log = _logger.warning if wish == "auto" and chosen == "eager" else _logger.info  # slow, and takes more memory
+    log("attention: %s (%s)", chosen, reason)
     return chosen
 
 
-def _missing_for(name: str, device_type: str, dtype: torch.dtype | None) -> str | None:
-    """Say what this machine lacks for the named kernel; None where it can run."""
+def _missing_for(name: str, device_type: str, dtype: torch.dtype | None, model_class: type | None) -> str | None:
+    """Say what this machine or the model lacks for the named kernel; None where it can run."""
+    support = _MODEL_SUPPORT.get(name)
+    if model_class is not None and support is not None:
+        kernels = getattr(model_class, "_compatible_flash_implementations", None)  # None: any flash kernel will do
+        lacks_kernel = name in _FLASH_PACKAGES and kernels is not None and name not in kernels
+        if lacks_kernel or not getattr(model_class, support, False):
+            return f"{model_class.__name__} has no such attention"
     if name in ("sdpa", "eager"):
         return None
     if name == "flex_attention":

@@ -28,7 +28,7 @@ from components.losses import (
 )
 from components.questions import embed_questions
 
-WEIGHT_READING_METHODS = {"bridge": ("read",), "language_model": ("embed", "generate", "score_options")}
+WEIGHT_READING_METHODS = {"bridge": ("read",), "language_model": ("embed", "generate", "score_options", "probe")}
 """What of the parts, besides ``forward``, is called and reads weights: a strategy that shards gathers them for it."""
 
 

@@ -1,5 +1,6 @@
 """What of a conversation is the question: everything that stands before its first answer."""
 
+import torch
 from torch import Tensor
 
 from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER, LanguageModel, Questions, TextInputs
@@ -32,3 +33,20 @@ def embed_questions(language_model: LanguageModel, text: TextInputs) -> Question
     """
     mask = before_answer(text) & (text.input_ids != VIDEO_PLACEHOLDER)
     return Questions(language_model.embed(text.input_ids), mask, text.video_index)
+
+
+def without_answers(text: TextInputs) -> TextInputs:
+    """Keep what stands before the first labelled token of every conversation.
+
+    Raises:
+        ValueError: Fewer than two tokens are left; there would be nothing to answer to.
+    """
+    mask = before_answer(text)
+    lengths = mask.sum(dim=1).tolist()
+    short = {row: length for row, length in enumerate(lengths) if length < 2}
+    if short:
+        raise ValueError(
+            f"prompts (tokens before the first labelled one) are too short in these conversations: {short} "
+            "(conversation: tokens); at least 2 are needed"
+        )
+    return text._replace(text_mask=mask, labels=torch.full_like(text.labels, IGNORED_LABEL))

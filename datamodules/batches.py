@@ -4,6 +4,7 @@ A global batch is what all ranks together train on in one step. Which units it h
 on how the run was cut by restarts, so the number of units that were trained on says where to go on.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -252,6 +253,12 @@ def global_batches(
         done = end
     stages.append(Stage(whole, None))
     separate = order.modalities == "separate"
+    if batch_size is not None and whole.pass_length < batch_size:
+        warnings.warn(
+            f"a batch of {batch_size} is larger than a pass of the training data, of {whole.pass_length}: "
+            "every batch holds some of them several times. Set data.loading.batch_size lower, or give more data",
+            stacklevel=2,
+        )
     if budget is not None:
         check_budget(budget, samples, units)
         grouping = Grouping(budget.bundle, budget, separate, cost.frame_tokens)

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -24,10 +23,11 @@ from datamodules.media_reader import MediaReader
 from datamodules.order import TrainingOrder
 from datamodules.ranks import EvaluationBatches, TrainingBatches
 from datamodules.shard_reader import ShardReader, open_shards
-from datamodules.stream import SourceSamples
+from datamodules.start_sample import StartReader, StartSample
+from datamodules.stream import source_samples
 from datamodules.text_tokens import measure_text_tokens
 from datamodules.transforms import PixelOptions, PixelTransform
-from datamodules.units import Numbers, SampleTable, tabulate
+from datamodules.units import SampleTable, stated_frames_of, tabulate
 from datamodules.video import FrameSampling
 
 
@@ -38,7 +38,8 @@ class InstructionDataModule(LightningDataModule):
     ``configs/base.yaml`` sets ``trainer.use_distributed_sampler: false``.
 
     Args:
-        tokenizer: Folder or hub name of a tokenizer with a chat template.
+        tokenizer: Folder or hub name of a tokenizer with a chat template; the command line takes the language model's
+            where it is left out.
         train: Training sources, mixed by weight.
         validation: Name -> shards; one data loader each, in this order.
         test: The same for ``test``.
@@ -53,7 +54,7 @@ class InstructionDataModule(LightningDataModule):
 
     def __init__(
         self,
-        tokenizer: str,
+        tokenizer: str | None = None,
         train: list[Source] | None = None,
         validation: dict[str, str | list[str]] | None = None,
         test: dict[str, str | list[str]] | None = None,
@@ -97,8 +98,14 @@ class InstructionDataModule(LightningDataModule):
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer, loaded when first needed."""
+        """The tokenizer, loaded when first needed.
+
+        Raises:
+            ValueError: None is set.
+        """
         if self._tokenizer is None:
+            if self.tokenizer_path is None:
+                raise ValueError("data.tokenizer is not set: give the folder or hub name of the language model")
             self._tokenizer = load_tokenizer(self.tokenizer_path)
         return self._tokenizer
 
@@ -126,11 +133,11 @@ class InstructionDataModule(LightningDataModule):
         if self.loading.budget is not None:
             samples.check_lengths(reader)
         self.order.warn_of_short_run(self.num_steps)
-        stated_frames = _stated_frames(reader) if self.order.curriculum else None
+        stated_frames = stated_frames_of(reader) if self.order.curriculum else None
         accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         num_batches = self.num_steps * accumulated if self.num_steps > 0 else None
         self._batches = global_batches(
-            _source_samples(readers, self.train_sources),
+            source_samples(readers, [source.weight for source in self.train_sources]),
             samples,
             self.order,
             cost=self.loading.cost,
@@ -195,6 +202,13 @@ class InstructionDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
+
+    def start_sample(self, stage: str) -> StartSample:
+        """Read a few samples of every source that ``stage`` (fit, validate, test or predict) reads."""
+        name = "validation" if stage in ("fit", "validate") else stage
+        sources = [(source.shards, False) for source in self.train_sources if stage == "fit"]
+        sources += [(shards, True) for shards in self.evaluation_sources[name].values()]
+        return StartReader(self.tokenizer, self.pixels.size, self.loading, self.order.seed).read(sources)
 
     def state_dict(self) -> dict[str, Any]:
         """How many units were trained on, and what their order follows from."""
@@ -274,20 +288,3 @@ class InstructionDataModule(LightningDataModule):
                 "set trainer.use_distributed_sampler: false (configs/base.yaml does): this datamodule splits every "
                 "batch over the ranks itself, and a second split would lose samples and break resuming"
             )
-
-
-def _source_samples(readers: Sequence[ShardReader], sources: Sequence[Source]) -> list[SourceSamples]:
-    numbered = []
-    first = 0
-    for reader, source in zip(readers, sources, strict=True):
-        shards = []
-        for shard in reader.shards:
-            shards.append(np.arange(first, first + len(shard.entries), dtype=np.int64))
-            first += len(shard.entries)
-        numbered.append(SourceSamples(tuple(shards), source.weight))
-    return numbered
-
-
-def _stated_frames(reader: ShardReader) -> Numbers:
-    known = (entry.num_frames for entry in reader.entries())
-    return np.array([-1 if count is None else count for count in known], dtype=np.int64)

@@ -86,7 +86,7 @@ class ShardCheck(NamedTuple):
 
     def _decode(self, reader: ShardReader, number: int) -> Problem | None:
         assert self.sampling is not None
-        transform = PixelTransform(PixelOptions(), train=False)
+        transform = PixelTransform(PixelOptions(224), train=False)
         media = MediaReader(self.sampling, transform, self.decoding)
         try:
             raw = reader.read(number)

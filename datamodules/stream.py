@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.order import CurriculumStage, Draw, TrainingOrder
+from datamodules.shard_reader import ShardReader
 from datamodules.units import Numbers, SampleTable, UnitTable
 
 _CONVERSATIONS = 1
@@ -218,6 +219,24 @@ def shuffled_pass(shards: Sequence[Numbers], block: int, generator: np.random.Ge
     for start in range(0, len(sequence), block):
         generator.shuffle(sequence[start : start + block])
     return sequence
+
+
+def source_samples(readers: Sequence[ShardReader], weights: Sequence[float]) -> list[SourceSamples]:
+    """Number the samples of all sources through, in their order.
+
+    Args:
+        readers: The sources.
+        weights: How often a sample of each comes in a pass.
+    """
+    numbered = []
+    first = 0
+    for reader, weight in zip(readers, weights, strict=True):
+        shards = []
+        for shard in reader.shards:
+            shards.append(np.arange(first, first + len(shard.entries), dtype=np.int64))
+            first += len(shard.entries)
+        numbered.append(SourceSamples(tuple(shards), weight))
+    return numbered
 
 
 def curriculum_sources(

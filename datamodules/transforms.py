@@ -45,7 +45,7 @@ class PixelOptions:
     """How frames get the size that the encoder reads.
 
     Args:
-        size: Height and width in pixels.
+        size: Height and width in pixels; None where the command line is to take the encoder's.
         fit: ``crop`` scales the shorter side and crops the centre; ``pad`` scales the longer side and pads with black,
             so that nothing is lost.
         augmentation: Random changes in training.
@@ -54,13 +54,24 @@ class PixelOptions:
         ValueError: The size is not positive.
     """
 
-    size: int = 224
+    size: int | None = None
     fit: Literal["crop", "pad"] = "crop"
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self) -> None:
-        if self.size < 1:
+        if self.size is not None and self.size < 1:
             raise ValueError(f"the frame size must be positive, got {self.size}")
+
+    @property
+    def side(self) -> int:
+        """Height and width in pixels.
+
+        Raises:
+            ValueError: Neither the options nor the encoder state it.
+        """
+        if self.size is None:
+            raise ValueError("data.pixels.size is not set, and the encoder does not tell what size it reads: set it")
+        return self.size
 
 
 class PixelTransform:
@@ -84,7 +95,7 @@ class PixelTransform:
         Args:
             max_pixels: Largest frame that is decoded at all.
         """
-        size = self.options.size
+        size = self.options.side
         if self._random is not None and self.options.augmentation.crop_scale < 1:
             smallest = math.sqrt(max(self.options.augmentation.crop_scale, 1e-4) * _SLIMMEST_CROP)
             return FrameSize(max_pixels, math.ceil(size / smallest), "shorter")
@@ -113,7 +124,7 @@ def _augmenting_steps(options: PixelOptions) -> v2.Compose | None:
     if chosen.crop_scale < 1:
         scale, ratio = (chosen.crop_scale, 1.0), (_SLIMMEST_CROP, 1 / _SLIMMEST_CROP)
         bicubic = InterpolationMode.BICUBIC
-        steps.append(v2.RandomResizedCrop(options.size, scale=scale, ratio=ratio, interpolation=bicubic))
+        steps.append(v2.RandomResizedCrop(options.side, scale=scale, ratio=ratio, interpolation=bicubic))
     if chosen.horizontal_flip:
         steps.append(v2.RandomHorizontalFlip(chosen.horizontal_flip))
     if chosen.color_jitter:
@@ -127,7 +138,7 @@ def _fit(frames: Tensor, options: PixelOptions) -> Tensor:
         most = _LONGEST_RATIO * min(height, width)
         height, width = min(height, most), min(width, most)
         frames = v2.functional.center_crop(frames, [height, width])
-    size = options.size
+    size = options.side
     reference = min(height, width) if options.fit == "crop" else max(height, width)
     scaled = [max(1, round(side * size / reference)) for side in (height, width)]
     if scaled != [height, width]:

@@ -15,6 +15,7 @@ from lightning_modules.checkpoints.folder import newest_checkpoint
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
 from lightning_modules.run_folder import SameCheckpoint, folder_of_runs, write_into
+from lightning_modules.run_settings import check_trainer_settings, complete_settings
 from lightning_modules.strategies.replicated import replicated_strategy
 
 
@@ -63,6 +64,8 @@ class VideoLanguageCLI(LightningCLI):
         # What is logged after an epoch has been counted over all ranks already.
         warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")
         config = self.config[self.subcommand] if self.subcommand else self.config
+        check_trainer_settings(config.trainer)
+        complete_settings(config)
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         if config.trainer.enable_progress_bar is False and isinstance(config.trainer.callbacks, list):

@@ -1,11 +1,13 @@
 """Judges a batch: the loss of its reference answers, and whether the generated answers are right."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from components.interfaces import VideoTextBatch
+from components.language.limits import TextLimitError
 from components.model import text_of
 from lightning_modules.scoring import LEFT_OUT, NO_KIND, AccuracyCounter, is_exact_match
 
@@ -39,6 +41,24 @@ class JudgedBatch(VideoTextBatch, Protocol):
     @property
     def questions(self) -> Sequence[Any]:
         """One ``JudgedQuestion`` a conversation."""
+
+
+@contextmanager
+def naming_the_sample(questions: Sequence[Any]) -> Iterator[None]:
+    """Let an error about a conversation of a batch say which sample it is.
+
+    Args:
+        questions: What the batch asks, one ``JudgedQuestion`` a conversation.
+
+    Raises:
+        TextLimitError: With the sample's key, where the lines inside raise one.
+    """
+    try:
+        yield
+    except TextLimitError as error:
+        wrong = questions[error.conversation]
+        reason = f"sample {wrong.key!r}, question {wrong.question[:80]!r}: {error.reason}"
+        raise TextLimitError(reason, error.conversation) from error
 
 
 class Judgement:

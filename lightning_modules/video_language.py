@@ -21,7 +21,7 @@ from components.interfaces import (
 )
 from components.model import ModelOutput, VideoLanguageModel
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
-from lightning_modules.judging import JudgedBatch, Judgement
+from lightning_modules.judging import JudgedBatch, Judgement, naming_the_sample
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer
 from lightning_modules.optimization.accumulation import PartialGradientWarning, is_accumulating
@@ -31,6 +31,7 @@ from lightning_modules.optimization.freezing import Freezing
 from lightning_modules.optimization.non_finite import NonFiniteSteps
 from lightning_modules.optimization.rates import steps_per_epoch
 from lightning_modules.ranks import largest_of_all_ranks, mean_over_ranks
+from lightning_modules.start_check import StartCheck, check_settings
 
 
 class VideoLanguageModule(LightningModule):
@@ -98,10 +99,12 @@ class VideoLanguageModule(LightningModule):
             agree_on_maximum=lambda value: largest_of_all_ranks(value, self.device),
             mean_over_ranks=mean_over_ranks,
         )
+        if self._trainer is not None:
+            check_settings(self.model, self.trainer, self.max_new_tokens)
 
     def configure_callbacks(self) -> list[Callback]:
         """What belongs to every training run; frozen gradients go before the others are judged."""
-        callbacks = [Freezing(), self.non_finite_steps, PartialGradientWarning()]
+        callbacks: list[Callback] = [StartCheck(), Freezing(), self.non_finite_steps, PartialGradientWarning()]
         return [*callbacks, *([AveragesInValidation()] if self.optimization.validate_averages else [])]
 
     def configure_optimizers(self) -> PartwiseAdamW:
@@ -158,7 +161,8 @@ class VideoLanguageModule(LightningModule):
 
     def training_step(self, batch: JudgedBatch, batch_index: int) -> Tensor:
         """Loss of one batch."""
-        output: ModelOutput = self.built(batch)
+        with naming_the_sample(batch.questions):
+            output: ModelOutput = self.built(batch)
         self._log_output(output, len(batch.questions))
         return output.loss
 
@@ -186,15 +190,18 @@ class VideoLanguageModule(LightningModule):
 
     def validation_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
         """Score and answer one batch; gives the generated answers, which callbacks may show."""
-        return self.judgement.of_batch(self, batch, "val", self.evaluation_name("val", dataloader_idx))
+        with naming_the_sample(batch.questions):
+            return self.judgement.of_batch(self, batch, "val", self.evaluation_name("val", dataloader_idx))
 
     def test_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
         """Like ``validation_step``."""
-        return self.judgement.of_batch(self, batch, "test", self.evaluation_name("test", dataloader_idx))
+        with naming_the_sample(batch.questions):
+            return self.judgement.of_batch(self, batch, "test", self.evaluation_name("test", dataloader_idx))
 
     def predict_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:
         """Generated answers, one a conversation."""
-        return self.built.generate(batch, self.max_new_tokens)
+        with naming_the_sample(batch.questions):
+            return self.built.generate(batch, self.max_new_tokens)
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies."""

@@ -156,7 +156,7 @@ PIPELINES: dict[str, Callable[[Workload], Iterable[Stamped]]] = {
 
 def _media_reader() -> MediaReader:
     """As the datamodule makes it from its defaults."""
-    return MediaReader(FrameSampling(), PixelTransform(PixelOptions(), train=True), Decoding())
+    return MediaReader(FrameSampling(), PixelTransform(PixelOptions(224), train=True), Decoding())
 
 
 def _decoding_loader(workload: Workload, decode: Callable[[RawSample], Any]) -> DataLoader[Any]:

@@ -44,6 +44,8 @@ def _square_size(settings: dict[str, Any], path: str) -> int:
     size = settings.get(key)
     if isinstance(size, dict):
         sides = {int(side) for side in size.values() if side is not None}
+    elif isinstance(size, list | tuple):
+        sides = {int(side) for side in size}
     else:
         sides = set() if size is None else {int(size)}
     if len(sides) != 1:

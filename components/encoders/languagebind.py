@@ -7,8 +7,13 @@ import torch
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from components.encoders.frames import check_frames
 from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWindows, VisionTransformer
-from components.encoders.languagebind_weights import load_vision_transformer, random_vision_transformer
+from components.encoders.languagebind_weights import (
+    load_vision_transformer,
+    random_vision_transformer,
+    read_vision_config,
+)
 from components.interfaces import FrameEncoder, FrameFeatures
 from components.packed_frames import locate_frames
 from components.pooling import patch_grid_side, pool_patches
@@ -95,6 +100,16 @@ class LanguageBindEncoder(FrameEncoder):
         super().train(False)
         return self
 
+    @staticmethod
+    def frame_side(video_path: str, **_others: object) -> int:
+        """Side of the frames, in pixels, that an encoder with these arguments reads, without building it.
+
+        Raises:
+            FileNotFoundError: There is no configuration.
+            ValueError: It does not tell.
+        """
+        return read_vision_config(video_path).image_size
+
     @torch.no_grad()
     def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:
         """Encode packed frames.
@@ -110,12 +125,7 @@ class LanguageBindEncoder(FrameEncoder):
             ValueError: The frames have another dtype or shape, since position embeddings are not interpolated, or the
                 counts do not sum to F.
         """
-        expected = (3, self.image_size, self.image_size)
-        if frames.dtype != torch.uint8 or frames.shape[1:] != expected:
-            raise ValueError(
-                f"LanguageBind reads uint8 frames [F, {', '.join(map(str, expected))}] here, got {frames.dtype} "
-                f"{list(frames.shape)}: resize where frames are decoded"
-            )
+        check_frames(frames, self.image_size, "LanguageBind")
         num_frames = frames.shape[0]
         cls = torch.empty(num_frames, self.dim, dtype=self._dtype, device=frames.device)
         patches = torch.empty(num_frames, self.num_patches, self.dim, dtype=self._dtype, device=frames.device)

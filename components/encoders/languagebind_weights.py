@@ -67,8 +67,13 @@ def random_vision_transformer(path: str, layer: int, temporal: bool, dtype: torc
         FileNotFoundError: The configuration does not exist.
         ValueError: See ``parse_vision_config``, or there is no such layer.
     """
-    config = parse_vision_config(_read_settings(Path(path)), path)
+    config = read_vision_config(path)
     return VisionTransformer(config, _layers_up_to(layer, config, path), temporal).to(dtype)
+
+
+def read_vision_config(path: str) -> VisionConfig:
+    """Read what a transformer is built from; see ``load_vision_transformer`` for ``path`` and what is raised."""
+    return parse_vision_config(_read_settings(Path(path)), path)
 
 
 def parse_vision_config(settings: Mapping[str, Any], source: str) -> VisionConfig:

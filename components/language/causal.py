@@ -1,7 +1,7 @@
 """Any Hugging Face causal language model as the part that answers."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -12,11 +12,13 @@ from transformers import AutoTokenizer, GenerationConfig
 from components.attention import AttentionWish
 from components.interfaces import IGNORED_LABEL, AnswerLoss, LanguageModel, TextInputs, VisualTokens
 from components.language.chat import ChatFormat
+from components.language.limits import TextLimits
 from components.language.packing import is_flash, pack_rows, refuse_mixed_conversations, refuse_unpackable
 from components.language.pretrained import LoraSettings, add_adapters, build_model, end_of_sequence_ids
+from components.language.probe import embeddings_problem, evaluation_mode, generation_problem, unused_parameters
 from components.language.splice import SplicedInputs, splice
-from components.questions import before_answer
-from components.sharding import settle_weights
+from components.questions import without_answers
+from components.sharding import is_sharded, settle_weights
 
 
 class HuggingFaceCausalLM(LanguageModel):
@@ -27,7 +29,8 @@ class HuggingFaceCausalLM(LanguageModel):
     ``lora`` says otherwise; gradients reach the visual tokens in any case.
 
     Args:
-        path: Folder or hub name with ``config.json``, tokenizer files (chat template included) and weights.
+        path: Folder or hub name with ``config.json``, tokenizer files (chat template included) and weights. Of a
+            composite model (Gemma-3 4B, LLaVA) the text part is taken alone.
         weights: ``pretrained`` loads the weights, ``random`` builds the model of ``config.json`` untrained.
         dtype: Dtype of the weights; ``auto`` takes the one that the configuration names.
         attn: Attention kernel, see ``resolve_attention``.
@@ -39,8 +42,8 @@ class HuggingFaceCausalLM(LanguageModel):
             longest: the same losses with fewer positions computed. See ``components.language.packing``.
 
     Raises:
-        ValueError: The arguments contradict each other, the model cannot be packed, weights are missing, the tokenizer
-            has ids that the model lacks, or its chat template is missing or ends no turn.
+        ValueError: The arguments contradict each other, the model cannot be packed or does not take embeddings, weights
+            are missing, the tokenizer is another model's, or its chat template is missing or ends no turn.
     """
 
     def __init__(
@@ -65,12 +68,7 @@ class HuggingFaceCausalLM(LanguageModel):
         self.model = model.train()
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
         embeddings = self.model.get_input_embeddings()
-        if len(tokenizer) > embeddings.num_embeddings:
-            raise ValueError(
-                f"the tokenizer of {path!r} has {len(tokenizer)} tokens, the model embeddings for only "
-                f"{embeddings.num_embeddings}; set vocab_size in its config.json (weights='random') or use the "
-                "tokenizer that belongs to the weights"
-            )
+        self.limits = TextLimits(self.model, tokenizer, path)
         self.tokenizer = tokenizer
         self.chat = ChatFormat(tokenizer, end_of_sequence_ids(self.model))
         # Greedy and nothing else: penalties and sampling of a generation_config.json would be merged in otherwise.
@@ -96,6 +94,7 @@ class HuggingFaceCausalLM(LanguageModel):
         return self._embed(input_ids)
 
     def _embed(self, input_ids: Tensor) -> Tensor:
+        self.limits.check_ids(input_ids)
         embedded: Tensor = self.model.get_input_embeddings()(input_ids.clamp(min=0))
         return embedded
 
@@ -158,8 +157,8 @@ class HuggingFaceCausalLM(LanguageModel):
         Raises:
             ValueError: A prompt is shorter than two tokens, or text and videos are out of step.
         """
-        inputs = self._splice(visual, _prompts(text), pad_left=True)
-        with _evaluation_mode(self.model):
+        inputs = self._splice(visual, without_answers(text), pad_left=True, new_tokens=max_new_tokens)
+        with evaluation_mode(self.model):
             generated = self.model.generate(
                 inputs_embeds=inputs.embeddings,
                 attention_mask=inputs.mask.long(),
@@ -191,20 +190,24 @@ class HuggingFaceCausalLM(LanguageModel):
             raise ValueError(
                 f"{text.input_ids.shape[0]} conversations with {counts} options; every one needs at least one option"
             )
-        prompts = _prompts(text)
+        prompts = without_answers(text)
         scores: list[Tensor] = []
         rounds = len(counts) if self._sharding is None else self._sharding.largest_of_all_ranks(len(counts))
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             for row in (min(number, len(counts) - 1) for number in range(rounds)):
+                answers = [self.chat.answer_ids(option) for option in options[row]]
                 prompt = self._splice(
-                    visual.of_conversation(row), TextInputs(*(field[row : row + 1] for field in prompts))
+                    visual.of_conversation(row),
+                    TextInputs(*(field[row : row + 1] for field in prompts)),
+                    new_tokens=max(map(len, answers)),
+                    first=row,
                 )
-                scores.append(self._score_answers(prompt.embeddings, options[row]))
+                scores.append(self._score_answers(prompt.embeddings, answers))
         return scores[: len(counts)]  # what follows only kept step with ranks that have more
 
-    def _score_answers(self, prompt: Tensor, answers: Sequence[str]) -> Tensor:
-        """Mean log likelihood of each answer after a prompt ``[1, T, E]``."""
-        answer_ids = [torch.tensor(self.chat.answer_ids(answer), device=prompt.device) for answer in answers]
+    def _score_answers(self, prompt: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
+        """Mean log likelihood of each answer's ids after a prompt ``[1, T, E]``."""
+        answer_ids = [torch.tensor(answer, device=prompt.device) for answer in answers]
         ids = nn.utils.rnn.pad_sequence(answer_ids, batch_first=True, padding_value=self.chat.pad_id)  # [options, A]
         lengths = torch.tensor([len(each) for each in answer_ids], device=prompt.device)
         # The prompt's last token is left to the second call, so that all answer tokens are predicted there.
@@ -240,8 +243,33 @@ class HuggingFaceCausalLM(LanguageModel):
         self._conversations_kept_apart |= shared
         return output.logits, packed.position_ids.numel()
 
-    def _splice(self, visual: VisualTokens, text: TextInputs, *, pad_left: bool = False) -> SplicedInputs:
-        return splice(visual, text, self._embed(text.input_ids), pad_left=pad_left)
+    def _splice(
+        self, visual: VisualTokens, text: TextInputs, *, pad_left: bool = False, new_tokens: int = 0, first: int = 0
+    ) -> SplicedInputs:
+        """Put visual tokens into the text, whose ``first`` conversation has this number in the batch."""
+        inputs = splice(visual, text, self._embed(text.input_ids), pad_left=pad_left)
+        self.limits.check_positions(inputs.mask.shape[1], inputs.mask, visual.mask.shape[1], new_tokens, first)
+        return inputs
+
+    def probe(self) -> list[str]:
+        """Let the model read and answer with two tokens; gives what is wrong with it. Every rank must call it."""
+        with torch.no_grad(), evaluation_mode(self.model):
+            ids = self._two_ids()
+            problem = embeddings_problem(self.model, ids, self._embed(ids))
+            problem = problem or generation_problem(self.model, self._embed(ids), self._sharding is not None)
+        return [] if problem is None else [problem]
+
+    def unused_parameters(self) -> list[str]:
+        """Names of trainable parameters that no answer depends on; none are looked for where weights are sharded."""
+        if is_sharded(self.model):
+            return []
+        with evaluation_mode(self.model):
+            return unused_parameters(self.model, self._embed(self._two_ids()))
+
+    def _two_ids(self) -> Tensor:
+        """Two ids that have embeddings, ``[1, 2]``."""
+        device = self.model.get_input_embeddings().weight.device
+        return torch.tensor([[self.chat.end_of_turn_id] * 2], device=device)
 
     def _logits_at(self, rows: Tensor, columns: Tensor, **inputs: Any) -> Any:
         """Run the model with logits at ``n`` chosen positions only.
@@ -268,31 +296,3 @@ class HuggingFaceCausalLM(LanguageModel):
             hook.remove()
         output.logits = output.logits.squeeze(0)
         return output
-
-
-def _prompts(text: TextInputs) -> TextInputs:
-    """Keep what stands before the first labelled token of every conversation.
-
-    Raises:
-        ValueError: Fewer than two tokens are left; there would be nothing to answer to.
-    """
-    mask = before_answer(text)
-    lengths = mask.sum(dim=1).tolist()
-    short = {row: length for row, length in enumerate(lengths) if length < 2}
-    if short:
-        raise ValueError(
-            f"prompts (tokens before the first labelled one) are too short in these conversations: {short} "
-            "(conversation: tokens); at least 2 are needed"
-        )
-    return text._replace(text_mask=mask, labels=torch.full_like(text.labels, IGNORED_LABEL))
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off; gradient checkpointing, which forbids a key-value cache, rests in this mode too."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

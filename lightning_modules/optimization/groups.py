@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import nn
 
 from lightning_modules.optimization.adamw import PartwiseAdamW
@@ -31,6 +32,7 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> PartwiseAdamW:
         rate = settings.learning_rates.get(name)
         if not trainable:
             continue
+        refuse_float16(name, part)
         if rate is None:
             raise ValueError(
                 f"part '{name}' has {len(trainable)} trainable tensors but no learning rate; add "
@@ -55,6 +57,25 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> PartwiseAdamW:
         if not 0.0 < decay < 1.0:
             raise ValueError(f"model.optimization.averages['{averaged}'] is {decay}; a decay lies between 0 and 1")
     return PartwiseAdamW(groups, betas=settings.betas)
+
+
+def refuse_float16(name: str, part: nn.Module) -> None:
+    """Refuse to train float16 weights: AdamW's epsilon of 1e-8 is 0 in float16, and 0 / 0 follows.
+
+    Args:
+        name: Name of the part, for the message.
+        part: The part. Weights that ZeRO-3 keeps in float16 are fine, for its optimizer has float32 copies.
+
+    Raises:
+        ValueError: A trainable parameter is float16.
+    """
+    half = [p for p in part.parameters() if p.requires_grad and p.dtype == torch.float16 and not hasattr(p, "ds_id")]
+    if half:
+        raise ValueError(
+            f"part '{name}' has {len(half)} trainable tensors in float16, in which AdamW's epsilon of 1e-8 is 0: they "
+            f"would be NaN after the first step. Set model.{name}.init_args.dtype to float32, and trainer.precision to "
+            "16-mixed to compute in float16 (bf16-mixed where the GPU can)"
+        )
 
 
 def part_of(group: Mapping[str, object]) -> str:

@@ -5,6 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    BloomForCausalLM,
+    Gemma2ForCausalLM,
+    GptOssForCausalLM,
+    LlamaForCausalLM,
+    MptForCausalLM,
+)
 
 from components.attention import AttentionWish, resolve_attention
 
@@ -24,7 +31,7 @@ def test_wish_that_can_be_met_is_met(wish: AttentionWish) -> None:
 def test_auto_without_a_gpu_takes_sdpa_and_logs_why(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert resolve_attention("auto", "cpu") == "sdpa"
-    assert "attention: sdpa (auto: no FlashAttention 2, because it needs an NVIDIA GPU" in caplog.text
+    assert "attention: sdpa (auto: no FlashAttention 2, it needs an NVIDIA GPU" in caplog.text
 
 
 @pytest.mark.parametrize("wish", ["flash_attention_2", "flash_attention_3"])
@@ -57,3 +64,23 @@ def test_unknown_wish_is_refused() -> None:
     wish: Any = "flash"
     with pytest.raises(ValueError, match="attn='flash' is unknown; choose one of auto"):
         resolve_attention(wish, "cpu")
+
+
+@pytest.mark.parametrize("model_class", [Gemma2ForCausalLM, GptOssForCausalLM, BloomForCausalLM, MptForCausalLM])
+def test_auto_takes_eager_attention_where_a_model_has_nothing_else(
+    model_class: type, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert resolve_attention("auto", "cpu", None, model_class) == "eager"
+    assert f"no SDPA, {model_class.__name__} has no such attention" in caplog.text
+    assert resolve_attention("auto", "cpu", None, LlamaForCausalLM) == "sdpa"
+
+
+def test_a_kernel_that_the_model_lacks_is_refused() -> None:
+    with pytest.raises(ValueError, match="attn='sdpa' cannot be met: Gemma2ForCausalLM has no such attention"):
+        resolve_attention("sdpa", "cpu", None, Gemma2ForCausalLM)
+
+
+@pytest.mark.usefixtures("gpu_with_flash_attention")
+def test_auto_on_a_gpu_takes_flash_attention_only_where_the_model_runs_on_it() -> None:
+    assert resolve_attention("auto", "cuda", torch.bfloat16, Gemma2ForCausalLM) == "flash_attention_2"
+    assert resolve_attention("auto", "cuda", torch.bfloat16, GptOssForCausalLM) == "eager"  # other flash kernels alone

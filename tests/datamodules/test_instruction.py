@@ -265,3 +265,13 @@ def test_a_pass_has_a_length_once_training_data_is_there(make: Callable[..., Ins
     data = make()
     loader = data.train_dataloader()
     assert data.batches_per_pass == len(loader) > 0
+
+
+@pytest.mark.parametrize(("batch_size", "warned"), [(15, False), (16, True)])
+def test_a_batch_larger_than_a_pass_is_warned_of(
+    make: Callable[..., InstructionDataModule], batch_size: int, warned: bool
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make(num_steps=4, loading=Loading(batch_size=batch_size, num_workers=0)).train_dataloader()
+    assert any(f"a batch of {batch_size} is larger than a pass" in str(each.message) for each in caught) == warned

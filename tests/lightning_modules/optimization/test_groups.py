@@ -1,4 +1,5 @@
 import pytest
+import torch
 from torch import nn
 
 from lightning_modules.optimization import Moment, Optimization, build_optimizer
@@ -65,3 +66,17 @@ def test_average_that_would_not_move_or_not_average_is_refused(decay: float) -> 
     settings = Optimization({"bridge": 1e-3, "language_model": 1e-4}, averages={"bridge": decay})
     with pytest.raises(ValueError, match=rf"averages\['bridge'\] is {decay}; a decay lies between 0 and 1"):
         build_optimizer(Parts(), settings)
+
+
+def test_float16_that_trains_is_refused_with_what_to_set() -> None:
+    parts = Parts()
+    parts.language_model.half()
+    rates = {"bridge": 1e-3, "language_model": 1e-4}
+    with pytest.raises(
+        ValueError, match=r"'language_model' has 2 trainable tensors in float16.*dtype to float32.*16-mixed"
+    ):
+        build_optimizer(parts, Optimization(rates))
+    parts.language_model.requires_grad_(False)
+    parts.encoder.to(torch.float16)
+    build_optimizer(parts, Optimization({"bridge": 1e-3}))
+    build_optimizer(Parts().to(torch.bfloat16), Optimization(rates))

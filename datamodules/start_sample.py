@@ -1,0 +1,124 @@
+"""A few samples of every source, read before a run starts, so that it need not find out hours later what they are."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.conversations import build_turns
+from datamodules.errors import SampleError
+from datamodules.loading import Loading
+from datamodules.media_reader import read_features
+from datamodules.schema import FEATURE_ENDINGS
+from datamodules.shard_index import load_index
+from datamodules.shard_names import find_shards
+from datamodules.shard_reader import RawSample, ShardReader
+from datamodules.storage import is_remote
+
+_LONGEST = 8
+_DRAWN = 8
+
+
+class StartText(NamedTuple):
+    """One conversation as the language model will read it."""
+
+    where: str  # shard, key and conversation, for messages
+    input_ids: Tensor  # [k] int64
+    labels: Tensor  # [k] int64
+    has_media: bool
+    is_answered: bool  # the model will generate an answer to it, as in validation
+
+
+class StartMedia(NamedTuple):
+    """Frames as the encoder will get them."""
+
+    where: str  # shard and key, for messages
+    dtype: torch.dtype
+    shape: tuple[int, ...]  # of one frame; its sides are 0 where data.pixels.size is not set
+
+
+class StartSample(NamedTuple):
+    """What a few samples of every source are."""
+
+    texts: list[StartText]
+    media: list[StartMedia]  # one of every kind of frames in every source
+    problems: list[str]  # what cannot be read
+
+
+class StartReader(NamedTuple):
+    """Reads the samples; of each source the longest conversations and some drawn ones of one local shard.
+
+    Remote shards are left alone: a shard is fetched as a whole, and to fetch one of each source may take minutes.
+    """
+
+    tokenizer: Any
+    frame_side: int | None  # pixels; None where it is not known
+    loading: Loading
+    seed: int
+
+    def read(self, sources: Sequence[tuple[str | Sequence[str], bool]]) -> StartSample:
+        """Read samples.
+
+        Args:
+            sources: Shards of every source as ``find_shards`` reads them, and whether its questions will be answered.
+
+        Raises:
+            ShardError: A source names no shard, or its shard cannot be read.
+        """
+        result = StartSample([], [], [])
+        for number, (patterns, is_answered) in enumerate(sources):
+            local = [shard for shard in find_shards(patterns) if not is_remote(shard)]
+            if local:
+                generator = np.random.default_rng([self.seed, number])
+                shard = local[int(generator.integers(len(local)))]
+                self._read_shard(ShardReader([load_index(shard, self.loading.cache)]), is_answered, generator, result)
+        return result
+
+    def _read_shard(
+        self, reader: ShardReader, is_answered: bool, generator: np.random.Generator, result: StartSample
+    ) -> None:
+        wrong: list[str] = []
+        num_right = 0
+        kinds: set[bool] = set()
+        for index in _chosen(reader, generator):
+            try:
+                raw = reader.read(index)
+                if raw.media is not None and (raw.ending in FEATURE_ENDINGS) not in kinds:
+                    kinds.add(raw.ending in FEATURE_ENDINGS)
+                    result.media.extend(self._form(raw))
+                result.texts.extend(self._texts(raw, is_answered))
+                num_right += 1
+            except SampleError as error:
+                wrong.append(str(error))
+        may_skip = self.loading.failures.on_error == "skip"
+        if wrong and not (may_skip and num_right):
+            more = f" (and {len(wrong) - 1} more of the {len(wrong) + num_right} that were tried)" if wrong[1:] else ""
+            result.problems.append(wrong[0] + more)
+
+    def _texts(self, raw: RawSample, is_answered: bool) -> list[StartText]:
+        texts = []
+        for conversation in raw.record.conversations:
+            where = f"{raw.where}, conversation {conversation.id!r}"
+            encoded = build_turns(conversation.turns, self.tokenizer, max_length=self.loading.max_length, where=where)
+            texts.append(StartText(where, encoded.input_ids, encoded.labels, raw.media is not None, is_answered))
+        return texts
+
+    def _form(self, raw: RawSample) -> Iterator[StartMedia]:
+        assert raw.media is not None
+        if raw.ending in FEATURE_ENDINGS:
+            features = read_features(raw.media.read(), where=raw.where).frames
+            yield StartMedia(raw.where, features.dtype, tuple(features.shape[1:]))
+        else:
+            side = self.frame_side or 0
+            yield StartMedia(raw.where, torch.uint8, (3, side, side))
+
+
+def _chosen(reader: ShardReader, generator: np.random.Generator) -> list[int]:
+    """Numbers of the samples with the longest conversations, and of some drawn ones; those that are no use left out."""
+    lengths = [max(entry.text_lengths, default=0) if entry.problem is None else -1 for entry in reader.entries()]
+    usable = [number for number, length in enumerate(lengths) if length >= 0]
+    longest = sorted(usable, key=lambda number: -lengths[number])[:_LONGEST]
+    drawn = [usable[int(place)] for place in generator.permutation(len(usable))[:_DRAWN]]
+    return sorted({*longest, *drawn})

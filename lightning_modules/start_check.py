@@ -1,0 +1,185 @@
+"""Asks, before the first step, whether parts, tokenizer and data fit each other; all that is wrong is said at once.
+
+``check_settings`` runs when the parts are built and needs no weights of the language model, so it is the same under
+every strategy. ``StartCheck`` then lets the language model read two tokens, once it is where it will run. Neither
+changes the state of any generator of random numbers, so a resumed run goes on as if there were no check.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.distributed.fsdp import FSDPModule
+
+from components.interfaces import IGNORED_LABEL, FrameEncoder, Questions, SegmentInput
+from components.language.causal import HuggingFaceCausalLM
+from components.language.limits import CONTEXT_ADVICE, TextLimitError
+from components.language.tokenizer_identity import tokenizer_fingerprint
+from components.model import VideoLanguageModel
+from components.problems import Problems
+from lightning_modules.optimization.groups import refuse_float16
+
+
+class _Limits(NamedTuple):
+    """What a run asks of the language model's context."""
+
+    visual_tokens: int  # of a video of one frame, the fewest there are
+    max_new_tokens: int
+    is_predicting: bool  # answers alone are wanted, no losses
+
+
+def check_settings(model: VideoLanguageModel, trainer: Trainer, max_new_tokens: int) -> None:
+    """Check what needs no weights of the language model.
+
+    Args:
+        model: The parts, just built.
+        trainer: The run.
+        max_new_tokens: Longest answer that is generated.
+
+    Raises:
+        ValueError: Parts, tokenizer and data do not fit each other.
+    """
+    problems = Problems()
+    if trainer.state.fn == TrainerFn.FITTING:
+        for name, part in model.named_children():
+            with problems.collected():
+                refuse_float16(name, part)
+    visual_tokens = 0
+    with problems.collected(), isolate_rng():
+        visual_tokens = _fewest_visual_tokens(model)
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    if hasattr(datamodule, "start_sample") and trainer.state.fn is not None:
+        limits = _Limits(visual_tokens, max_new_tokens, is_predicting=trainer.state.fn == TrainerFn.PREDICTING)
+        with problems.collected():
+            _check_data(model, datamodule, trainer.state.fn.value, limits, problems)
+    problems.refuse("this run cannot start")
+
+
+def _check_data(model: VideoLanguageModel, datamodule: Any, stage: str, limits: _Limits, problems: Problems) -> None:
+    sample = datamodule.start_sample(stage)
+    problems.found += sample.problems
+    for media in {(media.dtype, media.shape): media for media in sample.media}.values():
+        with problems.collected():
+            _check_frames(model.encoder, media)
+    if isinstance(model.language_model, HuggingFaceCausalLM):
+        with problems.collected():
+            _check_tokenizer(model.language_model, datamodule)
+        with problems.collected():
+            for text in sample.texts:
+                _check_text(model.language_model, text, limits)
+
+
+def _fewest_visual_tokens(model: VideoLanguageModel) -> int:
+    """Visual tokens of a video of one frame, by letting the bridge read one. It is whole while parts are built."""
+    weights = next(model.bridge.parameters(), torch.zeros(1))
+    patches = weights.new_zeros(1, 1, model.encoder.num_patches, model.encoder.dim)
+    one = torch.ones(1, 1, dtype=torch.bool, device=weights.device)
+    embeddings = weights.new_zeros(1, 1, model.language_model.dim)
+    questions = Questions(embeddings, one, torch.zeros(1, dtype=torch.int64, device=weights.device))
+    with torch.no_grad():
+        state = model.bridge(SegmentInput(patches, one, torch.zeros_like(one, dtype=torch.int64)), None)
+        visual = model.bridge.read(state, questions if model.bridge.reads_questions else None)
+    return int(visual.mask.sum())
+
+
+def _check_frames(encoder: FrameEncoder, media: Any) -> None:
+    """Let the encoder say what is wrong with frames of another form than it reads."""
+    expected = encoder.dummy_frames("cpu")
+    frames = torch.zeros(1, *media.shape, dtype=media.dtype)
+    if frames.shape == expected.shape and frames.is_floating_point() == expected.is_floating_point():
+        return
+    if frames.numel() == 0 and not expected.is_floating_point():
+        raise ValueError(f"data.pixels.size is not set: set it to {expected.shape[-1]}, which the encoder reads")
+    try:
+        encoder(frames, torch.ones(1, dtype=torch.int64))
+    except ValueError as error:
+        raise ValueError(f"{media.where}: {error}") from error
+
+
+def _check_tokenizer(language_model: HuggingFaceCausalLM, datamodule: Any) -> None:
+    own, others = tokenizer_fingerprint(language_model.tokenizer), tokenizer_fingerprint(datamodule.tokenizer)
+    differing = [name.replace("_", " ") for name in own._fields if getattr(own, name) != getattr(others, name)]
+    if differing:
+        raise ValueError(
+            f"data.tokenizer {datamodule.tokenizer_path!r} is not the tokenizer of the language model "
+            f"{language_model.limits.path!r} (different: {', '.join(differing)}), so the model would read other words "
+            "than the data say: leave data.tokenizer out, and it is the language model's"
+        )
+
+
+def _check_text(language_model: HuggingFaceCausalLM, text: Any, limits: _Limits) -> None:
+    """Hold one conversation to the language model's vocabulary and context."""
+    try:
+        language_model.limits.check_ids(text.input_ids[None])
+    except TextLimitError as error:
+        raise ValueError(f"{text.where}: {error.reason}") from error
+    path, context = language_model.limits.path, language_model.limits.context_length
+    visual = limits.visual_tokens - 1 if text.has_media else 0  # one stands for the placeholder
+    prompt = int((text.labels != IGNORED_LABEL).cumsum(0).eq(0).sum())
+    whole = 0 if limits.is_predicting else len(text.input_ids)
+    answered = prompt + limits.max_new_tokens if text.is_answered else 0
+    needed = max(whole, answered) + visual
+    if context is not None and needed > context:
+        with_answer = f" (a prompt of {prompt}, {limits.max_new_tokens} for the answer)" if answered >= whole else ""
+        raise ValueError(
+            f"{text.where}: it needs {needed} tokens{with_answer}, {visual + 1 if text.has_media else 0} or more "
+            f"visual ones among them, but max_position_embeddings of {path!r} is {context}: {CONTEXT_ADVICE}"
+        )
+
+
+class StartCheck(Callback):
+    """Lets the language model read two tokens and answer with two, where and as it will run."""
+
+    def __init__(self) -> None:
+        self._is_done = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Check before training."""
+        self._check(trainer, pl_module.built)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Check before judging."""
+        self._check(trainer, pl_module.built)
+
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Check before judging."""
+        self._check(trainer, pl_module.built)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Check before answering."""
+        self._check(trainer, pl_module.built)
+
+    def _check(self, trainer: Trainer, model: VideoLanguageModel) -> None:
+        if self._is_done or not isinstance(model.language_model, HuggingFaceCausalLM):
+            return
+        self._is_done = True
+        problems = Problems()
+        with isolate_rng():
+            with trainer.precision_plugin.forward_context():
+                problems.found += model.language_model.probe()
+            if trainer.state.fn == TrainerFn.FITTING:
+                with trainer.precision_plugin.forward_context():
+                    unused = model.language_model.unused_parameters()
+                problems.found += _unused(unused, trainer.world_size)
+        for part in model.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()  # checkpoints are restored into shards
+        problems.refuse("this run cannot start")
+
+
+def _unused(names: list[str], world_size: int) -> list[str]:
+    """A problem where ranks wait for the gradients of all parameters; elsewhere a warning."""
+    if not names:
+        return []
+    text = (
+        f"{len(names)} trainable tensors of the language model are in no answer, so they would never learn: "
+        f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}; freeze it, or train adapters with lora"
+    )
+    if world_size > 1:
+        return [text]
+    rank_zero_warn(text)
+    return []

@@ -1,0 +1,192 @@
+"""What is known before the first step is said before it, all at once."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from transformers import AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
+
+import train
+from components.language.limits import TextLimitError
+from datamodules.batch import collate
+from lightning_modules.start_check import StartCheck
+from tests.components.tiny_language import make_model_folder
+from tests.fixtures_data import make_clip, make_record, make_tiny_tokenizer, write_shard
+from tests.fixtures_models import (
+    IMAGE_SIZE,
+    PartFolders,
+    make_encoder_folder,
+    make_frames,
+    make_module,
+    make_sample,
+    make_unbuilt_module,
+)
+from tests.fixtures_training import make_loader, make_trainer, write_run_config
+
+
+def run_settings(folder: Path, folders: PartFolders, question: str = "what colour ?") -> Path:
+    """A run's config, whose shards ask this question."""
+    clip = make_clip(6, width=IMAGE_SIZE, height=IMAGE_SIZE)
+    record = make_record([(question, "red")])
+    shard = str(write_shard(folder / "shard.tar", [(f"v{number}", record, clip, "mp4") for number in range(3)]))
+    return write_run_config(folder, folders, dict.fromkeys(("train", "validation", "predict"), shard))
+
+
+def without(path: Path, *names: str) -> Path:
+    """The same config with these settings of ``data`` left out."""
+    config = yaml.safe_load(path.read_text())
+    for name in names:
+        del config["data"][name]
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def message_of(arguments: list[str]) -> str:
+    with pytest.raises(ValueError, match="cannot start") as caught:
+        train.main(arguments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "predict"])
+def test_another_models_tokenizer_is_refused_with_both_folders(
+    tmp_path: Path, folders: PartFolders, stage: str
+) -> None:
+    other = make_tiny_tokenizer(tmp_path / "other", words=["user", "assistant", "what", "colour"])
+    config = run_settings(tmp_path, folders)
+    message = message_of([stage, "-c", str(config), "--data.tokenizer", str(other)])
+    assert str(other) in message
+    assert folders.language_model in message
+    assert "different: vocabulary" in message
+
+
+def test_a_chat_template_of_its_own_is_another_tokenizer(tmp_path: Path, folders: PartFolders) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folders.language_model)
+    tokenizer.chat_template += "\n"
+    tokenizer.save_pretrained(tmp_path / "other")
+    config = run_settings(tmp_path, folders)
+    message = message_of(["fit", "-c", str(config), "--data.tokenizer", str(tmp_path / "other")])
+    assert "different: chat template" in message
+
+
+def test_everything_that_is_wrong_is_said_in_one_line(tmp_path: Path, folders: PartFolders) -> None:
+    other = make_tiny_tokenizer(tmp_path / "other", words=["user", "assistant", "what"])
+    narrow = make_model_folder(tmp_path / "narrow", max_position_embeddings=16)
+    config = run_settings(tmp_path, folders, "what colour is the circle ? " * 4)
+    wrong = ["--data.tokenizer", str(other), "--data.pixels.size", "30"]
+    wrong += ["--model.language_model.init_args.path", str(narrow), "--model.language_model.init_args.dtype", "float16"]
+    message = message_of(["fit", "-c", str(config), *wrong])
+    for part in (
+        "4 things are wrong",
+        "trainable tensors in float16",
+        f"set data.pixels.size to {IMAGE_SIZE}",
+        "is not the tokenizer of the language model",
+        "key 'v0', conversation",
+        f"max_position_embeddings of '{narrow}' is 16",
+    ):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_tokenizer_and_frame_size_are_those_of_the_parts_unless_stated(tmp_path: Path, folders: PartFolders) -> None:
+    config = without(run_settings(tmp_path, folders), "tokenizer", "pixels")
+    cli = train.main(["fit", "-c", str(config), "--trainer.max_steps", "1"])
+    assert cli.datamodule.tokenizer_path == folders.language_model
+    assert cli.datamodule.pixels.size == IMAGE_SIZE
+    saved = yaml.safe_load((Path(cli.trainer.log_dir) / "config.yaml").read_text())
+    assert (saved["data"]["tokenizer"], saved["data"]["pixels"]["size"]) == (folders.language_model, IMAGE_SIZE)
+    stated = train.VideoLanguageCLI(
+        train.VideoLanguageModule,
+        train.InstructionDataModule,
+        args=["-c", str(config), "--data.pixels.size", "42", "--data.tokenizer", "elsewhere"],
+        run=False,
+    )
+    assert (stated.datamodule.pixels.size, stated.datamodule.tokenizer_path) == (42, "elsewhere")
+
+
+def test_encoder_and_language_model_are_swapped_by_their_paths_alone(tmp_path: Path, folders: PartFolders) -> None:
+    encoder = make_encoder_folder(tmp_path / "siglip")
+    small = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    SiglipVisionModel(SiglipVisionConfig(**small, image_size=40, patch_size=14)).save_pretrained(encoder)
+    settings = encoder / "preprocessor_config.json"
+    settings.write_text(settings.read_text().replace(str(IMAGE_SIZE), "40"))
+    language_model = make_model_folder(tmp_path / "qwen", "qwen2", hidden_size=64, head_dim=16)
+    config = without(run_settings(tmp_path, folders), "tokenizer", "pixels")
+    swapped = ["--model.encoder.init_args.path", str(encoder)]
+    swapped += ["--model.language_model.init_args.path", str(language_model)]
+    cli = train.main(["fit", "-c", str(config), "--trainer.max_steps", "1", *swapped])
+    assert cli.trainer.global_step == 1
+
+
+def test_pixels_under_cached_features_are_refused_though_no_frame_size_is_known(
+    tmp_path: Path, folders: PartFolders
+) -> None:
+    config = without(run_settings(tmp_path, folders), "pixels")
+    encoder = ["--model.encoder", "components.encoders.cached.CachedFeatures"]
+    encoder += ["--model.encoder.init_args.dim", "32", "--model.encoder.init_args.num_patches", "4"]
+    message = message_of(["fit", "-c", str(config), *encoder])
+    assert "read shards that the feature cache command wrote" in message
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_precisions_that_cast_rotary_angles_are_refused(tmp_path: Path, folders: PartFolders, precision: str) -> None:
+    config = run_settings(tmp_path, folders)
+    with pytest.raises(ValueError, match=precision.replace("true", "mixed")):
+        train.main(["fit", "-c", str(config), "--trainer.precision", precision])
+
+
+def test_a_missing_gpu_is_said_with_what_to_do(
+    tmp_path: Path, folders: PartFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = run_settings(tmp_path, folders)
+    with pytest.raises(ValueError, match=r"sees no GPU here: install .*set trainer\.accelerator to cpu"):
+        train.main(["fit", "-c", str(config), "--trainer.accelerator", "gpu"])
+
+
+def test_a_long_conversation_that_the_sample_did_not_show_is_named_in_training(
+    tmp_path: Path, folders: PartFolders
+) -> None:
+    narrow = PartFolders(folders.encoder, str(make_model_folder(tmp_path / "narrow", max_position_embeddings=64)))
+    short = make_sample(narrow, "short", make_frames(2), [[("what ?", "red")]])
+    long = make_sample(narrow, "too-long", make_frames(2), [[("what colour ? " * 30, "red")]])
+    trainer = make_trainer(tmp_path, max_steps=2)
+    with pytest.raises(TextLimitError, match=r"sample 'too-long'.*max_position_embeddings"):
+        trainer.fit(make_module(narrow), make_loader([collate([short]), collate([short, long])]))
+    assert trainer.global_step == 1
+
+
+def test_the_check_leaves_every_generator_of_random_numbers_as_it_was(tmp_path: Path, folders: PartFolders) -> None:
+    def state() -> tuple[Any, ...]:
+        return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+
+    class Watch(StartCheck):
+        states: tuple[Any, ...] = ()
+
+        def _check(self, trainer: Any, model: Any) -> None:
+            before = state()
+            super()._check(trainer, model)
+            self.states = (before, state())
+
+    watch = Watch()
+    module = make_unbuilt_module(folders)
+    module.configure_callbacks = lambda: [watch]  # type: ignore[method-assign]
+    torch.manual_seed(0)
+    make_trainer(tmp_path, max_steps=1).fit(
+        module, make_loader([collate([make_sample(folders, "a", make_frames(2), [[("what ?", "red")]])])])
+    )
+    assert watch.states
+    assert watch.states[0] == watch.states[1]
+    torch.manual_seed(0)
+    alone = make_module(folders)  # built without a trainer, and so without a check
+    drawn = torch.rand(2)
+    torch.manual_seed(0)
+    checked = make_unbuilt_module(folders)
+    trainer = make_trainer(tmp_path)
+    checked.trainer = trainer
+    checked.configure_model()
+    assert torch.equal(torch.rand(2), drawn)
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), checked.parameters(), strict=True))
