@@ -20,7 +20,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from components.language.chat_template import VIDEO_MARK
+from components.language.chat_template import VIDEO_MARK as VIDEO_MARK
 from datamodules.errors import MalformedJsonError, SampleError, ShardError, VideoMarkError
 
 VIDEO_ENDINGS = frozenset({"mp4", "webm", "mkv", "mov", "avi", "gif"})

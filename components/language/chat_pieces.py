@@ -16,7 +16,7 @@ class PieceIds(NamedTuple):
     """Token ids of a piece."""
 
     ids: list[int]
-    specials: list[tuple[int, int]]  # of the special tokens: place in ids, first character in the piece
+    controls: list[tuple[int, int]]  # of the control tokens: place in ids, first character in the piece
 
 
 class PieceTokenizer:
@@ -27,16 +27,16 @@ class PieceTokenizer:
 
     Args:
         tokenizer: A fast Hugging Face tokenizer.
-        special_ids: Ids of its special tokens.
+        control_ids: Ids of the tokens with which templates structure a text.
     """
 
-    def __init__(self, tokenizer: Any, special_ids: AbstractSet[int]) -> None:
+    def __init__(self, tokenizer: Any, control_ids: AbstractSet[int]) -> None:
         self._name = tokenizer.name_or_path
         self._backend = tokenizer.backend_tokenizer
         self._begin: tuple[str, int] | None = None
         if tokenizer.bos_token:
             self._begin = (tokenizer.bos_token, tokenizer.bos_token_id)
-        self._special_ids = special_ids
+        self._control_ids = control_ids
         self._inside = ""
         if self._read(_PROBE, "").ids != self._read(_PROBE, _LINE_BREAK).ids:
             self._inside = _LINE_BREAK
@@ -61,22 +61,22 @@ class PieceTokenizer:
             before: What ``text_before`` gives for the text in front.
         """
         first, *others = _INNER_BORDERS.split(text)
-        ids, specials = self._read(first, before)
+        ids, controls = self._read(first, before)
         position = len(first)
         for border, part in zip(others[::2], others[1::2], strict=True):
             if border == VIDEO_MARK:
                 ids.append(VIDEO_PLACEHOLDER)
                 position += len(VIDEO_MARK)
             read = self._read(part, self._inside if border == CUT else "")
-            specials += [(len(ids) + place, position + start) for place, start in read.specials]
+            controls += [(len(ids) + place, position + start) for place, start in read.controls]
             ids += read.ids
             position += len(part)
-        return PieceIds(ids, specials)
+        return PieceIds(ids, controls)
 
     def text_before(self, text: str) -> str:
-        """What is put before a piece that follows ``text``: the special token that it ends with, or a line break."""
-        ids, specials = self._read(text, "")
-        return text[specials[-1][1] :] if specials and specials[-1][0] == len(ids) - 1 else self._inside
+        """What is put before a piece that follows ``text``: the control token that it ends with, or a line break."""
+        ids, controls = self._read(text, "")
+        return text[controls[-1][1] :] if controls and controls[-1][0] == len(ids) - 1 else self._inside
 
     def _read(self, text: str, before: str) -> PieceIds:
         """Ids of a text without those of the text before it."""
@@ -88,15 +88,15 @@ class PieceTokenizer:
             start, end = encoding.token_to_chars(dropped)
             if start >= length:
                 break
-            # Only a special token may reach into the text: some take the blanks behind them along.
-            if end > length and ids[dropped] not in self._special_ids:
+            # Only a control token may reach into the text: some take the blanks behind them along.
+            if end > length and ids[dropped] not in self._control_ids:
                 raise ChatError(
                     f"the tokenizer of {self._name!r} reads a line break and {text[:20]!r} as one token, so the text "
                     "cannot be cut between them; remove white space where the text begins"
                 )
             dropped += 1
         ids = ids[dropped:]
-        found = [place for place, index in enumerate(ids) if index in self._special_ids]
+        found = [place for place, index in enumerate(ids) if index in self._control_ids]
         return PieceIds(ids, [(place, encoding.token_to_chars(dropped + place)[0] - length) for place in found])
 
     def _encode(self, text: str) -> Any:

@@ -6,7 +6,7 @@ is searched for by its own words, which may stand in the template too.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -45,13 +45,8 @@ class Turn(Protocol):
         """What is said."""
 
 
-class Message(dict[str, str]):
-    """A turn as templates read it, with the keys ``role`` and ``content``."""
-
-    @property
-    def is_answer(self) -> bool:
-        """Whether the assistant says it."""
-        return self["role"] == "assistant"
+Message = dict[str, str]
+"""A turn as templates read it, with the keys ``role`` and ``content``."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ class ChatTemplate:
         ValueError: There is no chat template.
     """
 
-    def __init__(self, tokenizer: Any, settings: ChatSettings, control_tokens: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Any, settings: ChatSettings, control_tokens: Iterable[str]) -> None:
         if not tokenizer.chat_template:
             raise ValueError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template, so user and assistant turns cannot "
@@ -112,6 +107,10 @@ class ChatTemplate:
         self._in_questions = _any_of(by_length)
         self._elsewhere = _any_of([*by_length, VIDEO_MARK])
 
+    def writes(self, token: str) -> bool:
+        """Whether the template's own text holds this token. White space is no token to a template."""
+        return bool(token.strip()) and token in self._text
+
     def mark(self, turns: Sequence[Turn]) -> list[Message]:
         """Turns as messages, with marks around answers, in system texts and inside of typed control tokens.
 
@@ -124,22 +123,6 @@ class ChatTemplate:
             first_question["content"] = f"{messages[0]['content']}\n\n{first_question['content']}"
             del messages[0]
         return messages
-
-    def prompt(self, messages: Sequence[Message]) -> str:
-        """Text that asks for the answer to these messages.
-
-        Raises:
-            ChatError: The template refuses them.
-        """
-        return self.fill_in(messages, ask=True)
-
-    def answered(self, messages: Sequence[Message]) -> str:
-        """Text of these messages, the last of which is an answer.
-
-        Raises:
-            ChatError: The template refuses them.
-        """
-        return self.fill_in(messages, ask=False)
 
     def fill_in(self, messages: Sequence[Message], *, ask: bool) -> str:
         """Text of these messages, with the request for an answer behind it or without.
@@ -157,12 +140,10 @@ class ChatTemplate:
             )
         except (TemplateError, AttributeError, LookupError, TypeError, ValueError) as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise ChatError(
-                f"{self.source} cannot render the turns {roles}: {error}{self._advice(messages)}"
-            ) from error
+            raise ChatError(f"{self.source} cannot render the turns {roles}: {error}{self.advice(messages)}") from error
         return text
 
-    def _advice(self, messages: Sequence[Message]) -> str:
+    def advice(self, messages: Sequence[Message]) -> str:
         """What to do where a system turn is what the template refuses."""
         if not any(message["role"] == "system" for message in messages):
             return ""
@@ -171,15 +152,6 @@ class ChatTemplate:
             "system text then comes in front of the first question"
         )
 
-    def refuse_hidden_system_turn(self, messages: Sequence[Message], texts: Sequence[str]) -> None:
-        """Refuse texts that leave the messages' system turn out.
-
-        Raises:
-            ChatError: It is left out.
-        """
-        if any(SYSTEM_TEXT in message["content"] for message in messages) and not any(SYSTEM_TEXT in t for t in texts):
-            raise ChatError(f"{self.source} does not show the system turn{self._advice(messages)}")
-
     def _mark(self, turn: Turn, index: int) -> Message:
         content = turn.content
         if _MARKS.search(content):
@@ -187,13 +159,13 @@ class ChatTemplate:
         controls = self._in_questions if turn.role == "user" else self._elsewhere
         content = controls.sub(_cut_apart, content)
         if turn.role == "user":
-            return Message(role=turn.role, content=content)
+            return {"role": turn.role, "content": content}
         # Marks go inside of the white space around a text, so that a template can trim it.
         core = content.strip()
         start = content.index(core)
         before, after = content[:start], content[start + len(core) :]
         marked = SYSTEM_TEXT + core if turn.role == "system" else ANSWER_START + core + ANSWER_END
-        return Message(role=turn.role, content=before + marked + after)
+        return {"role": turn.role, "content": before + marked + after}
 
 
 def without_marks(text: str) -> str:
