@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from components.language.chat import EncodedTurns, chat_format
 from components.language.chat_template import ChatError, ChatSettings
-from datamodules.errors import SampleError
+from datamodules.errors import ConversationError, LongConversationError
 from datamodules.schema import Turn
 
 
@@ -54,17 +55,30 @@ def build_turns(
         Ids and labels as ``components.language.chat.ChatFormat.encode`` gives them.
 
     Raises:
-        SampleError: The template cannot render these turns or does not show them as they are; or the conversation is
-            too long. Cut short it could lose its answer, and then it would train on nothing.
+        ConversationError: The template cannot render these turns or does not show them as they are.
+        LongConversationError: The conversation is too long. Cut short it could lose its answer, and then it would
+            train on nothing.
     """
     form = chat_format(tokenizer, chat)
     try:
         encoded = form.encode(turns)
     except ChatError as error:
-        raise SampleError(f"{where}: {error}") from error
+        raise ConversationError(f"{where}: {error}") from error
     num_tokens = len(encoded.input_ids)
     if max_length is not None and num_tokens > max_length:
-        raise SampleError(
+        raise LongConversationError(
             f"{where}: {num_tokens} tokens, but max_length is {max_length}; raise it, or split the conversation"
         )
     return encoded
+
+
+def num_unknown_words(ids: Tensor, tokenizer: Any) -> int:
+    """How many of the ids ``[k]`` stand for words that the tokenizer does not know.
+
+    Where that id also begins, ends or pads a text (GPT-2, GPT-NeoX, OPT), it stands for no word: such tokenizers know
+    every byte.
+    """
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        return 0
+    return int((ids == unknown).sum())

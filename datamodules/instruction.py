@@ -9,25 +9,26 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.batch import Batch, collate
+from datamodules.batch import LEFT_OUT, Batch, collate
 from datamodules.batches import GlobalBatches, global_batches
+from datamodules.conversation_check import refuse_unusable_conversations
 from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset
+from datamodules.failures import ReadBatches
 from datamodules.fingerprint import check_facts, order_facts
 from datamodules.loading import LateLoader, Loading, ResumableLoader, Source
 from datamodules.media_reader import MediaReader
 from datamodules.order import TrainingOrder
 from datamodules.ranks import EvaluationBatches, TrainingBatches
 from datamodules.shard_reader import ShardReader, open_shards
-from datamodules.stream import SourceSamples
+from datamodules.stream import source_samples
 from datamodules.text_tokens import measure_text_tokens
 from datamodules.transforms import PixelOptions, PixelTransform
-from datamodules.units import Numbers, SampleTable, tabulate
+from datamodules.units import SampleTable, stated_frames, tabulate
 from datamodules.video import FrameSampling
 
 
@@ -79,6 +80,7 @@ class InstructionDataModule(LightningDataModule):
         self._restored: dict[str, Any] | None = None
         self._start_samples = 0
         self._start_batches: int | None = None
+        self._read_batches = ReadBatches()
 
     @property
     def validation_names(self) -> list[str]:
@@ -119,6 +121,7 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError("there is no training data; set data.train to a list of sources")
         readers = [open_shards(source.shards, self.loading.cache) for source in self.train_sources]
         reader = ShardReader([shard for one in readers for shard in one.shards])
+        refuse_unusable_conversations(readers, self.tokenizer, self.loading, self.order.seed)
         dataset = self.dataset(reader, train=True)
         rank, world_size = self._rank()
         # One process with batches of a fixed size has no use for the lengths of texts.
@@ -126,22 +129,22 @@ class InstructionDataModule(LightningDataModule):
         if self.loading.budget is not None:
             samples.check_lengths(reader)
         self.order.warn_of_short_run(self.num_steps)
-        stated_frames = _stated_frames(reader) if self.order.curriculum else None
+        known_frames = stated_frames(reader) if self.order.curriculum else None
         accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         num_batches = self.num_steps * accumulated if self.num_steps > 0 else None
         self._batches = global_batches(
-            _source_samples(readers, self.train_sources),
+            source_samples(readers, [source.weight for source in self.train_sources]),
             samples,
             self.order,
             cost=self.loading.cost,
             batch_size=self.loading.batch_size,
             budget=self.loading.budget,
             batches_a_step=accumulated,
-            stated_frames=stated_frames,
+            stated_frames=known_frames,
         )
         shards = [shard.fingerprint for shard in reader.shards]
         weights = [source.weight for source in self.train_sources]
-        self._facts = order_facts(shards, weights, self.order, self._batches, samples, stated_frames)
+        self._facts = order_facts(shards, weights, self.order, self._batches, samples, known_frames)
         batches = TrainingBatches(self._batches, num_batches, rank, world_size, self._resume_position)
         return self._loader(ResumableLoader, dataset, batches)
 
@@ -165,6 +168,7 @@ class InstructionDataModule(LightningDataModule):
             reader,
             self.tokenizer,
             MediaReader(self.sampling, PixelTransform(self.pixels, train=train), self.loading.decoding),
+            chat=self.loading.chat,
             max_length=self.loading.max_length,
             seed=self.order.seed,
             failures=self.loading.failures,
@@ -195,6 +199,23 @@ class InstructionDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count what a stage of the run reads."""
+        if self.trainer is not None and self.trainer.state.stage is not None:
+            is_empty = all(question.key == LEFT_OUT for question in batch.questions)
+            self._read_batches.add(self.trainer.state.stage.value, is_empty=is_empty)
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        """Refuse to end well what has read nothing.
+
+        Raises:
+            TooManySkippedError: On all ranks, all samples of a stage (training, validation, ...) were left out.
+        """
+        if self.trainer is not None:
+            strategy = self.trainer.strategy
+            self._read_batches.refuse_nothing(lambda empty: strategy.reduce_boolean_decision(empty, all=True))
 
     def state_dict(self) -> dict[str, Any]:
         """How many units were trained on, and what their order follows from."""
@@ -240,6 +261,7 @@ class InstructionDataModule(LightningDataModule):
         loaders = []
         for patterns in self.evaluation_sources[kind].values():
             reader = open_shards(patterns, self.loading.cache)
+            refuse_unusable_conversations([reader], self.tokenizer, self.loading)
             batches = self.evaluation_batches(reader)
             loaders.append(self._loader(LateLoader, self.dataset(reader, train=False), batches))
         return loaders
@@ -260,7 +282,9 @@ class InstructionDataModule(LightningDataModule):
         loading = self.loading
         text = None
         if measured:
-            text = measure_text_tokens(measured, self.tokenizer, max_length=loading.max_length, seed=self.order.seed)
+            text = measure_text_tokens(
+                measured, self.tokenizer, chat=loading.chat, max_length=loading.max_length, seed=self.order.seed
+            )
         return tabulate(reader, self.sampling, text, loading.cost.visual_tokens or 0)
 
     def _rank(self) -> tuple[int, int]:
@@ -274,20 +298,3 @@ class InstructionDataModule(LightningDataModule):
                 "set trainer.use_distributed_sampler: false (configs/base.yaml does): this datamodule splits every "
                 "batch over the ranks itself, and a second split would lose samples and break resuming"
             )
-
-
-def _source_samples(readers: Sequence[ShardReader], sources: Sequence[Source]) -> list[SourceSamples]:
-    numbered = []
-    first = 0
-    for reader, source in zip(readers, sources, strict=True):
-        shards = []
-        for shard in reader.shards:
-            shards.append(np.arange(first, first + len(shard.entries), dtype=np.int64))
-            first += len(shard.entries)
-        numbered.append(SourceSamples(tuple(shards), source.weight))
-    return numbered
-
-
-def _stated_frames(reader: ShardReader) -> Numbers:
-    known = (entry.num_frames for entry in reader.entries())
-    return np.array([-1 if count is None else count for count in known], dtype=np.int64)

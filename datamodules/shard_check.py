@@ -4,6 +4,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.conversation_check import ConversationCheck, TokenCounts
 from datamodules.decoding import Decoding
 from datamodules.errors import SampleError, ShardError
 from datamodules.media_reader import MediaReader
@@ -33,6 +34,7 @@ class CheckedSample(NamedTuple):
     num_conversations: int
     decoded: bool
     problem: Problem | None
+    tokens: TokenCounts = TokenCounts()
 
 
 class CheckedShard(NamedTuple):
@@ -52,6 +54,7 @@ class ShardCheck(NamedTuple):
         decoding: With what media is decoded, and when a decoder is given up.
         index_folder: Where indexes are written; None = beside local shards, in the cache for remote ones.
         cache: Where local copies of remote shards are kept.
+        conversations: How conversations are encoded; None does not.
     """
 
     num_frames: int = 3
@@ -59,6 +62,7 @@ class ShardCheck(NamedTuple):
     decoding: Decoding = Decoding()
     index_folder: Path | None = None
     cache: ShardCache = ShardCache()
+    conversations: ConversationCheck | None = None
 
     def run(self, shard: str) -> CheckedShard:
         """Check one shard and write its index."""
@@ -78,7 +82,13 @@ class ShardCheck(NamedTuple):
             problem: Problem | None = Problem(sample.error.kind, f"shard {reader.shards[0].url}, {sample.error}")
         else:
             problem = self._decode(reader, number) if decode else None
-        return CheckedSample(sample.key, source, entry.modality, entry.num_conversations, decode, problem)
+        tokens = TokenCounts()
+        if problem is None and self.conversations is not None:
+            try:
+                tokens = self.conversations.run(reader.read(number))
+            except SampleError as error:
+                problem = Problem(error.kind, str(error))
+        return CheckedSample(sample.key, source, entry.modality, entry.num_conversations, decode, problem, tokens)
 
     def _decode(self, reader: ShardReader, number: int) -> Problem | None:
         transform = PixelTransform(PixelOptions(), train=False)

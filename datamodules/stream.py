@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.order import CurriculumStage, Draw, TrainingOrder
+from datamodules.shard_reader import ShardReader
 from datamodules.units import Numbers, SampleTable, UnitTable
 
 _CONVERSATIONS = 1
@@ -23,6 +24,19 @@ class SourceSamples(NamedTuple):
 
     shards: tuple[Numbers, ...]  # sample numbers of every shard
     weight: float  # how often a sample comes in a pass
+
+
+def source_samples(readers: Sequence[ShardReader], weights: Sequence[float]) -> list[SourceSamples]:
+    """Number the samples of all sources through, in the order of their shards."""
+    numbered = []
+    first = 0
+    for reader, weight in zip(readers, weights, strict=True):
+        shards = []
+        for shard in reader.shards:
+            shards.append(np.arange(first, first + len(shard.entries), dtype=np.int64))
+            first += len(shard.entries)
+        numbered.append(SourceSamples(tuple(shards), weight))
+    return numbered
 
 
 class DrawnUnits(NamedTuple):

@@ -117,6 +117,12 @@ def tabulate(reader: ShardReader, sampling: FrameSampling, text: TextTokens | No
     )
 
 
+def stated_frames(reader: ShardReader) -> Numbers:
+    """Frames of every sample's video ``[N]``, -1 where the index does not tell."""
+    known = (entry.num_frames for entry in reader.entries())
+    return np.array([-1 if count is None else count for count in known], dtype=np.int64)
+
+
 class UnitTable(NamedTuple):
     """U units of N samples. The units of a sample are neighbours, and each has its own stretch of its conversations."""
 

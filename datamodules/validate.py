@@ -5,6 +5,11 @@ frames of a video, spread over its length). Samples of one source must not share
 
     python -m datamodules.validate data/train-*.tar s3://bucket/more/ --workers 8 --report report.json
 
+With ``--config``, the config of a training run, every conversation is also encoded with the run's tokenizer and chat
+template and held against its longest length; where no shards are named, the run's are checked:
+
+    python -m datamodules.validate --config run.yaml
+
 It prints counts by source and modality and by kind of problem, and writes every shard's index: beside a local shard,
 else where ``--index-out`` says, to be uploaded beside the remote one. It exits with 1 where a shard cannot be read or
 more samples are wrong than ``--max-bad-rate`` allows.
@@ -23,8 +28,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from datamodules.conversation_check import TokenCounts
 from datamodules.decoding import Decoding
-from datamodules.errors import ShardError
+from datamodules.run_config import read_run_config
 from datamodules.shard_cache import ShardCache
 from datamodules.shard_check import CheckedShard, Problem, ShardCheck
 from datamodules.shard_names import find_shards
@@ -40,6 +46,7 @@ class Findings:
     def __init__(self) -> None:
         self.shards = 0
         self.decoded = 0
+        self.tokens = TokenCounts()
         self.samples: Counter[tuple[str, str]] = Counter()  # by source and modality
         self.conversations: Counter[tuple[str, str]] = Counter()
         self.problems: Counter[str] = Counter()
@@ -67,6 +74,7 @@ class Findings:
             self.samples[place] += 1
             self.conversations[place] += sample.num_conversations
             self.decoded += sample.decoded
+            self.tokens += sample.tokens
             first = self._places.setdefault((sample.source, sample.key), checked.shard)
             problem = sample.problem
             if problem is None and first != checked.shard:
@@ -92,6 +100,7 @@ class Findings:
             "decoded": self.decoded,
             "bad_rate": self.bad_rate,
             "counts": counts,
+            "tokens": self.tokens._asdict(),
             "problems": dict(self.problems.most_common()),
             "unreadable_shards": self.unreadable,
             "wrong_samples": self.wrong,
@@ -103,6 +112,11 @@ class Findings:
         yield f"{'source':<32}{'modality':<12}{'samples':>10}{'conversations':>15}"
         for (source, modality), count in sorted(self.samples.items()):
             yield f"{source!r:<32}{modality:<12}{count:>10}{self.conversations[source, modality]:>15}"
+        if self.tokens.total:
+            yield (
+                f"{self.tokens.total} text tokens, {self.tokens.longest} in the longest conversation; "
+                f"{self.tokens.unknown / self.tokens.total:.2%} stand for words that the tokenizer does not know"
+            )
         yield f"{len(self.wrong)} wrong samples ({self.bad_rate:.2%})"
         yield from (f"{kind:<32}{count:>22}" for kind, count in self.problems.most_common())
         yield from (f"  {found['reason']}" for found in self.wrong[:_SHOWN])
@@ -152,7 +166,10 @@ def _check_all(shards: Sequence[str], check: ShardCheck, num_workers: int) -> It
 
 def _parse(args: Sequence[str] | None) -> _Options:
     parser = argparse.ArgumentParser(prog="python -m datamodules.validate", description="Check shards.")
-    parser.add_argument("shards", nargs="+", help="paths, folders, urls or patterns")
+    parser.add_argument("shards", nargs="*", help="paths, folders, urls or patterns; without any, those of --config")
+    parser.add_argument(
+        "--config", action="append", default=[], type=Path, help="config of a training run (more are merged over it)"
+    )
     parser.add_argument("--no-decode", action="store_true", help="read no media")
     parser.add_argument("--num-frames", type=int, default=3, help="frames decoded of a video, spread over its length")
     parser.add_argument("--fraction", type=float, default=1.0, help="part of the samples whose media is decoded")
@@ -168,15 +185,28 @@ def _parse(args: Sequence[str] | None) -> _Options:
     if not 0 <= known.fraction <= 1 or not 0 <= known.max_bad_rate <= 1 or known.workers < 0 or known.num_frames < 1:
         parser.error("--fraction and --max-bad-rate lie between 0 and 1, --workers and --num-frames count")
     try:
-        shards = find_shards(known.shards)
-    except ShardError as error:
+        run = read_run_config(known.config) if known.config else None
+        named = known.shards or ([] if run is None else run.shards)
+        if not named:
+            parser.error("name the shards, or a --config whose data section names them")
+        shards = find_shards(named)
+        if run is not None:
+            run.conversations.load()  # here, where a template that is of no use has one message
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     twice = [name for name, count in Counter(map(remote_name, shards)).items() if count > 1]
     if known.index_out is not None and twice:
         parser.error(f"shards of one name, such as {twice[0]}, would have one index in --index-out; check them apart")
     cache = ShardCache(known.cache_folder, known.cache_gigabytes)
     num_frames = 0 if known.no_decode else known.num_frames
-    check = ShardCheck(num_frames, known.fraction, Decoding(known.video_backend, known.timeout), known.index_out, cache)
+    check = ShardCheck(
+        num_frames,
+        known.fraction,
+        Decoding(known.video_backend, known.timeout),
+        known.index_out,
+        cache,
+        None if run is None else run.conversations,
+    )
     return _Options(shards, check, known.workers, known.max_bad_rate, known.report)
 
 

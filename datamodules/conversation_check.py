@@ -1,0 +1,105 @@
+"""Holds conversations against the tokenizer, its chat template and the longest length, before training does."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from components.language.chat_template import ChatSettings
+from datamodules.conversations import build_turns, load_tokenizer, num_unknown_words
+from datamodules.errors import SampleError
+from datamodules.loading import Loading
+from datamodules.shard_reader import RawSample, ShardReader
+from datamodules.text_tokens import sample_numbers
+
+_NUM_CHECKED = 16
+
+
+class TokenCounts(NamedTuple):
+    """Tokens of some conversations."""
+
+    total: int = 0
+    longest: int = 0  # of one conversation
+    unknown: int = 0  # that stand for words which the tokenizer does not know
+
+    def __add__(self, other: object) -> "TokenCounts":
+        """Counts of both."""
+        assert isinstance(other, TokenCounts)
+        return TokenCounts(self.total + other.total, max(self.longest, other.longest), self.unknown + other.unknown)
+
+
+class ConversationCheck(NamedTuple):
+    """How conversations are encoded. It goes to worker processes, each of which has the tokenizer from this one.
+
+    Args:
+        tokenizer: Folder or hub name.
+        chat: See ``ChatSettings``.
+        max_length: Most tokens of a conversation; None = no bound.
+    """
+
+    tokenizer: str
+    chat: ChatSettings = ChatSettings()
+    max_length: int | None = None
+
+    def load(self) -> Any:
+        """The tokenizer, loaded once a process.
+
+        Raises:
+            ValueError: There is none, or it is of no use.
+        """
+        return _load(self.tokenizer)
+
+    def run(self, raw: RawSample) -> TokenCounts:
+        """Encode all conversations of a sample.
+
+        Raises:
+            SampleError: One of them cannot be encoded or is too long.
+        """
+        counts = TokenCounts()
+        for conversation in raw.record.conversations:
+            where = f"{raw.where}, conversation {conversation.id!r}"
+            ids = build_turns(
+                conversation.turns, self.load(), chat=self.chat, max_length=self.max_length, where=where
+            ).input_ids
+            counts += TokenCounts(len(ids), len(ids), num_unknown_words(ids, self.load()))
+        return counts
+
+
+@lru_cache(maxsize=2)
+def _load(tokenizer: str) -> Any:
+    return load_tokenizer(tokenizer)
+
+
+def refuse_unusable_conversations(
+    readers: Sequence[ShardReader], tokenizer: Any, loading: Loading, seed: int = 0
+) -> None:
+    """Encode the conversations of a few samples of every source, before a run starts.
+
+    Args:
+        readers: The samples, source by source.
+        tokenizer: See ``load_tokenizer``.
+        loading: Has the longest length, the chat settings, and what happens to wrong samples.
+        seed: Chooses the samples.
+
+    Raises:
+        SampleError: One of them cannot be encoded; or none of a source can, where wrong samples are left out.
+    """
+    for number, reader in enumerate(readers):
+        errors = []
+        numbers = sample_numbers(reader, _NUM_CHECKED, (seed, number))
+        for index in numbers:
+            try:
+                raw = reader.read(index)
+                for conversation in raw.record.conversations:
+                    where = f"{raw.where}, conversation {conversation.id!r}"
+                    build_turns(
+                        conversation.turns, tokenizer, chat=loading.chat, max_length=loading.max_length, where=where
+                    )
+            except SampleError as error:
+                if loading.failures.on_error == "raise":
+                    raise
+                errors.append(error)
+        if errors and len(errors) == len(numbers):
+            raise SampleError(
+                f"none of {len(numbers)} samples of a source that were looked at can be used, so nothing would be "
+                f"learned from it. The first: {errors[0]}"
+            )
