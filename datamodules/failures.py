@@ -20,11 +20,12 @@ it was given. Where too many samples are left out in a row or of a stretch, it e
 import json
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from datamodules.batch import LEFT_OUT, Question
 from datamodules.errors import (
     CrashedDecoderError,
     QuarantinedError,
@@ -122,10 +123,10 @@ class ReadBatches:
         self._read: Counter[str] = Counter()
         self._empty: Counter[str] = Counter()
 
-    def add(self, stage: str, *, is_empty: bool) -> None:
-        """Count a batch of this stage, such as ``train``."""
+    def add(self, stage: str, questions: Sequence[Question]) -> None:
+        """Count a batch of this stage, such as ``train``, by the questions of its conversations."""
         self._read[stage] += 1
-        self._empty[stage] += is_empty
+        self._empty[stage] += all(question.key == LEFT_OUT for question in questions)
 
     def refuse_nothing(self, on_all_ranks: Callable[[bool], bool]) -> None:
         """Refuse stages of which nothing was read.

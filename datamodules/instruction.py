@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.batch import LEFT_OUT, Batch, collate
+from datamodules.batch import Batch, collate
 from datamodules.batches import GlobalBatches, global_batches
 from datamodules.conversation_check import refuse_unusable_conversations
 from datamodules.conversations import load_tokenizer
@@ -201,10 +201,10 @@ class InstructionDataModule(LightningDataModule):
         )
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Count what a stage of the run reads."""
-        if self.trainer is not None and self.trainer.state.stage is not None:
-            is_empty = all(question.key == LEFT_OUT for question in batch.questions)
-            self._read_batches.add(self.trainer.state.stage.value, is_empty=is_empty)
+        """Count what a stage of the run reads; the few batches of a sanity check say nothing about a run."""
+        trainer: Any = self.trainer  # which calls this
+        if not trainer.sanity_checking:
+            self._read_batches.add(trainer.state.stage.value, batch.questions)
         return batch
 
     def teardown(self, stage: str) -> None:
@@ -213,9 +213,9 @@ class InstructionDataModule(LightningDataModule):
         Raises:
             TooManySkippedError: On all ranks, all samples of a stage (training, validation, ...) were left out.
         """
-        if self.trainer is not None:
-            strategy = self.trainer.strategy
-            self._read_batches.refuse_nothing(lambda empty: strategy.reduce_boolean_decision(empty, all=True))
+        read, self._read_batches = self._read_batches, ReadBatches()
+        trainer: Any = self.trainer
+        read.refuse_nothing(lambda empty: trainer.strategy.reduce_boolean_decision(empty, all=True))
 
     def state_dict(self) -> dict[str, Any]:
         """How many units were trained on, and what their order follows from."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.batch import LEFT_OUT, stand_in
 from datamodules.errors import (
     BrokenMediaError,
     CrashedDecoderError,
@@ -135,8 +136,9 @@ def test_bounds_that_bound_nothing_are_refused(bound: dict[str, float]) -> None:
 
 def test_a_stage_of_which_nothing_was_read_is_refused_where_all_ranks_agree() -> None:
     read = ReadBatches()
-    for stage, is_empty in (("train", False), ("train", True), ("validate", True), ("validate", True)):
-        read.add(stage, is_empty=is_empty)
+    left_out = stand_in().conversations[0].question
+    for stage, key in (("train", "a"), ("train", LEFT_OUT), ("validate", LEFT_OUT), ("validate", LEFT_OUT)):
+        read.add(stage, [left_out._replace(key=key)])
     asked: list[bool] = []
     read.refuse_nothing(lambda empty: bool(asked.append(empty)))
     assert asked == [False, True]
