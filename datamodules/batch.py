@@ -21,14 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-IGNORED_LABEL = -100
-"""Label of a text token that is not scored."""
-
-VIDEO_PLACEHOLDER = -200
-"""Id that stands in ``input_ids`` where a conversation's visual tokens belong. No vocabulary holds it."""
-
-TEXT_ONLY = -1
-"""``video_index`` of a conversation without a video."""
+from components.interfaces import IGNORED_LABEL, TEXT_ONLY
+from components.interfaces import VIDEO_PLACEHOLDER as VIDEO_PLACEHOLDER
 
 LEFT_OUT = ""
 """Key of the stand-in for a batch whose samples were all left out. Nothing of it is scored, counted or written."""

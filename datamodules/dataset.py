@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from components.language.chat_template import ChatSettings
 from datamodules.batch import EncodedConversation, Question, Sample, stand_in
-from datamodules.conversations import build_turns
+from datamodules.conversations import build_turns, num_unknown_words
 from datamodules.errors import SampleError
-from datamodules.failures import FailurePolicy
+from datamodules.failures import FailurePolicy, SkipBounds
 from datamodules.media_reader import MediaReader
 from datamodules.order import Draw
 from datamodules.schema import VIDEO_MARK, Conversation
@@ -29,6 +30,7 @@ class ConversationDataset(Dataset[Sample]):
         reader: The shards.
         tokenizer: See ``load_tokenizer``.
         media: How media bytes become frames.
+        chat: What the text of conversations depends on besides the chat template.
         max_length: Most ids of a conversation; None = no bound.
         seed: Seed of the augmentation, with a draw's position in the stream.
         failures: What happens to wrong samples.
@@ -43,6 +45,7 @@ class ConversationDataset(Dataset[Sample]):
         tokenizer: Any,
         media: MediaReader,
         *,
+        chat: ChatSettings = ChatSettings(),  # noqa: B008  frozen
         max_length: int | None = None,
         seed: int = 0,
         failures: FailurePolicy = FailurePolicy(),  # noqa: B008  frozen
@@ -50,9 +53,11 @@ class ConversationDataset(Dataset[Sample]):
         self.reader = reader
         self.tokenizer = tokenizer
         self.media = media
+        self.chat = chat
         self.max_length = max_length
         self.seed = seed
         self.skipped = failures.skipped_samples()
+        self._bounds = SkipBounds(failures)
         self._unknown_words_told = False
         if failures.on_error == "raise":
             self._check_index()
@@ -90,6 +95,7 @@ class ConversationDataset(Dataset[Sample]):
 
         Raises:
             SampleError: A sample is wrong and the policy is to raise.
+            TooManySkippedError: More samples are wrong than the policy lets be left out.
         """
         if self.skipped is None:
             return [self[draw] for draw in draws]
@@ -99,13 +105,17 @@ class ConversationDataset(Dataset[Sample]):
             try:
                 self.skipped.check(shard, key, draw.position)
                 samples.append(self[draw])
+                self._bounds.add(None)
             except SampleError as error:
                 self.skipped.add(shard, key, draw.position, error)
+                self._bounds.add(error)
         return samples or [stand_in()]
 
     def _encode(self, raw: RawSample, conversation: Conversation, num_frames: int) -> EncodedConversation:
         where = f"{raw.where}, conversation {conversation.id!r}"
-        encoded = build_turns(conversation.turns, self.tokenizer, max_length=self.max_length, where=where)
+        encoded = build_turns(
+            conversation.turns, self.tokenizer, chat=self.chat, max_length=self.max_length, where=where
+        )
         self._warn_of_unknown_words(encoded.input_ids, where)
         asked = next(turn.content for turn in conversation.turns if turn.role == "user")
         answered = next(turn.content for turn in conversation.turns if turn.role == "assistant")
@@ -123,10 +133,9 @@ class ConversationDataset(Dataset[Sample]):
         return EncodedConversation(encoded.input_ids, encoded.labels, question)
 
     def _warn_of_unknown_words(self, ids: Tensor, where: str) -> None:
-        unknown = self.tokenizer.unk_token_id
-        if self._unknown_words_told or unknown is None:
+        if self._unknown_words_told:
             return
-        share = (ids == unknown).float().mean().item()
+        share = num_unknown_words(ids, self.tokenizer) / len(ids)
         if share > _MANY_UNKNOWN_WORDS:
             self._unknown_words_told = True
             _log.warning(

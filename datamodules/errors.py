@@ -32,6 +32,18 @@ class VideoMarkError(SampleError):
     kind = "video mark"
 
 
+class ConversationError(SampleError):
+    """A conversation cannot be written through the chat template."""
+
+    kind = "conversation"
+
+
+class LongConversationError(SampleError):
+    """A conversation has more tokens than are allowed."""
+
+    kind = "length"
+
+
 class BrokenMediaError(SampleError):
     """The media bytes of one sample cannot be decoded."""
 
@@ -60,6 +72,10 @@ class QuarantinedError(SampleError):
     """The sample's decoder hung or crashed before, so it is not tried again."""
 
     kind = "quarantined"
+
+
+class TooManySkippedError(ValueError):
+    """So many samples are left out that the run would learn from, or be judged on, something else than was asked."""
 
 
 def undecodable(where: str, reason: object) -> str:

@@ -4,26 +4,39 @@ The list is a file of JSON lines, one a sample, shared by all processes of a run
 
     {"shard": "data/train-000.tar", "key": "clips/000123", "kind": "timeout", "position": 5121, "reason": "..."}
 
-``kind`` is ``sample`` (its JSON or conversations), ``media`` (undecodable), ``size`` (too many pixels or too much
-memory), ``timeout`` or ``crash`` (the decoder had to be killed, or took its process down).
+``kind`` is ``sample`` (its JSON), ``conversation`` (the chat template refuses it), ``length`` (too many tokens),
+``media`` (undecodable), ``size`` (too many pixels or too much memory), ``timeout`` or ``crash`` (the decoder had to be
+killed, or took its process down).
 
 A sample that is wrong in itself is found wrong again each time, at little cost. A time-out costs minutes, a crash may
 be chance; so these two are a quarantine: from the listed position of the training stream on the sample is left out
 untried. A run that was killed and resumed therefore leaves out exactly what the uninterrupted one did, also where a
 decoder hung but once. To try a sample again, remove its line.
+
+Leaving out has bounds, for each process and data set by itself: a run must not go on, or end well, on other data than
+it was given. Where too many samples are left out in a row or of a stretch, it ends and says why.
 """
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from datamodules.errors import CrashedDecoderError, QuarantinedError, SampleError, StuckDecoderError
+from datamodules.batch import LEFT_OUT, Question
+from datamodules.errors import (
+    CrashedDecoderError,
+    QuarantinedError,
+    SampleError,
+    StuckDecoderError,
+    TooManySkippedError,
+)
 
 _log = logging.getLogger(__name__)
 
+_STRETCH = 500  # samples: enough that a share of them is no chance, few enough that an hour is not lost
 _QUARANTINE = {StuckDecoderError.kind, CrashedDecoderError.kind}
 
 
@@ -35,15 +48,24 @@ class FailurePolicy:
         on_error: ``raise`` ends the run. ``skip`` leaves the sample out: its batch gets smaller, no other sample takes
             its place.
         skipped_file: Where ``skip`` lists the samples that it left out.
+        max_skipped_in_a_row: Most samples that one process may leave out one after the other.
+        max_skipped_share: Largest part that one process may leave out of 500 samples in a row.
 
     Raises:
-        ValueError: ``skip`` has no file to list its samples in.
+        ValueError: ``skip`` has no file to list its samples in, or a bound is none.
     """
 
     on_error: Literal["raise", "skip"] = "raise"
     skipped_file: str | None = None
+    max_skipped_in_a_row: int = 50
+    max_skipped_share: float = 0.1
 
     def __post_init__(self) -> None:
+        if self.max_skipped_in_a_row < 1 or not 0 < self.max_skipped_share <= 1:
+            raise ValueError(
+                f"max_skipped_in_a_row must be at least 1, and max_skipped_share above 0 and at most 1, got "
+                f"{self.max_skipped_in_a_row} and {self.max_skipped_share}; to skip none set on_error to 'raise'"
+            )
         if self.on_error == "skip" and self.skipped_file is None:
             raise ValueError("on_error 'skip' needs skipped_file, the file that lists the skipped samples")
 
@@ -52,6 +74,77 @@ class FailurePolicy:
         if self.on_error == "raise" or self.skipped_file is None:
             return None
         return SkippedSamples(Path(self.skipped_file))
+
+
+class SkipBounds:
+    """Ends the run where one process leaves too many samples out.
+
+    Args:
+        policy: Has the bounds.
+    """
+
+    def __init__(self, policy: FailurePolicy) -> None:
+        self._policy = policy
+        self._kinds: deque[str | None] = deque(maxlen=_STRETCH)  # why each of the last samples was left out
+        self._in_a_row = 0
+
+    def add(self, error: SampleError | None) -> None:
+        """Count the next sample.
+
+        Args:
+            error: Why it was left out; None if it was not.
+
+        Raises:
+            TooManySkippedError: A bound is exceeded.
+        """
+        self._kinds.append(None if error is None else error.kind)
+        self._in_a_row = 0 if error is None else self._in_a_row + 1
+        if error is None:
+            return
+        kinds = Counter(kind for kind in self._kinds if kind is not None)
+        if self._in_a_row > self._policy.max_skipped_in_a_row:
+            what, setting = f"{self._in_a_row} samples in a row", "max_skipped_in_a_row"
+        elif kinds.total() > self._policy.max_skipped_share * _STRETCH:
+            what, setting = f"{kinds.total()} of the last {len(self._kinds)} samples", "max_skipped_share"
+        else:
+            return
+        counts = ", ".join(f"{count} of kind {kind!r}" for kind, count in kinds.most_common())
+        raise TooManySkippedError(
+            f"{what} were left out ({counts}), more than {setting} allows ({getattr(self._policy, setting)}). The "
+            f"last: {error}. All are listed in {self._policy.skipped_file}. Correct the data (python -m "
+            f"datamodules.validate --config CONFIG finds what is wrong), or raise data.loading.failures.{setting}"
+        )
+
+
+class ReadBatches:
+    """Counts, by stage of the run, the batches that were read and those of which every sample was left out."""
+
+    def __init__(self) -> None:
+        self._read: Counter[str] = Counter()
+        self._empty: Counter[str] = Counter()
+
+    def add(self, stage: str, questions: Sequence[Question]) -> None:
+        """Count a batch of this stage, such as ``train``, by the questions of its conversations."""
+        self._read[stage] += 1
+        self._empty[stage] += all(question.key == LEFT_OUT for question in questions)
+
+    def refuse_nothing(self, on_all_ranks: Callable[[bool], bool]) -> None:
+        """Refuse stages of which nothing was read, and begin to count anew.
+
+        Args:
+            on_all_ranks: Tells whether something holds on all ranks. It is asked for every stage, on every rank.
+
+        Raises:
+            TooManySkippedError: Every batch of a stage was empty, on all ranks.
+        """
+        counted, empty = self._read, self._empty
+        self._read, self._empty = Counter(), Counter()
+        for stage, num_read in sorted(counted.items()):
+            if on_all_ranks(empty[stage] == num_read):
+                raise TooManySkippedError(
+                    f"stage {stage!r}: every sample of all {num_read} batches was left out, so its results are about "
+                    "nothing. The list of skipped samples (data.loading.failures.skipped_file) says why"
+                )
 
 
 class SkippedSamples:

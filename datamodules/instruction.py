@@ -17,8 +17,9 @@ from datamodules.batch import Batch, collate
 from datamodules.batches import GlobalBatches, global_batches
 from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset
+from datamodules.failures import ReadBatches
 from datamodules.fingerprint import check_facts, order_facts
-from datamodules.loading import LateLoader, Loading, ResumableLoader, Source
+from datamodules.loading import LateLoader, Loading, ResumableLoader, Source, refuse_other_sampler
 from datamodules.media_reader import MediaReader
 from datamodules.order import TrainingOrder
 from datamodules.ranks import EvaluationBatches, TrainingBatches
@@ -80,6 +81,7 @@ class InstructionDataModule(LightningDataModule):
         self._restored: dict[str, Any] | None = None
         self._start_samples = 0
         self._start_batches: int | None = None
+        self._read_batches = ReadBatches()
 
     @property
     def validation_names(self) -> list[str]:
@@ -121,36 +123,35 @@ class InstructionDataModule(LightningDataModule):
         Raises:
             ValueError: There is no training source, or the order cannot be followed.
         """
-        self._refuse_other_sampler()
+        refuse_other_sampler(self.trainer)
         if not self.train_sources:
             raise ValueError("there is no training data; set data.train to a list of sources")
         readers = [open_shards(source.shards, self.loading.cache) for source in self.train_sources]
+        weights = [source.weight for source in self.train_sources]
         reader = ShardReader([shard for one in readers for shard in one.shards])
-        dataset = self.dataset(reader, train=True)
         rank, world_size = self._rank()
         # One process with batches of a fixed size has no use for the lengths of texts.
         samples = self._lengths(reader, readers if self.loading.budget is not None or world_size > 1 else [])
         if self.loading.budget is not None:
             samples.check_lengths(reader)
         self.order.warn_of_short_run(self.num_steps)
-        stated_frames = stated_frames_of(reader) if self.order.curriculum else None
+        known_frames = stated_frames_of(reader) if self.order.curriculum else None
         accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         num_batches = self.num_steps * accumulated if self.num_steps > 0 else None
         self._batches = global_batches(
-            source_samples(readers, [source.weight for source in self.train_sources]),
+            source_samples(readers, weights),
             samples,
             self.order,
             cost=self.loading.cost,
             batch_size=self.loading.batch_size,
             budget=self.loading.budget,
             batches_a_step=accumulated,
-            stated_frames=stated_frames,
+            stated_frames=known_frames,
         )
         shards = [shard.fingerprint for shard in reader.shards]
-        weights = [source.weight for source in self.train_sources]
-        self._facts = order_facts(shards, weights, self.order, self._batches, samples, stated_frames)
+        self._facts = order_facts(shards, weights, self.order, self._batches, samples, known_frames)
         batches = TrainingBatches(self._batches, num_batches, rank, world_size, self._resume_position)
-        return self._loader(ResumableLoader, dataset, batches)
+        return self._loader(ResumableLoader, self.dataset(reader, train=True), batches)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """One data loader a validation set, in the order of ``validation_names``."""
@@ -172,6 +173,7 @@ class InstructionDataModule(LightningDataModule):
             reader,
             self.tokenizer,
             MediaReader(self.sampling, PixelTransform(self.pixels, train=train), self.loading.decoding),
+            chat=self.loading.chat,
             max_length=self.loading.max_length,
             seed=self.order.seed,
             failures=self.loading.failures,
@@ -209,6 +211,22 @@ class InstructionDataModule(LightningDataModule):
         sources = [(source.shards, False) for source in self.train_sources if stage == "fit"]
         sources += [(shards, True) for shards in self.evaluation_sources[name].values()]
         return StartReader(self.tokenizer, self.pixels.size, self.loading, self.order.seed).read(sources)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count what a stage of the run reads; the few batches of a sanity check say nothing about a run."""
+        trainer: Any = self.trainer  # which calls this
+        if not trainer.sanity_checking:
+            self._read_batches.add(trainer.state.stage.value, batch.questions)
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        """Refuse to end well what has read nothing.
+
+        Raises:
+            TooManySkippedError: On all ranks, all samples of a stage (training, validation, ...) were left out.
+        """
+        trainer: Any = self.trainer
+        self._read_batches.refuse_nothing(lambda empty: trainer.strategy.reduce_boolean_decision(empty, all=True))
 
     def state_dict(self) -> dict[str, Any]:
         """How many units were trained on, and what their order follows from."""
@@ -250,12 +268,11 @@ class InstructionDataModule(LightningDataModule):
         return int(batches.processed)
 
     def _evaluation_loaders(self, kind: str) -> list[DataLoader[Batch]]:
-        self._refuse_other_sampler()
+        refuse_other_sampler(self.trainer)
         loaders = []
         for patterns in self.evaluation_sources[kind].values():
             reader = open_shards(patterns, self.loading.cache)
-            batches = self.evaluation_batches(reader)
-            loaders.append(self._loader(LateLoader, self.dataset(reader, train=False), batches))
+            loaders.append(self._loader(LateLoader, self.dataset(reader, train=False), self.evaluation_batches(reader)))
         return loaders
 
     def _loader(
@@ -274,17 +291,10 @@ class InstructionDataModule(LightningDataModule):
         loading = self.loading
         text = None
         if measured:
-            text = measure_text_tokens(measured, self.tokenizer, max_length=loading.max_length, seed=self.order.seed)
+            text = measure_text_tokens(
+                measured, self.tokenizer, chat=loading.chat, max_length=loading.max_length, seed=self.order.seed
+            )
         return tabulate(reader, self.sampling, text, loading.cost.visual_tokens or 0)
 
     def _rank(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-    def _refuse_other_sampler(self) -> None:
-        if self.trainer is None or self.trainer.world_size == 1:
-            return
-        if self.trainer._accelerator_connector.use_distributed_sampler:
-            raise ValueError(
-                "set trainer.use_distributed_sampler: false (configs/base.yaml does): this datamodule splits every "
-                "batch over the ranks itself, and a second split would lose samples and break resuming"
-            )

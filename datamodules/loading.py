@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from components.language.chat_template import ChatSettings
 from datamodules.batch import Batch
 from datamodules.batch_plan import Budget
 from datamodules.decoding import Decoding
@@ -41,6 +42,7 @@ class Loading:
         cost: How much work a sample is: the ranks' is balanced by it, and a budget groups by it.
         num_workers: Worker processes of every rank.
         max_length: Most text tokens of a conversation; None = no bound.
+        chat: What the text of conversations depends on besides the chat template; the same as the language model's.
         decoding: With what videos and pictures are decoded, and when a decoder is given up.
         failures: What happens to wrong samples.
         cache: Where local copies of remote shards are kept.
@@ -55,6 +57,7 @@ class Loading:
     cost: Cost = field(default_factory=Cost)
     num_workers: int = 2
     max_length: int | None = 2048
+    chat: ChatSettings = field(default_factory=ChatSettings)
     decoding: Decoding = field(default_factory=Decoding)
     failures: FailurePolicy = field(default_factory=FailurePolicy)
     cache: ShardCache = field(default_factory=ShardCache)
@@ -93,3 +96,21 @@ class ResumableLoader(LateLoader):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing: see the class."""
+
+
+def refuse_other_sampler(trainer: Any) -> None:
+    """Refuse a sampler of Lightning's beside this project's own split over the ranks.
+
+    Args:
+        trainer: Lightning's trainer, None without one.
+
+    Raises:
+        ValueError: ``trainer.use_distributed_sampler`` is on with several processes.
+    """
+    if trainer is None or trainer.world_size == 1:
+        return
+    if trainer._accelerator_connector.use_distributed_sampler:
+        raise ValueError(
+            "set trainer.use_distributed_sampler: false (configs/base.yaml does): this datamodule splits every "
+            "batch over the ranks itself, and a second split would lose samples and break resuming"
+        )

@@ -20,10 +20,8 @@ import json
 import math
 from typing import Any, NamedTuple
 
+from components.language.chat_template import VIDEO_MARK as VIDEO_MARK
 from datamodules.errors import MalformedJsonError, SampleError, ShardError, VideoMarkError
-
-VIDEO_MARK = "<video>"
-"""Where the visual tokens belong in a user turn."""
 
 VIDEO_ENDINGS = frozenset({"mp4", "webm", "mkv", "mov", "avi", "gif"})
 ARRAY_ENDINGS = frozenset({"npy"})

@@ -4,6 +4,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.conversation_check import ConversationCheck, TokenCounts
 from datamodules.decoding import Decoding, MediaRequest
 from datamodules.decoding_process import decode_media
 from datamodules.errors import SampleError, ShardError
@@ -35,6 +36,7 @@ class CheckedSample(NamedTuple):
     num_conversations: int
     decoded: bool
     problem: Problem | None
+    tokens: TokenCounts = TokenCounts()
 
 
 class CheckedShard(NamedTuple):
@@ -55,6 +57,7 @@ class ShardCheck(NamedTuple):
         index_folder: Where indexes are written; None = beside local shards, in the cache for remote ones.
         cache: Where local copies of remote shards are kept.
         thorough: Whether every frame of a video is decoded once as well.
+        conversations: How conversations are encoded; None does not.
     """
 
     sampling: FrameSampling | None = FrameSampling(num_frames=3)
@@ -63,6 +66,7 @@ class ShardCheck(NamedTuple):
     index_folder: Path | None = None
     cache: ShardCache = ShardCache()
     thorough: bool = False
+    conversations: ConversationCheck | None = None
 
     def run(self, shard: str) -> CheckedShard:
         """Check one shard and write its index."""
@@ -82,7 +86,13 @@ class ShardCheck(NamedTuple):
             problem: Problem | None = Problem(sample.error.kind, f"shard {reader.shards[0].url}, {sample.error}")
         else:
             problem = self._decode(reader, number) if decode else None
-        return CheckedSample(sample.key, source, entry.modality, entry.num_conversations, decode, problem)
+        tokens = TokenCounts()
+        if problem is None and self.conversations is not None:
+            try:
+                tokens = self.conversations.run(reader.read(number))
+            except SampleError as error:
+                problem = Problem(error.kind, str(error))
+        return CheckedSample(sample.key, source, entry.modality, entry.num_conversations, decode, problem, tokens)
 
     def _decode(self, reader: ShardReader, number: int) -> Problem | None:
         assert self.sampling is not None

@@ -101,7 +101,13 @@ class StartReader(NamedTuple):
         texts = []
         for conversation in raw.record.conversations:
             where = f"{raw.where}, conversation {conversation.id!r}"
-            encoded = build_turns(conversation.turns, self.tokenizer, max_length=self.loading.max_length, where=where)
+            encoded = build_turns(
+                conversation.turns,
+                self.tokenizer,
+                chat=self.loading.chat,
+                max_length=self.loading.max_length,
+                where=where,
+            )
             texts.append(StartText(where, encoded.input_ids, encoded.labels, raw.media is not None, is_answered))
         return texts
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from components.language.chat_template import ChatSettings
 from datamodules.conversations import build_turns
 from datamodules.errors import SampleError
 from datamodules.shard_reader import ShardReader
@@ -27,7 +28,12 @@ class TextTokens(NamedTuple):
 
 
 def measure_text_tokens(
-    readers: Sequence[ShardReader], tokenizer: Any, *, max_length: int | None = None, seed: int = 0
+    readers: Sequence[ShardReader],
+    tokenizer: Any,
+    *,
+    chat: ChatSettings = ChatSettings(),  # noqa: B008  frozen
+    max_length: int | None = None,
+    seed: int = 0,
 ) -> TextTokens:
     """Fit the tokens of some conversations to their characters.
 
@@ -37,6 +43,7 @@ def measure_text_tokens(
     Args:
         readers: The samples, source by source.
         tokenizer: See ``load_tokenizer``.
+        chat: What the text of conversations depends on besides the chat template.
         max_length: Most tokens of a conversation; longer ones are no part of training.
         seed: Chooses shards and conversations.
 
@@ -47,11 +54,11 @@ def measure_text_tokens(
     tokens: list[int] = []
     problem: SampleError | None = None
     for number, reader in enumerate(readers):
-        for index in _chosen(reader, -(-_NUM_MEASURED // len(readers)), np.random.default_rng([seed, number])):
+        for index in sample_numbers(reader, -(-_NUM_MEASURED // len(readers)), (seed, number)):
             try:
                 raw = reader.read(index)
                 turns = raw.record.conversations[0].turns
-                tokens.append(len(build_turns(turns, tokenizer, where=raw.where).input_ids))
+                tokens.append(len(build_turns(turns, tokenizer, chat=chat, where=raw.where).input_ids))
                 characters.append(reader.entry(index).text_lengths[0])
             except SampleError as error:
                 problem = error
@@ -61,8 +68,9 @@ def measure_text_tokens(
     return TextTokens(overhead, per_character, max_length)
 
 
-def _chosen(reader: ShardReader, count: int, generator: np.random.Generator) -> list[int]:
-    """Seeded samples of one seeded shard."""
+def sample_numbers(reader: ShardReader, count: int, seed: Sequence[int]) -> list[int]:
+    """Numbers of at most ``count`` seeded samples of one seeded shard, ascending."""
+    generator = np.random.default_rng(seed)
     sizes = [len(shard.entries) for shard in reader.shards]
     shard = int(generator.integers(len(sizes)))
     places = generator.permutation(sizes[shard])[:count]

@@ -6,6 +6,11 @@ decode all). Samples of one source must not share a key, within a shard or acros
 
     python -m datamodules.validate data/train-*.tar s3://bucket/more/ --workers 8 --report report.json
 
+With ``--config``, the config of a training run, every conversation is also encoded with the run's tokenizer and chat
+template and held against its longest length; where no shards are named, the run's are checked:
+
+    python -m datamodules.validate --config run.yaml
+
 It prints counts by source and modality and by kind of problem, and writes every shard's index: beside a local shard,
 else where ``--index-out`` says, to be uploaded beside the remote one. It exits with 1 where a shard cannot be read or
 more samples are wrong than ``--max-bad-rate`` allows.
@@ -24,9 +29,10 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from datamodules.conversation_check import TokenCounts
 from datamodules.counts import count_of
 from datamodules.decoding import Decoding
-from datamodules.errors import ShardError
+from datamodules.run_config import read_run_config
 from datamodules.shard_cache import ShardCache
 from datamodules.shard_check import CheckedShard, Problem, ShardCheck
 from datamodules.shard_names import find_shards
@@ -44,6 +50,7 @@ class Findings:
     def __init__(self) -> None:
         self.shards = 0
         self.decoded = 0
+        self.tokens = TokenCounts()
         self.samples: Counter[tuple[str, str]] = Counter()  # by source and modality
         self.conversations: Counter[tuple[str, str]] = Counter()
         self.problems: Counter[str] = Counter()
@@ -71,6 +78,7 @@ class Findings:
             self.samples[place] += 1
             self.conversations[place] += sample.num_conversations
             self.decoded += sample.decoded
+            self.tokens += sample.tokens
             first = self._places.setdefault((sample.source, sample.key), checked.shard)
             problem = sample.problem
             if problem is None and first != checked.shard:
@@ -96,6 +104,7 @@ class Findings:
             "decoded": self.decoded,
             "bad_rate": self.bad_rate,
             "counts": counts,
+            "tokens": self.tokens._asdict(),
             "problems": dict(self.problems.most_common()),
             "unreadable_shards": self.unreadable,
             "wrong_samples": self.wrong,
@@ -108,6 +117,11 @@ class Findings:
         yield f"{'source':<32}{'modality':<12}{'samples':>10}{'conversations':>15}"
         for (source, modality), count in sorted(self.samples.items()):
             yield f"{source!r:<32}{modality:<12}{count:>10}{self.conversations[source, modality]:>15}"
+        if self.tokens.total:
+            yield (
+                f"{self.tokens.total} text tokens, {self.tokens.longest} in the longest conversation; "
+                f"{self.tokens.unknown / self.tokens.total:.2%} stand for words that the tokenizer does not know"
+            )
         yield f"{count_of(len(self.wrong), 'wrong sample')} ({self.bad_rate:.2%})"
         yield from (f"{kind:<32}{count:>22}" for kind, count in self.problems.most_common())
         yield from (f"  {found['reason']}" for found in self.wrong[:_SHOWN])
@@ -157,7 +171,10 @@ def _check_all(shards: Sequence[str], check: ShardCheck, num_workers: int) -> It
 
 def _parse(args: Sequence[str] | None) -> _Options:
     parser = argparse.ArgumentParser(prog="python -m datamodules.validate", description="Check shards.")
-    parser.add_argument("shards", nargs="+", help="paths, folders, urls or patterns")
+    parser.add_argument("shards", nargs="*", help="paths, folders, urls or patterns; without any, those of --config")
+    parser.add_argument(
+        "--config", action="append", default=[], type=Path, help="config of a training run (more are merged over it)"
+    )
     parser.add_argument("--no-decode", action="store_true", help="read no media")
     parser.add_argument("--num-frames", type=int, help="frames decoded of a video, as data.sampling asks (default 3)")
     parser.add_argument("--fps", type=float, help="instead: frames a second, as data.sampling asks")
@@ -182,15 +199,22 @@ def _parse(args: Sequence[str] | None) -> _Options:
     except ValueError as error:
         parser.error(str(error))
     try:
-        shards = find_shards(known.shards)
-    except ShardError as error:
+        run = read_run_config(known.config) if known.config else None
+        named = known.shards or ([] if run is None else run.shards)
+        if not named:
+            parser.error("name the shards, or a --config whose data section names them")
+        shards = find_shards(named)
+        if run is not None:
+            run.conversations.load()  # here, where a template that is of no use has one message
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     twice = [name for name, count in Counter(map(remote_name, shards)).items() if count > 1]
     if known.index_out is not None and twice:
         parser.error(f"shards of one name, such as {twice[0]}, would have one index in --index-out; check them apart")
     cache = ShardCache(known.cache_folder, known.cache_gigabytes)
     decoding = Decoding(known.video_backend, known.timeout or (_THOROUGH_TIMEOUT_S if known.thorough else 120.0))
-    check = ShardCheck(sampling, known.fraction, decoding, known.index_out, cache, known.thorough)
+    conversations = None if run is None else run.conversations
+    check = ShardCheck(sampling, known.fraction, decoding, known.index_out, cache, known.thorough, conversations)
     return _Options(shards, check, known.workers, known.max_bad_rate, known.report)
 
 

@@ -140,7 +140,7 @@ def make_sample(
     for number, dialogue in enumerate(dialogues):
         turns = []
         for place, (question, answer) in enumerate(dialogue):
-            mark = VIDEO_MARK if frames is not None and place == 0 else ""
+            mark = f"{VIDEO_MARK}\n" if frames is not None and place == 0 else ""
             turns += [Turn("user", mark + question), Turn("assistant", answer)]
         encoded = build_turns(turns, tokenizer)
         asked, answered = dialogue[0]

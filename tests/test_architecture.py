@@ -1,6 +1,7 @@
 """What the code base promises about its own shape, read from its syntax trees."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ FORBIDDEN = {
     "train.py": {"tests", "apps", "benchmarks"},
     "evaluate.py": {"tests", "apps", "benchmarks"},
 }
+# What the model reads and how conversations become ids is the same on both sides of the batch, so it is written once.
+ALLOWED = {"datamodules": re.compile(r"components\.interfaces|components\.language\.chat\w*")}
 PACKAGES = ["components", "datamodules", "lightning_modules", "apps", "benchmarks"]
 LONGEST_FILE = 300
 LONGEST_FUNCTION = 50
@@ -40,14 +43,14 @@ def parse(path: Path) -> ast.Module:
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """Top-level names of everything that is imported, inside functions too."""
+    """Modules of everything that is imported, inside functions too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide where a name comes from"
             assert node.module is not None
-            yield node.module.split(".")[0]
+            yield node.module
 
 
 def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -68,7 +71,7 @@ def test_imports_point_down_only(place: str) -> None:
         f"{path.relative_to(ROOT)} imports {name}"
         for path in paths
         for name in imported(parse(path))
-        if name in FORBIDDEN[place]
+        if name.split(".")[0] in FORBIDDEN[place] and not (place in ALLOWED and ALLOWED[place].fullmatch(name))
     ]
     assert wrong == []
 
@@ -108,11 +111,6 @@ def test_constructors_take_few_arguments() -> None:
 def test_no_module_is_named_for_nothing() -> None:
     names = {"utils", "util", "helpers", "misc", "common"}
     assert [path for path in files(*PACKAGES) if names & {part.removesuffix(".py") for part in path.parts[-2:]}] == []
-
-
-@pytest.mark.parametrize("name", ["IGNORED_LABEL", "VIDEO_PLACEHOLDER", "TEXT_ONLY"])
-def test_both_sides_of_the_batch_have_the_same_constants(name: str) -> None:
-    assert getattr(datamodules.batch, name) == getattr(components.interfaces, name)
 
 
 def test_a_stand_in_is_known_by_the_same_key_where_it_is_made_and_where_answers_are_judged() -> None:

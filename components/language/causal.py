@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from components.attention import AttentionWish
 from components.interfaces import IGNORED_LABEL, AnswerLoss, LanguageModel, TextInputs, VisualTokens
 from components.language.chat import ChatFormat
+from components.language.chat_template import ChatSettings
 from components.language.limits import TextLimits
 from components.language.packing import is_flash, pack_rows, refuse_mixed_conversations, refuse_unpackable
 from components.language.pretrained import LoraSettings, add_adapters, build_model, end_of_sequence_ids
@@ -40,6 +41,7 @@ class HuggingFaceCausalLM(LanguageModel):
         gguf_file: Name of a GGUF file in ``path`` that holds configuration, tokenizer and weights instead.
         pack: Score several conversations in one row, none of which sees another, instead of padding each to the
             longest: the same losses with fewer positions computed. See ``components.language.packing``.
+        chat: What the text of questions depends on besides the chat template; the same as ``data.loading.chat``.
 
     Raises:
         ValueError: The arguments contradict each other, the model cannot be packed or does not take embeddings, weights
@@ -58,6 +60,7 @@ class HuggingFaceCausalLM(LanguageModel):
         gradient_checkpointing: bool = False,
         gguf_file: str | None = None,
         pack: bool = False,
+        chat: ChatSettings = ChatSettings(),  # noqa: B008  frozen
     ) -> None:
         super().__init__()
         if lora is not None and freeze:
@@ -66,11 +69,10 @@ class HuggingFaceCausalLM(LanguageModel):
         # Loading leaves evaluation mode on, in which gradient checkpointing does nothing; Lightning would keep it.
         model, weights_dtype = build_model(path, source, weights, dtype, attn)
         self.model = model.train()
-        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+        self.tokenizer = tokenizer = AutoTokenizer.from_pretrained(path, **source)
         embeddings = self.model.get_input_embeddings()
         self.limits = TextLimits(self.model, tokenizer, path)
-        self.tokenizer = tokenizer
-        self.chat = ChatFormat(tokenizer, end_of_sequence_ids(self.model))
+        self.chat = ChatFormat(tokenizer, end_of_sequence_ids(self.model), chat)
         # Greedy and nothing else: penalties and sampling of a generation_config.json would be merged in otherwise.
         self.model.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=self.chat.stop_ids, pad_token_id=self.chat.pad_id

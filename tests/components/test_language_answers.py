@@ -139,7 +139,10 @@ def with_template(folder: Path, template: str | None) -> str:
 
 
 def test_first_special_token_after_the_answer_ends_the_turn(tmp_path: Path) -> None:
-    template = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|><pad>{% endfor %}"
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|><pad>{% endfor %}"
+        "{{ '<|im_start|>' if add_generation_prompt }}"
+    )
     model = HuggingFaceCausalLM(with_template(tmp_path, template))
     assert model.tokenizer.convert_ids_to_tokens(model.chat.end_of_turn_id) == "<|im_end|>"
 
@@ -153,7 +156,10 @@ def test_first_special_token_after_the_answer_ends_the_turn(tmp_path: Path) -> N
             "{% for m in messages %}{{ m['content'] | upper }}<|im_end|>{% endfor %}",
             "does not show the answer",
         ),
-        ("{% for m in messages %}<|im_end|>{% endfor %}{{ 'what' if add_generation_prompt }}", "must begin with"),
+        (
+            "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}{{ 'what' if add_generation_prompt }}",
+            "must begin with",
+        ),
     ],
 )
 def test_chat_template_that_cannot_mark_answers_is_refused(tmp_path: Path, template: str | None, message: str) -> None:

@@ -68,7 +68,7 @@ def make_text(
     """Conversations of (video index, question, answer or None for a prompt alone), with spare padding."""
     ids, labels = [], []
     for video, question, answer in rows:
-        mark = "" if video == TEXT_ONLY else VIDEO_MARK
+        mark = "" if video == TEXT_ONLY else f"{VIDEO_MARK}\n"
         turns = [Turn("user", mark + question), Turn("assistant", "yes" if answer is None else answer)]
         encoded = build_turns(turns, model.tokenizer)
         prompt_length = int((encoded.labels == IGNORED_LABEL).cumprod(0).sum())

@@ -5,11 +5,13 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.batch import IGNORED_LABEL, VIDEO_PLACEHOLDER
-from datamodules.conversations import EncodedTurns, build_turns, load_tokenizer
-from datamodules.errors import SampleError
+from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER
+from components.language.chat import EncodedTurns
+from components.language.chat_template import ChatSettings
+from datamodules.conversations import build_turns, load_tokenizer
+from datamodules.errors import ConversationError, LongConversationError
 from datamodules.schema import Turn
-from tests.fixtures_data import make_tiny_tokenizer
+from tests.fixtures_data import CHAT_TEMPLATE, make_tiny_tokenizer
 
 VICUNA = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }} "
@@ -94,65 +96,47 @@ def test_the_blank_before_an_answer_is_not_doubled(sentencepiece_like: Any) -> N
     assert build_turns(turns, sentencepiece_like).input_ids.tolist() == expected
 
 
-@pytest.mark.parametrize(
-    ("template", "labelled"),
-    [
-        # The end of a turn is ordinary text: nothing else could teach the model to stop.
-        (
-            "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} . {% endfor %}"
-            "{% if add_generation_prompt %}assistant {% endif %}",
-            ["red", ".", "blue", "."],
-        ),
-        # The generation prompt is shorter than what the answer's turn begins with.
-        (
-            "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}",
-            ["\n", "red", "<|im_end|>", "\n", "blue", "<|im_end|>"],
-        ),
-    ],
-    ids=["plain end", "short prompt"],
-)
-def test_other_templates_are_labelled_by_what_the_model_must_say(
-    tmp_path: Path, template: str, labelled: list[str]
-) -> None:
+def test_what_the_template_puts_before_every_answer_is_not_labelled(tmp_path: Path) -> None:
+    # The generation prompt is shorter than what the answer's turn begins with.
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+    )
     tokenizer = load_tokenizer(str(make_tiny_tokenizer(tmp_path, chat_template=template)))
     turns = [Turn("user", "hello"), Turn("assistant", " red "), Turn("user", "hello"), Turn("assistant", "blue")]
-    assert words(tokenizer, build_turns(turns, tokenizer), labelled=True) == labelled
+    labelled = words(tokenizer, build_turns(turns, tokenizer), labelled=True)
+    assert labelled == ["red", "<|im_end|>", "blue", "<|im_end|>"]
 
 
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        (
-            "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}{{ m['role'] }} {{ m['content'] }} "
-            "{% endif %}{% endfor %}",
-            "writes the beginning of a conversation differently once turn 3 is there",
-        ),
-        ("{% for m in messages %}{{ m['role'] }} {{ m['content'] | upper }} {% endfor %}", "does not show turn 1"),
-        ("{% for m in messages %}{{ m['role'] }} {{ m['content'][7:] }} {% endfor %}", "does not show turn 1"),
-        ("{{ raise_exception('roles must alternate') }}", "cannot render the turns user: roles must alternate"),
-    ],
-    ids=["forgets", "changes", "cuts", "refuses"],
-)
-def test_a_template_that_hides_the_answer_is_an_error(tmp_path: Path, template: str, message: str) -> None:
+def test_a_template_that_is_of_no_use_is_refused_with_the_tokenizer(tmp_path: Path) -> None:
+    folder = make_tiny_tokenizer(tmp_path, chat_template="{% for m in messages %}{{ m['content'] }} . {% endfor %}")
+    with pytest.raises(ValueError, match=f"chat template of '{folder}' ends an assistant's turn without a special"):
+        load_tokenizer(str(folder))
+
+
+def test_turns_that_the_template_refuses_are_named(tmp_path: Path) -> None:
+    template = CHAT_TEMPLATE.replace(
+        "{% for", "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{% for", 1
+    )
     tokenizer = load_tokenizer(str(make_tiny_tokenizer(tmp_path, chat_template=template)))
-    turns = [Turn("user", "hello"), Turn("assistant", "red"), Turn("user", "hello"), Turn("assistant", "blue")]
-    with pytest.raises(SampleError, match=message) as caught:
-        build_turns(turns, tokenizer, where="shard x.tar, key 'a'")
-    assert "shard x.tar, key 'a'" in str(caught.value)
+    message = r"^shard x.tar, key 'a': .* cannot render the turns system, user: no system.*first_question"
+    with pytest.raises(ConversationError, match=message):
+        build_turns(TWO_ROUNDS, tokenizer, where="shard x.tar, key 'a'")
+    settings = ChatSettings(system_turns="first_question")
+    assert "helpful" in words(tokenizer, build_turns(TWO_ROUNDS, tokenizer, chat=settings), labelled=False)
 
 
 def test_a_template_that_drops_the_mark_is_an_error(tmp_path: Path) -> None:
-    template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] | replace('<video>', '') }} {% endfor %}"
+    template = CHAT_TEMPLATE.replace("message['content']", "message['content'] | replace('<video>', '')")
     tokenizer = load_tokenizer(str(make_tiny_tokenizer(tmp_path, chat_template=template)))
-    with pytest.raises(SampleError, match="shows 0 of 1 <video> marks"):
+    with pytest.raises(ConversationError, match="shows 0 of 1 <video> marks"):
         build_turns([Turn("user", "<video> hello"), Turn("assistant", "red")], tokenizer)
 
 
 def test_a_conversation_that_is_too_long_is_an_error_and_not_cut(tokenizer: Any) -> None:
     length = len(build_turns(TWO_ROUNDS, tokenizer).input_ids)
     assert len(build_turns(TWO_ROUNDS, tokenizer, max_length=length).input_ids) == length
-    with pytest.raises(SampleError, match=rf"key 'a': {length} tokens, but max_length is {length - 1}"):
+    with pytest.raises(LongConversationError, match=rf"key 'a': {length} tokens, but max_length is {length - 1}"):
         build_turns(TWO_ROUNDS, tokenizer, max_length=length - 1, where="key 'a'")
 
 

@@ -1,3 +1,4 @@
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from datamodules.dataset import ConversationDataset
 from datamodules.decoded_frames import DecodedFrames
 from datamodules.decoding import Decoding, MediaRequest
 from datamodules.decoding_process import decode_media
-from datamodules.errors import BrokenMediaError, SampleError, StuckDecoderError
+from datamodules.errors import BrokenMediaError, SampleError, StuckDecoderError, TooManySkippedError
 from datamodules.failures import FailurePolicy
 from datamodules.media_reader import MediaReader
 from datamodules.order import Draw
@@ -236,6 +237,27 @@ def test_a_batch_that_is_lost_whole_becomes_one_of_which_nothing_is_scored(tmp_p
     assert len(batch.frame_counts) == 0
     assert data.skipped is not None
     assert len(data.skipped) == 2
+
+
+def test_a_data_set_of_which_too_much_is_left_out_ends_the_run(tmp_path: Path, tokenizer: Any) -> None:
+    failures = FailurePolicy("skip", str(tmp_path / "skipped.jsonl"), max_skipped_in_a_row=3)
+    data = dataset(with_broken(tmp_path / "x.tar"), tokenizer, failures=failures)
+    for position in range(5):  # samples 1 and 2 are wrong, 0 is not
+        data.__getitems__([Draw(1, position), Draw(2, position), Draw(0, position)])
+    with pytest.raises(TooManySkippedError, match=r"4 samples in a row.*key 'c'.*skipped\.jsonl"):
+        data.__getitems__([Draw(1, 0), Draw(2, 1), Draw(1, 2), Draw(2, 3)])
+
+
+def test_an_unknown_word_that_is_also_the_end_of_a_text_is_none(
+    tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange = make_record([("perpendicular zeugma ?", "quixotic")], media=False)
+    shard = write_shard(tmp_path / "x.tar", [("a", strange, None, None)])
+    for role in ("bos_token", "eos_token", "pad_token"):
+        like_gpt2 = copy.deepcopy(tokenizer)
+        setattr(like_gpt2, role, like_gpt2.unk_token)
+        dataset(shard, like_gpt2)[Draw(0, 0)]
+    assert caplog.records == []
 
 
 def test_words_that_the_tokenizer_does_not_know_are_told_once(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.batch import LEFT_OUT, stand_in
 from datamodules.errors import (
     BrokenMediaError,
     CrashedDecoderError,
@@ -12,8 +13,9 @@ from datamodules.errors import (
     QuarantinedError,
     SampleError,
     StuckDecoderError,
+    TooManySkippedError,
 )
-from datamodules.failures import FailurePolicy, SkippedSamples
+from datamodules.failures import FailurePolicy, ReadBatches, SkipBounds, SkippedSamples
 
 
 def test_every_sample_is_listed_once_and_counted_by_kind(tmp_path: Path) -> None:
@@ -87,3 +89,58 @@ def test_raising_needs_no_list_and_skipping_does() -> None:
     assert FailurePolicy("skip", "x.jsonl").skipped_samples() is not None
     with pytest.raises(ValueError, match="needs skipped_file"):
         FailurePolicy("skip")
+
+
+def skip(row: int = 50, share: float = 0.1) -> SkipBounds:
+    return SkipBounds(FailurePolicy("skip", "lists/x.jsonl", max_skipped_in_a_row=row, max_skipped_share=share))
+
+
+def test_samples_left_out_in_a_row_end_the_run_with_their_kinds_and_the_list() -> None:
+    bounds = skip(row=3, share=1.0)
+    for error in [SampleError("a"), BrokenMediaError("b"), BrokenMediaError("c"), None] * 40:
+        bounds.add(error)
+    for error in [SampleError("a"), BrokenMediaError("b"), BrokenMediaError("c")]:
+        bounds.add(error)
+    message = (
+        r"4 samples in a row were left out \(.* 'media', .* 'sample'\), more than max_skipped_in_a_row allows \(3\). "
+        r"The last: cut off. All are listed in lists/x.jsonl. Correct the data"
+    )
+    with pytest.raises(TooManySkippedError, match=message):
+        bounds.add(BrokenMediaError("cut off"))
+
+
+@pytest.mark.parametrize("period", [12, 20])
+def test_a_share_that_is_allowed_never_ends_the_run(period: int) -> None:
+    bounds = skip()
+    for number in range(5000):
+        bounds.add(SampleError("x") if number % period == 0 else None)
+
+
+@pytest.mark.parametrize("good", [0, 30000])
+@pytest.mark.parametrize("period", [2, 5, 9])
+def test_a_share_above_the_bound_ends_the_run_soon_at_any_time(period: int, good: int) -> None:
+    bounds = skip()
+    for _ in range(good):
+        bounds.add(None)
+    for number in range(51 * period - period):
+        bounds.add(SampleError("x") if number % period == 0 else None)
+    with pytest.raises(TooManySkippedError, match=r"51 of the last \d+ samples were left out \(51 of kind 'sample'\)"):
+        bounds.add(SampleError("x"))
+
+
+@pytest.mark.parametrize("bound", [{"max_skipped_in_a_row": 0}, {"max_skipped_share": 0.0}, {"max_skipped_share": 1.5}])
+def test_bounds_that_bound_nothing_are_refused(bound: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="max_skipped_in_a_row must be at least 1, and max_skipped_share above 0"):
+        FailurePolicy("skip", "x.jsonl", **bound)  # type: ignore[arg-type]
+
+
+def test_a_stage_of_which_nothing_was_read_is_refused_where_all_ranks_agree() -> None:
+    read = ReadBatches()
+    left_out = stand_in().conversations[0].question
+    for stage, key in (("train", "a"), ("train", LEFT_OUT), ("validate", LEFT_OUT), ("validate", LEFT_OUT)):
+        read.add(stage, [left_out._replace(key=key)])
+    asked: list[bool] = []
+    read.refuse_nothing(lambda empty: bool(asked.append(empty)))
+    assert asked == [False, True]
+    with pytest.raises(TooManySkippedError, match="stage 'validate': every sample of all 2 batches was left out"):
+        read.refuse_nothing(lambda empty: empty)

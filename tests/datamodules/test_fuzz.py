@@ -105,7 +105,7 @@ class Reading:
     """Reads samples as a run that leaves out wrong ones does, and counts what became of each."""
 
     def __init__(self, folder: Path, tokenizer: Any) -> None:
-        self.failures = FailurePolicy("skip", str(folder / "skipped.jsonl"))
+        self.failures = FailurePolicy("skip", str(folder / "skipped.jsonl"), max_skipped_share=1.0)
         self.media = MediaReader(
             FrameSampling(num_frames=4), PixelTransform(PixelOptions(16), train=False), Decoding(timeout_s=30)
         )

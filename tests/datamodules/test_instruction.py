@@ -1,3 +1,4 @@
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -6,8 +7,9 @@ from typing import Any
 import pytest
 from lightning.pytorch.cli import LightningCLI
 
+from components.language.chat_template import ChatSettings
 from datamodules.batch_plan import Budget
-from datamodules.errors import ShardError
+from datamodules.errors import ShardError, TooManySkippedError
 from datamodules.failures import FailurePolicy, SkippedSamples
 from datamodules.instruction import InstructionDataModule
 from datamodules.loading import Loading, Source
@@ -16,7 +18,7 @@ from datamodules.transforms import Augmentation, PixelOptions
 from datamodules.units import Cost
 from datamodules.video import FrameSampling
 from tests.datamodules.recorder import Recorder, Step, checkpoints, samples, trainer
-from tests.fixtures_data import make_clip, make_record, write_shard
+from tests.fixtures_data import CHAT_TEMPLATE, WORDS, make_clip, make_record, make_tiny_tokenizer, write_shard
 
 
 def test_a_checkpoint_is_judged_without_training_data(
@@ -275,3 +277,69 @@ def test_a_batch_larger_than_a_pass_is_warned_of(
         warnings.simplefilter("always")
         make(num_steps=4, loading=Loading(batch_size=batch_size, num_workers=0)).train_dataloader()
     assert any(f"a batch of {batch_size} is larger than a pass" in str(each.message) for each in caught) == warned
+
+
+def skipping(folder: Path, **bounds: Any) -> Loading:
+    failures = FailurePolicy("skip", str(folder / "skipped.jsonl"), **bounds)
+    return Loading(batch_size=4, num_workers=0, failures=failures)
+
+
+@pytest.mark.parametrize("stage", ["train", "validation"])
+def test_a_run_on_nothing_does_not_end_well(
+    make: Callable[..., InstructionDataModule], tmp_path: Path, stage: str
+) -> None:
+    bad = str(write_shard(tmp_path / "x.tar", [(key, make_record(), make_clip(2)[:300], "mp4") for key in "abcd"]))
+    changes: dict[str, Any] = {"train": [Source(bad)]} if stage == "train" else {"validation": {"bad": bad}}
+    data = make(loading=skipping(tmp_path), **changes)
+    with pytest.raises(TooManySkippedError, match=r"'(train|validate)': every sample of all \d+ batches was left out"):
+        trainer(tmp_path, max_steps=2, val_check_interval=1).fit(Recorder(), datamodule=data)
+
+
+def test_a_run_that_leaves_out_too_much_ends(make: Callable[..., InstructionDataModule], tmp_path: Path) -> None:
+    broken = [(f"x{number}", make_record(), make_clip(2)[:300], "mp4") for number in range(4)]
+    shard = write_shard(tmp_path / "x.tar", [*samples("g", 4), *broken])
+    data = make(train=[Source(str(shard))], loading=skipping(tmp_path, max_skipped_share=0.02))
+    with pytest.raises(TooManySkippedError, match=r"11 of the last \d+ samples were left out \(11 of kind 'media'\)"):
+        trainer(tmp_path, max_steps=200).fit(Recorder(), datamodule=data)
+
+
+LONG = make_record([("hello " * 30, "red")])
+
+
+@pytest.mark.parametrize("stage", ["train", "validation"])
+def test_conversations_that_cannot_be_used_are_known_before_the_first_step(
+    make: Callable[..., InstructionDataModule], tmp_path: Path, stage: str
+) -> None:
+    shard = str(write_shard(tmp_path / "x.tar", [("a", LONG, make_clip(1), "mp4"), *samples("g", 3)]))
+    changes: dict[str, Any] = {"train": [Source(shard)]} if stage == "train" else {"validation": {"long": shard}}
+    data = make(loading=Loading(batch_size=2, num_workers=0, max_length=20), **changes)
+    (problem,) = data.start_sample("fit").problems
+    assert re.search(r"key 'a', conversation 'q0': \d+ tokens, but max_length is 20", problem)
+
+
+def test_a_source_of_which_no_conversation_can_be_used_is_a_problem_where_others_may_be_skipped(
+    make: Callable[..., InstructionDataModule], shards: Path, tmp_path: Path
+) -> None:
+    useless = write_shard(tmp_path / "x.tar", [(key, LONG, make_clip(1), "mp4") for key in "ab"])
+    mixed = write_shard(tmp_path / "y.tar", [("a", LONG, make_clip(1), "mp4"), *samples("g", 3)])
+    failures = FailurePolicy("skip", str(tmp_path / "skipped.jsonl"))
+    loading = Loading(batch_size=2, num_workers=0, max_length=20, failures=failures)
+    data = make(train=[Source(str(mixed)), Source(str(useless))], loading=loading)
+    (problem,) = data.start_sample("fit").problems
+    assert str(useless) in problem
+
+
+def test_the_chat_settings_of_a_run_reach_its_conversations(
+    tokenizer_folder: Path, tmp_path: Path, shards: Path
+) -> None:
+    template = "{{ strftime_now('%Y') }}\n" + CHAT_TEMPLATE
+    folder = make_tiny_tokenizer(tmp_path / "dated", [*WORDS, "2031"], chat_template=template)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"data: {{tokenizer: {folder}, pixels: {{size: 16}}, train: [{{shards: {shards}/long.tar}}], "
+        "loading: {num_workers: 0, batch_size: 1, chat: {date: 2031-05-06, system_turns: first_question}}}\n"
+    )
+    data = LightningCLI(Recorder, InstructionDataModule, args=["-c", str(config)], run=False).datamodule
+    assert data.loading.chat == ChatSettings("2031-05-06", "first_question")
+    batch = next(iter(data.train_dataloader()))
+    assert data.tokenizer.decode(batch.input_ids[0, :1]) == "2031"

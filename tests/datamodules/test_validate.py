@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,22 @@ from datamodules.shard_cache import ShardCache
 from datamodules.shard_index import load_index
 from datamodules.validate import main
 from tests.datamodules.file_server import FileServer
-from tests.fixtures_data import make_clip, make_image, make_record, make_samples, write_members, write_shard
+from tests.fixtures_data import (
+    CHAT_TEMPLATE,
+    make_clip,
+    make_image,
+    make_record,
+    make_samples,
+    make_tiny_tokenizer,
+    write_members,
+    write_shard,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
+NO_SYSTEM_TURN = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + CHAT_TEMPLATE
+)
 CLIP = make_clip(3)
 GOOD = json.dumps(make_record()).encode()
 TEXT = json.dumps(make_record(media=False, source="talk")).encode()
@@ -211,3 +224,70 @@ def test_indexes_that_would_overwrite_each_other_are_refused(
     with pytest.raises(SystemExit):
         main([str(good), str(tmp_path / "other"), "--index-out", str(tmp_path / "indexes")])
     assert "shards of one name, such as good.tar" in capsys.readouterr().err
+
+
+def run_config(folder: Path, tokenizer: Path, **settings: object) -> Path:
+    """A config of a run on the shards of this folder."""
+    data = {"tokenizer": str(tokenizer), "train": [{"shards": f"{folder}/*.tar"}], "predict": "${.validation}"}
+    data |= {"validation": {"same": [f"{folder}/*.tar"]}, "loading": settings}
+    path = folder / "run.yaml"
+    path.write_text(json.dumps({"data": data}))
+    return path
+
+
+def test_conversations_are_held_against_the_tokenizer_of_a_config(
+    tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = make_record(media=False)
+    system["conversations"][0]["turns"].insert(0, {"role": "system", "content": "are you helpful ?"})
+    long = make_record([("one two three " * 20, "red")], media=False)
+    unknown = make_record([("perpendicular zeugma", "red")], media=False)
+    rows = [("a", system, None, None), ("b", long, None, None), ("c", unknown, None, None)]
+    write_shard(tmp_path / "x.tar", rows)
+    status, report = validate(
+        "--config", run_config(tmp_path, tokenizer_folder, max_length=30), "--workers", 0, report=tmp_path / "r.json"
+    )
+    assert (status, kinds(report)) == (1, {"b": "length"})
+    assert report["shards"] == 1
+    assert report["tokens"] == {"total": 36, "longest": 23, "unknown": 2}
+    assert "36 text tokens, 23 in the longest conversation; 5.56% stand for words" in capsys.readouterr().out
+
+    folder = make_tiny_tokenizer(tmp_path / "strict", chat_template=NO_SYSTEM_TURN)
+    status, report = validate("--config", run_config(tmp_path, folder), "--workers", 1, report=tmp_path / "r.json")
+    assert (status, kinds(report)) == (1, {"a": "conversation"})
+    assert "system_turns to 'first_question'" in report["wrong_samples"][0]["reason"]
+
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("data: {loading: {chat: {system_turns: first_question}}}")
+    configs = ("--config", run_config(tmp_path, folder), "--config", overlay)
+    status, report = validate(*configs, "--workers", 0, report=tmp_path / "r.json")
+    assert (status, kinds(report)) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("data: {}", "no config of a training run"),
+        ("- a", "no config of a training run"),
+        ("data: {tokenizer: gone, train: [{shards: x.tar}]}", r"no shard matches|x\.tar"),
+        ("data: {tokenizer: gone}", "name the shards"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_named(
+    tmp_path: Path, config: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(config)
+    with pytest.raises(SystemExit):
+        main(["--config", str(path)])
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_template_of_no_use_is_told_once_and_not_sample_by_sample(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    folder = make_tiny_tokenizer(tmp_path / "useless", chat_template=template)
+    with pytest.raises(SystemExit):
+        main(["--config", str(run_config(tmp_path, folder)), str(good)])
+    assert "without a special token" in capsys.readouterr().err

@@ -1,0 +1,187 @@
+"""A tokenizer's chat template, filled in such that every answer, control token and system text can be found again.
+
+Templates are programs: they trim, move and leave out what they are given. So the texts are marked with characters that
+no text holds before the template is filled in, and where the marks stand afterwards is where the texts stand. Nothing
+is searched for by its own words, which may stand in the template too.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from jinja2 import TemplateError
+
+VIDEO_MARK = "<video>"
+"""Where the visual tokens belong in a user turn."""
+
+# Noncharacters of Unicode: valid in strings, no part of any text.
+ANSWER_START, ANSWER_END, SYSTEM_TEXT, CUT = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
+_MARKS = re.compile(f"[{ANSWER_START}{ANSWER_END}{SYSTEM_TEXT}{CUT}]")
+
+# Shadows the function of this name that transformers gives to templates, which tells today's date.
+_FIXED_DATE_MACRO = (
+    "{% macro strftime_now(format) %}{% set written = namespace(text=format) %}"
+    "{% for directive, text in date_parts.items() %}{% set written.text = written.text | replace(directive, text) %}"
+    "{% endfor %}{{ written.text }}{% endmacro %}\n"
+)
+_DATE_DIRECTIVES = "aAbBcdDeFHIjmMpSUwWxXyY"
+
+
+class ChatError(ValueError):
+    """A conversation cannot be written through the chat template."""
+
+
+class Turn(Protocol):
+    """One utterance of a conversation."""
+
+    @property
+    def role(self) -> str:
+        """``system``, ``user`` or ``assistant``."""
+
+    @property
+    def content(self) -> str:
+        """What is said."""
+
+
+Message = dict[str, str]
+"""A turn as templates read it, with the keys ``role`` and ``content``."""
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """What the text of a conversation depends on besides the conversation and the template.
+
+    Args:
+        date: The day, as ``2024-07-26``, that templates are told where they ask for today's date (Llama-3.2, SmolLM3,
+            Granite, gpt-oss). It is fixed, so that training, resuming and evaluating on other days reads the same text.
+        system_turns: ``template`` leaves system turns to the template. ``first_question`` puts a system turn in front
+            of the first question, for templates that have no system turn (Gemma-2, Mistral v0.1).
+
+    Raises:
+        ValueError: The date is no date.
+    """
+
+    date: str = "2024-07-26"  # what Llama-3.2's template writes where no date can be asked for
+    system_turns: Literal["template", "first_question"] = "template"
+
+    def __post_init__(self) -> None:
+        try:
+            datetime.fromisoformat(self.date)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"date {self.date!r} is no day, such as '2024-07-26' ({error})") from error
+
+
+class ChatTemplate:
+    """Fills in a tokenizer's chat template.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer with a chat template.
+        settings: See ``ChatSettings``.
+        control_tokens: Tokens with a meaning to the model. Typed in a text they are cut apart and stay text.
+
+    Attributes:
+        source: Name for messages.
+
+    Raises:
+        ValueError: There is no chat template.
+    """
+
+    def __init__(self, tokenizer: Any, settings: ChatSettings, control_tokens: Iterable[str]) -> None:
+        if not tokenizer.chat_template:
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template, so user and assistant turns cannot "
+                "be told apart; put a chat_template.jinja into its folder"
+            )
+        self.source = f"the chat template of {tokenizer.name_or_path!r}"
+        self._tokenizer = tokenizer
+        self._system_turns = settings.system_turns
+        self._text: str = tokenizer.get_chat_template()
+        self._variables: dict[str, dict[str, str]] = {}
+        if "strftime_now" in self._text:
+            self._text = _FIXED_DATE_MACRO + self._text
+            self._variables["date_parts"] = _date_parts(datetime.fromisoformat(settings.date))
+        # A token of one character cannot be cut. Longer ones first, for one may begin with another.
+        by_length = sorted({token for token in control_tokens if len(token) > 1}, key=len, reverse=True)
+        self._in_questions = _any_of(by_length)
+        self._elsewhere = _any_of([*by_length, VIDEO_MARK])
+
+    def writes(self, token: str) -> bool:
+        """Whether the template's own text holds this token. White space is no token to a template."""
+        return bool(token.strip()) and token in self._text
+
+    def mark(self, turns: Sequence[Turn]) -> list[Message]:
+        """Turns as messages, with marks around answers, in system texts and inside of typed control tokens.
+
+        Raises:
+            ChatError: A text holds a mark already.
+        """
+        messages = [self._mark(turn, index) for index, turn in enumerate(turns)]
+        first_question = next((message for message in messages if message["role"] == "user"), None)
+        if self._system_turns == "first_question" and messages[0]["role"] == "system" and first_question is not None:
+            first_question["content"] = f"{messages[0]['content']}\n\n{first_question['content']}"
+            del messages[0]
+        return messages
+
+    def fill_in(self, messages: Sequence[Message], *, ask: bool) -> str:
+        """Text of these messages, with the request for an answer behind it or without.
+
+        Raises:
+            ChatError: The template refuses them.
+        """
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                list(messages),
+                chat_template=self._text,
+                tokenize=False,
+                add_generation_prompt=ask,
+                **self._variables,
+            )
+        except (TemplateError, AttributeError, LookupError, TypeError, ValueError) as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ChatError(f"{self.source} cannot render the turns {roles}: {error}{self.advice(messages)}") from error
+        return text
+
+    def advice(self, messages: Sequence[Message]) -> str:
+        """What to do where a system turn is what the template refuses."""
+        if not any(message["role"] == "system" for message in messages):
+            return ""
+        return (
+            ". If it has no system turn, set system_turns to 'first_question' (data.loading.chat.system_turns): the "
+            "system text then comes in front of the first question"
+        )
+
+    def _mark(self, turn: Turn, index: int) -> Message:
+        content = turn.content
+        if _MARKS.search(content):
+            raise ChatError(f"turn {index} holds a noncharacter of Unicode (U+FDD0 to U+FDD3), no text does; remove it")
+        controls = self._in_questions if turn.role == "user" else self._elsewhere
+        content = controls.sub(_cut_apart, content)
+        if turn.role == "user":
+            return {"role": turn.role, "content": content}
+        # Marks go inside of the white space around a text, so that a template can trim it.
+        core = content.strip()
+        start = content.index(core)
+        before, after = content[:start], content[start + len(core) :]
+        marked = SYSTEM_TEXT + core if turn.role == "system" else ANSWER_START + core + ANSWER_END
+        return {"role": turn.role, "content": before + marked + after}
+
+
+def without_marks(text: str) -> str:
+    """The text as it is read."""
+    return _MARKS.sub("", text)
+
+
+def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, texts)) or "(?!)")  # (?!) never matches
+
+
+def _cut_apart(found: re.Match[str]) -> str:
+    return found[0][0] + CUT + found[0][1:]
+
+
+def _date_parts(date: datetime) -> dict[str, str]:
+    """What every directive of ``strftime`` writes for a date; ``%-d`` is ``%d`` without a leading zero."""
+    plain = {f"%{letter}": date.strftime(f"%{letter}") for letter in _DATE_DIRECTIVES}
+    return plain | {f"%-{letter}": date.strftime(f"%{letter}").lstrip("0") or "0" for letter in _DATE_DIRECTIVES}
