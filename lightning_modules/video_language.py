@@ -24,7 +24,7 @@ from lightning_modules.checkpoints.strategy import PortableCheckpoints
 from lightning_modules.judging import JudgedBatch, Judgement
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer
-from lightning_modules.optimization.accumulation import PartialGradientWarning, is_accumulating
+from lightning_modules.optimization.accumulation import WholeSteps, is_accumulating
 from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.averages import AveragesInValidation
 from lightning_modules.optimization.freezing import Freezing
@@ -105,7 +105,7 @@ class VideoLanguageModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What belongs to every training run; frozen gradients go before the others are judged."""
-        callbacks = [Freezing(), self.non_finite_steps, self.step_tokens, PartialGradientWarning()]
+        callbacks = [Freezing(), self.non_finite_steps, self.step_tokens, WholeSteps()]
         return [*callbacks, *([AveragesInValidation()] if self.optimization.validate_averages else [])]
 
     def configure_optimizers(self) -> PartwiseAdamW:

@@ -1,4 +1,3 @@
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from datamodules.batch import Batch, collate
 from lightning_modules.optimization.accumulation import is_accumulating
 from tests.fixtures_models import PartFolders, make_mixed_samples, make_module
-from tests.fixtures_training import make_loader, make_trainer
+from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
 from tests.lightning_modules.optimization.snapshots import Snapshots, are_equal
 
 
@@ -45,11 +44,9 @@ def test_checkpoints_by_steps_lie_between_steps_and_resume_exactly(folders: Part
     batches, seen, again = make_batches(folders, 8), Snapshots(), Snapshots()
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     options: dict[str, Any] = {"accumulate_grad_batches": 2, "enable_checkpointing": True}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*middle of an optimizer step")
-        seed_everything(1)
-        trainer = make_trainer(tmp_path, 4, callbacks=[seen, keep], **options)
-        trainer.fit(make_module(folders), make_loader(batches))
+    seed_everything(1)
+    trainer = make_trainer(tmp_path, 4, callbacks=[seen, keep], **options)
+    trainer.fit(make_module(folders), make_loader(batches))
     seed_everything(1)
     resumed = make_trainer(tmp_path, 4, callbacks=[again], accumulate_grad_batches=2)
     resumed.fit(make_module(folders), make_loader(batches[4:] + batches[:4]), ckpt_path=tmp_path / "step=2.ckpt")
@@ -57,14 +54,29 @@ def test_checkpoints_by_steps_lie_between_steps_and_resume_exactly(folders: Part
     assert all(are_equal(one, other) for one, other in zip(again.taken, seen.taken[4:], strict=True))
 
 
-def test_checkpoint_between_the_batches_of_a_step_is_warned_of(folders: PartFolders, tmp_path: Path) -> None:
-    class SaveEvery(Callback):
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            trainer.save_checkpoint(tmp_path / "any.ckpt")
+@pytest.mark.parametrize("saved", [1, 2, 4, 5])
+def test_a_run_that_goes_on_from_within_a_step_takes_that_step_whole(
+    folders: PartFolders, tmp_path: Path, saved: int
+) -> None:
+    """Saved after a batch of the first or the second step of three batches."""
 
-    trainer = make_trainer(tmp_path, 1, accumulate_grad_batches=2, callbacks=[SaveEvery()])
-    with pytest.warns(
-        UserWarning, match="checkpoint after batch 1 lies in the middle of an optimizer step of 2"
-    ) as told:
-        trainer.fit(make_module(folders), make_loader(make_batches(folders, 2)))
-    assert sum("in the middle of" in str(warning.message) for warning in told) == 1
+    class Save(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx + 1 == saved:
+                trainer.save_checkpoint(tmp_path / "within.ckpt")
+
+    batches, seen, again = make_batches(folders, 12), Snapshots(), Snapshots()
+    logs = [RecordingLogger(), RecordingLogger()]
+    options: dict[str, Any] = {"accumulate_grad_batches": 3}
+    seed_everything(1)
+    trainer = make_trainer(tmp_path, 4, callbacks=[seen, Save()], logger=logs[0], **options)
+    trainer.fit(make_module(folders), make_loader(batches))
+    seed_everything(1)
+    resumed = make_trainer(tmp_path, 4, callbacks=[again], logger=logs[1], **options)
+    step = saved // 3
+    rest = batches[3 * step :] + batches[: 3 * step]
+    resumed.fit(make_module(folders), make_loader(rest), ckpt_path=tmp_path / "within.ckpt")
+    whole, later = logs[0].logged[-3:], logs[1].logged[-3:]
+    assert are_equal(again.taken[-1], seen.taken[-1])
+    assert logs[1].values("train/loss") == logs[0].values("train/loss")[step:]
+    assert [number for number, _ in later] == [number for number, _ in whole]
