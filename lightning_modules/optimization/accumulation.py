@@ -32,11 +32,12 @@ class WholeSteps(Callback):
         begun = progress.current.processed % trainer.accumulate_grad_batches
         if not trainer.training or not begun or progress.current.processed >= trainer.num_training_batches:
             return
+        # The hook that ends a batch, in which Lightning itself saves, comes before it counts the batch as completed and
+        # the step as logged: it makes up for that when it goes on. At an epoch's start there is nothing to make up for.
+        pending = int(progress.current.processed > begun)
         loops = checkpoint["loops"]["fit_loop"]
         for name in ("total", "current"):
-            end_of_step = getattr(progress, name).processed - begun
-            counts = loops["epoch_loop.batch_progress"][name]
-            # As Lightning saves them in the hook that ends a batch: it completes the batch when it goes on.
-            done = {"ready": end_of_step, "started": end_of_step, "processed": end_of_step}
-            counts |= done | {"completed": max(0, end_of_step - 1)}
-        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1  # Lightning adds one when it goes on
+            done = getattr(progress, name).processed - begun
+            counts = {"ready": done, "started": done, "processed": done, "completed": done - pending}
+            loops["epoch_loop.batch_progress"][name] |= counts
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= pending

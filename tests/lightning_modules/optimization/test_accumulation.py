@@ -6,6 +6,8 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from datamodules.batch import Batch, collate
+from torch.utils.data import DataLoader
+
 from lightning_modules.optimization.accumulation import is_accumulating
 from tests.fixtures_models import PartFolders, make_mixed_samples, make_module
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
@@ -54,29 +56,42 @@ def test_checkpoints_by_steps_lie_between_steps_and_resume_exactly(folders: Part
     assert all(are_equal(one, other) for one, other in zip(again.taken, seen.taken[4:], strict=True))
 
 
-@pytest.mark.parametrize("saved", [1, 2, 4, 5])
+@pytest.mark.parametrize("saved", [1, 2, 4, 5, 8, 11])
 def test_a_run_that_goes_on_from_within_a_step_takes_that_step_whole(
     folders: PartFolders, tmp_path: Path, saved: int
 ) -> None:
-    """Saved after a batch of the first or the second step of three batches."""
+    """Two epochs of seven batches: each has two steps of three batches and one of the last."""
 
     class Save(Callback):
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            if batch_idx + 1 == saved:
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.fit_loop.epoch_loop.batch_progress.total.processed == saved:
                 trainer.save_checkpoint(tmp_path / "within.ckpt")
 
-    batches, seen, again = make_batches(folders, 12), Snapshots(), Snapshots()
+    batches, seen, again = make_batches(folders, 7), Snapshots(), Snapshots()
     logs = [RecordingLogger(), RecordingLogger()]
-    options: dict[str, Any] = {"accumulate_grad_batches": 3}
+    options: dict[str, Any] = {"accumulate_grad_batches": 3, "max_epochs": 2}
     seed_everything(1)
-    trainer = make_trainer(tmp_path, 4, callbacks=[seen, Save()], logger=logs[0], **options)
+    trainer = make_trainer(tmp_path, 9, callbacks=[seen, Save()], logger=logs[0], **options)
     trainer.fit(make_module(folders), make_loader(batches))
     seed_everything(1)
-    resumed = make_trainer(tmp_path, 4, callbacks=[again], logger=logs[1], **options)
-    step = saved // 3
-    rest = batches[3 * step :] + batches[: 3 * step]
-    resumed.fit(make_module(folders), make_loader(rest), ckpt_path=tmp_path / "within.ckpt")
-    whole, later = logs[0].logged[-3:], logs[1].logged[-3:]
+    resumed = make_trainer(tmp_path, 9, callbacks=[again], logger=logs[1], **options)
+    data = Remembering(batches, 3 * (saved % 7 // 3))
+    resumed.fit(make_module(folders), data, ckpt_path=tmp_path / "within.ckpt")
+    steps = saved // 7 * 3 + saved % 7 // 3
     assert are_equal(again.taken[-1], seen.taken[-1])
-    assert logs[1].values("train/loss") == logs[0].values("train/loss")[step:]
-    assert [number for number, _ in later] == [number for number, _ in whole]
+    assert logs[1].values("train/loss") == logs[0].values("train/loss")[steps:]
+    numbers = [[number for number, values in log.logged if "train/loss" in values] for log in logs]
+    assert numbers == [list(range(6)), list(range(steps, 6))]
+
+
+class Remembering(DataLoader[Batch]):
+    """Begins its first pass where the run goes on."""
+
+    def __init__(self, batches: list[Batch], start: int) -> None:
+        super().__init__(batches, batch_size=None)  # type: ignore[arg-type]
+        self.start = start
+
+    def __iter__(self) -> Any:
+        rest = list(self.dataset)[self.start :]  # type: ignore[call-overload]
+        self.start = 0
+        return iter(rest)
