@@ -4,10 +4,9 @@ from typing import Any
 import pytest
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-
-from datamodules.batch import Batch, collate
 from torch.utils.data import DataLoader
 
+from datamodules.batch import Batch, collate
 from lightning_modules.optimization.accumulation import is_accumulating
 from tests.fixtures_models import PartFolders, make_mixed_samples, make_module
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer

@@ -92,8 +92,6 @@ def test_the_last_step_of_an_epoch_counts_its_fewer_batches_fully(folders: PartF
     assert (gradients[0] - expected[0]).norm() <= 2e-6 * expected[0].norm()
     # After a step of almost equal weights.
     assert float(gradients[1].norm()) == pytest.approx(float(expected[1].norm()), rel=1e-4)
-        float(expected[1].norm()), rel=1e-4
-    )  # after a step of almost equal weights
     assert logger.values("train/loss") == pytest.approx(whole.values("train/loss"), rel=1e-5)
 
 
