@@ -71,8 +71,8 @@ def check_batches(settings: Mapping[str, Any], resources: Resources) -> None:
     if errors:
         raise ValueError(
             "\n".join(_said(*error) for error in errors.items())
-            + f"\nand cannot be split over {resources.nodes} nodes x {resources.tasks_per_node} processes = {processes}; "
-            f"choose a multiple of {processes}, or fewer --nodes or --gpus"
+            + f"\nand cannot be split over {resources.nodes} nodes x {resources.tasks_per_node} processes = "
+            f"{processes}; choose a multiple of {processes}, or fewer --nodes or --gpus"
         )
 
 

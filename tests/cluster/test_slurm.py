@@ -86,7 +86,7 @@ def stand_in(place: Path, capsys: pytest.CaptureFixture[str]) -> Submit:
         status = submit([*own, "--", "fit", "--behaviour", behaviour, *arguments])
         printed = capsys.readouterr()
         assert status == 0, printed.err
-        return re.findall(r"^job (\d+)", printed.out, re.MULTILINE)
+        return re.findall(r"^(?:job|evaluation) (\d+)", printed.out, re.MULTILINE)
 
     return run
 
