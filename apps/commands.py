@@ -1,5 +1,6 @@
 """Runs the project's own commands, each in a process of its own and from the project's root."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -51,17 +52,25 @@ def run_together(commands: Mapping[str, Sequence[str]], logs: Path) -> None:
                 running[name] = subprocess.Popen(
                     [sys.executable, *command], cwd=ROOT, env=variables, stdout=output, stderr=output
                 )
-        for number, (name, process) in enumerate(running.items()):
-            if process.wait():
-                if number:
-                    lines = (logs / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
-                    print("\n".join(lines[-_LINES_OF_A_FAILURE:]), flush=True)
-                raise SystemExit(f"stopped: the command of {name} ended with status {process.returncode}")
+        waiting = dict(running)
+        while waiting:
+            for name, process in list(waiting.items()):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.2)
+                    del waiting[name]
+                    _check_status(name, process.returncode, logs / f"{name}.log")
     finally:
         for process in running.values():
             if process.poll() is None:
                 process.terminate()
                 process.wait()
+
+
+def _check_status(name: str, status: int, log: Path) -> None:
+    if status:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        print("\n".join(lines[-_LINES_OF_A_FAILURE:]), flush=True)  # none of the first command, which has printed them
+        raise SystemExit(f"stopped: the command of {name} ended with status {status}")
 
 
 def usable_cores() -> int:
