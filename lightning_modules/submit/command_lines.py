@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf.errors import OmegaConfBaseException
+
 from lightning_modules.submit.settings import Resources
 
 JOB_VARIABLE = re.compile(r"\$\{oc\.env:(\w+)")
@@ -42,6 +44,8 @@ def read_command_lines(lines: Mapping[str, Sequence[str]], root: Path, configs: 
             try:
                 with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
                     settings[name] = parse(line)
+            except OmegaConfBaseException as error:
+                errors[f"{error}"].append(name)
             except SystemExit:
                 errors[said.getvalue().strip().rpartition("error: ")[2]].append(name)
     if errors:

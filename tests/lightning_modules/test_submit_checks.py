@@ -60,6 +60,10 @@ def test_an_error_of_a_single_run_is_the_parser_s_own(refused: Refused) -> None:
     assert "--data.loading.bach_size" in refused("--gpus=1", more=("--data.loading.bach_size=8",))
 
 
+def test_an_interpolation_that_leads_nowhere_is_named(refused: Refused) -> None:
+    assert "nowhere" in refused("--gpus=1", more=("--data.tokenizer=${..model.nowhere}",))
+
+
 @pytest.mark.parametrize(
     ("options", "more", "said"),
     [
