@@ -30,7 +30,7 @@ class WholeSteps(Callback):
         """Take the batches of the unfinished step back from the counts."""
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress  # Lightning types it too narrowly
         begun = progress.current.processed % trainer.accumulate_grad_batches
-        if not trainer.training or not begun or progress.current.processed >= trainer.num_training_batches:
+        if trainer.state.fn != "fit" or not begun or progress.current.processed >= trainer.num_training_batches:
             return
         # The hook that ends a batch, in which Lightning itself saves, comes before it counts the batch as completed and
         # the step as logged: it makes up for that when it goes on. At an epoch's start there is nothing to make up for.

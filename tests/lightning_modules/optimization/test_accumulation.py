@@ -83,6 +83,25 @@ def test_a_run_that_goes_on_from_within_a_step_takes_that_step_whole(
     assert numbers == [list(range(6)), list(range(steps, 6))]
 
 
+def test_a_checkpoint_of_a_validation_within_a_step_takes_that_step_whole(folders: PartFolders, tmp_path: Path) -> None:
+    class SaveAtValidation(Callback):
+        def on_validation_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.fit_loop.epoch_loop.batch_progress.total.processed == 4:
+                trainer.save_checkpoint(tmp_path / "within.ckpt")
+
+    batches, seen, again = make_batches(folders, 9), Snapshots(), Snapshots()
+    options: dict[str, Any] = {"accumulate_grad_batches": 3, "val_check_interval": 4}
+    seed_everything(1)
+    trainer = make_trainer(tmp_path, 3, callbacks=[seen, SaveAtValidation()], **options)
+    trainer.fit(make_module(folders), make_loader(batches), make_loader(batches[:1]))
+    seed_everything(1)
+    resumed = make_trainer(tmp_path, 3, callbacks=[again], **options)
+    data, path = Remembering(batches, 3), tmp_path / "within.ckpt"
+    resumed.fit(make_module(folders), data, make_loader(batches[:1]), ckpt_path=path)
+    assert len(again.taken) == 7  # before each of the six batches from the fourth on, and at the end
+    assert are_equal(again.taken[-1], seen.taken[-1])
+
+
 class Remembering(DataLoader[Batch]):
     """Begins its first pass where the run goes on."""
 
