@@ -1,9 +1,10 @@
 """Train, validate, test and predict: ``python train.py fit -c configs/base.yaml -c ANOTHER.yaml --KEY VALUE``."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from datamodules.instruction import InstructionDataModule
-from lightning_modules.command_line import VideoLanguageCLI
+from lightning_modules.command_line import CommandLineReader, VideoLanguageCLI
 from lightning_modules.video_language import VideoLanguageModule
 
 
@@ -17,6 +18,22 @@ def main(args: Sequence[str] | None = None) -> VideoLanguageCLI:
         The command-line object with its trainer, model and datamodule.
     """
     return VideoLanguageCLI(VideoLanguageModule, InstructionDataModule, args=list(args) if args is not None else None)
+
+
+def parse(args: Sequence[str]) -> Any:
+    """Read a command line as ``main`` would, and build nothing.
+
+    Args:
+        args: Command line after the program's name.
+
+    Returns:
+        The settings of its subcommand, all files merged.
+
+    Raises:
+        SystemExit: It is wrong; the message has been printed.
+    """
+    read = CommandLineReader(VideoLanguageModule, InstructionDataModule, args=list(args))
+    return read.config[read.subcommand]
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ WEIGHT_READING_METHODS = {"bridge": ("read",), "language_model": ("embed", "gene
 class ModelOutput(NamedTuple):
     """Result of a training step."""
 
-    loss: Tensor  # scalar; its mean over the ranks is the mean over the answer tokens of all ranks' batches
+    loss: Tensor  # scalar; its mean over ranks (and batches of a step) is the mean over the answer tokens of them all
     reading_losses: Tensor  # [R] detached, after each reading; like ``loss`` but for the bridge's penalty
     num_answer_tokens: Tensor  # scalar int64
     segment_slots: Tensor  # [V, S] int64, slots that the bridge read; 0 where a video has no such segment
@@ -102,11 +102,13 @@ class VideoLanguageModel(nn.Module):
         self.agree_on_maximum = agree_on_maximum
         self.mean_over_ranks = mean_over_ranks
 
-    def forward(self, batch: VideoTextBatch) -> ModelOutput:
+    def forward(self, batch: VideoTextBatch, answer_tokens: float | None = None) -> ModelOutput:
         """Loss of a batch of videos, images and plain text.
 
         Args:
             batch: See ``VideoTextBatch``.
+            answer_tokens: What the loss is divided by: where the gradients of several batches are added up, the answer
+                tokens that a batch of this rank has on average. None = those of this batch.
 
         Returns:
             Loss with its graph, and figures for the log.
@@ -123,7 +125,8 @@ class VideoLanguageModel(nn.Module):
         losses = answer_loss_per_reading(self.language_model, readings, text)
         weights = self.loss_schedule.weights(segment_mask)
         num_tokens = losses[-1].num_tokens.sum()
-        share = self.mean_over_ranks(num_tokens)  # 0 where no rank has an answer
+        divisor = num_tokens if answer_tokens is None else torch.full_like(num_tokens, answer_tokens, dtype=torch.float)
+        share = self.mean_over_ranks(divisor)  # 0 where no rank has an answer
         share = torch.where(share > 0, share, 1.0)
         loss = weighted_answer_loss(losses, weights, text.video_index, share)
         # Touches every trainable part even when no conversation has a video, so that all ranks reduce alike.

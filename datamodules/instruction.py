@@ -245,7 +245,8 @@ class InstructionDataModule(LightningDataModule):
         """Units (samples, or groups of their conversations) trained on so far, over all ranks and restarts."""
         if self._start_batches is None or self._batches is None:
             return self._start_samples
-        return self._batches.consumed_after(self._start_samples, self._trained_batches() - self._start_batches)
+        trained = self._trained_batches(whole_steps=True) - self._start_batches
+        return self._batches.consumed_after(self._start_samples, max(0, trained))
 
     @property
     def batches_per_pass(self) -> int:
@@ -260,12 +261,17 @@ class InstructionDataModule(LightningDataModule):
             self._start_batches = self._trained_batches()
         return self.samples_consumed
 
-    def _trained_batches(self) -> int:
-        """Batches whose training step has ended, over all restarts, as Lightning's loop counts them."""
+    def _trained_batches(self, *, whole_steps: bool = False) -> int:
+        """Batches whose training step has ended, over all restarts, as Lightning's loop counts them.
+
+        With ``whole_steps`` without those of an optimizer step under way: no checkpoint holds their gradient.
+        """
         if self.trainer is None:
             return 0
-        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total  # Lightning types it too narrowly
-        return int(batches.processed)
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress  # Lightning types it too narrowly
+        of_epoch = batches.current.processed
+        all_count = not whole_steps or of_epoch >= self.trainer.num_training_batches
+        return int(batches.total.processed - (0 if all_count else of_epoch % self.trainer.accumulate_grad_batches))
 
     def _evaluation_loaders(self, kind: str) -> list[DataLoader[Batch]]:
         refuse_other_sampler(self.trainer)

@@ -118,6 +118,22 @@ class VideoLanguageCLI(LightningCLI):
         return arguments
 
 
+class CommandLineReader(VideoLanguageCLI):
+    """Reads a command line into ``config`` and stops there: nothing is built, seeded, run or written."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 def _is_progress_bar(callback: Any) -> bool:
     return issubclass(pkgutil.resolve_name(callback.class_path), ProgressBar)
 

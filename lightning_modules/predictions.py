@@ -24,6 +24,7 @@ class Prediction(NamedTuple):
     answer: str
     prediction: str
     correct: bool
+    media: str = ""  # file that the sample was made from, where its shard names one; earlier files lack it
 
 
 def judge_answers(questions: Sequence[Any], answers: Sequence[str]) -> list[Prediction]:
@@ -49,6 +50,7 @@ def judge_answers(questions: Sequence[Any], answers: Sequence[str]) -> list[Pred
             answer=question.answer,
             prediction=answer,
             correct=is_exact_match(answer, question.answer),
+            media=question.meta.get("media", ""),
         )
         for question, answer in zip(questions, answers, strict=True)
         if question.key != LEFT_OUT

@@ -24,12 +24,14 @@ from lightning_modules.checkpoints.strategy import PortableCheckpoints
 from lightning_modules.judging import JudgedBatch, Judgement, naming_the_sample
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer
-from lightning_modules.optimization.accumulation import PartialGradientWarning, is_accumulating
+from lightning_modules.optimization.accumulation import WholeSteps, is_accumulating
 from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.averages import AveragesInValidation
 from lightning_modules.optimization.freezing import Freezing
 from lightning_modules.optimization.non_finite import NonFiniteSteps
 from lightning_modules.optimization.rates import steps_per_epoch
+from lightning_modules.optimization.step_losses import StepLosses
+from lightning_modules.optimization.step_tokens import StepTokens
 from lightning_modules.ranks import largest_of_all_ranks, mean_over_ranks
 from lightning_modules.start_check import StartCheck, check_settings
 
@@ -81,6 +83,8 @@ class VideoLanguageModule(LightningModule):
         self.judgement = Judgement()
         self._seed = 0
         self.non_finite_steps = NonFiniteSteps(optimization.non_finite)
+        self.step_tokens = StepTokens()
+        self._step_losses = StepLosses()
         self._rates: RateSchedule | None = None
 
     def configure_model(self) -> None:
@@ -104,7 +108,7 @@ class VideoLanguageModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What belongs to every training run; frozen gradients go before the others are judged."""
-        callbacks: list[Callback] = [StartCheck(), Freezing(), self.non_finite_steps, PartialGradientWarning()]
+        callbacks: list[Callback] = [StartCheck(), Freezing(), self.non_finite_steps, self.step_tokens, WholeSteps()]
         return [*callbacks, *([AveragesInValidation()] if self.optimization.validate_averages else [])]
 
     def configure_optimizers(self) -> PartwiseAdamW:
@@ -160,9 +164,9 @@ class VideoLanguageModule(LightningModule):
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def training_step(self, batch: JudgedBatch, batch_index: int) -> Tensor:
-        """Loss of one batch."""
+        """Loss of one batch; divided by the step's batches, it is its share of the step's mean over answer tokens."""
         with naming_the_sample(batch.questions):
-            output: ModelOutput = self.built(batch)
+            output: ModelOutput = self.built(batch, self.step_tokens.tokens_of_a_batch(self.trainer))
         self._log_output(output, len(batch.questions))
         return output.loss
 
@@ -228,12 +232,14 @@ class VideoLanguageModule(LightningModule):
         return names[loader]
 
     def _log_output(self, output: ModelOutput, size: int) -> None:
-        """Log what a batch of ``size`` conversations gave; losses are means over the ranks in written steps alone."""
-        losses = {"train/loss": output.loss.detach()}
-        if output.penalty is not None:
-            losses["train/bridge_penalty"] = output.penalty
-        if len(output.reading_losses) > 1:
-            losses |= {f"train/loss_after_reading/{i}": value for i, value in enumerate(output.reading_losses)}
+        """Log what a step's batches gave, the last with ``size`` conversations.
+
+        Losses are means over all answer tokens of the step, on this rank alone except in steps that are written.
+        """
+        self._step_losses.add(output, self.trainer.accumulate_grad_batches)
+        if is_accumulating(self.trainer):
+            return
+        losses = self._step_losses.take()
         values = torch.stack([value.float() for value in losses.values()])
         if logs_after_this_step(self.trainer):  # all ranks wait for one another here
             values = self.trainer.strategy.reduce(values, reduce_op="mean")

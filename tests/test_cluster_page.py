@@ -69,13 +69,14 @@ def test_training_commands_are_understood(command: str, place: Path, capsys: pyt
 
 @pytest.mark.parametrize("command", commands("python -m lightning_modules.submit"))
 def test_submissions_render_and_their_training_commands_are_understood(
-    command: str, place: Path, capsys: pytest.CaptureFixture[str]
+    command: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = arguments(command, "python -m lightning_modules.submit")
     own, trained = given[: given.index("--")], given[given.index("--") + 1 :]
     assert submit([*own, *([] if "--dry-run" in own else ["--dry-run"]), "--", *trained]) == 0
     script = capsys.readouterr().out
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    monkeypatch.setenv("SLURM_TMPDIR", "/local")  # which the job has
     with pytest.raises(SystemExit) as stop:
         train.main([*trained, "--print_config"])
     assert stop.value.code in (0, None)

@@ -19,9 +19,8 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from apps.commands import ROOT, run_command
+from apps.commands import ROOT, run_command, run_together
 from apps.quickstart.fetch import PartsUnavailableError, fetch_parts
 from apps.quickstart.haystack import build_haystack
 from apps.quickstart.haystack_videos import HaystackSettings, default_splits
@@ -64,7 +63,7 @@ class Stopwatch:
     @contextmanager
     def step(self, name: str, text: str) -> Iterator[None]:
         """Time one step."""
-        print(f"\n[{len(self.seconds) + 1}/6] {text}", flush=True)
+        print(f"\n[{len(self.seconds) + 1}/5] {text}", flush=True)
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 1)
@@ -109,27 +108,19 @@ def _shortened(num_steps: int) -> list[str]:
 def train_and_judge(scale: Scale, out: Path, watch: Stopwatch) -> None:
     """Train both arms for equally many steps, then let both answer the held-out questions."""
     steps = [] if scale.num_steps is None else _shortened(scale.num_steps)
+    training, judging = {}, {}
+    shards = [f"{out}/features/eval-{length}-000000.tar" for length in LENGTHS]
     for arm in ARMS:
-        with watch.step(f"train_{arm}", f"training the {arm.replace('_', ' ')} arm"):
-            logger = ["--trainer.logger.init_args.name", arm, "--trainer.logger.init_args.version", "last"]
-            shutil.rmtree(out / arm / "last", ignore_errors=True)
-            run_command(["train.py", "fit", *FEATURES, *ARM_CONFIGS[arm], *steps, *logger])
+        logger = ["--trainer.logger.init_args.name", arm, "--trainer.logger.init_args.version", "last"]
+        training[arm] = ["train.py", "fit", *FEATURES, *ARM_CONFIGS[arm], *steps, *logger]
+        checkpoint = f"{out}/{arm}/last/checkpoints/final.ckpt"
+        answers = ["--out", f"{out}/{arm}/answers", "--restart"]
+        judging[arm] = ["evaluate.py", "--checkpoint", checkpoint, "--data", *shards, *answers]
+        shutil.rmtree(out / arm / "last", ignore_errors=True)
+    with watch.step("train", "training both arms, memory and mean pooling, at the same time"):
+        run_together(training, out / "training_logs")
     with watch.step("judge", "judging both arms at 1, 2, 4 and 8 times the training length"):
-        shards = [f"{out}/features/eval-{length}-000000.tar" for length in LENGTHS]
-        for arm in tqdm(ARMS, desc="judging", unit="arm"):
-            checkpoint = f"{out}/{arm}/last/checkpoints/final.ckpt"
-            run_command(
-                [
-                    "evaluate.py",
-                    "--checkpoint",
-                    checkpoint,
-                    "--data",
-                    *shards,
-                    "--out",
-                    f"{out}/{arm}/answers",
-                    "--restart",
-                ]
-            )
+        run_together(judging, out / "judging_logs")
 
 
 def show(out: Path, scale: Scale, watch: Stopwatch) -> None:

@@ -1,5 +1,6 @@
 """Shows what the model does with single videos."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,9 @@ from lightning_modules.judging import JudgedBatch
 from lightning_modules.listening import ModelListener
 from lightning_modules.pictures import SegmentedVideo, draw_video
 from lightning_modules.video_language import VideoLanguageModule
+
+_NOT_OF_A_TAG = re.compile(r"[^-/\w.]")
+"""What TensorBoard does not take in a name."""
 
 
 class VideoInspection(Callback):
@@ -108,14 +112,16 @@ class VideoInspection(Callback):
         self, step: int, name: str, batch: JudgedBatch, answers: Sequence[str], video: int, picture: SegmentedVideo
     ) -> None:
         asked = [row for row, of in enumerate(batch.video_index.tolist()) if of == video]
-        key = batch.questions[asked[0]].key
-        figure = draw_video(picture._replace(title=key))
-        self._experiment.add_figure(f"videos/{name}/{key}", figure, step)
+        first = batch.questions[asked[0]]
+        media = first.meta.get("media")  # the converters write the file's name; several samples may show one file
+        figure = draw_video(picture._replace(title=first.key if media is None else f"{media} ({first.key})"))
+        label = first.key if media is None else f"{_NOT_OF_A_TAG.sub('_', media)}/{first.key}"
+        self._experiment.add_figure(f"videos/{name}/{label}", figure, step)
         lines = ["| question | reference | generated |", "|---|---|---|"]
         for row in asked:
             cells = (batch.questions[row].question, batch.questions[row].answer, answers[row])
             lines.append("| " + " | ".join(_table_cell(cell) for cell in cells) + " |")
-        self._experiment.add_text(f"answers/{name}/{key}", "\n".join(lines), step)
+        self._experiment.add_text(f"answers/{name}/{label}", "\n".join(lines), step)
 
     def _find_experiment(self, trainer: Trainer) -> Any:
         for logger in trainer.loggers:

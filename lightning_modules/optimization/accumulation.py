@@ -1,6 +1,5 @@
-"""Gradient accumulation: which batches end with an optimizer step."""
+"""Gradient accumulation: which batches end with an optimizer step, and what a checkpoint between them holds."""
 
-import warnings
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -18,22 +17,27 @@ def is_accumulating(trainer: Trainer) -> bool:
     return ready % trainer.accumulate_grad_batches != 0 and not is_last
 
 
-class PartialGradientWarning(Callback):
-    """Warns of a checkpoint that is written between the batches of one optimizer step.
+class WholeSteps(Callback):
+    """Makes a checkpoint that is written between the batches of an optimizer step begin with that step again.
 
-    The gradient of the batches so far is not in it, so a run that goes on from it differs from the uninterrupted one
-    in that step. ``KeepCheckpoints`` never writes there by ``every_n_steps``; where it has a ``monitor``, a validation
-    in the middle of a step (``val_check_interval``) may make it, and so may own calls.
+    Such a checkpoint holds no gradient. So it must not count the batches of the step as trained: the run that goes on
+    from it trains on them once more, from the same weights, and equals the uninterrupted one. ``KeepCheckpoints``
+    writes one where it has a ``monitor`` and validation comes in the middle of a step (``val_check_interval``); so may
+    own calls. The data's own position does the same (``InstructionDataModule.state_dict``).
     """
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Warn where it is so."""
-        if trainer.training and is_accumulating(trainer):
-            ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            warnings.warn(
-                f"the checkpoint after batch {ready} lies in the middle of an optimizer step of "
-                f"{trainer.accumulate_grad_batches} batches. The gradient so far is not in it: a run that goes on from "
-                "it takes that step on fewer batches. Write checkpoints by checkpoint.every_n_steps, and choose "
-                "val_check_interval as a multiple of accumulate_grad_batches",
-                stacklevel=2,
-            )
+        """Take the batches of the unfinished step back from the counts."""
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress  # Lightning types it too narrowly
+        begun = progress.current.processed % trainer.accumulate_grad_batches
+        if trainer.state.fn != "fit" or not begun or progress.current.processed >= trainer.num_training_batches:
+            return
+        # The hook that ends a batch, in which Lightning itself saves, comes before it counts the batch as completed and
+        # the step as logged: it makes up for that when it goes on. At an epoch's start there is nothing to make up for.
+        pending = int(progress.current.processed > begun)
+        loops = checkpoint["loops"]["fit_loop"]
+        for name in ("total", "current"):
+            done = getattr(progress, name).processed - begun
+            counts = {"ready": done, "started": done, "processed": done, "completed": done - pending}
+            loops["epoch_loop.batch_progress"][name] |= counts
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= pending

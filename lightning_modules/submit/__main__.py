@@ -11,15 +11,18 @@ import subprocess
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # not in its __all__
 
-from lightning_modules.submit.script import Job, arm_arguments, render
+from lightning_modules.submit.command_lines import check_batches, read_command_lines
+from lightning_modules.submit.evaluation import evaluated_shards
+from lightning_modules.submit.script import Job, arm_arguments, render, render_evaluation
 from lightning_modules.submit.settings import NAME, Arm, Container, Resources, Stopping, Surroundings
+from lightning_modules.submit.staging import Stage
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 OWN = ("--run_folder", "--trainer.num_nodes", "--trainer.devices")
@@ -46,6 +49,8 @@ def main(args: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if options.dry_run:
         print(render(job), end="")
+        if job.evaluated:
+            print("\n# The job that evaluates, once training has ended well:\n" + render_evaluation(job), end="")
         return 0
     try:
         submit(job, options.chain, options.after)
@@ -95,7 +100,7 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
         raise ValueError("--parallel bounds the arms of a --sweep, and there is none")
     resources, stopping = _group(Resources, options), _group(Stopping, options)
     _check_time(resources, stopping)
-    return Job(
+    job = Job(
         name=name,
         root=root,
         run_folder=run_folder,
@@ -106,6 +111,19 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
         surroundings=_group(Surroundings, options),
         stopping=stopping,
     )
+    return replace(job, evaluated=_check_runs(job, options.evaluate_after))
+
+
+def _check_runs(job: Job, evaluate_after: bool | list[str]) -> dict[str, list[str]]:
+    """Read every run's command line and hold its batch against the processes; the shards it is evaluated on."""
+    lines = {arm.name: [*job.arguments, *arm_arguments(arm)] for arm in job.arms} or {"": list(job.arguments)}
+    configs = dict.fromkeys(config for line in lines.values() for config in config_files(line))
+    settings = read_command_lines(lines, job.root, list(configs))
+    if job.arguments[0] == "fit":
+        check_batches(settings, job.resources)
+    elif evaluate_after:
+        raise ValueError(f"--evaluate_after evaluates what fit has trained, and this is {job.arguments[0]}")
+    return evaluated_shards(evaluate_after, settings)
 
 
 def submit(job: Job, chain: int, after: str | None) -> list[str]:
@@ -117,10 +135,10 @@ def submit(job: Job, chain: int, after: str | None) -> list[str]:
         after: Job that the first one waits for.
 
     Returns:
-        The jobs' numbers.
+        The jobs' numbers, last that of the evaluation where there is one.
 
     Raises:
-        RuntimeError: Slurm refuses the job, in its own words; or the run is finished.
+        RuntimeError: Slurm refuses the job, in its own words; or the run is finished; or the sweep has too many runs.
         FileNotFoundError: There is no Slurm.
     """
     if shutil.which("sbatch") is None:
@@ -132,20 +150,48 @@ def submit(job: Job, chain: int, after: str | None) -> list[str]:
             f"{job.run_folder} is finished. To train it for longer, remove the file 'finished' in it; for another run, "
             "choose another --run_folder"
         )
+    _check_array(len(job.arms))
+    folder.mkdir(parents=True, exist_ok=True)
     script = folder / "job.sh"
-    script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(render(job), encoding="utf-8")
     numbers: list[str] = []
     for _ in range(chain):
         before = numbers[-1] if numbers else after
-        command = ["sbatch", "--parsable", *([f"--dependency=afterany:{before}"] if before else []), str(script)]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            raise RuntimeError(f"{shlex.join(command)} failed:\n{result.stderr.strip()}")
-        numbers.append(result.stdout.strip().split(";")[0])  # with several clusters, the cluster's name follows
-        log = str(job.log).replace("%A", numbers[-1]).replace("%j", numbers[-1])
-        print(f"job {numbers[-1]}{f' after {before}' if before else ''}, its log: {log}")
+        numbers.append(_sbatch(script, [f"--dependency=afterany:{before}"] if before else []))
+        print(f"job {numbers[-1]}{f' after {before}' if before else ''}, its log: {_numbered(job.log, numbers[-1])}")
+    if job.evaluated:
+        script = folder / "evaluate.sh"
+        script.write_text(render_evaluation(job), encoding="utf-8")
+        kind = "aftercorr" if job.arms else "afterok"  # each arm's evaluation waits for that arm alone
+        number = _sbatch(script, [f"--dependency={kind}:{numbers[-1]}", "--kill-on-invalid-dep=yes"])
+        print(f"evaluation {number} after {numbers[-1]}, its log: {_numbered(job.evaluation_log, number)}")
+        numbers.append(number)
     return numbers
+
+
+def _sbatch(script: Path, options: Sequence[str]) -> str:
+    command = ["sbatch", "--parsable", *options, str(script)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{result.stderr.strip()}")
+    return result.stdout.strip().split(";")[0]  # with several clusters, the cluster's name follows
+
+
+def _numbered(log: Path, number: str) -> str:
+    return str(log).replace("%A", number).replace("%j", number)
+
+
+def _check_array(num_arms: int) -> None:
+    """Refuse a sweep with more runs than Slurm has tasks for in one array."""
+    if not num_arms:
+        return
+    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True).stdout
+    most = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
+    if most is not None and num_arms > int(most[1]):
+        raise RuntimeError(
+            f"the sweep has {num_arms} runs, and this Slurm takes {most[1]} tasks in an array (MaxArraySize): divide "
+            "the file into several sweeps"
+        )
 
 
 def config_files(arguments: Sequence[str]) -> list[str]:
@@ -190,14 +236,21 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--parallel", type=int | None, default=None, help="most runs of the sweep at once")
     parser.add_argument("--chain", type=int, default=1, help="jobs in a row, each to go on where the last one stopped")
     parser.add_argument("--after", type=str | None, default=None, help="number of a job to wait for")
+    parser.add_argument(
+        "--evaluate_after",
+        type=bool | list[str],
+        default=False,
+        help="run evaluate.py after training: true = on the validation sets, or a list of shards",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the job script and submit nothing")
     return parser
 
 
 def _group(kind: type[Any], parsed: Any) -> Any:
     values = {each.name: parsed[each.name] for each in fields(kind)}
-    if values.get("container") is not None:
-        values["container"] = Container(**vars(values["container"]))
+    for name, part in (("container", Container), ("stage", Stage)):
+        if values.get(name) is not None:
+            values[name] = part(**vars(values[name]))
     return kind(**values)
 
 

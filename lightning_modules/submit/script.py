@@ -2,13 +2,15 @@
 
 import json
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 
 from lightning_modules.preemption import EXIT_STATUS
+from lightning_modules.submit.recording import recording
 from lightning_modules.submit.settings import Arm, Container, Resources, Stopping, Surroundings
+from lightning_modules.submit.staging import expanded_by_bash, staging
 
 KILLED = 128 + signal.SIGUSR1
 """Status, by the shell's custom, of a process that SIGUSR1 ended."""
@@ -57,6 +59,7 @@ class Job:
         resources: What is asked for.
         surroundings: What the processes find.
         stopping: What happens when the time is up.
+        evaluated: Shards that each run is evaluated on after it, by its arm's name ("" of a single run); may be empty.
     """
 
     name: str
@@ -68,11 +71,17 @@ class Job:
     resources: Resources = field(default_factory=Resources)
     surroundings: Surroundings = field(default_factory=Surroundings)
     stopping: Stopping = field(default_factory=Stopping)
+    evaluated: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def log(self) -> Path:
         """The log file, with Slurm's signs for the job's number."""
         return self.root / self.run_folder / ("slurm-%A_%a.out" if self.arms else "slurm-%j.out")
+
+    @property
+    def evaluation_log(self) -> Path:
+        """The same of the job that evaluates."""
+        return self.log.with_name(self.log.name.replace("slurm", "evaluation"))
 
 
 def render(job: Job) -> str:
@@ -84,13 +93,14 @@ def render(job: Job) -> str:
     Returns:
         A bash script with the options of sbatch.
     """
-    arms = _arms(job.arms) if job.arms else f"run_folder={quote(str(job.run_folder))}\n"
+    stage = job.surroundings.stage
     sections = [
-        "#!/usr/bin/env bash\n# Written by python -m lightning_modules.submit; docs/cluster.md tells about it.\n"
-        + "".join(f"#SBATCH {_word(option)}\n" for option in _options(job)),
-        arms.replace("RUN_FOLDER", quote(str(job.run_folder))),
+        _head(_options(job)),
+        _run_folder(job, {arm.name: ("of_this_arm", _words(arm_arguments(arm))) for arm in job.arms}),
         FINISHED if job.arguments[0] == "fit" else "",
         _environment(job.surroundings),
+        recording(job.surroundings, has_gpus=job.resources.gpus > 0),
+        staging(stage) if stage is not None else "",
         RENDEZVOUS,
         _command(job),
         _srun(job) + WAITING,
@@ -99,28 +109,71 @@ def render(job: Job) -> str:
     return "\n".join(section for section in sections if section)
 
 
-def _options(job: Job) -> list[str]:
+def render_evaluation(job: Job) -> str:
+    """Write the script of the job that evaluates what the runs have trained, each on one device.
+
+    Args:
+        job: The runs, with the shards that they are evaluated on.
+
+    Returns:
+        A bash script with the options of sbatch.
+    """
+    shards = {name: [expanded_by_bash(one) for one in each] for name, each in job.evaluated.items()}
+    single = "" if job.arms else f"shards=({' '.join(shards[''])})\n"
+    command = f'{quote(job.surroundings.python)} evaluate.py --checkpoint "$checkpoint" --data "${{shards[@]}}"'
+    lines = [
+        'checkpoint="$run_folder/checkpoints/final.ckpt"',
+        "# The best one, where checkpoint.monitor says what is best.",
+        'best="$run_folder/checkpoints/best.ckpt"',
+        '[[ -e $best ]] && checkpoint="$best"',
+        f'command=({command} --out "$run_folder/evaluation")',
+    ]
+    alone = replace(job, resources=replace(job.resources, nodes=1, gpus=min(job.resources.gpus, 1)))
+    stage = job.surroundings.stage
+    sections = [
+        _head(_options(alone, evaluates=True)),
+        _run_folder(job, {name: ("shards", words) for name, words in shards.items()}) + single,
+        _environment(job.surroundings),
+        staging(stage) if stage is not None else "",
+        "\n".join([*lines, ""]),
+        _srun(alone).removesuffix(" &\n") + "\n",
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _head(options: Sequence[str]) -> str:
+    first = "#!/usr/bin/env bash\n# Written by python -m lightning_modules.submit; docs/cluster.md tells about it.\n"
+    return first + "".join(f"#SBATCH {_word(option)}\n" for option in options)
+
+
+def _run_folder(job: Job, of_arms: Mapping[str, tuple[str, Sequence[str]]]) -> str:
+    """Set ``run_folder``, and in a sweep by the task's number an array with the words of its arm."""
+    folder = quote(str(job.run_folder))
+    if not job.arms:
+        return f"run_folder={folder}\n"
+    lines = ["case $SLURM_ARRAY_TASK_ID in"]
+    for number, arm in enumerate(job.arms):
+        array, words = of_arms[arm.name]
+        lines += [f"    {number})", f"        arm={quote(arm.name)}", f"        {array}=("]
+        lines += [f"            {word}" for word in words]
+        lines += ["        )", "        ;;"]
+    return "\n".join([*lines, "esac", f"run_folder={folder}/$arm", ""])
+
+
+def _options(job: Job, *, evaluates: bool = False) -> list[str]:
     stopping = job.stopping
     array = f"--array=0-{len(job.arms) - 1}" + (f"%{job.parallel}" if job.parallel else "")
+    signal_option = [f"--signal={stopping.signal}"] if stopping.signal and not evaluates else []
     return [
-        f"--job-name={job.name}",
+        f"--job-name={job.name}{'-evaluation' if evaluates else ''}",
         *job.resources.options(),
         *([array] if job.arms else []),
         f"--chdir={job.root}",
-        f"--output={job.log}",
+        f"--output={job.evaluation_log if evaluates else job.log}",
         "--open-mode=append",  # a requeued job keeps its number
-        *([f"--signal={stopping.signal}"] if stopping.signal else []),
+        *signal_option,
         "--requeue" if stopping.requeue else "--no-requeue",
     ]
-
-
-def _arms(arms: Sequence[Arm]) -> str:
-    lines = ["case $SLURM_ARRAY_TASK_ID in"]
-    for number, arm in enumerate(arms):
-        lines += [f"    {number})", f"        arm={quote(arm.name)}", "        of_this_arm=("]
-        lines += [f"            {line}" for line in _words(arm_arguments(arm))]
-        lines += ["        )", "        ;;"]
-    return "\n".join([*lines, "esac", "run_folder=RUN_FOLDER/$arm", ""])
 
 
 def arm_arguments(arm: Arm) -> list[str]:
@@ -163,7 +216,7 @@ def _command(job: Job) -> str:
 def _srun(job: Job) -> str:
     container = job.surroundings.container
     # --wait: a rank that fails must not leave the others hanging, yet all must have time to leave with their status.
-    options = ["--wait=60", *job.surroundings.srun]
+    options = ["--wait=60", "--label", *job.surroundings.srun]
     if job.resources.cpus_per_task is not None:  # srun does not take it from the job
         options.append(f"--cpus-per-task={job.resources.cpus_per_task}")
     inside: list[str] = []

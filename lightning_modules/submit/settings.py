@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lightning_modules.submit.staging import Stage
+
 TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 SIGNAL = re.compile(r"(USR1|TERM)@\d+")
 NAME = re.compile(r"\w[\w.=+-]*")
@@ -121,6 +123,7 @@ class Surroundings:
         python: Interpreter, inside the container where there is one.
         interface: Network interface of NCCL and Gloo, where they choose the wrong one.
         srun: Further options of srun, such as --cpu-bind=cores.
+        stage: What every node copies to its own disk first.
 
     Raises:
         ValueError: A variable's name is not one of the shell, or an option is not one.
@@ -132,6 +135,7 @@ class Surroundings:
     python: str = "python"
     interface: str | None = None
     srun: list[str] = field(default_factory=list)
+    stage: Stage | None = None
 
     def __post_init__(self) -> None:
         wrong = [name for name in self.variables if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)]

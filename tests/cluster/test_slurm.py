@@ -6,6 +6,7 @@
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,8 +26,9 @@ NUM_STEPS = 12
 STAND_IN = """\
 #!/usr/bin/env bash
 # Stands for python: writes down its arguments, and does what the option --behaviour says. train.py is $1.
+[[ $1 == -c ]] && echo "torch==1" && exit 0
 while (($#)); do
-    [[ $1 == --run_folder ]] && folder=$2
+    [[ $1 == --run_folder || $1 == --out ]] && folder=$2
     [[ $1 == --behaviour ]] && behaviour=$2
     printf '%s\\n' "$1" >> "$PWD/arguments.$SLURM_JOB_ID.$SLURM_PROCID.${SLURM_RESTART_COUNT:-0}"
     shift
@@ -38,6 +40,14 @@ touch "$folder/started.$SLURM_PROCID.${SLURM_RESTART_COUNT:-0}"
 [[ $behaviour == wait && ${SLURM_RESTART_COUNT:-0} == 0 ]] && while :; do sleep 0.1; done
 [[ $behaviour == fail ]] && exit 3
 exit 0
+"""
+
+TRAIN = """\
+from types import SimpleNamespace as Settings
+
+def parse(args):
+    loading = Settings(batch_size=8, budget=None)
+    return Settings(data=Settings(loading=loading, validation={"a": "a b.tar"}), checkpoint=Settings(folder=None))
 """
 
 Submit = Callable[..., list[str]]
@@ -59,7 +69,7 @@ def place(slurm: LocalSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A working directory with a space in its name, whose train.py is a stand-in."""
     folder = tmp_path / "my work"
     folder.mkdir()
-    (folder / "train.py").touch()
+    (folder / "train.py").write_text(TRAIN)
     (folder / "python").write_text(STAND_IN)
     (folder / "python").chmod(0o755)
     monkeypatch.chdir(folder)
@@ -76,7 +86,7 @@ def stand_in(place: Path, capsys: pytest.CaptureFixture[str]) -> Submit:
         status = submit([*own, "--", "fit", "--behaviour", behaviour, *arguments])
         printed = capsys.readouterr()
         assert status == 0, printed.err
-        return re.findall(r"^job (\d+)", printed.out, re.MULTILINE)
+        return re.findall(r"^(?:job|evaluation) (\d+)", printed.out, re.MULTILINE)
 
     return run
 
@@ -162,6 +172,60 @@ def test_arms_of_a_sweep_run_in_folders_of_their_own_and_queue_again_each_for_it
     wait_for(lambda: (place / "run" / "two" / "finished").exists(), "the second arm again", 60)
     assert len(list((place / "run" / "one").glob("started.*"))) == 2
     assert any('--x.y\n[1, "a b"]\n--z\ntrue\n' in path.read_text() for path in place.glob("arguments.*"))
+
+
+def test_every_node_stages_the_shards_before_training(slurm: LocalSlurm, place: Path, stand_in: Submit) -> None:
+    (place / "shared disk").mkdir()
+    for name in ("train-0.tar", "train-1.tar"):
+        (place / "shared disk" / name).write_text(name)
+    folder = f"--stage.folder={place}/own/$SLURMD_NODENAME/shards"  # both nodes are this host
+    (job,) = stand_in(f"--stage.files=['{place}/shared disk/train-*.tar']", folder)
+    slurm.wait_for_state(job, "COMPLETED")
+    copies = sorted(str(path.relative_to(place)) for path in place.glob("own/*/shards/*"))
+    assert copies == [f"own/{node}/shards/train-{number}.tar" for node in ("n1", "n2") for number in (0, 1)]
+    log = (place / "run" / f"slurm-{job}.out").read_text()
+    assert log.count("2 of 2 files copied") == 2
+    assert "nodes: n1 n2" in log
+    assert (place / "run" / "starts" / f"{job}.0.txt").read_text() in log
+
+
+def test_staging_that_fails_keeps_the_run_from_starting(slurm: LocalSlurm, place: Path, stand_in: Submit) -> None:
+    (job,) = stand_in(f"--stage.files=[{place}/none.tar]", f"--stage.folder={place}/own")
+    slurm.wait_for_state(job, "FAILED")
+    assert f"there is no file {place}/none.tar" in (place / "run" / f"slurm-{job}.out").read_text()
+    assert not list((place / "run").glob("started.*"))
+
+
+@pytest.mark.parametrize("behaviour", ["end", "wait"])
+def test_an_evaluation_follows_training_that_ended_well(
+    slurm: LocalSlurm, place: Path, stand_in: Submit, behaviour: str
+) -> None:
+    """A run that stops and queues again has not ended yet."""
+    training, evaluation = stand_in("--evaluate_after=true", behaviour=behaviour)
+    if behaviour == "wait":
+        wait_for(lambda: len(list((place / "run").glob("started.*.0"))) == 2, "both processes", 30)
+        slurm.run("scancel", "--signal=USR1", training)
+        wait_for(lambda: (place / "run" / "started.0.1").exists(), "the second start", 60)
+    slurm.wait_for_state(evaluation, "COMPLETED")
+    assert (place / "run" / "finished").exists()
+    assert (place / f"arguments.{evaluation}.0.0").read_text().splitlines() == [
+        "evaluate.py", "--checkpoint", "run/checkpoints/final.ckpt", "--data", "a b.tar", "--out", "run/evaluation",
+    ]  # fmt: skip
+
+
+def test_what_failed_is_not_evaluated(slurm: LocalSlurm, place: Path, stand_in: Submit) -> None:
+    training, evaluation = stand_in("--evaluate_after=true", behaviour="fail")
+    slurm.wait_for_state(training, "FAILED")
+    slurm.wait_for_state(evaluation, "CANCELLED")
+
+
+def test_each_arm_is_evaluated_after_its_own_training(slurm: LocalSlurm, place: Path, stand_in: Submit) -> None:
+    sweep = [{"name": "one"}, {"name": "two", "options": {"behaviour": "fail"}}]
+    (place / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    stand_in("--sweep=sweep.yaml", "--evaluate_after=[x.tar]")
+    wait_for(lambda: (place / "run" / "one" / "evaluation").exists(), "the evaluation", 60)
+    time.sleep(2)
+    assert not (place / "run" / "two" / "evaluation").exists()
 
 
 def test_what_slurm_says_against_a_job_is_passed_on(

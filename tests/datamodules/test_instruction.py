@@ -41,13 +41,14 @@ def test_ranks_split_the_batches_of_one_process(
 ) -> None:
     class Rank:
         accumulate_grad_batches = 1
+        num_training_batches = 1
 
         def __init__(self, rank: int, world: int) -> None:
             self.global_rank, self.world_size = rank, world
             connector = type("Connector", (), {"use_distributed_sampler": False})
             self._accelerator_connector = connector
             progress = type("Progress", (), {"processed": 0})
-            total = type("Batches", (), {"total": progress})
+            total = type("Batches", (), {"total": progress, "current": progress})
             self.fit_loop = type("Fit", (), {"epoch_loop": type("Epoch", (), {"batch_progress": total})})
 
     def keys(rank: int, world: int) -> list[Step]:

@@ -135,6 +135,26 @@ def test_resume_is_exact_with_accumulation_and_validation_between(
     assert resumed.losses == straight.losses[4:]
 
 
+@pytest.mark.parametrize("loading", [Loading(4, num_workers=0), WAYS["budget"][1]], ids=["size", "budget"])
+def test_a_state_in_the_middle_of_an_optimizer_step_counts_none_of_its_batches(
+    make: Callable[..., InstructionDataModule], tmp_path: Path, loading: Loading
+) -> None:
+    class States(Callback):
+        def __init__(self) -> None:
+            self.consumed: list[int] = []
+
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            self.consumed.append(data.state_dict()["samples_consumed"])
+
+    data, seen = make(num_steps=3, loading=loading), States()
+    trainer(tmp_path, seen, accumulate_grad_batches=3, max_steps=3).fit(Recorder(), datamodule=data)
+    assert len(seen.consumed) == 9
+    assert seen.consumed[0] == seen.consumed[1] == 0
+    assert seen.consumed[2] == seen.consumed[3] == seen.consumed[4] > 0
+    assert seen.consumed[5] == seen.consumed[6] == seen.consumed[7] > seen.consumed[2]
+    assert seen.consumed[8] > seen.consumed[5]
+
+
 def test_a_batch_whose_step_failed_is_trained_on_after_resuming(
     make: Callable[..., InstructionDataModule], tmp_path: Path
 ) -> None:

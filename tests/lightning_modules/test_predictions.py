@@ -47,6 +47,15 @@ def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     assert list(json.loads(path.read_text(encoding="utf-8").splitlines()[0])) == list(Prediction._fields)
 
 
+def test_predictions_name_the_file_of_their_video_and_earlier_ones_without_it_are_read(tmp_path: Path) -> None:
+    [named] = judge_answers([make_question(meta={"media": "in/cat.mp4"})], ["red"])
+    assert json.loads(to_json_lines([named]))["media"] == "in/cat.mp4"
+    path = tmp_path / "predictions.jsonl"
+    earlier = {name: value for name, value in named._asdict().items() if name != "media"}
+    path.write_text(json.dumps(earlier) + "\n", encoding="utf-8")
+    assert read_predictions(path) == [named._replace(media="")]
+
+
 def test_line_that_was_cut_off_while_writing_is_left_out(tmp_path: Path) -> None:
     predictions = judge_answers([make_question(id=str(number)) for number in range(2)], ["red", "red"])
     path = tmp_path / "predictions.jsonl"

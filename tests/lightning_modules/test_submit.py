@@ -17,7 +17,9 @@ Render = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of these tests are no whole ones of train.py; test_submit_checks.py has those."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("lightning_modules.submit.__main__._check_runs", lambda job, evaluate_after: {})
 
 
 @pytest.fixture
@@ -98,8 +100,8 @@ def test_the_command_gets_every_argument_as_it_was(render: Render, tmp_path: Pat
     )
     address, port, *words = run_with(script, tmp_path)
     assert words == [
-        "--wait=60", "my python", "train.py", "fit", "-c", "configs/base.yaml", *awkward, "--run_folder", "runs/fit",
-        "--trainer.num_nodes", "2", "--trainer.devices", "4",
+        "--wait=60", "--label", "my python", "train.py", "fit", "-c", "configs/base.yaml", *awkward,
+        "--run_folder", "runs/fit", "--trainer.num_nodes", "2", "--trainer.devices", "4",
     ]  # fmt: skip
     assert address == "10.0.0.7"  # of a name that the resolver does not know
     assert 10000 <= int(port) < 30000

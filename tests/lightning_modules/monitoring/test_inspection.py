@@ -69,6 +69,23 @@ def test_questions_references_and_answers_stand_as_text(folders: PartFolders, tm
     assert f"| how many ? | one two | {answers[3]} |" in text(events, "answers/0/image")
 
 
+def test_videos_go_by_the_file_that_they_were_made_from(
+    folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two samples of one file are told apart by their keys; a shard without names shows keys."""
+    titles = []
+    draw_video = inspection.draw_video
+    monkeypatch.setattr(inspection, "draw_video", lambda video: titles.append(video.title) or draw_video(video))
+    dialogue = [[("which colour ?", "red")]]
+    named = [make_sample(folders, key, make_frames(2), dialogue, meta={"media": "in/my cat.mp4"}) for key in "ab"]
+    batch = collate([*named, make_sample(folders, "c", make_frames(2), dialogue)])
+    events = validate_with_tensorboard(tmp_path, make_module(folders), [[batch]], num_videos=3)
+    tags = ["in/my_cat.mp4/a", "in/my_cat.mp4/b", "c"]
+    assert set(events.Tags()["images"]) == {f"videos/0/{tag}" for tag in tags}
+    assert "which colour" in text(events, "answers/0/in/my_cat.mp4/a")
+    assert titles == ["in/my cat.mp4 (a)", "in/my cat.mp4 (b)", "c"]
+
+
 def test_segment_counts_of_all_videos_are_in_the_histogram(folders: PartFolders, tmp_path: Path) -> None:
     batch = make_batch(folders)  # videos of 5, 1 and 7 frames, two frames a segment: 3, 1 and 4 segments
     events = validate_with_tensorboard(tmp_path, make_module(folders), [[batch, batch]], num_videos=1)

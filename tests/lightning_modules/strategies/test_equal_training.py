@@ -47,13 +47,25 @@ def test_two_processes_train_as_one_does_under_every_strategy(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["accumulate", "checkpointing", "every_segment", "both", "lora"])
+@pytest.mark.parametrize("variant", ["checkpointing", "every_segment", "both", "lora"])
 def test_what_saves_memory_changes_no_number(variant: str, tmp_path: Path) -> None:
     names = [f"{strategy}+{variant}" for strategy in ("zero2", "zero3", "fsdp2")]
     results = run(names, tmp_path, 2)
     alone = train_alone(f"single_device+{variant}", tmp_path / "alone")
     for name in names:
         assert_equal_training(results[name], alone)
+
+
+@pytest.mark.slow
+def test_accumulated_batches_train_as_one_batch_of_all_their_samples_under_every_strategy(tmp_path: Path) -> None:
+    """On one process or two: ranks and batches have answers of unequal length."""
+    names = [f"{strategy}+accumulate" for strategy in ("ddp", "zero1", "zero2", "zero3", "fsdp2")]
+    results = run(names, tmp_path, 2)
+    for name, number in (("accumulate", "one"), ("joined", "other")):
+        results[name] = train_alone(f"single_device+{name}", tmp_path / number)
+    joined = results.pop("joined")
+    for result in results.values():
+        assert_equal_training(result, joined)
 
 
 @pytest.mark.slow

@@ -39,14 +39,26 @@ def make_strategy(name: str) -> Strategy:
     return {"single_device": SingleDevice, "ddp": Ddp, "fsdp2": Fsdp2}[name]()
 
 
-def make_batches(folders: PartFolders, rank: int, num_ranks: int, num_steps: int) -> list[Batch]:
-    """The same global batches however many ranks share them; their samples move from rank to rank."""
+def make_batches(
+    folders: PartFolders, rank: int, num_ranks: int, num_batches: int, batches_in_one: int = 1
+) -> list[Batch]:
+    """The same global batches however many ranks share them; their samples move from rank to rank.
+
+    Args:
+        folders: The tiny parts.
+        rank: Whose part.
+        num_ranks: How many share them.
+        num_batches: How many there are.
+        batches_in_one: How many that follow each other are joined.
+    """
     samples = make_mixed_samples(folders)
-    batches = []
-    for step in range(num_steps):
-        turned = samples[step % 4 :] + samples[: step % 4]
-        batches.append(collate(turned[rank::num_ranks]))
-    return batches
+    parts = []
+    for number in range(num_batches):
+        turned = samples[number % 4 :] + samples[: number % 4]
+        # The second of two has answers of another length than the first.
+        parts.append(turned[rank::num_ranks] if number % 2 == 0 else turned[:2][rank::num_ranks])
+    joined = [parts[start : start + batches_in_one] for start in range(0, num_batches, batches_in_one)]
+    return [collate([sample for part in group for sample in part]) for group in joined]
 
 
 def full_weight(parameter: Tensor) -> Tensor:
@@ -73,6 +85,7 @@ def variant(name: str, folders: PartFolders) -> tuple[dict[str, Any], dict[str, 
     changes: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "plain": ({}, {}),
         "accumulate": ({}, {"accumulate_grad_batches": 2}),
+        "joined": ({}, {}),
         "checkpointing": ({"language_model": checkpointing}, {}),
         "every_segment": ({"loss_schedule": every_segment}, {}),
         "both": ({"language_model": checkpointing, "loss_schedule": every_segment}, {}),
@@ -111,7 +124,7 @@ def train(name: str, folders: PartFolders, folder: Path, rank: int, num_ranks: i
     of_module, of_trainer = variant(changed or "plain", folders)
     torch.manual_seed(0)
     module = make_unbuilt_module(folders, **of_module)
-    if changed == "accumulate":
+    if changed in ("accumulate", "joined"):
         module.__class__ = DescendingModule
     logger = RecordingLogger()
     trainer = make_trainer(
@@ -124,8 +137,9 @@ def train(name: str, folders: PartFolders, folder: Path, rank: int, num_ranks: i
         use_distributed_sampler=False,
         **of_trainer,
     )
-    num_batches = NUM_STEPS * trainer.accumulate_grad_batches
-    trainer.fit(module, make_loader(make_batches(folders, rank, num_ranks, num_batches)))
+    batches_in_one = 2 if changed == "joined" else 1
+    num_batches = NUM_STEPS * trainer.accumulate_grad_batches * batches_in_one
+    trainer.fit(module, make_loader(make_batches(folders, rank, num_ranks, num_batches, batches_in_one)))
     weights = {key: full_weight(p) for key, p in module.named_parameters() if p.requires_grad}
     return {"losses": logger.values("train/loss"), "weights": weights}
 
