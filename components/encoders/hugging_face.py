@@ -13,6 +13,7 @@ from components.encoders.image_settings import read_image_settings
 from components.interfaces import FrameEncoder, FrameFeatures
 from components.pooling import patch_grid_side, pool_patches
 from components.sharding import active_sharding, settle_weights
+from components.weights.random_weights import mark_random
 
 _CLASS_TOKEN_NAMES = ("class_embedding", "cls_token")
 # Parameters that nothing before the chosen layer's output reads; published checkpoints lack some of them.
@@ -200,6 +201,8 @@ def _load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: Attenti
             f"{path}: the checkpoint does not hold the weights that its config.json describes, and random ones would "
             f"take their place: {'; '.join(problems[:8])}{' ...' if len(problems) > 8 else ''}"
         )
+    if loading["missing_keys"]:  # nothing reads them, but they differ each time that the model is built
+        mark_random(model, sorted(loading["missing_keys"]))
     return model
 
 

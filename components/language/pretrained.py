@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from components.attention import AttentionWish, resolve_attention
 from components.sharding import active_sharding
+from components.weights.random_weights import mark_random
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def build_model(
     # Float32 weights may still attend in half precision under autocast: an explicit wish is left to the user.
     kernel = resolve_attention(attn, device_type, chosen if attn == "auto" else None)
     if weights == "random":
-        return AutoModelForCausalLM.from_config(config, dtype=chosen, attn_implementation=kernel), chosen
+        untrained = AutoModelForCausalLM.from_config(config, dtype=chosen, attn_implementation=kernel)
+        mark_random(untrained)
+        return untrained, chosen
     loaded = chosen if active_sharding() is None else "auto"
     model, report = AutoModelForCausalLM.from_pretrained(
         path, dtype=loaded, attn_implementation=kernel, output_loading_info=True, **source

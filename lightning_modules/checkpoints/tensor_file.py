@@ -1,9 +1,11 @@
 """Writes a safetensors file tensor by tensor, so that no more than one of them has to be in memory."""
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,9 +51,11 @@ class TensorFile:
     def __init__(self, path: Path, forms: Mapping[str, Form]) -> None:
         self._forms = dict(forms)
         self._waiting = list(forms)[::-1]
+        self._digest = hashlib.sha256()
+        self._hashing = ThreadPoolExecutor(1, "hashing")
         self._file = path.open("wb")
         header = _header(self._forms)
-        self._file.write(len(header).to_bytes(8, "little") + header)
+        self._write(len(header).to_bytes(8, "little") + header)
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write the next tensor.
@@ -68,10 +72,13 @@ class TensorFile:
         if name != expected or form != self._forms[name]:
             raise ValueError(f"got {name} ({form}), expected {expected} ({self._forms.get(expected or '')})")
         values = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-        self._file.write(values.numpy().data)
+        self._write(values.numpy().data)
 
-    def close(self) -> None:
+    def close(self) -> str:
         """Wait until the disk has it.
+
+        Returns:
+            SHA-256 of the file's content.
 
         Raises:
             ValueError: Announced tensors did not come.
@@ -81,6 +88,14 @@ class TensorFile:
             os.fsync(file.fileno())
         if self._waiting:
             raise ValueError(f"the file ends without {self._waiting[::-1][:5]}")
+        self._hashing.shutdown()
+        return self._digest.hexdigest()
+
+    def _write(self, content: bytes | memoryview) -> None:
+        """Write, and hash meanwhile: the disk is waited for anyway."""
+        hashed = self._hashing.submit(self._digest.update, content)
+        self._file.write(content)
+        hashed.result()
 
 
 def _header(forms: Mapping[str, Form]) -> bytes:

@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.weights.exported_weights import open_weights
 from components.weights.run_checkpoint import RunCheckpoint
 from lightning_modules.export import export
-from lightning_modules.loading import load_weights, open_weights
+from lightning_modules.loading import load_weights
 from tests.fixtures_models import PartFolders, make_batch, make_module
 from tests.lightning_modules.checkpoints.run_jobs import NUM_STEPS, SAVED_AT, Job, run_jobs
 
