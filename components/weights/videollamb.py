@@ -36,6 +36,7 @@ from components.weights.conversion import (
 )
 from components.weights.depth import read_depth, read_depths
 from components.weights.encoder_settings import EncoderFacts, encoder_settings
+from components.weights.file_modes import follow_umask
 from components.weights.language_settings import write_language_settings
 from components.weights.original_names import PartName
 from components.weights.trained_parts import merge_trained_adapters, read_trained_parts
@@ -185,6 +186,7 @@ def _write_tensors(tensors: Mapping[str, Tensor], target: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target)
     else:
         save_torch_state_dict(dict(tensors), target)
+    follow_umask(target)
 
 
 def _parser() -> argparse.ArgumentParser:

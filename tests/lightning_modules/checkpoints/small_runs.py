@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.strategies.replicated import SingleDevice
 
-
 FIXED_SEED = 17
 
 
