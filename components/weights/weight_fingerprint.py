@@ -6,6 +6,7 @@ known again too.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ _BLOCK = 4096  # elements that are added in float32; blocks are added in float64
 _CHUNK = 1024 * _BLOCK  # elements that are converted at once
 # Blocks begin elsewhere where weights are spread otherwise, and are then rounded otherwise.
 _ROUNDING = 1e-5
+_BASE_LAYER = re.compile(r"(?:\.base_layer)+(?=\.)")
 _TINY = 1e-30  # of two zeros, one may have been less than a coarse dtype can hold
 
 
@@ -79,6 +81,16 @@ def fingerprint_of(measured: Tensor, dtype: torch.dtype, shape: torch.Size) -> W
     total, square_total, *values = measured.tolist()
     num_values = len(list(_places(shape.numel())))
     return WeightFingerprint(str(dtype).removeprefix("torch."), list(shape), total, square_total, values[:num_values])
+
+
+def fingerprint_of_tensor(tensor: Tensor) -> WeightFingerprint:
+    """Make the fingerprint of a whole tensor."""
+    return fingerprint_of(measure(tensor.reshape(-1), 0, tensor.numel()), tensor.dtype, tensor.shape)
+
+
+def plain_name(name: str) -> str:
+    """Name of a parameter without the level that adapters beside it add."""
+    return _BASE_LAYER.sub("", name)
 
 
 def read_fingerprints(facts: Mapping[str, Any]) -> dict[str, WeightFingerprint]:

@@ -1,6 +1,5 @@
 """Whether what a checkpoint leaves out is what it was trained beside: frozen weights and the tokenizer."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -16,13 +15,13 @@ from components.weights.weight_fingerprint import (
     fingerprint_of,
     is_same,
     measure,
+    plain_name,
 )
 from lightning_modules.checkpoints.access import ParameterAccess
 
 AddUp = Callable[[Tensor], Tensor]
 """Adds a tensor over all ranks; every rank must call it."""
 
-_BASE_LAYER = re.compile(r"(?:\.base_layer)+(?=\.)")
 _TOKENIZER_FACTS = {"vocabulary": "vocabulary", "special_ids": "special tokens", "chat_template": "chat template"}
 
 
@@ -47,11 +46,6 @@ def part_of(name: str) -> str:
 def count_by_part(names: Iterable[str]) -> str:
     """How many tensors of each part there are, for a message."""
     return ", ".join(f"{part} ({count} tensors)" for part, count in Counter(map(part_of, names)).items())
-
-
-def plain_name(name: str) -> str:
-    """Name of a parameter without the level that adapters beside it add."""
-    return _BASE_LAYER.sub("", name)
 
 
 def take_fingerprints(
