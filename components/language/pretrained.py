@@ -41,7 +41,7 @@ def build_model(
         file, see ``settle_weights``.
 
     Raises:
-        ValueError: There is none, or it lacks weights that would stay random.
+        ValueError: There is none, it lacks weights that would stay random, or there are adapters beside it.
     """
     if weights not in ("pretrained", "random"):
         raise ValueError(f"weights is {weights!r}; expected 'pretrained' or 'random'")
@@ -64,6 +64,12 @@ def build_model(
     model, report = AutoModelForCausalLM.from_pretrained(
         path, dtype=loaded, attn_implementation=kernel, output_loading_info=True, **source
     )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"{path!r} holds adapters (adapter_config.json) with its language model, and what trains, is frozen and is "
+            "saved would not be clear. Merge them with the tool that trained them (peft: merge_and_unload) and name the "
+            "result, or take adapter_config.json and adapter_model.* out of the folder to go without them"
+        )
     if report["missing_keys"]:
         raise ValueError(
             f"the checkpoint {path!r} lacks weights of the model that its config.json describes, which would stay "

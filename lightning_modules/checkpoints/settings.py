@@ -18,6 +18,8 @@ _FREE = frozenset(
         "dtype", "attn", "gradient_checkpointing", "pack", "max_frames_per_call", "max_new_tokens",
         # Where weights come from: their fingerprints are compared instead.
         "path", "video_path", "image_path", "weights", "gguf_file",
+        # Held to what the encoder reads, frame by frame.
+        "size",
     }
 )  # fmt: skip
 _log = logging.getLogger(__name__)
