@@ -66,9 +66,9 @@ def build_model(
     )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(
-            f"{path!r} holds adapters (adapter_config.json) with its language model, and what trains, is frozen and is "
-            "saved would not be clear. Merge them with the tool that trained them (peft: merge_and_unload) and name the "
-            "result, or take adapter_config.json and adapter_model.* out of the folder to go without them"
+            f"{path!r} holds adapters (adapter_config.json) with its language model, and it would not be clear what "
+            "trains and what a checkpoint holds. Merge them with the tool that trained them (peft: merge_and_unload) "
+            "and name the result, or take adapter_config.json and adapter_model.* out to go without them"
         )
     if report["missing_keys"]:
         raise ValueError(

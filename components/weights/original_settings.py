@@ -10,25 +10,27 @@ _KEPT = "original"
 _FILES = ("config.json", *TOKENIZER_FILES)
 
 
-def keep_original_settings(source: Path, folder: Path) -> None:
+def keep_original_settings(source: Path, language_model: Path) -> None:
     """Copy configuration and tokenizer of an original checkpoint as they are.
 
     Args:
         source: The original checkpoint. One that is a single file has none.
-        folder: Where its parts are imported to.
+        language_model: Folder of the language model that is imported from it.
     """
     found = [source / name for name in _FILES if (source / name).is_file()]
     if found:
-        (folder / _KEPT).mkdir(parents=True, exist_ok=True)
+        (language_model / _KEPT).mkdir(parents=True, exist_ok=True)
     for path in found:
-        shutil.copyfile(path, folder / _KEPT / path.name)
+        shutil.copyfile(path, language_model / _KEPT / path.name)
 
 
-def write_original_settings(folder: Path | None, target: Path, dtype: str | None, num_bridge_layers: int) -> list[str]:
+def write_original_settings(
+    language_model: Path | None, target: Path, dtype: str | None, num_bridge_layers: int
+) -> list[str]:
     """Put configuration and tokenizer beside exported weights, so that the original's code and our import open them.
 
     Args:
-        folder: Where the parts were imported to; None where it is not known.
+        language_model: Folder of the imported language model; None where it is not known.
         target: Folder of the export.
         dtype: Dtype that the weights were cast to; None leaves what the configuration says.
         num_bridge_layers: Layers of the exported bridge; 0 where it is not exported.
@@ -36,13 +38,10 @@ def write_original_settings(folder: Path | None, target: Path, dtype: str | None
     Returns:
         What is left to do by hand, line by line.
     """
-    kept = None if folder is None else folder / _KEPT
+    kept = None if language_model is None else language_model / _KEPT
     if kept is None or not (kept / "config.json").is_file():
-        wanted = "FOLDER of --frozen" if folder is None else str(folder)
-        return [
-            f"  {wanted} does not hold the original's config.json and tokenizer (imports of folders keep them): put "
-            f"both into {target} before it is opened"
-        ]
+        known = "no --frozen folder was given" if kept is None else f"there is no {kept}, which an import writes"
+        return [f"  {known}: put the original's config.json and tokenizer into {target} before it is opened"]
     for path in kept.iterdir():
         shutil.copyfile(path, target / path.name)
     config = json.loads((kept / "config.json").read_text(encoding="utf-8"))

@@ -117,7 +117,7 @@ def write_parts(source: Path, folder: Path, options: ImportOptions) -> list[str]
             (target / "config.json").write_text(json.dumps(settings[name], indent=2), encoding="utf-8")
         if name == "language_model":
             lines += write_language_settings(source, target, part.num_layers, options.dtype)
-            keep_original_settings(source, folder)
+            keep_original_settings(source, target)
         lines += [f"  dropped, never used: {dropped}" for dropped in part.dropped]
         lines += [f"  missing, allowed: {missing}" for missing in part.missing]
     lines += [f"left out, not asked for: {name} ({len(names)} tensors)" for name, names in imported.not_wanted.items()]
@@ -139,12 +139,12 @@ def write_original(source: Path, target: Path, options: ExportOptions) -> list[s
         FileNotFoundError: The source has none of the wanted parts.
         ValueError: See ``export_part`` and ``parts_of_run``.
     """
-    if source.suffix == ".ckpt":
-        parts = {} if options.frozen is None else _parts_in(options.frozen)
-        frozen = None if options.frozen is None else _part_path(options.frozen, "language_model")
-        parts = parts_of_run(source, parts, frozen, options.lora_alpha, options.allowed)
-    else:
-        parts = _parts_in(source)
+    is_run = source.suffix == ".ckpt"
+    configured = options.frozen if is_run else source
+    parts = {} if configured is None else _parts_in(configured)
+    language_model = None if configured is None else _part_path(configured, "language_model")
+    if is_run:
+        parts = parts_of_run(source, parts, language_model, options.lora_alpha, options.allowed)
     chosen = [part for part in PARTS if part in (options.parts or parts)]
     absent = [part for part in chosen if part not in parts]
     if absent or not chosen:
@@ -154,7 +154,6 @@ def write_original(source: Path, target: Path, options: ExportOptions) -> list[s
             "(--frozen FOLDER adds those that did not)"
         )
     tensors: dict[str, Tensor] = {}
-    configured = options.frozen if source.suffix == ".ckpt" else source
     for part in chosen:
         num_layers = None if configured is None else read_depth(_part_path(configured, part))
         tensors |= export_part(part, parts[part], options.allowed, num_layers)
@@ -162,7 +161,7 @@ def write_original(source: Path, target: Path, options: ExportOptions) -> list[s
     lines = [f"{', '.join(chosen)}: {len(tensors)} tensors in {target}"]
     if "language_model" in chosen and target.is_dir():
         bridge_layers = num_layers_of(parts["bridge"]) if "bridge" in chosen else 0
-        lines += write_original_settings(configured, target, options.dtype, bridge_layers)
+        lines += write_original_settings(language_model, target, options.dtype, bridge_layers)
     return lines
 
 

@@ -13,7 +13,7 @@ from components.language.adapters import merge_adapters_of
 from components.language.causal import HuggingFaceCausalLM
 from components.language.pretrained import LoraSettings
 from components.weights.lora import merge_adapters
-from tests.components.tiny_language import VOCABULARY, make_model_folder
+from tests.components.tiny_language import make_model_folder
 
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -112,7 +112,7 @@ def test_adapters_in_a_file_that_are_not_of_linear_layers_are_refused(tmp_path: 
 )
 def test_any_part_of_an_adapter_that_is_left_over_is_refused(name: str) -> None:
     tensors = {"layer.weight": torch.ones(3, 3), name: torch.ones(3)}
-    with pytest.raises(ValueError, match="such as layer.lora_"):
+    with pytest.raises(ValueError, match=r"such as layer\.lora_"):
         merge_adapters(tensors, 4.0)
 
 
@@ -123,6 +123,5 @@ def test_adapter_files_beside_a_language_model_are_refused(tmp_path: Path) -> No
     part.model.save_pretrained(tmp_path / "adapter")
     for path in (tmp_path / "adapter").iterdir():
         path.rename(folder / path.name)
-    assert VOCABULARY == part.model.config.vocab_size
     with pytest.raises(ValueError, match=r"holds adapters \(adapter_config\.json\)"):
         HuggingFaceCausalLM(str(folder))
