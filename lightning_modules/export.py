@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from components.language.adapters import merge_adapters_of
 from components.weights.exported_weights import ABOUT, PREFIX
-from components.weights.file_hashes import sha256_of
+from components.weights.file_hashes import content_hash
 from components.weights.file_modes import follow_umask
 from components.weights.run_checkpoint import CONFIG, RunCheckpoint
 from lightning_modules.checkpoints import folder
@@ -82,7 +82,7 @@ def export(
         "left_out": sorted(opened.left_out),
         "fingerprints": {name: fingerprint._asdict() for name, fingerprint in sorted(opened.fingerprints.items())},
         "tokenizer": opened.tokenizer,
-        "sha256": {path.name: sha256_of(path) for path in hashed},
+        "hashes": {path.name: content_hash(path) for path in hashed},
     }
     (target / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     if language_model:

@@ -46,7 +46,7 @@ class ExportedWeights:
         self.left_out = frozenset[str](about["left_out"])
         self.fingerprints = read_fingerprints(about)
         self.tokenizer: dict[str, str] | None = about.get("tokenizer")
-        refuse_changed_files(path, about.get("sha256", {}))
+        refuse_changed_files(path, about.get("hashes", {}))
         self.has_averages: bool = about["averaged"]
         self._files = CheckpointFiles(path)
 

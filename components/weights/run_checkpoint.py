@@ -2,8 +2,8 @@
 
 A folder ``NAME.ckpt`` holds
 
-- ``index.json``: format, version, optimizer steps done, size and SHA-256 of every file, the file of every tensor, the
-  parameters that were left out because they did not train with a fingerprint of each, and one of the tokenizer;
+- ``index.json``: format, version, optimizer steps done, size and content hash of every file, the file of every tensor,
+  the parameters that were left out because they did not train with a fingerprint of each, and one of the tokenizer;
 - ``tensors-RRRRR-of-WWWWW.safetensors``, one a rank: whole (unsharded) tensors, named ``model/<parameter>`` and
   ``optimizer/<state>/<parameter>``;
 - ``state.pt``: everything that is no tensor of the model or its optimizer (loops, callbacks, schedules, the place in
@@ -79,7 +79,7 @@ class RunCheckpoint(Mapping[str, Tensor]):
         self._file_of: dict[str, str] = index["tensors"]
         self._files: dict[str, Any] = {}
         _refuse_incomplete(self.path, index["files"])
-        hashes = sorted(index.get("sha256", {}).items())
+        hashes = sorted(index.get("hashes", {}).items())
         refuse_changed_files(self.path, dict(hashes[rank::num_ranks]))
 
     def __getitem__(self, name: str) -> Tensor:

@@ -4,7 +4,6 @@ Besides what it trains with, a rank holds one whole tensor at a time. Every rank
 so saving moves what the checkpoint weighs over the network, and each rank writes its share of it to the disk.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from components.weights.file_hashes import ContentHash, content_hash
 from components.weights.random_weights import random_parameters
 from components.weights.run_checkpoint import CONFIG, FORMAT, INDEX, STATE, VERSION, WEIGHT, state_name
 from components.weights.weight_fingerprint import WeightFingerprint
@@ -171,7 +171,7 @@ def _file_name(rank: int, num_ranks: int) -> str:
 def _write_tensors(
     target: Path, items: Iterable[_Item], access: ParameterAccess, ranks: Ranks
 ) -> tuple[Exception | None, str | None]:
-    """Write this rank's share; gives what failed, and the SHA-256 of its file, where it has one.
+    """Write this rank's share; gives what failed, and the content hash of its file, where it has one.
 
     After a failure it goes on bringing tensors together: the others wait for its parts.
     """
@@ -203,8 +203,8 @@ def _write_tensors(
 
 
 def _digests_of_all_ranks(digest: str | None, ranks: Ranks) -> list[str | None]:
-    """SHA-256 of every rank's file; None for a rank that has none."""
-    length = hashlib.sha256().digest_size
+    """Content hash of every rank's file; None for a rank that has none."""
+    length = len(bytes.fromhex(ContentHash().hexdigest()))
     gathered = torch.zeros(ranks.world_size, 1 + length, dtype=torch.int64)
     if digest is not None:
         gathered[ranks.rank] = torch.tensor([1, *bytes.fromhex(digest)])
@@ -239,7 +239,7 @@ def _write_rest(
     for name, text in files.items():
         _write_file(target / name, text)
     hashes = {_file_name(rank, num_ranks): digest for rank, digest in enumerate(digests) if digest is not None}
-    hashes |= {name: hashlib.sha256(text).hexdigest() for name, text in files.items()}
+    hashes |= {name: content_hash(target / name) for name in files}
     index = {
         "format": FORMAT,
         "version": VERSION,
@@ -248,7 +248,7 @@ def _write_rest(
         "fingerprints": {name: fingerprint._asdict() for name, fingerprint in sorted(content.fingerprints.items())},
         "tokenizer": content.tokenizer and dict(content.tokenizer),
         "files": {path.name: path.stat().st_size for path in sorted(target.iterdir())},
-        "sha256": hashes,
+        "hashes": hashes,
         "tensors": {item.name: _file_name(item.rank, num_ranks) for item in items},
     }
     _write_file(target / INDEX, json.dumps(index, indent=1).encode())

@@ -1,17 +1,18 @@
 """Writes a safetensors file tensor by tensor, so that no more than one of them has to be in memory."""
 
-import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from components.weights.file_hashes import ContentHash
+
+_PIECE = 2**20  # bytes that are hashed and then written, so few that they are still in the cache
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -51,8 +52,7 @@ class TensorFile:
     def __init__(self, path: Path, forms: Mapping[str, Form]) -> None:
         self._forms = dict(forms)
         self._waiting = list(forms)[::-1]
-        self._digest = hashlib.sha256()
-        self._hashing = ThreadPoolExecutor(1, "hashing")
+        self._hash = ContentHash()
         self._file = path.open("wb")
         header = _header(self._forms)
         self._write(len(header).to_bytes(8, "little") + header)
@@ -78,7 +78,7 @@ class TensorFile:
         """Wait until the disk has it.
 
         Returns:
-            SHA-256 of the file's content.
+            Hash of the file's content, see ``components.weights.file_hashes``.
 
         Raises:
             ValueError: Announced tensors did not come.
@@ -88,14 +88,14 @@ class TensorFile:
             os.fsync(file.fileno())
         if self._waiting:
             raise ValueError(f"the file ends without {self._waiting[::-1][:5]}")
-        self._hashing.shutdown()
-        return self._digest.hexdigest()
+        return self._hash.hexdigest()
 
     def _write(self, content: bytes | memoryview) -> None:
-        """Write, and hash meanwhile: the disk is waited for anyway."""
-        hashed = self._hashing.submit(self._digest.update, content)
-        self._file.write(content)
-        hashed.result()
+        content = memoryview(content)
+        for start in range(0, len(content), _PIECE):
+            piece = content[start : start + _PIECE]
+            self._hash.update(piece)
+            self._file.write(piece)
 
 
 def _header(forms: Mapping[str, Form]) -> bytes:

@@ -146,8 +146,8 @@ def test_language_model_folder_as_initial_weights_is_told(runs: Runs) -> None:
 
 def validate(runs: Runs, name: str, *options: str) -> None:
     checkpoint = str(runs.folder / name / "version_0/checkpoints/final.ckpt")
-    logger = "--trainer.logger=false"
-    train.main(["validate", "-c", str(runs.folder / f"{name}.yaml"), "--ckpt_path", checkpoint, logger, *options])
+    quiet = ["--trainer.logger=false", f"--trainer.default_root_dir={runs.folder}"]
+    train.main(["validate", "-c", str(runs.folder / f"{name}.yaml"), "--ckpt_path", checkpoint, *quiet, *options])
 
 
 def test_validation_with_another_alpha_is_refused_by_name(runs: Runs) -> None:

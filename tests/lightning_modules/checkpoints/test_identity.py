@@ -39,7 +39,7 @@ def with_other_frozen_weights(change: Callable[[torch.Tensor], torch.Tensor]) ->
 def strip_index(checkpoint: Path) -> None:
     """Make it a checkpoint of before: without fingerprints and hashes."""
     index = json.loads((checkpoint / "index.json").read_text())
-    for key in ("fingerprints", "tokenizer", "sha256"):
+    for key in ("fingerprints", "tokenizer", "hashes"):
         del index[key]
     (checkpoint / "index.json").write_text(json.dumps(index))
 

@@ -190,12 +190,12 @@ def damage(checkpoint: Path, how: str) -> None:
     elif how in ("bytes", "old bytes"):
         tensors.write_bytes(b"\xff" * tensors.stat().st_size)
         if how == "old bytes":  # of a checkpoint that was written before files were hashed
-            del facts["sha256"]
+            del facts["hashes"]
             index.write_text(json.dumps(facts))
     elif how == "code":
         torch.save({"global_step": 2, "bad": Path("x")}, checkpoint / "state.pt")
         facts["files"]["state.pt"] = (checkpoint / "state.pt").stat().st_size
-        del facts["sha256"]
+        del facts["hashes"]
         index.write_text(json.dumps(facts))
 
 
