@@ -146,7 +146,7 @@ def test_language_model_folder_as_initial_weights_is_told(runs: Runs) -> None:
 
 def validate(runs: Runs, name: str, *options: str) -> None:
     checkpoint = str(runs.folder / name / "version_0/checkpoints/final.ckpt")
-    quiet = ["--trainer.logger=false", f"--trainer.default_root_dir={runs.folder}"]
+    quiet = ["--trainer.logger=false", f"--trainer.default_root_dir={runs.folder / 'validated'}"]
     train.main(["validate", "-c", str(runs.folder / f"{name}.yaml"), "--ckpt_path", checkpoint, *quiet, *options])
 
 
