@@ -22,11 +22,13 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from components.weights.exported_weights import open_weights
 from datamodules.batch import Batch, collate
 from datamodules.instruction import InstructionDataModule
 from datamodules.shard_reader import ShardReader, open_shards
+from lightning_modules.checkpoints.settings import warn_of_other_settings
 from lightning_modules.command_line import VideoLanguageCLI
-from lightning_modules.loading import load_weights, open_weights, read_config, stored_config
+from lightning_modules.loading import load_weights, read_config, stored_config
 from lightning_modules.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.report import build_report, to_markdown, write_report
 from lightning_modules.video_language import VideoLanguageModule
@@ -164,6 +166,8 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     options = _parse(args)
     weights = None if options.checkpoint is None else open_weights(options.checkpoint)
     run = read_config(options.config) if weights is None or options.config else stored_config(weights.path)
+    if weights is not None and options.config:
+        warn_of_other_settings(weights.path, run)
     path = options.out / "predictions.jsonl"
     cli = build(run, path, options.batch_size, options.max_new_tokens)
     reader = open_shards(options.data, cli.datamodule.loading.cache)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from components.language.adapters import merge_adapters_of
 from components.weights.exported_weights import ABOUT, PREFIX
-from components.weights.lora import merge_adapters
+from components.weights.file_hashes import content_hash
+from components.weights.file_modes import follow_umask
 from components.weights.run_checkpoint import CONFIG, RunCheckpoint
 from lightning_modules.checkpoints import folder
 from lightning_modules.checkpoints.tensor_file import Form, TensorFile
@@ -73,11 +74,15 @@ def export(
         lines.append(
             f"left out, for they did not train: {len(opened.left_out)} tensors of the parts that config.yaml names"
         )
+    hashed = sorted(path for path in target.iterdir() if path.name != CONFIG)  # which may be edited: it names folders
     about = {
         "checkpoint": opened.path.name,
         "step": opened.step,
         "averaged": averaged,
         "left_out": sorted(opened.left_out),
+        "fingerprints": {name: fingerprint._asdict() for name, fingerprint in sorted(opened.fingerprints.items())},
+        "tokenizer": opened.tokenizer,
+        "hashes": {path.name: content_hash(path) for path in hashed},
     }
     (target / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     if language_model:
@@ -138,15 +143,15 @@ def _write_language_model(opened: RunCheckpoint, target: Path, averaged: bool, d
     """Write a folder that transformers opens."""
     settings = stored_config(opened.path)["model"]["language_model"]["init_args"]
     trained: Any = load_model(opened.path, averaged=averaged).language_model
-    weights: dict[str, Tensor] = trained.model.state_dict()
-    if settings.get("lora") is not None:
-        weights = merge_adapters(weights, float(settings["lora"]["alpha"]))
-    if dtype is not None:
-        weights = {name: weight.to(dtype) for name, weight in weights.items()}
-    trained.model.save_pretrained(target, state_dict=weights)
+    merged = merge_adapters_of(trained.model)
+    if dtype is not None or merged:  # of one dtype, which config.json names
+        trained.model.to(dtype or torch.float32)
+    trained.model.save_pretrained(target)
+    follow_umask(target)
     source = Path(settings["path"])
     if settings.get("gguf_file") is not None or not source.is_dir():
         trained.tokenizer.save_pretrained(target)
+        follow_umask(target)
         return
     # As they are: transformers forgets some of a tokenizer's settings when it saves one.
     for path in source.iterdir():

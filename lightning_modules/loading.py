@@ -12,10 +12,16 @@ from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 
 from components.model import VideoLanguageModel
-from components.weights.exported_weights import ABOUT, ExportedWeights
-from components.weights.run_checkpoint import CONFIG, RunCheckpoint
+from components.weights.exported_weights import open_weights
+from components.weights.run_checkpoint import CONFIG
 from lightning_modules.checkpoints.access import DirectAccess
-from lightning_modules.checkpoints.restoring import SavedWeights, restore_weights
+from lightning_modules.checkpoints.identity import (
+    language_tokenizer,
+    refuse_other_frozen_weights,
+    refuse_other_tokenizer,
+)
+from lightning_modules.checkpoints.restoring import SavedWeights, refuse_misfit, restore_weights
+from lightning_modules.checkpoints.settings import warn_of_other_settings
 from lightning_modules.video_language import VideoLanguageModule
 
 _OWN_PACKAGES = ("components", "datamodules", "lightning_modules")
@@ -48,31 +54,34 @@ def load_model(
     Raises:
         FileNotFoundError: There is no checkpoint, or one of the folders is missing.
         ValueError: The checkpoint is damaged, has no config, its config names classes of other packages than this
-            project's, it does not fit the config, or has no averages.
+            project's, it does not fit the config, has no averages, or the folders hold other weights or another
+            tokenizer than those that it was trained beside.
     """
     weights = open_weights(Path(path))
     if config is None:
         settings = stored_config(weights.path)
     else:
         settings = read_config([config] if isinstance(config, str | Path) else config)
+        warn_of_other_settings(weights.path, settings)
     module = build_module(settings["model"])
     load_weights(module, weights, averaged=averaged)
     return module.built.eval().to(device)
-
-
-def open_weights(path: Path) -> RunCheckpoint | ExportedWeights:
-    """Open a checkpoint or an export; see ``RunCheckpoint`` for what is raised."""
-    return ExportedWeights(path) if (path / ABOUT).is_file() else RunCheckpoint(path)
 
 
 def load_weights(module: VideoLanguageModule, weights: SavedWeights, *, averaged: bool = False) -> None:
     """Put trained weights into a module that is not under a strategy; its parts are built if they are not yet.
 
     Raises:
-        ValueError: They do not fit the module, or there are no averages.
+        ValueError: They do not fit the module, there are no averages, or the frozen weights or the tokenizer are not
+            those that they were trained beside.
     """
     module.configure_model()
-    restore_weights(module, DirectAccess(None, torch.device("cpu")), weights, averaged=averaged)
+    access = DirectAccess(None, torch.device("cpu"))
+    tokenizer = language_tokenizer(module)
+    refuse_other_tokenizer(weights, {} if tokenizer is None else {"model.language_model": tokenizer})
+    refuse_misfit(module, access, weights)
+    refuse_other_frozen_weights(module, access, weights, add_up=lambda values: values)
+    restore_weights(module, access, weights, averaged=averaged)
 
 
 def build_module(model: Mapping[str, Any]) -> VideoLanguageModule:

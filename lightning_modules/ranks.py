@@ -32,5 +32,19 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return mean
 
 
+def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
+    """Sum of the ranks' values, on the device where ``values`` are; every rank must call it.
+
+    Args:
+        values: This rank's, of the same shape and dtype on every rank.
+        device: Where the ranks' communication takes its numbers from.
+    """
+    if not _several_ranks():
+        return values
+    total = values.detach().to(device, copy=True)
+    torch.distributed.all_reduce(total)
+    return total.to(values.device)
+
+
 def _several_ranks() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()

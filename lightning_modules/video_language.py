@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,8 @@ class VideoLanguageModule(LightningModule):
         frame_selection: Which frames of a segment the bridge reads; all by default.
         optimization: Learning rates by part, decay, schedule, what is frozen until when.
         max_new_tokens: Longest answer generated in validation, test and predict.
-        initial_weights: Checkpoint of another run whose weights training begins with; a resumed run has its own.
+        initial_weights: Checkpoint or export of another run whose weights training begins with; or one for each part
+            that is named, such as ``{bridge: CHECKPOINT}``. A resumed run has its own.
     """
 
     adamw: PartwiseAdamW
@@ -67,7 +67,7 @@ class VideoLanguageModule(LightningModule):
         frame_selection: FrameSelection | None = None,
         optimization: Optimization = Optimization(),  # noqa: B008  only read
         max_new_tokens: int = 16,
-        initial_weights: str | None = None,
+        initial_weights: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.make_encoder = encoder
@@ -148,7 +148,7 @@ class VideoLanguageModule(LightningModule):
                 raise TypeError(
                     f"model.initial_weights needs a strategy of lightning_modules.strategies, got {strategy}"
                 )
-            strategy.load_weights(Path(self.initial_weights))
+            strategy.load_weights(self.initial_weights)
 
     def on_train_start(self) -> None:
         """Note the run's seed, which a resumed run is started with again."""

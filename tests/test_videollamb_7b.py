@@ -3,6 +3,7 @@
 Everything is the real thing but the sizes, which no file of the config names: they are in the imported folder.
 """
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -171,8 +172,12 @@ def test_checkpoint_goes_back_to_the_published_names_and_in_again(here: Place, t
     assert torch.equal(
         exported["model.mm_projector.projector.proj.0.weight"], trained["model.bridge.projection.weight"].half()
     )
-    depths = ["--num-layers", "bridge=1", "language_model=2"]  # no config.json states them here
-    weights(["import", str(tmp_path / "published"), str(tmp_path / "ours"), *ENCODER_FACTS, *depths])
+    stated = json.loads((tmp_path / "published" / "config.json").read_text())
+    assert (stated["mm_projector_type"], stated["torch_dtype"]) == ("rmt_r_transformer1x", "float16")
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        assert (tmp_path / "published" / name).read_bytes() == (here.folder / "published" / name).read_bytes()
+    # Of the layers, config.json states those of bridge and language model.
+    weights(["import", str(tmp_path / "published"), str(tmp_path / "ours"), *ENCODER_FACTS])
     bridge = CheckpointFiles(tmp_path / "ours" / "bridge.safetensors")
     assert {f"model.bridge.{name}" for name in bridge} == {name for name in trained if ".bridge." in name}
     assert all(torch.equal(bridge[name], trained[f"model.bridge.{name}"].half()) for name in bridge)

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.weights.file_modes import follow_umask
+
 if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor, nn
@@ -58,6 +60,7 @@ def dinov2_folder(onnx_file: Path, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(_DINOV2_PROCESSOR, indent=2) + "\n", encoding="utf-8")
     weights = dinov2_weights(onnx.load(onnx_file))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    follow_umask(folder)
     _check_dinov2(folder)
 
 
@@ -173,4 +176,5 @@ def smollm2_folder(gguf_file: Path, folder: Path) -> None:
     if not tokenizer.chat_template:
         raise ValueError(f"{gguf_file} holds no chat template, so questions could not be put to the model")
     tokenizer.save_pretrained(folder)
+    follow_umask(folder)
     load_completely(type(quantised), folder)

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 import evaluate
 from components.effective_rank import effective_rank
+from components.weights.exported_weights import open_weights
 from datamodules.shard_reader import open_shards
-from lightning_modules.loading import load_weights, open_weights, stored_config
+from lightning_modules.loading import load_weights, stored_config
 from lightning_modules.report import length_order
 from lightning_modules.video_language import VideoLanguageModule
 

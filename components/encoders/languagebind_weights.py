@@ -15,6 +15,7 @@ from components.sharding import active_sharding
 from components.weights.checkpoint_files import CheckpointFiles
 from components.weights.lora import merge_adapters
 from components.weights.original_names import image_encoder_names, video_encoder_names
+from components.weights.random_weights import mark_random
 
 _VISION_PREFIX = "vision_model."
 # The rest of a published checkpoint, which is a dual encoder of text and vision.
@@ -68,7 +69,9 @@ def random_vision_transformer(path: str, layer: int, temporal: bool, dtype: torc
         ValueError: See ``parse_vision_config``, or there is no such layer.
     """
     config = read_vision_config(path)
-    return VisionTransformer(config, _layers_up_to(layer, config, path), temporal).to(dtype)
+    transformer = VisionTransformer(config, _layers_up_to(layer, config, path), temporal).to(dtype)
+    mark_random(transformer)
+    return transformer
 
 
 def read_vision_config(path: str) -> VisionConfig:

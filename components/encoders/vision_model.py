@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from components.attention import AttentionWish, model_class_of, resolve_attention
 from components.sharding import active_sharding
+from components.weights.random_weights import mark_random
 
 _CLASS_TOKEN_NAMES = ("class_embedding", "cls_token")
 # Parameters that nothing before the chosen layer's output reads; published checkpoints lack some of them.
@@ -173,6 +174,8 @@ def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: Attentio
             f"{path}: the checkpoint does not hold the weights that its config.json describes, and random ones would "
             f"take their place: {'; '.join(problems[:8])}{' ...' if len(problems) > 8 else ''}"
         )
+    if loading["missing_keys"]:  # nothing reads them, but they differ each time that the model is built
+        mark_random(model, sorted(loading["missing_keys"]))
     return model
 
 

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from components.attention import AttentionWish, model_class_of, resolve_attention
 from components.language.text_part import is_composite, take_text_part, text_config_of
 from components.sharding import active_sharding
+from components.weights.random_weights import mark_random
 
 _ALL_LINEAR = "all-linear"
 _EXPERTS = "experts"  # transformers' name of the module that holds a layer's experts
@@ -48,7 +49,8 @@ def build_model(
         file, see ``settle_weights``.
 
     Raises:
-        ValueError: There is none, it lacks weights that would stay random, or cannot generate from embeddings.
+        ValueError: There is none, it lacks weights that would stay random, there are adapters beside it, or it cannot
+            generate from embeddings.
     """
     if weights not in ("pretrained", "random"):
         raise ValueError(f"weights is {weights!r}; expected 'pretrained' or 'random'")
@@ -69,6 +71,7 @@ def build_model(
     kernel = resolve_attention(attn, device_type, attending, model_class_of(text_config, AutoModelForCausalLM))
     if weights == "random":
         model = AutoModelForCausalLM.from_config(text_config, dtype=chosen, attn_implementation=kernel)
+        mark_random(model)
     else:
         loaded = chosen if active_sharding() is None else "auto"
         model = _load(path, config, {**source, "dtype": loaded, "attn_implementation": kernel})
@@ -88,6 +91,12 @@ def _load(path: str, config: Any, options: dict[str, Any]) -> Any:
         model, report = auto_class.from_pretrained(path, output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         raise ValueError(f"the language model {path!r} cannot be loaded: {_first_line(error)}") from error
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"{path!r} holds adapters (adapter_config.json) with its language model, and it would not be clear what "
+            "trains and what a checkpoint holds. Merge them with the tool that trained them (peft: merge_and_unload) "
+            "and name the result, or take adapter_config.json and adapter_model.* out to go without them"
+        )
     if report["missing_keys"]:
         raise ValueError(
             f"the checkpoint {path!r} lacks weights of the model that its config.json describes, which would stay "

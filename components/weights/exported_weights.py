@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from components.weights.checkpoint_files import CheckpointFiles
+from components.weights.file_hashes import refuse_changed_files
+from components.weights.run_checkpoint import EXPORT_ABOUT, RunCheckpoint
+from components.weights.weight_fingerprint import read_fingerprints
 
-ABOUT = "export.json"
+ABOUT = EXPORT_ABOUT
 PREFIX = "model."
 """What stands before a parameter's name in a training run's module, and not in an export."""
 
@@ -26,11 +29,13 @@ class ExportedWeights:
     Attributes:
         path: The folder.
         left_out: Parameters that are not in it because they did not train.
+        fingerprints: See ``RunCheckpoint``.
+        tokenizer: See ``RunCheckpoint``.
         has_averages: Whether some of the weights are running averages.
 
     Raises:
         FileNotFoundError: There is no export.
-        ValueError: Its files and their index disagree.
+        ValueError: Its files and their index disagree, or a file was changed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,6 +44,9 @@ class ExportedWeights:
         about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
         self.path = path
         self.left_out = frozenset[str](about["left_out"])
+        self.fingerprints = read_fingerprints(about)
+        self.tokenizer: dict[str, str] | None = about.get("tokenizer")
+        refuse_changed_files(path, about.get("hashes", {}))
         self.has_averages: bool = about["averaged"]
         self._files = CheckpointFiles(path)
 
@@ -54,3 +62,8 @@ class ExportedWeights:
     def weight(self, parameter: str, *, averaged: bool = False) -> Tensor:
         """Value of a parameter or buffer; what is averaged was decided by the export."""
         return self._files[parameter.removeprefix(PREFIX)]
+
+
+def open_weights(path: Path) -> RunCheckpoint | ExportedWeights:
+    """Open a checkpoint or an export; see ``RunCheckpoint`` for what is raised."""
+    return ExportedWeights(path) if (path / ABOUT).is_file() else RunCheckpoint(path)

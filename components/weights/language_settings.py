@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 CHAT_TEMPLATE = Path(__file__).parents[1] / "language" / "chat_templates" / "vicuna_v1.jinja"
 """The conversation template of LLaVA-1.5, Vicuna and VideoLLaMB, none of which publishes it with its tokenizer."""
 
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.model",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -53,7 +53,7 @@ def write_language_settings(source: Path, target: Path, num_layers: int, dtype: 
 
 
 def _write_tokenizer(source: Path, target: Path) -> list[str]:
-    for name in _TOKENIZER_FILES:
+    for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     if not (target / "tokenizer.model").is_file() and not (target / "tokenizer.json").is_file():

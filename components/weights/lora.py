@@ -1,4 +1,8 @@
-"""Merges low-rank adapters into the weights beside which they were trained."""
+"""Merges low-rank adapters of plain linear layers into the weights beside which they were trained.
+
+This works on the tensors of a file, where no model is at hand. Where one is, ``components.language.adapters`` merges
+what any kind of layer has.
+"""
 
 import re
 from collections.abc import Mapping
@@ -6,19 +10,23 @@ from collections.abc import Mapping
 from torch import Tensor
 
 _ADAPTER = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])\.(?:default\.)?weight$")
+_ADVICE = (
+    "From a checkpoint of a training run, `python -m lightning_modules.export CKPT OUT --language_model` merges all "
+    "kinds of layers; else merge with the tool that trained them (peft: merge_and_unload)"
+)
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a tensor is one half of a low-rank adapter."""
-    return _ADAPTER.match(name) is not None
+    """Whether a tensor is part of a low-rank adapter, of whatever kind."""
+    return "lora_" in name
 
 
 def merge_adapters(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """Give a state dict that peft wrapped the names and weights of the plain model.
 
-    Every weight W with adapters A and B becomes ``W + alpha / rank * B A``, in float32: in half precision the sum
-    would be rounded, and the model would not compute what it did with its adapters. Both forms that peft has written
-    are read: the plain layer below ``base_layer``, or under its own name.
+    Every weight W ``[out, in]`` with adapters A and B becomes ``W + alpha / rank * B A``, in float32: in half precision
+    the sum would be rounded, and the model would not compute what it did with its adapters. Both forms that peft has
+    written are read: the plain layer below ``base_layer``, or under its own name.
 
     Args:
         tensors: State dict with or without adapters.
@@ -28,7 +36,8 @@ def merge_adapters(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Ten
         A state dict without traces of peft.
 
     Raises:
-        ValueError: An adapter lacks its other half or its weight; merging the rest would pass for the whole.
+        ValueError: An adapter lacks its other half or its weight, or is not that of an ``nn.Linear``; merging the rest
+            would pass for the whole.
     """
     plain: dict[str, Tensor] = {}
     adapters: dict[str, dict[str, Tensor]] = {}
@@ -38,6 +47,8 @@ def merge_adapters(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Ten
             adapters.setdefault(match["layer"], {})[match["side"]] = tensor
         else:
             plain[name.replace(".base_layer.", ".")] = tensor
+    _refuse_other_kinds(plain)
+    stores_transposed = bool(adapters) and _stores_transposed_weights(plain)
     for layer, sides in adapters.items():
         weight = plain.get(f"{layer}.weight")
         if weight is None or len(sides) != 2:
@@ -46,5 +57,30 @@ def merge_adapters(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Ten
                 f"{'no weight' if weight is None else 'a weight'}, expected lora_A, lora_B and a weight"
             )
         down, up = sides["A"].float(), sides["B"].float()  # [rank, in], [out, rank]
+        expected = [up.shape[0], down.shape[1]]
+        if list(weight.shape) != expected or (stores_transposed and expected[0] == expected[1]):
+            raise ValueError(
+                f"the adapters of {layer} cannot be merged: its weight {list(weight.shape)} beside adapters for "
+                f"{expected} is not that of an nn.Linear (GPT-2's Conv1D stores weights transposed). {_ADVICE}"
+            )
         plain[f"{layer}.weight"] = weight.float() + alpha / down.shape[0] * (up @ down)
     return plain
+
+
+def _refuse_other_kinds(plain: Mapping[str, Tensor]) -> None:
+    leftover = [name for name in plain if is_adapter(name)]
+    if leftover:
+        raise ValueError(
+            f"{len(leftover)} tensors are adapters of other layers than nn.Linear, or of another form than plain LoRA, "
+            f"such as {leftover[0]}: they cannot be merged here, and without them the model computes something else. "
+            f"{_ADVICE}"
+        )
+
+
+def _stores_transposed_weights(plain: Mapping[str, Tensor]) -> bool:
+    """Whether layers are of the kind whose bias is as long as its weight is wide: Conv1D, ``[in, out]``."""
+    for name, weight in plain.items():
+        bias = plain.get(f"{name.removesuffix('weight')}bias") if name.endswith(".weight") else None
+        if bias is not None and weight.dim() == 2 and bias.shape[0] == weight.shape[1] != weight.shape[0]:
+            return True
+    return False

@@ -2,8 +2,8 @@
 
 A folder ``NAME.ckpt`` holds
 
-- ``index.json``: format, version, optimizer steps done, the size of every file, the file of every tensor, and the
-  parameters that were left out because they did not train;
+- ``index.json``: format, version, optimizer steps done, size and content hash of every file, the file of every tensor,
+  the parameters that were left out because they did not train with a fingerprint of each, and one of the tokenizer;
 - ``tensors-RRRRR-of-WWWWW.safetensors``, one a rank: whole (unsharded) tensors, named ``model/<parameter>`` and
   ``optimizer/<state>/<parameter>``;
 - ``state.pt``: everything that is no tensor of the model or its optimizer (loops, callbacks, schedules, the place in
@@ -24,6 +24,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from components.weights.file_hashes import refuse_changed_files
+from components.weights.weight_fingerprint import read_fingerprints
+
 FORMAT = "membridge checkpoint"
 VERSION = 1
 INDEX = "index.json"
@@ -33,6 +36,8 @@ WEIGHT = "model/"
 OPTIMIZER = "optimizer/"
 AVERAGE = "average"
 """Name of the optimizer state that is a running average of the weights."""
+EXPORT_ABOUT = "export.json"
+"""What an export has and a checkpoint has not."""
 REPLACED = ".{}.replaced"
 """Where a folder stands for the moment in which another takes its name."""
 
@@ -47,25 +52,35 @@ class RunCheckpoint(Mapping[str, Tensor]):
 
     Args:
         path: The folder, or a link to it.
+        rank: Where several processes open it together, the number of this one. They share the hashing of the files.
+        num_ranks: How many processes open it together.
 
     Attributes:
         path: The folder itself.
         step: Optimizer steps that the run had done.
         left_out: Parameters that are not in it because they did not train.
+        fingerprints: Fingerprints of these. Checkpoints that were written before there were any have none.
+        tokenizer: Hashes of the language model's tokenizer, see ``components.language.tokenizer_identity``; None where
+            the checkpoint has none.
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
-        ValueError: It is no checkpoint of this project, one of a newer version, or a file is missing or cut off.
+        ValueError: It is no checkpoint of this project, one of a newer version, or a file is missing, cut off or
+            changed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, rank: int = 0, num_ranks: int = 1) -> None:
         self.path = _find(path)
         index = _read_index(self.path)
         self.step: int = index["step"]
         self.left_out = frozenset[str](index["left_out"])
+        self.fingerprints = read_fingerprints(index)
+        self.tokenizer: dict[str, str] | None = index.get("tokenizer")
         self._file_of: dict[str, str] = index["tensors"]
         self._files: dict[str, Any] = {}
         _refuse_incomplete(self.path, index["files"])
+        hashes = sorted(index.get("hashes", {}).items())
+        refuse_changed_files(self.path, dict(hashes[rank::num_ranks]))
 
     def __getitem__(self, name: str) -> Tensor:
         file = self._opened(self._file_of[name])
@@ -163,7 +178,7 @@ def _find(path: Path) -> Path:
 def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
-        raise ValueError(f"{folder} is no checkpoint of this project: it has no {INDEX}")
+        raise ValueError(f"{folder} is no checkpoint of this project: it has no {INDEX}{_what_it_is(folder)}")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         known = index["format"] == FORMAT
@@ -181,6 +196,18 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if strangers:
         raise ValueError(f"{path} is damaged: it places tensors in {strangers[:3]}, which are no files of the folder")
     return dict(index)
+
+
+def _what_it_is(folder: Path) -> str:
+    """More about a folder that is no checkpoint, for a message."""
+    if (folder / EXPORT_ABOUT).is_file():
+        return (
+            ". It is an export: weights without the state of a run, so a run cannot be resumed from it. Begin a new "
+            f"run with --model.initial_weights={folder}, or evaluate it: python evaluate.py --checkpoint {folder}"
+        )
+    if (folder / "config.json").is_file():
+        return ". It is a folder of one part: name it as that part's path, such as model.language_model.init_args.path"
+    return ""
 
 
 def _refuse_incomplete(folder: Path, sizes: Mapping[str, int]) -> None:

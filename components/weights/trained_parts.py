@@ -1,18 +1,56 @@
 """Reads the parts that a training run changed from the checkpoint that it wrote."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from torch import Tensor
 
 from components.weights.checkpoint_files import CheckpointFiles
 from components.weights.conversion import NOTHING_ALLOWED, Allowances, refuse_differences
-from components.weights.lora import merge_adapters
+from components.weights.lora import is_adapter, merge_adapters
 from components.weights.original_names import PartName
-from components.weights.run_checkpoint import RunCheckpoint
+from components.weights.run_checkpoint import CONFIG, RunCheckpoint
+from components.weights.weight_fingerprint import fingerprint_of_tensor, is_same, plain_name
 
-_PREFIXES: Mapping[PartName, str] = {"bridge": "model.bridge.", "language_model": "model.language_model.model."}
-"""Where the parts that can train stand in a checkpoint's state dict. The encoders are always frozen."""
+_PREFIXES: Mapping[PartName, str] = {
+    "bridge": "model.bridge.",
+    "language_model": "model.language_model.model.",
+    "video_encoder": "model.encoder.video_transformer.",
+    "image_encoder": "model.encoder.image_transformer.",
+}
+"""What a part's names begin with in a checkpoint."""
+_CAN_TRAIN: Sequence[PartName] = ("bridge", "language_model")  # the encoders are always frozen
+
+
+def parts_of_run(
+    checkpoint: Path,
+    frozen: Mapping[PartName, Mapping[str, Tensor]],
+    language_model: Path | None,
+    alpha: float | None,
+    allowed: Allowances = NOTHING_ALLOWED,
+) -> dict[PartName, Mapping[str, Tensor]]:
+    """All parts of a training run: what trained from its checkpoint, the others from where training started.
+
+    Args:
+        checkpoint: The run's checkpoint.
+        frozen: State dicts of the parts that training started from, under our names; there may be none.
+        language_model: Folder of the language model that training started from.
+        alpha: ``alpha`` of the run's LoRA settings, where it trained adapters.
+        allowed: Names of the checkpoint's parameters that may be unknown.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: See ``read_trained_parts`` and ``merge_trained_adapters``; or what did not train is not what the run
+            had.
+    """
+    trained = read_trained_parts(checkpoint, allowed)
+    _refuse_other_frozen_parts(checkpoint, frozen)
+    if "language_model" in trained:
+        merged = merge_trained_adapters(checkpoint, trained["language_model"], language_model, alpha)
+        trained["language_model"] = merged
+    return {**frozen, **trained}
 
 
 def read_trained_parts(checkpoint: Path, allowed: Allowances = NOTHING_ALLOWED) -> dict[PartName, dict[str, Tensor]]:
@@ -33,7 +71,7 @@ def read_trained_parts(checkpoint: Path, allowed: Allowances = NOTHING_ALLOWED) 
     parts: dict[PartName, dict[str, Tensor]] = {}
     unknown = []
     for name in sorted(opened.parameters):
-        part = next((part for part, prefix in _PREFIXES.items() if name.startswith(prefix)), None)
+        part = next((part for part in _CAN_TRAIN if name.startswith(_PREFIXES[part])), None)
         if part is None:
             unknown.append(name)
         else:
@@ -42,10 +80,13 @@ def read_trained_parts(checkpoint: Path, allowed: Allowances = NOTHING_ALLOWED) 
     return parts
 
 
-def merge_trained_adapters(trained: dict[str, Tensor], frozen: Path | None, alpha: float | None) -> dict[str, Tensor]:
+def merge_trained_adapters(
+    checkpoint: Path, trained: dict[str, Tensor], frozen: Path | None, alpha: float | None
+) -> dict[str, Tensor]:
     """Merge a language model's trained adapters into the weights that they were trained beside.
 
     Args:
+        checkpoint: Where they are from.
         trained: What the checkpoint has of the language model; given back as it is where there are no adapters.
         frozen: Folder of the language model that training started from.
         alpha: ``alpha`` of the run's LoRA settings.
@@ -54,14 +95,41 @@ def merge_trained_adapters(trained: dict[str, Tensor], frozen: Path | None, alph
         The whole language model, merged weights in float32.
 
     Raises:
-        ValueError: There are adapters, but no folder or no ``alpha``.
+        ValueError: There are adapters, but no folder or no ``alpha``; or another ``alpha`` than the run's own.
     """
-    if not any(".lora_" in name for name in trained):
+    if not any(is_adapter(name) for name in trained):
         return trained
     if frozen is None or alpha is None:
         raise ValueError(
             "the checkpoint has LoRA adapters. To merge them, give --frozen with the folder of parts that training "
             "started from and --lora-alpha with language_model.init_args.lora.alpha of the run's config.yaml"
         )
+    own = _alpha_in(checkpoint)
+    if own is not None and own != alpha:
+        raise ValueError(
+            f"the adapters were trained with alpha {own:g} ({checkpoint / CONFIG}), got --lora-alpha {alpha:g}"
+        )
     weights = CheckpointFiles(frozen)
     return merge_adapters({name: weights[name] for name in weights} | trained, alpha)
+
+
+def _refuse_other_frozen_parts(checkpoint: Path, parts: Mapping[PartName, Mapping[str, Tensor]]) -> None:
+    """Compare parts with the fingerprints of a checkpoint; one that was written before there were any has none."""
+    kept = {plain_name(name): value for name, value in RunCheckpoint(checkpoint).fingerprints.items()}
+    for part, tensors in parts.items():
+        for name in tensors:
+            fingerprint = kept.get(_PREFIXES[part] + name)
+            if fingerprint is not None and not is_same(fingerprint, fingerprint_of_tensor(tensors[name])):
+                raise ValueError(
+                    f"{part}: {name} in the --frozen folder is not what {checkpoint} was trained beside. Name the "
+                    "folder that training started from"
+                )
+
+
+def _alpha_in(checkpoint: Path) -> float | None:
+    """``alpha`` of the adapters as the checkpoint's config states it, if it has one."""
+    path = checkpoint / CONFIG
+    settings: Any = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for key in ("model", "language_model", "init_args", "lora", "alpha"):
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return None if settings is None else float(settings)

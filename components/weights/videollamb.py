@@ -36,9 +36,11 @@ from components.weights.conversion import (
 )
 from components.weights.depth import read_depth, read_depths
 from components.weights.encoder_settings import EncoderFacts, encoder_settings
+from components.weights.file_modes import follow_umask
 from components.weights.language_settings import write_language_settings
-from components.weights.original_names import PartName
-from components.weights.trained_parts import merge_trained_adapters, read_trained_parts
+from components.weights.original_names import PartName, num_layers_of
+from components.weights.original_settings import keep_original_settings, write_original_settings
+from components.weights.trained_parts import parts_of_run
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -115,6 +117,7 @@ def write_parts(source: Path, folder: Path, options: ImportOptions) -> list[str]
             (target / "config.json").write_text(json.dumps(settings[name], indent=2), encoding="utf-8")
         if name == "language_model":
             lines += write_language_settings(source, target, part.num_layers, options.dtype)
+            keep_original_settings(source, target)
         lines += [f"  dropped, never used: {dropped}" for dropped in part.dropped]
         lines += [f"  missing, allowed: {missing}" for missing in part.missing]
     lines += [f"left out, not asked for: {name} ({len(names)} tensors)" for name, names in imported.not_wanted.items()]
@@ -134,16 +137,14 @@ def write_original(source: Path, target: Path, options: ExportOptions) -> list[s
 
     Raises:
         FileNotFoundError: The source has none of the wanted parts.
-        ValueError: See ``export_part``, ``read_trained_parts`` and ``merge_trained_adapters``.
+        ValueError: See ``export_part`` and ``parts_of_run``.
     """
-    parts = _parts_in(source)
-    if source.suffix == ".ckpt":
-        trained = read_trained_parts(source, options.allowed)
-        parts = {} if options.frozen is None else _parts_in(options.frozen)
-        if "language_model" in trained:
-            frozen = None if options.frozen is None else _part_path(options.frozen, "language_model")
-            trained["language_model"] = merge_trained_adapters(trained["language_model"], frozen, options.lora_alpha)
-        parts |= trained
+    is_run = source.suffix == ".ckpt"
+    configured = options.frozen if is_run else source
+    parts = {} if configured is None else _parts_in(configured)
+    language_model = None if configured is None else _part_path(configured, "language_model")
+    if is_run:
+        parts = parts_of_run(source, parts, language_model, options.lora_alpha, options.allowed)
     chosen = [part for part in PARTS if part in (options.parts or parts)]
     absent = [part for part in chosen if part not in parts]
     if absent or not chosen:
@@ -153,12 +154,15 @@ def write_original(source: Path, target: Path, options: ExportOptions) -> list[s
             "(--frozen FOLDER adds those that did not)"
         )
     tensors: dict[str, Tensor] = {}
-    configured = options.frozen if source.suffix == ".ckpt" else source
     for part in chosen:
         num_layers = None if configured is None else read_depth(_part_path(configured, part))
         tensors |= export_part(part, parts[part], options.allowed, num_layers)
     _write_tensors(_cast(tensors, options.dtype), target)
-    return [f"{', '.join(chosen)}: {len(tensors)} tensors in {target}"]
+    lines = [f"{', '.join(chosen)}: {len(tensors)} tensors in {target}"]
+    if "language_model" in chosen and target.is_dir():
+        bridge_layers = num_layers_of(parts["bridge"]) if "bridge" in chosen else 0
+        lines += write_original_settings(language_model, target, options.dtype, bridge_layers)
+    return lines
 
 
 def _parts_in(folder: Path) -> dict[PartName, Mapping[str, Tensor]]:
@@ -185,6 +189,7 @@ def _write_tensors(tensors: Mapping[str, Tensor], target: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target)
     else:
         save_torch_state_dict(dict(tensors), target)
+    follow_umask(target)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """Reads and writes whole parameters and their optimizer states, wherever a strategy keeps them."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,13 @@ class Slot(NamedTuple):
     tensor: Tensor
     group: Mapping[str, Any]
     parameters: Sequence[Tensor]
+
+
+class Share(NamedTuple):
+    """This rank's part of a parameter, flattened."""
+
+    values: Tensor  # [n], a view of the memory in which it is kept
+    start: int  # where it begins in the whole parameter
 
 
 class ParameterAccess(ABC):
@@ -59,6 +67,13 @@ class ParameterAccess(ABC):
 
         Returns:
             The whole tensor in the parameter's shape, on ``rank``; on the others anything.
+        """
+
+    @abstractmethod
+    def share(self, parameter: Tensor) -> Share:
+        """The part of a parameter that this rank accounts for: every element is in one rank's share.
+
+        It is the parameter as the module computes with it, in its dtype. Nothing is communicated.
         """
 
     @abstractmethod
@@ -117,11 +132,15 @@ class DirectAccess(ParameterAccess):
     Args:
         optimizer: See ``ParameterAccess``.
         device: Where the ranks communicate; weights that rest on the host are brought there first.
+        rank: This rank.
+        num_ranks: All ranks, each of which calls the methods.
     """
 
-    def __init__(self, optimizer: Optimizer | None, device: torch.device) -> None:
+    def __init__(self, optimizer: Optimizer | None, device: torch.device, rank: int = 0, num_ranks: int = 1) -> None:
         super().__init__(optimizer)
         self._device = device
+        self._rank = rank
+        self._num_ranks = num_ranks
         groups = [] if optimizer is None else optimizer.param_groups
         self._slots = {id(tensor): Slot(tensor, group, [tensor]) for group in groups for tensor in group["params"]}
 
@@ -150,6 +169,15 @@ class DirectAccess(ParameterAccess):
         whole: Tensor = moved.full_tensor()
         return whole
 
+    def share(self, parameter: Tensor) -> Share:
+        """See ``ParameterAccess``."""
+        tensor = parameter.detach()
+        if not isinstance(tensor, DTensor):
+            return even_share(tensor, self._rank, self._num_ranks)
+        _, start = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+        local = tensor.to_local()  # some rows: FSDP2 cuts along the first dimension
+        return Share(local.reshape(-1), start[0] * math.prod(tensor.shape[1:]) if local.numel() else 0)
+
     def put(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
         """See ``ParameterAccess``."""
         tensor = self._tensor(parameter, state).detach()
@@ -162,6 +190,13 @@ class DirectAccess(ParameterAccess):
     def _tensor(self, parameter: Tensor, state: str | None) -> Tensor:
         tensor: Tensor = parameter if state is None else self._state(parameter)[state]
         return tensor
+
+
+def even_share(whole: Tensor, rank: int, num_ranks: int) -> Share:
+    """The part that a rank accounts for of a tensor that all ranks hold."""
+    flat = whole.reshape(-1)
+    length = -(-len(flat) // num_ranks)
+    return Share(flat[rank * length : (rank + 1) * length], rank * length)
 
 
 def _is_number(name: str, value: Any) -> bool:

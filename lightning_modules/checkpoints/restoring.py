@@ -1,8 +1,7 @@
 """Reads a checkpoint into a model and its optimizer: every rank what it needs, found by name."""
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,18 +10,12 @@ from torch import Tensor, nn
 
 from components.weights.run_checkpoint import RunCheckpoint, state_name
 from lightning_modules.checkpoints.access import ParameterAccess
+from lightning_modules.checkpoints.identity import LeavesOut, count_by_part, part_of
 from lightning_modules.checkpoints.saving import named_groups, persistent_buffers
 
 
-class SavedWeights(Protocol):
+class SavedWeights(LeavesOut, Protocol):
     """What restoring weights asks of a checkpoint; an export gives it as well."""
-
-    path: Path
-    left_out: frozenset[str]
-
-    @property
-    def parameters(self) -> frozenset[str]:
-        """See ``RunCheckpoint``."""
 
     @property
     def has_averages(self) -> bool:
@@ -40,7 +33,12 @@ _log = logging.getLogger(__name__)
 
 @torch.no_grad()
 def restore_weights(
-    module: nn.Module, access: ParameterAccess, checkpoint: SavedWeights, *, averaged: bool = False
+    module: nn.Module,
+    access: ParameterAccess,
+    checkpoint: SavedWeights,
+    *,
+    averaged: bool = False,
+    parts: Collection[str] | None = None,
 ) -> None:
     """Take over a checkpoint's parameters and buffers.
 
@@ -49,49 +47,57 @@ def restore_weights(
     Args:
         module: The model.
         access: Where its parameters are.
-        checkpoint: The checkpoint.
+        checkpoint: The checkpoint; that it fits the model was checked (``refuse_misfit``).
         averaged: Take the running averages of the parameters that have one.
+        parts: Parts to take over, such as ``model.bridge``; all by default.
 
     Raises:
-        ValueError: The checkpoint does not fit the model (see ``refuse_misfit``), or has no averages.
+        ValueError: The checkpoint has no averages.
     """
-    refuse_misfit(module, access, checkpoint)
     if averaged and not checkpoint.has_averages:
         raise ValueError(f"{checkpoint.path} has no running averages: the run did not keep any")
-    stored = checkpoint.parameters
-    own = dict(module.named_parameters())
-    for name, parameter in own.items():
+    stored = _wanted(checkpoint.parameters, parts)
+    own = _wanted(dict(module.named_parameters()), parts)
+    for name, parameter in module.named_parameters():
         if name in stored:
             access.put(parameter, None, checkpoint.weight(name, averaged=averaged))
     for name, buffer in persistent_buffers(module).items():
         if name in stored:
             buffer.copy_(checkpoint.weight(name))
-    late = [name for name, parameter in own.items() if parameter.requires_grad and name not in stored]
+    late = [name for name, parameter in module.named_parameters() if parameter.requires_grad and name in own - stored]
     if late:
-        _log.info("did not train in %s and start from where they came from: %s", checkpoint.path, _by_part(late))
+        _log.info("did not train in %s and start from where they came from: %s", checkpoint.path, count_by_part(late))
 
 
-def refuse_misfit(module: nn.Module, access: ParameterAccess, checkpoint: SavedWeights) -> None:
+def refuse_misfit(
+    module: nn.Module, access: ParameterAccess, checkpoint: SavedWeights, parts: Collection[str] | None = None
+) -> None:
     """Check that a checkpoint is of these parts.
+
+    Args:
+        module: The model.
+        access: Where its parameters are.
+        checkpoint: The checkpoint.
+        parts: Parts to look at; all by default.
 
     Raises:
         ValueError: Trainable tensors are missing though their part trained, it has tensors that the model does not
             know, or of another shape: the configured parts are not those that were trained, and the result would be
             partly random.
     """
-    stored = checkpoint.parameters
-    own = dict(module.named_parameters())
+    stored = _wanted(checkpoint.parameters, parts)
+    own = {name: value for name, value in module.named_parameters() if name in _wanted([name], parts)}
     known = own | persistent_buffers(module)
     # What was frozen then may train now; so may tensors that were added to a part of which nothing trained (adapters).
-    trained = {_part(name) for name in stored}
-    untrained = {_part(name) for name in checkpoint.left_out} - trained
+    trained = {part_of(name) for name in stored}
+    untrained = {part_of(name) for name in checkpoint.left_out} - trained
     missing = [
         name
         for name, parameter in own.items()
         if parameter.requires_grad
         and name not in stored
         and name not in checkpoint.left_out
-        and _part(name) not in untrained
+        and part_of(name) not in untrained
     ]
     unknown = stored - set(known)
     other = [
@@ -103,8 +109,31 @@ def refuse_misfit(module: nn.Module, access: ParameterAccess, checkpoint: SavedW
         raise ValueError(
             f"the checkpoint does not fit the configured model, {checkpoint.path}: missing {sorted(missing)[:5]} "
             f"({len(missing)} in all), unknown {sorted(unknown)[:5]} ({len(unknown)} in all), of another shape "
-            f"{other[:5]} ({len(other)} in all). Use the config that the run was trained with"
+            f"{other[:5]} ({len(other)} in all). {_advice(missing, unknown, checkpoint.path)}"
         )
+
+
+def _advice(missing: Collection[str], unknown: Collection[str], checkpoint: Path) -> str:
+    """What to do about tensors that have no counterpart."""
+    stage = (
+        f"export it (python -m lightning_modules.export {checkpoint} OUT --language_model), name OUT/language_model as "
+        f"model.language_model.init_args.path and take the other parts from it: "
+        f"--model.initial_weights='{{bridge: {checkpoint}}}'"
+    )
+    if any(_is_adapter(name) for name in unknown):
+        return f"The checkpoint has LoRA adapters, and the configured model has not: set lora as in its run, or {stage}"
+    if any(_is_adapter(name) for name in missing):
+        return f"The configured model has LoRA adapters, and the checkpoint was trained without: drop lora, or {stage}"
+    return "Use the config that the run was trained with"
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_" in name
+
+
+def _wanted(names: Iterable[str], parts: Collection[str] | None) -> frozenset[str]:
+    """Of some names, those that are of one of the parts."""
+    return frozenset(name for name in names if parts is None or part_of(name) in parts)
 
 
 @torch.no_grad()
@@ -144,13 +173,4 @@ def restore_optimizer(
                 if state in states.get(name, ()):
                     access.put(parameter, state, checkpoint[state_name(state, name)])
     if fresh:
-        _log.info("the optimizer starts anew for: %s", _by_part(fresh))
-
-
-def _part(name: str) -> str:
-    """The part of the model that a parameter belongs to, such as ``model.bridge``."""
-    return ".".join(name.split(".")[:2])
-
-
-def _by_part(names: Iterable[str]) -> str:
-    return ", ".join(f"{part} ({count} tensors)" for part, count in Counter(map(_part, names)).items())
+        _log.info("the optimizer starts anew for: %s", count_by_part(fresh))

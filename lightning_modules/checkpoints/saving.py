@@ -8,17 +8,22 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from components.weights.file_hashes import ContentHash, content_hash
+from components.weights.random_weights import random_parameters
 from components.weights.run_checkpoint import CONFIG, FORMAT, INDEX, STATE, VERSION, WEIGHT, state_name
+from components.weights.weight_fingerprint import WeightFingerprint
 from lightning_modules.checkpoints import folder
 from lightning_modules.checkpoints.access import ParameterAccess
+from lightning_modules.checkpoints.identity import AddUp
 from lightning_modules.checkpoints.tensor_file import Form, TensorFile
 
 
@@ -28,6 +33,7 @@ class Ranks(NamedTuple):
     rank: int
     world_size: int
     all_agree: Callable[[bool], bool]  # whether all ranks say yes; every rank must ask
+    add_up: AddUp = lambda values: values
 
 
 class Content(NamedTuple):
@@ -36,6 +42,8 @@ class Content(NamedTuple):
     state: Mapping[str, Any]  # of the trainer; with ``optimizer_states``, the optimizer's tensors are written too
     left_out: Collection[str]  # parameters not to write
     config: str | None  # of the run, as YAML
+    fingerprints: Mapping[str, WeightFingerprint] = MappingProxyType({})  # of what is left out
+    tokenizer: Mapping[str, str] | None = None  # hashes of the language model's tokenizer
 
 
 class _Item(NamedTuple):
@@ -48,17 +56,20 @@ class _Item(NamedTuple):
 
 
 def parameters_to_leave_out(module: nn.Module, access: ParameterAccess, changed: Collection[str]) -> list[str]:
-    """Parameters whose values stand elsewhere: they do not train, never did, and came from no checkpoint.
+    """Parameters whose values are in a file elsewhere: they do not train, never did, and came from no checkpoint.
+
+    A parameter that was drawn at random is in no file.
 
     Args:
         module: The model.
         access: Where the optimizer's states are.
         changed: Names of parameters that are known to differ from what the model was built with.
     """
+    written = {*changed, *random_parameters(module)}
     return [
         name
         for name, parameter in module.named_parameters()
-        if not parameter.requires_grad and name not in changed and not access.numbers(parameter)
+        if not parameter.requires_grad and name not in written and not access.numbers(parameter)
     ]
 
 
@@ -117,11 +128,12 @@ def write_checkpoint(path: Path, module: nn.Module, access: ParameterAccess, con
         except Exception as error:  # the other ranks wait for this one: it tells them before it stops
             failure = error
     _agree(failure, ranks, path)
-    failure = _write_tensors(folder.staging(path), items, access, ranks)
+    failure, digest = _write_tensors(folder.staging(path), items, access, ranks)
     _agree(failure, ranks, path)
+    digests = _digests_of_all_ranks(digest, ranks)
     if ranks.rank == 0:
         try:
-            _write_rest(folder.staging(path), items, ranks.world_size, content, encoded)
+            _write_rest(folder.staging(path), items, digests, content, encoded)
             folder.publish(path)
         except Exception as error:
             failure = error
@@ -156,8 +168,14 @@ def _file_name(rank: int, num_ranks: int) -> str:
     return f"tensors-{rank:05d}-of-{num_ranks:05d}.safetensors"
 
 
-def _write_tensors(target: Path, items: Iterable[_Item], access: ParameterAccess, ranks: Ranks) -> Exception | None:
-    """Write this rank's share. After a failure it goes on bringing tensors together: the others wait for its parts."""
+def _write_tensors(
+    target: Path, items: Iterable[_Item], access: ParameterAccess, ranks: Ranks
+) -> tuple[Exception | None, str | None]:
+    """Write this rank's share; gives what failed, and the content hash of its file, where it has one.
+
+    After a failure it goes on bringing tensors together: the others wait for its parts.
+    """
+    digest = None
     own = {item.name for item in items if item.rank == ranks.rank}
     failure: Exception | None = None
     file: TensorFile | None = None
@@ -178,10 +196,20 @@ def _write_tensors(target: Path, items: Iterable[_Item], access: ParameterAccess
             failure = error
     try:
         if file is not None:
-            file.close()
+            digest = file.close()
     except Exception as error:
         failure = failure or error
-    return failure
+    return failure, digest
+
+
+def _digests_of_all_ranks(digest: str | None, ranks: Ranks) -> list[str | None]:
+    """Content hash of every rank's file; None for a rank that has none."""
+    length = len(bytes.fromhex(ContentHash().hexdigest()))
+    gathered = torch.zeros(ranks.world_size, 1 + length, dtype=torch.int64)
+    if digest is not None:
+        gathered[ranks.rank] = torch.tensor([1, *bytes.fromhex(digest)])
+    rows = ranks.add_up(gathered).tolist()
+    return [bytes(values).hex() if is_there else None for is_there, *values in rows]
 
 
 def _form(item: _Item, access: ParameterAccess) -> Form:
@@ -202,17 +230,25 @@ def _encode(state: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _write_rest(target: Path, items: Iterable[_Item], num_ranks: int, content: Content, state: bytes) -> None:
+def _write_rest(
+    target: Path, items: Iterable[_Item], digests: Sequence[str | None], content: Content, state: bytes
+) -> None:
     """Write everything but the tensors; the index last."""
-    _write_file(target / STATE, state)
-    if content.config is not None:
-        _write_file(target / CONFIG, content.config.encode())
+    num_ranks = len(digests)
+    files = {STATE: state} | ({} if content.config is None else {CONFIG: content.config.encode()})
+    for name, text in files.items():
+        _write_file(target / name, text)
+    hashes = {_file_name(rank, num_ranks): digest for rank, digest in enumerate(digests) if digest is not None}
+    hashes |= {name: content_hash(target / name) for name in files}
     index = {
         "format": FORMAT,
         "version": VERSION,
         "step": content.state["global_step"],
         "left_out": sorted(content.left_out),
+        "fingerprints": {name: fingerprint._asdict() for name, fingerprint in sorted(content.fingerprints.items())},
+        "tokenizer": content.tokenizer and dict(content.tokenizer),
         "files": {path.name: path.stat().st_size for path in sorted(target.iterdir())},
+        "hashes": hashes,
         "tensors": {item.name: _file_name(item.rank, num_ranks) for item in items},
     }
     _write_file(target / INDEX, json.dumps(index, indent=1).encode())

@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from components.weights.file_hashes import ContentHash
+
+_PIECE = 2**20  # bytes that are hashed and then written, so few that they are still in the cache
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -49,9 +52,10 @@ class TensorFile:
     def __init__(self, path: Path, forms: Mapping[str, Form]) -> None:
         self._forms = dict(forms)
         self._waiting = list(forms)[::-1]
+        self._hash = ContentHash()
         self._file = path.open("wb")
         header = _header(self._forms)
-        self._file.write(len(header).to_bytes(8, "little") + header)
+        self._write(len(header).to_bytes(8, "little") + header)
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write the next tensor.
@@ -68,10 +72,13 @@ class TensorFile:
         if name != expected or form != self._forms[name]:
             raise ValueError(f"got {name} ({form}), expected {expected} ({self._forms.get(expected or '')})")
         values = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-        self._file.write(values.numpy().data)
+        self._write(values.numpy().data)
 
-    def close(self) -> None:
+    def close(self) -> str:
         """Wait until the disk has it.
+
+        Returns:
+            Hash of the file's content, see ``components.weights.file_hashes``.
 
         Raises:
             ValueError: Announced tensors did not come.
@@ -81,6 +88,14 @@ class TensorFile:
             os.fsync(file.fileno())
         if self._waiting:
             raise ValueError(f"the file ends without {self._waiting[::-1][:5]}")
+        return self._hash.hexdigest()
+
+    def _write(self, content: bytes | memoryview) -> None:
+        content = memoryview(content)
+        for start in range(0, len(content), _PIECE):
+            piece = content[start : start + _PIECE]
+            self._hash.update(piece)
+            self._file.write(piece)
 
 
 def _header(forms: Mapping[str, Form]) -> bytes:

@@ -1,18 +1,11 @@
 """Whole parameters and optimizer states under DeepSpeed's ZeRO."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_modules.checkpoints.access import ParameterAccess, Slot
-
-
-class _Share(NamedTuple):
-    """This rank's part of a parameter, flattened."""
-
-    values: Tensor  # [n], a view of the memory in which it is kept
-    start: int  # where it begins in the whole parameter
+from lightning_modules.checkpoints.access import ParameterAccess, Share, Slot, even_share
 
 
 class ZeroAccess(ParameterAccess):
@@ -25,18 +18,20 @@ class ZeroAccess(ParameterAccess):
         optimizer: What DeepSpeed made of the optimizer; None where nothing trains.
         device: Where the ranks communicate.
         rank: This rank.
+        num_ranks: All ranks.
 
     Raises:
         NotImplementedError: Optimizer states are on a disk (NVMe), where they are not read.
     """
 
-    def __init__(self, optimizer: Any, device: torch.device, rank: int) -> None:
+    def __init__(self, optimizer: Any, device: torch.device, rank: int, num_ranks: int) -> None:
         super().__init__(None if optimizer is None else optimizer.optimizer)
         if getattr(optimizer, "swap_optimizer", False):
             raise NotImplementedError("checkpoints of optimizer states that are offloaded to NVMe are not supported")
         self._zero = optimizer
         self._device = device
         self._rank = rank
+        self._num_ranks = num_ranks
         self._slots = _slots(optimizer)
         self._slot_of = {id(parameter): slot for slot in self._slots for parameter in slot.parameters}
 
@@ -68,6 +63,13 @@ class ZeroAccess(ParameterAccess):
             return self._brought_together(parameter, self._module_share(parameter), rank)
         return parameter.detach()
 
+    def share(self, parameter: Any) -> Share:
+        """See ``ParameterAccess``."""
+        if not _is_spread(parameter):
+            return even_share(parameter.detach(), self._rank, self._num_ranks)
+        share = self._module_share(parameter)
+        return Share(share.values[: _real_length(share, self.shape(parameter).numel())], share.start)
+
     def put(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
         """See ``ParameterAccess``."""
         joined = self._joined(parameter, state)
@@ -88,25 +90,25 @@ class ZeroAccess(ParameterAccess):
         tensor: Tensor = self._state(parameter)[state]
         return tensor
 
-    def _share(self, parameter: Any, joined: Tensor) -> _Share:
+    def _share(self, parameter: Any, joined: Tensor) -> Share:
         if _is_spread(parameter):
             assert self._zero is not None
             _, begin, length = self._zero.grad_position[self._zero.get_param_id(parameter)]
-            return _Share(joined.detach().narrow(0, begin, length), self._rank * length)
+            return Share(joined.detach().narrow(0, begin, length), self._rank * length)
         fragment = parameter._hp_mapping
         if fragment is None:  # all of it is in other ranks' pieces
-            return _Share(joined.detach().narrow(0, 0, 0), 0)
+            return Share(joined.detach().narrow(0, 0, 0), 0)
         place = fragment.hp_fragment_address
-        return _Share(joined.detach().narrow(0, place.start, place.numel), fragment.lp_fragment_address.start)
+        return Share(joined.detach().narrow(0, place.start, place.numel), fragment.lp_fragment_address.start)
 
-    def _module_share(self, parameter: Any) -> _Share:
+    def _module_share(self, parameter: Any) -> Share:
         values = parameter.ds_tensor.detach()
-        return _Share(values, self._rank * values.numel())
+        return Share(values, self._rank * values.numel())
 
-    def _brought_together(self, parameter: Any, share: _Share, rank: int) -> Tensor:
+    def _brought_together(self, parameter: Any, share: Share, rank: int) -> Tensor:
         shape = self.shape(parameter)
         whole = torch.zeros(shape.numel(), dtype=share.values.dtype, device=self._device)
-        length = _real_length(share, whole)
+        length = _real_length(share, whole.numel())
         whole[share.start : share.start + length] = share.values[:length].to(self._device)
         if torch.distributed.is_initialized():
             torch.distributed.reduce(whole, dst=rank)
@@ -117,13 +119,13 @@ def _is_spread(parameter: Any) -> bool:
     return hasattr(parameter, "ds_id")
 
 
-def _real_length(share: _Share, whole: Tensor) -> int:
+def _real_length(share: Share, num_elements: int) -> int:
     """Elements of a share that are the parameter's: the last ranks' shares may be filled up."""
-    return max(0, min(share.values.numel(), whole.numel() - share.start))
+    return max(0, min(share.values.numel(), num_elements - share.start))
 
 
-def _take(share: _Share, whole: Tensor) -> None:
-    length = _real_length(share, whole)
+def _take(share: Share, whole: Tensor) -> None:
+    length = _real_length(share, whole.numel())
     share.values[:length].copy_(whole.reshape(-1)[share.start : share.start + length])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from components.weights.file_modes import follow_umask
 from lightning_modules.judging import JudgedBatch
 
 
@@ -32,4 +33,5 @@ def write_bad_samples(folder: str, name: str, batch: JudgedBatch, loss: float, d
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     save_file(tensors, target / f"{name}.safetensors")
+    follow_umask(target / f"{name}.safetensors")
     (target / f"{name}.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

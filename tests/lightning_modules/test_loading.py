@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import train
 from components.model import VideoLanguageModel
 from components.streaming import StreamingSession
+from components.weights.file_hashes import content_hash
 from components.weights.run_checkpoint import RunCheckpoint
 from lightning_modules.export import export, main
 from lightning_modules.loading import load_model
@@ -133,6 +134,7 @@ def changed(run: Run, folder: Path, change: dict[str, Any]) -> Path:
     (copy / "config.yaml").write_text(yaml.safe_dump(settings))
     index = json.loads((copy / "index.json").read_text())
     index["files"]["config.yaml"] = (copy / "config.yaml").stat().st_size
+    index["hashes"]["config.yaml"] = content_hash(copy / "config.yaml")
     (copy / "index.json").write_text(json.dumps(index))
     return copy
 

@@ -13,13 +13,18 @@ from torch.utils.data import DataLoader
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.strategies.replicated import SingleDevice
 
+FIXED_SEED = 17
+
 
 class Numbers(LightningModule):
     """Three parts: one that trains, one that is frozen, one that has a buffer."""
 
     def __init__(self, *, frozen: tuple[str, ...] = ("fixed",), width: int = 4, deeper: bool = False) -> None:
         super().__init__()
-        self.model = nn.ModuleDict({"fixed": nn.Linear(width, width), "moving": nn.Linear(width, 1)})
+        with torch.random.fork_rng():  # this part comes from a file, so to say
+            torch.manual_seed(FIXED_SEED)
+            fixed = nn.Linear(width, width)
+        self.model = nn.ModuleDict({"fixed": fixed, "moving": nn.Linear(width, 1)})
         if deeper:
             self.model["more"] = nn.Linear(width, width)
         self.model.register_buffer("seen", torch.zeros(()))

@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.weights.exported_weights import open_weights
 from components.weights.run_checkpoint import RunCheckpoint
+from components.weights.weight_fingerprint import is_same
 from lightning_modules.export import export
-from lightning_modules.loading import load_weights, open_weights
+from lightning_modules.loading import load_weights
 from tests.fixtures_models import PartFolders, make_batch, make_module
 from tests.lightning_modules.checkpoints.run_jobs import NUM_STEPS, SAVED_AT, Job, run_jobs
 
@@ -38,6 +40,13 @@ def test_any_strategy_and_number_of_ranks_goes_on_from_the_checkpoint_of_any(
             assert losses == pytest.approx(expected[SAVED_AT:], rel=1e-5), (saver, opener, num_ranks)
             if saver == opener and num_ranks == (1 if saver == "single_device" else 2):
                 assert losses == uninterrupted[saver][SAVED_AT:], saver
+
+    expected_frozen = RunCheckpoint(Path(place("ddp"))).fingerprints
+    assert {name.split(".")[1] for name in expected_frozen} == {"encoder"}
+    for strategy in uninterrupted:
+        frozen = RunCheckpoint(Path(place(strategy))).fingerprints
+        assert frozen.keys() == expected_frozen.keys()
+        assert all(is_same(frozen[name], fingerprint) for name, fingerprint in expected_frozen.items()), strategy
 
     assert_exports_are_equal([Path(place(name)) for name in uninterrupted], folders, tmp_path)
 

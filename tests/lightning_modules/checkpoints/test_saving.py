@@ -187,11 +187,15 @@ def damage(checkpoint: Path, how: str) -> None:
     elif how == "outside":
         facts["tensors"] = dict.fromkeys(facts["tensors"], "../other.safetensors")
         index.write_text(json.dumps(facts))
-    elif how == "bytes":
+    elif how in ("bytes", "old bytes"):
         tensors.write_bytes(b"\xff" * tensors.stat().st_size)
+        if how == "old bytes":  # of a checkpoint that was written before files were hashed
+            del facts["hashes"]
+            index.write_text(json.dumps(facts))
     elif how == "code":
         torch.save({"global_step": 2, "bad": Path("x")}, checkpoint / "state.pt")
         facts["files"]["state.pt"] = (checkpoint / "state.pt").stat().st_size
+        del facts["hashes"]
         index.write_text(json.dumps(facts))
 
 
@@ -205,7 +209,8 @@ def damage(checkpoint: Path, how: str) -> None:
         ("future", r"a.ckpt is a checkpoint of version 2, this code reads version 1"),
         ("foreign", r"a.ckpt is no checkpoint of this project: .* names the format 'another'"),
         ("outside", r"it places tensors in \['../other.safetensors'"),
-        ("bytes", r"safetensors is damaged: "),
+        ("bytes", r"a.ckpt was changed or damaged after it was written: tensors-00000-of-00001.safetensors"),
+        ("old bytes", r"safetensors is damaged: "),
         ("code", r"state.pt is damaged, or holds more than plain values and is not opened"),
     ],
 )
