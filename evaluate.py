@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch, collate
 from datamodules.instruction import InstructionDataModule
+from datamodules.loading import LateLoader
 from datamodules.shard_reader import ShardReader, open_shards
+from datamodules.worker_signals import outlive_signals
 from lightning_modules.command_line import VideoLanguageCLI
 from lightning_modules.loading import load_weights, open_weights, read_config, stored_config
 from lightning_modules.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
@@ -138,11 +140,12 @@ def make_loader(data: InstructionDataModule, reader: ShardReader, numbers: Seque
     # Lightning cannot know that this sampler leaves nothing out.
     warnings.filterwarnings("ignore", message=".*custom batch sampler `EvaluationBatches` for prediction.*")
     samples: Any = data.dataset(reader, train=False)
-    return DataLoader(
+    return LateLoader(
         samples,
         batch_sampler=data.evaluation_batches(reader, numbers),
         collate_fn=collate,
         num_workers=data.loading.num_workers,
+        worker_init_fn=outlive_signals,
     )
 
 
