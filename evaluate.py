@@ -22,6 +22,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from command_errors import run_and_exit
 from datamodules.batch import Batch, collate
 from datamodules.instruction import InstructionDataModule
 from datamodules.loading import LateLoader
@@ -233,4 +234,4 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

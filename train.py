@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from command_errors import run_and_exit
 from datamodules.instruction import InstructionDataModule
 from lightning_modules.command_line import VideoLanguageCLI
 from lightning_modules.video_language import VideoLanguageModule
@@ -20,4 +21,4 @@ def main(args: Sequence[str] | None = None) -> VideoLanguageCLI:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from command_errors import run_and_exit
 from datamodules.decoding import Decoding
 from datamodules.errors import ShardError
 from datamodules.shard_cache import ShardCache
@@ -181,4 +181,4 @@ def _parse(args: Sequence[str] | None) -> _Options:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from command_errors import run_and_exit
 from components.weights.exported_weights import ABOUT, PREFIX
 from components.weights.lora import merge_adapters
 from components.weights.run_checkpoint import CONFIG, RunCheckpoint
@@ -178,4 +179,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

@@ -115,8 +115,8 @@ class RunLock:
             who = f"process {holder.pid} on {holder.host}{job} since {holder.since}"
             where = "that process"
         return (
-            f"{self.path.parent} is in use by {who}; two runs would overwrite each other's files. Stop that run or wait "
-            f"for its end, or choose another folder. If {where} is certainly gone, remove {self.path}"
+            f"{self.path.parent} is in use by {who}; two runs would overwrite each other's files. Stop that run or "
+            f"wait for its end, or choose another folder. If {where} is certainly gone, remove {self.path}"
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import evaluate
+from command_errors import run_and_exit
 from components.effective_rank import effective_rank
 from datamodules.shard_reader import open_shards
 from lightning_modules.loading import load_weights, open_weights, stored_config
@@ -88,4 +89,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

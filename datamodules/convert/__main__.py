@@ -29,6 +29,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from command_errors import run_and_exit
 from datamodules.convert.problems import ConversionError
 from datamodules.convert.reencode import Reencoding
 from datamodules.convert.run import Conversion, Part, convert
@@ -138,4 +139,4 @@ def _number(kind: type[int] | type[float], least: float) -> "type[int] | type[fl
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_and_exit(main)

@@ -160,7 +160,7 @@ class KeepCheckpoints(Checkpoint):
         self.best = state_dict["best"]
 
     def _is_late(self, trainer: Trainer) -> bool:
-        """Whether the last checkpoint is too old; the same on all ranks, a step later than the first of them sees it."""
+        """Whether the last checkpoint is too old; the same on all ranks, a step after the first of them sees it."""
         if self.every_minutes is None:
             return False
         is_late = time.monotonic() - self._saved_at_s >= 60 * self.every_minutes

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # not in its __all__
 
+from command_errors import run_and_exit
 from lightning_modules.submit.script import Job, arm_arguments, render
 from lightning_modules.submit.settings import NAME, Arm, Container, Resources, Stopping, Surroundings
 
@@ -231,4 +232,4 @@ def read_sweep(path: str | None) -> list[Arm]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

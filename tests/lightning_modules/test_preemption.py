@@ -153,9 +153,7 @@ def test_a_signal_that_was_ignored_when_the_run_began_stays_ignored(tmp_path: Pa
     assert trainer.state.finished
 
 
-def test_a_second_ctrl_c_stops_at_once_and_says_what_is_lost(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_ctrl_c_stops_at_once_and_says_what_is_lost(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     trainer, checkpoints = fit(Signalled(send(signal.SIGINT, signal.SIGINT), 2), tmp_path)
     assert trainer.exit_status == INTERRUPTED_STATUS  # type: ignore[attr-defined]
     assert trainer.global_step == 2
