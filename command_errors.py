@@ -1,4 +1,4 @@
-"""Runs a command so that its last line says what went wrong. Every command of this project goes through ``run_and_exit``.
+"""Runs a command so that its last line says what went wrong. Every command of this project ends through it.
 
 An error that this project raises on purpose says what is wrong and what to do. It is printed as one ``error: ...``
 without a traceback, and the command exits with status 2. Any other exception is a fault of the program, or an input

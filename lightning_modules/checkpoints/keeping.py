@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.checkpoints import folder
 from lightning_modules.checkpoints.folder import write_whole
@@ -134,13 +133,9 @@ class KeepCheckpoints(Checkpoint):
                 write_whole(self._best_file, json.dumps(known) + "\n")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the end of a run that is through; one that was stopped before has none."""
+        """Name the end of a run that has finished; one that was stopped before has none."""
         if trainer.global_step == trainer.max_steps:
             self._link(trainer, FINAL)
-            final = self._path(trainer.global_step).with_name(FINAL)
-            rank_zero_info(
-                f"The run is through. Judge it: python evaluate.py --checkpoint {final} --data SHARDS --out DIR"
-            )
 
     def save(self, trainer: Trainer) -> None:
         """Save now; nothing happens if the step at hand has its checkpoint."""
