@@ -14,6 +14,7 @@ import copy
 import hashlib
 import json
 import os
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -29,9 +30,11 @@ from datamodules.loading import LateLoader
 from datamodules.shard_reader import ShardReader, open_shards
 from datamodules.worker_signals import outlive_signals
 from lightning_modules.command_line import VideoLanguageCLI
+from lightning_modules.console.untrained import untrained_parts, warning_of
 from lightning_modules.loading import load_weights, open_weights, read_config, stored_config
 from lightning_modules.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.report import build_report, to_markdown, write_report
+from lightning_modules.run_lock import RunLock
 from lightning_modules.video_language import VideoLanguageModule
 
 
@@ -156,16 +159,15 @@ def predict(cli: VideoLanguageCLI, reader: ShardReader, remaining: Sequence[int]
     cli.trainer.predict(cli.model, loader, return_predictions=False)
 
 
-def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the command.
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    """Ask the questions that are still to be asked, and report on all.
 
     Args:
-        args: Command line after the program's name; that of the process by default.
+        options: What ``_parse`` gives.
 
     Returns:
         The report.
     """
-    options = _parse(args)
     weights = None if options.checkpoint is None else open_weights(options.checkpoint)
     run = read_config(options.config) if weights is None or options.config else stored_config(weights.path)
     path = options.out / "predictions.jsonl"
@@ -182,8 +184,11 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     kept, remaining = split_answered(reader, begin(options.out, about, options.restart))
     _write_whole(path, to_json_lines(kept))
     if remaining:
+        untrained = untrained_parts(run["model"])
         if weights is not None:
             load_weights(cli.model, weights, averaged=options.averaged)
+        elif untrained:
+            print(warning_of(untrained, "this evaluation", "--checkpoint"), file=sys.stderr)
         predict(cli, reader, remaining)
     predictions = read_predictions(path)
     num_questions = sum(entry.num_conversations for entry in reader.entries())
@@ -198,6 +203,27 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     write_report(report, options.out)
     print(to_markdown(report))
     return report
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the command.
+
+    Args:
+        args: Command line after the program's name; that of the process by default.
+
+    Returns:
+        The report.
+    """
+    options = _parse(args)
+    lock = RunLock(options.out)
+    lock.take()
+    try:
+        return evaluate(options)
+    except (KeyboardInterrupt, SystemExit):
+        print(f"\nAnswers so far are in {options.out}; the same command goes on with the others", file=sys.stderr)
+        raise
+    finally:
+        lock.release()
 
 
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:

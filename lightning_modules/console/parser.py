@@ -34,7 +34,7 @@ class ShortMessageParser(LightningArgumentParser):
     def refuse(self, line: str) -> NoReturn:
         """Print one line below the usage and end the process with status 2."""
         sys.stderr.write(f"{self.format_usage()}error: {line}\n")
-        self.exit(2)
+        sys.exit(2)
 
     def keys(self) -> list[str]:
         """Keys of all settings."""

@@ -58,7 +58,9 @@ def evaluation_command(trainer: Trainer, checkpoint: Path) -> str:
         One line for a shell; ``SHARDS`` stands for those that the run does not name.
     """
     sources: Any = getattr(getattr(trainer, "datamodule", None), "evaluation_sources", {})
-    named = next((sets for sets in (sources.get(kind) for kind in ("validation", "test", "predict")) if sets), {})
+    named: dict[str, Any] = next(
+        (sets for sets in (sources.get(kind) for kind in ("validation", "test", "predict")) if sets), {}
+    )
     shards = list(
         dict.fromkeys(name for each in named.values() for name in ([each] if isinstance(each, str) else each))
     )

@@ -30,14 +30,15 @@ def _needs_none(part: Mapping[str, Any]) -> bool:
     return ".encoders." in str(part.get("class_path"))
 
 
-def warning_of(parts: list[str], command: str) -> str:
+def warning_of(parts: list[str], command: str, option: str = "--ckpt_path") -> str:
     """What to print before such a model is evaluated.
 
     Args:
         parts: Names of the parts.
-        command: ``validate``, ``test`` or ``predict``.
+        command: What runs, such as ``validate``.
+        option: The command's option that names a checkpoint.
     """
     return (
-        f"WARNING: no --ckpt_path was given, so {command} runs with random weights of {' and '.join(parts)}: the "
-        "answers mean nothing. Give --ckpt_path CHECKPOINT"
+        f"WARNING: no {option} was given, so {command} runs with random weights of {' and '.join(parts)}: the answers "
+        f"mean nothing. Give {option} CHECKPOINT"
     )
