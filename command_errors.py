@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import sys
 import tempfile
 import traceback
@@ -110,11 +111,10 @@ def explain(error: BaseException) -> str | None:
     remote = getattr(error.__cause__, "tb", None)  # of a process pool's worker
     if isinstance(remote, str):
         return _explain_text(remote.strip().strip('"').rstrip(), type(error).__name__)
+    if isinstance(error, OSError) and error.errno in _ADVICE:
+        return _explain_refusal(error, _ADVICE[error.errno])
     if _was_raised_here(error.__traceback__) and not isinstance(error, _OF_FAULTS):
         return str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.errno in _ADVICE:
-        path = error.filename if error.filename is not None else "a file that was written"
-        return f"{path}: {error.strerror}; {_ADVICE[error.errno]}"
     if type(error).__name__ == "OutOfMemoryError":  # of torch
         return (
             f"{str(error).splitlines()[0]} Take a smaller data.loading.batch_size or budget, or a config of "
@@ -123,6 +123,15 @@ def explain(error: BaseException) -> str | None:
     if type(error).__name__ == "MisconfigurationException":  # of Lightning, about the settings of its trainer
         return " ".join(str(error).split())
     return None
+
+
+def _explain_refusal(error: OSError, advice: str) -> str:
+    path = error.filename if isinstance(error.filename, str | bytes) else "a file that this command reads or writes"
+    free = ""
+    if error.errno == errno.ENOSPC and isinstance(error.filename, str | bytes):
+        there = next(parent for parent in Path(os.fsdecode(path)).resolve().parents if parent.exists())
+        free = f" ({shutil.disk_usage(there).free / 1e6:,.1f} MB are free there)"
+    return f"{os.fsdecode(path)}: {error.strerror}{free}; {advice}"
 
 
 def _was_raised_here(trace: TracebackType | None) -> bool:

@@ -103,6 +103,9 @@ class VideoLanguageCLI(LightningCLI):
                     f"{error.full_key}: {' '.join(str(error).split())}; correct the ${{...}}"
                 ) from error
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning looks for settings in its own checkpoints; those of this project are folders with none."""
+
     def before_instantiate_classes(self) -> None:
         """Apply settings that must hold before anything is built."""
         config = self.config[self.subcommand] if self.subcommand else self.config
@@ -161,7 +164,7 @@ class VideoLanguageCLI(LightningCLI):
 
     def _warn_of_untrained(self) -> None:
         config = self.config[self.subcommand]
-        parts = [] if config.ckpt_path else untrained_parts(config.model)
+        parts = [] if config.ckpt_path else untrained_parts(config.model.as_dict())
         if parts:
             rank_zero_info(warning_of(parts, str(self.subcommand)))
 

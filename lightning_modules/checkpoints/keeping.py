@@ -140,7 +140,13 @@ class KeepCheckpoints(Checkpoint):
     def save(self, trainer: Trainer) -> None:
         """Save now; nothing happens if the step at hand has its checkpoint."""
         if trainer.global_step != self._saved_step:
-            trainer.save_checkpoint(self._path(trainer.global_step))
+            path = self._path(trainer.global_step)
+            try:
+                trainer.save_checkpoint(path)
+            except OSError as error:
+                if error.filename is None:  # a full disk is met in the middle of a file, whose name the system forgets
+                    error.filename = str(path)
+                raise
             self._saved_step = trainer.global_step
             self._saved_at_s = time.monotonic()
             self._question = None  # of the time before

@@ -51,13 +51,14 @@ def check_keys(files: Sequence[str], options: Sequence[str]) -> None:
 
 def _check(file: str, content: dict[Any, Any], before: str, options: Sequence[str]) -> None:
     for key, value in content.items():
+        key = str(key).removesuffix("+")  # a list that is added to
         name = f"{before}{key}"
         below = [option for option in options if option.startswith(f"{name}.") and option != f"{name}.help"]
         if not below and name in options:
             continue
         if not below:
             siblings = sorted({option.removeprefix(before).split(".")[0] for option in options})
-            near = near_name(str(key), siblings)
+            near = near_name(key, siblings)
             raise SettingsError(f"{file}: there is no setting {name}{near or '; there are ' + ', '.join(siblings)}")
         if isinstance(value, dict):
             _check(file, value, f"{name}.", below)

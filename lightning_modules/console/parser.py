@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -28,7 +28,7 @@ class ShortMessageParser(LightningArgumentParser):
         """Print one line and end the process with status 2; raises instead where the parser was made to."""
         if not self.exit_on_error:
             super().error(message, ex)
-        parser: Any = getattr(ex, "subcommand_parser", None) or self
+        parser: ShortMessageParser = getattr(ex, "subcommand_parser", None) or self
         parser.refuse(explain(message, parser.keys(), parser.files))
 
     def refuse(self, line: str) -> NoReturn:

@@ -58,13 +58,9 @@ def evaluation_command(trainer: Trainer, checkpoint: Path) -> str:
         One line for a shell; ``SHARDS`` stands for those that the run does not name.
     """
     sources: Any = getattr(getattr(trainer, "datamodule", None), "evaluation_sources", {})
-    named: dict[str, Any] = next(
-        (sets for sets in (sources.get(kind) for kind in ("validation", "test", "predict")) if sets), {}
-    )
-    shards = list(
-        dict.fromkeys(name for each in named.values() for name in ([each] if isinstance(each, str) else each))
-    )
-    data = " ".join(map(shlex.quote, shards)) or "SHARDS"
+    sets: dict[str, Any] = next((sources[kind] for kind in ("validation", "test", "predict") if sources.get(kind)), {})
+    shards = [name for each in sets.values() for name in ([each] if isinstance(each, str) else each)]
+    data = " ".join(map(shlex.quote, dict.fromkeys(shards))) or "SHARDS"
     out = shlex.quote(str(checkpoint.parent.parent / "evaluation"))
     return f"python evaluate.py --checkpoint {shlex.quote(str(checkpoint))} --data {data} --out {out}"
 
