@@ -49,6 +49,19 @@ _ADVICE = {
 }
 
 
+def _identity(pid: int) -> str:
+    """A process, told apart from others that had the same number by when it was started."""
+    try:
+        started = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19]
+    except OSError:
+        return str(pid)
+    return f"{pid} {started}"
+
+
+_PARENT_IDENTITY = _identity(os.getppid())
+"""Read at once: the first rank may be gone when its children fail, and they then have another parent."""
+
+
 def run_and_exit(main: Callable[[], object]) -> NoReturn:
     """Run a command and end the process with its status.
 
@@ -179,10 +192,9 @@ def _is_first_to_say(message: str) -> bool:
         return True
     started_by_launcher = "TORCHELASTIC_RUN_ID" in environment or "SLURM_STEP_ID" in environment
     is_child = started_by_launcher or environment.get("LOCAL_RANK", "0") != "0"
-    group = os.getppid() if is_child else os.getpid()
+    group = _PARENT_IDENTITY if is_child else _identity(os.getpid())
+    name = hashlib.sha256(f"{os.getuid()} {group} {message}".encode()).hexdigest()[:24]
     try:
-        started = Path(f"/proc/{group}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19]
-        name = hashlib.sha256(f"{os.getuid()} {group} {started} {message}".encode()).hexdigest()[:24]
         Path(tempfile.gettempdir(), f"membridge-said-{name}").open("x").close()
     except FileExistsError:
         return False
