@@ -60,6 +60,9 @@ def _identity(pid: int) -> str:
 
 _PARENT_IDENTITY = _identity(os.getppid())
 """Read at once: the first rank may be gone when its children fail, and they then have another parent."""
+_GIVEN = dict(os.environ)
+"""At once, too: Lightning removes from it how many ranks there are before an error comes here."""
+_STARTED_BY_LAUNCHER = "TORCHELASTIC_RUN_ID" in _GIVEN or int(_GIVEN.get("SLURM_NTASKS") or 1) > 1
 
 
 def run_and_exit(main: Callable[[], object]) -> NoReturn:
@@ -187,11 +190,9 @@ def _is_first_to_say(message: str) -> bool:
 
     Ranks mostly fail alike. A file tells that one has spoken; it bears what started all of them, and when.
     """
-    environment = os.environ
-    if max(int(environment.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_NTASKS")) == 1:
+    is_child = _STARTED_BY_LAUNCHER or _GIVEN.get("LOCAL_RANK", "0") != "0"
+    if not is_child and "LOCAL_RANK" not in os.environ:  # Lightning sets it where it starts the other ranks
         return True
-    started_by_launcher = "TORCHELASTIC_RUN_ID" in environment or "SLURM_STEP_ID" in environment
-    is_child = started_by_launcher or environment.get("LOCAL_RANK", "0") != "0"
     group = _PARENT_IDENTITY if is_child else _identity(os.getpid())
     name = hashlib.sha256(f"{os.getuid()} {group} {message}".encode()).hexdigest()[:24]
     try:
