@@ -68,10 +68,10 @@ def test_a_run_validates_at_its_interval_and_after_the_last_step(
 
 
 def test_the_beginning_says_what_is_trained_and_the_end_gives_a_command_that_runs(
-    config: Path, capfd: pytest.CaptureFixture[str]
+    config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cli = train.main(["fit", "-c", str(config)])
-    said = capfd.readouterr().err
+    said = "\n".join(caplog.messages)
     folder = cli.trainer.log_dir
     for expected in (
         "6 samples, 2 steps = 1 passes",
@@ -90,11 +90,13 @@ def test_the_beginning_says_what_is_trained_and_the_end_gives_a_command_that_run
     assert (Path(str(folder)) / "evaluation" / "report.md").is_file()
 
 
-def test_nothing_foreign_is_printed_that_is_understood(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_foreign_is_printed_that_is_understood(
+    config: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     with warnings.catch_warnings(record=True) as raised:
         train.main(["fit", "-c", str(config), "--trainer.limit_val_batches=0"])
     printed = capfd.readouterr()
-    text = "\n".join([printed.out, printed.err, *(str(warning.message) for warning in raised)])
+    text = "\n".join([printed.out, printed.err, *caplog.messages, *(str(warning.message) for warning in raised)])
     noise = [
         "litlogger",
         "TPU available",
@@ -109,23 +111,24 @@ def test_nothing_foreign_is_printed_that_is_understood(config: Path, capfd: pyte
 
 
 def test_a_finished_run_that_is_started_again_says_how_to_train_for_longer(
-    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     command = ["fit", "-c", str(config), f"--run_folder={tmp_path}/run", "--trainer.limit_val_batches=0"]
     train.main(command)
     train.main(command)
-    assert "Nothing was trained: the run is at its end" in capfd.readouterr().err
+    assert "Nothing was trained: the run is at its end" in caplog.text
 
 
 def test_an_evaluation_of_random_weights_warns_and_writes_beside_the_runs(
-    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cli = train.main(["predict", "-c", str(config)])
-    assert "WARNING: no --ckpt_path was given, so predict runs with random weights of bridge" in capfd.readouterr().err
+    assert "WARNING: no --ckpt_path was given, so predict runs with random weights of bridge" in caplog.text
+    caplog.clear()
     assert cli.trainer.log_dir == f"{tmp_path}/run/predict_0"
     assert not (tmp_path / "run" / "version_0").exists()
     train.main(["fit", "-c", str(config), "--trainer.limit_val_batches=0"])
     last = tmp_path / "run" / "version_0" / "checkpoints" / "last.ckpt"
     cli = train.main(["validate", "-c", str(config), "--ckpt_path", str(last)])
-    assert "WARNING" not in capfd.readouterr().err
+    assert "no --ckpt_path" not in caplog.text
     assert cli.trainer.log_dir == f"{tmp_path}/run/validate_0"
