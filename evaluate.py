@@ -219,8 +219,9 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     lock.take()
     try:
         return evaluate(options)
-    except (KeyboardInterrupt, SystemExit):
-        print(f"\nAnswers so far are in {options.out}; the same command goes on with the others", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as ending:
+        if isinstance(ending.__context__ or ending, KeyboardInterrupt):  # Lightning makes an exit of it
+            print(f"\nAnswers so far are in {options.out}; the same command goes on with the others", file=sys.stderr)
         raise
     finally:
         lock.release()
