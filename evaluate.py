@@ -14,6 +14,7 @@ import copy
 import hashlib
 import json
 import os
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,15 +23,20 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from command_errors import run_and_exit
 from components.weights.exported_weights import open_weights
 from datamodules.batch import Batch, collate
 from datamodules.instruction import InstructionDataModule
+from datamodules.loading import LateLoader
 from datamodules.shard_reader import ShardReader, open_shards
+from datamodules.worker_signals import outlive_signals
 from lightning_modules.checkpoints.settings import warn_of_other_settings
 from lightning_modules.command_line import VideoLanguageCLI
+from lightning_modules.console.untrained import untrained_parts, warning_of
 from lightning_modules.loading import load_weights, read_config, stored_config
 from lightning_modules.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.report import build_report, to_markdown, write_report
+from lightning_modules.run_lock import RunLock
 from lightning_modules.video_language import VideoLanguageModule
 
 
@@ -140,11 +146,12 @@ def make_loader(data: InstructionDataModule, reader: ShardReader, numbers: Seque
     # Lightning cannot know that this sampler leaves nothing out.
     warnings.filterwarnings("ignore", message=".*custom batch sampler `EvaluationBatches` for prediction.*")
     samples: Any = data.dataset(reader, train=False)
-    return DataLoader(
+    return LateLoader(
         samples,
         batch_sampler=data.evaluation_batches(reader, numbers),
         collate_fn=collate,
         num_workers=data.loading.num_workers,
+        worker_init_fn=outlive_signals,
     )
 
 
@@ -154,16 +161,15 @@ def predict(cli: VideoLanguageCLI, reader: ShardReader, remaining: Sequence[int]
     cli.trainer.predict(cli.model, loader, return_predictions=False)
 
 
-def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the command.
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    """Ask the questions that are still to be asked, and report on all.
 
     Args:
-        args: Command line after the program's name; that of the process by default.
+        options: What ``_parse`` gives.
 
     Returns:
         The report.
     """
-    options = _parse(args)
     weights = None if options.checkpoint is None else open_weights(options.checkpoint)
     run = read_config(options.config) if weights is None or options.config else stored_config(weights.path)
     if weights is not None and options.config:
@@ -182,8 +188,11 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     kept, remaining = split_answered(reader, begin(options.out, about, options.restart))
     _write_whole(path, to_json_lines(kept))
     if remaining:
+        untrained = untrained_parts(run["model"])
         if weights is not None:
             load_weights(cli.model, weights, averaged=options.averaged)
+        elif untrained:
+            print(warning_of(untrained, "this evaluation", "--checkpoint"), file=sys.stderr)
         predict(cli, reader, remaining)
     predictions = read_predictions(path)
     num_questions = sum(entry.num_conversations for entry in reader.entries())
@@ -198,6 +207,28 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     write_report(report, options.out)
     print(to_markdown(report))
     return report
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the command.
+
+    Args:
+        args: Command line after the program's name; that of the process by default.
+
+    Returns:
+        The report.
+    """
+    options = _parse(args)
+    lock = RunLock(options.out)
+    lock.take()
+    try:
+        return evaluate(options)
+    except (KeyboardInterrupt, SystemExit) as ending:
+        if isinstance(ending.__context__ or ending, KeyboardInterrupt):  # Lightning makes an exit of it
+            print(f"\nAnswers so far are in {options.out}; the same command goes on with the others", file=sys.stderr)
+        raise
+    finally:
+        lock.release()
 
 
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
@@ -234,4 +265,4 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from command_errors import run_and_exit
 from datamodules.instruction import InstructionDataModule
 from lightning_modules.command_line import CommandLineReader, VideoLanguageCLI
 from lightning_modules.video_language import VideoLanguageModule
@@ -37,4 +38,4 @@ def parse(args: Sequence[str]) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

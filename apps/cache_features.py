@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from command_errors import run_and_exit
 from components.interfaces import FrameEncoder
 from datamodules.instruction import InstructionDataModule
 from datamodules.media_reader import MediaReader
@@ -220,4 +221,4 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

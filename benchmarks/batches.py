@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.clocks import CLOCKS, add_clock_option
+from command_errors import run_and_exit
 from datamodules.batch_plan import Budget
 from datamodules.batches import GlobalBatches, global_batches
 from datamodules.order import TrainingOrder
@@ -136,4 +137,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

@@ -14,7 +14,6 @@ does without. Memory is counted two ways: bytes of all live tensors (exact; on C
 """
 
 import argparse
-import sys
 import tempfile
 import time
 import weakref
@@ -29,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from benchmarks.resident_memory import PeakResidentBytes, in_fresh_process
+from command_errors import run_and_exit
 from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER, AnswerLoss, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
 from components.losses import EverySegmentLoss, answer_loss_per_reading, weighted_answer_loss
@@ -269,4 +269,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

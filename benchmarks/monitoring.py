@@ -12,7 +12,6 @@ videos differ from batch to batch.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.clocks import CLOCKS, add_clock_option
 from benchmarks.iteration_loss import Sizes, build_model
+from command_errors import run_and_exit
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.cached import CachedFeatures
 from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER
@@ -245,4 +245,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -11,7 +11,6 @@ instruction data), a share of the conversations is text only, and videos have a 
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from benchmarks.clocks import CLOCKS, add_clock_option
 from benchmarks.iteration_loss import LiveTensorBytes, Sizes, build_model
+from command_errors import run_and_exit
 from components.interfaces import IGNORED_LABEL, TEXT_ONLY, VIDEO_PLACEHOLDER, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
 
@@ -162,4 +162,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

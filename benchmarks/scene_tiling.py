@@ -7,13 +7,13 @@ boundaries of a video take more than a millisecond from the similarity.
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from benchmarks.clocks import CLOCKS, add_clock_option
+from command_errors import run_and_exit
 from components.segmenters.scene_tiling import SceneTilling
 
 LIMIT_MS = 1.0
@@ -106,4 +106,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -33,6 +33,7 @@ from datamodules.errors import (
     ShardError,
     StuckDecoderError,
 )
+from datamodules.worker_signals import signals_held_in_children
 
 _SERVER = "datamodules.decoding_server"
 _START_S = 120.0  # on a busy node's network file system even Python starts slowly
@@ -84,7 +85,7 @@ class _Server:
         self._settings = settings
         self._memory = os.memfd_create("frames")
         self._connection, theirs = Pipe()
-        with theirs:
+        with theirs, signals_held_in_children():
             shared = [theirs.fileno(), self._memory]
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", _SERVER, *map(str, shared), json.dumps(asdict(settings))],

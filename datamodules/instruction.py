@@ -30,6 +30,7 @@ from datamodules.text_tokens import measure_text_tokens
 from datamodules.transforms import PixelOptions, PixelTransform
 from datamodules.units import SampleTable, stated_frames_of, tabulate
 from datamodules.video import FrameSampling
+from datamodules.worker_signals import outlive_signals
 
 
 class InstructionDataModule(LightningDataModule):
@@ -289,6 +290,7 @@ class InstructionDataModule(LightningDataModule):
             batch_sampler=batches,
             collate_fn=collate,
             num_workers=self.loading.num_workers,
+            worker_init_fn=outlive_signals,
             pin_memory=torch.cuda.is_available(),
         )
 

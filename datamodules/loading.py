@@ -13,6 +13,7 @@ from datamodules.decoding import Decoding
 from datamodules.failures import FailurePolicy
 from datamodules.shard_cache import ShardCache
 from datamodules.units import Cost
+from datamodules.worker_signals import signals_held_in_children
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Loading:
 
 
 class LateLoader(DataLoader[Batch]):
-    """A data loader that reads nothing before its first batch is asked for.
+    """A data loader that reads nothing before its first batch is asked for, and whose workers begin without signals.
 
     Lightning may make the iterator before it restores the checkpoint (its issue 20550: ``estimated_stepping_batches``
     in ``configure_optimizers`` is enough, and sharding strategies restore late anyway). Started then, workers would
@@ -84,7 +85,9 @@ class LateLoader(DataLoader[Batch]):
     """
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator is what starts late
-        yield from super().__iter__()
+        with signals_held_in_children():  # worker_init_fn says what they do with them from then on
+            batches = super().__iter__()
+        yield from batches
 
 
 class ResumableLoader(LateLoader):

@@ -20,7 +20,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from command_errors import run_and_exit
 from datamodules.conversation_check import TokenCounts
 from datamodules.counts import count_of
 from datamodules.decoding import Decoding
@@ -226,4 +226,4 @@ def _sampling(known: argparse.Namespace) -> FrameSampling | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -1,22 +1,45 @@
 """Lightning's command line with this project's defaults."""
 
 import pkgutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_modules.checkpoints.folder import newest_checkpoint
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
-from lightning_modules.run_folder import SameCheckpoint, folder_of_runs, write_into
+from lightning_modules.console.config_files import named_config_files
+from lightning_modules.console.foreign_output import silence_foreign_output
+from lightning_modules.console.parser import ShortMessageParser
+from lightning_modules.console.run_summary import RunSummary
+from lightning_modules.console.settings_errors import SettingsError, explain, explain_trainer
+from lightning_modules.console.untrained import untrained_parts, warning_of
+from lightning_modules.preemption import EndsAtOnce
+from lightning_modules.run_folder import (
+    SameCheckpoint,
+    SoleWriter,
+    folder_of_runs,
+    log_folder,
+    write_beside_runs,
+    write_into,
+)
+from lightning_modules.run_lock import RunLock
 from lightning_modules.run_settings import check_trainer_settings, complete_settings
 from lightning_modules.strategies.replicated import replicated_strategy
+from lightning_modules.validation_schedule import ValidationSchedule
+
+DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "base.yaml"
+"""Read before the files that a command line names, wherever it is run."""
+EVALUATIONS = ("validate", "test", "predict")
 
 
 class VideoLanguageCLI(LightningCLI):
@@ -28,21 +51,27 @@ class VideoLanguageCLI(LightningCLI):
     """
 
     def __init__(self, model_class: Any, datamodule_class: Any, args: Any = None, **kwargs: Any) -> None:
+        silence_foreign_output()
         super().__init__(
             model_class,
             datamodule_class,
             args=args,
             seed_everything_default=0,
+            parser_class=ShortMessageParser,
             parser_kwargs=_parser_options(),
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,  # model.optimization sets rates part by part; --optimizer would undo that
             **kwargs,
         )
 
+    _lock = RunLock(Path())
+    """That of the run's folder; training takes it."""
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what would otherwise be said twice."""
         parser.link_arguments("trainer.max_steps", "data.num_steps")
         parser.add_lightning_class_args(KeepCheckpoints, "checkpoint")
+        parser.add_lightning_class_args(ValidationSchedule, "validation")
         parser.add_argument(
             "--num_threads", type=int | None, default=None, help="CPU threads of torch; its own default if not given"
         )
@@ -54,15 +83,32 @@ class VideoLanguageCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, without Lightning's warning: the other entry points do have a command line of their own."""
+        """Look for wrong keys in the config files, then parse.
+
+        Raises:
+            SettingsError: A reference from one setting to another leads nowhere.
+        """
+        given = sys.argv[1:] if args is None else args
+        if isinstance(given, list):
+            subparsers = getattr(self, "_subcommand_parsers", None)
+            own: Any = parser if subparsers is None else subparsers.get(given[0] if given else "")
+            if own is not None:
+                own.check_files(named_config_files(given))
         with warnings.catch_warnings():
+            # The other entry points do have a command line of their own.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-            super().parse_arguments(parser, args)
+            try:
+                super().parse_arguments(parser, args)
+            except OmegaConfBaseException as error:
+                raise SettingsError(
+                    f"{error.full_key}: {' '.join(str(error).split())}; correct the ${{...}}"
+                ) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning looks for settings in its own checkpoints; those of this project are folders with none."""
 
     def before_instantiate_classes(self) -> None:
         """Apply settings that must hold before anything is built."""
-        # What is logged after an epoch has been counted over all ranks already.
-        warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")
         config = self.config[self.subcommand] if self.subcommand else self.config
         check_trainer_settings(config.trainer)
         complete_settings(config)
@@ -73,14 +119,39 @@ class VideoLanguageCLI(LightningCLI):
             config.trainer.callbacks = [each for each in config.trainer.callbacks if not _is_progress_bar(each)]
         if config.run_folder is not None:
             write_into(config.trainer, config.run_folder)
+        elif self.subcommand in EVALUATIONS:
+            write_beside_runs(config.trainer, self.subcommand)
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data.
+
+        Raises:
+            SettingsError: A class refuses its settings or lacks a package.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if "Given value" not in str(error) and not str(error).startswith("Parser key"):
+                raise
+            parser: Any = self._parser(self.subcommand)
+            raise SettingsError(explain(str(error), parser.keys(), parser.files)) from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it, and leave the run's folder to others afterwards."""
+        try:
+            super()._run_subcommand(subcommand)
+        finally:
+            self._lock.release()
 
     def before_fit(self) -> None:
         """In a run folder, go on where the run was stopped; ``--ckpt_path`` is where it starts for the first time."""
         config = self.config_init[self.subcommand]
+        trainer: Any = self.trainer  # Lightning sets callbacks where a type checker does not see it
+        self._lock = RunLock(log_folder(trainer))
+        trainer.callbacks.insert(0, SoleWriter(self._lock, trainer))
         if config.run_folder is None:
             return
         newest = newest_checkpoint(Path(config.checkpoint.folder or Path(config.run_folder, "checkpoints")))
-        trainer: Any = self.trainer  # Lightning sets callbacks where a type checker does not see it
         trainer.callbacks.insert(0, SameCheckpoint(newest))
         if newest is not None:
             if config.ckpt_path:
@@ -88,14 +159,35 @@ class VideoLanguageCLI(LightningCLI):
             rank_zero_info(f"Going on from {newest}")
             config.ckpt_path = str(newest)
 
+    def before_validate(self) -> None:
+        """Warn where there is nothing to evaluate."""
+        self._warn_of_untrained()
+
+    before_test = before_predict = before_validate
+
+    def _warn_of_untrained(self) -> None:
+        config = self.config[self.subcommand]
+        parts = [] if config.ckpt_path else untrained_parts(config.model.as_dict())
+        if parts:
+            rank_zero_info(warning_of(parts, str(self.subcommand)))
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer; ``trainer.strategy: auto`` is one of this project's strategies."""
+        """Build the trainer; ``trainer.strategy: auto`` is one of this project's strategies.
+
+        Raises:
+            SettingsError: Lightning refuses the settings, or there is no such device.
+        """
         settings = self._get(self.config_init, "trainer")
-        if settings["strategy"] == "auto":
-            kwargs["strategy"] = replicated_strategy(
-                settings["accelerator"], settings["devices"], settings["num_nodes"]
-            )
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            if settings["strategy"] == "auto":
+                kwargs["strategy"] = replicated_strategy(
+                    settings["accelerator"], settings["devices"], settings["num_nodes"]
+                )
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            raise SettingsError(explain_trainer(str(error), settings["accelerator"], settings["devices"])) from error
+        added: Any = trainer  # Lightning sets callbacks where a type checker does not see it
+        added.callbacks[0:0] = [EndsAtOnce(), *([RunSummary()] if self.subcommand == "fit" else [])]
         if isinstance(trainer.strategy, PortableCheckpoints):
             config = self.config[self.subcommand] if self.subcommand else self.config
             trainer.strategy.run_config = self._parser(self.subcommand).dump(config, skip_none=False)
@@ -139,7 +231,14 @@ def _is_progress_bar(callback: Any) -> bool:
 
 
 def _parser_options() -> dict[str, Any]:
-    """Options of all parsers, and a short usage for each subcommand: a hundred lines of it would bury the message."""
+    """Options of all parsers, and a short usage for each subcommand: a hundred lines of it would bury the message.
+
+    Raises:
+        FileNotFoundError: The defaults are not where they belong; a run without them would be another one.
+    """
+    if not DEFAULTS.is_file():
+        raise FileNotFoundError(f"{DEFAULTS}, the defaults of every run, is not there; install from a whole checkout")
     mode = {"parser_mode": "omegaconf+"}
     usage = "train.py {} [-c FILE ...] [--KEY VALUE ...]"
-    return {**mode, **{name: {**mode, "usage": usage.format(name)} for name in LightningCLI.subcommands()}}
+    every = {**mode, "default_config_files": [str(DEFAULTS)]}
+    return {**mode, **{name: {**every, "usage": usage.format(name)} for name in LightningCLI.subcommands()}}

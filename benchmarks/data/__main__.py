@@ -27,6 +27,7 @@ from benchmarks.clocks import add_clock_option
 from benchmarks.data.material import Clips, make_material
 from benchmarks.data.measuring import Cost, measure_cost, measure_peak
 from benchmarks.data.pipelines import PIPELINES, Workload
+from command_errors import run_and_exit
 
 GOAL = 0.95
 """Least speed of the datamodule, of decoding alone."""
@@ -101,4 +102,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

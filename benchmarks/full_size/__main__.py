@@ -30,6 +30,7 @@ from benchmarks.full_size.report import SECTION, describe, device_name, inferenc
 from benchmarks.full_size.sizes import FULL, FULL_WORKLOAD, TINY, TINY_WORKLOAD, Workload
 from benchmarks.full_size.training import TrainingRow, measure_training
 from benchmarks.results_page import replace_section
+from command_errors import run_and_exit
 from lightning_modules.monitoring.peak_flops import peak_flops_of
 
 _COUNTS = ("videos", "warm_up", "steps", "most_frames", "most_streamed", "grain")
@@ -119,4 +120,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -20,6 +20,7 @@ from benchmarks.memory_study.data import SHORT, StudySize, prepare, prepare_fres
 from benchmarks.memory_study.report import write_report
 from benchmarks.memory_study.results import finished_runs
 from benchmarks.memory_study.training import judge_fresh, train_arms
+from command_errors import run_and_exit
 
 SHORT_FOLDER = Path("runs/memory_study_short")
 
@@ -100,4 +101,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import evaluate
+from command_errors import run_and_exit
 from components.effective_rank import effective_rank
 from components.weights.exported_weights import open_weights
 from datamodules.shard_reader import open_shards
@@ -89,4 +90,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

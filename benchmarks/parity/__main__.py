@@ -21,6 +21,7 @@ from benchmarks.parity.comparison import CaseResult, Check
 from benchmarks.parity.languagebind import languagebind_cases
 from benchmarks.parity.projectors import projector_cases
 from benchmarks.parity.scene_tiling import scene_tiling_cases
+from command_errors import run_and_exit
 
 _SECTIONS: dict[str, tuple[Callable[[Path], Iterator[CaseResult]], ...]] = {
     "scene_tiling.json": (scene_tiling_cases,),
@@ -102,4 +103,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -24,6 +24,7 @@ from pathlib import Path
 from benchmarks.resume.attempts import Attempt, Ended
 from benchmarks.resume.history import Comparison, History, compare, surviving
 from benchmarks.resume.workload import Run, build_workload
+from command_errors import run_and_exit
 
 DROPOUT = 0.1
 ROUNDING_LIMIT = 1e-4
@@ -145,4 +146,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no training process is left behind
-    sys.exit(main())
+    run_and_exit(main)

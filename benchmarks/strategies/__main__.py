@@ -28,6 +28,7 @@ from apps.commands import ROOT, environment
 from benchmarks.strategies.report import Outcome, describe, loss_difference, read_outcome
 from benchmarks.strategies.training import CHECKPOINT
 from benchmarks.strategies.workload import Settings, Sizes, write_parts
+from command_errors import run_and_exit
 from components.weights.exported_weights import ExportedWeights
 from lightning_modules.export import export
 
@@ -149,4 +150,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -28,6 +28,7 @@ from apps.commands import ROOT
 from benchmarks.resident_memory import forget_peak, peak_resident_bytes, resident_bytes
 from benchmarks.strategies.held import held_bytes
 from benchmarks.strategies.workload import Settings, Sizes, make_batches, make_module, write_parts
+from command_errors import run_and_exit
 
 CHECKPOINT = "{}.ckpt"
 PHASES = ("building", "training", "saving")
@@ -176,4 +177,4 @@ def _forget_peak(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    run_and_exit(lambda: main(Path(sys.argv[1]), sys.argv[2]))

@@ -25,6 +25,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
+from command_errors import run_and_exit
 from components.weights.checkpoint_files import CheckpointFiles
 from components.weights.conversion import (
     NO_DEPTHS,
@@ -296,4 +297,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

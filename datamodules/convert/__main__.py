@@ -35,6 +35,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from command_errors import run_and_exit
 from datamodules.convert.problems import ConversionError
 from datamodules.convert.reencode import Reencoding
 from datamodules.convert.run import Conversion, Part, convert
@@ -169,4 +170,4 @@ def _number(kind: type[int] | type[float], least: float) -> "type[int] | type[fl
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_and_exit(main)

@@ -2,16 +2,17 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.checkpoints import folder
 from lightning_modules.checkpoints.folder import write_whole
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.ranks import LargestOfAllRanks
 from lightning_modules.run_folder import log_folder
 
 LAST, BEST, FINAL = "last.ckpt", "best.ckpt", "final.ckpt"
@@ -21,12 +22,14 @@ class KeepCheckpoints(Checkpoint):
     """Saves as a run goes and keeps what is needed; nothing is written twice.
 
     Checkpoints are folders ``step-00000500.ckpt``; ``last.ckpt``, ``best.ckpt`` and ``final.ckpt`` are links to them.
-    A run saves every so many steps, after its last step, and where validation gave the best value so far (which
-    ``best.json`` remembers). What none of
-    the links leads to is removed when the next one is whole. ``final.ckpt`` is there when the run is through.
+    A run saves every so many steps, every so many minutes, after its last step, and where validation gave the best
+    value so far (which ``best.json`` remembers). Checkpoints that no link points to are removed when the next one is
+    complete. ``final.ckpt`` is there when training has finished.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints.
+        every_minutes: Minutes without a checkpoint after which one is written at the end of the optimizer step, by the
+            clock of whichever rank is first; None for steps alone. 500 steps may take five minutes or a day.
         keep_every_n_steps: Checkpoints after a multiple of so many steps are never removed.
         monitor: What validation logs that tells the best checkpoint, such as ``val/accuracy``.
         mode: Whether the largest or the smallest value is the best.
@@ -34,12 +37,13 @@ class KeepCheckpoints(Checkpoint):
         folder: Where to; ``checkpoints`` in the run's log folder by default.
 
     Raises:
-        ValueError: The numbers of steps are not positive, or nothing is ever saved that is to be kept.
+        ValueError: The numbers of steps or minutes are not positive, or nothing is ever saved that is to be kept.
     """
 
     def __init__(
         self,
         every_n_steps: int = 500,
+        every_minutes: float | None = 15.0,
         keep_every_n_steps: int | None = None,
         monitor: str | None = None,
         mode: Literal["max", "min"] = "max",
@@ -48,12 +52,17 @@ class KeepCheckpoints(Checkpoint):
     ) -> None:
         if every_n_steps < 1:
             raise ValueError(f"checkpoint.every_n_steps must be at least 1, got {every_n_steps}")
+        if every_minutes is not None and not every_minutes > 0:
+            raise ValueError(
+                f"checkpoint.every_minutes must be above 0, got {every_minutes}; null saves after steps alone"
+            )
         if keep_every_n_steps is not None and (keep_every_n_steps < 1 or keep_every_n_steps % every_n_steps):
             raise ValueError(
                 f"checkpoint.keep_every_n_steps is {keep_every_n_steps}, which must be a multiple of every_n_steps "
                 f"({every_n_steps}): other steps are not saved"
             )
         self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
         self.keep_every_n_steps = keep_every_n_steps
         self.monitor = monitor
         self.mode = mode
@@ -61,6 +70,9 @@ class KeepCheckpoints(Checkpoint):
         self.folder = folder
         self.best: float | None = None
         self._saved_step = 0  # after which there is a checkpoint, or from which the run went on
+        self._saved_at_s = 0.0
+        self._step = 0
+        self._question: LargestOfAllRanks | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder.
@@ -81,7 +93,9 @@ class KeepCheckpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note where training starts, and what is the best so far."""
-        self._saved_step = trainer.global_step
+        self._saved_step = self._step = trainer.global_step
+        self._saved_at_s = time.monotonic()
+        self._question = None
         self.best = trainer.strategy.broadcast(self._best_before(trainer.global_step))
 
     def on_train_batch_end(
@@ -89,7 +103,11 @@ class KeepCheckpoints(Checkpoint):
     ) -> None:
         """Save where it is time, once for all batches of a step."""
         step = trainer.global_step
-        if step % self.every_n_steps == 0 or step == trainer.max_steps:
+        if step == self._step:  # gradients are being accumulated
+            return
+        self._step = step
+        is_late = self._is_late(trainer)
+        if is_late or step % self.every_n_steps == 0 or step == trainer.max_steps:
             self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,19 +133,23 @@ class KeepCheckpoints(Checkpoint):
                 write_whole(self._best_file, json.dumps(known) + "\n")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the end of a run that is through; one that was stopped before has none."""
+        """Name the end of a run that has finished; one that was stopped before has none."""
         if trainer.global_step == trainer.max_steps:
             self._link(trainer, FINAL)
-            final = self._path(trainer.global_step).with_name(FINAL)
-            rank_zero_info(
-                f"The run is through. Judge it: python evaluate.py --checkpoint {final} --data SHARDS --out DIR"
-            )
 
     def save(self, trainer: Trainer) -> None:
         """Save now; nothing happens if the step at hand has its checkpoint."""
         if trainer.global_step != self._saved_step:
-            trainer.save_checkpoint(self._path(trainer.global_step))
+            path = self._path(trainer.global_step)
+            try:
+                trainer.save_checkpoint(path)
+            except OSError as error:
+                if error.filename is None:  # a full disk is met in the middle of a file, whose name the system forgets
+                    error.filename = str(path)
+                raise
             self._saved_step = trainer.global_step
+            self._saved_at_s = time.monotonic()
+            self._question = None  # of the time before
             self._link(trainer, LAST)
 
     def state_dict(self) -> dict[str, Any]:
@@ -137,6 +159,17 @@ class KeepCheckpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the best value so far."""
         self.best = state_dict["best"]
+
+    def _is_late(self, trainer: Trainer) -> bool:
+        """Whether the last checkpoint is too old; the same on all ranks, a step after the first of them sees it."""
+        if self.every_minutes is None:
+            return False
+        is_late = time.monotonic() - self._saved_at_s >= 60 * self.every_minutes
+        if trainer.world_size == 1:
+            return is_late
+        answer = self._question is not None and bool(self._question.answer())
+        self._question = LargestOfAllRanks(int(is_late), trainer.strategy.root_device)
+        return answer
 
     def _is_better(self, value: float) -> bool:
         if math.isnan(value) or self.best is None:

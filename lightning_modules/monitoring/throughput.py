@@ -64,7 +64,7 @@ class ThroughputMonitor(Callback):
         self._listening = pl_module.built.register_forward_hook(self._on_forward)
         self._peak = self.peak_flops or peak_flops_of(device, str(trainer.precision))
         self._flops = None if self._peak is None else ModelFlops(pl_module.built)
-        if self._peak is None:
+        if self._peak is None and device.type != "cpu":
             rank_zero_info(
                 f"MFU is not logged: the peak of this device ({device.type}) in precision {trainer.precision} is not "
                 "known. Set ThroughputMonitor's peak_flops to the operations a second that it does at most"

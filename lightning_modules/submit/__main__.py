@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # not in its __all__
 
+from command_errors import run_and_exit
 from lightning_modules.submit.command_lines import check_batches, read_command_lines
 from lightning_modules.submit.evaluation import evaluated_shards
 from lightning_modules.submit.script import Job, arm_arguments, render, render_evaluation
@@ -284,4 +285,4 @@ def read_sweep(path: str | None) -> list[Arm]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(main)

@@ -1,4 +1,5 @@
 import os
+import pty
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
-from lightning_modules.preemption import EXIT_STATUS, SIGNALS, Preempted, Preemption
+from lightning_modules.preemption import INTERRUPTED_STATUS, SIGNALS, Preempted, Preemption, StoppedAtOnce
 from tests.fixtures_training import make_trainer
 from tests.process_group import run_processes
 
@@ -44,7 +45,7 @@ class Signalled(LightningModule):
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[dict[int, Any]]:
     """What the test process does on each signal, put back after the test: a stopped run leaves its handler."""
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGINT)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     yield before
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -67,17 +68,19 @@ def fit(
     trainer = make_trainer(folder, **settings)
     try:
         trainer.fit(model, batches(), batches(), ckpt_path=resume)
-    except Preempted as stop:
+    except (Preempted, StoppedAtOnce) as stop:
         trainer.exit_status = stop.code  # type: ignore[attr-defined]
     return trainer, sorted(path.name for path in folder.glob("step-*.ckpt"))
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_run_stops_after_the_step_in_which_the_signal_came(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
+)
+def test_run_stops_after_the_step_in_which_the_signal_came(number: int, status: int, tmp_path: Path) -> None:
     trainer, checkpoints = fit(Signalled(send(number), 2), tmp_path)
     assert trainer.global_step == 3
     assert trainer.interrupted
-    assert trainer.exit_status == EXIT_STATUS == 75  # type: ignore[attr-defined]
+    assert trainer.exit_status == status  # type: ignore[attr-defined]
     assert checkpoints == ["step-00000003.ckpt"]
 
 
@@ -117,12 +120,12 @@ def test_signals_before_the_first_step_are_kept(tmp_path: Path) -> None:
 def test_further_signals_harm_neither_saving_nor_leaving(tmp_path: Path) -> None:
     class Again(Callback):
         def on_save_checkpoint(self, *_: object) -> None:
-            send(*SIGNALS)()
+            send(signal.SIGUSR1, signal.SIGTERM)()
 
         def on_exception(self, *_: object) -> None:
             send(*SIGNALS)()
 
-    _, checkpoints = fit(Signalled(send(*SIGNALS, *SIGNALS), 2), tmp_path, Again())
+    _, checkpoints = fit(Signalled(send(*SIGNALS, signal.SIGUSR1, signal.SIGTERM), 2), tmp_path, Again())
     assert checkpoints == ["step-00000003.ckpt"]
     send(*SIGNALS)()  # until the process is gone, its status stays its own
 
@@ -133,7 +136,7 @@ def test_a_run_in_its_last_step_ends(tmp_path: Path) -> None:
     assert checkpoints == ["step-00000008.ckpt"]
 
 
-def test_handlers_are_put_back_and_ctrl_c_is_never_touched(tmp_path: Path, handlers: dict[int, Any]) -> None:
+def test_handlers_are_put_back(tmp_path: Path, handlers: dict[int, Any]) -> None:
     during: dict[int, Any] = {}
 
     def look() -> None:
@@ -141,8 +144,72 @@ def test_handlers_are_put_back_and_ctrl_c_is_never_touched(tmp_path: Path, handl
 
     fit(Signalled(look, 2), tmp_path)
     assert {number: signal.getsignal(number) for number in handlers} == handlers
-    assert during[signal.SIGINT] is handlers[signal.SIGINT]
     assert all(isinstance(during[number].__self__, Preemption) for number in SIGNALS)
+
+
+def test_a_signal_that_was_ignored_when_the_run_began_stays_ignored(tmp_path: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    trainer, _ = fit(Signalled(send(signal.SIGHUP), 2), tmp_path)
+    assert trainer.state.finished
+
+
+def test_a_second_ctrl_c_stops_at_once_and_says_what_is_lost(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trainer, checkpoints = fit(Signalled(send(signal.SIGINT, signal.SIGINT), 2), tmp_path)
+    assert trainer.exit_status == INTERRUPTED_STATUS  # type: ignore[attr-defined]
+    assert trainer.global_step == 2
+    assert checkpoints == []
+    printed = capfd.readouterr().err
+    assert "saving after this step" in printed
+    assert "What was trained since the last checkpoint is lost" in printed
+
+
+def test_ctrl_c_before_the_first_step_stops_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    class AtStart(Callback):
+        def on_fit_start(self, *_: object) -> None:
+            send(signal.SIGINT)()
+
+    folder = tmp_path / "run"
+    trainer, checkpoints = fit(Signalled(send(), 99), folder, AtStart())
+    assert (trainer.exit_status, trainer.global_step, checkpoints) == (INTERRUPTED_STATUS, 0, [])  # type: ignore[attr-defined]
+    assert "nothing was trained" in capfd.readouterr().err
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_leaves_it_whole_and_stops(tmp_path: Path) -> None:
+    class Press(Callback):
+        def on_save_checkpoint(self, *_: object) -> None:
+            send(signal.SIGINT)()
+
+    class SavesOften(KeepCheckpoints):
+        def __init__(self, folder: str) -> None:
+            super().__init__(every_n_steps=2, folder=folder)
+
+    trainer = make_trainer(
+        tmp_path, NUM_BATCHES, enable_checkpointing=True, callbacks=[Press(), SavesOften(str(tmp_path)), Preemption()]
+    )
+    with pytest.raises(Preempted) as stop:
+        trainer.fit(Signalled(send(), 99), batches())
+    assert (stop.value.code, trainer.global_step) == (INTERRUPTED_STATUS, 2)
+    assert (tmp_path / "last.ckpt" / "index.json").is_file()
+
+
+def test_output_goes_nowhere_once_the_terminal_has_gone(tmp_path: Path) -> None:
+    """A pseudo-terminal whose other side closes; printing to it would fail with an input/output error."""
+    ours, theirs = pty.openpty()
+    saved = os.dup(1)
+    os.dup2(theirs, 1)
+    os.close(theirs)
+
+    def hang_up() -> None:
+        os.close(ours)
+        send(signal.SIGHUP)()
+        os.write(1, b"still training")
+
+    try:
+        _, checkpoints = fit(Signalled(hang_up, 2), tmp_path)
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+    assert checkpoints == ["step-00000003.ckpt"]
 
 
 def test_a_run_that_failed_is_ended_by_a_signal_as_if_it_had_never_listened(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from components.weights.run_checkpoint import RunCheckpoint
-from lightning_modules.checkpoints import strategy
+from lightning_modules.checkpoints import keeping, strategy
 from lightning_modules.checkpoints.folder import newest_checkpoint
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from tests.lightning_modules.checkpoints.small_runs import batches, make_module, make_trainer
@@ -50,6 +50,54 @@ def test_best_and_every_so_many_steps_are_kept(tmp_path: Path) -> None:
 def test_best_is_saved_where_no_other_checkpoint_is_due_and_may_be_the_smallest(tmp_path: Path) -> None:
     train(tmp_path / "kept", every_n_steps=5, monitor="val/score", mode="min")
     assert names(tmp_path / "kept")["best.ckpt"] == "step-00000002.ckpt"
+
+
+def minutes_a_step(monkeypatch: pytest.MonkeyPatch, minutes: float) -> Callback:
+    """A clock that goes on with training alone."""
+    now = [0.0]
+
+    class Clock(Callback):
+        def on_train_batch_start(self, *_: object) -> None:
+            now[0] += 60 * minutes
+
+    monkeypatch.setattr(keeping.time, "monotonic", lambda: now[0])
+    return Clock()
+
+
+def test_a_run_saves_by_time_as_well_as_by_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = note_written(monkeypatch)
+    train(tmp_path / "kept", 9, minutes_a_step(monkeypatch, 6), every_n_steps=5, every_minutes=15)
+    # 18 minutes after the start; by steps; 18 minutes after that one; the end
+    assert written == [f"step-{step:08d}.ckpt" for step in (3, 5, 8, 9)]
+
+
+def test_without_a_time_only_steps_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = note_written(monkeypatch)
+    train(tmp_path / "kept", 9, minutes_a_step(monkeypatch, 600), every_n_steps=5, every_minutes=None)
+    assert written == ["step-00000005.ckpt", "step-00000009.ckpt"]
+
+
+def test_a_run_saves_every_quarter_of_an_hour_if_nothing_else_is_said() -> None:
+    assert KeepCheckpoints().every_minutes == 15
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan")])
+def test_minutes_that_cannot_be_are_refused(minutes: float) -> None:
+    with pytest.raises(ValueError, match=r"checkpoint\.every_minutes must be above 0"):
+        KeepCheckpoints(every_minutes=minutes)
+
+
+def note_written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the checkpoints that are written from now on."""
+    written: list[str] = []
+    real = strategy.write_checkpoint
+
+    def noting(path: Path, *rest: Any) -> None:
+        written.append(path.name)
+        real(path, *rest)
+
+    monkeypatch.setattr(strategy, "write_checkpoint", noting)
+    return written
 
 
 def test_nothing_is_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,204 @@
+"""Runs a command so that its last line says what went wrong. Every command of this project ends through it.
+
+An error that this project raises on purpose says what is wrong and what to do. It is printed as one ``error: ...``
+without a traceback, and the command exits with status 2. Any other exception is a fault of the program, or an input
+that nobody has thought of: its traceback is printed above its line, and the status is 70.
+``MEMBRIDGE_TRACEBACK=1`` prints the traceback in every case.
+
+This module imports nothing but the standard library, so that it stands below all packages and starts at once.
+"""
+
+import dis
+import errno
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+TRACEBACK = "MEMBRIDGE_TRACEBACK"
+REFUSED = 2
+"""Exit status of a command that was given something wrong: the status of a wrong command line, too."""
+CRASHED = 70
+"""Exit status after any other exception: EX_SOFTWARE of BSD's ``sysexits.h``. A status of 1 has other meanings."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+_ROOT = Path(__file__).resolve().parent
+_RAISE = dis.opmap["RAISE_VARARGS"]
+_OF_FAULTS = (AssertionError, NotImplementedError)
+_IN_WORKER = re.compile(r"Caught (\w+) in DataLoader worker process \d+\.\nOriginal Traceback", re.DOTALL)
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: free some space, or write to another disk",
+    errno.EDQUOT: "the disk quota is used up: free some space, or write to another disk",
+    errno.EROFS: "the file system is read-only: write to another folder",
+    errno.EACCES: "this user may not do that: change the permissions, or choose another path",
+    errno.EPERM: "this user may not do that: change the permissions, or choose another path",
+    errno.EMFILE: "too many files are open: raise the limit with 'ulimit -n', or use fewer data workers",
+    errno.ENFILE: "too many files are open on this machine: use fewer data workers",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter path",
+    errno.ENOTDIR: "a part of the path is a file where a folder is needed: choose another path",
+    errno.EISDIR: "it is a folder where a file is needed: choose another path",
+    errno.ENOENT: "it is not there: check the path",
+}
+
+
+def _identity(pid: int) -> str:
+    """A process, told apart from others that had the same number by when it was started."""
+    try:
+        started = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19]
+    except OSError:
+        return str(pid)
+    return f"{pid} {started}"
+
+
+_PARENT_IDENTITY = _identity(os.getppid())
+"""Read at once: the first rank may be gone when its children fail, and they then have another parent."""
+_GIVEN = dict(os.environ)
+"""At once, too: Lightning removes from it how many ranks there are before an error comes here."""
+_STARTED_BY_LAUNCHER = "TORCHELASTIC_RUN_ID" in _GIVEN or int(_GIVEN.get("SLURM_NTASKS") or 1) > 1
+
+
+def run_and_exit(main: Callable[[], object]) -> NoReturn:
+    """Run a command and end the process with its status.
+
+    Args:
+        main: The command. A number that it returns is the exit status; anything else means success.
+
+    Raises:
+        SystemExit: Always; that is how the process ends.
+    """
+    try:
+        status = main()
+    except SystemExit as ending:
+        if isinstance(ending.__context__, KeyboardInterrupt):  # Lightning makes a status of 1 of it
+            _interrupted()
+        if isinstance(ending.code, str):
+            print(f"error: {ending.code.removeprefix('error: ')}", file=sys.stderr, flush=True)
+            sys.exit(REFUSED)
+        raise
+    except KeyboardInterrupt:
+        _interrupted()
+    except BrokenPipeError:  # what reads the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(CRASHED)
+    except Exception as error:
+        sys.exit(report(error))
+    # Not of type bool: a command that gives True has not failed.
+    sys.exit(status if type(status) is int else 0)
+
+
+def report(error: Exception) -> int:
+    """Print what went wrong, once for all processes of a run on this machine that fail alike.
+
+    Args:
+        error: What ended the command.
+
+    Returns:
+        The exit status.
+    """
+    line = explain(error)
+    message = f"{type(error).__name__}: {error}" if line is None else line
+    if _is_first_to_say(message):
+        if line is None or os.environ.get(TRACEBACK, "0") not in ("", "0"):
+            traceback.print_exception(error)
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    return CRASHED if line is None else REFUSED
+
+
+def explain(error: BaseException) -> str | None:
+    """What to tell the user about an error.
+
+    Args:
+        error: The error.
+
+    Returns:
+        Its message where it was meant for the user; None for a fault of the program.
+    """
+    worker = _IN_WORKER.match(str(error))
+    if worker:
+        return _explain_text(str(error), worker[1])
+    remote = getattr(error.__cause__, "tb", None)  # of a process pool's worker
+    if isinstance(remote, str):
+        return _explain_text(remote.strip().strip('"').rstrip(), type(error).__name__)
+    if isinstance(error, OSError) and error.errno in _ADVICE:
+        return _explain_refusal(error, _ADVICE[error.errno])
+    if _was_raised_here(error.__traceback__) and not isinstance(error, _OF_FAULTS):
+        return str(error) or type(error).__name__
+    if type(error).__name__ == "OutOfMemoryError":  # of torch
+        return (
+            f"{str(error).splitlines()[0]} Take a smaller data.loading.batch_size or budget, or a config of "
+            "configs/strategy that keeps less on each device (docs/cluster.md)"
+        )
+    if type(error).__name__ == "MisconfigurationException":  # of Lightning, about the settings of its trainer
+        return " ".join(str(error).split())
+    return None
+
+
+def _explain_refusal(error: OSError, advice: str) -> str:
+    path = error.filename if isinstance(error.filename, str | bytes) else "a file that this command reads or writes"
+    free = ""
+    if error.errno == errno.ENOSPC and isinstance(error.filename, str | bytes):
+        there = next(parent for parent in Path(os.fsdecode(path)).resolve().parents if parent.exists())
+        free = f" ({shutil.disk_usage(there).free / 1e6:,.1f} MB are free there)"
+    return f"{os.fsdecode(path)}: {error.strerror}{free}; {advice}"
+
+
+def _was_raised_here(trace: TracebackType | None) -> bool:
+    """Whether a ``raise`` in this project's own code began the error.
+
+    An operation that fails in this project's code, such as an attribute that is not there, is a fault.
+    """
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    return _is_own(code.co_filename) and code.co_code[trace.tb_lasti] == _RAISE
+
+
+def _is_own(file: str) -> bool:
+    path = Path(file).resolve()
+    return path.is_relative_to(_ROOT) and "site-packages" not in path.relative_to(_ROOT).parts
+
+
+def _explain_text(text: str, kind: str) -> str | None:
+    """Read the traceback that a worker process has sent as text."""
+    frames = re.findall(r'^ *File "([^"]+)", line \d+, in .*\n +(.*)$', text, re.MULTILINE)
+    _, found, message = text.rpartition(f"\n{kind}: ")
+    if not found:
+        _, found, message = text.rpartition(f".{kind}: ")  # a class is printed with its module
+    if not frames or not found or not _is_own(frames[-1][0]) or not frames[-1][1].startswith("raise"):
+        return None
+    return message.strip()
+
+
+def _interrupted() -> NoReturn:
+    if _is_first_to_say("interrupted"):
+        print("\nStopped by Ctrl-C", file=sys.stderr, flush=True)
+    sys.exit(INTERRUPTED)
+
+
+def _is_first_to_say(message: str) -> bool:
+    """Whether no other process of this run has said it on this machine.
+
+    Ranks mostly fail alike. A file tells that one has spoken; it bears what started all of them, and when.
+    """
+    is_child = _STARTED_BY_LAUNCHER or _GIVEN.get("LOCAL_RANK", "0") != "0"
+    if not is_child and "LOCAL_RANK" not in os.environ:  # Lightning sets it where it starts the other ranks
+        return True
+    group = _PARENT_IDENTITY if is_child else _identity(os.getpid())
+    name = hashlib.sha256(f"{os.getuid()} {group} {message}".encode()).hexdigest()[:24]
+    try:
+        Path(tempfile.gettempdir(), f"membridge-said-{name}").open("x").close()
+    except FileExistsError:
+        return False
+    except OSError:  # where nothing can be written, saying it twice does less harm than not at all
+        return True
+    return True
