@@ -84,20 +84,9 @@ class InstructionDataModule(LightningDataModule):
         self._start_batches: int | None = None
         self._read_batches = ReadBatches()
 
-    @property
-    def validation_names(self) -> list[str]:
-        """Names of the validation sets, in the order of their data loaders."""
-        return list(self.evaluation_sources["validation"])
-
-    @property
-    def test_names(self) -> list[str]:
-        """Names of the test sets, in the order of their data loaders."""
-        return list(self.evaluation_sources["test"])
-
-    @property
-    def predict_names(self) -> list[str]:
-        """Names of the prediction sets, in the order of their data loaders."""
-        return list(self.evaluation_sources["predict"])
+    def names(self, stage: str) -> list[str]:
+        """Names of the sets of ``validation``, ``test`` or ``predict``, in the order of their data loaders."""
+        return list(self.evaluation_sources[stage])
 
     @property
     def tokenizer(self) -> Any:
@@ -155,15 +144,15 @@ class InstructionDataModule(LightningDataModule):
         return self._loader(ResumableLoader, self.dataset(reader, train=True), batches)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """One data loader a validation set, in the order of ``validation_names``."""
+        """One data loader a validation set, in the order of ``names``."""
         return self._evaluation_loaders("validation")
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
-        """One data loader a test set, in the order of ``test_names``."""
+        """One data loader a test set, in the order of ``names``."""
         return self._evaluation_loaders("test")
 
     def predict_dataloader(self) -> list[DataLoader[Batch]]:
-        """One data loader a prediction set, in the order of ``predict_names``."""
+        """One data loader a prediction set, in the order of ``names``."""
         # Lightning cannot know that this sampler leaves nothing out.
         warnings.filterwarnings("ignore", message=".*custom batch sampler `EvaluationBatches` for prediction.*")
         return self._evaluation_loaders("predict")

@@ -228,7 +228,7 @@ class VideoLanguageModule(LightningModule):
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         if datamodule is None:
             return str(loader)
-        names: Sequence[str] = getattr(datamodule, f"{'validation' if stage == 'val' else stage}_names")
+        names: Sequence[str] = datamodule.names("validation" if stage == "val" else stage)
         return names[loader]
 
     def _log_output(self, output: ModelOutput, size: int) -> None:

@@ -80,7 +80,7 @@ def test_evaluation_sets_come_in_order_and_once(
     data = make(
         validation=sets, test=sets, predict=sets, loading=Loading(batch_size=9, eval_batch_size=2, num_workers=0)
     )
-    assert data.validation_names == data.test_names == data.predict_names == ["long", "short"]
+    assert data.names("validation") == data.names("test") == data.names("predict") == ["long", "short"]
     expected = {0: [f"l{index:02d}" for index in range(5)], 1: [f"s{index:02d}" for index in range(3)]}
     for run in ("validate", "test"):
         model = Recorder()
@@ -229,7 +229,7 @@ def test_every_setting_comes_from_the_command_line(shards: Path, tokenizer_folde
     )
     data = cli.datamodule
     assert data.train_sources == [Source(f"{shards}/train-*.tar", 0.5), Source([f"{shards}/long.tar"])]
-    assert data.validation_names == ["1x", "2x"]
+    assert data.names("validation") == ["1x", "2x"]
     assert data.sampling == FrameSampling(num_frames=None, fps=2, max_frames=8)
     assert data.pixels == PixelOptions(16, "pad", Augmentation(horizontal_flip=0.5))
     assert data.order == TrainingOrder(4, [CurriculumStage(3, 4)], 1000, 2.0, 3, "separate", 64)
