@@ -11,6 +11,9 @@ IN_VENV = $(VENV)/bin/python
 INSTALL = $(IN_VENV) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 INSTALLED_FROM = $(IN_VENV) pyproject.toml constraints.txt
 
+# Processes that run tests side by side, on one thread each: threads of several processes wait for one another.
+TEST_PROCESSES ?= 2
+
 .PHONY: help setup quickstart test lint
 .DEFAULT_GOAL := help
 
@@ -26,7 +29,7 @@ quickstart: setup
 	$(IN_VENV) -m apps.quickstart $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(IN_VENV) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(IN_VENV) -m ruff check .

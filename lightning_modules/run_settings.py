@@ -40,7 +40,7 @@ def check_trainer_settings(trainer: Any) -> None:
     if trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"trainer.accelerator is {trainer.accelerator!r}, but torch {torch.__version__} sees no GPU here: install "
-            "a torch build for this machine's GPU, or set trainer.accelerator to cpu"
+            "a torch build for this machine's GPU, or give --trainer.accelerator cpu"
         )
 
 

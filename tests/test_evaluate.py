@@ -183,7 +183,7 @@ def test_checkpoint_without_a_config_asks_for_it(run: Run, tmp_path: Path) -> No
     lonely = shutil.copytree(run.checkpoint, tmp_path / "lonely.ckpt")
     (lonely / "config.yaml").rename(tmp_path / "config.yaml")
     index = json.loads((lonely / "index.json").read_text())
-    del index["files"]["config.yaml"]
+    del index["files"]["config.yaml"], index["hashes"]["config.yaml"]
     (lonely / "index.json").write_text(json.dumps(index))
     command = ["--checkpoint", str(lonely), "--data", *run.shards, "--out", str(tmp_path / "judged")]
     with pytest.raises(ValueError, match=r"lonely.ckpt does not hold the config of its run; name the config"):

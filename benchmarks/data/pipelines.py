@@ -24,6 +24,7 @@ from datamodules.shard_reader import RawSample, open_shards
 from datamodules.transforms import PixelOptions, PixelTransform
 from datamodules.video import FrameSampling, sample_frames
 
+_FRAME_SIDE = 224  # pixels
 _SHUFFLED = 100  # samples that webdataset shuffles among each other
 
 
@@ -87,6 +88,7 @@ def datamodule(workload: Workload, conversations_per_video: int | None = None) -
     data = InstructionDataModule(
         workload.material.tokenizer,
         [Source(workload.material.shards)],
+        pixels=PixelOptions(_FRAME_SIDE),
         order=TrainingOrder(conversations_per_video=conversations_per_video),
         loading=Loading(batch_size=workload.batch_size, num_workers=workload.workers),
         num_steps=workload.batches,
@@ -156,7 +158,7 @@ PIPELINES: dict[str, Callable[[Workload], Iterable[Stamped]]] = {
 
 def _media_reader() -> MediaReader:
     """As the datamodule makes it from its defaults."""
-    return MediaReader(FrameSampling(), PixelTransform(PixelOptions(224), train=True), Decoding())
+    return MediaReader(FrameSampling(), PixelTransform(PixelOptions(_FRAME_SIDE), train=True), Decoding())
 
 
 def _decoding_loader(workload: Workload, decode: Callable[[RawSample], Any]) -> DataLoader[Any]:

@@ -126,7 +126,7 @@ def test_a_token_without_embedding_is_refused_in_text_alone(tmp_path: Path) -> N
     folder = make_model_folder(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     missing = VOCABULARY - len(tokenizer)
-    tokenizer.add_tokens([AddedToken(f"<picture{number}>", special=True) for number in range(missing + 1)])
+    tokenizer.add_tokens([AddedToken(f"<picture{number}>", special=False) for number in range(missing + 1)])
     tokenizer.save_pretrained(folder)
     model = HuggingFaceCausalLM(str(folder)).eval()
     text = make_text(model, [(1, "what colour ?", "red"), (0, f"what <picture{missing}> ?", "red")])

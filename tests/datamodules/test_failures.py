@@ -135,12 +135,17 @@ def test_bounds_that_bound_nothing_are_refused(bound: dict[str, float]) -> None:
 
 
 def test_a_stage_of_which_nothing_was_read_is_refused_where_all_ranks_agree() -> None:
+    def add_batches() -> None:
+        for stage, key in (("train", "a"), ("train", LEFT_OUT), ("validate", LEFT_OUT), ("validate", LEFT_OUT)):
+            read.add(stage, [left_out._replace(key=key)])
+
     read = ReadBatches()
     left_out = stand_in().conversations[0].question
-    for stage, key in (("train", "a"), ("train", LEFT_OUT), ("validate", LEFT_OUT), ("validate", LEFT_OUT)):
-        read.add(stage, [left_out._replace(key=key)])
     asked: list[bool] = []
+    add_batches()
     read.refuse_nothing(lambda empty: bool(asked.append(empty)))
     assert asked == [False, True]
+    add_batches()
     with pytest.raises(TooManySkippedError, match="stage 'validate': every sample of all 2 batches was left out"):
         read.refuse_nothing(lambda empty: empty)
+    read.refuse_nothing(lambda empty: empty)  # each stage is counted anew
