@@ -1,5 +1,6 @@
 """Fills in settings of a run that follow from others, and refuses those of the trainer that harm the parts."""
 
+import copy
 import pkgutil
 from typing import Any
 
@@ -7,16 +8,19 @@ import torch
 
 
 def complete_settings(config: Any) -> None:
-    """State ``data.tokenizer`` and ``data.pixels.size`` where the config leaves them out, in place.
+    """State tokenizer, chat settings and frame size of ``data`` where the config leaves them out, in place.
 
-    The tokenizer is the language model's, the size of frames the encoder's, so another language model or encoder is
-    chosen by its path alone. What the config states stays; ``lightning_modules.start_check`` compares it.
+    Tokenizer and chat settings are the language model's, the size of frames the encoder's, so another language model
+    or encoder is chosen by its path alone. What the config states stays; ``lightning_modules.start_check`` compares it.
 
     Args:
         config: Settings of a run with ``model`` and ``data``, as jsonargparse has parsed them.
     """
+    language_model = _arguments(config.model.language_model)
     if config.data.tokenizer is None:
-        config.data.tokenizer = _arguments(config.model.language_model).get("path")
+        config.data.tokenizer = language_model.get("path")
+    if config.data.loading.chat is None:
+        config.data.loading.chat = copy.deepcopy(language_model.get("chat"))
     if config.data.pixels.size is None:
         config.data.pixels.size = _frame_side(config.model.encoder)
 

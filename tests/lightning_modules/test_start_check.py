@@ -11,6 +11,7 @@ import yaml
 from transformers import AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 import train
+from components.language.chat_template import ChatSettings
 from components.language.limits import TextLimitError
 from datamodules.batch import collate
 from lightning_modules.start_check import StartCheck
@@ -105,6 +106,21 @@ def test_tokenizer_and_frame_size_are_those_of_the_parts_unless_stated(tmp_path:
         run=False,
     )
     assert (stated.datamodule.pixels.size, stated.datamodule.tokenizer_path) == (42, "elsewhere")
+
+
+def test_chat_settings_of_the_data_are_the_language_models(tmp_path: Path, folders: PartFolders) -> None:
+    config = run_settings(tmp_path, folders)
+    dated = ["--model.language_model.init_args.chat.date", "2031-05-06"]
+    cli = train.main(["fit", "-c", str(config), *dated, "--trainer.max_steps", "1"])
+    assert cli.datamodule.loading.chat == cli.model.built.language_model.chat.settings == ChatSettings("2031-05-06")
+    saved = Path(cli.trainer.log_dir) / "config.yaml"
+    assert yaml.safe_load(saved.read_text())["data"]["loading"]["chat"]["date"] == "2031-05-06"
+    message = message_of(["fit", "-c", str(saved), "--model.language_model.init_args.chat.date", "2030-01-01"])
+    assert "data.loading.chat is" in message
+    train.main(["validate", "-c", str(saved), "--model.language_model.init_args.chat.date", "2030-01-01",
+                "--data.loading.chat", "null"])  # fmt: skip
+    message = message_of(["predict", "-c", str(config), "--data.loading.chat.system_turns", "first_question"])
+    assert "system_turns='first_question'" in message
 
 
 def test_encoder_and_language_model_are_swapped_by_their_paths_alone(tmp_path: Path, folders: PartFolders) -> None:
