@@ -4,8 +4,6 @@ import copy
 import pkgutil
 from typing import Any
 
-import torch
-
 
 def complete_settings(config: Any) -> None:
     """State tokenizer, chat settings and frame size of ``data`` where the config leaves them out, in place.
@@ -32,7 +30,7 @@ def check_trainer_settings(trainer: Any) -> None:
         trainer: The ``trainer`` section of a run's settings.
 
     Raises:
-        ValueError: The precision casts the parts themselves, or a GPU is asked for where torch sees none.
+        ValueError: The precision casts the parts themselves.
     """
     precision = str(trainer.precision or "32-true")
     if precision in ("bf16-true", "16-true"):
@@ -40,11 +38,6 @@ def check_trainer_settings(trainer: Any) -> None:
             f"trainer.precision {precision} casts all that the parts hold, the angles of rotary positions too, which "
             f"are wrong by 0.7 radians after 4000 tokens then: set it to {precision.split('-')[0]}-mixed (and the "
             "dtype of parts that do not train to bfloat16, to save memory)"
-        )
-    if trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"trainer.accelerator is {trainer.accelerator!r}, but torch {torch.__version__} sees no GPU here: install "
-            "a torch build for this machine's GPU, or set trainer.accelerator to cpu"
         )
 
 

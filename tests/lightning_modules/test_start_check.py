@@ -154,15 +154,6 @@ def test_precisions_that_cast_rotary_angles_are_refused(tmp_path: Path, folders:
         train.main(["fit", "-c", str(config), "--trainer.precision", precision])
 
 
-def test_a_missing_gpu_is_said_with_what_to_do(
-    tmp_path: Path, folders: PartFolders, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    config = run_settings(tmp_path, folders)
-    with pytest.raises(ValueError, match=r"sees no GPU here: install .*set trainer\.accelerator to cpu"):
-        train.main(["fit", "-c", str(config), "--trainer.accelerator", "gpu"])
-
-
 def test_a_long_conversation_that_the_sample_did_not_show_is_named_in_training(
     tmp_path: Path, folders: PartFolders
 ) -> None:
