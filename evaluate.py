@@ -207,7 +207,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     kept, remaining = split_answered(reader, begin(options.out, about, options.restart))
     _write_whole(path, to_json_lines(kept))
     if remaining:
-        untrained = untrained_parts(run["model"])
+        untrained = untrained_parts(cli.config.model.as_dict())
         if weights is not None:
             load_weights(cli.model, weights, averaged=options.averaged)
         elif untrained:

@@ -268,6 +268,15 @@ def test_tokenizer_and_chat_settings_that_are_not_the_language_models_are_refuse
     evaluate.main([*options, str(run.config)])
 
 
+def test_a_part_may_be_named_by_its_class_alone(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = OmegaConf.load(run.config)
+    config.model.bridge = "components.bridges.mean_pooling.MeanPooling"
+    OmegaConf.save(config, tmp_path / "short.yaml")
+    command = ["--config", str(tmp_path / "short.yaml"), "--data", *run.shards, "--out", str(tmp_path / "judged")]
+    assert evaluate.main(command)["accuracy"]["questions"] == len(ALL_QUESTIONS)
+    assert "runs with random weights of bridge" in capfd.readouterr().err
+
+
 def test_a_config_that_lacks_a_section_is_told_so(run: Run, tmp_path: Path) -> None:
     part = tmp_path / "part.yaml"
     part.write_text("data: {pixels: {size: 16}}\n")
