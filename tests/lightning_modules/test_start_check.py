@@ -1,5 +1,6 @@
 """What is known before the first step is said before it, all at once."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,25 @@ def test_chat_settings_of_the_data_are_the_language_models(tmp_path: Path, folde
                 "--data.loading.chat", "null"])  # fmt: skip
     message = message_of(["predict", "-c", str(config), "--data.loading.chat.system_turns", "first_question"])
     assert "system_turns='first_question'" in message
+
+
+def test_a_run_of_before_chat_settings_and_fingerprints_goes_on(tmp_path: Path, folders: PartFolders) -> None:
+    config = run_settings(tmp_path, folders)
+    cli = train.main(["fit", "-c", str(config), "--trainer.max_steps", "1"])
+    checkpoint = Path(cli.trainer.log_dir) / "checkpoints" / "last.ckpt"
+    stored = yaml.safe_load((checkpoint / "config.yaml").read_text())
+    del stored["data"]["loading"]["chat"], stored["model"]["language_model"]["init_args"]["chat"]
+    (checkpoint / "config.yaml").write_text(yaml.safe_dump(stored))
+    index = json.loads((checkpoint / "index.json").read_text())
+    index["files"]["config.yaml"] = (checkpoint / "config.yaml").stat().st_size
+    for key in ("hashes", "fingerprints", "tokenizer"):
+        del index[key]
+    (checkpoint / "index.json").write_text(json.dumps(index))
+    own_copy = tmp_path / "config_of_the_run.yaml"
+    own_copy.write_text((checkpoint / "config.yaml").read_text())
+    for each in (own_copy, without(config, "tokenizer", "pixels")):
+        resumed = ["fit", "-c", str(each), "--ckpt_path", str(checkpoint), "--trainer.max_steps", "2"]
+        assert train.main(resumed).trainer.global_step == 2
 
 
 def test_encoder_and_language_model_are_swapped_by_their_paths_alone(tmp_path: Path, folders: PartFolders) -> None:
