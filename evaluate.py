@@ -37,6 +37,7 @@ from lightning_modules.loading import load_weights, read_config, stored_config
 from lightning_modules.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.report import build_report, to_markdown, write_report
 from lightning_modules.run_lock import RunLock
+from lightning_modules.start_check import check_settings
 from lightning_modules.video_language import VideoLanguageModule
 
 
@@ -53,13 +54,20 @@ def build(
 
     Returns:
         The command-line object, nothing run yet.
+
+    Raises:
+        ValueError: The config lacks a section.
     """
+    missing = [section for section in ("model", "data") if not run.get(section)]
+    if missing:
+        raise ValueError(f"the config has no {' and no '.join(missing)}: give all files that the run was trained with")
     model, data = copy.deepcopy(run["model"]), copy.deepcopy(run["data"])  # the command line changes what it is given
     if max_new_tokens is not None:
         model["max_new_tokens"] = max_new_tokens
     if batch_size is not None:
         data.setdefault("loading", {})["eval_batch_size"] = batch_size
-    device = {key: run["trainer"][key] for key in ("accelerator", "precision") if run["trainer"].get(key) is not None}
+    trainer = run.get("trainer") or {}
+    device = {key: trainer[key] for key in ("accelerator", "precision") if trainer.get(key) is not None}
     quiet = {"logger": False, "enable_model_summary": False}
     return VideoLanguageCLI(
         VideoLanguageModule,
@@ -96,7 +104,7 @@ def begin(out: Path, about: dict[str, Any], restart: bool) -> list[Prediction]:
     if restart:
         predictions.unlink(missing_ok=True)
         evaluation.unlink(missing_ok=True)
-    if not predictions.exists():
+    if not predictions.exists() or not predictions.stat().st_size:
         evaluation.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         return []
     earlier = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.exists() else {}
@@ -155,6 +163,17 @@ def make_loader(data: InstructionDataModule, reader: ShardReader, numbers: Seque
     )
 
 
+def check_start(cli: VideoLanguageCLI, shards: list[str]) -> None:
+    """Build the parts where they are not there yet, and check them against tokenizer and shards.
+
+    Raises:
+        ValueError: They do not fit each other.
+    """
+    cli.model.configure_model()
+    cli.datamodule.evaluation_sources["predict"] = {"evaluated": shards}
+    check_settings(cli.model.built, "predict", cli.datamodule, cli.model.max_new_tokens)
+
+
 def predict(cli: VideoLanguageCLI, reader: ShardReader, remaining: Sequence[int]) -> None:
     """Answer the questions of the remaining samples; the trainer's callback writes them."""
     loader = make_loader(cli.datamodule, reader, remaining)
@@ -188,11 +207,12 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     kept, remaining = split_answered(reader, begin(options.out, about, options.restart))
     _write_whole(path, to_json_lines(kept))
     if remaining:
-        untrained = untrained_parts(run["model"])
+        untrained = untrained_parts(cli.config.model.as_dict())
         if weights is not None:
             load_weights(cli.model, weights, averaged=options.averaged)
         elif untrained:
             print(warning_of(untrained, "this evaluation", "--checkpoint"), file=sys.stderr)
+        check_start(cli, options.data)
         predict(cli, reader, remaining)
     predictions = read_predictions(path)
     num_questions = sum(entry.num_conversations for entry in reader.entries())

@@ -32,6 +32,7 @@ def parse(args: Sequence[str]) -> Any:
 
     Raises:
         SystemExit: It is wrong; the message has been printed.
+        ValueError: It names a setting that is not there by ``${...}``, or one of the trainer that harms the parts.
     """
     read = CommandLineReader(VideoLanguageModule, InstructionDataModule, args=list(args))
     return read.config[read.subcommand]

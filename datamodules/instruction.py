@@ -163,7 +163,7 @@ class InstructionDataModule(LightningDataModule):
             reader,
             self.tokenizer,
             MediaReader(self.sampling, PixelTransform(self.pixels, train=train), self.loading.decoding),
-            chat=self.loading.chat,
+            chat=self.loading.chat_settings,
             max_length=self.loading.max_length,
             seed=self.order.seed,
             failures=self.loading.failures,
@@ -288,9 +288,8 @@ class InstructionDataModule(LightningDataModule):
         loading = self.loading
         text = None
         if measured:
-            text = measure_text_tokens(
-                measured, self.tokenizer, chat=loading.chat, max_length=loading.max_length, seed=self.order.seed
-            )
+            chat, seed = loading.chat_settings, self.order.seed
+            text = measure_text_tokens(measured, self.tokenizer, chat=chat, max_length=loading.max_length, seed=seed)
         return tabulate(reader, self.sampling, text, loading.cost.visual_tokens or 0)
 
     def _rank(self) -> tuple[int, int]:

@@ -43,7 +43,8 @@ class Loading:
         cost: How much work a sample is: the ranks' is balanced by it, and a budget groups by it.
         num_workers: Worker processes of every rank.
         max_length: Most text tokens of a conversation; None = no bound.
-        chat: What the text of conversations depends on besides the chat template; the same as the language model's.
+        chat: What the text of conversations depends on besides the chat template; the command line takes the language
+            model's where it is left out.
         decoding: With what videos and pictures are decoded, and when a decoder is given up.
         failures: What happens to wrong samples.
         cache: Where local copies of remote shards are kept.
@@ -58,7 +59,7 @@ class Loading:
     cost: Cost = field(default_factory=Cost)
     num_workers: int = 2
     max_length: int | None = 2048
-    chat: ChatSettings = field(default_factory=ChatSettings)
+    chat: ChatSettings | None = None
     decoding: Decoding = field(default_factory=Decoding)
     failures: FailurePolicy = field(default_factory=FailurePolicy)
     cache: ShardCache = field(default_factory=ShardCache)
@@ -74,6 +75,11 @@ class Loading:
                 "budget.max_tokens counts the visual tokens too: set cost.visual_tokens to how many the language model "
                 "reads of a video, what the bridge's readout gives (0 where there is text only)"
             )
+
+    @property
+    def chat_settings(self) -> ChatSettings:
+        """``chat``; the defaults where it is left out."""
+        return self.chat or ChatSettings()
 
 
 class LateLoader(DataLoader[Batch]):

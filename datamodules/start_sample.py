@@ -104,7 +104,7 @@ class StartReader(NamedTuple):
             encoded = build_turns(
                 conversation.turns,
                 self.tokenizer,
-                chat=self.loading.chat,
+                chat=self.loading.chat_settings,
                 max_length=self.loading.max_length,
                 where=where,
             )

@@ -100,9 +100,8 @@ class VideoLanguageCLI(LightningCLI):
             try:
                 super().parse_arguments(parser, args)
             except OmegaConfBaseException as error:
-                raise SettingsError(
-                    f"{error.full_key}: {' '.join(str(error).split())}; correct the ${{...}}"
-                ) from error
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise SettingsError(f"{error.full_key}: {reason}; correct the ${{...}}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning looks for settings in its own checkpoints; those of this project are folders with none."""
@@ -217,7 +216,8 @@ class CommandLineReader(VideoLanguageCLI):
         pass
 
     def before_instantiate_classes(self) -> None:
-        """Nothing."""
+        """Refuse what no machine could run."""
+        check_trainer_settings(self.config[self.subcommand].trainer)
 
     def instantiate_classes(self) -> None:
         """Nothing."""

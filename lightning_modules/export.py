@@ -7,7 +7,6 @@ no trainer, whichever strategy wrote the checkpoint. ``lightning_modules.loading
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -161,7 +160,7 @@ def _write_language_model(opened: RunCheckpoint, target: Path, averaged: bool, d
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; leaves with a message where a checkpoint is refused.
+    """Run the command line.
 
     Args:
         arguments: Command line after the program's name; that of the process by default.
@@ -178,11 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     options = {"averaged": given.averaged, "dtype": given.dtype, "language_model": given.language_model}
-    try:
-        lines = export(given.checkpoint, given.out, **options)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    print("\n".join(lines))
+    print("\n".join(export(given.checkpoint, given.out, **options)))
 
 
 if __name__ == "__main__":

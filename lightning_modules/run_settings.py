@@ -1,22 +1,24 @@
 """Fills in settings of a run that follow from others, and refuses those of the trainer that harm the parts."""
 
+import copy
 import pkgutil
 from typing import Any
 
-import torch
-
 
 def complete_settings(config: Any) -> None:
-    """State ``data.tokenizer`` and ``data.pixels.size`` where the config leaves them out, in place.
+    """State tokenizer, chat settings and frame size of ``data`` where the config leaves them out, in place.
 
-    The tokenizer is the language model's, the size of frames the encoder's, so another language model or encoder is
-    chosen by its path alone. What the config states stays; ``lightning_modules.start_check`` compares it.
+    Tokenizer and chat settings are the language model's, the size of frames the encoder's, so another language model
+    or encoder is chosen by its path alone. What the config states stays; ``lightning_modules.start_check`` compares it.
 
     Args:
         config: Settings of a run with ``model`` and ``data``, as jsonargparse has parsed them.
     """
+    language_model = _arguments(config.model.language_model)
     if config.data.tokenizer is None:
-        config.data.tokenizer = _arguments(config.model.language_model).get("path")
+        config.data.tokenizer = language_model.get("path")
+    if config.data.loading.chat is None:
+        config.data.loading.chat = copy.deepcopy(language_model.get("chat"))
     if config.data.pixels.size is None:
         config.data.pixels.size = _frame_side(config.model.encoder)
 
@@ -28,7 +30,7 @@ def check_trainer_settings(trainer: Any) -> None:
         trainer: The ``trainer`` section of a run's settings.
 
     Raises:
-        ValueError: The precision casts the parts themselves, or a GPU is asked for where torch sees none.
+        ValueError: The precision casts the parts themselves.
     """
     precision = str(trainer.precision or "32-true")
     if precision in ("bf16-true", "16-true"):
@@ -36,11 +38,6 @@ def check_trainer_settings(trainer: Any) -> None:
             f"trainer.precision {precision} casts all that the parts hold, the angles of rotary positions too, which "
             f"are wrong by 0.7 radians after 4000 tokens then: set it to {precision.split('-')[0]}-mixed (and the "
             "dtype of parts that do not train to bfloat16, to save memory)"
-        )
-    if trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"trainer.accelerator is {trainer.accelerator!r}, but torch {torch.__version__} sees no GPU here: install "
-            "a torch build for this machine's GPU, or give --trainer.accelerator cpu"
         )
 
 

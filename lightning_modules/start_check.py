@@ -32,30 +32,30 @@ class _Limits(NamedTuple):
     is_predicting: bool  # answers alone are wanted, no losses
 
 
-def check_settings(model: VideoLanguageModel, trainer: Trainer, max_new_tokens: int) -> None:
+def check_settings(model: VideoLanguageModel, stage: str | None, datamodule: Any, max_new_tokens: int) -> None:
     """Check what needs no weights of the language model.
 
     Args:
         model: The parts, just built.
-        trainer: The run.
+        stage: What begins: fit, validate, test or predict; None where that is not known, and no data are read.
+        datamodule: The data; None, or one without ``start_sample``, is not checked.
         max_new_tokens: Longest answer that is generated.
 
     Raises:
         ValueError: Parts, tokenizer and data do not fit each other.
     """
     problems = Problems()
-    if trainer.state.fn == TrainerFn.FITTING:
+    if stage == "fit":
         for name, part in model.named_children():
             with problems.collected():
                 refuse_float16(name, part)
     visual_tokens = 0
     with problems.collected(), isolate_rng():
         visual_tokens = _fewest_visual_tokens(model)
-    datamodule: Any = getattr(trainer, "datamodule", None)
-    if hasattr(datamodule, "start_sample") and trainer.state.fn is not None:
-        limits = _Limits(visual_tokens, max_new_tokens, is_predicting=trainer.state.fn == TrainerFn.PREDICTING)
+    if hasattr(datamodule, "start_sample") and stage is not None:
+        limits = _Limits(visual_tokens, max_new_tokens, is_predicting=stage == "predict")
         with problems.collected():
-            _check_data(model, datamodule, trainer.state.fn.value, limits, problems)
+            _check_data(model, datamodule, stage, limits, problems)
     problems.refuse("this run cannot start")
 
 
@@ -68,6 +68,8 @@ def _check_data(model: VideoLanguageModel, datamodule: Any, stage: str, limits: 
     if isinstance(model.language_model, HuggingFaceCausalLM):
         with problems.collected():
             _check_tokenizer(model.language_model, datamodule)
+        with problems.collected():
+            _check_chat(model.language_model, datamodule)
         with problems.collected():
             for text in sample.texts:
                 _check_text(model.language_model, text, limits)
@@ -107,7 +109,17 @@ def _check_tokenizer(language_model: HuggingFaceCausalLM, datamodule: Any) -> No
         raise ValueError(
             f"data.tokenizer {datamodule.tokenizer_path!r} is not the tokenizer of the language model "
             f"{language_model.limits.path!r} (different: {', '.join(differing)}), so the model would read other words "
-            "than the data say: leave data.tokenizer out, and it is the language model's"
+            "than the data say: leave data.tokenizer out (or set it to null), and it is the language model's"
+        )
+
+
+def _check_chat(language_model: HuggingFaceCausalLM, datamodule: Any) -> None:
+    own, others = language_model.chat.settings, datamodule.loading.chat_settings
+    if own != others:
+        raise ValueError(
+            f"data.loading.chat is {others}, but model.language_model.init_args.chat is {own}, so questions would be "
+            "asked otherwise than the data are written: leave data.loading.chat out (or set it to null), and it is the "
+            "language model's"
         )
 
 

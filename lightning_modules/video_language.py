@@ -104,7 +104,9 @@ class VideoLanguageModule(LightningModule):
             mean_over_ranks=mean_over_ranks,
         )
         if self._trainer is not None:
-            check_settings(self.model, self.trainer, self.max_new_tokens)
+            stage = self.trainer.state.fn
+            datamodule = getattr(self.trainer, "datamodule", None)
+            check_settings(self.model, None if stage is None else stage.value, datamodule, self.max_new_tokens)
 
     def configure_callbacks(self) -> list[Callback]:
         """What belongs to every training run; frozen gradients go before the others are judged."""

@@ -14,7 +14,7 @@ from datamodules.shard_reader import ShardReader
 from lightning_modules.export import export
 from lightning_modules.predictions import Prediction, judge_answers, read_predictions
 from lightning_modules.video_language import VideoLanguageModule
-from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_shard
+from tests.fixtures_data import RawSample, make_clip, make_image, make_record, make_tiny_tokenizer, write_shard
 from tests.fixtures_models import IMAGE_SIZE, make_part_folders
 from tests.fixtures_training import write_run_config
 
@@ -164,7 +164,7 @@ def test_answers_of_another_evaluation_are_not_mixed_in(
 
 def test_foreign_file_of_predictions_is_not_taken_over(judge: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "judged").mkdir()
-    (tmp_path / "judged" / "predictions.jsonl").write_text("", encoding="utf-8")
+    (tmp_path / "judged" / "predictions.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="holds answers of another evaluation"):
         judge()
 
@@ -183,7 +183,8 @@ def test_checkpoint_without_a_config_asks_for_it(run: Run, tmp_path: Path) -> No
     lonely = shutil.copytree(run.checkpoint, tmp_path / "lonely.ckpt")
     (lonely / "config.yaml").rename(tmp_path / "config.yaml")
     index = json.loads((lonely / "index.json").read_text())
-    del index["files"]["config.yaml"], index["hashes"]["config.yaml"]
+    del index["files"]["config.yaml"]
+    del index["hashes"]["config.yaml"]
     (lonely / "index.json").write_text(json.dumps(index))
     command = ["--checkpoint", str(lonely), "--data", *run.shards, "--out", str(tmp_path / "judged")]
     with pytest.raises(ValueError, match=r"lonely.ckpt does not hold the config of its run; name the config"):
@@ -252,3 +253,32 @@ def test_samples_of_one_key_in_two_shards_are_kept_apart(tmp_path: Path) -> None
     assert evaluate.split_answered(reader, one) == (one, [1])
     assert evaluate.split_answered(reader, one + half) == (one, [1])
     assert evaluate.split_answered(reader, one + one) == (one + one, [])
+
+
+def test_tokenizer_and_chat_settings_that_are_not_the_language_models_are_refused(run: Run, tmp_path: Path) -> None:
+    config = OmegaConf.load(run.folder / "run" / "version_0" / "config.yaml")
+    config.data.tokenizer = str(make_tiny_tokenizer(tmp_path / "other", words=["user", "assistant", "which", "colour"]))
+    config.data.loading.chat = {"date": "2031-05-06"}
+    OmegaConf.save(config, tmp_path / "other.yaml")
+    options = ["--data", *run.shards, "--out", str(tmp_path / "judged"), "--config"]
+    for command in (["--checkpoint", str(run.checkpoint), *options], options):
+        with pytest.raises(ValueError, match=r"2 things are wrong.*data\.tokenizer.*data\.loading\.chat"):
+            evaluate.main([*command, str(tmp_path / "other.yaml")])
+    # Nothing was asked, so the folder belongs to no evaluation yet.
+    evaluate.main([*options, str(run.config)])
+
+
+def test_a_part_may_be_named_by_its_class_alone(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = OmegaConf.load(run.config)
+    config.model.bridge = "components.bridges.mean_pooling.MeanPooling"
+    OmegaConf.save(config, tmp_path / "short.yaml")
+    command = ["--config", str(tmp_path / "short.yaml"), "--data", *run.shards, "--out", str(tmp_path / "judged")]
+    assert evaluate.main(command)["accuracy"]["questions"] == len(ALL_QUESTIONS)
+    assert "runs with random weights of bridge" in capfd.readouterr().err
+
+
+def test_a_config_that_lacks_a_section_is_told_so(run: Run, tmp_path: Path) -> None:
+    part = tmp_path / "part.yaml"
+    part.write_text("data: {pixels: {size: 16}}\n")
+    with pytest.raises(ValueError, match="the config has no model: give all files"):
+        evaluate.main(["--config", str(part), "--data", *run.shards, "--out", str(tmp_path / "judged")])

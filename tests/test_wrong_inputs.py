@@ -72,8 +72,8 @@ SETTINGS: dict[str, tuple[list[str], str]] = {
     "file": (["-c", "nothere.yaml"], "File does not exist"),
     "logger": (["--trainer.logger=lightning.pytorch.loggers.WandbLogger"], "pip install -U 'wandb"),
     "strategy": (["--trainer.strategy=zero2"], "-c configs/strategy/"),
-    "no gpu": (["--trainer.accelerator=gpu"], "--trainer.accelerator cpu"),
-    "two gpus": (["--trainer.accelerator=cuda", "--trainer.devices=2"], "--trainer.accelerator cpu"),
+    "no gpu": (["--trainer.accelerator=gpu"], "Set trainer.accelerator to cpu"),
+    "two gpus": (["--trainer.accelerator=cuda", "--trainer.devices=2"], "Set trainer.accelerator to cpu"),
     "interval": (["--validation.every_n_steps=0"], "validation.every_n_steps must be at least 1"),
     "minutes": (["--checkpoint.every_minutes=0"], "checkpoint.every_minutes must be above 0"),
 }

@@ -41,7 +41,7 @@ class HuggingFaceCausalLM(LanguageModel):
         gguf_file: Name of a GGUF file in ``path`` that holds configuration, tokenizer and weights instead.
         pack: Score several conversations in one row, none of which sees another, instead of padding each to the
             longest: the same losses with fewer positions computed. See ``components.language.packing``.
-        chat: What the text of questions depends on besides the chat template; the same as ``data.loading.chat``.
+        chat: What the text of questions depends on besides the chat template.
 
     Raises:
         ValueError: The arguments contradict each other, the model cannot be packed or does not take embeddings, weights

@@ -15,7 +15,6 @@ allowed. No file is unpickled beyond its tensors.
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -279,20 +278,17 @@ def _add_export_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; leaves with a message where a checkpoint is refused."""
+    """Run the command line."""
     given = _parser().parse_args(arguments)
     allowed = Allowances(given.allow_missing, given.allow_unknown)
-    try:
-        if given.command == "import":
-            facts = EncoderFacts(given.encoder_heads, given.encoder_activation, given.encoder_norm_eps)
-            depths = dict(given.num_layers)
-            importing = ImportOptions(given.part, allowed, given.lora_alpha, depths, facts, given.dtype)
-            lines = write_parts(given.checkpoint, given.folder, importing)
-        else:
-            exporting = ExportOptions(given.part, allowed, given.frozen, given.lora_alpha, given.dtype)
-            lines = write_original(given.source, given.checkpoint, exporting)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"refused: {error}")
+    if given.command == "import":
+        facts = EncoderFacts(given.encoder_heads, given.encoder_activation, given.encoder_norm_eps)
+        depths = dict(given.num_layers)
+        importing = ImportOptions(given.part, allowed, given.lora_alpha, depths, facts, given.dtype)
+        lines = write_parts(given.checkpoint, given.folder, importing)
+    else:
+        exporting = ExportOptions(given.part, allowed, given.frozen, given.lora_alpha, given.dtype)
+        lines = write_original(given.source, given.checkpoint, exporting)
     print("\n".join(lines))
 
 

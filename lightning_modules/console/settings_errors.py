@@ -73,8 +73,8 @@ def explain_trainer(message: str, accelerator: object, devices: object) -> str:
     if "gpu backend" in text or "CUDAAccelerator" in text or "requested gpu" in text:
         return (
             f"trainer.accelerator {accelerator} with trainer.devices {devices}: torch (build {torch.__version__}) sees "
-            f"{torch.cuda.device_count()} GPUs. Take --trainer.accelerator cpu or fewer devices, or install a torch "
-            "build and driver that see them (nvidia-smi lists them)"
+            f"{torch.cuda.device_count()} GPUs. Set trainer.accelerator to cpu or take fewer devices, or install a "
+            "torch build and driver that see them (nvidia-smi lists them)"
         )
     if "invalid strategy name" in text:
         return (

@@ -19,6 +19,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # not in its __all__
 
 from command_errors import run_and_exit
+from lightning_modules.console.config_files import named_config_files
 from lightning_modules.submit.command_lines import check_batches, read_command_lines
 from lightning_modules.submit.evaluation import evaluated_shards
 from lightning_modules.submit.script import Job, arm_arguments, render, render_evaluation
@@ -86,7 +87,7 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
         raise ValueError(f"the names of the sweep's arms must differ, got {names}")
     for line in [arguments, *map(arm_arguments, arms)]:
         _check_arguments(line, root)
-    configs = config_files(arguments)
+    configs = named_config_files(arguments)
     stems = [stem for stem in (Path(config).stem for config in configs) if stem != "base"]
     run_folder = Path(options.run_folder or Path("runs", "-".join(stems) or arguments[0]))
     name = options.name or run_folder.name
@@ -118,7 +119,7 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
 def _check_runs(job: Job, evaluate_after: bool | list[str]) -> dict[str, list[str]]:
     """Read every run's command line and hold its batch against the processes; the shards it is evaluated on."""
     lines = {arm.name: [*job.arguments, *arm_arguments(arm)] for arm in job.arms} or {"": list(job.arguments)}
-    configs = dict.fromkeys(config for line in lines.values() for config in config_files(line))
+    configs = dict.fromkeys(config for line in lines.values() for config in named_config_files(line))
     settings = read_command_lines(lines, job.root, list(configs))
     if job.arguments[0] == "fit":
         check_batches(settings, job.resources)
@@ -195,17 +196,8 @@ def _check_array(num_arms: int) -> None:
         )
 
 
-def config_files(arguments: Sequence[str]) -> list[str]:
-    """The files that a command line of ``train.py`` names with ``-c``, in order."""
-    return [
-        match[2] or following
-        for argument, following in zip(arguments, [*arguments, ""][1:], strict=True)
-        if (match := re.fullmatch(r"(-c|--config)(?:=(.*))?", argument, re.DOTALL))
-    ]
-
-
 def _check_arguments(arguments: Sequence[str], root: Path) -> None:
-    missing = [config for config in config_files(arguments) if not (root / config).is_file()]
+    missing = [config for config in named_config_files(arguments) if not (root / config).is_file()]
     if missing:
         raise FileNotFoundError(f"there is no config {', '.join(missing)} (seen from {root})")
     twice = [argument for argument in arguments if argument.split("=")[0] in OWN]

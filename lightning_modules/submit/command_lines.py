@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf.errors import OmegaConfBaseException
-
 from lightning_modules.submit.settings import Resources
 
 JOB_VARIABLE = re.compile(r"\$\{oc\.env:(\w+)")
@@ -44,7 +42,7 @@ def read_command_lines(lines: Mapping[str, Sequence[str]], root: Path, configs: 
             try:
                 with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
                     settings[name] = parse(line)
-            except OmegaConfBaseException as error:
+            except ValueError as error:
                 errors[f"{error}"].append(name)
             except SystemExit:
                 errors[said.getvalue().strip().rpartition("error: ")[2]].append(name)

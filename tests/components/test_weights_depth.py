@@ -91,7 +91,7 @@ def test_configuration_states_the_language_models_depth(original: Path, tmp_path
     source = write_without(original, tmp_path / "cut", r"^model\.layers\.1\.")
     arguments = ["import", str(source), str(tmp_path / "ours"), "--part", "language_model"]
     refusal = r"language_model: missing layers \[1\] of the 2 that are stated.*--num-layers language_model="
-    with pytest.raises(SystemExit, match=refusal):
+    with pytest.raises(ValueError, match=refusal):
         main(arguments)
     assert not (tmp_path / "ours").exists()
     main([*arguments, "--num-layers", "language_model=1"])  # somebody who knows better
@@ -101,14 +101,14 @@ def test_configuration_states_the_language_models_depth(original: Path, tmp_path
 
 def test_configuration_states_the_depth_of_a_file_beside_it(original: Path, tmp_path: Path) -> None:
     source = write_without(original, tmp_path / "cut", r"^model\.layers\.1\.")
-    with pytest.raises(SystemExit, match=r"language_model: missing layers \[1\]"):
+    with pytest.raises(ValueError, match=r"language_model: missing layers \[1\]"):
         main(["import", str(source / "model.safetensors"), str(tmp_path / "ours"), "--part", "language_model"])
 
 
 def test_projector_type_states_the_bridges_depth(original: Path, tmp_path: Path) -> None:
     source = write_without(original, tmp_path / "cut", r"^lm_head", mm_projector_type="rmt_r_transformer2x")
     arguments = ["import", str(source), str(tmp_path / "ours"), "--part", "bridge"]
-    with pytest.raises(SystemExit, match=r"bridge: missing layers \[1\] of the 2.*--num-layers bridge="):
+    with pytest.raises(ValueError, match=r"bridge: missing layers \[1\] of the 2.*--num-layers bridge="):
         main(arguments)
     main([*arguments, "--num-layers", "bridge=1"])
 
@@ -117,7 +117,7 @@ def test_encoder_without_its_last_layer_is_refused_or_keeps_its_depth(original: 
     """Counted from what is there, it would have two layers, and layer -2 would be the first instead of the second."""
     source = write_without(original, tmp_path / "cut", r"video_tower.*layers\.2\.")
     arguments = ["import", str(source), str(tmp_path / "ours"), "--part", "video_encoder", *ENCODER_FACTS]
-    with pytest.raises(SystemExit, match=r"video_encoder: missing layers \[2\] of the 3"):
+    with pytest.raises(ValueError, match=r"video_encoder: missing layers \[2\] of the 3"):
         main(arguments)
     main([*arguments, "--allow-missing", "*.encoder.layers.2.*"])
     main(["import", str(original), str(tmp_path / "whole"), "--part", "video_encoder", *ENCODER_FACTS])
@@ -139,7 +139,7 @@ def test_part_without_its_last_layer_is_not_exported(part: str, layer: str, orig
     save_file({name: stored[name].clone() for name in stored if layer not in name}, tmp_path / "cut.safetensors")
     (tmp_path / "cut.safetensors").rename(weights)
     arguments = ["export", str(tmp_path / "ours"), str(tmp_path / "back")]
-    with pytest.raises(SystemExit, match=rf"missing tensor \S*{re.escape(layer)}"):
+    with pytest.raises(ValueError, match=rf"missing tensor \S*{re.escape(layer)}"):
         main(arguments)
     assert not (tmp_path / "back").exists()
     main([*arguments, "--allow-missing", f"*{layer}*"])

@@ -263,11 +263,16 @@ def test_conversations_are_held_against_the_tokenizer_of_a_config(
     status, report = validate(*configs, "--workers", 0, report=tmp_path / "r.json")
     assert (status, kinds(report)) == (0, {})
 
+    language_model = {"init_args": {"path": str(folder), "chat": {"system_turns": "first_question"}}}
+    overlay.write_text(json.dumps({"model": {"language_model": language_model}, "data": {"tokenizer": None}}))
+    status, report = validate(*configs, "--workers", 0, report=tmp_path / "r.json")
+    assert (status, kinds(report)) == (0, {}), "what data leave out is the language model's"
+
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("data: {}", "no config of a training run"),
+        ("data: {}", "data.tokenizer is None, and no language model is named"),
         ("- a", "no config of a training run"),
         ("data: {tokenizer: gone, train: [{shards: x.tar}]}", r"no shard matches|x\.tar"),
         ("data: {tokenizer: gone}", "name the shards"),

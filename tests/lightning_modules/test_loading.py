@@ -119,9 +119,9 @@ def test_command_line_exports_and_leaves_with_a_message(
 ) -> None:
     main([str(run.checkpoint), str(tmp_path / "out")])
     assert "left out, for they did not train" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="is there already"):
+    with pytest.raises(FileExistsError, match="is there already"):
         main([str(run.checkpoint), str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match="there is no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         main([str(tmp_path / "nowhere.ckpt"), str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()
 

@@ -1,5 +1,6 @@
 """What is known before the first step is said before it, all at once."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from transformers import AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 import train
+from components.language.chat_template import ChatSettings
 from components.language.limits import TextLimitError
 from datamodules.batch import collate
 from lightning_modules.start_check import StartCheck
@@ -107,6 +109,40 @@ def test_tokenizer_and_frame_size_are_those_of_the_parts_unless_stated(tmp_path:
     assert (stated.datamodule.pixels.size, stated.datamodule.tokenizer_path) == (42, "elsewhere")
 
 
+def test_chat_settings_of_the_data_are_the_language_models(tmp_path: Path, folders: PartFolders) -> None:
+    config = run_settings(tmp_path, folders)
+    dated = ["--model.language_model.init_args.chat.date", "2031-05-06"]
+    cli = train.main(["fit", "-c", str(config), *dated, "--trainer.max_steps", "1"])
+    assert cli.datamodule.loading.chat == cli.model.built.language_model.chat.settings == ChatSettings("2031-05-06")
+    saved = Path(cli.trainer.log_dir) / "config.yaml"
+    assert yaml.safe_load(saved.read_text())["data"]["loading"]["chat"]["date"] == "2031-05-06"
+    message = message_of(["fit", "-c", str(saved), "--model.language_model.init_args.chat.date", "2030-01-01"])
+    assert "data.loading.chat is" in message
+    train.main(["validate", "-c", str(saved), "--model.language_model.init_args.chat.date", "2030-01-01",
+                "--data.loading.chat", "null"])  # fmt: skip
+    message = message_of(["predict", "-c", str(config), "--data.loading.chat.system_turns", "first_question"])
+    assert "system_turns='first_question'" in message
+
+
+def test_a_run_of_before_chat_settings_and_fingerprints_goes_on(tmp_path: Path, folders: PartFolders) -> None:
+    config = run_settings(tmp_path, folders)
+    cli = train.main(["fit", "-c", str(config), "--trainer.max_steps", "1"])
+    checkpoint = Path(cli.trainer.log_dir) / "checkpoints" / "last.ckpt"
+    stored = yaml.safe_load((checkpoint / "config.yaml").read_text())
+    del stored["data"]["loading"]["chat"], stored["model"]["language_model"]["init_args"]["chat"]
+    (checkpoint / "config.yaml").write_text(yaml.safe_dump(stored))
+    index = json.loads((checkpoint / "index.json").read_text())
+    index["files"]["config.yaml"] = (checkpoint / "config.yaml").stat().st_size
+    for key in ("hashes", "fingerprints", "tokenizer"):
+        del index[key]
+    (checkpoint / "index.json").write_text(json.dumps(index))
+    own_copy = tmp_path / "config_of_the_run.yaml"
+    own_copy.write_text((checkpoint / "config.yaml").read_text())
+    for each in (own_copy, without(config, "tokenizer", "pixels")):
+        resumed = ["fit", "-c", str(each), "--ckpt_path", str(checkpoint), "--trainer.max_steps", "2"]
+        assert train.main(resumed).trainer.global_step == 2
+
+
 def test_encoder_and_language_model_are_swapped_by_their_paths_alone(tmp_path: Path, folders: PartFolders) -> None:
     encoder = make_encoder_folder(tmp_path / "siglip")
     small = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
@@ -136,15 +172,6 @@ def test_precisions_that_cast_rotary_angles_are_refused(tmp_path: Path, folders:
     config = run_settings(tmp_path, folders)
     with pytest.raises(ValueError, match=precision.replace("true", "mixed")):
         train.main(["fit", "-c", str(config), "--trainer.precision", precision])
-
-
-def test_a_missing_gpu_is_said_with_what_to_do(
-    tmp_path: Path, folders: PartFolders, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    config = run_settings(tmp_path, folders)
-    with pytest.raises(ValueError, match=r"sees no GPU here: install .*set trainer\.accelerator to cpu"):
-        train.main(["fit", "-c", str(config), "--trainer.accelerator", "gpu"])
 
 
 def test_a_long_conversation_that_the_sample_did_not_show_is_named_in_training(

@@ -48,16 +48,22 @@ def test_errors_of_all_arms_are_said_at_once_each_once(refused: Refused, tmp_pat
         {"name": "same", "options": {"modle.x": 1}},
         {"name": "type", "configs": ["configs/ablation/no_recurrence.yaml"], "options": {"trainer.max_steps": "many"}},
         {"name": "class", "options": {"model.bridge": "components.bridges.none.Nothing"}},
+        {"name": "precision", "options": {"trainer.precision": "bf16-true"}},
+        {"name": "reference", "options": {"data.tokenizer": "${..model.nowhere}"}},
     )
     said = refused("--gpus=1", sweep)
     assert re.search(r"^typo, same: .*modle\.x", said, re.MULTILINE)
     assert re.search(r"^type: .*trainer\.max_steps", said, re.MULTILINE)
     assert re.search(r"^class: .*model\.bridge", said, re.MULTILINE)
+    assert re.search(r"^precision: .*bf16-mixed", said, re.MULTILINE)
+    assert re.search(r"^reference: .*nowhere", said, re.MULTILINE)
     assert "right" not in said
 
 
 def test_an_error_of_a_single_run_is_the_parser_s_own(refused: Refused) -> None:
-    assert "data.loading.bach_size; did you mean" in refused("--gpus=1", more=("--data.loading.bach_size=8",))
+    assert "data.loading.bach_size; did you mean 'data.loading.batch_size'?" in refused(
+        "--gpus=1", more=("--data.loading.bach_size=8",)
+    )
 
 
 def test_an_interpolation_that_leads_nowhere_is_named(refused: Refused) -> None:
