@@ -81,6 +81,13 @@ def test_a_comment_after_the_last_picture_of_a_gif_is_no_frame() -> None:
     right_frames(plain[:-1] + b"\x21\xfe\x05hello\x00;", 0, 12)
 
 
+def test_a_gif_that_was_cut_off_anywhere_in_its_head_is_a_broken_video() -> None:
+    plain = make_video(Form("gif", "gif", "rgb8", times_ms=range(0, 200, 100)))
+    for length in range(1, 30):
+        with pytest.raises(BrokenMediaError):
+            opened(plain[:length])
+
+
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 @pytest.mark.parametrize("left_out", [1, 3, 7])
 def test_a_film_that_starts_between_keyframes_starts_with_its_first_keyframe(container: str, left_out: int) -> None:
