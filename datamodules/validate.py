@@ -28,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from tqdm import tqdm
 
 from command_errors import run_and_exit
@@ -167,7 +168,10 @@ def _check_all(shards: Sequence[str], check: ShardCheck, num_workers: int) -> It
     if num_workers == 0:
         yield from map(check.run, shards)
         return
-    with ProcessPoolExecutor(min(num_workers, len(shards)), multiprocessing.get_context("fork")) as pool:
+    # One thread each: the processes are what runs side by side, and threads of this one are lost by the fork.
+    with ProcessPoolExecutor(
+        min(num_workers, len(shards)), multiprocessing.get_context("fork"), torch.set_num_threads, (1,)
+    ) as pool:
         yield from pool.map(check.run, shards)
 
 
