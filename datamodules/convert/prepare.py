@@ -15,12 +15,12 @@ from datamodules.convert.pictures import (
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.reencode import Reencoding, reencode_video
 from datamodules.convert.videos import probe_video
-from datamodules.file_formats import HEAD_BYTES, TEXT_FORMATS, format_of
+from datamodules.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
 from datamodules.images import READ_FORMATS
 from datamodules.schema import VIDEO_ENDINGS
 
 _ENDING_OF_PICTURE = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-_ENDING_OF_VIDEO = {"MP4": "mp4", "MOV": "mov", "MKV": "mkv", "WEBM": "webm", "AVI": "avi", "GIF": "gif"}
+_ENDING_OF_VIDEO = {form: form.lower() for form in VIDEO_FORMATS}
 
 
 class Preparation(NamedTuple):
