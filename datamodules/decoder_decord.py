@@ -55,7 +55,7 @@ class DecordDecoder:
         self._where = where
         self._error = decord.DECORDError
         self._timeline = read_video_timeline(file, size, where)
-        check_turn(file, self._timeline, "decord", where)
+        check_turn(file, size, self._timeline, "decord", where)
         file.seek(0)
         try:
             self._reader = decord.VideoReader(file, num_threads=1)

@@ -219,12 +219,16 @@ class PyAVDecoder:
         if last is not None:
             yield last
 
-    @contextlib.contextmanager
-    def _open_decoding(self) -> Iterator[tuple[Any, Any]]:
-        with open_container(self._file, self._formats) as container:
-            stream = best_video_stream(container, self._where)
-            stream.codec_context.options = {"max_pixels": str(self._size.max_pixels)}  # headers can lie
-            yield container, stream
+    def _open_decoding(self) -> contextlib.AbstractContextManager[tuple[Any, Any]]:
+        return _open_decoding(self._file, self._size, self._where, self._formats)
+
+
+@contextlib.contextmanager
+def _open_decoding(file: BinaryIO, size: FrameSize, where: str, formats: str) -> Iterator[tuple[Any, Any]]:
+    with open_container(file, formats) as container:
+        stream = best_video_stream(container, where)
+        stream.codec_context.options = {"max_pixels": str(size.max_pixels)}  # headers can lie
+        yield container, stream
 
 
 def _timed(frames: Iterator[Any]) -> Iterator[Any]:
@@ -253,7 +257,7 @@ def read_video_timeline(file: BinaryIO, size: FrameSize, where: str, formats: st
             timeline = read_timeline(container, stream, where)
         if timeline.starts_with_keyframe:
             return timeline
-        first = first_frame(file, where, formats)
+        first = first_frame(file, size, where, formats)
         shown = first.pts if timeline.has_times else first.dts
         return timeline if shown is None else timeline.starting_at(shown)
     except MemoryError:
@@ -262,27 +266,27 @@ def read_video_timeline(file: BinaryIO, size: FrameSize, where: str, formats: st
         raise BrokenMediaError(undecodable(where, error)) from error
 
 
-def first_frame(file: BinaryIO, where: str, formats: str = STORED_FORMATS) -> Any:
+def first_frame(file: BinaryIO, size: FrameSize, where: str, formats: str = STORED_FORMATS) -> Any:
     """Decode the first frame that can be decoded: PyAV's frame.
 
     Raises:
         BrokenMediaError: There is none.
         av.FFmpegError: The file cannot be read.
     """
-    with open_container(file, formats) as container:
-        frame = next(container.decode(best_video_stream(container, where)), None)
+    with _open_decoding(file, size, where, formats) as (container, stream):
+        frame = next(container.decode(stream), None)
     if frame is None:
         raise BrokenMediaError(undecodable(where, "none of its frames can be decoded"))
     return frame
 
 
-def check_turn(file: BinaryIO, timeline: VideoTimeline, backend: str, where: str) -> None:
+def check_turn(file: BinaryIO, size: FrameSize, timeline: VideoTimeline, backend: str, where: str) -> None:
     """Refuse videos that other backends do not show upright: they know the turns of MP4 and MOV only, and no mirror.
 
     Raises:
         BrokenMediaError: It is such a video.
     """
-    turn = orientation(first_frame(file, where))
+    turn = orientation(first_frame(file, size, where))
     if turn.is_mirror or (turn != Orientation() and "mov" not in timeline.format_name):
         raise BrokenMediaError(
             f"{where}: its frames have to be {'mirrored' if turn.is_mirror else 'turned'}, which {backend} does not do "

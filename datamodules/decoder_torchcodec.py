@@ -53,7 +53,7 @@ class TorchCodecDecoder:
                 f"{where}: the file stores no times of its frames, and torchcodec guesses their order; encode it again "
                 "or choose the backend 'pyav'"
             )
-        check_turn(file, self._timeline, "torchcodec", where)
+        check_turn(file, size, self._timeline, "torchcodec", where)
         file.seek(0)
         try:
             self._decoder = decoders.VideoDecoder(

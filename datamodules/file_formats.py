@@ -5,6 +5,9 @@ import re
 HEAD_BYTES = 64
 """How many of a file's first bytes are enough for ``format_of``."""
 
+VIDEO_FORMATS = ("MP4", "MOV", "MKV", "WEBM", "AVI", "GIF")
+"""Videos that shards hold."""
+
 TEXT_FORMATS = ("a page of text", "a pointer of Git LFS")
 """What no media file is, but what is often found under the name of one."""
 
@@ -23,11 +26,11 @@ _SIGNATURES = (
     (rb"P[1-7][ \t\r\n]", "PNM"),
     (rb"%PDF", "PDF"),
     (rb"\0\0\x01\0[^\0]\0", "ICO"),
-    (rb"....ftypqt  |....(?:moov|mdat|wide|free)", "MOV"),
+    (rb"....ftypqt  |....(?:moov|mdat|wide|free|skip|pnot|styp)", "MOV"),
     (rb"....ftyp", "MP4"),
     (rb"\x1a\x45\xdf\xa3.{0,56}webm", "WEBM"),
     (rb"\x1a\x45\xdf\xa3", "MKV"),
-    (rb"RIFF....AVI ", "AVI"),
+    (rb"RIFF....AVI[ X\x19]", "AVI"),
     (rb"\s*(?:\xef\xbb\xbf)?\s*<svg", "SVG"),
     (rb"\s*(?:\xef\xbb\xbf)?\s*<(?i:!doctype|html|head|\?xml)|\s*\{\s*\"", TEXT_FORMATS[0]),
     (rb"version https://git-lfs", TEXT_FORMATS[1]),

@@ -44,7 +44,7 @@ def _gif_shows(packet: Any) -> bool:
     """Source: GIF89a specification: blocks until an image descriptor, ``0x2C``."""
     data = memoryview(packet)
     position = 0
-    if bytes(data[:4]) == b"GIF8":
+    if bytes(data[:4]) == b"GIF8" and len(data) > 10:
         flags = data[10]
         position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)  # with the global colour table
     while position < len(data):

@@ -10,7 +10,9 @@ from yaml import YAMLError
 
 from components.language.chat_template import ChatSettings
 from datamodules.conversation_check import ConversationCheck
+from datamodules.decoding import Decoding
 from datamodules.loading import Loading
+from datamodules.video import FrameSampling
 
 
 class RunConfig(NamedTuple):
@@ -18,6 +20,8 @@ class RunConfig(NamedTuple):
 
     shards: list[str]  # of all training and evaluation sources
     conversations: ConversationCheck
+    sampling: FrameSampling
+    decoding: Decoding
 
 
 def read_run_config(paths: Sequence[Path]) -> RunConfig:
@@ -30,8 +34,9 @@ def read_run_config(paths: Sequence[Path]) -> RunConfig:
 
     Raises:
         OSError: A file cannot be read.
-        ValueError: A file is no config, or names no tokenizer.
+        ValueError: A file is no config, or neither the data nor a language model name a tokenizer.
     """
+    where = ", ".join(map(str, paths))
     try:
         merged = OmegaConf.merge(*(OmegaConf.load(path) for path in paths))
         data: Any = OmegaConf.to_container(OmegaConf.select(merged, "data"), resolve=True)
@@ -43,13 +48,15 @@ def read_run_config(paths: Sequence[Path]) -> RunConfig:
         sources = [source["shards"] for source in data.get("train") or []]
         sources += [shards for name in ("validation", "test", "predict") for shards in (data.get(name) or {}).values()]
         chat = ChatSettings(**(loading.get("chat") or model.get("chat") or {}))
-    except (AttributeError, KeyError, OmegaConfBaseException, TypeError, YAMLError) as error:
-        raise ValueError(f"{', '.join(map(str, paths))}: no config of a training run ({error})") from error
+        sampling = FrameSampling(**(data.get("sampling") or {}))
+        decoding = Decoding(**(loading.get("decoding") or {}))
+    except (AttributeError, KeyError, OmegaConfBaseException, TypeError, ValueError, YAMLError) as error:
+        raise ValueError(f"{where}: no config of a training run ({error})") from error
     if not isinstance(tokenizer, str):
         raise ValueError(
-            f"{', '.join(map(str, paths))}: data.tokenizer is {tokenizer!r}, and no language model is named; expected "
-            "a folder or hub name"
+            f"{where}: data.tokenizer is {tokenizer!r} and model.language_model has no path; name one here, "
+            "or give the config of the model too"
         )
     shards = [name for source in sources for name in ([source] if isinstance(source, str) else source)]
     check = ConversationCheck(tokenizer, chat, loading.get("max_length", Loading.max_length))
-    return RunConfig(list(dict.fromkeys(shards)), check)
+    return RunConfig(list(dict.fromkeys(shards)), check, sampling, decoding)

@@ -1,6 +1,6 @@
 """A few samples of every source, read before a run starts, so that it need not find out hours later what they are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from datamodules.storage import is_remote
 
 _LONGEST = 8
 _DRAWN = 8
+_MOST_CONVERSATIONS = 16  # of a sample, the longest: some pictures have thousands
 
 
 class StartText(NamedTuple):
@@ -86,8 +87,8 @@ class StartReader(NamedTuple):
             try:
                 raw = reader.read(index)
                 if raw.media is not None and (raw.ending in FEATURE_ENDINGS) not in kinds:
+                    result.media.append(self._form(raw))
                     kinds.add(raw.ending in FEATURE_ENDINGS)
-                    result.media.extend(self._form(raw))
                 result.texts.extend(self._texts(raw, is_answered))
                 num_right += 1
             except SampleError as error:
@@ -99,7 +100,8 @@ class StartReader(NamedTuple):
 
     def _texts(self, raw: RawSample, is_answered: bool) -> list[StartText]:
         texts = []
-        for conversation in raw.record.conversations:
+        conversations = sorted(raw.record.conversations, key=lambda one: -sum(len(turn.content) for turn in one.turns))
+        for conversation in conversations[:_MOST_CONVERSATIONS]:
             where = f"{raw.where}, conversation {conversation.id!r}"
             encoded = build_turns(
                 conversation.turns,
@@ -111,14 +113,13 @@ class StartReader(NamedTuple):
             texts.append(StartText(where, encoded.input_ids, encoded.labels, raw.media is not None, is_answered))
         return texts
 
-    def _form(self, raw: RawSample) -> Iterator[StartMedia]:
+    def _form(self, raw: RawSample) -> StartMedia:
         assert raw.media is not None
         if raw.ending in FEATURE_ENDINGS:
             features = read_features(raw.media.read(), where=raw.where).frames
-            yield StartMedia(raw.where, features.dtype, tuple(features.shape[1:]))
-        else:
-            side = self.frame_side or 0
-            yield StartMedia(raw.where, torch.uint8, (3, side, side))
+            return StartMedia(raw.where, features.dtype, tuple(features.shape[1:]))
+        side = self.frame_side or 0
+        return StartMedia(raw.where, torch.uint8, (3, side, side))
 
 
 def _chosen(reader: ShardReader, generator: np.random.Generator) -> list[int]:

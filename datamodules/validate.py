@@ -1,13 +1,14 @@
 """Checks shards before hours are spent on them: ``python -m datamodules.validate SHARDS...``.
 
 Every sample's members and JSON are read, its video mark is held against its media, and its media is decoded (three
-frames of a video, spread over its length; give ``--num-frames`` or ``--fps`` as training has them, or ``--thorough`` to
-decode all). Samples of one source must not share a key, within a shard or across shards.
+frames of a video, spread over its length; give ``--config``, or ``--num-frames`` or ``--fps`` as training has them, or
+``--thorough`` to decode all). Samples of one source must not share a key, within a shard or across shards.
 
     python -m datamodules.validate data/train-*.tar s3://bucket/more/ --workers 8 --report report.json
 
-With ``--config``, the config of a training run, every conversation is also encoded with the run's tokenizer and chat
-template and held against its longest length; where no shards are named, the run's are checked:
+With ``--config``, the config of a training run, media are decoded as the run does, and every conversation is also
+encoded with its tokenizer and chat template and held against its longest length; where no shards are named, the run's
+are checked:
 
     python -m datamodules.validate --config run.yaml
 
@@ -23,16 +24,18 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from tqdm import tqdm
 
 from command_errors import run_and_exit
 from datamodules.conversation_check import TokenCounts
 from datamodules.counts import count_of
 from datamodules.decoding import Decoding
-from datamodules.run_config import read_run_config
+from datamodules.run_config import RunConfig, read_run_config
 from datamodules.shard_cache import ShardCache
 from datamodules.shard_check import CheckedShard, Problem, ShardCheck
 from datamodules.shard_names import find_shards
@@ -165,7 +168,10 @@ def _check_all(shards: Sequence[str], check: ShardCheck, num_workers: int) -> It
     if num_workers == 0:
         yield from map(check.run, shards)
         return
-    with ProcessPoolExecutor(min(num_workers, len(shards)), multiprocessing.get_context("fork")) as pool:
+    # One thread each: the processes are what runs side by side, and threads of this one are lost by the fork.
+    with ProcessPoolExecutor(
+        min(num_workers, len(shards)), multiprocessing.get_context("fork"), torch.set_num_threads, (1,)
+    ) as pool:
         yield from pool.map(check.run, shards)
 
 
@@ -176,14 +182,16 @@ def _parse(args: Sequence[str] | None) -> _Options:
         "--config", action="append", default=[], type=Path, help="config of a training run (more are merged over it)"
     )
     parser.add_argument("--no-decode", action="store_true", help="read no media")
-    parser.add_argument("--num-frames", type=int, help="frames decoded of a video, as data.sampling asks (default 3)")
-    parser.add_argument("--fps", type=float, help="instead: frames a second, as data.sampling asks")
+    parser.add_argument("--num-frames", type=int, help="frames decoded of a video (default: --config's, else 3)")
+    parser.add_argument("--fps", type=float, help="instead: frames a second")
     parser.add_argument("--max-frames", type=int, help="with --fps: most frames of a video")
     parser.add_argument("--thorough", action="store_true", help="decode every frame of every video once as well")
     parser.add_argument("--fraction", type=float, default=1.0, help="part of the samples whose media is decoded")
-    parser.add_argument("--video-backend", choices=("pyav", "decord", "torchcodec"), default="pyav", help="decoder")
     parser.add_argument(
-        "--timeout", type=float, help="seconds after which a decoder counts as stuck (120; thorough 7200)"
+        "--video-backend", choices=("pyav", "decord", "torchcodec"), help="decoder (default: --config's, else pyav)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, help="seconds after which a decoder counts as stuck (--config's or 120; thorough 7200)"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0 = none but this one")
     parser.add_argument("--max-bad-rate", type=float, default=0.0, help="part of wrong samples above which it fails")
@@ -195,11 +203,8 @@ def _parse(args: Sequence[str] | None) -> _Options:
     if not 0 <= known.fraction <= 1 or not 0 <= known.max_bad_rate <= 1 or known.workers < 0:
         parser.error("--fraction and --max-bad-rate lie between 0 and 1, --workers counts")
     try:
-        sampling = _sampling(known)
-    except ValueError as error:
-        parser.error(str(error))
-    try:
         run = read_run_config(known.config) if known.config else None
+        sampling = _sampling(known, run)
         named = known.shards or ([] if run is None else run.shards)
         if not named:
             parser.error("name the shards, or a --config whose data section names them")
@@ -212,17 +217,26 @@ def _parse(args: Sequence[str] | None) -> _Options:
     if known.index_out is not None and twice:
         parser.error(f"shards of one name, such as {twice[0]}, would have one index in --index-out; check them apart")
     cache = ShardCache(known.cache_folder, known.cache_gigabytes)
-    decoding = Decoding(known.video_backend, known.timeout or (_THOROUGH_TIMEOUT_S if known.thorough else 120.0))
     conversations = None if run is None else run.conversations
-    check = ShardCheck(sampling, known.fraction, decoding, known.index_out, cache, known.thorough, conversations)
+    check = ShardCheck(
+        sampling, known.fraction, _decoding(known, run), known.index_out, cache, known.thorough, conversations
+    )
     return _Options(shards, check, known.workers, known.max_bad_rate, known.report)
 
 
-def _sampling(known: argparse.Namespace) -> FrameSampling | None:
+def _sampling(known: argparse.Namespace, run: RunConfig | None) -> FrameSampling | None:
     if known.no_decode:
         return None
-    num_frames = 3 if known.num_frames is None and known.fps is None else known.num_frames
-    return FrameSampling(num_frames, known.fps, known.max_frames)
+    if known.num_frames is None and known.fps is None:
+        sampling = FrameSampling(num_frames=3) if run is None else run.sampling
+        return sampling if known.max_frames is None else replace(sampling, max_frames=known.max_frames)
+    return FrameSampling(known.num_frames, known.fps, known.max_frames)
+
+
+def _decoding(known: argparse.Namespace, run: RunConfig | None) -> Decoding:
+    decoding = Decoding() if run is None else run.decoding
+    timeout_s = max(_THOROUGH_TIMEOUT_S, decoding.timeout_s) if known.thorough else decoding.timeout_s
+    return replace(decoding, backend=known.video_backend or decoding.backend, timeout_s=known.timeout or timeout_s)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,13 @@ from typing import Any, BinaryIO
 import av
 
 from datamodules.errors import BrokenMediaError, undecodable
+from datamodules.file_formats import HEAD_BYTES, VIDEO_FORMATS, format_of
 
 STORED_FORMATS = "mov,mp4,matroska,webm,avi,gif"
 """FFmpeg's names of the formats that shards hold."""
 
 CONVERTED_FORMATS = f"{STORED_FORMATS},asf,flv,mpeg,mpegts,ogg,rm"
 """The formats that the converter can encode again; all of them hold their own media."""
-
-_EBML = b"\x1a\x45\xdf\xa3"
-_MOV_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp"}
 
 
 def check_container(file: BinaryIO, where: str) -> None:
@@ -26,12 +24,13 @@ def check_container(file: BinaryIO, where: str) -> None:
         BrokenMediaError: The file is no MP4, MOV, Matroska, WebM, AVI or GIF.
     """
     file.seek(0)
-    first = file.read(12)
+    head = file.read(HEAD_BYTES)
     file.seek(0)
-    is_riff = first[:4] == b"RIFF" and first[8:11] == b"AVI"
-    if not (is_riff or first[4:8] in _MOV_BOXES or first[:4] == _EBML or first[:4] == b"GIF8"):
+    form = format_of(head)
+    if form not in VIDEO_FORMATS:
+        found = f"it starts with {head[:12]!r}" if form is None else f"it is {form}"
         raise BrokenMediaError(
-            f"{where}: the file is no MP4, MOV, Matroska, WebM, AVI or GIF (it starts with {first!r}); convert it "
+            f"{where}: the file is no MP4, MOV, Matroska, WebM, AVI or GIF ({found}); convert it "
             "(--reencode takes more formats), or leave the sample out"
         )
 

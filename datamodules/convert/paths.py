@@ -36,7 +36,8 @@ def checked_path(name: str) -> str:
         RowProblem: It could lead out of the media roots, or cannot be a path.
     """
     if "://" in name or name.startswith(("/", "~")) or ".." in re.split(r"[/\\]", name):
-        remedy = f"; --strip-prefix {os.path.dirname(name[:200])}/ would take the folder off" if name[:1] == "/" else ""
+        folder = os.path.dirname(name[:200]).rstrip("/")
+        remedy = f"; --strip-prefix {folder}/ would take the folder off" if name[:1] == "/" else ""
         raise RowProblem(
             Reason.REFUSED_PATH, f"path {name[:200]!r} is refused: absolute paths, '..' and urls are{remedy}"
         )

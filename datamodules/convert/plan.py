@@ -268,7 +268,8 @@ class Plan:
     def _check_settings(self, settings: dict[str, Any]) -> None:
         made_with = self._kept("settings")
         if made_with != settings:
-            different = sorted(name for name in settings if made_with.get(name) != settings[name])
+            names = settings.keys() | made_with.keys()
+            different = sorted(name for name in names if made_with.get(name) != settings.get(name))
             self._database.close()
             raise ConversionError(
                 f"{self.path} belongs to a conversion with other settings or inputs (different: "

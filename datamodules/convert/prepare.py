@@ -15,12 +15,12 @@ from datamodules.convert.pictures import (
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.reencode import Reencoding, reencode_video
 from datamodules.convert.videos import probe_video
-from datamodules.file_formats import HEAD_BYTES, TEXT_FORMATS, format_of
+from datamodules.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
 from datamodules.images import READ_FORMATS
 from datamodules.schema import VIDEO_ENDINGS
 
 _ENDING_OF_PICTURE = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-_ENDING_OF_VIDEO = {"MP4": "mp4", "MOV": "mov", "MKV": "mkv", "WEBM": "webm", "AVI": "avi", "GIF": "gif"}
+_ENDING_OF_VIDEO = {form: form.lower() for form in VIDEO_FORMATS}
 
 
 class Preparation(NamedTuple):
@@ -35,6 +35,10 @@ class Preparation(NamedTuple):
     probe: bool
     reencoding: Reencoding | None
     scratch: Path
+
+    def scratch_file(self, wanted: "Wanted") -> Path:
+        """Where what is written for a sample lies until it is stored."""
+        return self.scratch / str(wanted.number)
 
 
 class Wanted(NamedTuple):
@@ -54,7 +58,7 @@ class Prepared(NamedTuple):
     path: Path
     ending: str
     meta: dict[str, int]
-    is_cut: bool = False  # the file holds the wanted part alone
+    is_cut: bool = False  # the file holds the wanted part alone, or is a picture, which has no parts
     is_scratch: bool = False  # to be removed once it is stored
 
 
@@ -127,7 +131,7 @@ def _prepare_picture(
 ) -> Prepared:
     if form in PICTURE_FORMATS and form not in (*READ_FORMATS, *CONVERTED_FORMATS):
         raise RowProblem(Reason.UNSUPPORTED, f"{path} is {form}, which is not read; write it as JPEG or PNG")
-    target = preparation.scratch / str(wanted.number)
+    target = preparation.scratch_file(wanted)
     facts = probe_image(path)
     if wanted.named_as == "video" and facts.num_frames > 1:
         return _prepare_animation(path, target, wanted, preparation, tick)
@@ -140,7 +144,8 @@ def _prepare_picture(
     else:
         is_written = False
     meta = {"width": facts.width, "height": facts.height}
-    return Prepared(target if is_written else path, _ENDING_OF_PICTURE[facts.format], meta, is_scratch=is_written)
+    ending = _ENDING_OF_PICTURE[facts.format]
+    return Prepared(target if is_written else path, ending, meta, is_cut=True, is_scratch=is_written)
 
 
 def _prepare_animation(
@@ -150,17 +155,17 @@ def _prepare_animation(
         write_animation(path, target, tick)
         return Prepared(target, "mkv", _video_meta(target, wanted), is_scratch=True)
     frames = target.with_suffix(".frames")
-    write_animation(path, frames, tick)
     try:
+        write_animation(path, frames, tick)
         return _shrink_video(frames, wanted, preparation, preparation.reencoding, tick)
     finally:
-        frames.unlink()
+        frames.unlink(missing_ok=True)
 
 
 def _shrink_video(
     path: Path, wanted: Wanted, preparation: Preparation, reencoding: Reencoding, tick: Callable[[], None]
 ) -> Prepared:
-    target = preparation.scratch / str(wanted.number)
+    target = preparation.scratch_file(wanted)
     _video_meta(path, wanted, stored=False)  # a file that breaks off is left out, not stored shorter
     reencode_video(path, target, reencoding, wanted.start_ms, wanted.end_ms, tick)
     width, height, duration_ms = probe_video(target)

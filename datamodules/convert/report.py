@@ -22,7 +22,7 @@ class Report(NamedTuple):
     rows_left_out: dict[str, int]
     reasons: dict[str, int]  # rows by why they were left out
     examples: dict[str, list[str]]
-    unread: dict[str, int]  # written rows by the fields and marks that nothing reads
+    unread: dict[str, int]  # usable rows by the fields and marks that nothing reads; their media may be missing
     listed_in: Path
 
     @property

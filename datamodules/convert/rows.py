@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from datamodules.convert.marks import check_numbers, has_plain_mark, other_marks, without_marks
-from datamodules.convert.paths import NamedAs
+from datamodules.convert.paths import NamedAs, ending_of, usual_field
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.row_fields import (
     MEDIA_FIELDS,
@@ -153,7 +153,9 @@ def _media(fields: dict[str, Any]) -> _Media:
     ((path, names),) = named.items()
     said: list[NamedAs] = ["video", "image"]
     named_as = next((kind for kind in said if any(name.startswith(kind) for name in names)), None)
-    if named_as != "video" and path.rpartition(".")[2].lower() not in VIDEO_ENDINGS:
+    if ending_of(path) in VIDEO_ENDINGS - {"gif"}:
+        named_as = "video"  # some data sets name all media by "image"
+    if (named_as or usual_field(path)) == "image":
         return _Media(path, None, None, frozenset(names), named_as)
     span = read_span(fields, inner_field(fields))
     return _Media(path, span.start_ms, span.end_ms, span.names.union(names), named_as)

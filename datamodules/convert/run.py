@@ -256,13 +256,14 @@ def _store(writer: ShardWriter, sample: PlannedSample, prepared: Prepared | None
     path, ending = (None, None) if prepared is None else (prepared.path, prepared.ending)
     if path is not None and (problem := _unreadable(path)) is not None:
         return problem
+    problem = None
     try:
         writer.write(sample.key, record, path, ending)
     except SampleError as error:
-        return RowProblem(Reason.MALFORMED, str(error))
+        problem = RowProblem(Reason.MALFORMED, str(error))
     if prepared is not None and prepared.is_scratch:
         prepared.path.unlink()
-    return None
+    return problem
 
 
 def _unreadable(path: Path) -> RowProblem | None:

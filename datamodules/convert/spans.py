@@ -30,6 +30,7 @@ _CLOCKS = re.compile(r"(?P<start>\d[\d:.,]*:[\d:.,]+)\s*(?:-+>?|\u2013|to|,)\s*(
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|secs?|seconds?|ms|msecs?|milliseconds?)?", re.IGNORECASE)
 _DURATIONS = ("duration", "video_duration")
 _LONGEST_S = 100_000  # more than a day: what has no unit and is larger may be milliseconds
+_LATEST_MS = 1 << 31  # 25 days; no video that is read is longer
 _MOST_DURATIONS = 10  # so often the video's own length: the same
 
 
@@ -148,7 +149,9 @@ def _milliseconds(value: Any, name: str, unit: str | None) -> int:
         if own_unit and unit and own_unit[0] != unit[0]:
             raise RowProblem(Reason.SPAN, f"{name!r} is {value!r}: its name and its unit contradict each other")
         unit = unit or own_unit
-    if not isinstance(amount, int | float) or isinstance(amount, bool) or not math.isfinite(amount) or amount < 0:
+    if isinstance(amount, int):
+        amount = min(amount, 1 << 62)  # it may have more digits than a float can hold
+    if not isinstance(amount, int | float) or isinstance(amount, bool) or amount < 0 or not math.isfinite(amount):
         raise RowProblem(
             Reason.SPAN, f"{name!r} must be seconds, 0 or more, or a time such as 1:02:03.5, got {shown(value)}"
         )
@@ -157,7 +160,10 @@ def _milliseconds(value: Any, name: str, unit: str | None) -> int:
             Reason.SPAN,
             f"{name!r} is {amount:g} s, more than a day; if that is milliseconds, name the fields start_ms and end_ms",
         )
-    return round(amount) if unit.startswith("m") else round(amount * 1000)
+    ms = amount if unit.startswith("m") else amount * 1000
+    if ms > _LATEST_MS:
+        raise RowProblem(Reason.SPAN, f"{name!r} is {shown(value)}, more than 25 days; expected a time in a video")
+    return round(ms)
 
 
 def _check_frames(fields: Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ def probe_video(path: Path, *, stored: bool = True) -> VideoFacts:
             if stored:
                 _check_stored_format(file, path)
             timeline = read_video_timeline(file, FrameSize(), where, formats)
-            frame = first_frame(file, where, formats)
+            frame = first_frame(file, FrameSize(), where, formats)
         PixelReader().read(frame, frame.width, frame.height)
     except BrokenMediaError as error:
         raise RowProblem(Reason.DAMAGED, str(error)) from error

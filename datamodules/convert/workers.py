@@ -160,7 +160,6 @@ def _be_patient() -> None:
 def _outcome(wanted: Wanted, preparation: Preparation) -> Outcome:
     try:
         return prepare(wanted, preparation, _be_patient)
-    except RowProblem as problem:
-        return problem
     except Exception as error:  # any bytes may be in a file: what nobody has foreseen costs its own sample only
-        return unforeseen(wanted.media, error)
+        preparation.scratch_file(wanted).unlink(missing_ok=True)
+        return error if isinstance(error, RowProblem) else unforeseen(wanted.media, error)

@@ -14,7 +14,7 @@ import pytest
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.videos import probe_video
 from datamodules.decoded_frames import FrameSize
-from datamodules.decoder_pyav import PyAVDecoder
+from datamodules.decoder_pyav import PyAVDecoder, first_frame
 from datamodules.errors import BrokenMediaError
 from datamodules.video import FrameSampling
 from tests.datamodules.made_videos import Form, make_video, numbered_frame, numbers
@@ -79,6 +79,13 @@ def test_a_comment_after_the_last_picture_of_a_gif_is_no_frame() -> None:
     plain = make_video(Form("gif", "gif", "rgb8", times_ms=range(0, 1200, 100)))
     assert plain.endswith(b";")
     right_frames(plain[:-1] + b"\x21\xfe\x05hello\x00;", 0, 12)
+
+
+def test_a_gif_that_was_cut_off_anywhere_in_its_head_is_a_broken_video() -> None:
+    plain = make_video(Form("gif", "gif", "rgb8", times_ms=range(0, 200, 100)))
+    for length in range(1, 30):
+        with pytest.raises(BrokenMediaError):
+            opened(plain[:length])
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
@@ -258,6 +265,14 @@ def test_webm_recordings_that_were_joined_byte_by_byte_are_refused_by_name() -> 
     piece = make_video(FILM)
     with pytest.raises(BrokenMediaError, match="its times jump"):
         sample_frames(piece + piece, FrameSampling(1000))
+
+
+def test_a_first_frame_is_decoded_within_the_largest_size_only() -> None:
+    data = make_video(FILM)
+    width, height = opened(data).frames([0]).pixels.shape[2:0:-1]
+    first_frame(io.BytesIO(data), FrameSize(width * height * 4), "film")
+    with pytest.raises((BrokenMediaError, av.FFmpegError)):
+        first_frame(io.BytesIO(data), FrameSize(width * height // 4), "film")
 
 
 def test_frames_whose_size_changes_are_scaled_to_the_first_one(tmp_path: Path) -> None:

@@ -43,6 +43,21 @@ def test_cached_features_show_their_form(tmp_path: Path, tokenizer: Any) -> None
     assert [(media.dtype, media.shape) for media in read(path, tokenizer).media] == [(torch.float32, (5, 16))]
 
 
+def test_broken_features_do_not_hide_the_form_of_others(tmp_path: Path, tokenizer: Any) -> None:
+    features = save({"features": torch.zeros(2, 5, 16), "frame_ms": torch.arange(2)})
+    samples = [("a", make_record(), b"broken", "safetensors"), ("b", make_record(), features, "safetensors")]
+    sample = read(write_shard(tmp_path / "f.tar", samples), tokenizer, skip=True)
+    assert [media.shape for media in sample.media] == [(5, 16)]
+
+
+def test_of_very_many_conversations_the_longest_are_read(tmp_path: Path, tokenizer: Any) -> None:
+    questions = [("what ?", "red")] * 50 + [(LONG, "red")]
+    path = write_shard(tmp_path / "a.tar", [("t", make_record(questions, media=False), None, None)])
+    texts = read(path, tokenizer).texts
+    assert len(texts) == 16
+    assert len(texts[0].input_ids) > len(texts[1].input_ids)
+
+
 def test_one_problem_a_source_is_told_with_how_many_more_there_are(tmp_path: Path, tokenizer: Any) -> None:
     path = write(tmp_path / "a.tar", ["what ?"] * 5 + [LONG] * 3)
     (problem,) = read(path, tokenizer, max_length=20).problems

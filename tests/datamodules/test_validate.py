@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datamodules.decoding import Decoding
+from datamodules.run_config import read_run_config
 from datamodules.shard_cache import ShardCache
+from datamodules.shard_check import CheckedShard, ShardCheck
 from datamodules.shard_index import load_index
 from datamodules.validate import main
+from datamodules.video import FrameSampling
 from tests.datamodules.file_server import FileServer
 from tests.fixtures_data import (
     CHAT_TEMPLATE,
@@ -269,10 +273,53 @@ def test_conversations_are_held_against_the_tokenizer_of_a_config(
     assert (status, kinds(report)) == (0, {}), "what data leave out is the language model's"
 
 
+def test_media_are_decoded_as_the_config_has_it_where_the_command_does_not_say_otherwise(
+    tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "x.tar", [("a", make_record(media=False), None, None)])
+    config = run_config(tmp_path, tokenizer_folder, decoding={"max_pixels": 5, "timeout_s": 7})
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("data: {sampling: {num_frames: null, fps: 2, max_frames: 9}}")
+    checks: list[ShardCheck] = []
+
+    def note(check: ShardCheck, shard: str) -> CheckedShard:
+        checks.append(check)
+        return CheckedShard(shard, [], None)
+
+    monkeypatch.setattr(ShardCheck, "run", note)
+    options = ("--config", config, "--config", overlay, "--workers", 0)
+    for more in ((), ("--num-frames", 4, "--timeout", 8, "--video-backend", "decord"), ("--max-frames", 5)):
+        assert main([*map(str, options), *map(str, more)]) == 0
+    assert [check.sampling for check in checks] == [
+        FrameSampling(None, 2, 9),
+        FrameSampling(4),
+        FrameSampling(None, 2, 5),
+    ]
+    assert [check.decoding for check in checks[:2]] == [
+        Decoding("pyav", timeout_s=7, max_pixels=5),
+        Decoding("decord", timeout_s=8, max_pixels=5),
+    ]
+
+
+def test_the_tokenizer_is_the_language_model_s_where_the_data_leave_it_out(
+    tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    model = tmp_path / "model.yaml"
+    model.write_text(json.dumps({"model": {"language_model": {"init_args": {"path": str(tokenizer_folder)}}}}))
+    config = run_config(tmp_path, tokenizer_folder)
+    config.write_text(config.read_text().replace("tokenizer", "num_steps").replace(f'"{tokenizer_folder}"', "4"))
+    read = read_run_config([config, model])
+    assert read.conversations.tokenizer == str(tokenizer_folder)
+    with pytest.raises(ValueError, match="give the config of the model too"):
+        read_run_config([config])
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("data: {}", "data.tokenizer is None, and no language model is named"),
+        ("data: {}", "give the config of the model too"),
+        ("model: {}", "no config of a training run"),
+        ("data: {tokenizer: x, sampling: {fps: 2}}", "give either num_frames or fps"),
         ("- a", "no config of a training run"),
         ("data: {tokenizer: gone, train: [{shards: x.tar}]}", r"no shard matches|x\.tar"),
         ("data: {tokenizer: gone}", "name the shards"),

@@ -73,12 +73,39 @@ def test_times_on_a_clock_are_hours_minutes_and_seconds() -> None:
         ({"clip": ["a.mp4", "b.mp4"]}, "'clip' must be seconds"),
         ({"start_frame": 30, "end_frame": 60}, "'start_frame' counts frames"),
         ({"clip": [2, 1]}, "do not span"),
+        ({"start_ms": 10**30}, "'start_ms' is int 1000.*, more than 25 days"),
+        ({"start_s": 1e308}, "'start_s' is float 1e\\+308, more than 25 days"),
+        ({"end": 10**400}, "more than a day"),
+        ({"start": -(10**400)}, "'start' must be seconds, 0 or more"),
     ],
 )
 def test_times_that_are_none_or_could_be_read_in_two_ways_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(RowProblem, match=message) as caught:
         video_row(**fields)
     assert caught.value.reason is Reason.SPAN
+
+
+def test_a_part_is_read_of_a_video_however_it_is_named_and_never_of_a_picture() -> None:
+    part = {"start": 1, "end": 2}
+    assert llava_row(llava_item(image="a.mp4", **part))[1:] == video_row(**part)[1:]
+    assert llava_row(llava_item(media="a", **part))[:3] == ("a", 1000, 2000)
+    for name in ("a.gif", "a.jpg", "a"):
+        row = llava_row(llava_item(image=name, **part))
+        assert (row[1:3], row.unread) == ((None, None), ("end", "start"))
+
+
+def test_a_picture_that_the_row_calls_a_video_has_no_part(tmp_path: Path) -> None:
+    rows = [llava_item(video="a.jpg", start=1, end=2), llava_item(video="b.mp4", start=0.5)]
+    write_media(tmp_path, "a.jpg", "b.mp4")
+    convert("llava", write_json(tmp_path / "rows.json", rows), tmp_path / "out")
+    assert [sample.record.start_ms for sample in read_samples(tmp_path / "out")] == [None, 500]
+
+
+def test_rows_that_name_a_video_by_either_field_share_a_sample(tmp_path: Path) -> None:
+    rows = [llava_item("one ?", video="b.mp4"), llava_item("two ?", image="b.mp4")]
+    write_media(tmp_path, "b.mp4")
+    convert("llava", write_json(tmp_path / "rows.json", rows), tmp_path / "out")
+    assert [len(said(sample)) for sample in read_samples(tmp_path / "out")] == [2]
 
 
 @pytest.mark.parametrize("fields", [{"split": "train"}, {"clip": "abc-1"}, {"timestamps": [[1, 2], [3, 4]]}])

@@ -136,7 +136,8 @@ def test_a_prefix_is_taken_off_the_paths_of_media(tmp_path: Path, capsys: pytest
     found = {str(one.record.meta["media"]): len(said(one)) for one in read_samples(tmp_path / "out")}
     assert found == {"x/a.mp4": 2, "b.mp4": 2}
     assert left_out(tmp_path / "out") == [(3, "refused path"), (4, "refused path")]
-    convert("llava", rows, tmp_path / "out", *options, status=2)  # other settings
+    convert("llava", rows, tmp_path / "out", *options, status=2)
+    assert "(different: stripped prefixes)" in capsys.readouterr().err
 
 
 def test_one_file_of_a_tree_is_a_source_too(tmp_path: Path) -> None:

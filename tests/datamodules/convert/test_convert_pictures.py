@@ -12,7 +12,10 @@ import pytest
 from PIL import Image, features
 
 from datamodules.convert.pictures import probe_image, write_animation, write_picture
-from datamodules.convert.problems import RowProblem
+from datamodules.convert.prepare import Preparation, Wanted
+from datamodules.convert.problems import Reason, RowProblem
+from datamodules.convert.reencode import Reencoding
+from datamodules.convert.workers import prepare_all
 from datamodules.decoded_frames import DecodedFrames
 from datamodules.images import read_image
 from datamodules.shard_reader import RawSample
@@ -167,6 +170,19 @@ def test_an_animation_is_shrunk_and_cut_as_a_video(tmp_path: Path) -> None:
     assert (plain.ending, plain.record.start_ms, plain.record.end_ms) == ("mkv", 500, 1500)
     assert (small.ending, small.record.meta["height"], small.record.meta["duration_ms"]) == ("mp4", 16, 1000)
     assert not list((tmp_path / "small").glob(".*scratch"))
+
+
+@pytest.mark.parametrize("reencoding", [None, Reencoding(16)])
+def test_nothing_is_kept_of_what_was_written_for_a_sample_that_is_left_out(
+    tmp_path: Path, reencoding: Reencoding | None
+) -> None:
+    (tmp_path / "a.webp").write_bytes(animated("WEBP"))
+    (tmp_path / "scratch").mkdir()
+    wanted = Wanted(0, "a.webp", (str(tmp_path),), 5_000_000, None, "video")
+    (outcome,) = prepare_all([wanted], Preparation(True, reencoding, tmp_path / "scratch"), 0)
+    assert isinstance(outcome, RowProblem)
+    assert outcome.reason is Reason.SPAN
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
