@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, stack_pictures
 from datamodules.errors import BrokenMediaError, undecodable
 from datamodules.frame_pixels import Orientation, PixelReader, orientation
+from datamodules.video_seek import SeekMissedError, frames_after_seek, timed_frames
 from datamodules.video_stream import STORED_FORMATS, best_video_stream, open_container
 from datamodules.video_timeline import VideoTimeline, read_timeline
 
@@ -25,10 +26,6 @@ class FoundFrame(NamedTuple):
 
     number: int
     picture: Any  # av.VideoFrame
-
-
-class _SeekMissedError(Exception):
-    """A seek failed, or led behind the wanted frame: the index misleads, or what it calls a keyframe is none."""
 
 
 class PyAVDecoder:
@@ -80,7 +77,7 @@ class PyAVDecoder:
         try:
             found = None
             if self.timeline.has_times:
-                with contextlib.suppress(_SeekMissedError):
+                with contextlib.suppress(SeekMissedError, av.FFmpegError):
                     found = self._stack(self._frames_by_time(indices, seek=True), len(indices))
                 if found is None:
                     found = self._stack(self._frames_by_time(indices, seek=False), len(indices))
@@ -137,7 +134,7 @@ class PyAVDecoder:
                 yield from (FoundFrame(timeline.index_at(frame.pts), frame) for frame in frames)
                 return
         with self._open_decoding() as (container, stream):
-            for frame in _timed(container.decode(stream)):
+            for frame in timed_frames(container.decode(stream)):
                 if frame.pts >= timeline.shown[0]:
                     yield FoundFrame(timeline.index_at(frame.pts), frame)
 
@@ -146,11 +143,10 @@ class PyAVDecoder:
         keyframe = self.timeline.keyframe_before(first)
         if bisect.bisect_left(self.timeline.shown, keyframe) <= _SEEK_GAIN_FRAMES:
             return None
-        with contextlib.suppress(av.FFmpegError):  # not every container can seek
-            container.seek(keyframe, stream=stream)
-            frames = _timed(container.decode(stream))
-            frame = next(frames, None)
-            if frame is not None and frame.pts <= self.timeline.shown[first]:
+        with contextlib.suppress(SeekMissedError):
+            frames = frames_after_seek(container, stream, keyframe)
+            frame = next(frames)
+            if frame.pts <= self.timeline.shown[first]:
                 return itertools.chain([frame], frames)
         return None
 
@@ -176,18 +172,14 @@ class PyAVDecoder:
     def _frames_by_time(self, indices: Sequence[int], *, seek: bool) -> Iterator[FoundFrame]:
         timeline = self.timeline
         with self._open_decoding() as (container, stream):
-            decoded: Iterator[Any] = _timed(container.decode(stream))
+            decoded: Iterator[Any] = timed_frames(container.decode(stream))
             before = after = None  # frames around the wanted time
             position, was_sought = 0, False
             for index in indices:
                 wanted = timeline.shown[index]
                 keyframe = timeline.keyframe_before(index)
                 if seek and bisect.bisect_left(timeline.shown, keyframe) - position > _SEEK_GAIN_FRAMES:
-                    try:
-                        container.seek(keyframe, stream=stream)
-                    except av.FFmpegError as error:  # not every container can seek
-                        raise _SeekMissedError from error
-                    decoded = _timed(container.decode(stream))
+                    decoded = frames_after_seek(container, stream, keyframe)
                     before = after = None
                     was_sought = True
                 while after is None or after.pts < wanted:
@@ -202,7 +194,7 @@ class PyAVDecoder:
                 elif before is not None:
                     yield FoundFrame(timeline.index_at(before.pts), before)
                 elif was_sought:
-                    raise _SeekMissedError
+                    raise SeekMissedError
                 elif after is not None:
                     yield FoundFrame(timeline.index_at(after.pts), after)
 
@@ -229,10 +221,6 @@ def _open_decoding(file: BinaryIO, size: FrameSize, where: str, formats: str) ->
         stream = best_video_stream(container, where)
         stream.codec_context.options = {"max_pixels": str(size.max_pixels)}  # headers can lie
         yield container, stream
-
-
-def _timed(frames: Iterator[Any]) -> Iterator[Any]:
-    return (frame for frame in frames if frame.pts is not None)
 
 
 def read_video_timeline(file: BinaryIO, size: FrameSize, where: str, formats: str = STORED_FORMATS) -> VideoTimeline:

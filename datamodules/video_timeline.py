@@ -73,6 +73,7 @@ class _Packets:
         self.shown = array("q")  # presentation times
         self.keyframes = array("q")
         self.last = (-(1 << 63), 0)  # presentation time, duration
+        self._last_decoded = -(1 << 63)
         self.has_times = True
         self.num_read = 0
         self.starts_with_keyframe = True
@@ -87,7 +88,9 @@ class _Packets:
         shown = packet.dts if packet.pts is None else packet.pts
         if shown is None:
             raise BrokenMediaError(f"{self._where}: frame {len(self.shown)} has no time stamp; encode the video again")
-        self._refuse_jump(shown, packet.is_keyframe)
+        decoded = self._last_decoded if packet.dts is None else packet.dts
+        self._refuse_jump(shown, decoded, packet.is_keyframe)
+        self._last_decoded = max(self._last_decoded, decoded)
         self.has_times &= packet.pts is not None
         self.is_reordered |= shown < self.last[0]
         self.shown.append(shown)
@@ -105,10 +108,10 @@ class _Packets:
             return shown + mean
         return shown + (duration or mean)
 
-    def _refuse_jump(self, shown: int, is_keyframe: bool) -> None:
+    def _refuse_jump(self, shown: int, decoded: int, is_keyframe: bool) -> None:
         latest = self.last[0]
-        # Nothing that is stored after a keyframe's predecessors is shown before them.
-        back = is_keyframe and shown < latest and not self._times_are_guessed
+        # A keyframe is shown after its predecessors; a B-frame that is marked as one is decoded after them at least.
+        back = is_keyframe and shown < latest and decoded < self._last_decoded and not self._times_are_guessed
         gap = (shown - latest) * self._time_base if self.shown and self.may_jump else 0
         if back or gap > _LONGEST_GAP_S:
             before, after = (float(time * self._time_base) for time in (latest, shown))

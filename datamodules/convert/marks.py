@@ -14,7 +14,9 @@ _ITS_MEDIA = (  # each begins with "<", which is found quickly
 _MARKS_OF_ITS_MEDIA = re.compile(rf"{_ITS_MEDIA}(?:\s*{_ITS_MEDIA})*\s*", re.IGNORECASE)
 _NUMBERED = re.compile(r"<\|?(?:image|video)[ _-](\d+)\|?>", re.IGNORECASE)
 _ANY = re.compile(
-    rf"{_ITS_MEDIA}|<\|\w+\|>|</?(?:audio|speech|sound|image|video|img|vid|bbox|ref-object)(?:here|[ _-]\w+)?>",
+    rf"{_ITS_MEDIA}|<\|\w+\|>|</?(?:audio|speech|sound|image|video|img|vid|bbox|ref-object)(?:here|[ _-]\w+)?>"
+    r"|<(?:im|vi)_(?:start|end|patch)>|<(?:media|frames?|visual)>"
+    r"|</?s>|<(?:bos|eos|pad|unk|mask)>|<(?:start|end)_of_turn>",
     re.IGNORECASE,
 )
 

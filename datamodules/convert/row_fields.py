@@ -19,7 +19,7 @@ OTHER_MEDIA_FIELDS = ("video_path", "video_file", "image_path", "image_file", "m
 _INNER = ("meta", "metadata")
 _EMPTY: tuple[object, ...] = (None, "", "[]", "{}", "None", "null", [], {})
 _HARMLESS = re.compile(
-    r"(?:\w+_)?(?:id|ids|uid|uuid|idx|index|key|hash|license|source|sources|dataset|datasets|domain|author|authors)"
+    r"(?!frames?_?(?:id|ind))(?:\w+_)?(?:id|ids|uid|uuid|idx|index|key|hash|license|source|sources|dataset|datasets|domain|author|authors)"
     r"|\w*(?:width|height|size|resolution)|(?:video_?|image_?)?duration|(?:data|data_?set|task|question|answer|media)_(?:source|name|type)"
     r"|types?|categor(?:y|ies)|tasks?|split|subset|lang|languages?|model|model_name|scores?|quality|difficulty|tags"
     r"|length|num_turns|num_tokens|created|created_at|version|title|topic|url",
@@ -30,7 +30,7 @@ _READ_IN = {"turn": frozenset({"from", "role", "value", "content"}), "QA": froze
 _UNSUPPORTED = re.compile(
     r"(?:audio|speech|sound)s?(?:_(?:path|file|url))?|tools|functions|objects|tool_calls|function_call", re.IGNORECASE
 )
-_WEIGHT = re.compile(r"loss|weight|loss_weight|train|kto_tag", re.IGNORECASE)
+_WEIGHT = re.compile(r"loss|weight|loss_(?:weight|mask)|train|trainable|learn|kto_tag", re.IGNORECASE)
 _shown = reprlib.Repr()  # of any depth and length
 _shown.maxstring = _shown.maxother = 60
 

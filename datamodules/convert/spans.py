@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.row_fields import shown
 
-_OWNER = r"(?:(?:video|clip|segment|vid)_?)?"
+_OWNER = r"(?:(?:video|clip|segment|vid|moment|timestamp|time|ts|t)_?)?"
 _UNIT = r"(?P<unit>_s|_?(?:secs?|seconds?|ms|msecs?|millis|milliseconds?))?"
-_EDGE = re.compile(rf"{_OWNER}(?P<edge>start|begin|end)(?:_?(?:time|timestamp))?{_UNIT}", re.IGNORECASE)
+_EDGE = re.compile(rf"{_OWNER}(?P<edge>start|begin|end|stop|finish)(?:_?(?:time|timestamp))?{_UNIT}", re.IGNORECASE)
 _RANGE = re.compile(
-    rf"(?:{_OWNER}(?:clip|span|segment|split|interval|timestamps?)|(?:video|clip|time)_?(?:range|span|window|interval))"
-    rf"{_UNIT}",
+    rf"(?:{_OWNER}(?:clip|span|segments?|split|interval|window|moment|trim|timestamps?)"
+    rf"|(?:video|clip|time|start_?end)_?(?:range|span|window|interval)){_UNIT}",
     re.IGNORECASE,
 )
 _IN_FRAMES = re.compile(
@@ -27,8 +27,11 @@ _IN_FRAMES = re.compile(
 )
 _CLOCK = re.compile(r"(?:(\d+):(?=\d\d:))?(\d+):(\d\d(?:[.,]\d+)?)")
 _CLOCKS = re.compile(r"(?P<start>\d[\d:.,]*:[\d:.,]+)\s*(?:-+>?|\u2013|to|,)\s*(?P<end>\d[\d:.,]*:[\d:.,]+)")
+_AMOUNTS = re.compile(r"[\[(]?\s*(?P<start>[\d.]+\s*m?s?)\s*(?:to|,)\s*(?P<end>[\d.]+\s*m?s?)\s*[\])]?")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|secs?|seconds?|ms|msecs?|milliseconds?)?", re.IGNORECASE)
 _DURATIONS = ("duration", "video_duration")
+_PART_DURATION = re.compile(r"(?:clip_|segment_)?(?:duration|length)(?:_s|_?(?:secs?|seconds?|ms))?", re.IGNORECASE)
+_MAY_BE_SEVERAL = re.compile("timestamp|segments|moment", re.IGNORECASE)
 _LONGEST_S = 100_000  # more than a day: what has no unit and is larger may be milliseconds
 _LATEST_MS = 1 << 31  # 25 days; no video that is read is longer
 _MOST_DURATIONS = 10  # so often the video's own length: the same
@@ -87,6 +90,8 @@ def read_span(fields: Mapping[str, Any], inner: str | None) -> Span:
     start, end = (_agreed([edge for edge in edges if edge.is_start is is_start]) for is_start in (True, False))
     if end is not None and end <= (start or 0):
         raise RowProblem(Reason.SPAN, f"start {start or 0} ms and end {end} ms do not span a part of a video")
+    if end is None:
+        _check_no_duration(fields, start or 0)
     duration = next((fields[name] for name in _DURATIONS if isinstance(fields.get(name), int | float)), 0)
     latest = max(start or 0, end or 0)
     if 0 < duration * 1000 * _MOST_DURATIONS < latest:
@@ -106,12 +111,16 @@ def _edges(fields: Mapping[str, Any], prefix: str) -> Iterator[_Edge]:
             is_start = found["edge"].lower() in ("start", "begin")
             yield _Edge(prefix + name, is_start, _milliseconds(value, prefix + name, found["unit"]))
         elif (found := _name_of_range(name)) is not None:
-            if isinstance(value, str) and (clocks := _CLOCKS.fullmatch(value.strip())):
-                value = [clocks["start"], clocks["end"]]
+            if isinstance(value, str) and (two := _two_times(value.strip())):
+                value = [two["start"], two["end"]]
             if isinstance(value, list | dict):
                 is_weak = "timestamp" in name.lower()
                 for edge in _edges_of_range(value, prefix + name, found["unit"]):
                     yield edge._replace(is_weak=is_weak)
+
+
+def _two_times(text: str) -> re.Match[str] | None:
+    return _CLOCKS.fullmatch(text) or _AMOUNTS.fullmatch(text)
 
 
 def _edges_of_range(value: Any, name: str, unit: str | None) -> Iterator[_Edge]:
@@ -125,7 +134,7 @@ def _edges_of_range(value: Any, name: str, unit: str | None) -> Iterator[_Edge]:
         for number, one in enumerate(value):
             if one is not None:
                 yield _Edge(name, number == 0, _milliseconds(one, name, unit))
-    elif value and "timestamp" not in name:  # those of several events do not choose a part
+    elif value and not _MAY_BE_SEVERAL.search(name):  # those of several events do not choose a part
         raise RowProblem(Reason.SPAN, f"{name!r} must be a start and an end, got {shown(value)}")
 
 
@@ -164,6 +173,16 @@ def _milliseconds(value: Any, name: str, unit: str | None) -> int:
     if ms > _LATEST_MS:
         raise RowProblem(Reason.SPAN, f"{name!r} is {shown(value)}, more than 25 days; expected a time in a video")
     return round(ms)
+
+
+def _check_no_duration(fields: Mapping[str, Any], start: int) -> None:
+    for name, value in fields.items():
+        if isinstance(value, int | float) and _PART_DURATION.fullmatch(name):
+            raise RowProblem(
+                Reason.SPAN,
+                f"a start of {start} ms, no end, and {name!r} {value:g}: that may be the length of the part or of the "
+                "whole video; write an end instead",
+            )
 
 
 def _check_frames(fields: Mapping[str, Any]) -> None:

@@ -35,6 +35,17 @@ def video_row(**fields: Any) -> Row:
         {"start_sec": 1, "end_sec": 2.5},
         {"start_s": 1, "end_s": 2.5},
         {"begin": 1, "end": 2.5},
+        {"start": 1, "stop": 2.5},
+        {"begin_time": 1, "finish_time": 2.5},
+        {"t_start": 1, "t_end": 2.5},
+        {"ts_start": 1, "ts_end": 2.5},
+        {"time_start": 1, "time_end": 2.5},
+        {"segments": [[1, 2.5]]},
+        {"window": [1, 2.5]},
+        {"moment": [1, 2.5]},
+        {"trim": [1, 2.5]},
+        {"interval": "[1, 2.5]"},
+        {"clip": "1s to 2.5s"},
         {"start_ms": 1000, "end_ms": 2500},
         {"clip_start_ms": "1000", "clip_end_ms": "2500ms"},
         {"clip": [1, 2.5]},
@@ -77,6 +88,8 @@ def test_times_on_a_clock_are_hours_minutes_and_seconds() -> None:
         ({"start_s": 1e308}, "'start_s' is float 1e\\+308, more than 25 days"),
         ({"end": 10**400}, "more than a day"),
         ({"start": -(10**400)}, "'start' must be seconds, 0 or more"),
+        ({"start": 1, "duration": 2}, "a start of 1000 ms, no end, and 'duration' 2"),
+        ({"video_start": 0, "clip_duration": 2.5}, "no end, and 'clip_duration' 2.5"),
     ],
 )
 def test_times_that_are_none_or_could_be_read_in_two_ways_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -108,7 +121,16 @@ def test_rows_that_name_a_video_by_either_field_share_a_sample(tmp_path: Path) -
     assert [len(said(sample)) for sample in read_samples(tmp_path / "out")] == [2]
 
 
-@pytest.mark.parametrize("fields", [{"split": "train"}, {"clip": "abc-1"}, {"timestamps": [[1, 2], [3, 4]]}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"split": "train"},
+        {"clip": "abc-1"},
+        {"clip": "0012-0034"},
+        {"timestamps": [[1, 2], [3, 4]]},
+        {"segments": [[1, 2], [3, 4]]},
+    ],
+)
 def test_fields_that_tell_no_part_leave_the_whole_video(fields: dict[str, Any]) -> None:
     assert video_row(**fields)[1:3] == (None, None)
 
@@ -147,9 +169,10 @@ def test_a_row_that_cannot_be_followed_is_refused_by_its_field(fields: dict[str,
     turns = llava_item()["conversations"]
     turns[0]["loss"] = False  # a question is not learnt anyway
     assert llava_row({"conversations": turns}).unread == ()
-    turns[1]["loss"] = False
-    with pytest.raises(RowProblem, match="an answer has 'loss' False"):
-        llava_row({"conversations": turns})
+    for name in ("loss", "trainable", "loss_mask"):
+        turns[1] = {"from": "gpt", "value": "a", name: False}
+        with pytest.raises(RowProblem, match=f"an answer has '{name}' False"):
+            llava_row({"conversations": turns})
 
 
 def test_fields_that_nothing_reads_are_told_and_harmless_or_empty_ones_are_not() -> None:
@@ -157,6 +180,7 @@ def test_fields_that_nothing_reads_are_told_and_harmless_or_empty_ones_are_not()
     empty = {"audios": [], "audio": None, "tools": "[]", "start": None, "image": "", "weight": 1}
     assert video_row(**harmless, **empty, video_id="a").unread == ()
     assert video_row(fps=2, rejected_response="b").unread == ("fps", "rejected_response")
+    assert video_row(frame_idx=[1, 2]).unread == ("frame_idx",), "it chooses frames"
     assert video_row(meta={"fps": 2, "id": 3, "split": [1, 2]}).unread == ("meta.fps",)
     assert llava_row(llava_item(image="a.jpg", start=1)).unread == ("start",)
     assert llava_row(llava_item(video_id="a")).unread == ("video_id",), "perhaps it was to name the video"
@@ -195,6 +219,8 @@ def test_marks_that_nothing_is_put_in_for_are_told() -> None:
     assert row.turns[0].content == "<video>\n<audio>What does <ref-object> say? <|im_end|>"
     assert row.unread == ("<audio>", "<ref-object>", "<|im_end|>")
     assert llava_row(llava_item("write <Image> and <b>")).unread == ("<Image>",)
+    row = llava_row(llava_item("<im_start><video><im_end>what ?</s><end_of_turn>", video="a.mp4"))
+    assert row.unread == ("</s>", "<end_of_turn>", "<im_end>", "<im_start>")
 
 
 @pytest.mark.parametrize("text", ["<image_1> or <image_2> ?", "and <image_2> ?", "<|image_3|>"])
