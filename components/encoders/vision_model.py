@@ -80,14 +80,15 @@ def layers_needed(layer: int, num_layers: int) -> int:
 
 
 def probe_frames(config: Any, image_size: int) -> FrameForm:
-    """Run a dummy frame through a model of this configuration that has shapes but no weights.
+    """Run dummy frames through a model of this configuration that has shapes but no weights.
 
     Args:
         config: Configuration of a vision model, with as many layers as are needed.
-        image_size: Side of the frame in pixels.
+        image_size: Side of the frames in pixels.
 
     Raises:
-        ValueError: The model does not take frames of that size.
+        ValueError: The model does not take frames of that size, or gives other tokens than one for every patch behind
+            its class and register tokens.
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it says of initial values does not matter here
@@ -97,27 +98,60 @@ def probe_frames(config: Any, image_size: int) -> FrameForm:
     finally:
         logging.set_verbosity(verbosity)
     model.eval()
-    parts = getattr(model, "embeddings", model)
-    has_class_token = any(name.endswith(_CLASS_TOKEN_NAMES) for name, _ in parts.named_parameters())
-    num_prefix = int(has_class_token) + getattr(config, "num_register_tokens", 0)
+    num_class, num_prefix = _count_prefix_tokens(model, config)
     options = _options_for_size(model, config, image_size)
-    frame = torch.zeros(1, 3, image_size, image_size, dtype=model.dtype, device="meta")
+    frames = torch.zeros(2, 3, image_size, image_size, dtype=model.dtype, device="meta")  # two: some join all frames
+    num_patches: list[int] = []  # of one frame, as its cut into patches gives them
+    hooks = [
+        cut.register_forward_hook(lambda _module, _inputs, output: num_patches.append(output[0, 0].numel()))
+        for cut in _patch_convolutions(model)
+    ]
+    shape: torch.Size | None = None
     try:
         with torch.no_grad():
-            shape = layer_output(model, config.num_hidden_layers, frame, options).shape
+            shape = layer_output(model, config.num_hidden_layers, frames, options).shape
     except ValueError as error:
         raise ValueError(f"it does not take frames {image_size} pixels wide: {error}") from error
     except RuntimeError as error:
+        # A few models look at values to find positions (SmolVLM), which a model without weights has not got.
+        if "meta tensors" not in str(error) or not num_patches:
+            raise ValueError(
+                f"it does not take frames {image_size} pixels wide, because its position embeddings are for "
+                f"{config.image_size} and cannot be interpolated ({str(error).splitlines()[0]}); leave image_size out"
+            ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if shape is not None:
+        num_patches.append(_check_tokens(shape, num_prefix, num_patches))
+    return FrameForm(options, num_class > 0, num_prefix, num_patches[-1])
+
+
+def _count_prefix_tokens(model: nn.Module, config: Any) -> tuple[int, int]:
+    """Class tokens, and all tokens in front of the patches: those, registers and a distillation token."""
+    names = [name for name, _ in getattr(model, "embeddings", model).named_parameters()]
+    num_class = int(any(name.endswith(_CLASS_TOKEN_NAMES) for name in names))
+    num_distilled = int(any(name.endswith("distillation_token") for name in names))
+    return num_class, num_class + num_distilled + int(getattr(config, "num_register_tokens", 0))
+
+
+def _patch_convolutions(model: nn.Module) -> list[nn.Conv2d]:
+    """The convolution that cuts a frame into patches; none where a model does it in another way."""
+    convolutions = [each for each in model.modules() if isinstance(each, nn.Conv2d)]
+    return [each for each in convolutions[:1] if each.in_channels == 3 and each.kernel_size == each.stride]
+
+
+def _check_tokens(shape: torch.Size, num_prefix: int, num_patches: list[int]) -> int:
+    """Hold what a model gives for two frames to the patches that it cuts them into; the number of patches."""
+    found = shape[1] - num_prefix if len(shape) == 3 and shape[0] == 2 else 0
+    expected = str(num_patches[0]) if num_patches else "several"
+    if found < 1 or (num_patches and found != num_patches[0]):
         raise ValueError(
-            f"it does not take frames {image_size} pixels wide, because its position embeddings are for "
-            f"{config.image_size} and cannot be interpolated ({str(error).splitlines()[0]}); leave image_size out"
-        ) from error
-    if len(shape) != 3 or shape[1] <= num_prefix:
-        raise ValueError(
-            f"its layers give {list(shape)}, expected [1, {num_prefix} class and register tokens + patches, width]: "
-            "this architecture is not known here"
+            f"its layers give {list(shape)} for 2 frames, expected [2, {num_prefix} class and register tokens + "
+            f"{expected} patches, width]: an architecture that hides, merges or adds tokens, or that joins frames, "
+            "cannot be used here"
         )
-    return FrameForm(options, has_class_token, num_prefix, shape[1] - num_prefix)
+    return found
 
 
 def layer_output(model: Any, num_layers: int, pixels: Tensor, options: dict[str, bool]) -> Tensor:
@@ -161,7 +195,12 @@ def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: Attentio
     logging.set_verbosity_error()  # its report lists the text part and the layers left out on purpose
     try:
         model, loading = AutoModel.from_pretrained(
-            path, config=config, dtype=loaded, attn_implementation=kernel, output_loading_info=True
+            path,
+            config=config,
+            dtype=loaded,
+            attn_implementation=kernel,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
         )
     except OSError as error:
         raise ValueError(f"no weights could be read from {path!r} ({error})") from error

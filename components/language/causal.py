@@ -215,7 +215,7 @@ class HuggingFaceCausalLM(LanguageModel):
         # The prompt's last token is left to the second call, so that all answer tokens are predicted there.
         nowhere = torch.empty(0, dtype=torch.long, device=prompt.device)
         cache = self._logits_at(nowhere, nowhere, inputs_embeds=prompt[:, :-1], use_cache=True).past_key_values
-        cache.batch_repeat_interleave(len(answers))
+        cache.reorder_cache(ids.new_zeros(len(answers)))  # the prompt's once for every answer
         last = prompt[:, -1:].expand(len(answers), -1, -1)
         embeddings = torch.cat([last, self._embed(ids[:, :-1])], dim=1)  # [options, A, E]
         places = torch.arange(ids.shape[1], device=ids.device)

@@ -71,6 +71,8 @@ class ChatFormat:
             index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if template.writes(str(token))
         }
         self._control_ids = {*special, *written, *tokenizer.all_special_ids}
+        if tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+            self._control_ids.discard(tokenizer.unk_token_id)  # it stands for words
         self._text = ConversationText(template)
         self._pieces = PieceTokenizer(tokenizer, self._control_ids)
         self._text_before_answer = self._pieces.text_before(self._text.header.rstrip(" "))

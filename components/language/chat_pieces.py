@@ -37,6 +37,7 @@ class PieceTokenizer:
         if tokenizer.bos_token:
             self._begin = (tokenizer.bos_token, tokenizer.bos_token_id)
         self._control_ids = control_ids
+        self._unknown_id = tokenizer.unk_token_id
         self._inside = ""
         if self._read(_PROBE, "").ids != self._read(_PROBE, _LINE_BREAK).ids:
             self._inside = _LINE_BREAK
@@ -88,8 +89,11 @@ class PieceTokenizer:
             start, end = encoding.token_to_chars(dropped)
             if start >= length:
                 break
-            # Only a control token may reach into the text: some take the blanks behind them along.
+            # A control token may reach into the text: some take the blanks behind them along. Letters that the
+            # tokenizer does not know may be one token with a line break that it does not know.
             if end > length and ids[dropped] not in self._control_ids:
+                if ids[dropped] == self._unknown_id:
+                    break
                 raise ChatError(
                     f"the tokenizer of {self._name!r} reads a line break and {text[:20]!r} as one token, so the text "
                     "cannot be cut between them; remove white space where the text begins"

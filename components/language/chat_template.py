@@ -7,6 +7,7 @@ is searched for by its own words, which may stand in the template too.
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -79,7 +80,8 @@ class ChatTemplate:
     Args:
         tokenizer: A Hugging Face tokenizer with a chat template.
         settings: See ``ChatSettings``.
-        control_tokens: Tokens with a meaning to the model. Typed in a text they are cut apart and stay text.
+        control_tokens: Tokens with a meaning to the model. Typed in a text they are cut apart and stay text. So are
+            other added tokens that the template writes, but not in answers: they may mean them (``<think>``).
 
     Attributes:
         source: Name for messages.
@@ -102,14 +104,17 @@ class ChatTemplate:
         if "strftime_now" in self._text:
             self._text = _FIXED_DATE_MACRO + self._text
             self._variables["date_parts"] = _date_parts(datetime.fromisoformat(settings.date))
-        # A token of one character cannot be cut. Longer ones first, for one may begin with another.
-        by_length = sorted({token for token in control_tokens if len(token) > 1}, key=len, reverse=True)
-        self._in_questions = _any_of(by_length)
-        self._elsewhere = _any_of([*by_length, VIDEO_MARK])
+        self._reads_lists = False
+        self._sample = self._fill_in_sample()
+        written = {str(token) for token in tokenizer.added_tokens_decoder.values() if self.writes(str(token))}
+        self._in_answers = _any_of({*control_tokens, VIDEO_MARK})
+        self._in_system_texts = _any_of({*control_tokens, *written, VIDEO_MARK})
+        self._in_questions = _any_of({*control_tokens, *written})
 
     def writes(self, token: str) -> bool:
-        """Whether the template's own text holds this token. White space is no token to a template."""
-        return bool(token.strip()) and token in self._text
+        """Whether the template writes this token. White space and plain words are no tokens to a template."""
+        is_plain = not token.strip() or token.strip().isalnum()
+        return not is_plain and (token in self._text or token in self._sample)
 
     def mark(self, turns: Sequence[Turn]) -> list[Message]:
         """Turns as messages, with marks around answers, in system texts and inside of typed control tokens.
@@ -132,7 +137,7 @@ class ChatTemplate:
         """
         try:
             text: str = self._tokenizer.apply_chat_template(
-                list(messages),
+                [self._as_template_reads(message) for message in messages],
                 chat_template=self._text,
                 tokenize=False,
                 add_generation_prompt=ask,
@@ -142,6 +147,24 @@ class ChatTemplate:
             roles = ", ".join(message["role"] for message in messages)
             raise ChatError(f"{self.source} cannot render the turns {roles}: {error}{self.advice(messages)}") from error
         return text
+
+    def _fill_in_sample(self) -> str:
+        """A short conversation as the template writes it; tells whether contents are texts or lists of parts to it.
+
+        Templates of composite models (LLaVA, SmolVLM) loop over parts. Given a text, they show nothing of it.
+        """
+        messages = [{"role": role, "content": CUT} for role in ("user", "assistant")]
+        for self._reads_lists in (False, True):
+            with suppress(ChatError):  # raised again when a conversation is written
+                sample = self.fill_in(messages, ask=False)
+                if sample.count(CUT) == len(messages):
+                    return sample
+        self._reads_lists = False
+        return ""
+
+    def _as_template_reads(self, message: Message) -> dict[str, Any]:
+        content = message["content"]
+        return {**message, "content": [{"type": "text", "text": content}] if self._reads_lists else content}
 
     def advice(self, messages: Sequence[Message]) -> str:
         """What to do where a system turn is what the template refuses."""
@@ -157,8 +180,8 @@ class ChatTemplate:
         content = turn.content
         if _MARKS.search(content):
             raise ChatError(f"turn {index} holds a noncharacter of Unicode (U+FDD0 to U+FDD3), no text does; remove it")
-        controls = self._in_questions if turn.role == "user" else self._elsewhere
-        content = controls.sub(_cut_apart, content)
+        typed = {"user": self._in_questions, "system": self._in_system_texts}.get(turn.role, self._in_answers)
+        content = typed.sub(_cut_apart, content)
         if turn.role == "user":
             return {"role": turn.role, "content": content}
         # Marks go inside of the white space around a text, so that a template can trim it.
@@ -174,8 +197,10 @@ def without_marks(text: str) -> str:
     return _MARKS.sub("", text)
 
 
-def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, texts)) or "(?!)")  # (?!) never matches
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    # A token of one character cannot be cut. Longer ones first, for one may begin with another.
+    by_length = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, by_length)) or "(?!)")  # (?!) never matches
 
 
 def _cut_apart(found: re.Match[str]) -> str:

@@ -87,7 +87,7 @@ class ConversationText:
             asked = text.rstrip(" ")
             pieces.append(_piece(asked, answer))
             if end < len(messages):
-                shown, rest = self._shown(messages[: end + 1])
+                shown, rest = self._shown(messages[: end + 1], prompt + self._lead)
                 answer = text[len(asked) :] + shown
         if messages[-1]["role"] == "assistant":
             pieces.append(_piece(answer + rest, answer))
@@ -99,16 +99,21 @@ class ConversationText:
             raise ChatError(f"{self.source} shows {num_shown} of {num_marks} {VIDEO_MARK} marks")
         return pieces
 
-    def _shown(self, messages: Sequence[Message]) -> tuple[str, str]:
-        """The last answer as the template shows it, with the white space that it keeps in front, and what follows."""
+    def _shown(self, messages: Sequence[Message], prompt: str) -> tuple[str, str]:
+        """The last answer as the template shows it, with the white space that it keeps in front, and what follows.
+
+        What the prompt ends with must be in front of the answer too. It may depend on the turns before: SmolLM3 writes
+        a think block where the system text holds ``/no_think``.
+        """
         text = self._template.fill_in(messages, ask=False)
         core, start, end = self._find_answer(text, messages[-1])
-        header_end = text.rfind(self.header, 0, start) + len(self.header)
+        header = prompt[len(prompt) - len(self.header) :]
+        header_end = text.rfind(header, 0, start) + len(header)
         kept_space = text[header_end:start]
-        if header_end < len(self.header) or kept_space.strip():
+        if header_end < len(header) or kept_space.strip():
             raise ChatError(
                 f"{self.source} writes {without_marks(text)!r}: what stands before this answer is not what it writes "
-                f"before others ({self.header!r}); the answer may hold words that the template looks for"
+                f"when it asks for it ({header!r}); the answer may hold words that the template looks for"
             )
         return kept_space + core, text[end + 1 :]
 

@@ -88,7 +88,9 @@ def _load(path: str, config: Any, options: dict[str, Any]) -> Any:
     known = model_class_of(config, AutoModelForCausalLM) is not None
     auto_class: Any = AutoModelForCausalLM if known else AutoModelForImageTextToText
     try:
-        model, report = auto_class.from_pretrained(path, output_loading_info=True, **options)
+        # Weights of other shapes are refused below, with their names.
+        options = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = auto_class.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         raise ValueError(f"the language model {path!r} cannot be loaded: {_first_line(error)}") from error
     if getattr(model, "_hf_peft_config_loaded", False):
@@ -101,6 +103,13 @@ def _load(path: str, config: Any, options: dict[str, Any]) -> Any:
         raise ValueError(
             f"the checkpoint {path!r} lacks weights of the model that its config.json describes, which would stay "
             f"random: {sorted(report['missing_keys'])}"
+        )
+    if report["mismatched_keys"]:
+        name, stored, wanted = sorted(report["mismatched_keys"])[0]
+        raise ValueError(
+            f"the checkpoint {path!r} has {len(report['mismatched_keys'])} weights of other shapes than the model that "
+            f"its config.json describes, such as {name} {list(stored)} instead of {list(wanted)}: put the config.json "
+            "back that belongs to the weights"
         )
     return take_text_part(model, path) if composite else model
 
@@ -141,7 +150,9 @@ def _linear_layers(model: Any) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not output_layer and _EXPERTS not in name.split(".")
+        if getattr(type(module), "forward", None) in (nn.Linear.forward, Conv1D.forward)  # Llama-4's router adds to it
+        and module is not output_layer
+        and _EXPERTS not in name.split(".")
     ]
 
 

@@ -40,7 +40,7 @@ def turns_of(*said: str, system: str | None = None) -> list[Turn]:
 FRAGMENTS = [
     "red", "blue circle", "3", "assistant", "question", "answer", "ASSISTANT:", "</s>", "<s>", "<|im_end|>", "[/INST]",
     "<|eot_id|>", "<|endoftext|>", "<end_of_turn>", "<|end|>", ".", ",", " ", "  ", "\n", "\n\n", "\t", "'s", "é", "🙂",
-    "{{ m }}",
+    "{{ m }}", "<|User|>", "/no_think",
 ]  # fmt: skip
 ANSWERS = st.lists(st.sampled_from([*FRAGMENTS, VIDEO_MARK]), min_size=1, max_size=6).map("".join)
 QUESTIONS = st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=6).map("".join)

@@ -9,15 +9,25 @@ import pytest
 import torch
 from transformers import (
     Blip2VisionConfig,
+    DeiTConfig,
+    DeiTModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
     MetaClip2VisionConfig,
+    PixtralVisionConfig,
+    PixtralVisionModel,
     Siglip2Config,
     Siglip2Model,
     SiglipVisionConfig,
     SiglipVisionModel,
+    SmolVLMVisionConfig,
+    SmolVLMVisionTransformer,
     ViTConfig,
+    ViTMAEConfig,
+    ViTMAEModel,
     ViTModel,
+    YolosConfig,
+    YolosModel,
 )
 
 from components.encoders.cached import CachedFeatures
@@ -25,6 +35,7 @@ from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.encoders.image_settings import read_image_settings
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+SMALL: dict[str, Any] = SIZES | {"image_size": 32, "patch_size": 8}
 ONE = torch.tensor([1])
 
 
@@ -54,8 +65,10 @@ def vit_of_lists() -> Any:
         (lambda: siglip(378), 378, 729, 0),
         (dinov3, 32, 4, 4),
         (vit_of_lists, 28, 16, 1),
+        (lambda: DeiTModel(DeiTConfig(**SMALL), add_pooling_layer=False), 32, 16, 2),
+        (lambda: SmolVLMVisionTransformer(SmolVLMVisionConfig(**SMALL)), 32, 16, 0),
     ],
-    ids=["siglip 384/14", "siglip 378/14", "dinov3", "vit with sizes as lists"],
+    ids=["siglip 384/14", "siglip 378/14", "dinov3", "vit with sizes as lists", "distillation token", "reads values"],
 )
 def test_patches_are_those_of_the_model_itself(
     tmp_path: Path, make: Callable[[], Any], size: int, patches: int, prefix: int
@@ -129,3 +142,28 @@ def test_cached_features_under_an_encoder_of_pixels_are_named(tmp_path: Path) ->
         encoder(torch.zeros(1, 3, 30, 30, dtype=torch.uint8), ONE)
     with pytest.raises(ValueError, match="read shards that the feature cache command wrote"):
         CachedFeatures(16, 9)(torch.zeros(1, 3, 28, 28, dtype=torch.uint8), ONE)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: ViTMAEModel(ViTMAEConfig(**SMALL)), r"\[2, 5, 16\]"),  # hides three quarters of the patches
+        (lambda: PixtralVisionModel(PixtralVisionConfig(**SMALL)), r"\[1, 32, 16\]"),  # joins all frames
+        (lambda: YolosModel(YolosConfig(**SMALL | {"image_size": [32, 32]}, num_detection_tokens=3)), r"\[2, 20, 16\]"),
+    ],
+    ids=["vit_mae", "pixtral", "yolos"],
+)
+def test_models_that_give_other_tokens_than_one_a_patch_are_refused(
+    tmp_path: Path, make: Callable[[], Any], shape: str
+) -> None:
+    path = save(tmp_path, make(), {"height": 32, "width": 32})
+    with pytest.raises(ValueError, match=rf"its layers give {shape} for 2 frames, expected \[2, \d class.* 16 patches"):
+        HuggingFaceVisionEncoder(path)
+
+
+def test_weights_of_other_shapes_than_the_config_says_are_named(tmp_path: Path) -> None:
+    path = save(tmp_path, siglip(28), {"height": 28, "width": 28})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 24}))
+    with pytest.raises(ValueError, match=r"fc1.*has another shape"):
+        HuggingFaceVisionEncoder(path)

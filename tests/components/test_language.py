@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from components.interfaces import IGNORED_LABEL, TEXT_ONLY, VIDEO_PLACEHOLDER, TextInputs
 from components.language.causal import HuggingFaceCausalLM
 from components.language.pretrained import LoraSettings
-from tests.components.tiny_language import WIDTH, make_model_folder, make_text, make_visual, row_of
+from tests.components.tiny_language import VOCABULARY, WIDTH, make_model_folder, make_text, make_visual, row_of
 
 MIXED = [
     (1, "what colour ?", "red circle"),
@@ -204,6 +205,14 @@ def test_checkpoint_without_all_weights_is_refused(tmp_path: Path) -> None:
     model.save_pretrained(folder, state_dict=state)
     with pytest.raises(ValueError, match=r"lacks weights.*layers\.1\.mlp\.down_proj"):
         HuggingFaceCausalLM(str(folder))
+
+
+@pytest.mark.parametrize("changed", [{"vocab_size": VOCABULARY + 8}, {"num_key_value_heads": 1}])
+def test_weights_of_other_shapes_than_the_config_says_are_named(tmp_path: Path, changed: dict[str, int]) -> None:
+    config = make_model_folder(tmp_path) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changed))
+    with pytest.raises(ValueError, match=r"weights of other shapes .*, such as .*weight \[\d+, 32\] instead of"):
+        HuggingFaceCausalLM(str(tmp_path))
 
 
 def test_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:

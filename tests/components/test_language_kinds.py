@@ -104,12 +104,13 @@ def test_models_of_any_attention_answer_by_default(tmp_path: Path, model_type: s
     assert model(make_visual(width=model.dim), make_text(model, ROWS)).nll.isfinite().all()
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral", "llama4_text"])
 def test_adapters_leave_experts_as_they_are(tmp_path: Path, model_type: str) -> None:
     folder = str(make_model_folder(tmp_path, model_type, **EXPERTS))
     model = HuggingFaceCausalLM(folder, lora=LoraSettings(rank=2))
     adapted = {name.split(".lora_")[0].rsplit(".", 1)[1] for name, _ in model.named_parameters() if "lora_" in name}
-    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    shared = {"gate_proj", "up_proj", "down_proj"} if model_type == "llama4_text" else set()
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", *shared}
     model(make_visual(), make_text(model, ROWS)).nll.sum().backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
@@ -218,3 +219,21 @@ def test_parameters_that_no_answer_depends_on_are_found() -> None:
 def test_placeholder_is_no_token_without_embedding(tmp_path: Path) -> None:
     model = HuggingFaceCausalLM(str(make_model_folder(tmp_path)))
     model.limits.check_ids(torch.tensor([[VIDEO_PLACEHOLDER, 5]]))
+
+
+RECURRENT: dict[str, dict[str, Any]] = {
+    "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4}
+    | {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+}
+
+
+@pytest.mark.parametrize("model_type", RECURRENT)
+def test_options_of_a_model_with_recurrent_layers_are_scored_as_whole_texts(tmp_path: Path, model_type: str) -> None:
+    model = HuggingFaceCausalLM(str(make_model_folder(tmp_path, model_type, **RECURRENT[model_type]))).eval()
+    visual, text = make_visual(), make_text(model, [(0, "what colour ?", None)])
+    options = ["red", "blue circle"]
+    [scores] = model.score_options(visual, text, [options])
+    for option, score in zip(options, scores, strict=True):
+        answered = model(visual, make_text(model, [(0, "what colour ?", option)]))
+        torch.testing.assert_close(-score, answered.nll[0] / answered.num_tokens[0])
