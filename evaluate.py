@@ -5,6 +5,10 @@ With ``--config YAML [YAML ...]`` instead of a checkpoint it judges the pretrain
 Writes ``predictions.jsonl``, ``report.json``, ``report.md`` and ``accuracy_by_length.png``. Predictions are appended
 batch by batch; the same command goes on where a stopped one was, and asks no question twice. Runs on one device.
 
+A sample that cannot be judged (its media is broken, a conversation is too long, ...) ends nothing. It is listed in
+``skipped.jsonl`` and in the report, and counts neither as right nor as wrong; it is not tried again until its line is
+removed. Where too many are, the command fails once everything is written.
+
 Two parts that know nothing of each other meet here: the reader, which turns shards into predictions, and the scorer
 (``lightning_modules.report``), which turns predictions into a report. A benchmark is another pair of them.
 """
@@ -17,7 +21,7 @@ import os
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,8 @@ from torch.utils.data import DataLoader
 from command_errors import run_and_exit
 from components.weights.exported_weights import open_weights
 from datamodules.batch import Batch, collate
+from datamodules.errors import ModelLimitError, TooManySkippedError
+from datamodules.failures import SkippedSamples
 from datamodules.instruction import InstructionDataModule
 from datamodules.loading import LateLoader
 from datamodules.shard_reader import ShardReader, open_shards
@@ -33,6 +39,7 @@ from datamodules.worker_signals import outlive_signals
 from lightning_modules.checkpoints.settings import warn_of_other_settings
 from lightning_modules.command_line import VideoLanguageCLI
 from lightning_modules.console.untrained import untrained_parts, warning_of
+from lightning_modules.judging import SampleLimitError
 from lightning_modules.loading import load_weights, read_config, stored_config
 from lightning_modules.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.report import build_report, to_markdown, write_report
@@ -40,9 +47,16 @@ from lightning_modules.run_lock import RunLock
 from lightning_modules.start_check import check_settings
 from lightning_modules.video_language import VideoLanguageModule
 
+PREDICTIONS = "predictions.jsonl"
+SKIPPED = "skipped.jsonl"
+
 
 def build(
-    run: dict[str, Any], predictions: Path, batch_size: int | None, max_new_tokens: int | None
+    run: dict[str, Any],
+    predictions: Path,
+    batch_size: int | None,
+    max_new_tokens: int | None,
+    max_skipped_share: float | None = None,
 ) -> VideoLanguageCLI:
     """Build trainer, model and data settings of a run, to predict on one device.
 
@@ -51,6 +65,7 @@ def build(
         predictions: File that answers are appended to.
         batch_size: Samples at once; as in the run's validation by default.
         max_new_tokens: Longest answer; as in the run by default.
+        max_skipped_share: Largest part of the samples that may be left out; as in the run by default.
 
     Returns:
         The command-line object, nothing run yet.
@@ -66,6 +81,8 @@ def build(
         model["max_new_tokens"] = max_new_tokens
     if batch_size is not None:
         data.setdefault("loading", {})["eval_batch_size"] = batch_size
+    if max_skipped_share is not None:
+        data.setdefault("loading", {}).setdefault("failures", {})["max_skipped_share"] = max_skipped_share
     trainer = run.get("trainer") or {}
     device = {key: trainer[key] for key in ("accelerator", "precision") if trainer.get(key) is not None}
     quiet = {"logger": False, "enable_model_summary": False}
@@ -100,11 +117,12 @@ def begin(out: Path, about: dict[str, Any], restart: bool) -> list[Prediction]:
         ValueError: The folder belongs to an evaluation of something else.
     """
     out.mkdir(parents=True, exist_ok=True)
-    predictions, evaluation = out / "predictions.jsonl", out / "evaluation.json"
+    predictions, evaluation, skipped = out / PREDICTIONS, out / "evaluation.json", out / SKIPPED
     if restart:
         predictions.unlink(missing_ok=True)
         evaluation.unlink(missing_ok=True)
-    if not predictions.exists() or not predictions.stat().st_size:
+    if not predictions.exists() or not (predictions.stat().st_size or skipped.exists()):
+        skipped.unlink(missing_ok=True)
         evaluation.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         return []
     earlier = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.exists() else {}
@@ -117,12 +135,15 @@ def begin(out: Path, about: dict[str, Any], restart: bool) -> list[Prediction]:
     return read_predictions(predictions)
 
 
-def split_answered(reader: ShardReader, predictions: Sequence[Prediction]) -> tuple[list[Prediction], list[int]]:
+def split_answered(
+    reader: ShardReader, predictions: Sequence[Prediction], skipped: Container[tuple[str, str]] = ()
+) -> tuple[list[Prediction], list[int]]:
     """Find out which samples are still to be asked.
 
     Args:
         reader: The samples.
         predictions: What stands already; of a batch that was cut off while it was written, some may be missing.
+        skipped: Shard and key of the samples that were left out, which are not tried again.
 
     Returns:
         The predictions of the samples whose questions are all answered, and the numbers of the other samples.
@@ -138,22 +159,25 @@ def split_answered(reader: ShardReader, predictions: Sequence[Prediction]) -> tu
         if needed and len(answered) >= needed:
             kept += answered[:needed]
             del answered[:needed]  # another shard may have a sample of the same key
-        else:
+        elif (reader.shard(index).url, entry.key) not in skipped:
             remaining.append(index)
     return kept, remaining
 
 
-def make_loader(data: InstructionDataModule, reader: ShardReader, numbers: Sequence[int]) -> "DataLoader[Batch]":
+def make_loader(
+    data: InstructionDataModule, reader: ShardReader, numbers: Sequence[int], skipped_file: Path
+) -> "DataLoader[Batch]":
     """Load samples in the given order, as in the run's validation.
 
     Args:
         data: Settings of the run.
         reader: The samples.
         numbers: Which of them.
+        skipped_file: Lists those that are left out.
     """
     # Lightning cannot know that this sampler leaves nothing out.
     warnings.filterwarnings("ignore", message=".*custom batch sampler `EvaluationBatches` for prediction.*")
-    samples: Any = data.dataset(reader, train=False)
+    samples: Any = data.dataset(reader, train=False, failures=data.loading.failures.for_evaluation(skipped_file))
     return LateLoader(
         samples,
         batch_sampler=data.evaluation_batches(reader, numbers),
@@ -174,10 +198,39 @@ def check_start(cli: VideoLanguageCLI, shards: list[str]) -> None:
     check_settings(cli.model.built, "predict", cli.datamodule, cli.model.max_new_tokens)
 
 
-def predict(cli: VideoLanguageCLI, reader: ShardReader, remaining: Sequence[int]) -> None:
-    """Answer the questions of the remaining samples; the trainer's callback writes them."""
-    loader = make_loader(cli.datamodule, reader, remaining)
-    cli.trainer.predict(cli.model, loader, return_predictions=False)
+def predict(
+    cli: VideoLanguageCLI, reader: ShardReader, remaining: Sequence[int], path: Path, skipped: SkippedSamples
+) -> None:
+    """Answer the questions of the remaining samples.
+
+    Args:
+        cli: What ``build`` gives.
+        reader: The samples.
+        remaining: Numbers of those that are to be asked about.
+        path: Where the trainer's callback writes the answers.
+        skipped: Where what cannot be judged is listed.
+
+    Raises:
+        TooManySkippedError: More samples cannot be judged than is allowed.
+    """
+    most = cli.datamodule.loading.failures.max_skipped_in_a_row
+    for _ in range(most + 1):
+        try:
+            loader = make_loader(cli.datamodule, reader, remaining, skipped.path)
+            cli.trainer.predict(cli.model, loader, return_predictions=False)
+            return
+        except SampleLimitError as error:  # only the model knows it, and the rest of its batch has no answers yet
+            number = next(index for index in remaining if reader.entry(index).key == error.key)
+            shard, media = reader.shard(number).url, str(reader.entry(number).meta.get("media", ""))
+            reason = ModelLimitError(f"{reader.where(number)}: {error.reason}")
+            skipped.add(shard, error.key, number, reason, media=media)
+            _, remaining = split_answered(reader, read_predictions(path), skipped.lines())
+            if not remaining:
+                return
+    raise TooManySkippedError(
+        f"more than {most} samples are beyond what the language model can read, see {skipped.path}; shorten them, or "
+        "set data.loading.max_length lower, which leaves them out sooner"
+    )
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
@@ -193,8 +246,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     run = read_config(options.config) if weights is None or options.config else stored_config(weights.path)
     if weights is not None and options.config:
         warn_of_other_settings(weights.path, run)
-    path = options.out / "predictions.jsonl"
-    cli = build(run, path, options.batch_size, options.max_new_tokens)
+    path, skipped = options.out / PREDICTIONS, SkippedSamples(options.out / SKIPPED)
+    cli = build(run, path, options.batch_size, options.max_new_tokens, options.max_skipped_share)
     reader = open_shards(options.data, cli.datamodule.loading.cache)
     about = {
         "checkpoint": weights and str(weights.path.resolve()),
@@ -204,8 +257,10 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "shards": [shard.fingerprint for shard in reader.shards],
         "max_new_tokens": cli.model.max_new_tokens,
     }
-    kept, remaining = split_answered(reader, begin(options.out, about, options.restart))
+    standing = begin(options.out, about, options.restart)
+    kept, remaining = split_answered(reader, standing, skipped.lines())
     _write_whole(path, to_json_lines(kept))
+    stopped = None
     if remaining:
         untrained = untrained_parts(cli.config.model.as_dict())
         if weights is not None:
@@ -213,18 +268,58 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         elif untrained:
             print(warning_of(untrained, "this evaluation", "--checkpoint"), file=sys.stderr)
         check_start(cli, options.data)
-        predict(cli, reader, remaining)
-    predictions = read_predictions(path)
-    num_questions = sum(entry.num_conversations for entry in reader.entries())
+        try:
+            predict(cli, reader, remaining, path, skipped)
+        except TooManySkippedError as error:  # once what there is has been written
+            stopped = error
     shown = {
         "checkpoint": "none, pretrained weights" if weights is None else str(options.checkpoint),
         "averaged weights": options.averaged,
         "data": options.data,
         "max_new_tokens": cli.model.max_new_tokens,
-        "questions left out, because their sample is broken": num_questions - len(predictions),
     }
-    report = build_report(predictions, shown)
-    write_report(report, options.out)
+    report = summarise(reader, options.out, shown, skipped)
+    if stopped is not None:
+        raise stopped
+    cli.datamodule.loading.failures.check_share(
+        report["skipped"]["by_kind"], len(reader), skipped.path, "--max_skipped_share"
+    )
+    return report
+
+
+def summarise(reader: ShardReader, out: Path, shown: dict[str, Any], skipped: SkippedSamples) -> dict[str, Any]:
+    """Write and print the report on what stands.
+
+    Args:
+        reader: The samples.
+        out: Folder of the evaluation.
+        shown: What was evaluated.
+        skipped: The samples that were left out.
+
+    Returns:
+        The report.
+
+    Raises:
+        TooManySkippedError: There is no answer, because samples were left out.
+    """
+    predictions, listed = read_predictions(out / PREDICTIONS), skipped.lines()
+    which = []
+    num_questions = num_left_out = 0
+    for index, entry in enumerate(reader.entries()):
+        num_questions += entry.num_conversations
+        line = listed.get((reader.shard(index).url, entry.key))
+        if line is not None:
+            num_left_out += entry.num_conversations
+            which.append({name: value for name, value in line.items() if name != "position"})
+    if which and not predictions:
+        raise TooManySkippedError(
+            f"no question was answered: {len(which)} of {len(reader)} samples were left out. {skipped.path} says "
+            f"why; the first: {which[0]['reason']}"
+        )
+    shown = {**shown, "questions left out, because their sample is broken": num_left_out}
+    unasked = num_questions - num_left_out - len(predictions)
+    report = build_report(predictions, shown | ({"questions not asked yet": unasked} if unasked else {}), which)
+    write_report(report, out)
     print(to_markdown(report))
     return report
 
@@ -269,6 +364,11 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--batch_size", type=int, help="samples at once; as in the run by default")
     parser.add_argument("--max_new_tokens", type=int, help="longest answer; as in the run by default")
+    parser.add_argument(
+        "--max_skipped_share",
+        type=float,
+        help="largest part of the samples that may be left out, from 0 to 1; as in the run by default",
+    )
     parser.add_argument("--restart", action="store_true", help="ask all questions again")
     options = parser.parse_args(args)
     if options.checkpoint is None and options.config is None:

@@ -11,6 +11,7 @@ Schema, with V videos (an image is a video of one frame), F frames of all videos
     labels        int64 [C, K]         IGNORED_LABEL where not scored; not shifted
     video_index   int64 [C]            conversation -> video of this batch, TEXT_ONLY without one
     questions     C records            what was asked, in plain text, for reports and logs
+    left_out      names                why samples that belong here were left out, a kind for each of them
 
 A batch without any video has V = 0 and F = 0. Several conversations may point at one video: it is decoded once.
 """
@@ -65,14 +66,17 @@ class Sample(NamedTuple):
     conversations: tuple[EncodedConversation, ...]
 
 
-def stand_in() -> Sample:
-    """What a rank trains on when every sample of its part of a batch was left out: text of which nothing is scored.
+def stand_in(kind: str = "") -> Sample:
+    """Stands for a sample that was left out: text of which nothing is scored.
 
-    The other ranks wait for this one's gradients, so it must take the step; another sample in place of the wrong ones
-    would be trained on twice.
+    ``collate`` drops it where the batch has another sample. Where it has none the rank must still take the step, for
+    the other ranks wait for it; another sample in place of the wrong ones would be read twice.
+
+    Args:
+        kind: Why it was left out, see ``datamodules.errors``.
     """
     ids = torch.full((2,), _PADDING_ID)
-    question = Question(LEFT_OUT, LEFT_OUT, "", "", "", "", (), 0, {})
+    question = Question(LEFT_OUT, LEFT_OUT, "", kind, "", "", (), 0, {})
     return Sample(LEFT_OUT, None, None, (EncodedConversation(ids, torch.full_like(ids, IGNORED_LABEL), question),))
 
 
@@ -87,13 +91,15 @@ class Batch(NamedTuple):
     labels: Tensor
     video_index: Tensor
     questions: tuple[Question, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Join samples into one batch; the result equals the samples one by one.
 
     Args:
-        samples: Any mix of videos of different length, images and text; at least one, each with a conversation.
+        samples: Any mix of videos of different length, images and text; at least one, each with a conversation. Of
+            stand-ins one is taken, and only where there is nothing else.
 
     Returns:
         The batch, conversations in the order of the samples.
@@ -106,6 +112,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         raise ValueError("collate got no sample; a batch needs at least one")
     for sample in samples:
         _check_sample(sample)
+    left_out = [sample for sample in samples if sample.key == LEFT_OUT]
+    samples = [sample for sample in samples if sample.key != LEFT_OUT] or left_out[:1]
     with_media = [sample for sample in samples if sample.frames is not None]
     frames, frame_ms = _pack_frames(with_media)
     counts = [len(sample.frames) for sample in with_media if sample.frames is not None]
@@ -121,6 +129,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         labels=_pad([conversation.labels for conversation in conversations], IGNORED_LABEL),
         video_index=_video_index(samples),
         questions=tuple(conversation.question for conversation in conversations),
+        left_out=tuple(sample.conversations[0].question.kind for sample in left_out),
     )
 
 

@@ -93,6 +93,9 @@ class ConversationDataset(Dataset[Sample]):
     def __getitems__(self, draws: Sequence[Draw]) -> list[Sample]:
         """Read one rank's part of a batch, as PyTorch's data loader asks for it.
 
+        Returns:
+            One sample a draw; a stand-in for each that was left out.
+
         Raises:
             SampleError: A sample is wrong and the policy is to raise.
             TooManySkippedError: More samples are wrong than the policy lets be left out.
@@ -101,15 +104,17 @@ class ConversationDataset(Dataset[Sample]):
             return [self[draw] for draw in draws]
         samples = []
         for draw in draws:
-            shard, key = self.reader.shard(draw.sample).url, self.reader.entry(draw.sample).key
+            shard, entry = self.reader.shard(draw.sample).url, self.reader.entry(draw.sample)
             try:
-                self.skipped.check(shard, key, draw.position)
+                self.skipped.check(shard, entry.key, draw.position)
                 samples.append(self[draw])
                 self._bounds.add(None)
             except SampleError as error:
-                self.skipped.add(shard, key, draw.position, error)
+                media = str(entry.meta.get("media", ""))
+                self.skipped.add(shard, entry.key, draw.position, error, media=media)
+                samples.append(stand_in(error.kind))
                 self._bounds.add(error)
-        return samples or [stand_in()]
+        return samples
 
     def _encode(self, raw: RawSample, conversation: Conversation, num_frames: int) -> EncodedConversation:
         where = f"{raw.where}, conversation {conversation.id!r}"

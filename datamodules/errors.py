@@ -44,6 +44,12 @@ class LongConversationError(SampleError):
     kind = "length"
 
 
+class ModelLimitError(SampleError):
+    """The language model cannot read a conversation: it is too long, or has ids that the model has no embedding for."""
+
+    kind = "model limit"
+
+
 class BrokenMediaError(SampleError):
     """The media bytes of one sample cannot be decoded."""
 
@@ -76,6 +82,16 @@ class QuarantinedError(SampleError):
 
 class TooManySkippedError(ValueError):
     """So many samples are left out that the run would learn from, or be judged on, something else than was asked."""
+
+
+def kinds_of_errors() -> tuple[str, ...]:
+    """The kinds of all errors about one sample, in a fixed order."""
+    found, classes = set(), [SampleError]
+    while classes:
+        error = classes.pop()
+        found.add(error.kind)
+        classes += error.__subclasses__()
+    return tuple(sorted(found))
 
 
 def undecodable(where: str, reason: object) -> str:

@@ -2,11 +2,12 @@
 
 The list is a file of JSON lines, one a sample, shared by all processes of a run and read again when it is resumed::
 
-    {"shard": "data/train-000.tar", "key": "clips/000123", "kind": "timeout", "position": 5121, "reason": "..."}
+    {"shard": "data/train-000.tar", "key": "clips/000123", "kind": "timeout", "position": 5121, "reason": "...",
+     "media": "clips/cat.mp4"}
 
-``kind`` is ``sample`` (its JSON), ``conversation`` (the chat template refuses it), ``length`` (too many tokens),
-``media`` (undecodable), ``size`` (too many pixels or too much memory), ``timeout`` or ``crash`` (the decoder had to be
-killed, or took its process down).
+``media`` is the file that the sample was made from, where its shard names one. ``kind`` is ``sample`` (its JSON),
+``conversation`` (the chat template refuses it), ``length`` (too many tokens), ``media`` (undecodable), ``size`` (too
+many pixels or too much memory), ``timeout`` or ``crash`` (the decoder had to be killed, or took its process down).
 
 A sample that is wrong in itself is found wrong again each time, at little cost. A time-out costs minutes, a crash may
 be chance; so these two are a quarantine: from the listed position of the training stream on the sample is left out
@@ -15,17 +16,19 @@ decoder hung but once. To try a sample again, remove its line.
 
 Leaving out has bounds, for each process and data set by itself: a run must not go on, or end well, on other data than
 it was given. Where too many samples are left out in a row or of a stretch, it ends and says why.
+
+What is judged (validation, test, predict) never ends at one wrong sample: it is left out whatever ``on_error`` says,
+and listed in a file of the run's own folder. It counts neither as right nor as wrong.
 """
 
 import json
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from datamodules.batch import LEFT_OUT, Question
 from datamodules.errors import (
     CrashedDecoderError,
     QuarantinedError,
@@ -45,11 +48,12 @@ class FailurePolicy:
     """What happens to a sample that is wrong or whose media is broken.
 
     Args:
-        on_error: ``raise`` ends the run. ``skip`` leaves the sample out: its batch gets smaller, no other sample takes
-            its place.
-        skipped_file: Where ``skip`` lists the samples that it left out.
+        on_error: ``raise`` ends training. ``skip`` leaves the sample out: its batch gets smaller, no other sample takes
+            its place. What is judged is always skipped.
+        skipped_file: Where ``skip`` lists the samples that training left out.
         max_skipped_in_a_row: Most samples that one process may leave out one after the other.
-        max_skipped_share: Largest part that one process may leave out of 500 samples in a row.
+        max_skipped_share: Largest part that one process may leave out of 500 samples in a row, and that may be left
+            out of all that ``validate``, ``test``, ``predict`` or ``evaluate.py`` judge.
 
     Raises:
         ValueError: ``skip`` has no file to list its samples in, or a bound is none.
@@ -74,6 +78,35 @@ class FailurePolicy:
         if self.on_error == "raise" or self.skipped_file is None:
             return None
         return SkippedSamples(Path(self.skipped_file))
+
+    def for_evaluation(self, skipped_file: Path) -> "FailurePolicy":
+        """The same bounds for samples that are judged, with a list of their own."""
+        return replace(self, on_error="skip", skipped_file=str(skipped_file))
+
+    def check_share(self, kinds: Mapping[str, int], num_samples: int, listed_in: Path, setting: str) -> None:
+        """Refuse an evaluation that left out too much. One sample is never too much, however few there are.
+
+        Args:
+            kinds: How many samples were left out for each kind of reason.
+            num_samples: All samples, with those.
+            listed_in: The list of what was left out.
+            setting: Where ``max_skipped_share`` is set.
+
+        Raises:
+            TooManySkippedError: Of several samples more than ``max_skipped_share`` of all were left out.
+        """
+        num_skipped = sum(kinds.values())
+        if num_skipped > 1 and num_skipped > self.max_skipped_share * num_samples:
+            raise TooManySkippedError(
+                f"{num_skipped} of {num_samples} samples were left out ({in_words(kinds)}), more than "
+                f"max_skipped_share allows ({self.max_skipped_share}); the results are about the others only. All are "
+                f"listed in {listed_in}. Correct the data, or raise {setting}"
+            )
+
+
+def in_words(kinds: Mapping[str, int]) -> str:
+    """How many samples were left out for each kind of reason, the most frequent one first."""
+    return ", ".join(f"{count} of kind {kind!r}" for kind, count in Counter(kinds).most_common() if count)
 
 
 class SkipBounds:
@@ -108,43 +141,12 @@ class SkipBounds:
             what, setting = f"{kinds.total()} of the last {len(self._kinds)} samples", "max_skipped_share"
         else:
             return
-        counts = ", ".join(f"{count} of kind {kind!r}" for kind, count in kinds.most_common())
+        allowed = getattr(self._policy, setting)
         raise TooManySkippedError(
-            f"{what} were left out ({counts}), more than {setting} allows ({getattr(self._policy, setting)}). The "
-            f"last: {error}. All are listed in {self._policy.skipped_file}. Correct the data (python -m "
-            f"datamodules.validate --config CONFIG finds what is wrong), or raise data.loading.failures.{setting}"
+            f"{what} were left out ({in_words(kinds)}), more than {setting} allows ({allowed}). The last: {error}. "
+            f"All are listed in {self._policy.skipped_file}. Correct the data (python -m datamodules.validate --config "
+            f"CONFIG finds what is wrong), or raise data.loading.failures.{setting}"
         )
-
-
-class ReadBatches:
-    """Counts, by stage of the run, the batches that were read and those of which every sample was left out."""
-
-    def __init__(self) -> None:
-        self._read: Counter[str] = Counter()
-        self._empty: Counter[str] = Counter()
-
-    def add(self, stage: str, questions: Sequence[Question]) -> None:
-        """Count a batch of this stage, such as ``train``, by the questions of its conversations."""
-        self._read[stage] += 1
-        self._empty[stage] += all(question.key == LEFT_OUT for question in questions)
-
-    def refuse_nothing(self, on_all_ranks: Callable[[bool], bool]) -> None:
-        """Refuse stages of which nothing was read, and begin to count anew.
-
-        Args:
-            on_all_ranks: Tells whether something holds on all ranks. It is asked for every stage, on every rank.
-
-        Raises:
-            TooManySkippedError: Every batch of a stage was empty, on all ranks.
-        """
-        counted, empty = self._read, self._empty
-        self._read, self._empty = Counter(), Counter()
-        for stage, num_read in sorted(counted.items()):
-            if on_all_ranks(empty[stage] == num_read):
-                raise TooManySkippedError(
-                    f"stage {stage!r}: every sample of all {num_read} batches was left out, so its results are about "
-                    "nothing. The list of skipped samples (data.loading.failures.skipped_file) says why"
-                )
 
 
 class SkippedSamples:
@@ -156,18 +158,23 @@ class SkippedSamples:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._kinds: dict[tuple[str, str], str] = {}
+        self._lines: dict[tuple[str, str], dict[str, Any]] = {}
         self._quarantined_from: dict[tuple[str, str], int] = {}
         self._num_read = 0  # bytes of the file
 
     def __len__(self) -> int:
         self._read_news()
-        return len(self._kinds)
+        return len(self._lines)
 
     def counts(self) -> dict[str, int]:
         """How many samples were left out for each kind of reason, over all processes, this run and earlier ones."""
         self._read_news()
-        return dict(Counter(self._kinds.values()))
+        return dict(Counter(line["kind"] for line in self._lines.values()))
+
+    def lines(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """What is listed of every sample, by its shard and key; see the top of this file."""
+        self._read_news()
+        return dict(self._lines)
 
     def check(self, shard: str, key: str, position: int) -> None:
         """Refuse a sample in quarantine.
@@ -188,7 +195,7 @@ class SkippedSamples:
                 "try it again"
             )
 
-    def add(self, shard: str, key: str, position: int, error: SampleError) -> None:
+    def add(self, shard: str, key: str, position: int, error: SampleError, *, media: str = "") -> None:
         """List a sample that was left out, unless it is listed.
 
         Args:
@@ -196,19 +203,22 @@ class SkippedSamples:
             key: The sample's key.
             position: Of the draw in the training stream.
             error: Why it was left out.
+            media: The file that the sample was made from; empty where it is not known.
         """
         self._read_news()
         if error.kind in _QUARANTINE:
             is_listed = self._quarantined_from.get((shard, key), position + 1) <= position
         else:
-            is_listed = (shard, key) in self._kinds
+            is_listed = (shard, key) in self._lines
         if is_listed or isinstance(error, QuarantinedError):
             return
         line = {"shard": shard, "key": key, "kind": error.kind, "position": position, "reason": str(error)}
+        line |= {"media": media} if media else {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:  # one short append: lines of several processes do not mix
             file.write(json.dumps(line) + "\n")
-        _log.warning("sample left out, %d so far: %s", len(self), error)
+        made_from = f" (made from {media})" if media else ""
+        _log.warning("sample left out, %d so far, listed in %s: %s%s", len(self), self.path, error, made_from)
 
     def _read_news(self) -> None:
         try:
@@ -230,6 +240,6 @@ class SkippedSamples:
             sample, kind, position = (line["shard"], line["key"]), line["kind"], line["position"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is no list of skipped samples ({error}: {text[:80]!r}); move it") from error
-        self._kinds[sample] = kind
+        self._lines[sample] = line
         if kind in _QUARANTINE:
             self._quarantined_from[sample] = min(position, self._quarantined_from.get(sample, position))

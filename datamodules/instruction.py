@@ -17,12 +17,13 @@ from datamodules.batch import Batch, collate
 from datamodules.batches import GlobalBatches, global_batches
 from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset
-from datamodules.failures import ReadBatches
+from datamodules.failures import FailurePolicy
 from datamodules.fingerprint import check_facts, order_facts
 from datamodules.loading import LateLoader, Loading, ResumableLoader, Source, refuse_other_sampler
 from datamodules.media_reader import MediaReader
 from datamodules.order import TrainingOrder
 from datamodules.ranks import EvaluationBatches, TrainingBatches
+from datamodules.read_batches import ReadBatches, skipped_file
 from datamodules.shard_reader import ShardReader, open_shards
 from datamodules.start_sample import StartReader, StartSample
 from datamodules.stream import source_samples
@@ -157,8 +158,10 @@ class InstructionDataModule(LightningDataModule):
         warnings.filterwarnings("ignore", message=".*custom batch sampler `EvaluationBatches` for prediction.*")
         return self._evaluation_loaders("predict")
 
-    def dataset(self, reader: ShardReader, *, train: bool) -> ConversationDataset:
-        """Make the dataset of these shards with this module's settings."""
+    def dataset(
+        self, reader: ShardReader, *, train: bool, failures: FailurePolicy | None = None
+    ) -> ConversationDataset:
+        """Make the dataset of these shards with this module's settings; ``failures`` None = those of training."""
         return ConversationDataset(
             reader,
             self.tokenizer,
@@ -166,7 +169,7 @@ class InstructionDataModule(LightningDataModule):
             chat=self.loading.chat_settings,
             max_length=self.loading.max_length,
             seed=self.order.seed,
-            failures=self.loading.failures,
+            failures=failures or self.loading.failures,
         )
 
     def evaluation_batches(self, reader: ShardReader, numbers: Sequence[int] | None = None) -> EvaluationBatches:
@@ -206,17 +209,13 @@ class InstructionDataModule(LightningDataModule):
         """Count what a stage of the run reads; the few batches of a sanity check say nothing about a run."""
         trainer: Any = self.trainer  # which calls this
         if not trainer.sanity_checking:
-            self._read_batches.add(trainer.state.stage.value, batch.questions)
+            self._read_batches.add(trainer.state.stage.value, batch)
         return batch
 
     def teardown(self, stage: str) -> None:
-        """Refuse to end well what has read nothing.
-
-        Raises:
-            TooManySkippedError: On all ranks, all samples of a stage (training, validation, ...) were left out.
-        """
-        trainer: Any = self.trainer
-        self._read_batches.refuse_nothing(lambda empty: trainer.strategy.reduce_boolean_decision(empty, all=True))
+        """Refuse to end well what has read nothing, or judged too little; see ``ReadBatches.finish``."""
+        counted, self._read_batches = self._read_batches, ReadBatches()
+        counted.finish(self.trainer, self.loading.failures)
 
     def state_dict(self) -> dict[str, Any]:
         """How many units were trained on, and what their order follows from."""
@@ -266,9 +265,13 @@ class InstructionDataModule(LightningDataModule):
     def _evaluation_loaders(self, kind: str) -> list[DataLoader[Batch]]:
         refuse_other_sampler(self.trainer)
         loaders = []
+        failures = self.loading.failures
+        if self.trainer is not None:
+            failures = failures.for_evaluation(skipped_file(self.trainer, kind))
         for patterns in self.evaluation_sources[kind].values():
             reader = open_shards(patterns, self.loading.cache)
-            loaders.append(self._loader(LateLoader, self.dataset(reader, train=False), self.evaluation_batches(reader)))
+            dataset = self.dataset(reader, train=False, failures=failures)
+            loaders.append(self._loader(LateLoader, dataset, self.evaluation_batches(reader)))
         return loaders
 
     def _loader(

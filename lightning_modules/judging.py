@@ -1,5 +1,6 @@
 """Judges a batch: the loss of its reference answers, and whether the generated answers are right."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,6 +43,24 @@ class JudgedBatch(VideoTextBatch, Protocol):
     def questions(self) -> Sequence[Any]:
         """One ``JudgedQuestion`` a conversation."""
 
+    @property
+    def left_out(self) -> Sequence[str]:
+        """One name of a reason for every sample that was left out of the batch."""
+
+
+class SampleLimitError(TextLimitError):
+    """A conversation of a known sample does not fit the language model.
+
+    Args:
+        reason: What is wrong with it.
+        conversation: Its number in the batch.
+        key: The sample's key.
+    """
+
+    def __init__(self, reason: str, conversation: int, key: str) -> None:
+        super().__init__(reason, conversation)
+        self.key = key
+
 
 @contextmanager
 def naming_the_sample(questions: Sequence[Any]) -> Iterator[None]:
@@ -51,14 +70,14 @@ def naming_the_sample(questions: Sequence[Any]) -> Iterator[None]:
         questions: What the batch asks, one ``JudgedQuestion`` a conversation.
 
     Raises:
-        TextLimitError: With the sample's key, where the lines inside raise one.
+        SampleLimitError: The lines inside raise an error about one conversation.
     """
     try:
         yield
     except TextLimitError as error:
         wrong = questions[error.conversation]
         reason = f"sample {wrong.key!r}, question {wrong.question[:80]!r}: {error.reason}"
-        raise TextLimitError(reason, error.conversation) from error
+        raise SampleLimitError(reason, error.conversation, wrong.key) from error
 
 
 class Judgement:
@@ -66,10 +85,12 @@ class Judgement:
 
     Attributes:
         counter: Right answers of this rank by evaluation set and kind; of all ranks after ``log_accuracies``.
+        left_out: Samples that this rank left out by evaluation set; all ranks did after ``log_accuracies``.
     """
 
     def __init__(self) -> None:
         self.counter = AccuracyCounter()
+        self.left_out: Counter[str] = Counter()
 
     def of_batch(self, module: "VideoLanguageModule", batch: JudgedBatch, stage: str, name: str) -> list[str]:
         """Log the loss of one batch, answer its questions and count the right answers.
@@ -95,6 +116,7 @@ class Judgement:
             add_dataloader_idx=False,
             sync_dist=True,
         )
+        self.left_out[name] += len(batch.left_out)
         answers = language_model.generate(visual, text, module.max_new_tokens)
         for question, answer in zip(batch.questions, answers, strict=True):
             if question.key == LEFT_OUT:
@@ -103,13 +125,21 @@ class Judgement:
         return answers
 
     def log_accuracies(self, module: "VideoLanguageModule", stage: str) -> None:
-        """Log the accuracies over all ranks: of everything, of every set, of every kind of question in a set."""
+        """Log the accuracies over all ranks: of everything, of every set, of every kind of question in a set.
+
+        Of sets from which samples were left out, log also how many.
+        """
         world_size = module.trainer.world_size
         if world_size > 1:
             gathered: list[Any] = [None] * world_size
-            torch.distributed.all_gather_object(gathered, self.counter.counts())
-            self.counter = AccuracyCounter()
-            self.counter.merge(gathered)
+            torch.distributed.all_gather_object(gathered, (self.counter.counts(), self.left_out))
+            self.counter, self.left_out = AccuracyCounter(), Counter()
+            self.counter.merge(counts for counts, _ in gathered)
+            for _, left_out in gathered:
+                self.left_out.update(left_out)
+        for name, count in self.left_out.items():
+            if count:
+                module.log(f"{stage}/skipped_samples/{name}", float(count))
         for (name,), accuracy in self.counter.by(0).items():
             module.log(f"{stage}/accuracy/{name}", accuracy.value)
         for (name, kind), accuracy in self.counter.by(0, 1).items():

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning_modules.predictions import Prediction
 from lightning_modules.scoring import NO_KIND, Accuracy, AccuracyCounter
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")
+_NUM_SHOWN = 50  # samples that the Markdown lists as left out
 _NOTE = (
     "The standard error takes questions for independent; questions about one video are not quite, so it is a lower "
     "bound where videos have several."
@@ -25,16 +27,21 @@ def count_predictions(predictions: Iterable[Prediction]) -> AccuracyCounter:
     return counter
 
 
-def build_report(predictions: Sequence[Prediction], about: Mapping[str, Any]) -> dict[str, Any]:
+def build_report(
+    predictions: Sequence[Prediction], about: Mapping[str, Any], skipped: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """Summarise predictions.
 
     Args:
         predictions: At least one.
         about: What was evaluated; taken into the report as it is.
+        skipped: What was left out, one record a sample with ``shard``, ``key``, ``kind`` and ``reason``, and ``media``
+            where its file is known.
 
     Returns:
         ``accuracy``, ``by_length``, ``by_kind`` and ``by_length_and_kind``, each entry with the share of right answers,
-        its standard error and the number of questions. Lengths are in their natural order. Can be written as JSON.
+        its standard error and the number of questions. Lengths are in their natural order. ``skipped`` has the number
+        of samples that were left out, the same by kind of reason, and the records. Can be written as JSON.
 
     Raises:
         ValueError: There is no prediction, so nothing can be said.
@@ -54,6 +61,11 @@ def build_report(predictions: Sequence[Prediction], about: Mapping[str, Any]) ->
         },
         "by_kind": {kind: _entry(accuracy) for (kind,), accuracy in counter.by(1).items()},
         "by_length_and_kind": {length: by_both[length] for length in sorted(by_both, key=length_order)},
+        "skipped": {
+            "samples": len(skipped),
+            "by_kind": dict(Counter(sample["kind"] for sample in skipped).most_common()),
+            "which": [dict(sample) for sample in skipped],
+        },
     }
 
 
@@ -71,7 +83,10 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
-    """The report as Markdown: what was evaluated, then one table with a row a length and a column a kind."""
+    """The report as Markdown.
+
+    First what was evaluated, then one table with a row a length and a column a kind, then what was left out.
+    """
     kinds = list(report["by_kind"])
     rows = [
         [
@@ -86,13 +101,28 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     about = [f"- {name}: {_plain(value)}" for name, value in report["evaluated"].items()]
     table = [_line(header), _line(["---"] * len(header)), *(_line(row) for row in rows)]
     lines = ["# Accuracy", "", *about, "", "Share of right answers ± standard error (number of questions). " + _NOTE]
-    return "\n".join([*lines, "", *table, ""])
+    return "\n".join([*lines, "", *table, "", *_skipped_lines(report["skipped"])])
 
 
 def length_order(label: str) -> tuple[float, str]:
     """Sort key that puts ``2x`` before ``16x``, and labels without a number last."""
     number = _NUMBER.search(label)
     return (float(number.group()) if number else float("inf"), label)
+
+
+def _skipped_lines(skipped: Mapping[str, Any]) -> Iterator[str]:
+    if not skipped["samples"]:
+        return
+    counts = ", ".join(f"{kind}: {count}" for kind, count in skipped["by_kind"].items())
+    yield from ("## Left out", "", f"Samples that could not be judged: {skipped['samples']} ({counts}).")
+    yield from ("Their questions count neither as right nor as wrong.", "")
+    yield from (_line(["key", "file", "kind", "reason"]), _line(["---"] * 4))
+    for sample in skipped["which"][:_NUM_SHOWN]:
+        reason = " ".join(sample["reason"].split())
+        yield _line([sample["key"], sample.get("media") or sample["shard"], sample["kind"], reason])
+    if skipped["samples"] > _NUM_SHOWN:
+        yield from ("", f"The other {skipped['samples'] - _NUM_SHOWN} are in report.json.")
+    yield ""
 
 
 def _entry(accuracy: Accuracy) -> dict[str, float | int]:

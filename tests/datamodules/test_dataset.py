@@ -184,6 +184,7 @@ def test_skipping_makes_the_batch_smaller_and_lists_what_is_missing(tmp_path: Pa
     batch = collate(data.__getitems__([Draw(index, 100 + index) for index in range(4)]))
     assert [question.key for question in batch.questions] == ["a", "d"]
     assert batch.frame_counts.tolist() == [2, 3]
+    assert batch.left_out == ("media", "sample")
     lines = [json.loads(line) for line in listed.read_text().splitlines()]
     assert [(line["position"], line["key"], line["kind"]) for line in lines] == [
         (101, "b", "media"),
@@ -216,7 +217,8 @@ def test_a_sample_in_quarantine_is_left_out_untried(
 
     def keys(data: ConversationDataset, position: int) -> list[str]:
         tried.clear()
-        return [sample.key for sample in data.__getitems__([Draw(0, position), Draw(1, position + 1)])]
+        batch = collate(data.__getitems__([Draw(0, position), Draw(1, position + 1)]))
+        return [question.key for question in batch.questions]
 
     assert (keys(run, 10), tried) == (["b"], ["a", "b"])
     stuck.clear()  # whatever it was, it is over

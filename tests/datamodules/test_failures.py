@@ -1,11 +1,15 @@
 """The list of what was left out: once a sample, shared by processes, a quarantine for decoders that hang or crash."""
 
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 
-from datamodules.batch import LEFT_OUT, stand_in
+from datamodules.batch import collate, stand_in
 from datamodules.errors import (
     BrokenMediaError,
     CrashedDecoderError,
@@ -15,7 +19,8 @@ from datamodules.errors import (
     StuckDecoderError,
     TooManySkippedError,
 )
-from datamodules.failures import FailurePolicy, ReadBatches, SkipBounds, SkippedSamples
+from datamodules.failures import FailurePolicy, SkipBounds, SkippedSamples
+from datamodules.read_batches import ReadBatches
 
 
 def test_every_sample_is_listed_once_and_counted_by_kind(tmp_path: Path) -> None:
@@ -135,17 +140,50 @@ def test_bounds_that_bound_nothing_are_refused(bound: dict[str, float]) -> None:
 
 
 def test_a_stage_of_which_nothing_was_read_is_refused_where_all_ranks_agree() -> None:
-    def add_batches() -> None:
-        for stage, key in (("train", "a"), ("train", LEFT_OUT), ("validate", LEFT_OUT), ("validate", LEFT_OUT)):
-            read.add(stage, [left_out._replace(key=key)])
-
     read = ReadBatches()
-    left_out = stand_in().conversations[0].question
+    lost = collate([stand_in("media")])
+    found = lost._replace(questions=(lost.questions[0]._replace(key="a"),), left_out=())
+    for stage, batch in (("train", found), ("train", lost), ("validate", lost), ("validate", lost)):
+        read.add(stage, batch)
     asked: list[bool] = []
-    add_batches()
-    read.refuse_nothing(lambda empty: bool(asked.append(empty)))
+    read.finish(Ranks(TrainerFn.FITTING, lambda empty: bool(asked.append(empty))), FailurePolicy())
     assert asked == [False, True]
-    add_batches()
     with pytest.raises(TooManySkippedError, match="stage 'validate': every sample of all 2 batches was left out"):
-        read.refuse_nothing(lambda empty: empty)
-    read.refuse_nothing(lambda empty: empty)  # each stage is counted anew
+        read.finish(Ranks(TrainerFn.FITTING, lambda empty: empty), FailurePolicy())
+
+
+class Ranks:
+    """What a trainer and its strategy tell of a run; with it stand the numbers of another rank."""
+
+    def __init__(self, fn: TrainerFn, agree: Callable[[bool], bool] = lambda own: own, others: float = 0) -> None:
+        self.state = SimpleNamespace(fn=fn)
+        self.log_dir = "logs"
+        self.strategy = SimpleNamespace(
+            root_device="cpu",
+            reduce_boolean_decision=lambda own, all: agree(own),
+            reduce=lambda numbers, reduce_op: numbers * (1 + others),
+        )
+
+
+@pytest.mark.parametrize(("share", "is_refused"), [(0.1, True), (0.33, True), (0.34, False), (1.0, False)])
+def test_an_evaluation_that_left_out_more_than_its_share_over_all_ranks_is_refused(
+    share: float, is_refused: bool
+) -> None:
+    read = ReadBatches()
+    lost = collate([stand_in("media")])
+    asked = tuple(lost.questions[0]._replace(key=key) for key in "aabb")
+    read.add("test", lost._replace(questions=asked))
+    trainer = Ranks(TrainerFn.TESTING, others=1)
+    warned = pytest.warns(UserWarning, match=r"2 of 6 samples were left out \(2 of kind 'media'\).*skipped_test\.jsonl")
+    message = r"2 of 6 samples were left out .*max_skipped_share allows .* Correct the data, or raise data\.loading"
+    refused = pytest.raises(TooManySkippedError, match=message) if is_refused else nullcontext()
+    with warned, refused:
+        read.finish(trainer, FailurePolicy(max_skipped_share=share))
+
+
+def test_one_sample_of_few_is_never_too_much() -> None:
+    read = ReadBatches()
+    lost = collate([stand_in("media")])
+    read.add("test", lost._replace(questions=(lost.questions[0]._replace(key="a"),)))
+    with pytest.warns(UserWarning, match="1 of 2 samples were left out"):
+        read.finish(Ranks(TrainerFn.TESTING), FailurePolicy(max_skipped_share=0.01))

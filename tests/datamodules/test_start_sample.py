@@ -13,11 +13,13 @@ from tests.fixtures_data import make_clip, make_record, write_shard
 LONG = "what colour is the circle ? " * 6
 
 
-def read(path: Path, tokenizer: Any, *, skip: bool = False, max_length: int | None = None) -> StartSample:
+def read(
+    path: Path, tokenizer: Any, *, skip: bool = False, max_length: int | None = None, is_answered: bool = False
+) -> StartSample:
     listed = str(path.parent / "skipped.jsonl")
     failures = FailurePolicy("skip", listed) if skip else FailurePolicy()
     reader = StartReader(tokenizer, 28, Loading(max_length=max_length, failures=failures), 0)
-    return reader.read([(str(path), True)])
+    return reader.read([(str(path), is_answered)])
 
 
 def write(path: Path, questions: list[str]) -> Path:
@@ -28,7 +30,7 @@ def write(path: Path, questions: list[str]) -> Path:
 
 def test_the_longest_conversations_of_a_shard_are_among_the_sample(tmp_path: Path, tokenizer: Any) -> None:
     path = write(tmp_path / "a.tar", ["what ?"] * 40 + [LONG] + ["what ?"] * 40)
-    sample = read(path, tokenizer)
+    sample = read(path, tokenizer, is_answered=True)
     assert sample.problems == []
     assert 9 <= len(sample.texts) <= 16
     longest = max(sample.texts, key=lambda text: len(text.input_ids))
@@ -65,11 +67,13 @@ def test_one_problem_a_source_is_told_with_how_many_more_there_are(tmp_path: Pat
     assert "2 more of the 8 that were tried" in problem
 
 
+@pytest.mark.parametrize("skipped", ["training", "evaluation"])
 def test_where_wrong_samples_are_left_out_only_a_source_without_others_is_a_problem(
-    tmp_path: Path, tokenizer: Any
+    tmp_path: Path, tokenizer: Any, skipped: str
 ) -> None:
-    assert read(write(tmp_path / "a.tar", ["what ?", LONG]), tokenizer, skip=True, max_length=20).problems == []
-    (problem,) = read(write(tmp_path / "b.tar", [LONG, LONG]), tokenizer, skip=True, max_length=20).problems
+    where: Any = {"skip": True} if skipped == "training" else {"is_answered": True}
+    assert read(write(tmp_path / "a.tar", ["what ?", LONG]), tokenizer, max_length=20, **where).problems == []
+    (problem,) = read(write(tmp_path / "b.tar", [LONG, LONG]), tokenizer, max_length=20, **where).problems
     assert "max_length is 20" in problem
 
 
