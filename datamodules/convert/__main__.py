@@ -12,7 +12,7 @@ annotations name the videos first; shuffling is the reader's. Beside the shards 
 
 - A row that cannot be used is left out, counted and listed. The exit status is 1 if more than ``--max-missing-rate`` of
   the rows were; the shards are whole and usable nevertheless. A JSON list that is damaged stops the conversion before
-  anything is written (status 2). Status 3 is a fault of this program.
+  anything is written (status 2). Status 70 is a fault of this program.
 - Nothing about one row or one file stops a conversion. What nobody foresaw is listed with the error's type and message.
 - The same command goes on where a stopped or killed one was. Until it has ended, the plan file takes about as much
   space as the annotations. ``--restart`` removes what an earlier conversion wrote and converts again.
@@ -31,7 +31,6 @@ import os
 import re
 import sqlite3
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,8 +42,7 @@ from datamodules.convert.sources import SOURCES, MediaRoots
 
 TOO_MANY_LEFT_OUT = 1
 CANNOT_BE_DONE = 2
-PROGRAM_FAILED = 3
-"""Exit status of a fault of the program. Python's own, 1, would say that the shards can be used."""
+"""Exit statuses beside 0. Only 0 and 1 leave shards that can be used; a fault of the program ends with 70."""
 
 _GIGABYTE = 10**9
 
@@ -56,8 +54,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Arguments; None = those of the process.
 
     Returns:
-        Exit status: 0, or 1 where more rows than allowed were left out, or 2 where the conversion cannot be done, or 3
-        where the program itself failed. Only 0 and 1 leave shards that can be used.
+        Exit status: 0, or 1 where more rows than allowed were left out, or 2 where the conversion cannot be done.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name must not end a run on a plain terminal
@@ -68,13 +65,6 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ConversionError, OSError, sqlite3.OperationalError) as error:  # the last two: OUT's disk
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_BE_DONE
-    except Exception:
-        traceback.print_exc()
-        print(
-            "error: the converter itself failed (above); shards that are there are whole, and the same command goes on",
-            file=sys.stderr,
-        )
-        return PROGRAM_FAILED
     print(report.table())
     if report.missing_rate > options.max_missing_rate:
         state = "the shards are whole" if report.num_samples else "no row could be used"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from command_errors import run_and_exit
 from datamodules.convert.paths import find_media
 from datamodules.convert.prepare import Preparation, Prepared, Wanted
 from datamodules.convert.problems import ConversionError, Reason, RowProblem
@@ -140,10 +141,12 @@ def test_a_fault_of_the_program_has_a_status_of_its_own_and_says_so_last(
     rows = many_clips(tmp_path, 1)
     with monkeypatch.context() as patched:
         patched.setattr("datamodules.convert.plan.Plan.samples", lambda *_: 1 // 0)
-        convert("llava", rows, tmp_path / "out", status=3)
+        with pytest.raises(SystemExit) as ended:
+            run_and_exit(lambda: convert("llava", rows, tmp_path / "out"))
+    assert ended.value.code == 70
     printed = capsys.readouterr().err
-    assert "ZeroDivisionError" in printed
-    assert printed.splitlines()[-1].startswith("error: the converter itself failed")
+    assert "Traceback" in printed
+    assert printed.splitlines()[-1].startswith("error: ZeroDivisionError")
     convert("llava", rows, tmp_path / "out")
 
 
