@@ -166,9 +166,11 @@ def test_other_tokenizer_or_template_is_refused_by_name(runs: Runs, tmp_path: Pa
     validate(runs, "lora", f"--data.tokenizer={copy}")
     template = copy / "chat_template.jinja"
     template.write_text(template.read_text().replace("<|im_end|>", "<|im_end|> "))
-    message = r"data\.tokenizer: the tokenizer in '.*copy' .* another chat template\. The same text"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"data\.tokenizer '.*copy' is not the tokenizer of the language model"):
         validate(runs, "lora", f"--data.tokenizer={copy}")
+    message = r"model\.language_model: the tokenizer in '.*copy' .* another chat template\. The same text"
+    with pytest.raises(ValueError, match=message):
+        validate(runs, "lora", f"--data.tokenizer={copy}", f"--model.language_model.init_args.path={copy}")
 
 
 def test_frozen_weights_of_another_folder_are_refused_wherever_a_checkpoint_is_opened(
