@@ -98,12 +98,15 @@ def read_list(path: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_validation_in_training_leaves_wrong_samples_out_and_counts_them(place: Place, num_workers: int) -> None:
+def test_validation_in_training_leaves_wrong_samples_out_and_counts_them(
+    place: Place, num_workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
     judged = [*good(15), *broken(), *good(15, "more")]
     config = write_config(place, judged, num_workers=num_workers)
     cli = train.main(["fit", "-c", str(config), "--validation.every_n_steps=1"])
     assert cli.trainer.global_step == 2
     assert float(cli.trainer.callback_metrics["val/skipped_samples/1x"]) == 3
+    assert "val/skipped_samples/1x: 3" in caplog.text
     assert sum(accuracy.total for accuracy in cli.model.judgement.counter.by().values()) == 30
     listed = read_list(Path(str(cli.trainer.log_dir)) / "skipped_validation.jsonl")
     assert {key: line["kind"] for key, line in listed.items()} == KINDS

@@ -17,6 +17,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+import evaluate
 import train
 from datamodules.convert.__main__ import main as convert
 from datamodules.loading import Loading
@@ -151,7 +152,7 @@ def test_files_that_the_page_names_are_there() -> None:
 
 
 def test_options_that_the_page_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    for program, asked in ((convert, ["llava", "--help"]), (validate, ["--help"])):
+    for program, asked in ((convert, ["llava", "--help"]), (validate, ["--help"]), (evaluate.main, ["--help"])):
         with pytest.raises(SystemExit):
             program(asked)
     option = r"(?<![\w-])--[a-z][\w-]*"

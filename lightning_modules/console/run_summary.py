@@ -109,7 +109,9 @@ def _short(count: int) -> str:
 def _scores(trainer: Trainer) -> Iterator[str]:
     values = trainer.callback_metrics
     for name in sorted(
-        name for name in values if name == "train/loss" or name.startswith(("val/accuracy", "val/loss"))
+        name
+        for name in values
+        if name == "train/loss" or name.startswith(("val/accuracy", "val/loss", "val/skipped_samples"))
     ):
         if "_by_" not in name:
             yield f"{name}: {float(values[name]):.4g}"
