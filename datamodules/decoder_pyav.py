@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, stack_pictures
 from datamodules.errors import BrokenMediaError, undecodable
-from datamodules.frame_pixels import Orientation, PixelReader, orientation
+from datamodules.frame_pixels import Orientation, PixelReader, told_orientation
 from datamodules.video_seek import SeekMissedError, frames_after_seek, timed_frames
 from datamodules.video_stream import STORED_FORMATS, best_video_stream, open_container
 from datamodules.video_timeline import VideoTimeline, read_timeline
@@ -26,6 +26,7 @@ class FoundFrame(NamedTuple):
 
     number: int
     picture: Any  # av.VideoFrame
+    turn: Orientation  # how it becomes upright
 
 
 class PyAVDecoder:
@@ -35,7 +36,8 @@ class PyAVDecoder:
     complete, and tells which keyframe to seek to for which frame. Bytes are read where they are needed; a film of any
     length takes little memory.
 
-    Some packets show no frame, which often only the decoder knows. Then the nearest frame before it comes.
+    Some packets show no frame, which often only the decoder knows. Then the nearest frame before it comes. A video of
+    which most frames are lost in this way is broken.
 
     A chosen frame that FFmpeg marks as damaged makes the video a broken one. Damage that it conceals without a mark
     goes unnoticed: its strict mode would find more, but also refuses films that every player shows.
@@ -56,6 +58,7 @@ class PyAVDecoder:
         self._where = where
         self._formats = formats
         self._pixels = PixelReader()
+        self._turn = Orientation()  # of the frame that was decoded last
         self.timeline = read_video_timeline(file, size, where, formats)
 
     @property
@@ -111,32 +114,47 @@ class PyAVDecoder:
 
     def _play(self, first: int) -> Iterator[FoundFrame]:
         waiting: FoundFrame | None = None  # may be the one on show at the start
+        num_shown = 1
         for found in self._decode_from(first):
             if found.picture.is_corrupt and found.number >= first:
                 ms = self.frame_ms[found.number]
                 raise BrokenMediaError(f"{self._where}: its frame at {ms} ms is damaged; fetch the file again")
             if waiting is not None and found.number > max(first, waiting.number):
                 yield waiting
+                num_shown += 1
             if waiting is None or found.number > waiting.number:
                 waiting = found
         if waiting is not None:
+            self._check_lost(num_shown, len(self.timeline.shown) - first)
             yield waiting
+
+    def _check_lost(self, num_decoded: int, num_wanted: int) -> None:
+        """Refuse a video of which a decoder drops most frames without a word: those that they depend on are damaged."""
+        if self.timeline.shows_half and 2 * num_decoded < num_wanted:
+            raise BrokenMediaError(
+                f"{self._where}: only {num_decoded} of {num_wanted} frames can be decoded; fetch or encode it again"
+            )
 
     def _decode_from(self, first: int) -> Iterator[FoundFrame]:
         timeline = self.timeline
         with self._open_decoding() as (container, stream):
             if not timeline.has_times:
                 last = len(timeline.shown) - 1
-                yield from (FoundFrame(min(n, last), frame) for n, frame in enumerate(container.decode(stream)))
+                yield from (
+                    FoundFrame(min(n, last), frame, self._turn)
+                    for n, frame in enumerate(self._watched(container.decode(stream)))
+                )
                 return
             frames = self._after_seek(container, stream, first)
             if frames is not None:
-                yield from (FoundFrame(timeline.index_at(frame.pts), frame) for frame in frames)
+                yield from (
+                    FoundFrame(timeline.index_at(frame.pts), frame, self._turn) for frame in self._watched(frames)
+                )
                 return
         with self._open_decoding() as (container, stream):
-            for frame in timed_frames(container.decode(stream)):
+            for frame in self._watched(timed_frames(container.decode(stream))):
                 if frame.pts >= timeline.shown[0]:
-                    yield FoundFrame(timeline.index_at(frame.pts), frame)
+                    yield FoundFrame(timeline.index_at(frame.pts), frame, self._turn)
 
     def _after_seek(self, container: Any, stream: Any, first: int) -> Iterator[Any] | None:
         """Frames from the keyframe before ``first`` on; None where a seek is not worth it, or leads elsewhere."""
@@ -156,7 +174,7 @@ class PyAVDecoder:
 
         def pictures() -> Iterator[Pixels]:
             size: tuple[int, int] | None = None
-            for index, picture in found:
+            for index, picture, turn in found:
                 if picture.is_corrupt:
                     indices.clear()
                     return
@@ -164,22 +182,24 @@ class PyAVDecoder:
                     continue
                 size = size or self._size.scaled(picture.width, picture.height)
                 indices.append(index)
-                yield self._pixels.read(picture, *size)
+                yield self._pixels.read(picture, *size, turn)
 
         stacked = stack_pictures(pictures(), most, self._where)
+        if indices:
+            self._check_lost(len(indices), most)
         return DecodedFrames(stacked, self.frame_ms[indices]) if stacked is not None and indices else None
 
     def _frames_by_time(self, indices: Sequence[int], *, seek: bool) -> Iterator[FoundFrame]:
         timeline = self.timeline
         with self._open_decoding() as (container, stream):
-            decoded: Iterator[Any] = timed_frames(container.decode(stream))
+            decoded = self._watched(timed_frames(container.decode(stream)))
             before = after = None  # frames around the wanted time
             position, was_sought = 0, False
             for index in indices:
                 wanted = timeline.shown[index]
                 keyframe = timeline.keyframe_before(index)
                 if seek and bisect.bisect_left(timeline.shown, keyframe) - position > _SEEK_GAIN_FRAMES:
-                    decoded = frames_after_seek(container, stream, keyframe)
+                    decoded = self._watched(frames_after_seek(container, stream, keyframe))
                     before = after = None
                     was_sought = True
                 while after is None or after.pts < wanted:
@@ -190,26 +210,31 @@ class PyAVDecoder:
                     before, after = after, frame
                 position = index + 1
                 if after is not None and after.pts == wanted:
-                    yield FoundFrame(index, after)
+                    yield FoundFrame(index, after, self._turn)
                 elif before is not None:
-                    yield FoundFrame(timeline.index_at(before.pts), before)
+                    yield FoundFrame(timeline.index_at(before.pts), before, self._turn)
                 elif was_sought:
                     raise SeekMissedError
                 elif after is not None:
-                    yield FoundFrame(timeline.index_at(after.pts), after)
+                    yield FoundFrame(timeline.index_at(after.pts), after, self._turn)
 
     def _frames_by_count(self, indices: Sequence[int]) -> Iterator[FoundFrame]:
         wanted = set(indices)
         last: FoundFrame | None = None
         with self._open_decoding() as (container, stream):
-            for number, frame in enumerate(container.decode(stream)):
-                last = FoundFrame(min(number, len(self.timeline.shown) - 1), frame)
+            for number, frame in enumerate(self._watched(container.decode(stream))):
+                last = FoundFrame(min(number, len(self.timeline.shown) - 1), frame, self._turn)
                 if number in wanted:
                     yield last
                 if number == indices[-1]:
                     return
         if last is not None:
             yield last
+
+    def _watched(self, frames: Iterator[Any]) -> Iterator[Any]:
+        for frame in frames:
+            self._turn = told_orientation(frame) or self._turn
+            yield frame
 
     def _open_decoding(self) -> contextlib.AbstractContextManager[tuple[Any, Any]]:
         return _open_decoding(self._file, self._size, self._where, self._formats)
@@ -266,17 +291,3 @@ def first_frame(file: BinaryIO, size: FrameSize, where: str, formats: str = STOR
     if frame is None:
         raise BrokenMediaError(undecodable(where, "none of its frames can be decoded"))
     return frame
-
-
-def check_turn(file: BinaryIO, size: FrameSize, timeline: VideoTimeline, backend: str, where: str) -> None:
-    """Refuse videos that other backends do not show upright: they know the turns of MP4 and MOV only, and no mirror.
-
-    Raises:
-        BrokenMediaError: It is such a video.
-    """
-    turn = orientation(first_frame(file, size, where))
-    if turn.is_mirror or (turn != Orientation() and "mov" not in timeline.format_name):
-        raise BrokenMediaError(
-            f"{where}: its frames have to be {'mirrored' if turn.is_mirror else 'turned'}, which {backend} does not do "
-            "here; encode the video again or choose the backend 'pyav'"
-        )

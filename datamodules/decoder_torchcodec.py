@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.decoded_frames import DecodedFrames, FrameSize, Pixels, decode_in_portions
-from datamodules.decoder_pyav import check_turn, read_video_timeline
+from datamodules.decoder_pyav import read_video_timeline
 from datamodules.errors import BrokenMediaError, undecodable
+from datamodules.turn_check import check_turn
 
 _TOLERANCE_MS = 2
 

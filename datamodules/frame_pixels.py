@@ -64,17 +64,24 @@ _QUARTER_TURNS = (  # counterclockwise
 )
 
 
-def orientation(frame: Any) -> Orientation:
-    """How a player turns and mirrors this frame."""
+def told_orientation(frame: Any) -> Orientation | None:
+    """How a player turns and mirrors this frame; None where the frame tells nothing.
+
+    A container's matrix comes with every frame. One in the film's own stream comes with some frames, and holds for
+    those after it.
+    """
     try:
         side_data = frame.side_data.get(Type.DISPLAYMATRIX)
     except (
         ValueError
     ):  # PyAV cannot list side data that it has no name for, such as Exif; the turn it tells all the same
         return _QUARTER_TURNS[round(frame.rotation / 90) % 4]
-    if side_data is None:
-        return Orientation()
-    return Orientation.of_matrix(np.frombuffer(bytes(side_data), dtype=np.int32))
+    return None if side_data is None else Orientation.of_matrix(np.frombuffer(bytes(side_data), dtype=np.int32))
+
+
+def orientation(frame: Any) -> Orientation:
+    """How a player turns and mirrors this frame, the first one of a film."""
+    return told_orientation(frame) or Orientation()
 
 
 class PixelReader:
@@ -83,16 +90,17 @@ class PixelReader:
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
-    def read(self, frame: Any, width: int, height: int) -> Pixels:
+    def read(self, frame: Any, width: int, height: int, turn: Orientation) -> Pixels:
         """Convert, scale and turn a frame.
 
         Args:
             frame: PyAV's decoded frame.
             width: Pixels that its rows are scaled to, before it is turned.
             height: The same of its columns.
+            turn: How it becomes upright.
 
         Returns:
-            RGB ``[height, width, 3]``, or ``[width, height, 3]`` where the frame is transposed.
+            RGB ``[height, width, 3]``, or ``[width, height, 3]`` where the turn transposes.
 
         Raises:
             ValueError: Its colour matrix is one that FFmpeg's scaler does not know.
@@ -109,7 +117,7 @@ class PixelReader:
             threads=1,
         )
         pixels: Any = converted.to_ndarray()
-        return orientation(frame).apply(_on_white(pixels) if has_alpha else pixels)
+        return turn.apply(_on_white(pixels) if has_alpha else pixels)
 
 
 def _matrix(frame: Any) -> Colorspace | None:

@@ -44,6 +44,7 @@ class VideoTimeline(NamedTuple):
     has_times: bool  # False: the container stores no presentation times, and only the order of ``shown`` holds
     order_is_guessed: bool  # the container stores no presentation times, and the codec may store frames in any order
     starts_with_keyframe: bool  # False: what is listed first may be impossible to decode
+    shows_half: bool  # this codec's packets show a frame each, or a field each: half of them at least are frames
 
     @property
     def duration_ms(self) -> int:
@@ -172,6 +173,7 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
         has_times=not lacks_times and not (is_avi and may_reorder),
         order_is_guessed=lacks_times or (is_avi and codec in ("h264", "hevc")),
         starts_with_keyframe=packets.starts_with_keyframe,
+        shows_half=codec in ("h264", "hevc"),
     )
 
 

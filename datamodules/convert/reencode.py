@@ -15,9 +15,9 @@ import av
 
 from datamodules.convert.problems import ConversionError, Reason, RowProblem, damaged
 from datamodules.decoded_frames import FrameSize
-from datamodules.decoder_pyav import PyAVDecoder
+from datamodules.decoder_pyav import FoundFrame, PyAVDecoder
 from datamodules.errors import BrokenMediaError
-from datamodules.frame_pixels import PixelReader, Yuv420Writer, orientation
+from datamodules.frame_pixels import PixelReader, Yuv420Writer
 from datamodules.video_stream import CONVERTED_FORMATS
 from datamodules.video_timeline import VideoTimeline
 
@@ -104,7 +104,7 @@ def reencode_video(
 class _Shown(NamedTuple):
     """A frame and when it is shown, in seconds."""
 
-    picture: Any  # av.VideoFrame
+    found: FoundFrame
     start: Fraction
     end: Fraction
 
@@ -119,9 +119,10 @@ def _shown_frames(video: PyAVDecoder, start: Fraction) -> Iterator[_Shown]:
     timeline = video.timeline
     zero = timeline.shown[0]
     first = timeline.index_at(zero + math.floor(start / timeline.time_base))
-    for index, picture in video.play(first):
+    for found in video.play(first):
+        index = found.number
         ends = timeline.shown[index + 1] if index + 1 < len(timeline.shown) else timeline.end
-        yield _Shown(picture, (timeline.shown[index] - zero) * timeline.time_base, (ends - zero) * timeline.time_base)
+        yield _Shown(found, (timeline.shown[index] - zero) * timeline.time_base, (ends - zero) * timeline.time_base)
 
 
 def _part(frames: Iterator[_Shown], start: Fraction, end: Fraction | None) -> Iterator[_Shown]:
@@ -132,11 +133,11 @@ def _part(frames: Iterator[_Shown], start: Fraction, end: Fraction | None) -> It
             pending = pending and pending._replace(end=end)
             break
         if pending is not None and frame.start > start:
-            yield _Shown(pending.picture, max(Fraction(0), pending.start - start), frame.start - start)
+            yield _Shown(pending.found, max(Fraction(0), pending.start - start), frame.start - start)
         pending = frame
     if pending is not None and pending.end > start:
         last = pending.end if end is None else min(end, pending.end)
-        yield _Shown(pending.picture, max(Fraction(0), pending.start - start), last - start)
+        yield _Shown(pending.found, max(Fraction(0), pending.start - start), last - start)
 
 
 class _Encoder:
@@ -155,7 +156,7 @@ class _Encoder:
         self.num_frames = 0
 
     def write(self, shown: _Shown) -> None:
-        picture = self._scaled(shown.picture)
+        picture = self._scaled(shown.found)
         picture.pts = max(round(shown.start * _CLOCK), self._last_ticks + 1)
         picture.time_base = Fraction(1, _CLOCK)
         self._last_ticks = picture.pts
@@ -176,13 +177,13 @@ class _Encoder:
                 self._output.mux(self._waiting)
             self._waiting = packet
 
-    def _scaled(self, picture: Any) -> Any:
-        turn = orientation(picture)  # a phone's film lies on its side: the turn is made here, once
+    def _scaled(self, found: FoundFrame) -> Any:
+        picture, turn = found.picture, found.turn  # a phone's film lies on its side: the turn is made here, once
         if self._stream is None:
             shown = turn.shown_size(picture.width, picture.height)
             self._open(*scaled_size(*shown, self._reencoding.size))
         width, height = turn.shown_size(self._stream.width, self._stream.height)
-        return self._writer.write(self._reader.read(picture, width, height))
+        return self._writer.write(self._reader.read(picture, width, height, turn))
 
     def _open(self, width: int, height: int) -> None:
         stream = self._output.add_stream("libx264", rate=self._rate, options=_OPTIONS)

@@ -39,12 +39,13 @@ def probe_video(path: Path, *, stored: bool = True) -> VideoFacts:
                 _check_stored_format(file, path)
             timeline = read_video_timeline(file, FrameSize(), where, formats)
             frame = first_frame(file, FrameSize(), where, formats)
-        PixelReader().read(frame, frame.width, frame.height)
+        turn = orientation(frame)
+        PixelReader().read(frame, frame.width, frame.height, turn)
     except BrokenMediaError as error:
         raise RowProblem(Reason.DAMAGED, str(error)) from error
     except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:
         raise damaged(path, error) from error
-    return VideoFacts(*orientation(frame).shown_size(frame.width, frame.height), timeline.duration_ms)
+    return VideoFacts(*turn.shown_size(frame.width, frame.height), timeline.duration_ms)
 
 
 def _check_stored_format(file: BinaryIO, path: Path) -> None:

@@ -53,20 +53,20 @@ def test_unusual_colour_matrices_are_read_or_named() -> None:
     frame = av.VideoFrame(16, 16, "yuv420p")
     for plane, value in zip(frame.planes, (90, 120, 140), strict=True):
         plane.update(bytes([value]) * plane.buffer_size)
-    plain = PixelReader().read(frame, 16, 16)
+    plain = PixelReader().read(frame, 16, 16, Orientation())
     frame.colorspace = 3  # reserved: it tells nothing
-    assert np.array_equal(PixelReader().read(frame, 16, 16), plain)
+    assert np.array_equal(PixelReader().read(frame, 16, 16, Orientation()), plain)
     frame.colorspace = 10  # BT.2020 with constant luminance
-    assert PixelReader().read(frame, 16, 16).shape == (16, 16, 3)
+    assert PixelReader().read(frame, 16, 16, Orientation()).shape == (16, 16, 3)
     frame.colorspace = 8
     with pytest.raises(ValueError, match="its colour matrix YCgCo is not converted"):
-        PixelReader().read(frame, 16, 16)
+        PixelReader().read(frame, 16, 16, Orientation())
 
 
 def test_what_is_transparent_is_white() -> None:
     pixels = np.zeros((16, 16, 4), dtype=np.uint8)
     pixels[:8, :, 3] = 255
     pixels[12:, :, 3] = 128
-    shown = PixelReader().read(av.VideoFrame.from_ndarray(pixels, format="rgba"), 16, 16)
+    shown = PixelReader().read(av.VideoFrame.from_ndarray(pixels, format="rgba"), 16, 16, Orientation())
     assert [int(shown[row].mean()) for row in (0, 9, 15)] == [0, 255, 127]
     assert shown.flags.c_contiguous
