@@ -69,6 +69,8 @@ def _check_data(model: VideoLanguageModel, datamodule: Any, stage: str, limits: 
         with problems.collected():
             _check_tokenizer(model.language_model, datamodule)
         with problems.collected():
+            _check_chat_settings(model.language_model, datamodule)
+        with problems.collected():
             for text in sample.texts:
                 _check_text(model.language_model, text, limits)
 
@@ -108,6 +110,15 @@ def _check_tokenizer(language_model: HuggingFaceCausalLM, datamodule: Any) -> No
             f"data.tokenizer {datamodule.tokenizer_path!r} is not the tokenizer of the language model "
             f"{language_model.limits.path!r} (different: {', '.join(differing)}), so the model would read other words "
             "than the data say: leave data.tokenizer out, and it is the language model's"
+        )
+
+
+def _check_chat_settings(language_model: HuggingFaceCausalLM, datamodule: Any) -> None:
+    own, others = language_model.chat.settings, datamodule.loading.chat
+    if own != others:
+        raise ValueError(
+            f"data.loading.chat is {others}, model.language_model.init_args.chat {own}: the model would be asked with "
+            "other prompts than it is trained on. Give both the same"
         )
 
 

@@ -44,6 +44,7 @@ class ChatFormat:
 
     Attributes:
         tokenizer: The tokenizer.
+        settings: The settings.
         end_of_turn_id: The first special token that the template writes after the last answer.
         stop_ids: Every id that ends a generation.
         pad_id: Id for padding.
@@ -62,6 +63,7 @@ class ChatFormat:
         settings: ChatSettings = ChatSettings(),  # noqa: B008  frozen
     ) -> None:
         self.tokenizer = tokenizer
+        self.settings = settings
         special = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         controls = {*special.values(), *tokenizer.all_special_tokens}
         template = ChatTemplate(tokenizer, settings, controls)

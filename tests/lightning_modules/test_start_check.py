@@ -72,6 +72,13 @@ def test_a_chat_template_of_its_own_is_another_tokenizer(tmp_path: Path, folders
     assert "different: chat template" in message
 
 
+def test_prompts_of_the_data_and_of_the_model_must_have_the_same_settings(tmp_path: Path, folders: PartFolders) -> None:
+    config = str(run_settings(tmp_path, folders))
+    message = message_of(["fit", "-c", config, "--data.loading.chat.date", "2025-03-04"])
+    assert "data.loading.chat is ChatSettings(date='2025-03-04'" in message
+    assert "model.language_model.init_args.chat ChatSettings(date='2024-07-26'" in message
+
+
 def test_everything_that_is_wrong_is_said_in_one_line(tmp_path: Path, folders: PartFolders) -> None:
     other = make_tiny_tokenizer(tmp_path / "other", words=["user", "assistant", "what"])
     narrow = make_model_folder(tmp_path / "narrow", max_position_embeddings=16)
