@@ -171,8 +171,9 @@ class ChatTemplate:
         if not any(message["role"] == "system" for message in messages):
             return ""
         return (
-            ". If it has no system turn, set system_turns to 'first_question' (data.loading.chat.system_turns): the "
-            "system text then comes in front of the first question"
+            ". If it has no system turn, set system_turns to 'first_question' (data.loading.chat.system_turns, and "
+            "the same in model.language_model.init_args.chat): the system text then comes in front of the first "
+            "question"
         )
 
     def _mark(self, turn: Turn, index: int) -> Message:
