@@ -67,6 +67,8 @@ def take_text_part(composite: Any, path: str) -> Any:
         )
     setattr(model, model.base_model_prefix, decoder)
     model.set_output_embeddings(output_layer)
+    # The composite model's configuration decides, and its text part's may say otherwise (Mistral Small 3, InternVL).
+    model.config.tie_word_embeddings = output_layer.weight is decoder.get_input_embeddings().weight
     left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if left:
         raise ValueError(f"{path!r} holds a {type(composite).__name__}, which has no weights for {left}")

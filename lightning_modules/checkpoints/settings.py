@@ -9,7 +9,7 @@ import yaml
 
 from components.weights.run_checkpoint import CONFIG
 
-_COMPARED = (("model",), ("data", "pixels"))
+_COMPARED = (("model",), ("data", "pixels"), ("data", "loading", "chat"))
 _FREE = frozenset(
     {
         # How a run learns, not what its weights compute.
@@ -38,10 +38,12 @@ def differing_settings(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     Returns:
         A line for each, such as ``model.language_model.init_args.lora.alpha: 8 in the checkpoint, 64 now``.
     """
+    sections = [(".".join(each), _inside(kept, each), _inside(now, each)) for each in _COMPARED]
     return [
         f"{name}: {_shown(old)} in the checkpoint, {_shown(new)} now"
-        for section in _COMPARED
-        for name, old, new in _differences(".".join(section), _inside(kept, section), _inside(now, section))
+        for section, before, after in sections
+        if before is not None and after is not None
+        for name, old, new in _differences(section, before, after)
     ]
 
 

@@ -50,9 +50,9 @@ def gemma3() -> Any:
     )
 
 
-def llava() -> Any:
+def llava(**settings: Any) -> Any:
     text = {"model_type": "llama", **TEXT}
-    config = LlavaConfig(text_config=text, vision_config={"model_type": "clip_vision_model", **VISION})
+    config = LlavaConfig(text_config=text, vision_config={"model_type": "clip_vision_model", **VISION}, **settings)
     return LlavaForConditionalGeneration(config)
 
 
@@ -70,6 +70,20 @@ def test_the_text_part_of_a_composite_model_is_taken_alone(tmp_path: Path, make:
     assert model.probe() == []
     assert model.unused_parameters() == []
     assert len(model.generate(make_visual(), make_text(model, ROWS), 2)) == 2
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_a_text_part_whose_embeddings_the_composite_model_ties_is_written_and_read_as_such(
+    tmp_path: Path, is_tied: bool
+) -> None:
+    llava(tie_word_embeddings=is_tied).save_pretrained(tmp_path / "llava")
+    first = HuggingFaceCausalLM(str(make_tiny_tokenizer(tmp_path / "llava"))).eval()
+    first.model.save_pretrained(tmp_path / "llama")
+    second = HuggingFaceCausalLM(str(make_tiny_tokenizer(tmp_path / "llama"))).eval()
+    for model in (first.model, second.model):
+        assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == is_tied
+    ids = torch.tensor([[2, 7, 8, 9]])
+    torch.testing.assert_close(second.model(input_ids=ids).logits, first.model(input_ids=ids).logits)
 
 
 def test_adapters_of_a_composite_model_are_its_text_parts(tmp_path: Path) -> None:

@@ -27,7 +27,11 @@ CONFIG: dict[str, Any] = {
         "optimization": {"learning_rates": {"bridge": "1e-3"}},
         "max_new_tokens": 16,
     },
-    "data": {"pixels": {"size": 84, "fit": "crop"}, "train": [{"shards": "a.tar"}]},
+    "data": {
+        "pixels": {"size": 84, "fit": "crop"},
+        "loading": {"batch_size": 2, "chat": {"date": "2024-07-26", "system_turns": "template"}},
+        "train": [{"shards": "a.tar"}],
+    },
     "trainer": {"max_steps": 10},
 }
 
@@ -65,6 +69,12 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ),
         ("model.bridge.init_args.recurrence", "replacing", "model.bridge.init_args.recurrence: selective in"),
         ("data.pixels.fit", "pad", "data.pixels.fit: crop in the checkpoint, pad now"),
+        ("data.loading.chat.system_turns", "first_question", "data.loading.chat.system_turns: template in"),
+        (
+            "data.loading.chat.date",
+            "2025-03-04",
+            "data.loading.chat.date: 2024-07-26 in the checkpoint, 2025-03-04 now",
+        ),
     ],
 )
 def test_setting_that_changes_what_weights_mean_is_named(path: str, value: Any, line: str) -> None:
@@ -92,3 +102,14 @@ def test_setting_that_changes_what_weights_mean_is_named(path: str, value: Any, 
 )
 def test_rates_schedules_folders_and_spelling_may_differ(path: str, value: Any) -> None:
     assert differing_settings(CONFIG, changed(path, value)) == []
+
+
+@pytest.mark.parametrize("path", ["data.pixels", "data.loading.chat"])
+def test_a_section_that_one_of_two_configs_lacks_is_no_difference(path: str) -> None:
+    older = copy.deepcopy(CONFIG)
+    *keys, last = path.split(".")
+    inner = older
+    for key in keys:
+        inner = inner[key]
+    del inner[last]
+    assert differing_settings(older, CONFIG) == differing_settings(CONFIG, older) == []
