@@ -30,9 +30,17 @@ class _Limits(NamedTuple):
     visual_tokens: int  # of a video of one frame, the fewest there are
     max_new_tokens: int
     is_predicting: bool  # answers alone are wanted, no losses
+    long_texts_are_skipped: bool
 
 
-def check_settings(model: VideoLanguageModel, stage: str | None, datamodule: Any, max_new_tokens: int) -> None:
+def check_settings(
+    model: VideoLanguageModel,
+    stage: str | None,
+    datamodule: Any,
+    max_new_tokens: int,
+    *,
+    long_texts_are_skipped: bool = False,
+) -> None:
     """Check what needs no weights of the language model.
 
     Args:
@@ -40,6 +48,7 @@ def check_settings(model: VideoLanguageModel, stage: str | None, datamodule: Any
         stage: What begins: fit, validate, test or predict; None where that is not known, and no data are read.
         datamodule: The data; None, or one without ``start_sample``, is not checked.
         max_new_tokens: Longest answer that is generated.
+        long_texts_are_skipped: Whether a conversation beyond the model's context is left out later, and no problem.
 
     Raises:
         ValueError: Parts, tokenizer and data do not fit each other.
@@ -53,7 +62,7 @@ def check_settings(model: VideoLanguageModel, stage: str | None, datamodule: Any
     with problems.collected(), isolate_rng():
         visual_tokens = _fewest_visual_tokens(model)
     if hasattr(datamodule, "start_sample") and stage is not None:
-        limits = _Limits(visual_tokens, max_new_tokens, is_predicting=stage == "predict")
+        limits = _Limits(visual_tokens, max_new_tokens, stage == "predict", long_texts_are_skipped)
         with problems.collected():
             _check_data(model, datamodule, stage, limits, problems)
     problems.refuse("this run cannot start")
@@ -71,7 +80,7 @@ def _check_data(model: VideoLanguageModel, datamodule: Any, stage: str, limits: 
         with problems.collected():
             _check_chat(model.language_model, datamodule)
         with problems.collected():
-            for text in sample.texts:
+            for text in [] if limits.long_texts_are_skipped else sample.texts:
                 _check_text(model.language_model, text, limits)
 
 

@@ -50,8 +50,9 @@ def assert_alike(losses: dict[str, float], together: list[str]) -> None:
         return
     kept = [loss for name, loss in losses.items() if name in KEEPS_FLOAT32]
     rounded = [loss for name, loss in losses.items() if name not in KEEPS_FLOAT32]
-    assert max(kept) - min(kept) < 0.02
-    assert max(rounded) - min(rounded) < 0.02
+    # Activations of 8 bits: the loss after a step, near 5.6, is known to about two parts in 2 ** 8.
+    assert max(kept) - min(kept) < 0.05
+    assert max(rounded) - min(rounded) < 0.05
     # The float32 case has the same overlays, so what is left here is how weights of 8 bits are rounded.
     assert max(losses.values()) - min(losses.values()) < 0.1
 

@@ -37,24 +37,24 @@ def ranks_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool =
         By length, in their natural order: ``mean`` over the videos, ``videos``, and ``num_memory``, the largest rank
         possible. Empty where the bridge keeps no memory tokens.
     """
-    with tempfile.TemporaryDirectory() as unused:
+    with tempfile.TemporaryDirectory() as scratch:
         weights = open_weights(checkpoint)
-        cli = evaluate.build(stored_config(weights.path), Path(unused) / "predictions.jsonl", None, None)
-    module: VideoLanguageModule = cli.model
-    load_weights(module, weights)
-    module.eval()
-    reader = open_shards(shards, cli.datamodule.loading.cache)
-    loader = evaluate.make_loader(cli.datamodule, reader, range(len(reader)))
-    found: defaultdict[str, list[float]] = defaultdict(list)
-    num_memory = 0
-    for batch in tqdm(loader, desc="rank of the memory", unit="batch", disable=not progress):
-        memory = _last_memory(module, batch)
-        if memory is None:
-            return {}
-        num_memory = memory.shape[1]
-        lengths = {int(v): q.meta["length"] for v, q in zip(batch.video_index, batch.questions, strict=True)}
-        for video, rank in enumerate(effective_rank(memory).tolist()):
-            found[lengths[video]].append(rank)
+        cli = evaluate.build(stored_config(weights.path), Path(scratch) / "predictions.jsonl", None, None)
+        module: VideoLanguageModule = cli.model
+        load_weights(module, weights)
+        module.eval()
+        reader = open_shards(shards, cli.datamodule.loading.cache)
+        loader = evaluate.make_loader(cli.datamodule, reader, range(len(reader)), Path(scratch) / "skipped.jsonl")
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        num_memory = 0
+        for batch in tqdm(loader, desc="rank of the memory", unit="batch", disable=not progress):
+            memory = _last_memory(module, batch)
+            if memory is None:
+                return {}
+            num_memory = memory.shape[1]
+            lengths = {int(v): q.meta["length"] for v, q in zip(batch.video_index, batch.questions, strict=True)}
+            for video, rank in enumerate(effective_rank(memory).tolist()):
+                found[lengths[video]].append(rank)
     return {
         length: {"mean": statistics.fmean(found[length]), "videos": len(found[length]), "num_memory": num_memory}
         for length in sorted(found, key=length_order)

@@ -36,7 +36,7 @@ def test_webdataset_gives_the_frames_and_token_ids_that_the_datamodule_gives(mat
     assert len(ours) == TINY.clips
     for key, batch in ours.items():
         assert len(batch.questions) == TINY.questions
-        for mine, other in zip(batch[:-1], theirs[key][:-1], strict=True):
+        for mine, other in zip(batch[:7], theirs[key][:7], strict=True):
             assert torch.equal(torch.as_tensor(mine), torch.as_tensor(other))
 
 

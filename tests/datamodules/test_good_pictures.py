@@ -162,7 +162,9 @@ def random_picture(case: int) -> tuple[str, Picture]:
         orientation = int(generator.integers(1, 9)) if generator.random() < 0.8 else None
         data = with_exif(picture.data, odd_exif(generator, orientation))
         picture = Picture(data, upright(picture.shown, orientation or 1), picture.tolerance)
-    ending = str(generator.choice([f".{form}", f".{form}", ".jpg", ".PNG", "", ".mp4"]))
+    # A GIF called .mp4 is a video, whatever field names it.
+    others = [".jpg", ".PNG", "", ".jpg" if form == "gif" else ".mp4"]
+    ending = str(generator.choice([f".{form}", f".{form}", *others]))
     return f"{case:05d}{ending}", picture
 
 

@@ -96,7 +96,7 @@ def test_batches_from_s3_are_those_of_the_folder(
     count = 0
     for ours, theirs in zip(remote.train_dataloader(), make().train_dataloader(), strict=True):
         assert ours.questions == theirs.questions
-        assert all(torch.equal(a, b) for a, b in zip(ours[:-1], theirs[:-1], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(ours[:7], theirs[:7], strict=True))
         count += 1
     assert count == 3
 

@@ -36,5 +36,5 @@ def test_a_large_annotation_file_is_converted_in_little_memory(tmp_path: Path) -
         text=True,
         check=True,
     )
-    assert f"{number} samples" in finished.stdout
+    assert f"{number:,} samples" in finished.stdout
     assert int(finished.stdout.split()[-1]) < 160 * MEGABYTE  # reading it whole takes more than twice the file's size

@@ -204,7 +204,8 @@ def test_the_plan_of_an_older_version_goes_on(tmp_path: Path, monkeypatch: pytes
     convert("llava", rows, tmp_path / "whole")
     with monkeypatch.context() as patched:
         patched.setattr("datamodules.convert.run._write_shards", lambda *_: 1 // 0)
-        convert("llava", rows, tmp_path / "out", status=3)
+        with pytest.raises(ZeroDivisionError):
+            convert("llava", rows, tmp_path / "out")
     with sqlite3.connect(tmp_path / "out/.llava.plan.sqlite") as database:
         database.execute("ALTER TABLE samples DROP COLUMN named_as")
     database.close()
