@@ -32,3 +32,6 @@ def main(commands: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    # Threads of a process group that is left to the interpreter's end can abort the process there.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -95,3 +95,5 @@ def main(strategy: str, schedule: str, num_steps: str, encoder: str, language_mo
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    # Threads of a process group that is left to the interpreter's end can abort the process there.
+    torch.distributed.destroy_process_group()
