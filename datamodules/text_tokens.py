@@ -54,7 +54,7 @@ def measure_text_tokens(
     tokens: list[int] = []
     problem: SampleError | None = None
     for number, reader in enumerate(readers):
-        for index in sample_numbers(reader, -(-_NUM_MEASURED // len(readers)), (seed, number)):
+        for index in _sample_numbers(reader, -(-_NUM_MEASURED // len(readers)), (seed, number)):
             try:
                 raw = reader.read(index)
                 turns = raw.record.conversations[0].turns
@@ -68,7 +68,7 @@ def measure_text_tokens(
     return TextTokens(overhead, per_character, max_length)
 
 
-def sample_numbers(reader: ShardReader, count: int, seed: Sequence[int]) -> list[int]:
+def _sample_numbers(reader: ShardReader, count: int, seed: Sequence[int]) -> list[int]:
     """Numbers of at most ``count`` seeded samples of one seeded shard, ascending."""
     generator = np.random.default_rng(seed)
     sizes = [len(shard.entries) for shard in reader.shards]
