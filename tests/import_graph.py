@@ -1,7 +1,7 @@
 """The import graph of this project's packages: ``python -m tests.import_graph [--root DIR] [--folder FOLDER]``.
 
-A node is a Python file, an arrow an import of one file by another, wherever in the file the import is written: imports inside
-functions and those for type checkers count too.
+A node is a Python file, an arrow an import of one file by another. Imports inside functions and those for type checkers
+count too.
 """
 
 import argparse
@@ -95,8 +95,8 @@ def inside(graph: Graph, folder: str) -> Graph:
 def rooms(graph: Graph, folder: str) -> Graph:
     """What is located directly in a folder, each folder below it seen as one node.
 
-    An arrow between two of these is an import by any file of the one of any file of the other. A circle here is an arrow
-    upward: two folders that need each other, or a folder and a file beside it.
+    An arrow between two of these is an import by any file of the one of any file of the other. A circle here is an
+    arrow upward: two folders that need each other, or a folder and a file beside it.
     """
     depth = len(folder.split(".")) + 1 if folder else 1
     seen = inside(graph, folder) if folder else graph
@@ -137,9 +137,7 @@ def main() -> None:
             continue
         directly = len([path for path in (root / folder.replace(".", "/")).glob("*.py") if path.name != "__init__.py"])
         arrows = sum(len(targets) for targets in seen.values())
-        print(
-            f"{folder or 'everything':36} {len(seen):5} {directly:8} {max(floors(seen).values()):6} {arrows:6}"
-        )
+        print(f"{folder or 'everything':36} {len(seen):5} {directly:8} {max(floors(seen).values()):6} {arrows:6}")
     print(f"circles of files: {circles(graph) or 'none'}")
     print(f"folders that need each other (an arrow upward): {upward(graph, root) or 'none'}")
 
