@@ -10,7 +10,7 @@ A sample that cannot be judged (its media is broken, a conversation is too long,
 removed. Where too many are, the command fails once everything is written.
 
 Two parts that know nothing of each other meet here: the reader, which turns shards into predictions, and the scorer
-(``lightning_modules.report``), which turns predictions into a report. A benchmark is another pair of them.
+(``lightning_modules.evaluation.report``), which turns predictions into a report. A benchmark is another pair of them.
 """
 
 import argparse
@@ -28,23 +28,23 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from command_errors import run_and_exit
-from components.weights.exported_weights import open_weights
+from components.checkpoints.exported_weights import open_weights
+from components.checkpoints.settings_check import warn_of_other_settings
 from datamodules.batch import Batch, collate
 from datamodules.errors import ModelLimitError, TooManySkippedError
 from datamodules.failures import SkippedSamples
 from datamodules.instruction import InstructionDataModule
-from datamodules.loading import LateLoader
-from datamodules.shard_reader import ShardReader, open_shards
-from datamodules.worker_signals import outlive_signals
-from lightning_modules.checkpoints.settings import warn_of_other_settings
-from lightning_modules.command_line import VideoLanguageCLI
+from datamodules.loader import LateLoader
+from datamodules.media.worker_signals import outlive_signals
+from datamodules.shards.shard_reader import ShardReader, open_shards
+from lightning_modules.console.command_line import VideoLanguageCLI
 from lightning_modules.console.untrained import untrained_parts, warning_of
-from lightning_modules.judging import SampleLimitError
-from lightning_modules.loading import load_weights, read_config, stored_config
-from lightning_modules.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
-from lightning_modules.report import build_report, to_markdown, write_report
-from lightning_modules.run_lock import RunLock
+from lightning_modules.evaluation.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
+from lightning_modules.evaluation.report import build_report, to_markdown, write_report
+from lightning_modules.evaluation.validation import SampleLimitError
+from lightning_modules.run.run_lock import RunLock
 from lightning_modules.start_check import check_settings
+from lightning_modules.trained_model import load_weights, read_config, stored_config
 from lightning_modules.video_language import VideoLanguageModule
 
 PREDICTIONS = "predictions.jsonl"

@@ -5,7 +5,7 @@ from typing import Any
 
 from command_errors import run_and_exit
 from datamodules.instruction import InstructionDataModule
-from lightning_modules.command_line import CommandLineReader, VideoLanguageCLI
+from lightning_modules.console.command_line import CommandLineReader, VideoLanguageCLI
 from lightning_modules.video_language import VideoLanguageModule
 
 

@@ -28,13 +28,13 @@ from tqdm import tqdm
 from command_errors import run_and_exit
 from components.interfaces import FrameEncoder
 from datamodules.instruction import InstructionDataModule
-from datamodules.media_reader import MediaReader
-from datamodules.schema import FEATURE_ENDINGS
-from datamodules.shard_index import ShardIndex
-from datamodules.shard_reader import RawSample, ShardReader, open_shards
-from datamodules.shard_writer import ShardWriter
-from datamodules.transforms import Augmentation, PixelTransform
-from lightning_modules.command_line import VideoLanguageCLI
+from datamodules.media.media_reader import MediaReader
+from datamodules.media.transforms import Augmentation, PixelTransform
+from datamodules.shards.schema import FEATURE_ENDINGS
+from datamodules.shards.shard_index import ShardIndex
+from datamodules.shards.shard_reader import RawSample, ShardReader, open_shards
+from datamodules.shards.shard_writer import ShardWriter
+from lightning_modules.console.command_line import VideoLanguageCLI
 from lightning_modules.video_language import VideoLanguageModule
 
 

@@ -3,7 +3,7 @@
 Plans a pass over made lengths of videos (log-normal durations, at one frame a second), images and text. For every way
 to make batches and every number of ranks it tells in how many steps the busiest rank has at most 1.1 times the mean
 work, how much busier it is in the worst step, in all steps together (where the others wait for the busiest in each) and
-over a pass. Work is what ``datamodules.units.Cost`` counts. No video is read and no model runs.
+over a pass. Work is what ``datamodules.order.units.Cost`` counts. No video is read and no model runs.
 """
 
 import argparse
@@ -15,12 +15,12 @@ import numpy as np
 
 from benchmarks.clocks import CLOCKS, add_clock_option
 from command_errors import run_and_exit
-from datamodules.batch_plan import Budget
-from datamodules.batches import GlobalBatches, global_batches
-from datamodules.order import TrainingOrder
-from datamodules.ranks import split_over_ranks
-from datamodules.stream import SourceSamples
-from datamodules.units import MODALITIES, Cost, SampleTable
+from datamodules.order.batch_plan import Budget
+from datamodules.order.global_batches import GlobalBatches, global_batches
+from datamodules.order.rank_batches import split_over_ranks
+from datamodules.order.stream import SourceSamples
+from datamodules.order.training_order import TrainingOrder
+from datamodules.order.units import MODALITIES, Cost, SampleTable
 
 VISUAL_TOKENS = 64
 SHARES = {"video": 0.6, "image": 0.25, "text": 0.15}

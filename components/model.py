@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from components.gather import AllFrames, FrameSelection, group_frames, num_segments_of, segment_inputs
 from components.interfaces import (
     FrameEncoder,
     FrameFeatures,
@@ -27,6 +26,7 @@ from components.losses import (
     weighted_answer_loss,
 )
 from components.questions import embed_questions
+from components.selection.gather import AllFrames, FrameSelection, group_frames, num_segments_of, segment_inputs
 
 WEIGHT_READING_METHODS = {"bridge": ("read",), "language_model": ("embed", "generate", "score_options", "probe")}
 """What of the parts, besides ``forward``, is called and reads weights: a strategy that shards gathers them for it."""

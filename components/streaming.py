@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from components.gather import group_frames
 from components.interfaces import (
     CausalSegmenterStream,
     FrameEncoder,
@@ -23,6 +22,7 @@ from components.interfaces import (
     VisualTokens,
 )
 from components.model import VideoLanguageModel
+from components.selection.gather import group_frames
 
 
 class StreamingSession:

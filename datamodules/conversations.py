@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from components.language.chat import EncodedTurns, chat_format
 from components.language.chat_template import ChatError, ChatSettings
 from datamodules.errors import ConversationError, LongConversationError
-from datamodules.schema import Turn
+from datamodules.shards.schema import Turn
 
 
 def load_tokenizer(path: str) -> Any:
@@ -45,7 +45,7 @@ def build_turns(
     """Encode a conversation; only what the assistant says is labelled, with the token that ends its turn.
 
     Args:
-        turns: The conversation, checked as ``datamodules.schema`` tells.
+        turns: The conversation, checked as ``datamodules.shards.schema`` tells.
         tokenizer: Tokenizer with a chat template, see ``load_tokenizer``.
         chat: What the text depends on besides conversation and template.
         max_length: Most ids that fit. None = no bound.

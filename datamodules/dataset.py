@@ -12,10 +12,10 @@ from datamodules.batch import EncodedConversation, Question, Sample, stand_in
 from datamodules.conversations import build_turns, num_unknown_words
 from datamodules.errors import SampleError
 from datamodules.failures import FailurePolicy, SkipBounds
-from datamodules.media_reader import MediaReader
-from datamodules.order import Draw
-from datamodules.schema import VIDEO_MARK, Conversation
-from datamodules.shard_reader import RawSample, ShardReader
+from datamodules.media.media_reader import MediaReader
+from datamodules.order.training_order import Draw
+from datamodules.shards.schema import VIDEO_MARK, Conversation
+from datamodules.shards.shard_reader import RawSample, ShardReader
 
 _log = logging.getLogger(__name__)
 

@@ -14,24 +14,24 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch, collate
-from datamodules.batches import GlobalBatches, global_batches
 from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset
 from datamodules.failures import FailurePolicy
-from datamodules.fingerprint import check_facts, order_facts
-from datamodules.loading import LateLoader, Loading, ResumableLoader, Source, refuse_other_sampler
-from datamodules.media_reader import MediaReader
-from datamodules.order import TrainingOrder
-from datamodules.ranks import EvaluationBatches, TrainingBatches
+from datamodules.loader import LateLoader, Loading, ResumableLoader, Source, refuse_other_sampler
+from datamodules.media.media_reader import MediaReader
+from datamodules.media.transforms import PixelOptions, PixelTransform
+from datamodules.media.video import FrameSampling
+from datamodules.media.worker_signals import outlive_signals
+from datamodules.order.fingerprint import check_facts, order_facts
+from datamodules.order.global_batches import GlobalBatches, global_batches
+from datamodules.order.rank_batches import EvaluationBatches, TrainingBatches
+from datamodules.order.stream import source_samples
+from datamodules.order.text_tokens import measure_text_tokens
+from datamodules.order.training_order import TrainingOrder
+from datamodules.order.units import SampleTable, stated_frames_of, tabulate
 from datamodules.read_batches import ReadBatches, skipped_file
-from datamodules.shard_reader import ShardReader, open_shards
+from datamodules.shards.shard_reader import ShardReader, open_shards
 from datamodules.start_sample import StartReader, StartSample
-from datamodules.stream import source_samples
-from datamodules.text_tokens import measure_text_tokens
-from datamodules.transforms import PixelOptions, PixelTransform
-from datamodules.units import SampleTable, stated_frames_of, tabulate
-from datamodules.video import FrameSampling
-from datamodules.worker_signals import outlive_signals
 
 
 class InstructionDataModule(LightningDataModule):

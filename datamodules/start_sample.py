@@ -9,13 +9,13 @@ from torch import Tensor
 
 from datamodules.conversations import build_turns
 from datamodules.errors import SampleError
-from datamodules.loading import Loading
-from datamodules.media_reader import read_features
-from datamodules.schema import FEATURE_ENDINGS
-from datamodules.shard_index import load_index
-from datamodules.shard_names import find_shards
-from datamodules.shard_reader import RawSample, ShardReader
-from datamodules.storage import is_remote
+from datamodules.loader import Loading
+from datamodules.media.media_reader import read_features
+from datamodules.shards.schema import FEATURE_ENDINGS
+from datamodules.shards.shard_index import load_index
+from datamodules.shards.shard_names import find_shards
+from datamodules.shards.shard_reader import RawSample, ShardReader
+from datamodules.shards.storage import is_remote
 
 _LONGEST = 8
 _DRAWN = 8

@@ -1,7 +1,7 @@
 """Makes plain weights of a checkpoint: ``python -m lightning_modules.export CKPT OUT``.
 
 OUT is a folder of safetensors with the parameters as ``VideoLanguageModel`` names them, and the run's config; it needs
-no trainer, whichever strategy wrote the checkpoint. ``lightning_modules.loading.load_model`` opens it.
+no trainer, whichever strategy wrote the checkpoint. ``lightning_modules.trained_model.load_model`` opens it.
 """
 
 import argparse
@@ -15,14 +15,14 @@ import torch
 from tqdm import tqdm
 
 from command_errors import run_and_exit
+from components.checkpoints import folder
+from components.checkpoints.exported_weights import ABOUT, PREFIX
+from components.checkpoints.file_hashes import content_hash
+from components.checkpoints.file_modes import follow_umask
+from components.checkpoints.format import CONFIG, RunCheckpoint
+from components.checkpoints.tensor_file import Form, TensorFile
 from components.language.adapters import merge_adapters_of
-from components.weights.exported_weights import ABOUT, PREFIX
-from components.weights.file_hashes import content_hash
-from components.weights.file_modes import follow_umask
-from components.weights.run_checkpoint import CONFIG, RunCheckpoint
-from lightning_modules.checkpoints import folder
-from lightning_modules.checkpoints.tensor_file import Form, TensorFile
-from lightning_modules.loading import load_model, stored_config
+from lightning_modules.trained_model import load_model, stored_config
 
 DtypeName = Literal["float32", "bfloat16", "float16"]
 _LARGEST_FILE = 5_000_000_000

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.checkpoints.keeping import LAST, KeepCheckpoints
-from lightning_modules.ranks import LargestOfAllRanks
+from lightning_modules.rank_agreement import LargestOfAllRanks
 
 EXIT_STATUS = 75
 """Of a run that stopped for a signal and can go on: the EX_TEMPFAIL of BSD's ``sysexits.h``, "try again"."""

@@ -10,7 +10,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from components.gather import FrameSelection
 from components.interfaces import (
     FrameEncoder,
     LanguageModel,
@@ -19,8 +18,9 @@ from components.interfaces import (
     Segmenter,
 )
 from components.model import ModelOutput, VideoLanguageModel
+from components.selection.gather import FrameSelection
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
-from lightning_modules.judging import JudgedBatch, Judgement, naming_the_sample
+from lightning_modules.evaluation.validation import JudgedBatch, Judgement, naming_the_sample
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer
 from lightning_modules.optimization.accumulation import WholeSteps, is_accumulating
@@ -31,7 +31,7 @@ from lightning_modules.optimization.non_finite import NonFiniteSteps
 from lightning_modules.optimization.rates import steps_per_epoch
 from lightning_modules.optimization.step_losses import StepLosses
 from lightning_modules.optimization.step_tokens import StepTokens
-from lightning_modules.ranks import largest_of_all_ranks, mean_over_ranks
+from lightning_modules.rank_agreement import largest_of_all_ranks, mean_over_ranks
 from lightning_modules.start_check import StartCheck, check_settings
 
 

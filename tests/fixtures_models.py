@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
-from components.bridges.readouts import CacheReadout
+from components.bridges.readouts.memory import CacheReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.interfaces import MemoryBridge
@@ -19,7 +19,7 @@ from components.model import VideoLanguageModel
 from components.segmenters.fixed_length import FixedLength
 from datamodules.batch import Batch, EncodedConversation, Question, Sample, collate
 from datamodules.conversations import build_turns, load_tokenizer
-from datamodules.schema import VIDEO_MARK, Turn
+from datamodules.shards.schema import VIDEO_MARK, Turn
 from lightning_modules.optimization import Optimization
 from lightning_modules.video_language import VideoLanguageModule
 from tests.components.tiny_language import make_model_folder

@@ -11,7 +11,7 @@ import yaml
 import evaluate
 import train
 from datamodules.errors import TooManySkippedError
-from lightning_modules.predictions import read_predictions
+from lightning_modules.evaluation.predictions import read_predictions
 from lightning_modules.video_language import VideoLanguageModule
 from tests import run_commands
 from tests.components.tiny_language import make_model_folder

@@ -130,7 +130,7 @@ def test_a_number_is_the_status(result: object, status: int, capsys: pytest.Capt
 
 RANK = (
     "import sys; sys.path.insert(0, sys.argv[1])\n"
-    "from datamodules.decoding import Decoding\n"
+    "from datamodules.media.decoding import Decoding\n"
     "from command_errors import run_and_exit\n"
     "run_and_exit(lambda: Decoding(backend='none'))\n"
 )

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 import train
 from apps import cache_features
-from lightning_modules.loading import read_config
 from lightning_modules.monitoring import inspection
+from lightning_modules.trained_model import read_config
 from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_data import make_clip, make_record, natural_frames, write_shard
 from tests.fixtures_models import make_quickstart_parts

@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 import evaluate
 import train
 from datamodules.convert.__main__ import main as convert
-from datamodules.loading import Loading
-from datamodules.order import TrainingOrder
-from datamodules.schema import parse_record
-from datamodules.shard_reader import open_shards
-from datamodules.validate import main as validate
+from datamodules.loader import Loading
+from datamodules.order.training_order import TrainingOrder
+from datamodules.shards.schema import parse_record
+from datamodules.shards.shard_reader import open_shards
+from datamodules.validate.__main__ import main as validate
 from lightning_modules.monitoring import inspection
 from tests.datamodules.convert.conversions import write_media
 from tests.fixtures_models import make_quickstart_parts

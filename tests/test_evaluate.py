@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 
 import evaluate
 import train
-from datamodules.shard_index import load_index
-from datamodules.shard_reader import ShardReader
+from datamodules.shards.shard_index import load_index
+from datamodules.shards.shard_reader import ShardReader
+from lightning_modules.evaluation.predictions import Prediction, judge_answers, read_predictions
 from lightning_modules.export import export
-from lightning_modules.predictions import Prediction, judge_answers, read_predictions
 from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, make_tiny_tokenizer, write_shard
 from tests.fixtures_models import IMAGE_SIZE, make_part_folders
@@ -102,7 +102,7 @@ def test_predict_of_the_command_line_writes_the_same_answers(
 ) -> None:
     judge()
     writer = {
-        "class_path": "lightning_modules.predictions.PredictionWriter",
+        "class_path": "lightning_modules.evaluation.predictions.PredictionWriter",
         "init_args": {"path": str(tmp_path / "a")},
     }
     callbacks = f"--trainer.callbacks={json.dumps([writer])}"

@@ -15,7 +15,7 @@ def test_code_of_the_page_about_streaming_runs(
     folders: PartFolders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     model = build(folders, "retrieved")
-    monkeypatch.setattr("lightning_modules.loading.load_model", lambda path, config: model)
+    monkeypatch.setattr("lightning_modules.trained_model.load_model", lambda path, config: model)
     monkeypatch.chdir(tmp_path)
     Path("video.mp4").write_bytes(make_clip(65, fps=8, frames=natural_frames(65, 48, 64)))
     page = (Path(__file__).parents[1] / "docs" / "streaming.md").read_text(encoding="utf-8")

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 import evaluate
 import train
+from components.checkpoints.format import RunCheckpoint
+from components.checkpoints.parameter_access import DirectAccess
+from components.checkpoints.saving import Content, Ranks, write_checkpoint
+from components.checkpoints.weight_files import CheckpointFiles
 from components.losses import EverySegmentLoss
 from components.model import VideoLanguageModel, text_of
-from components.weights.checkpoint_files import CheckpointFiles
-from components.weights.run_checkpoint import RunCheckpoint
 from components.weights.videollamb import main as weights
 from datamodules.batch import Batch, Sample, collate
-from datamodules.order import Draw
-from datamodules.shard_index import load_index
-from datamodules.shard_reader import ShardReader
-from lightning_modules.checkpoints.access import DirectAccess
-from lightning_modules.checkpoints.saving import Content, Ranks, write_checkpoint
-from lightning_modules.predictions import read_predictions
+from datamodules.order.training_order import Draw
+from datamodules.shards.shard_index import load_index
+from datamodules.shards.shard_reader import ShardReader
+from lightning_modules.evaluation.predictions import read_predictions
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_shard
 from tests.fixtures_videollamb import ENCODER_FACTS, write_original, write_start
 

@@ -104,7 +104,7 @@ def test_language_model_has_the_published_size(language_model: HuggingFaceCausal
 def test_config_names_the_published_settings() -> None:
     model = CONFIG.model
     assert model.segmenter == {
-        "class_path": "components.segmenters.scene_tiling.SceneTilling",
+        "class_path": "components.segmenters.scene_tilling.SceneTilling",
         "init_args": {"k": 3},
     }
     assert model.frame_selection.init_args == {"max_frames": 8}

@@ -158,7 +158,7 @@ def test_a_checkpoint_that_is_none(name: str, place: Place, capfd: pytest.Captur
 
 
 def test_a_folder_that_another_run_writes_into(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
-    from lightning_modules.run_lock import RunLock
+    from lightning_modules.run.run_lock import RunLock
 
     lock = RunLock(place.folder / "again")
     lock.take()
@@ -177,7 +177,7 @@ def test_a_full_disk_while_a_checkpoint_is_written(
     def write(*_: object) -> None:
         raise OSError(number, "No space left on device")
 
-    monkeypatch.setattr("lightning_modules.checkpoints.tensor_file.TensorFile.add", write)
+    monkeypatch.setattr("components.checkpoints.tensor_file.TensorFile.add", write)
     capfd.readouterr()
     with pytest.raises(SystemExit) as exit_:
         run_and_exit(lambda: train.main(["fit", "-c", str(place.config)]))

@@ -34,7 +34,7 @@ from apps.quickstart.haystack_videos import (
     make_sample,
 )
 from command_errors import run_and_exit
-from datamodules.shard_writer import ShardWriter
+from datamodules.shards.shard_writer import ShardWriter
 
 _RECIPE = 4  # part of the settings' fingerprint: raise it when the same settings give other videos or questions
 _MANIFEST = "haystack.json"

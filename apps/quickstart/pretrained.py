@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.weights.file_modes import follow_umask
+from components.checkpoints.file_modes import follow_umask
 
 if TYPE_CHECKING:
     from onnx import ModelProto

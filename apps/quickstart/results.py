@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.pictures import draw_accuracies
-from lightning_modules.predictions import Prediction, read_predictions
+from lightning_modules.evaluation.predictions import Prediction, read_predictions
+from lightning_modules.monitoring.video_figures import draw_accuracies
 
 ARMS = ("memory", "mean_pooling")
 LENGTHS = ("1x", "2x", "4x", "8x")
@@ -21,7 +21,7 @@ def collect_results(out: Path) -> dict[str, dict[str, Any]]:
         out: Folder of the quickstart's run.
 
     Returns:
-        By arm: ``by_length``, ``by_kind`` and ``by_length_and_kind`` as ``lightning_modules.report`` writes them.
+        By arm: ``by_length``, ``by_kind`` and ``by_length_and_kind``, as ``evaluation.report`` writes them.
     """
     results = {}
     for arm in ARMS:

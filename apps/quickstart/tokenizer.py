@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
-from datamodules.schema import MEDIA_ENDINGS, VIDEO_MARK, parse_record, split_member_name
+from datamodules.shards.schema import MEDIA_ENDINGS, VIDEO_MARK, parse_record, split_member_name
 
 PAD, UNKNOWN, TURN_START, TURN_END = "<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>"
 # ChatML. The tokenizer drops white space, so a question costs five tokens more than its words.

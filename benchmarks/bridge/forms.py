@@ -9,10 +9,17 @@ from torch import Tensor
 from benchmarks.bridge.original import MAX_FRAMES, NUM_CUTS, read_one_video
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb import VideoLLaMBBridge
-from components.gather import AllFrames, FrameSelection, LinspaceFrames, group_frames, num_segments_of, segment_inputs
 from components.interfaces import FrameFeatures, MemoryBridge, Segmenter
-from components.pooling import pool_patches
-from components.segmenters.scene_tiling import SceneTilling
+from components.pooling.patch_pooling import pool_patches
+from components.segmenters.scene_tilling import SceneTilling
+from components.selection.gather import (
+    AllFrames,
+    FrameSelection,
+    LinspaceFrames,
+    group_frames,
+    num_segments_of,
+    segment_inputs,
+)
 
 NUM_PATCHES = 16 * 16
 GRID = 12

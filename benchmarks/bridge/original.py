@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor
 
-from components.bridges.post_norm import PostNormAttention, PostNormBlock
+from components.bridges.layers.post_norm import PostNormAttention, PostNormBlock
 from components.bridges.videollamb import VideoLLaMBBridge
 
 NUM_CUTS = 3

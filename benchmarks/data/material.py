@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.quickstart.tokenizer import conversation_texts, train_tokenizer
-from datamodules.schema import VIDEO_MARK
-from datamodules.shard_writer import ShardWriter
+from datamodules.shards.schema import VIDEO_MARK
+from datamodules.shards.shard_writer import ShardWriter
 
 FRAMES_PER_SECOND = 30
 _CONTENTS = 8

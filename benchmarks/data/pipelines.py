@@ -12,17 +12,17 @@ from benchmarks.data.material import Material
 from benchmarks.data.stamps import Stamped, StampedCollate
 from datamodules.batch import Batch, EncodedConversation, Question, Sample, collate
 from datamodules.conversations import build_turns, load_tokenizer
-from datamodules.decoding import Decoding, MediaRequest
-from datamodules.decoding_process import decode_media
 from datamodules.instruction import InstructionDataModule
-from datamodules.loading import Loading, Source
-from datamodules.media_reader import MediaReader
-from datamodules.order import TrainingOrder
-from datamodules.schema import Conversation, parse_record
-from datamodules.shard_names import find_shards
-from datamodules.shard_reader import RawSample, open_shards
-from datamodules.transforms import PixelOptions, PixelTransform
-from datamodules.video import FrameSampling, sample_frames
+from datamodules.loader import Loading, Source
+from datamodules.media.decoding import Decoding, MediaRequest
+from datamodules.media.decoding_process import decode_media
+from datamodules.media.media_reader import MediaReader
+from datamodules.media.transforms import PixelOptions, PixelTransform
+from datamodules.media.video import FrameSampling, sample_frames
+from datamodules.order.training_order import TrainingOrder
+from datamodules.shards.schema import Conversation, parse_record
+from datamodules.shards.shard_names import find_shards
+from datamodules.shards.shard_reader import RawSample, open_shards
 
 _FRAME_SIDE = 224  # pixels
 _SHUFFLED = 100  # samples that webdataset shuffles among each other

@@ -16,12 +16,12 @@ from benchmarks.full_size.sizes import Shape
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.encoders.languagebind import LanguageBindEncoder
-from components.gather import AllFrames, LinspaceFrames
 from components.interfaces import MemoryBridge
 from components.language.causal import HuggingFaceCausalLM
 from components.language.pretrained import LoraSettings
 from components.model import VideoLanguageModel
-from components.segmenters.scene_tiling import SceneTilling
+from components.segmenters.scene_tilling import SceneTilling
+from components.selection.gather import AllFrames, LinspaceFrames
 
 CONFIG = ROOT / "configs" / "model" / "videollamb_7b.yaml"
 QUESTION = "what is shown in this video ?"

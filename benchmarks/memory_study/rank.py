@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 import evaluate
 from command_errors import run_and_exit
-from components.effective_rank import effective_rank
-from components.weights.exported_weights import open_weights
-from datamodules.shard_reader import open_shards
-from lightning_modules.loading import load_weights, stored_config
-from lightning_modules.report import length_order
+from components.checkpoints.exported_weights import open_weights
+from datamodules.shards.shard_reader import open_shards
+from lightning_modules.evaluation.report import length_order
+from lightning_modules.monitoring.effective_rank import effective_rank
+from lightning_modules.trained_model import load_weights, stored_config
 from lightning_modules.video_language import VideoLanguageModule
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from apps.quickstart.questions import TASKS
 from benchmarks.memory_study.arms import ARMS, Run
-from lightning_modules.report import length_order
+from lightning_modules.evaluation.report import length_order
 
 # Every other kind of question is about a single needle.
 _TASK_OF_KIND = {"first": "order", "last": "order", "count": "count"}

@@ -20,7 +20,7 @@ from benchmarks.parity.bridge_gradients import gradient_cases
 from benchmarks.parity.comparison import CaseResult, Check
 from benchmarks.parity.languagebind import languagebind_cases
 from benchmarks.parity.projectors import projector_cases
-from benchmarks.parity.scene_tiling import scene_tiling_cases
+from benchmarks.parity.scene_tilling import scene_tiling_cases
 from command_errors import run_and_exit
 
 _SECTIONS: dict[str, tuple[Callable[[Path], Iterator[CaseResult]], ...]] = {

@@ -23,11 +23,11 @@ from benchmarks.parity.comparison import (
     stored_input,
 )
 from components.bridges.videollamb import VideoLLaMBBridge, VideoLLaMBState
-from components.gather import FrameSelection, LinspaceFrames, group_frames, num_segments_of, segment_inputs
 from components.interfaces import FrameFeatures, Segmenter, SegmenterStream
-from components.pooling import pool_patches
+from components.pooling.patch_pooling import pool_patches
 from components.segmenters.depth import adjacent_similarity, depth_scores
-from components.segmenters.scene_tiling import SceneTilling
+from components.segmenters.scene_tilling import SceneTilling
+from components.selection.gather import FrameSelection, LinspaceFrames, group_frames, num_segments_of, segment_inputs
 from components.weights.conversion import Allowances, import_checkpoint
 from components.weights.original_names import num_layers_of
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.parity.comparison import Check, every_nth, output_check
-from components.bridges.post_norm import PostNormBlock
-from components.pooling import ConvPooling, PatchPooling, WindowPooling, patch_grid_side, pool_patches
+from components.bridges.layers.post_norm import PostNormBlock
+from components.pooling.patch_pooling import ConvPooling, PatchPooling, WindowPooling, patch_grid_side, pool_patches
 from components.weights.original_names import bridge_names, num_layers_of
 
 _GRID = 12

@@ -25,8 +25,8 @@ from benchmarks.parity.comparison import (
 )
 from benchmarks.parity.memoryless import compare_mlp_transformer, compare_spatial_pool, compare_transformer
 from components.bridges.videollamb import VideoLLaMBBridge
-from components.gather import AllFrames, FrameSelection, LinspaceFrames
 from components.interfaces import FrameFeatures
+from components.selection.gather import AllFrames, FrameSelection, LinspaceFrames
 
 
 class _Settings(NamedTuple):

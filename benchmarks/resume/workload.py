@@ -11,8 +11,8 @@ from transformers import AutoConfig, Dinov2Config, Dinov2Model
 
 from apps.quickstart.haystack_videos import encode
 from apps.quickstart.tokenizer import build_language_model_folder
-from datamodules.schema import VIDEO_MARK
-from datamodules.shard_writer import ShardWriter
+from datamodules.shards.schema import VIDEO_MARK
+from datamodules.shards.shard_writer import ShardWriter
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 70, 220), "yellow": (230, 220, 40)}
 BATCH_SIZE = 4

@@ -29,7 +29,7 @@ from benchmarks.strategies.report import Outcome, describe, loss_difference, rea
 from benchmarks.strategies.training import CHECKPOINT
 from benchmarks.strategies.workload import Settings, Sizes, write_parts
 from command_errors import run_and_exit
-from components.weights.exported_weights import ExportedWeights
+from components.checkpoints.exported_weights import ExportedWeights
 from lightning_modules.export import export
 
 SINGLE, PACE = "single_device", "ddp"

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from benchmarks.strategies.held import KINDS
 from benchmarks.strategies.training import CHECKPOINT, PHASES, Measured
-from components.weights.exported_weights import PREFIX
-from components.weights.run_checkpoint import RunCheckpoint
+from components.checkpoints.exported_weights import PREFIX
+from components.checkpoints.format import RunCheckpoint
 
 _FROZEN = f"{PREFIX}encoder."
 _MIB = 2**20

@@ -8,12 +8,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from components.bridges.attention import TransformerBlock
-from components.bridges.padding import context_mask, replace_rows
-from components.bridges.readouts import CacheAndMemoryReadout, MemoryState, Readout
-from components.bridges.selective_update import Selection, SelectiveUpdate
+from components.bridges.layers.attention import TransformerBlock
+from components.bridges.layers.padding import context_mask, replace_rows
+from components.bridges.layers.selective_update import Selection, SelectiveUpdate
+from components.bridges.readouts.memory import CacheAndMemoryReadout, MemoryState, Readout
 from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
-from components.pooling import PatchPooling
+from components.pooling.patch_pooling import PatchPooling
 from components.positions import patch_grid_positions, sinusoidal
 from components.sharding import TakesShortcuts
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from components.bridges.padding import context_mask, replace_rows
-from components.bridges.post_norm import PostNormAttention, PostNormBlock
+from components.bridges.layers.padding import context_mask, replace_rows
+from components.bridges.layers.post_norm import PostNormAttention, PostNormBlock
 from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
-from components.pooling import pool_patches
+from components.pooling.patch_pooling import pool_patches
 from components.sharding import TakesShortcuts
 
 

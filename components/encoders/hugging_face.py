@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from components.attention import AttentionWish
+from components.attention_kernels import AttentionWish
 from components.encoders.frames import check_frames
 from components.encoders.image_settings import read_image_settings
 from components.encoders.vision_model import (
@@ -16,7 +16,7 @@ from components.encoders.vision_model import (
     read_vision_config,
 )
 from components.interfaces import FrameEncoder, FrameFeatures
-from components.pooling import patch_grid_side, pool_patches
+from components.pooling.patch_pooling import patch_grid_side, pool_patches
 from components.problems import Problems
 from components.sharding import settle_weights
 

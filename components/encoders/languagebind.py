@@ -16,7 +16,7 @@ from components.encoders.languagebind_weights import (
 )
 from components.interfaces import FrameEncoder, FrameFeatures
 from components.packed_frames import locate_frames
-from components.pooling import patch_grid_side, pool_patches
+from components.pooling.patch_pooling import patch_grid_side, pool_patches
 from components.sharding import settle_weights
 
 

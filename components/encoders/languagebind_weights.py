@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers.activations import ACT2FN
 
+from components.checkpoints.weight_files import CheckpointFiles
 from components.encoders.languagebind_transformer import VisionConfig, VisionTransformer
 from components.sharding import active_sharding
-from components.weights.checkpoint_files import CheckpointFiles
 from components.weights.lora import merge_adapters
 from components.weights.original_names import image_encoder_names, video_encoder_names
 from components.weights.random_weights import mark_random

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
-from components.attention import AttentionWish, model_class_of, resolve_attention
+from components.attention_kernels import AttentionWish, model_class_of, resolve_attention
 from components.sharding import active_sharding
 from components.weights.random_weights import mark_random
 

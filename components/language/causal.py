@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoTokenizer, GenerationConfig
 
-from components.attention import AttentionWish
+from components.attention_kernels import AttentionWish
 from components.interfaces import IGNORED_LABEL, AnswerLoss, LanguageModel, TextInputs, VisualTokens
 from components.language.chat import ChatFormat
 from components.language.chat_template import ChatSettings

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
 
-from components.attention import AttentionWish, model_class_of, resolve_attention
+from components.attention_kernels import AttentionWish, model_class_of, resolve_attention
 from components.language.text_part import is_composite, take_text_part, text_config_of
 from components.sharding import active_sharding
 from components.weights.random_weights import mark_random

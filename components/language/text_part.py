@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from components.attention import model_class_of
+from components.attention_kernels import model_class_of
 
 
 def text_config_of(config: Any, path: str) -> Any:

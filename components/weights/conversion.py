@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from components.weights.depth import depth_of, depth_problems
+from components.weights.layer_count import depth_of, depth_problems
 from components.weights.lora import is_adapter, merge_adapters
 from components.weights.original_names import (
     PartName,

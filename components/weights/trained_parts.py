@@ -7,12 +7,12 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from components.weights.checkpoint_files import CheckpointFiles
+from components.checkpoints.format import CONFIG, RunCheckpoint
+from components.checkpoints.weight_files import CheckpointFiles
+from components.checkpoints.weight_fingerprint import fingerprint_of_tensor, is_same, plain_name
 from components.weights.conversion import NOTHING_ALLOWED, Allowances, refuse_differences
 from components.weights.lora import is_adapter, merge_adapters
 from components.weights.original_names import PartName
-from components.weights.run_checkpoint import CONFIG, RunCheckpoint
-from components.weights.weight_fingerprint import fingerprint_of_tensor, is_same, plain_name
 
 _PREFIXES: Mapping[PartName, str] = {
     "bridge": "model.bridge.",

@@ -25,7 +25,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from command_errors import run_and_exit
-from components.weights.checkpoint_files import CheckpointFiles
+from components.checkpoints.file_modes import follow_umask
+from components.checkpoints.weight_files import CheckpointFiles
 from components.weights.conversion import (
     NO_DEPTHS,
     NOTHING_ALLOWED,
@@ -34,10 +35,9 @@ from components.weights.conversion import (
     export_part,
     import_checkpoint,
 )
-from components.weights.depth import read_depth, read_depths
 from components.weights.encoder_settings import EncoderFacts, encoder_settings
-from components.weights.file_modes import follow_umask
 from components.weights.language_settings import write_language_settings
+from components.weights.layer_count import read_depth, read_depths
 from components.weights.original_names import PartName, num_layers_of
 from components.weights.original_settings import keep_original_settings, write_original_settings
 from components.weights.trained_parts import parts_of_run

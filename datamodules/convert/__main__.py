@@ -35,8 +35,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from command_errors import run_and_exit
-from datamodules.convert.problems import ConversionError
-from datamodules.convert.reencode import Reencoding
+from datamodules.convert.reencode_video import Reencoding
+from datamodules.convert.row_problems import ConversionError
 from datamodules.convert.run import Conversion, Part, convert
 from datamodules.convert.sources import SOURCES, MediaRoots
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.convert.json_text import BrokenJsonError, JsonText
-from datamodules.convert.problems import ConversionError, Reason, RowProblem
+from datamodules.convert.row_problems import ConversionError, Reason, RowProblem
 
 _LOOK_AHEAD = 1 << 20
 _TOKEN = re.compile(r'"[^"\\\r\n]*+(?:\\.[^"\\\r\n]*+)*+"|[\[\]{}:"]')

@@ -11,7 +11,7 @@ from json.scanner import make_scanner
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from datamodules.convert.problems import ConversionError, Reason, RowProblem
+from datamodules.convert.row_problems import ConversionError, Reason, RowProblem
 
 _CHUNK = 1 << 16
 _MARGIN = 1 << 13  # so near to the window's end more is read, before a row is met that is cut and read for nothing

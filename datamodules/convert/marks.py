@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from datamodules.convert.problems import Reason, RowProblem
-from datamodules.schema import VIDEO_MARK, Turn
+from datamodules.convert.row_problems import Reason, RowProblem
+from datamodules.shards.schema import VIDEO_MARK, Turn
 
 _PLAIN = re.compile(r"<(?:image|video)>")
 _ITS_MEDIA = (  # each begins with "<", which is found quickly

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from datamodules.convert.problems import Reason, RowProblem
-from datamodules.schema import IMAGE_ENDINGS, VIDEO_ENDINGS
+from datamodules.convert.row_problems import Reason, RowProblem
+from datamodules.shards.schema import IMAGE_ENDINGS, VIDEO_ENDINGS
 
 NamedAs = Literal["image", "video"]
 """The field of the row that names the media."""

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from datamodules.convert.paths import NamedAs, usual_field
-from datamodules.convert.problems import ConversionError, Reason, RowProblem
-from datamodules.schema import MAX_CONVERSATIONS_BYTES
+from datamodules.convert.row_problems import ConversionError, Reason, RowProblem
+from datamodules.shards.schema import MAX_CONVERSATIONS_BYTES
 
 _TABLES = """
 CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL);

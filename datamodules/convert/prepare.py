@@ -5,19 +5,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.convert.paths import NamedAs, find_media, stored_ending, usual_field
-from datamodules.convert.pictures import (
+from datamodules.convert.reencode_picture import (
     CONVERTED_FORMATS,
     PICTURE_FORMATS,
     probe_image,
     write_animation,
     write_picture,
 )
-from datamodules.convert.problems import Reason, RowProblem
-from datamodules.convert.reencode import Reencoding, reencode_video
-from datamodules.convert.videos import probe_video
-from datamodules.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
-from datamodules.images import READ_FORMATS
-from datamodules.schema import VIDEO_ENDINGS
+from datamodules.convert.reencode_video import Reencoding, reencode_video
+from datamodules.convert.row_problems import Reason, RowProblem
+from datamodules.convert.video_check import probe_video
+from datamodules.media.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
+from datamodules.media.pictures import READ_FORMATS
+from datamodules.shards.schema import VIDEO_ENDINGS
 
 _ENDING_OF_PICTURE = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _ENDING_OF_VIDEO = {form: form.lower() for form in VIDEO_FORMATS}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from datamodules.convert.problems import Reason, RowProblem
+from datamodules.convert.row_problems import Reason, RowProblem
 
 MEDIA_FIELDS = ("video", "videos", "image", "images")
 OTHER_MEDIA_FIELDS = ("video_path", "video_file", "image_path", "image_file", "media", "media_path")

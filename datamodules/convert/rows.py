@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 from datamodules.convert.marks import check_numbers, has_plain_mark, other_marks, without_marks
 from datamodules.convert.paths import NamedAs, ending_of, usual_field
-from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.row_fields import (
     MEDIA_FIELDS,
     OTHER_MEDIA_FIELDS,
@@ -36,9 +35,10 @@ from datamodules.convert.row_fields import (
     unread_in_row,
     unread_in_turns,
 )
+from datamodules.convert.row_problems import Reason, RowProblem
 from datamodules.convert.spans import read_span
 from datamodules.errors import SampleError
-from datamodules.schema import MAX_CONVERSATIONS_BYTES, VIDEO_ENDINGS, VIDEO_MARK, Turn, parse_conversation
+from datamodules.shards.schema import MAX_CONVERSATIONS_BYTES, VIDEO_ENDINGS, VIDEO_MARK, Turn, parse_conversation
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _TURN_FIELDS = ("conversations", "messages")

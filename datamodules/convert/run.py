@@ -16,18 +16,18 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from datamodules.convert.conversion_report import Report, write_report
 from datamodules.convert.json_rows import read_rows
 from datamodules.convert.paths import checked_path, without_prefix
 from datamodules.convert.plan import Plan, PlannedSample, Progress, SampleIdentity
 from datamodules.convert.prepare import Preparation, Prepared, Wanted
-from datamodules.convert.problems import ConversionError, Reason, RowProblem, unforeseen
-from datamodules.convert.reencode import Reencoding
-from datamodules.convert.report import Report, write_report
+from datamodules.convert.reencode_video import Reencoding
+from datamodules.convert.row_problems import ConversionError, Reason, RowProblem, unforeseen
 from datamodules.convert.rows import conversation_json
 from datamodules.convert.sources import Annotation
 from datamodules.convert.workers import prepare_all
 from datamodules.errors import SampleError
-from datamodules.shard_writer import ShardWriter
+from datamodules.shards.shard_writer import ShardWriter
 
 _MOST_NAMES = 1000  # of unread fields, told apart: hostile rows may have any number
 _SHARD_NUMBER = "[0-9][0-9][0-9][0-9][0-9][0-9].tar"

@@ -10,7 +10,7 @@ from collections.abc import Container
 from fractions import Fraction
 from typing import NamedTuple
 
-from datamodules.convert.problems import ConversionError
+from datamodules.convert.row_problems import ConversionError
 
 
 class Sampling(NamedTuple):

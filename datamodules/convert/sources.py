@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from datamodules.convert.problems import ConversionError
+from datamodules.convert.row_problems import ConversionError
 from datamodules.convert.rows import Row, llava_row, pllava_row
 from datamodules.convert.sampling import Sampling, parse_sampling
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from datamodules.convert.problems import Reason, RowProblem
 from datamodules.convert.row_fields import shown
+from datamodules.convert.row_problems import Reason, RowProblem
 
 _OWNER = r"(?:(?:video|clip|segment|vid|moment|timestamp|time|ts|t)_?)?"
 _UNIT = r"(?P<unit>_s|_?(?:secs?|seconds?|ms|msecs?|millis|milliseconds?))?"

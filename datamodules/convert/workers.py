@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from datamodules.convert.prepare import Preparation, Prepared, Wanted, prepare
-from datamodules.convert.problems import Reason, RowProblem, unforeseen
+from datamodules.convert.row_problems import Reason, RowProblem, unforeseen
 
 _PATIENCE_S = 120
 """A process in which nothing gets on for so long is ended."""

@@ -9,11 +9,11 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from lightning_modules.checkpoints import folder
-from lightning_modules.checkpoints.folder import write_whole
+from components.checkpoints import folder
+from components.checkpoints.folder import write_whole
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
-from lightning_modules.ranks import LargestOfAllRanks
-from lightning_modules.run_folder import log_folder
+from lightning_modules.rank_agreement import LargestOfAllRanks
+from lightning_modules.run.run_folder import log_folder
 
 LAST, BEST, FINAL = "last.ckpt", "best.ckpt", "final.ckpt"
 

@@ -11,30 +11,30 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from components.language.tokenizer_identity import tokenizer_fingerprint
-from components.weights.exported_weights import ExportedWeights, open_weights
-from components.weights.run_checkpoint import RunCheckpoint
-from components.weights.weight_fingerprint import WeightFingerprint
-from lightning_modules.checkpoints import folder
-from lightning_modules.checkpoints.access import DirectAccess, ParameterAccess
-from lightning_modules.checkpoints.identity import (
+from components.checkpoints import folder
+from components.checkpoints.exported_weights import ExportedWeights, open_weights
+from components.checkpoints.format import RunCheckpoint
+from components.checkpoints.identity import (
     language_tokenizer,
     part_of,
     refuse_other_frozen_weights,
     refuse_other_tokenizer,
     take_fingerprints,
 )
-from lightning_modules.checkpoints.restoring import refuse_misfit, restore_optimizer, restore_weights
-from lightning_modules.checkpoints.saving import (
+from components.checkpoints.parameter_access import DirectAccess, ParameterAccess
+from components.checkpoints.restoring import refuse_misfit, restore_optimizer, restore_weights
+from components.checkpoints.saving import (
     Content,
     Ranks,
     describe_optimizer,
     parameters_to_leave_out,
     write_checkpoint,
 )
-from lightning_modules.checkpoints.settings import refuse_other_settings, warn_of_other_settings
+from components.checkpoints.settings_check import refuse_other_settings, warn_of_other_settings
+from components.checkpoints.weight_fingerprint import WeightFingerprint
+from components.language.tokenizer_identity import tokenizer_fingerprint
 from lightning_modules.checkpoints.zero_access import ZeroAccess
-from lightning_modules.ranks import sum_over_ranks
+from lightning_modules.rank_agreement import sum_over_ranks
 
 if TYPE_CHECKING:
     _Base = Strategy
@@ -48,7 +48,7 @@ _TENSORS = "tensors"
 class PortableCheckpoints(_Base):
     """Checkpoints that every strategy and any number of ranks can open; comes first among a strategy's bases.
 
-    What a checkpoint is, ``components.weights.run_checkpoint`` says.
+    What a checkpoint is, ``components.checkpoints.format`` says.
 
     Attributes:
         save_frozen: Whether to write parameters too that do not train; otherwise they come from where the parts come
@@ -105,7 +105,7 @@ class PortableCheckpoints(_Base):
         return {**opened.state(), _TENSORS: opened, "state_dict": {}}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Restore the weights; always strict, see ``refuse_misfit`` and ``lightning_modules.checkpoints.identity``."""
+        """Restore the weights; always strict, see ``refuse_misfit`` and ``components.checkpoints.identity``."""
         opened: RunCheckpoint = checkpoint[_TENSORS]
         refuse_other_tokenizer(opened, self._tokenizers())
         self._restore_weights(opened)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.checkpoints.access import ParameterAccess, Share, Slot, even_share
+from components.checkpoints.parameter_access import ParameterAccess, Share, Slot, even_share
 
 
 class ZeroAccess(ParameterAccess):

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lightning_modules.checkpoints.keeping import BEST, FINAL, LAST, KeepCheckpoints
-from lightning_modules.run_folder import log_folder
+from lightning_modules.run.run_folder import log_folder
 
 
 class RunSummary(Callback):

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lightning_modules.logging_steps import logs_after_this_step
-from lightning_modules.monitoring.ranks import of_all_ranks
+from lightning_modules.monitoring.rank_logging import of_all_ranks
 from lightning_modules.optimization.accumulation import is_accumulating
 from lightning_modules.video_language import VideoLanguageModule
 

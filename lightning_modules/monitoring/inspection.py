@@ -10,9 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from lightning_modules.judging import JudgedBatch
-from lightning_modules.listening import ModelListener
-from lightning_modules.pictures import SegmentedVideo, draw_video
+from lightning_modules.evaluation.validation import JudgedBatch
+from lightning_modules.monitoring.listening import ModelListener
+from lightning_modules.monitoring.video_figures import SegmentedVideo, draw_video
 from lightning_modules.video_language import VideoLanguageModule
 
 _NOT_OF_A_TAG = re.compile(r"[^-/\w.]")

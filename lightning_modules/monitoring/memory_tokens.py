@@ -8,10 +8,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from components.effective_rank import effective_rank
 from components.interfaces import SegmentInput
 from lightning_modules.logging_steps import logs_after_this_step
-from lightning_modules.monitoring.ranks import of_all_ranks
+from lightning_modules.monitoring.effective_rank import effective_rank
+from lightning_modules.monitoring.rank_logging import of_all_ranks
 from lightning_modules.optimization.accumulation import is_accumulating
 from lightning_modules.video_language import VideoLanguageModule
 

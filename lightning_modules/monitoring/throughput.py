@@ -12,12 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 from components.flops.step import ModelFlops, work_of
 from components.interfaces import VideoTextBatch
 from components.model import ModelOutput
-from lightning_modules.judging import JudgedBatch
+from lightning_modules.evaluation.validation import JudgedBatch
 from lightning_modules.logging_steps import logging_interval
 from lightning_modules.monitoring.clocks import HostClock, clock_of
 from lightning_modules.monitoring.device_memory import peak_memory
 from lightning_modules.monitoring.peak_flops import peak_flops_of
-from lightning_modules.monitoring.ranks import of_all_ranks
+from lightning_modules.monitoring.rank_logging import of_all_ranks
 from lightning_modules.monitoring.step_times import PHASES, Step, StepTimes
 from lightning_modules.video_language import VideoLanguageModule
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from components.weights.file_modes import follow_umask
-from lightning_modules.judging import JudgedBatch
+from components.checkpoints.file_modes import follow_umask
+from lightning_modules.evaluation.validation import JudgedBatch
 
 
 def write_bad_samples(folder: str, name: str, batch: JudgedBatch, loss: float, dataset: Any) -> None:

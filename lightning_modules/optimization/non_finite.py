@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lightning_modules.judging import JudgedBatch
+from lightning_modules.evaluation.validation import JudgedBatch
 from lightning_modules.optimization.accumulation import is_accumulating
 from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.bad_samples import write_bad_samples

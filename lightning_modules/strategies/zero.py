@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from components.sharding import Sharding, TakesShortcuts, building_sharded
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
-from lightning_modules.ranks import largest_of_all_ranks
+from lightning_modules.rank_agreement import largest_of_all_ranks
 
 _HALF_PRECISION = {"bf16": torch.bfloat16, "16": torch.float16}
 

@@ -22,8 +22,8 @@ from command_errors import run_and_exit
 from lightning_modules.console.config_files import named_config_files
 from lightning_modules.submit.command_lines import check_batches, read_command_lines
 from lightning_modules.submit.evaluation import evaluated_shards
+from lightning_modules.submit.job_settings import NAME, Arm, Container, Resources, Stopping, Surroundings
 from lightning_modules.submit.script import Job, arm_arguments, render, render_evaluation
-from lightning_modules.submit.settings import NAME, Arm, Container, Resources, Stopping, Surroundings
 from lightning_modules.submit.staging import Stage
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.submit.settings import Resources
+from lightning_modules.submit.job_settings import Resources
 
 JOB_VARIABLE = re.compile(r"\$\{oc\.env:(\w+)")
 """A variable of the environment in an option or a config file, as OmegaConf writes it."""

@@ -2,7 +2,7 @@
 
 from shlex import quote
 
-from lightning_modules.submit.settings import Surroundings
+from lightning_modules.submit.job_settings import Surroundings
 
 PACKAGES = (
     "import importlib.metadata as m, platform; print('python==' + platform.python_version()); "

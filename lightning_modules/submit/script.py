@@ -8,8 +8,8 @@ from pathlib import Path
 from shlex import quote
 
 from lightning_modules.preemption import EXIT_STATUS
+from lightning_modules.submit.job_settings import Arm, Container, Resources, Stopping, Surroundings
 from lightning_modules.submit.recording import recording
-from lightning_modules.submit.settings import Arm, Container, Resources, Stopping, Surroundings
 from lightning_modules.submit.staging import expanded_by_bash, staging
 
 KILLED = 128 + signal.SIGUSR1

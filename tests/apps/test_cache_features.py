@@ -12,12 +12,12 @@ from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from datamodules.batch import Batch, collate
 from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset
-from datamodules.media_reader import MediaReader
-from datamodules.order import Draw
-from datamodules.shard_index import load_index
-from datamodules.shard_reader import ShardReader
-from datamodules.transforms import PixelOptions, PixelTransform
-from datamodules.video import FrameSampling
+from datamodules.media.media_reader import MediaReader
+from datamodules.media.transforms import PixelOptions, PixelTransform
+from datamodules.media.video import FrameSampling
+from datamodules.order.training_order import Draw
+from datamodules.shards.shard_index import load_index
+from datamodules.shards.shard_reader import ShardReader
 from tests.fixtures_data import make_clip, make_image, make_record, write_shard
 from tests.fixtures_models import IMAGE_SIZE, NUM_PATCHES, VISION_WIDTH, PartFolders, make_module, make_part_folders
 

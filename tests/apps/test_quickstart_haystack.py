@@ -23,9 +23,9 @@ from apps.quickstart.haystack_videos import (
 )
 from apps.quickstart.needles import COLOURS, SHAPES, Needle
 from apps.quickstart.questions import NUMBERS, TASKS, Task, conversations
-from datamodules.schema import parse_record
-from datamodules.shard_index import load_index
-from datamodules.shard_reader import ShardReader
+from datamodules.shards.schema import parse_record
+from datamodules.shards.shard_index import load_index
+from datamodules.shards.shard_reader import ShardReader
 
 TRAIN = Split("train", 5, 4, 7, "train", "train")
 EVAL = Split("eval-2x", 3, 8, 8, "held_out", "2x")

@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from apps.quickstart.tokenizer import build_language_model_folder, conversation_texts
 from datamodules.errors import SampleError
-from datamodules.shard_writer import ShardWriter
+from datamodules.shards.shard_writer import ShardWriter
 
 QUESTION = "Which colour was shown?"
 

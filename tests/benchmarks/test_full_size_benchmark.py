@@ -19,8 +19,8 @@ from benchmarks.full_size.sizes import FULL, FULL_WORKLOAD, TINY, TINY_WORKLOAD,
 from benchmarks.full_size.training import StepCost, TrainingRow
 from benchmarks.results_page import marks, replace_section
 from components.flops.step import StepFlops
-from components.gather import AllFrames
-from components.segmenters.scene_tiling import SceneTilling
+from components.segmenters.scene_tilling import SceneTilling
+from components.selection.gather import AllFrames
 
 CPU = torch.device("cpu")
 PARTS = ("encoder", "language_model", "bridge")

@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.bridges.mean_pooling import MeanPooling
-from components.bridges.readouts import CacheAndMemoryReadout, LastSegmentReadout, MemoryReadout
-from components.bridges.retrieved_readout import RetrievedReadout
+from components.bridges.readouts.memory import CacheAndMemoryReadout, LastSegmentReadout, MemoryReadout
+from components.bridges.readouts.retrieved import RetrievedReadout
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.encoders.cached import CachedFeatures
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
@@ -24,10 +24,10 @@ from components.language.causal import HuggingFaceCausalLM
 from components.language.pretrained import LoraSettings
 from components.losses import EverySegmentLoss
 from components.model import VideoLanguageModel
-from components.pooling import ConvPooling
+from components.pooling.patch_pooling import ConvPooling
 from components.segmenters.fixed_length import FixedLength
 from datamodules.batch import Batch, Sample, collate
-from tests.components import languagebind_folders
+from tests.components.encoders import languagebind_folders
 from tests.components.tiny_language import make_model_folder
 from tests.fixtures_models import (
     NUM_PATCHES,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from components.bridges.mean_pooling import MeanPooling
-from components.bridges.readouts import MemoryReadout
-from components.bridges.retrieved_readout import RetrievedReadout
+from components.bridges.readouts.memory import MemoryReadout
+from components.bridges.readouts.retrieved import RetrievedReadout
 from components.encoders.cached import CachedFeatures
 from components.interfaces import LossSchedule, MemoryBridge
 from components.losses import EverySegmentLoss, FinalSegmentLoss

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.bridges.retrieved_readout import RetrievedReadout
+from components.bridges.readouts.retrieved import RetrievedReadout
 from components.interfaces import IGNORED_LABEL, TEXT_ONLY, VIDEO_PLACEHOLDER
 from components.losses import EverySegmentLoss
 from components.model import VideoLanguageModel, text_of

@@ -10,20 +10,20 @@ from torch import Tensor
 
 from benchmarks.iteration_loss import LiveTensorBytes
 from components.bridges.mean_pooling import MeanPooling
-from components.bridges.readouts import CacheAndMemoryReadout, LastSegmentReadout
+from components.bridges.readouts.memory import CacheAndMemoryReadout, LastSegmentReadout
+from components.bridges.readouts.retrieved import RetrievedReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.bridges.retrieved_readout import RetrievedReadout
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.encoders.languagebind import LanguageBindEncoder
-from components.gather import AllFrames, FrameSelection, LinspaceFrames, PooledFrames
 from components.interfaces import CausalSegmenterStream, MemoryBridge, Segmenter, VisualTokens
 from components.model import VideoLanguageModel
 from components.segmenters.fixed_length import FixedLength
-from components.segmenters.scene_tiling import SceneTilling
+from components.segmenters.scene_tilling import SceneTilling
 from components.segmenters.uniform import Uniform
+from components.selection.gather import AllFrames, FrameSelection, LinspaceFrames, PooledFrames
 from components.streaming import StreamingSession
 from datamodules.batch import Batch, collate
-from tests.components import languagebind_folders
+from tests.components.encoders import languagebind_folders
 from tests.fixtures_models import (
     PartFolders,
     make_bridge,

@@ -8,9 +8,9 @@ from components.encoders.cached import CachedFeatures
 from components.encoders.languagebind import LanguageBindEncoder
 from components.model import VideoLanguageModel
 from components.segmenters.fixed_length import FixedLength
-from components.segmenters.scene_tiling import SceneTilling
+from components.segmenters.scene_tilling import SceneTilling
 from components.streaming import StreamingSession
-from tests.components import languagebind_folders
+from tests.components.encoders import languagebind_folders
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_frames, make_model, open_gate
 
 QUESTION = "which colour ?"

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Tokenizer
 from components.interfaces import IGNORED_LABEL, TEXT_ONLY, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
 from datamodules.conversations import build_turns
-from datamodules.schema import VIDEO_MARK, Turn
+from datamodules.shards.schema import VIDEO_MARK, Turn
 from tests.fixtures_data import CHAT_TEMPLATE, make_tiny_tokenizer
 
 WIDTH = 32

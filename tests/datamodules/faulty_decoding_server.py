@@ -11,8 +11,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules import decoder_decord, decoders, decoding_server
-from datamodules.decoded_frames import DecodedFrames, FrameSize
+from datamodules.media import decoding_server
+from datamodules.media.decoded_frames import DecodedFrames, FrameSize
+from datamodules.media.decoders import choice as decoders
+from datamodules.media.decoders import decord_decoder as decoder_decord
 
 _made = 0
 

@@ -10,7 +10,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
-from datamodules.decoded_frames import Pixels
+from datamodules.media.decoded_frames import Pixels
 
 WIDTH, HEIGHT = 128, 64
 _TICKS = 1000  # a second

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.batches import GlobalBatches, global_batches
-from datamodules.order import Draw, TrainingOrder
-from datamodules.stream import SourceSamples
-from datamodules.units import MODALITIES, Cost, SampleTable
+from datamodules.order.global_batches import GlobalBatches, global_batches
+from datamodules.order.stream import SourceSamples
+from datamodules.order.training_order import Draw, TrainingOrder
+from datamodules.order.units import MODALITIES, Cost, SampleTable
 
 VIDEO, IMAGE, FEATURES, TEXT = range(len(MODALITIES))
 

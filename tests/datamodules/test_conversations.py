@@ -10,7 +10,7 @@ from components.language.chat import EncodedTurns
 from components.language.chat_template import ChatSettings
 from datamodules.conversations import build_turns, load_tokenizer
 from datamodules.errors import ConversationError, LongConversationError
-from datamodules.schema import Turn
+from datamodules.shards.schema import Turn
 from tests.fixtures_data import CHAT_TEMPLATE, make_tiny_tokenizer
 
 VICUNA = (

@@ -9,17 +9,17 @@ from safetensors.torch import save
 
 from datamodules.batch import IGNORED_LABEL, LEFT_OUT, collate
 from datamodules.dataset import ConversationDataset
-from datamodules.decoded_frames import DecodedFrames
-from datamodules.decoding import Decoding, MediaRequest
-from datamodules.decoding_process import decode_media
 from datamodules.errors import BrokenMediaError, SampleError, StuckDecoderError, TooManySkippedError
 from datamodules.failures import FailurePolicy
-from datamodules.media_reader import MediaReader
-from datamodules.order import Draw
-from datamodules.shard_index import load_index
-from datamodules.shard_reader import ShardReader
-from datamodules.transforms import Augmentation, PixelOptions, PixelTransform
-from datamodules.video import FrameSampling
+from datamodules.media.decoded_frames import DecodedFrames
+from datamodules.media.decoding import Decoding, MediaRequest
+from datamodules.media.decoding_process import decode_media
+from datamodules.media.media_reader import MediaReader
+from datamodules.media.transforms import Augmentation, PixelOptions, PixelTransform
+from datamodules.media.video import FrameSampling
+from datamodules.order.training_order import Draw
+from datamodules.shards.shard_index import load_index
+from datamodules.shards.shard_reader import ShardReader
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_members, write_shard
 
 
@@ -73,7 +73,7 @@ def test_a_video_is_decoded_once_for_all_its_questions(
         decoded.append(request)
         return decode_media(request, settings)
 
-    monkeypatch.setattr("datamodules.media_reader.decode_media", counted)
+    monkeypatch.setattr("datamodules.media.media_reader.decode_media", counted)
     batch = collate(dataset(mixed, tokenizer).__getitems__([Draw(0, 0)]))
     assert len(decoded) == 1
     assert batch.video_index.tolist() == [0, 0]
@@ -210,7 +210,7 @@ def test_a_sample_in_quarantine_is_left_out_untried(
             raise StuckDecoderError(f"{request.where}: did not finish")
         return decode_media(request, settings)
 
-    monkeypatch.setattr("datamodules.media_reader.decode_media", decode)
+    monkeypatch.setattr("datamodules.media.media_reader.decode_media", decode)
     path = write_shard(tmp_path / "x.tar", [(key, make_record(), make_clip(2), "mp4") for key in "ab"])
     failures = FailurePolicy("skip", str(tmp_path / "skipped.jsonl"))
     run, resumed = (dataset(path, tokenizer, failures=failures) for _ in range(2))

@@ -17,15 +17,15 @@ from safetensors.torch import save
 
 from datamodules.batch import LEFT_OUT
 from datamodules.dataset import ConversationDataset
-from datamodules.decoding import Decoding
 from datamodules.errors import ShardError
 from datamodules.failures import FailurePolicy
-from datamodules.media_reader import MediaReader
-from datamodules.order import Draw
-from datamodules.shard_index import load_index
-from datamodules.shard_reader import ShardReader
-from datamodules.transforms import PixelOptions, PixelTransform
-from datamodules.video import FrameSampling
+from datamodules.media.decoding import Decoding
+from datamodules.media.media_reader import MediaReader
+from datamodules.media.transforms import PixelOptions, PixelTransform
+from datamodules.media.video import FrameSampling
+from datamodules.order.training_order import Draw
+from datamodules.shards.shard_index import load_index
+from datamodules.shards.shard_reader import ShardReader
 from tests.fixtures_data import make_clip, make_gif, make_image, make_record, natural_frames, write_members
 
 Generator = np.random.Generator

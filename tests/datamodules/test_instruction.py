@@ -8,15 +8,15 @@ import pytest
 from lightning.pytorch.cli import LightningCLI
 
 from components.language.chat_template import ChatSettings
-from datamodules.batch_plan import Budget
 from datamodules.errors import ShardError, TooManySkippedError
 from datamodules.failures import FailurePolicy, SkippedSamples
 from datamodules.instruction import InstructionDataModule
-from datamodules.loading import Loading, Source
-from datamodules.order import CurriculumStage, TrainingOrder
-from datamodules.transforms import Augmentation, PixelOptions
-from datamodules.units import Cost
-from datamodules.video import FrameSampling
+from datamodules.loader import Loading, Source
+from datamodules.media.transforms import Augmentation, PixelOptions
+from datamodules.media.video import FrameSampling
+from datamodules.order.batch_plan import Budget
+from datamodules.order.training_order import CurriculumStage, TrainingOrder
+from datamodules.order.units import Cost
 from tests.datamodules.recorder import Recorder, Step, checkpoints, samples, trainer
 from tests.fixtures_data import CHAT_TEMPLATE, WORDS, make_clip, make_record, make_tiny_tokenizer, write_shard
 

@@ -12,11 +12,11 @@ from moto.server import ThreadedMotoServer
 
 from datamodules.errors import ShardError
 from datamodules.instruction import InstructionDataModule
-from datamodules.loading import Loading, Source
-from datamodules.shard_cache import ShardCache
-from datamodules.shard_index import load_index
-from datamodules.shard_names import find_shards
-from datamodules.shard_reader import open_shards
+from datamodules.loader import Loading, Source
+from datamodules.shards.shard_cache import ShardCache
+from datamodules.shards.shard_index import load_index
+from datamodules.shards.shard_names import find_shards
+from datamodules.shards.shard_reader import open_shards
 from tests.datamodules.file_server import FileServer
 from tests.datamodules.recorder import Recorder, trainer
 

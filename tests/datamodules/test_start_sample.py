@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save
 
 from datamodules.failures import FailurePolicy
-from datamodules.loading import Loading
+from datamodules.loader import Loading
 from datamodules.start_sample import StartReader, StartSample
 from tests.fixtures_data import make_clip, make_record, write_shard
 

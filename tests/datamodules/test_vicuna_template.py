@@ -13,7 +13,7 @@ from components.weights.videollamb import main
 from datamodules.batch import IGNORED_LABEL, VIDEO_PLACEHOLDER
 from datamodules.conversations import build_turns, load_tokenizer
 from datamodules.errors import SampleError
-from datamodules.schema import Turn
+from datamodules.shards.schema import Turn
 from tests.fixtures_videollamb import ENCODER_FACTS, SYSTEM, make_llama_tokenizer, write_original
 
 BOS, EOS = 1, 2

@@ -14,13 +14,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from datamodules.batch import Batch
-from datamodules.batch_plan import Budget
 from datamodules.instruction import InstructionDataModule
-from datamodules.loading import Loading, Source
-from datamodules.order import TrainingOrder
-from datamodules.transforms import PixelOptions
-from datamodules.units import Cost
-from datamodules.video import FrameSampling
+from datamodules.loader import Loading, Source
+from datamodules.media.transforms import PixelOptions
+from datamodules.media.video import FrameSampling
+from datamodules.order.batch_plan import Budget
+from datamodules.order.training_order import TrainingOrder
+from datamodules.order.units import Cost
 from tests.datamodules.recorder import Recorder, checkpoints, trainer
 
 

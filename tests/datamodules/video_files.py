@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from datamodules.decoded_frames import DecodedFrames, Pixels
-from datamodules.decoders import VideoDecoder, open_video
-from datamodules.video import FrameSampling
-from datamodules.video import sample_frames as sample_frames_of_file
+from datamodules.media.decoded_frames import DecodedFrames, Pixels
+from datamodules.media.decoders.choice import VideoDecoder, open_video
+from datamodules.media.video import FrameSampling
+from datamodules.media.video import sample_frames as sample_frames_of_file
 from tests.fixtures_data import frame_level
 
 FORMATS = [

@@ -10,7 +10,7 @@ import yaml
 import train
 from components.model import VideoLanguageModel
 from lightning_modules.export import export
-from lightning_modules.loading import load_model
+from lightning_modules.trained_model import load_model
 from tests.components.tiny_language import make_model_folder
 from tests.fixtures_data import make_clip, make_record, write_shard
 from tests.fixtures_models import IMAGE_SIZE, make_part_folders

@@ -8,9 +8,9 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from components.bridges.mean_pooling import MeanPooling
+from components.checkpoints.format import RunCheckpoint
 from components.language.causal import HuggingFaceCausalLM
 from components.losses import EverySegmentLoss
-from components.weights.run_checkpoint import RunCheckpoint
 from datamodules.batch import collate, stand_in
 from lightning_modules.optimization import Optimization
 from lightning_modules.video_language import VideoLanguageModule

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.convert.__main__ import main
-from datamodules.shard_index import load_index
-from datamodules.shard_names import find_shards
-from datamodules.shard_reader import RawSample, ShardReader
+from datamodules.shards.shard_index import load_index
+from datamodules.shards.shard_names import find_shards
+from datamodules.shards.shard_reader import RawSample, ShardReader
 from tests.fixtures_data import make_clip, make_image
 
 CLIP = make_clip(8)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.convert.problems import Reason, RowProblem
+from datamodules.convert.row_problems import Reason, RowProblem
 from datamodules.convert.rows import Row, llava_row, pllava_row
 from tests.datamodules.convert.conversions import (
     convert,

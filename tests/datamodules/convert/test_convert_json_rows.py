@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules.convert.json_rows import read_rows
-from datamodules.convert.problems import ConversionError, Reason, RowProblem
+from datamodules.convert.row_problems import ConversionError, Reason, RowProblem
 from tests.datamodules.convert.conversions import llava_item
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datamodules.convert.pictures
+import datamodules.convert.reencode_picture
 from datamodules.convert.paths import checked_path, find_media
-from datamodules.convert.pictures import probe_image
-from datamodules.convert.problems import Reason, RowProblem
-from datamodules.convert.videos import probe_video
-from datamodules.decoded_frames import FrameSize
+from datamodules.convert.reencode_picture import probe_image
+from datamodules.convert.row_problems import Reason, RowProblem
+from datamodules.convert.video_check import probe_video
+from datamodules.media.decoded_frames import FrameSize
 from tests.datamodules.convert.conversions import (
     CLIP,
     PICTURE,
@@ -141,7 +141,7 @@ def test_wrong_pictures_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(RowProblem) as caught:
             probe_image(tmp_path / name)
         assert caught.value.reason is Reason.DAMAGED
-    monkeypatch.setattr(datamodules.convert.pictures, "FrameSize", lambda: FrameSize(max_pixels=1000))
+    monkeypatch.setattr(datamodules.convert.reencode_picture, "FrameSize", lambda: FrameSize(max_pixels=1000))
     (tmp_path / "large").write_bytes(make_image())
     with pytest.raises(RowProblem, match="more than the 1000 pixels that are read") as caught:
         probe_image(tmp_path / "large")

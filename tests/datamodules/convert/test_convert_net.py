@@ -10,8 +10,8 @@ import pytest
 from command_errors import run_and_exit
 from datamodules.convert.paths import find_media
 from datamodules.convert.prepare import Preparation, Prepared, Wanted
-from datamodules.convert.problems import ConversionError, Reason, RowProblem
-from datamodules.convert.videos import probe_video
+from datamodules.convert.row_problems import ConversionError, Reason, RowProblem
+from datamodules.convert.video_check import probe_video
 from datamodules.convert.workers import prepare_all
 from tests.datamodules.convert.conversions import convert, left_out, llava_item, many_clips, read_samples, write_json
 from tests.datamodules.convert.misbehaving import Failing

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.convert.paths import checked_path, find_media
-from datamodules.convert.problems import Reason, RowProblem
+from datamodules.convert.row_problems import Reason, RowProblem
 from tests.datamodules.convert.conversions import CLIP, convert, left_out, llava_item, read_samples, write_json
 
 UNUSUAL_NAMES = [

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from datamodules.convert.pictures import probe_image, write_animation, write_picture
 from datamodules.convert.prepare import Preparation, Wanted
-from datamodules.convert.problems import Reason, RowProblem
-from datamodules.convert.reencode import Reencoding
+from datamodules.convert.reencode_picture import probe_image, write_animation, write_picture
+from datamodules.convert.reencode_video import Reencoding
+from datamodules.convert.row_problems import Reason, RowProblem
 from datamodules.convert.workers import prepare_all
-from datamodules.decoded_frames import DecodedFrames
-from datamodules.images import read_image
-from datamodules.shard_reader import RawSample
-from datamodules.video import FrameSampling, sample_frames
+from datamodules.media.decoded_frames import DecodedFrames
+from datamodules.media.pictures import read_image
+from datamodules.media.video import FrameSampling, sample_frames
+from datamodules.shards.shard_reader import RawSample
 from tests.datamodules.convert.conversions import (
     CLIP,
     PICTURE,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.convert.problems import ConversionError, RowProblem
-from datamodules.convert.reencode import Reencoding, reencode_video, scaled_size
-from datamodules.convert.videos import probe_video
+from datamodules.convert.reencode_video import Reencoding, reencode_video, scaled_size
+from datamodules.convert.row_problems import ConversionError, RowProblem
+from datamodules.convert.video_check import probe_video
 from tests.datamodules.convert.conversions import convert, left_out, llava_item, read_samples, write_json
 from tests.fixtures_data import frame_level, make_clip, make_image
 

@@ -13,7 +13,7 @@ import pytest
 
 from datamodules.convert.plan import Plan
 from datamodules.convert.prepare import Prepared, Wanted
-from datamodules.convert.problems import Reason, RowProblem
+from datamodules.convert.row_problems import Reason, RowProblem
 from datamodules.convert.workers import prepare_all
 from tests.datamodules.convert.conversions import (
     convert,

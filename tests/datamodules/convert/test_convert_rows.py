@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.convert.problems import Reason, RowProblem
+from datamodules.convert.row_problems import Reason, RowProblem
 from datamodules.convert.rows import Row, conversation_json, llava_row, pllava_row
 from tests.datamodules.convert.conversions import llava_item
 

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from datamodules.convert.problems import ConversionError
+from datamodules.convert.row_problems import ConversionError
 from datamodules.convert.sampling import parse_sampling
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from datamodules.instruction import InstructionDataModule
-from datamodules.loading import Loading
-from datamodules.transforms import PixelOptions
-from datamodules.video import FrameSampling
+from datamodules.loader import Loading
+from datamodules.media.transforms import PixelOptions
+from datamodules.media.video import FrameSampling
 from tests.datamodules.convert.conversions import (
     CLIP,
     PICTURE,

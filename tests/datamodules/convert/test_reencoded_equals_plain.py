@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.convert.reencode import Reencoding, reencode_video
-from datamodules.convert.videos import probe_video
-from datamodules.decoded_frames import DecodedFrames, FrameSize
-from datamodules.decoder_pyav import PyAVDecoder
-from datamodules.video_stream import CONVERTED_FORMATS
+from datamodules.convert.reencode_video import Reencoding, reencode_video
+from datamodules.convert.video_check import probe_video
+from datamodules.media.decoded_frames import DecodedFrames, FrameSize
+from datamodules.media.decoders.pyav_decoder import PyAVDecoder
+from datamodules.media.video_stream import CONVERTED_FORMATS
 from tests.datamodules.made_videos import (
     EIGHT_MATRICES,
     HEIGHT,

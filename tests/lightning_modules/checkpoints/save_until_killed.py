@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.checkpoints import folder as folders
-from lightning_modules.checkpoints import saving, tensor_file
+from components.checkpoints import folder as folders
+from components.checkpoints import saving, tensor_file
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from tests.lightning_modules.checkpoints.small_runs import batches, make_module, make_trainer
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from components.checkpoints.format import RunCheckpoint
+from components.checkpoints.identity import refuse_other_frozen_weights, take_fingerprints
+from components.checkpoints.parameter_access import DirectAccess
 from components.weights.random_weights import mark_random
-from components.weights.run_checkpoint import RunCheckpoint
-from lightning_modules.checkpoints.access import DirectAccess
-from lightning_modules.checkpoints.identity import refuse_other_frozen_weights, take_fingerprints
 from tests.lightning_modules.checkpoints.small_runs import (
     Numbers,
     batches,

@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from components.weights.run_checkpoint import RunCheckpoint
+from components.checkpoints.folder import newest_checkpoint
+from components.checkpoints.format import RunCheckpoint
 from lightning_modules.checkpoints import keeping, strategy
-from lightning_modules.checkpoints.folder import newest_checkpoint
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from tests.lightning_modules.checkpoints.small_runs import batches, make_module, make_trainer
 

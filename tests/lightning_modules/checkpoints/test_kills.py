@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.weights.run_checkpoint import RunCheckpoint
-from lightning_modules.checkpoints import folder
-from lightning_modules.checkpoints.folder import newest_checkpoint
+from components.checkpoints import folder
+from components.checkpoints.folder import newest_checkpoint
+from components.checkpoints.format import RunCheckpoint
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from tests.lightning_modules.checkpoints.small_runs import batches, make_module, make_trainer, train_and_save
 

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.weights.exported_weights import open_weights
-from components.weights.run_checkpoint import RunCheckpoint
-from components.weights.weight_fingerprint import is_same
+from components.checkpoints.exported_weights import open_weights
+from components.checkpoints.format import RunCheckpoint
+from components.checkpoints.weight_fingerprint import is_same
 from lightning_modules.export import export
-from lightning_modules.loading import load_weights
+from lightning_modules.trained_model import load_weights
 from tests.fixtures_models import PartFolders, make_batch, make_module
 from tests.lightning_modules.checkpoints.run_jobs import NUM_STEPS, SAVED_AT, Job, run_jobs
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from components.weights.run_checkpoint import RunCheckpoint
-from lightning_modules.checkpoints import saving
+from components.checkpoints import saving
+from components.checkpoints.format import RunCheckpoint
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.strategies.replicated import SingleDevice
 from tests.lightning_modules.checkpoints.small_runs import batches, make_module, make_trainer, train_and_save

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.checkpoints.settings import differing_settings
+from components.checkpoints.settings_check import differing_settings
 
 CONFIG: dict[str, Any] = {
     "model": {

@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from components.bridges.mean_pooling import MeanPooling
-from components.bridges.readouts import CacheAndMemoryReadout, CacheReadout, Readout
-from components.bridges.retrieved_readout import RetrievedReadout
+from components.bridges.readouts.memory import CacheAndMemoryReadout, CacheReadout, Readout
+from components.bridges.readouts.retrieved import RetrievedReadout
 from components.encoders.cached import CachedFeatures
 from datamodules.batch import Batch, collate
 from lightning_modules.monitoring import VideoInspection, inspection

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from components.bridges.mean_pooling import MeanPooling
-from components.effective_rank import effective_rank
 from datamodules.batch import Batch, collate
 from lightning_modules.monitoring import MemoryTokenMonitor
+from lightning_modules.monitoring.effective_rank import effective_rank
 from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_models import PartFolders, make_batch, make_bridge, make_module, make_sample
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from components.bridges.attention import Attention
-from components.bridges.post_norm import PostNormAttention
+from components.bridges.layers.attention import Attention
+from components.bridges.layers.post_norm import PostNormAttention
 from components.sharding import active_sharding
 from lightning_modules.strategies.blocks import repeated_blocks
 from lightning_modules.strategies.fsdp2 import Fsdp2

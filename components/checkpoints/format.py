@@ -1,0 +1,217 @@
+"""Opens the checkpoint folders that training writes, without ever running code that a file carries.
+
+A folder ``NAME.ckpt`` holds
+
+- ``index.json``: format, version, optimizer steps done, size and content hash of every file, the file of every tensor,
+  the parameters that were left out because they did not train with a fingerprint of each, and one of the tokenizer;
+- ``tensors-RRRRR-of-WWWWW.safetensors``, one a rank: whole (unsharded) tensors, named ``model/<parameter>`` and
+  ``optimizer/<state>/<parameter>``;
+- ``state.pt``: everything that is no tensor of the model or its optimizer (loops, callbacks, schedules, the place in
+  the data), and the optimizer's groups and step counts;
+- ``config.yaml``: the config of the run, where the run had one.
+
+How it is written is in ``lightning_modules.checkpoints``.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from components.checkpoints.file_hashes import refuse_changed_files
+from components.checkpoints.weight_fingerprint import read_fingerprints
+
+FORMAT = "membridge checkpoint"
+VERSION = 1
+INDEX = "index.json"
+STATE = "state.pt"
+CONFIG = "config.yaml"
+WEIGHT = "model/"
+OPTIMIZER = "optimizer/"
+AVERAGE = "average"
+"""Name of the optimizer state that is a running average of the weights."""
+EXPORT_ABOUT = "export.json"
+"""What an export has and a checkpoint has not."""
+REPLACED = ".{}.replaced"
+"""Where a folder stands for the moment in which another takes its name."""
+
+
+def state_name(state: str, parameter: str) -> str:
+    """Name of an optimizer state's tensor, such as ``optimizer/exp_avg/model.bridge.gate``."""
+    return f"{OPTIMIZER}{state}/{parameter}"
+
+
+class RunCheckpoint(Mapping[str, Tensor]):
+    """A whole checkpoint; its tensors are mapped into memory, so only what is used of one is read.
+
+    Args:
+        path: The folder, or a link to it.
+        rank: Where several processes open it together, the number of this one. They share the hashing of the files.
+        num_ranks: How many processes open it together.
+
+    Attributes:
+        path: The folder itself.
+        step: Optimizer steps that the run had done.
+        left_out: Parameters that are not in it because they did not train.
+        fingerprints: Fingerprints of these. Checkpoints that were written before there were any have none.
+        tokenizer: Hashes of the language model's tokenizer, see ``components.language.tokenizer_identity``; None where
+            the checkpoint has none.
+
+    Raises:
+        FileNotFoundError: There is nothing at ``path``.
+        ValueError: It is no checkpoint of this project, one of a newer version, or a file is missing, cut off or
+            changed.
+    """
+
+    def __init__(self, path: Path, *, rank: int = 0, num_ranks: int = 1) -> None:
+        self.path = _find(path)
+        index = _read_index(self.path)
+        self.step: int = index["step"]
+        self.left_out = frozenset[str](index["left_out"])
+        self.fingerprints = read_fingerprints(index)
+        self.tokenizer: dict[str, str] | None = index.get("tokenizer")
+        self._file_of: dict[str, str] = index["tensors"]
+        self._files: dict[str, Any] = {}
+        _refuse_incomplete(self.path, index["files"])
+        hashes = sorted(index.get("hashes", {}).items())
+        refuse_changed_files(self.path, dict(hashes[rank::num_ranks]))
+
+    def __getitem__(self, name: str) -> Tensor:
+        file = self._opened(self._file_of[name])
+        try:
+            tensor: Tensor = file.get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{self.path / self._file_of[name]} has no readable {name}, which {INDEX} says it has: {error}. "
+                "Use another checkpoint"
+            ) from error
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """Names of the parameters and buffers whose values it has."""
+        return frozenset(name.removeprefix(WEIGHT) for name in self if name.startswith(WEIGHT))
+
+    @property
+    def has_averages(self) -> bool:
+        """Whether training kept running averages of some parameters."""
+        return any(name.startswith(state_name(AVERAGE, "")) for name in self)
+
+    def shape(self, parameter: str) -> torch.Size:
+        """Shape of a parameter or buffer; nothing of it is read."""
+        name = WEIGHT + parameter
+        return torch.Size(self._opened(self._file_of[name]).get_slice(name).get_shape())
+
+    def weight(self, parameter: str, *, averaged: bool = False) -> Tensor:
+        """Value of a parameter or buffer.
+
+        Args:
+            parameter: Its name.
+            averaged: Whether to take its running average, where training kept one.
+        """
+        average = state_name(AVERAGE, parameter)
+        return self[average] if averaged and average in self else self[WEIGHT + parameter]
+
+    def optimizer_states(self) -> dict[str, list[str]]:
+        """Names of the optimizer's tensors, such as ``exp_avg``, by parameter."""
+        found: dict[str, list[str]] = {}
+        for name in self:
+            if name.startswith(OPTIMIZER):
+                state, parameter = name.removeprefix(OPTIMIZER).split("/", maxsplit=1)
+                found.setdefault(parameter, []).append(state)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Everything that is no tensor of the model or its optimizer.
+
+        Raises:
+            ValueError: The file is damaged, or holds more than plain values; unpickling that could run code.
+        """
+        path = self.path / STATE
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(
+                f"{path} is damaged, or holds more than plain values and is not opened, for unpickling it could run "
+                f"code ({str(error).splitlines()[0]}). Use another checkpoint"
+            ) from error
+        return state
+
+    def _opened(self, file: str) -> Any:
+        if file not in self._files:
+            try:
+                self._files[file] = safe_open(self.path / file, framework="pt")
+            except SafetensorError as error:
+                raise ValueError(f"{self.path / file} is damaged: {error}. Use another checkpoint") from error
+        return self._files[file]
+
+
+def _find(path: Path) -> Path:
+    """The folder that a path means; a kill while it was replaced left the one before under another name."""
+    folder = Path(os.path.realpath(path))
+    replaced = folder.with_name(REPLACED.format(folder.name))
+    if folder.is_dir():
+        return folder
+    if replaced.is_dir():
+        return replaced.resolve()
+    if folder.exists():
+        raise ValueError(
+            f"{path} is a single file; training writes folders now, and files of before are not read any more. Train "
+            "again, or go on with the version of the code that wrote it"
+        )
+    linked = f", where it points to {folder}" if path.is_symlink() else ""
+    raise FileNotFoundError(f"there is no checkpoint {path} (seen from {Path.cwd()}{linked})")
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    if not path.is_file():
+        raise ValueError(f"{folder} is no checkpoint of this project: it has no {INDEX}{_what_it_is(folder)}")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        known = index["format"] == FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or not of this project ({error!r}). Use another checkpoint") from error
+    if not known:
+        raise ValueError(f"{folder} is no checkpoint of this project: {path} names the format {index['format']!r}")
+    if index["version"] != VERSION:
+        raise ValueError(
+            f"{folder} is a checkpoint of version {index['version']}, this code reads version {VERSION}; use the "
+            "version of the code that wrote it"
+        )
+    strangers = [name for name in index["files"] if Path(name).name != name]
+    strangers += [name for name in index["tensors"].values() if name not in index["files"]]
+    if strangers:
+        raise ValueError(f"{path} is damaged: it places tensors in {strangers[:3]}, which are no files of the folder")
+    return dict(index)
+
+
+def _what_it_is(folder: Path) -> str:
+    """More about a folder that is no checkpoint, for a message."""
+    if (folder / EXPORT_ABOUT).is_file():
+        return (
+            ". It is an export: weights without the state of a run, so a run cannot be resumed from it. Begin a new "
+            f"run with --model.initial_weights={folder}, or evaluate it: python evaluate.py --checkpoint {folder}"
+        )
+    if (folder / "config.json").is_file():
+        return ". It is a folder of one part: name it as that part's path, such as model.language_model.init_args.path"
+    return ""
+
+
+def _refuse_incomplete(folder: Path, sizes: Mapping[str, int]) -> None:
+    found = {name: (folder / name).stat().st_size if (folder / name).is_file() else None for name in sizes}
+    wrong = [f"{name} ({found[name]} bytes instead of {size})" for name, size in sizes.items() if found[name] != size]
+    if wrong:
+        raise ValueError(f"{folder} is incomplete: {', '.join(wrong[:3])}. Copy it again, or use another checkpoint")

@@ -1,0 +1,270 @@
+"""Writes a checkpoint: every rank its share of the parameters, each brought together just before it is written.
+
+Besides what it trains with, a rank holds one whole tensor at a time. Every rank sends its part of every tensor, once;
+so saving moves what the checkpoint weighs over the network, and each rank writes its share of it to the disk.
+"""
+
+import io
+import json
+import os
+import pickle
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from components.checkpoints import folder
+from components.checkpoints.file_hashes import ContentHash, content_hash
+from components.checkpoints.format import CONFIG, FORMAT, INDEX, STATE, VERSION, WEIGHT, state_name
+from components.checkpoints.identity import AddUp
+from components.checkpoints.parameter_access import ParameterAccess
+from components.checkpoints.tensor_file import Form, TensorFile
+from components.checkpoints.weight_fingerprint import WeightFingerprint
+from components.weights.random_weights import random_parameters
+
+
+class Ranks(NamedTuple):
+    """What writing together takes."""
+
+    rank: int
+    world_size: int
+    all_agree: Callable[[bool], bool]  # whether all ranks say yes; every rank must ask
+    add_up: AddUp = lambda values: values
+
+
+class Content(NamedTuple):
+    """What a checkpoint holds beside the model."""
+
+    state: Mapping[str, Any]  # of the trainer; with ``optimizer_states``, the optimizer's tensors are written too
+    left_out: Collection[str]  # parameters not to write
+    config: str | None  # of the run, as YAML
+    fingerprints: Mapping[str, WeightFingerprint] = MappingProxyType({})  # of what is left out
+    tokenizer: Mapping[str, str] | None = None  # hashes of the language model's tokenizer
+
+
+class _Item(NamedTuple):
+    """A tensor to write."""
+
+    name: str
+    parameter: Tensor
+    state: str | None
+    rank: int  # who writes it
+
+
+def parameters_to_leave_out(module: nn.Module, access: ParameterAccess, changed: Collection[str]) -> list[str]:
+    """Parameters whose values are in a file elsewhere: they do not train, never did, and came from no checkpoint.
+
+    A parameter that was drawn at random is in no file.
+
+    Args:
+        module: The model.
+        access: Where the optimizer's states are.
+        changed: Names of parameters that are known to differ from what the model was built with.
+    """
+    written = {*changed, *random_parameters(module)}
+    return [
+        name
+        for name, parameter in module.named_parameters()
+        if not parameter.requires_grad and name not in written and not access.numbers(parameter)
+    ]
+
+
+def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers that belong to a model's state, by name."""
+    kept = {}
+    for place, child in module.named_modules():
+        for name, buffer in child.named_buffers(place, recurse=False):
+            if name.rpartition(".")[2] not in child._non_persistent_buffers_set:
+                kept[name] = buffer
+    return kept
+
+
+def describe_optimizer(module: nn.Module, access: ParameterAccess) -> dict[str, Any]:
+    """What else than tensors there is to keep of an optimizer.
+
+    Args:
+        module: The model.
+        access: Where the optimizer's states are.
+
+    Returns:
+        ``groups``, name and rate of each, and ``numbers``, the optimizer's numbers (its steps) for each parameter.
+    """
+    groups = [] if access.optimizer is None else named_groups(access.optimizer)
+    rates = [{"name": name, "lr": float(group["lr"])} for name, group in groups]
+    numbers = {name: access.numbers(parameter) for name, parameter in module.named_parameters()}
+    return {"groups": rates, "numbers": {name: values for name, values in numbers.items() if values}}
+
+
+def named_groups(optimizer: Optimizer) -> list[tuple[str, dict[str, Any]]]:
+    """An optimizer's groups by name; by place where they have none."""
+    return [(str(group.get("name", place)), group) for place, group in enumerate(optimizer.param_groups)]
+
+
+def write_checkpoint(path: Path, module: nn.Module, access: ParameterAccess, content: Content, ranks: Ranks) -> None:
+    """Write a checkpoint; every rank must call it.
+
+    Args:
+        path: Its folder, which all ranks see; what is there goes when the new one is whole.
+        module: The model.
+        access: Where its parameters and the optimizer's states are.
+        content: What else is to be written.
+        ranks: This rank and the others.
+
+    Raises:
+        ValueError: The state has values that could only be read back by running code.
+        RuntimeError: Another rank could not write; what was there under the checkpoint's name still is.
+    """
+    items = _items(module, access, ranks.world_size, content)
+    encoded = b""
+    failure: Exception | None = None
+    if ranks.rank == 0:
+        try:
+            encoded = _encode(content.state)
+            folder.begin(path)
+        except Exception as error:  # the other ranks wait for this one: it tells them before it stops
+            failure = error
+    _agree(failure, ranks, path)
+    failure, digest = _write_tensors(folder.staging(path), items, access, ranks)
+    _agree(failure, ranks, path)
+    digests = _digests_of_all_ranks(digest, ranks)
+    if ranks.rank == 0:
+        try:
+            _write_rest(folder.staging(path), items, digests, content, encoded)
+            folder.publish(path)
+        except Exception as error:
+            failure = error
+    _agree(failure, ranks, path)
+
+
+def _items(module: nn.Module, access: ParameterAccess, num_ranks: int, content: Content) -> list[_Item]:
+    """All tensors in an order that is the same on every rank, the writing spread by size."""
+    tensors: dict[str, Tensor] = {
+        name: parameter for name, parameter in module.named_parameters() if name not in content.left_out
+    }
+    parameters = set(tensors)
+    tensors |= persistent_buffers(module)
+    states = {
+        name: access.tensor_states(tensor) if "optimizer_states" in content.state and name in parameters else []
+        for name, tensor in tensors.items()
+    }
+    loads = [0] * num_ranks
+    writer = {}
+    sizes = {name: access.shape(tensor).numel() * (1 + len(states[name])) for name, tensor in tensors.items()}
+    for name in sorted(tensors, key=lambda name: (-sizes[name], name)):
+        writer[name] = loads.index(min(loads))
+        loads[writer[name]] += sizes[name]
+    items = []
+    for name, tensor in tensors.items():
+        items.append(_Item(WEIGHT + name, tensor, None, writer[name]))
+        items += [_Item(state_name(state, name), tensor, state, writer[name]) for state in states[name]]
+    return items
+
+
+def _file_name(rank: int, num_ranks: int) -> str:
+    return f"tensors-{rank:05d}-of-{num_ranks:05d}.safetensors"
+
+
+def _write_tensors(
+    target: Path, items: Iterable[_Item], access: ParameterAccess, ranks: Ranks
+) -> tuple[Exception | None, str | None]:
+    """Write this rank's share; gives what failed, and the content hash of its file, where it has one.
+
+    After a failure it goes on bringing tensors together: the others wait for its parts.
+    """
+    digest = None
+    own = {item.name for item in items if item.rank == ranks.rank}
+    failure: Exception | None = None
+    file: TensorFile | None = None
+    try:
+        if own:
+            forms = {item.name: _form(item, access) for item in items if item.name in own}
+            file = TensorFile(target / _file_name(ranks.rank, ranks.world_size), forms)
+    except Exception as error:
+        failure = error
+    for item in items:
+        whole = access.whole(item.parameter, item.state, item.rank)
+        if item.name not in own or file is None or failure is not None:
+            continue
+        try:
+            assert whole is not None
+            file.add(item.name, whole)
+        except Exception as error:
+            failure = error
+    try:
+        if file is not None:
+            digest = file.close()
+    except Exception as error:
+        failure = failure or error
+    return failure, digest
+
+
+def _digests_of_all_ranks(digest: str | None, ranks: Ranks) -> list[str | None]:
+    """Content hash of every rank's file; None for a rank that has none."""
+    length = len(bytes.fromhex(ContentHash().hexdigest()))
+    gathered = torch.zeros(ranks.world_size, 1 + length, dtype=torch.int64)
+    if digest is not None:
+        gathered[ranks.rank] = torch.tensor([1, *bytes.fromhex(digest)])
+    rows = ranks.add_up(gathered).tolist()
+    return [bytes(values).hex() if is_there else None for is_there, *values in rows]
+
+
+def _form(item: _Item, access: ParameterAccess) -> Form:
+    return Form(access.dtype(item.parameter, item.state), access.shape(item.parameter))
+
+
+def _encode(state: Mapping[str, Any]) -> bytes:
+    """Pickle what is no tensor of the model, and make sure that it can be read without running code."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    try:
+        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            "a checkpoint may hold plain values and tensors only, or reading it could run code; give the state of "
+            f"callbacks, datamodule and hyper-parameters as such ({str(error).splitlines()[0]})"
+        ) from error
+    return buffer.getvalue()
+
+
+def _write_rest(
+    target: Path, items: Iterable[_Item], digests: Sequence[str | None], content: Content, state: bytes
+) -> None:
+    """Write everything but the tensors; the index last."""
+    num_ranks = len(digests)
+    files = {STATE: state} | ({} if content.config is None else {CONFIG: content.config.encode()})
+    for name, text in files.items():
+        _write_file(target / name, text)
+    hashes = {_file_name(rank, num_ranks): digest for rank, digest in enumerate(digests) if digest is not None}
+    hashes |= {name: content_hash(target / name) for name in files}
+    index = {
+        "format": FORMAT,
+        "version": VERSION,
+        "step": content.state["global_step"],
+        "left_out": sorted(content.left_out),
+        "fingerprints": {name: fingerprint._asdict() for name, fingerprint in sorted(content.fingerprints.items())},
+        "tokenizer": content.tokenizer and dict(content.tokenizer),
+        "files": {path.name: path.stat().st_size for path in sorted(target.iterdir())},
+        "hashes": hashes,
+        "tensors": {item.name: _file_name(item.rank, num_ranks) for item in items},
+    }
+    _write_file(target / INDEX, json.dumps(index, indent=1).encode())
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _agree(failure: Exception | None, ranks: Ranks, path: Path) -> None:
+    """Go on if every rank can."""
+    everybody = ranks.all_agree(failure is None)
+    if failure is not None:
+        raise failure
+    if not everybody:
+        raise RuntimeError(f"another rank could not write its share of {path}; its message says why")

@@ -1,0 +1,101 @@
+"""Videos stored as frames in an ``npy`` member: what other tools decoded already.
+
+The array is uint8 ``[T, H, W, 3]``, RGB, in C order. The sample's ``meta.frame_interval_ms`` tells the time from one
+frame to the next (40 at 25 frames a second), so such a video is sampled as any other one is. The header is read by
+NumPy's own parser, the rest are pixels: nothing in the file is ever unpickled.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from datamodules.errors import BrokenMediaError, SampleError
+from datamodules.media.decoded_frames import DecodedFrames
+from datamodules.media.video import FrameSampling, choose_frames
+from datamodules.media.video_frames import VideoFrames
+from datamodules.shards.schema import Record
+
+_READ_HEADER = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
+
+
+class ArrayVideo:
+    """Frames in memory, as the decoders present a video.
+
+    Args:
+        pixels: uint8 ``[T, H, W, 3]``.
+        interval_ms: Time from one frame to the next.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8], interval_ms: float) -> None:
+        self._pixels = pixels
+        self.frame_ms = np.rint(np.arange(len(pixels)) * interval_ms).astype(np.int64)
+        """When every frame is first shown, in milliseconds after the first one."""
+        self.duration_ms = max(1, round(len(pixels) * interval_ms))
+        """When the last frame ends."""
+
+    def frames(self, indices: Sequence[int]) -> DecodedFrames:
+        """The frames of these indices."""
+        return DecodedFrames(self._pixels[list(indices)], self.frame_ms[list(indices)])
+
+
+def read_array(data: bytes, record: Record, sampling: FrameSampling, *, where: str = "array") -> VideoFrames:
+    """Choose frames of a video that is stored as an array.
+
+    Args:
+        data: The ``npy`` file's bytes.
+        record: The sample's JSON, which tells the frames' interval and which part is meant.
+        sampling: How many frames.
+        where: Shard and key, for messages.
+
+    Raises:
+        BrokenMediaError: The bytes are no such array.
+        SampleError: The JSON does not tell the interval, or the part starts after the video's end.
+    """
+    video = ArrayVideo(_read_pixels(data, where), _interval_ms(record.meta, where))
+    try:
+        chosen = choose_frames(video, sampling, record.start_ms, record.end_ms)
+    except SampleError as error:
+        raise SampleError(f"{where}: {error}") from error
+    decoded = video.frames(chosen)
+    times = np.maximum(decoded.frame_ms - (record.start_ms or 0), 0)
+    frames = torch.from_numpy(decoded.pixels).permute(0, 3, 1, 2).contiguous()  # [T, 3, H, W]
+    return VideoFrames(frames, torch.from_numpy(times))
+
+
+def _read_pixels(data: bytes, where: str) -> NDArray[np.uint8]:
+    file = io.BytesIO(data)
+    try:
+        version = npy_format.read_magic(file)
+        if version not in _READ_HEADER:
+            raise ValueError(f"npy version {version} is not read")
+        shape, fortran_order, dtype = _READ_HEADER[version](file)
+    except Exception as error:  # NumPy's parser tokenizes and evaluates a literal, which fails in many ways
+        raise BrokenMediaError(f"{where}: no npy array ({error}); write it again with numpy.save") from error
+    start = file.tell()
+    if dtype != np.uint8 or fortran_order or len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
+        order = "Fortran" if fortran_order else "C"
+        raise BrokenMediaError(
+            f"{where}: the npy array must be uint8 [T, H, W, 3] in C order, got {dtype} {list(shape)} in {order}; "
+            "store cached features as safetensors, and other arrays as frames"
+        )
+    if math.prod(shape) != len(data) - start:
+        raise BrokenMediaError(
+            f"{where}: the npy array {list(shape)} needs {math.prod(shape)} bytes, but {len(data) - start} are there; "
+            "fetch or write it again"
+        )
+    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
+
+
+def _interval_ms(meta: Mapping[str, str | int | float], where: str) -> float:
+    interval = meta.get("frame_interval_ms")
+    if not isinstance(interval, int | float) or not 0 < interval <= 1e9:
+        raise SampleError(
+            f"{where}: a video in an npy member needs meta 'frame_interval_ms', the time from frame to frame in "
+            f"milliseconds, got {interval!r}; add it to the sample's JSON"
+        )
+    return float(interval)

@@ -1,0 +1,68 @@
+"""How media is decoded: the settings, and what one process asks of another that decodes for it."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from datamodules.media.decoded_frames import FrameSize
+from datamodules.media.video import FrameSampling
+from datamodules.shards.media_range import MediaRange
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What decodes videos and images, and within which bounds.
+
+    Args:
+        backend: ``pyav`` reads any video that FFmpeg knows. ``decord`` reads whole files into memory, decodes them from
+            their start on, and refuses some. ``torchcodec`` needs FFmpeg's shared libraries, refuses some, and its
+            process starts as late as torch.
+        timeout_s: Seconds after which a decoder that has not finished counts as stuck. Time in which an overloaded
+            machine did not let it run is not counted.
+        max_pixels: Largest frame or picture that is decoded; 8K has 33 million pixels.
+        memory_mb: Memory that decoding one sample may take. Frames are scaled down as they come, so this is seldom met
+            by anything but a hostile file or very many frames.
+
+    Raises:
+        ValueError: The backend is unknown or a bound not positive.
+    """
+
+    backend: Literal["pyav", "decord", "torchcodec"] = "pyav"
+    timeout_s: float = 120.0
+    max_pixels: int = 64_000_000
+    memory_mb: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("pyav", "decord", "torchcodec"):
+            raise ValueError(f"video backend {self.backend!r} is unknown; choose one of pyav, decord, torchcodec")
+        if min(self.timeout_s, self.max_pixels, self.memory_mb) <= 0:
+            raise ValueError(f"timeout_s, max_pixels and memory_mb must be positive, got {self}")
+
+
+class MediaRequest(NamedTuple):
+    """What is to be decoded, and how."""
+
+    media: MediaRange
+    is_image: bool
+    sampling: FrameSampling
+    size: FrameSize
+    where: str  # shard and key, for messages
+    start_ms: int | None = None
+    end_ms: int | None = None
+    every_frame: bool = False  # decode each once, to find damage, and hand over the first one only
+
+    def to_bytes(self) -> bytes:
+        """As JSON, which a file name in any encoding passes through unchanged."""
+        place = [os.fspath(self.media.path), self.media.offset, self.media.size]
+        return json.dumps(self._asdict() | {"media": place, "sampling": asdict(self.sampling)}).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "MediaRequest":
+        """The request that gave these bytes."""
+        fields = json.loads(data)
+        path, offset, size = fields["media"]
+        sampling = FrameSampling(**fields["sampling"])
+        media = MediaRange(Path(path), offset, size)
+        return cls(**fields | {"media": media, "sampling": sampling, "size": FrameSize(*fields["size"])})

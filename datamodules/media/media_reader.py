@@ -1,0 +1,76 @@
+"""From a sample's media to the tensors that a model reads."""
+
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from datamodules.errors import BrokenMediaError
+from datamodules.media.array_media import read_array
+from datamodules.media.decoding import Decoding, MediaRequest
+from datamodules.media.decoding_process import decode_media
+from datamodules.media.transforms import PixelTransform
+from datamodules.media.video import FrameSampling
+from datamodules.media.video_frames import VideoFrames
+from datamodules.shards.schema import ARRAY_ENDINGS, FEATURE_ENDINGS, IMAGE_ENDINGS
+from datamodules.shards.shard_reader import RawSample
+
+
+class MediaReader(NamedTuple):
+    """How media becomes frames. Decoding happens in a process of its own, see ``decoding_process``."""
+
+    sampling: FrameSampling
+    transform: PixelTransform
+    decoding: Decoding = Decoding()
+
+    def read(self, raw: RawSample, seed: tuple[int, ...]) -> VideoFrames | None:
+        """Decode and transform; None for text only.
+
+        Cached features were sampled and transformed when they were written, and are taken as they are.
+
+        Raises:
+            SampleError: The media is broken, or its decoder had to be killed.
+        """
+        if raw.media is None:
+            return None
+        if raw.ending in FEATURE_ENDINGS:
+            return read_features(raw.media.read(), where=raw.where)
+        if raw.ending in ARRAY_ENDINGS:
+            video = read_array(raw.media.read(), raw.record, self.sampling, where=raw.where)
+            return VideoFrames(self.transform(video.frames, seed), video.frame_ms)
+        request = MediaRequest(
+            raw.media,
+            raw.ending in IMAGE_ENDINGS,
+            self.sampling,
+            self.transform.frame_size(self.decoding.max_pixels),
+            raw.where,
+            raw.record.start_ms,
+            raw.record.end_ms,
+        )
+        decoded = decode_media(request, self.decoding)
+        frames = torch.from_numpy(decoded.pixels).permute(0, 3, 1, 2)  # [T, 3, H, W]
+        return VideoFrames(self.transform(frames, seed).contiguous(), torch.from_numpy(decoded.frame_ms))
+
+
+def read_features(data: bytes, *, where: str) -> VideoFrames:
+    """Read cached features: ``features`` ``[T, 1 + N, D]``, class token first, and ``frame_ms`` ``[T]`` int64.
+
+    Raises:
+        BrokenMediaError: The bytes hold no such tensors.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_tensors(data)
+        features, frame_ms = tensors["features"], tensors["frame_ms"]
+    except (SafetensorError, KeyError) as error:
+        raise BrokenMediaError(
+            f"{where}: the cached features cannot be read ({error}); write the feature shards again"
+        ) from error
+    fits = features.ndim == 3 and features.is_floating_point() and len(features) > 0
+    if not fits or frame_ms.dtype != torch.int64 or frame_ms.shape != features.shape[:1]:
+        raise BrokenMediaError(
+            f"{where}: cached features must be floats [T, 1 + N, D] with int64 frame_ms [T], got {features.dtype} "
+            f"{list(features.shape)} with {frame_ms.dtype} {list(frame_ms.shape)}; write the feature shards again"
+        )
+    return VideoFrames(features, frame_ms)

@@ -1,0 +1,147 @@
+"""Pixel transforms on uint8 frames. All frames of a video are treated alike; normalising is the encoder's part."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from datamodules.media.decoded_frames import FrameSize
+
+_SLIMMEST_CROP = 3 / 4
+"""Least ratio of a random crop's sides."""
+
+_LONGEST_RATIO = 8
+"""Ratio of a frame's sides beyond which ``crop`` cuts before it scales; scaled whole, a thin frame fills any memory."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training videos; everything is off by default.
+
+    Args:
+        horizontal_flip: Chance of mirroring. Leave it off where questions ask about left and right.
+        color_jitter: Largest relative change of brightness, contrast and saturation.
+        crop_scale: Least part of the picture's area that a random crop keeps; 1.0 = no random crop.
+
+    Raises:
+        ValueError: A value lies outside ``[0, 1]``.
+    """
+
+    horizontal_flip: float = 0.0
+    color_jitter: float = 0.0
+    crop_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not all(0 <= value <= 1 for value in (self.horizontal_flip, self.color_jitter, self.crop_scale)):
+            raise ValueError(f"augmentation values must lie between 0 and 1, got {self}")
+
+
+@dataclass(frozen=True)
+class PixelOptions:
+    """How frames get the size that the encoder reads.
+
+    Args:
+        size: Height and width in pixels; None where the command line is to take the encoder's.
+        fit: ``crop`` scales the shorter side and crops the centre; ``pad`` scales the longer side and pads with black,
+            so that nothing is lost.
+        augmentation: Random changes in training.
+
+    Raises:
+        ValueError: The size is not positive.
+    """
+
+    size: int | None = None
+    fit: Literal["crop", "pad"] = "crop"
+    augmentation: Augmentation = Augmentation()
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"the frame size must be positive, got {self.size}")
+
+    @property
+    def side(self) -> int:
+        """Height and width in pixels.
+
+        Raises:
+            ValueError: Neither the options nor the encoder state it.
+        """
+        if self.size is None:
+            raise ValueError("data.pixels.size is not set, and the encoder does not tell what size it reads: set it")
+        return self.size
+
+
+class PixelTransform:
+    """Brings the frames of one video to the encoder's size.
+
+    Args:
+        options: Size, fit and augmentation.
+        train: Whether augmentation applies.
+    """
+
+    def __init__(self, options: PixelOptions, *, train: bool) -> None:
+        self.options = options
+        self._random = _augmenting_steps(options) if train else None
+
+    def frame_size(self, max_pixels: int) -> FrameSize:
+        """How large frames need to be when they are decoded, for this transform to lose nothing by it.
+
+        Scaled by the decoder, a frame has the size that this transform would scale it to. Where random crops are cut
+        from it, it stays so large that even the smallest crop is not enlarged.
+
+        Args:
+            max_pixels: Largest frame that is decoded at all.
+        """
+        size = self.options.side
+        if self._random is not None and self.options.augmentation.crop_scale < 1:
+            smallest = math.sqrt(max(self.options.augmentation.crop_scale, 1e-4) * _SLIMMEST_CROP)
+            return FrameSize(max_pixels, math.ceil(size / smallest), "shorter")
+        return FrameSize(max_pixels, size, "shorter" if self.options.fit == "crop" else "longer")
+
+    def __call__(self, frames: Tensor, seed: tuple[int, ...]) -> Tensor:
+        """Transform.
+
+        Args:
+            frames: uint8 ``[T, 3, H, W]``.
+            seed: What fixes the random choices; equal seeds give equal frames in any process.
+
+        Returns:
+            uint8 ``[T, 3, size, size]``.
+        """
+        if self._random is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+                frames = self._random(frames)
+        return _fit(frames, self.options)
+
+
+def _augmenting_steps(options: PixelOptions) -> v2.Compose | None:
+    chosen = options.augmentation
+    steps: list[v2.Transform] = []
+    if chosen.crop_scale < 1:
+        scale, ratio = (chosen.crop_scale, 1.0), (_SLIMMEST_CROP, 1 / _SLIMMEST_CROP)
+        bicubic = InterpolationMode.BICUBIC
+        steps.append(v2.RandomResizedCrop(options.side, scale=scale, ratio=ratio, interpolation=bicubic))
+    if chosen.horizontal_flip:
+        steps.append(v2.RandomHorizontalFlip(chosen.horizontal_flip))
+    if chosen.color_jitter:
+        steps.append(v2.ColorJitter(chosen.color_jitter, chosen.color_jitter, chosen.color_jitter))
+    return v2.Compose(steps) if steps else None
+
+
+def _fit(frames: Tensor, options: PixelOptions) -> Tensor:
+    height, width = frames.shape[-2:]
+    if options.fit == "crop" and max(height, width) > _LONGEST_RATIO * min(height, width):
+        most = _LONGEST_RATIO * min(height, width)
+        height, width = min(height, most), min(width, most)
+        frames = v2.functional.center_crop(frames, [height, width])
+    size = options.side
+    reference = min(height, width) if options.fit == "crop" else max(height, width)
+    scaled = [max(1, round(side * size / reference)) for side in (height, width)]
+    if scaled != [height, width]:
+        frames = v2.functional.resize(frames, scaled, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    fitted: Tensor = v2.functional.center_crop(frames, [size, size])  # pads with black where the frame is smaller
+    return fitted

@@ -1,0 +1,176 @@
+"""Every rank's part of the global batches: what a data loader of one process goes through."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.order.batch_plan import Budget
+from datamodules.order.global_batches import GlobalBatches
+from datamodules.order.training_order import Draw
+from datamodules.order.units import Numbers, SampleTable
+
+_EVEN_ENOUGH = 1e-3
+"""Part of the work below which ranks count as equally loaded, and exchanges as no gain."""
+
+
+def split_over_ranks(costs: Sequence[float] | NDArray[np.floating], world_size: int) -> list[list[int]]:
+    """Give every rank equally many units (or one less) and nearly equal work.
+
+    The units are dealt out in rows of one a rank, the costliest row first, and within a row the costliest to the rank
+    that has the least so far; units of equal cost so come to the ranks in turn. Then the busiest rank exchanges units
+    with the others while that helps. Equal numbers are kept even where unequal ones would balance better: every rank
+    takes the mean loss of what it has and the ranks' gradients are averaged, so each unit of a rank that has few would
+    count more.
+
+    Args:
+        costs: Work of every unit.
+        world_size: Number of ranks, at most as many as units.
+
+    Returns:
+        For every rank the places of its units in ``costs``, ascending.
+
+    Raises:
+        ValueError: There are fewer units than ranks. The ranks without one would leave the others waiting.
+    """
+    if len(costs) < world_size:
+        raise ValueError(f"{len(costs)} units cannot be split over {world_size} ranks; every rank needs one")
+    work = np.asarray(costs, dtype=np.float64)
+    costliest_first = np.argsort(-work, kind="stable")
+    done = np.zeros(world_size)
+    owner = np.empty(len(work), dtype=np.int64)
+    for start in range(0, len(work), world_size):
+        row = costliest_first[start : start + world_size]
+        ranks = np.argsort(done, kind="stable")[: len(row)]
+        owner[row] = ranks
+        done[ranks] += work[row]
+    if world_size > 1:
+        _exchange(owner, work, world_size)
+    return [np.flatnonzero(owner == rank).tolist() for rank in range(world_size)]
+
+
+def _exchange(owner: Numbers, work: NDArray[np.float64], world_size: int) -> None:
+    """Let the busiest rank exchange the pair of units that lowers the busier of the two most, while one does."""
+    for _ in range(len(work)):
+        done = np.bincount(owner, work, minlength=world_size)
+        busiest = int(done.argmax())
+        if done[busiest] <= done.mean() * (1 + _EVEN_ENOUGH):
+            return
+        own, others = np.flatnonzero(owner == busiest), np.flatnonzero(owner != busiest)
+        moved = work[own][:, None] - work[others][None]
+        after = np.maximum(done[busiest] - moved, done[owner[others]][None] + moved)
+        place = int(after.argmin())
+        if after.flat[place] > done[busiest] * (1 - _EVEN_ENOUGH):
+            return
+        unit, other = own[place // len(others)], others[place % len(others)]
+        owner[unit], owner[other] = owner[other], owner[unit]
+
+
+class TrainingBatches:
+    """One rank's part of an epoch's global batches, from where training stands.
+
+    Args:
+        batches: The global batches.
+        batches_per_epoch: How many an epoch has; None = as many as the first pass fills, and what fills no whole batch
+            opens the next epoch.
+        rank: This process.
+        world_size: Number of processes.
+        samples_consumed: Tells how many units the run has trained on; asked whenever an iteration starts.
+
+    Raises:
+        ValueError: The global batches cannot be split evenly over the ranks, or an epoch would have none.
+    """
+
+    def __init__(
+        self,
+        batches: GlobalBatches,
+        batches_per_epoch: int | None,
+        rank: int,
+        world_size: int,
+        samples_consumed: Callable[[], int],
+    ) -> None:
+        name, multiple = batches.multiple
+        if multiple % world_size:
+            raise ValueError(
+                f"{name} {multiple} counts the samples of all ranks together and cannot be split over "
+                f"{world_size} ranks; choose a multiple"
+            )
+        if batches_per_epoch is None and not batches.batches_per_pass:
+            raise ValueError(f"a pass over the samples is less than one batch; lower {name} or set trainer.max_steps")
+        self._batches = batches
+        self._batches_per_epoch = batches_per_epoch
+        self._rank = rank
+        self._world_size = world_size
+        self._samples_consumed = samples_consumed
+
+    def __len__(self) -> int:
+        return self._batches.batches_per_pass if self._batches_per_epoch is None else self._batches_per_epoch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for draws, costs in islice(self._batches.after(self._samples_consumed()), len(self)):
+            yield [draws[place] for place in split_over_ranks(costs, self._world_size)[self._rank]]
+
+
+class EvaluationBatches:
+    """One rank's part of every sample exactly once, in order; equally many batches on every rank.
+
+    Nothing is padded: a repeated sample would be counted twice. Of a fixed batch size, sizes differ by at most one
+    sample a rank. Within a budget a batch holds as many samples as fit, so a set of long videos needs no settings of
+    its own; what exceeds the budget by itself comes in a batch of one sample a rank, or two.
+
+    Args:
+        samples: Lengths of the samples.
+        numbers: Which of them, in this order; None = all.
+        batch_size: Samples of a global batch, over all ranks; None with a budget.
+        budget: What a global batch may hold instead; its bundle is of no effect here.
+        frame_tokens: Cost of a frame, see ``datamodules.order.units.Cost``.
+        rank: This process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: There are fewer samples than ranks. The ranks without one would leave the others waiting.
+    """
+
+    def __init__(
+        self,
+        samples: SampleTable,
+        numbers: Sequence[int] | None = None,
+        *,
+        batch_size: int | None = None,
+        budget: Budget | None = None,
+        frame_tokens: float = 0.0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        chosen = np.arange(len(samples.frames)) if numbers is None else np.array(numbers, dtype=np.int64)
+        if len(chosen) < world_size:
+            raise ValueError(f"{len(chosen)} samples cannot be judged on {world_size} ranks; use at most as many ranks")
+        ends = np.concatenate([[0], np.cumsum(samples.tokens)])[samples.first_conversation]
+        tokens = np.diff(ends)
+        if budget is not None:
+            parts = _within(budget, chosen, samples.frames, tokens, world_size)
+        elif batch_size is not None:
+            parts = np.array_split(chosen, min(-(-len(chosen) // batch_size), len(chosen) // world_size))
+        else:
+            raise ValueError("give batch_size or a budget")
+        costs = frame_tokens * samples.frames + tokens
+        if (samples.frames < 0).any():  # dealt out in turn
+            costs = np.zeros_like(costs)
+        self._batches = []
+        for part in parts:
+            own = split_over_ranks(costs[part], world_size)[rank]
+            self._batches.append([Draw(int(number), int(number)) for number in part[own]])
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return iter(self._batches)
+
+
+def _within(budget: Budget, chosen: Numbers, frames: Numbers, tokens: Numbers, world_size: int) -> list[Numbers]:
+    """Cut samples into batches within a budget; stretches of one sample a rank stay together."""
+    stretches = np.array_split(chosen, len(chosen) // world_size)
+    sums = [[int(length[stretch].sum()) for stretch in stretches] for length in (frames, tokens)]
+    return [np.concatenate(stretches[cut]) for cut in budget.cut(*sums)]

@@ -1,0 +1,166 @@
+"""What an index file holds: a head, and a line of JSON for every sample of the shard.
+
+A million samples make 0.2 GB, kept as bytes and read a sample at a time: as objects they would take five times as much,
+in every worker process, since counting references copies what a fork shares.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datamodules.errors import ShardError
+from datamodules.shards.schema import (
+    ALLOWED_ENDINGS,
+    ARRAY_ENDINGS,
+    FEATURE_ENDINGS,
+    IMAGE_ENDINGS,
+    MAX_JSON_BYTES,
+    MEDIA_ENDINGS,
+    VIDEO_ENDINGS,
+)
+from datamodules.shards.shard_scan import Members, ScannedSample
+
+
+class IndexEntry(NamedTuple):
+    """One sample of a shard."""
+
+    key: str
+    members: Members
+    num_conversations: int
+    meta: dict[str, str | int | float]
+    problem: str | None  # why the sample cannot be used, None where it can
+    text_lengths: tuple[int, ...] = ()  # characters of every conversation, over all its turns
+
+    @property
+    def media_ending(self) -> str | None:
+        """Ending of the media member; None for text only."""
+        return next((ending for ending in self.members if ending in MEDIA_ENDINGS), None)
+
+    @property
+    def modality(self) -> str:
+        """``video``, ``image``, ``features`` or ``text``."""
+        ending = self.media_ending
+        modalities = {"video": VIDEO_ENDINGS | ARRAY_ENDINGS, "image": IMAGE_ENDINGS, "features": FEATURE_ENDINGS}
+        return next((name for name, endings in modalities.items() if ending in endings), "text")
+
+    @property
+    def num_frames(self) -> int | None:
+        """Frames as the sample's ``meta`` tells them (an image has one, text none); None where it does not."""
+        stated = self.meta.get("num_frames")
+        return int(stated) if stated is not None else {"image": 1, "text": 0}.get(self.modality)
+
+    @property
+    def duration_ms(self) -> int | None:
+        """The media's length as the sample's ``meta`` tells it; None where it does not."""
+        stated = self.meta.get("duration_ms")
+        return None if stated is None else int(stated)
+
+
+class IndexEntries:
+    """The samples of one shard, in the tar's order.
+
+    Args:
+        shard: Path or url, for messages.
+        rows: One line of JSON a sample, each ending with a comma and a new line, but for the last one's comma.
+    """
+
+    def __init__(self, shard: str, rows: bytes) -> None:
+        self._shard = shard
+        self._rows = rows
+        self._ends = np.flatnonzero(np.frombuffer(rows, dtype=np.uint8) == ord("\n"))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[IndexEntry]:
+        """All samples, faster than asking for each.
+
+        Raises:
+            ShardError: See ``__getitem__``.
+        """
+        return self._read(b"[%b]" % self._rows)
+
+    def __getitem__(self, index: int) -> IndexEntry:
+        """One sample.
+
+        Raises:
+            IndexError: There is no such sample.
+            ShardError: The index is not one that we wrote. It lies beside a shard, so it is trusted as little.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"shard {self._shard} has {len(self)} samples, there is no number {index}")
+        start = self._ends[index - 1] + 1 if index else 0
+        return next(self._read(b"[%b]" % self._rows[start : self._ends[index]].rstrip(b",")))
+
+    def _read(self, rows: bytes) -> Iterator[IndexEntry]:
+        try:
+            for key, members, count, meta, problem, lengths in json.loads(rows):
+                yield IndexEntry(key, _checked_members(members, problem), count, meta, problem, tuple(lengths))
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            raise ShardError(
+                f"shard {self._shard}: its index is damaged ({type(error).__name__}: {error}); remove the index, which "
+                "is then made again"
+            ) from error
+
+
+class IndexDocument(NamedTuple):
+    """An index file that is whole."""
+
+    head: dict[str, Any]
+    rows: bytes
+
+    @classmethod
+    def write(cls, stamp: dict[str, Any], samples: Sequence[ScannedSample]) -> "IndexDocument":
+        """Make it of a shard's samples; the stamp says which shard it is."""
+        entries = [_entry(sample) for sample in samples]
+        rows = ",\n".join(map(json.dumps, entries)).encode() + b"\n"
+        places = json.dumps([stamp["name"], [[entry.key, entry.members] for entry in entries]])
+        fingerprint = hashlib.sha256(places.encode()).hexdigest()
+        head = {"stamp": stamp, "fingerprint": fingerprint, "rows_sha256": hashlib.sha256(rows).hexdigest()}
+        return cls(head, rows)
+
+    @classmethod
+    def read(cls, data: bytes, stamp: dict[str, Any]) -> "IndexDocument | None":
+        """Read it from a file; None where it is another shard's.
+
+        Raises:
+            ValueError: It is damaged, or was not made by ``write``.
+        """
+        first, _, rest = data.partition(b"\n")
+        rows = rest.removesuffix(b"]}\n")
+        try:
+            head = json.loads(first + b"]}")
+            if any(head["stamp"].get(name) != value for name, value in stamp.items()):
+                return None
+            whole = hashlib.sha256(rows).hexdigest() == head["rows_sha256"] and isinstance(head["fingerprint"], str)
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"its head is not ours ({type(error).__name__}: {error})") from error
+        if not whole:
+            raise ValueError("its rows are not those that were written")
+        return cls(head, rows)
+
+    def to_bytes(self) -> bytes:
+        """The file, which is JSON as a whole too."""
+        return json.dumps(self.head).encode().removesuffix(b"}") + b', "samples": [\n' + self.rows + b"]}\n"
+
+
+def _entry(sample: ScannedSample) -> IndexEntry:
+    if sample.record is None:
+        return IndexEntry(sample.key, sample.members, 0, {}, str(sample.error))
+    conversations = sample.record.conversations
+    lengths = tuple(sum(len(turn.content) for turn in conversation.turns) for conversation in conversations)
+    return IndexEntry(sample.key, sample.members, len(conversations), sample.record.meta, None, lengths)
+
+
+def _checked_members(listed: dict[str, list[int]], problem: str | None) -> Members:
+    members = {}
+    for ending, (offset, size) in listed.items():
+        if ending not in ALLOWED_ENDINGS or int(offset) < 0 or int(size) < 0:
+            raise ValueError(f"no member {ending!r} can lie at {offset}, {size} bytes long")
+        members[ending] = (offset, size)
+    if problem is None and members["json"][1] > MAX_JSON_BYTES:
+        raise ValueError(f"its JSON has more than {MAX_JSON_BYTES} bytes")
+    return members

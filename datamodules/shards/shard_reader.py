@@ -1,0 +1,108 @@
+"""Reads samples of indexed shards by offset. No tar library, no decoder that could run code."""
+
+import bisect
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from datamodules.errors import SampleError
+from datamodules.shards.index_entries import IndexEntry
+from datamodules.shards.media_range import MediaRange
+from datamodules.shards.schema import Record, parse_record
+from datamodules.shards.shard_cache import ShardCache
+from datamodules.shards.shard_index import ShardIndex, load_index
+from datamodules.shards.shard_names import find_shards
+
+_INDEXED_AT_ONCE = 8  # enough to hide a store's latency
+
+
+class RawSample(NamedTuple):
+    """What a shard holds of one sample."""
+
+    key: str
+    where: str  # shard and key, for messages
+    record: Record
+    media: MediaRange | None
+    ending: str | None  # of the media member
+
+
+class ShardReader:
+    """All samples of several shards, numbered through in the order of the shards.
+
+    No file stays open, so one reader may be handed to any number of worker processes. Remote shards are read through
+    their local copies, which are fetched when they are first needed.
+
+    Args:
+        shards: Indexes of the shards.
+    """
+
+    def __init__(self, shards: Sequence[ShardIndex]) -> None:
+        self.shards = tuple(shards)
+        self._starts = list(itertools.accumulate((len(shard.entries) for shard in self.shards), initial=0))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def entry(self, index: int) -> IndexEntry:
+        """What the index knows of a sample."""
+        shard, place = self._find(index)
+        return shard.entries[place]
+
+    def entries(self) -> Iterator[IndexEntry]:
+        """What the index knows of all samples, in order, faster than asking ``entry`` for each."""
+        return itertools.chain.from_iterable(shard.entries for shard in self.shards)
+
+    def shard(self, index: int) -> ShardIndex:
+        """The shard that a sample lies in."""
+        return self._find(index)[0]
+
+    def where(self, index: int) -> str:
+        """Name a sample by its shard and key."""
+        return f"shard {self._find(index)[0].url}, key {self.entry(index).key!r}"
+
+    def read(self, index: int) -> RawSample:
+        """Read one sample.
+
+        Raises:
+            SampleError: The sample is wrong.
+            ShardError: The shard is gone, or not what it was when it was indexed, or cannot be fetched.
+        """
+        shard, place = self._find(index)
+        entry = shard.entries[place]
+        where = f"shard {shard.url}, key {entry.key!r}"
+        if entry.problem is not None:
+            raise SampleError(f"shard {shard.url}, {entry.problem}")
+        path = Path(shard.url) if shard.cached is None else shard.cached.path
+        ending = entry.media_ending
+        document = MediaRange(path, *entry.members["json"], shard.cached).read()
+        record = parse_record(document, where=where, has_media=ending is not None)
+        media = None if ending is None else MediaRange(path, *entry.members[ending], shard.cached)
+        return RawSample(entry.key, where, record, media, ending)
+
+    def _find(self, index: int) -> tuple[ShardIndex, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} samples, so no number {index}")
+        number = bisect.bisect_right(self._starts, index) - 1
+        return self.shards[number], index - self._starts[number]
+
+
+def open_shards(patterns: str | Sequence[str], cache: ShardCache = ShardCache()) -> ShardReader:  # noqa: B008  frozen
+    """Find shards and read or make their indexes, several at a time.
+
+    Args:
+        patterns: Paths, folders, urls and patterns, see ``find_shards``.
+        cache: Where local copies of remote shards are kept.
+
+    Raises:
+        ShardError: A pattern names nothing, or a shard cannot be read.
+    """
+    shards = find_shards(patterns)
+    with ThreadPoolExecutor(_INDEXED_AT_ONCE) as pool:
+        indexes = pool.map(partial(load_index, cache=cache), shards)
+        # Indexes that are there already take no time worth a bar.
+        return ShardReader(list(tqdm(indexes, "indexing shards", len(shards), leave=False, delay=2, unit="shard")))

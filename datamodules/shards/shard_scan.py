@@ -1,0 +1,112 @@
+"""One pass over a tar's headers: which samples a shard holds, and where.
+
+The shard may come from anyone. No member is written or run, no link is followed, and what is read into memory is
+bounded whatever sizes the headers claim.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from datamodules.errors import MalformedJsonError, MembersError, SampleError, ShardError
+from datamodules.shards.schema import MAX_JSON_BYTES, MEDIA_ENDINGS, Record, parse_record, split_member_name
+
+_TAR_BLOCK = 512
+_MAX_HEADER_BYTES = 1 << 20
+
+Members = dict[str, tuple[int, int]]
+"""Ending -> offset and size in bytes."""
+
+
+class ScannedSample(NamedTuple):
+    """One sample as the pass found it."""
+
+    key: str
+    members: Members
+    record: Record | None  # None where the sample cannot be used
+    error: SampleError | None  # why it cannot
+
+
+def scan(shard: str, raw: io.FileIO) -> Iterator[ScannedSample]:
+    """Find a shard's samples and read their JSON, but no media.
+
+    Args:
+        shard: Path or url, for messages.
+        raw: The shard, open.
+
+    Raises:
+        ShardError: The shard is empty, truncated, compressed, or holds a member that is refused.
+    """
+    groups: dict[str, Members] = {}
+    previous = None
+    for member in _plain_members(shard, raw):
+        key, ending = split_member_name(member.name, shard)
+        members = groups.setdefault(key, {})
+        if (members and key != previous) or ending in members:
+            raise ShardError(
+                f"shard {shard}, key {key!r}: its members are not side by side or {ending!r} is there twice; "
+                "give every sample its own key and write its members together"
+            )
+        members[ending] = (member.offset_data, member.size)
+        previous = key
+    if not groups:
+        raise ShardError(f"shard {shard} is empty: it holds no sample; make it again or remove it")
+    for key, members in groups.items():
+        try:
+            yield ScannedSample(key, members, _read_record(raw, key, members), None)
+        except SampleError as error:
+            yield ScannedSample(key, members, None, error)
+
+
+def _plain_members(shard: str, raw: io.FileIO) -> Iterator[tarfile.TarInfo]:
+    file = _HeaderFile(raw)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.issparse() or member.size < 0:
+                    raise ShardError(f"shard {shard}: member {member.name!r} is refused: it is a link or no plain file")
+                yield member
+            file.seek(tar.offset)
+    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, ShardError):
+            raise
+        if raw.seek(0, os.SEEK_END) == 0:
+            raise ShardError(f"shard {shard} is empty: the file has no byte; make it again or remove it") from error
+        raise ShardError(
+            f"shard {shard} is truncated or no plain tar ({error}); copy it again. Compressed tars are not read, since "
+            "members are found by their offset"
+        ) from error
+    if file.read(_TAR_BLOCK) != bytes(_TAR_BLOCK):
+        raise ShardError(
+            f"shard {shard} is truncated or damaged: no end mark at byte {tar.offset}; copy it again or write it anew"
+        )
+    file.detach()
+
+
+class _HeaderFile(io.BufferedReader):
+    """A shard as tarfile may read it, which trusts what a header says of the length of the next one."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header claims {size} bytes")
+        return super().read(size)
+
+
+def _read_record(raw: io.FileIO, key: str, members: Members) -> Record:
+    where = f"key {key!r}"
+    media = [ending for ending in members if ending in MEDIA_ENDINGS]
+    if len(media) > 1:
+        raise MembersError(f"{where}: several media members ({', '.join(media)}); a sample has one or none")
+    if "json" not in members:
+        raise MembersError(f"{where}: no JSON member; add {key}.json with its conversations, or drop the sample")
+    offset, size = members["json"]
+    if size > MAX_JSON_BYTES:
+        raise MalformedJsonError(
+            f"{where}: its JSON has {size} bytes, more than the {MAX_JSON_BYTES} that are read; split its conversations"
+        )
+    raw.seek(offset)
+    return parse_record(raw.read(size), where=where, has_media=bool(media))

@@ -1,0 +1,243 @@
+"""Checks shards before hours are spent on them: ``python -m datamodules.validate SHARDS...``.
+
+Every sample's members and JSON are read, its video mark is held against its media, and its media is decoded (three
+frames of a video, spread over its length; give ``--config``, or ``--num-frames`` or ``--fps`` as training has them, or
+``--thorough`` to decode all). Samples of one source must not share a key, within a shard or across shards.
+
+    python -m datamodules.validate data/train-*.tar s3://bucket/more/ --workers 8 --report report.json
+
+With ``--config``, the config of a training run, media are decoded as the run does, and every conversation is also
+encoded with its tokenizer and chat template and held against its longest length; where no shards are named, the run's
+are checked:
+
+    python -m datamodules.validate --config run.yaml
+
+It prints counts by source and modality and by kind of problem, and writes every shard's index: beside a local shard,
+else where ``--index-out`` says, to be uploaded beside the remote one. It exits with 1 where a shard cannot be read or
+more samples are wrong than ``--max-bad-rate`` allows.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from command_errors import run_and_exit
+from datamodules.counts import count_of
+from datamodules.media.decoding import Decoding
+from datamodules.media.video import FrameSampling
+from datamodules.shards.shard_cache import ShardCache
+from datamodules.shards.shard_names import find_shards
+from datamodules.shards.storage import remote_name
+from datamodules.validate.conversation_check import TokenCounts
+from datamodules.validate.run_config import RunConfig, read_run_config
+from datamodules.validate.shard_check import CheckedShard, Problem, ShardCheck
+
+DUPLICATE_KEY = "duplicate key"
+_SHOWN = 10
+_THOROUGH_TIMEOUT_S = 7200.0  # a film of two hours, decoded by one thread
+
+
+class Findings:
+    """What was found of all shards so far."""
+
+    def __init__(self) -> None:
+        self.shards = 0
+        self.decoded = 0
+        self.tokens = TokenCounts()
+        self.samples: Counter[tuple[str, str]] = Counter()  # by source and modality
+        self.conversations: Counter[tuple[str, str]] = Counter()
+        self.problems: Counter[str] = Counter()
+        self.unreadable: list[dict[str, str]] = []
+        self.wrong: list[dict[str, str]] = []
+        self._places: dict[tuple[str, str], str] = {}  # source and key -> shard
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all readable shards."""
+        return self.samples.total()
+
+    @property
+    def bad_rate(self) -> float:
+        """Part of the samples that is wrong."""
+        return len(self.wrong) / max(1, self.num_samples)
+
+    def add(self, checked: CheckedShard) -> None:
+        """Count a shard."""
+        self.shards += 1
+        if checked.error is not None:
+            self.unreadable.append({"shard": checked.shard, "reason": checked.error})
+        for sample in checked.samples:
+            place = (sample.source, sample.modality)
+            self.samples[place] += 1
+            self.conversations[place] += sample.num_conversations
+            self.decoded += sample.decoded
+            self.tokens += sample.tokens
+            first = self._places.setdefault((sample.source, sample.key), checked.shard)
+            problem = sample.problem
+            if problem is None and first != checked.shard:
+                reason = (
+                    f"shard {checked.shard}, key {sample.key!r}: source {sample.source!r} has this key in {first} too; "
+                    "give every sample its own"
+                )
+                problem = Problem(DUPLICATE_KEY, reason)
+            if problem is not None:
+                self.problems[problem.kind] += 1
+                self.wrong.append({"shard": checked.shard, "key": sample.key} | problem._asdict())
+
+    def to_json(self) -> dict[str, Any]:
+        """The report."""
+        counts = [
+            {"source": source, "modality": modality, "samples": count, "conversations": self.conversations[place]}
+            for place, count in sorted(self.samples.items())
+            for source, modality in [place]
+        ]
+        return {
+            "shards": self.shards,
+            "samples": self.num_samples,
+            "decoded": self.decoded,
+            "bad_rate": self.bad_rate,
+            "counts": counts,
+            "tokens": self.tokens._asdict(),
+            "problems": dict(self.problems.most_common()),
+            "unreadable_shards": self.unreadable,
+            "wrong_samples": self.wrong,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The same for people, with the first few wrong samples. Names from shards are quoted: they may be anything."""
+        held = f"{count_of(self.num_samples, 'sample')} in {count_of(self.shards, 'shard')}"
+        yield f"{held}, media of {self.decoded} decoded"
+        yield f"{'source':<32}{'modality':<12}{'samples':>10}{'conversations':>15}"
+        for (source, modality), count in sorted(self.samples.items()):
+            yield f"{source!r:<32}{modality:<12}{count:>10}{self.conversations[source, modality]:>15}"
+        if self.tokens.total:
+            yield (
+                f"{self.tokens.total} text tokens, {self.tokens.longest} in the longest conversation; "
+                f"{self.tokens.unknown / self.tokens.total:.2%} stand for words that the tokenizer does not know"
+            )
+        yield f"{count_of(len(self.wrong), 'wrong sample')} ({self.bad_rate:.2%})"
+        yield from (f"{kind:<32}{count:>22}" for kind, count in self.problems.most_common())
+        yield from (f"  {found['reason']}" for found in self.wrong[:_SHOWN])
+        if len(self.wrong) > _SHOWN:
+            yield f"  and {len(self.wrong) - _SHOWN} more; --report lists all"
+        yield from (f"UNREADABLE {found['reason']}" for found in self.unreadable)
+
+
+class _Options(NamedTuple):
+    shards: list[str]
+    check: ShardCheck
+    num_workers: int
+    max_bad_rate: float
+    report: Path | None
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        args: Command line after the program's name; that of the process by default.
+
+    Returns:
+        The exit status: 0 where the shards may be used.
+    """
+    options = _parse(args)
+    findings = Findings()
+    with tqdm(total=len(options.shards), desc="checking shards", unit="shard") as progress:
+        for checked in _check_all(options.shards, options.check, options.num_workers):
+            findings.add(checked)
+            progress.set_postfix(samples=findings.num_samples, wrong=len(findings.wrong))
+            progress.update()
+    print("\n".join(findings.lines()))
+    if options.report is not None:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        options.report.write_text(json.dumps(findings.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
+    return int(bool(findings.unreadable) or findings.bad_rate > options.max_bad_rate)
+
+
+def _check_all(shards: Sequence[str], check: ShardCheck, num_workers: int) -> Iterator[CheckedShard]:
+    if num_workers == 0:
+        yield from map(check.run, shards)
+        return
+    # One thread each: the processes are what runs side by side, and threads of this one are lost by the fork.
+    with ProcessPoolExecutor(
+        min(num_workers, len(shards)), multiprocessing.get_context("fork"), torch.set_num_threads, (1,)
+    ) as pool:
+        yield from pool.map(check.run, shards)
+
+
+def _parse(args: Sequence[str] | None) -> _Options:
+    parser = argparse.ArgumentParser(prog="python -m datamodules.validate", description="Check shards.")
+    parser.add_argument("shards", nargs="*", help="paths, folders, urls or patterns; without any, those of --config")
+    parser.add_argument(
+        "--config", action="append", default=[], type=Path, help="config of a training run (more are merged over it)"
+    )
+    parser.add_argument("--no-decode", action="store_true", help="read no media")
+    parser.add_argument("--num-frames", type=int, help="frames decoded of a video (default: --config's, else 3)")
+    parser.add_argument("--fps", type=float, help="instead: frames a second")
+    parser.add_argument("--max-frames", type=int, help="with --fps: most frames of a video")
+    parser.add_argument("--thorough", action="store_true", help="decode every frame of every video once as well")
+    parser.add_argument("--fraction", type=float, default=1.0, help="part of the samples whose media is decoded")
+    parser.add_argument(
+        "--video-backend", choices=("pyav", "decord", "torchcodec"), help="decoder (default: --config's, else pyav)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, help="seconds after which a decoder counts as stuck (--config's or 120; thorough 7200)"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0 = none but this one")
+    parser.add_argument("--max-bad-rate", type=float, default=0.0, help="part of wrong samples above which it fails")
+    parser.add_argument("--report", type=Path, help="JSON file with the counts and every wrong sample")
+    parser.add_argument("--index-out", type=Path, help="folder of the indexes, instead of beside the shards")
+    parser.add_argument("--cache-folder", help="local copies of remote shards")
+    parser.add_argument("--cache-gigabytes", type=float, default=ShardCache.max_gigabytes, help="most that they take")
+    known = parser.parse_args(args)
+    if not 0 <= known.fraction <= 1 or not 0 <= known.max_bad_rate <= 1 or known.workers < 0:
+        parser.error("--fraction and --max-bad-rate lie between 0 and 1, --workers counts")
+    try:
+        run = read_run_config(known.config) if known.config else None
+        sampling = _sampling(known, run)
+        named = known.shards or ([] if run is None else run.shards)
+        if not named:
+            parser.error("name the shards, or a --config whose data section names them")
+        shards = find_shards(named)
+        if run is not None:
+            run.conversations.load()  # here, where a template that is of no use has one message
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    twice = [name for name, count in Counter(map(remote_name, shards)).items() if count > 1]
+    if known.index_out is not None and twice:
+        parser.error(f"shards of one name, such as {twice[0]}, would have one index in --index-out; check them apart")
+    cache = ShardCache(known.cache_folder, known.cache_gigabytes)
+    conversations = None if run is None else run.conversations
+    check = ShardCheck(
+        sampling, known.fraction, _decoding(known, run), known.index_out, cache, known.thorough, conversations
+    )
+    return _Options(shards, check, known.workers, known.max_bad_rate, known.report)
+
+
+def _sampling(known: argparse.Namespace, run: RunConfig | None) -> FrameSampling | None:
+    if known.no_decode:
+        return None
+    if known.num_frames is None and known.fps is None:
+        sampling = FrameSampling(num_frames=3) if run is None else run.sampling
+        return sampling if known.max_frames is None else replace(sampling, max_frames=known.max_frames)
+    return FrameSampling(known.num_frames, known.fps, known.max_frames)
+
+
+def _decoding(known: argparse.Namespace, run: RunConfig | None) -> Decoding:
+    decoding = Decoding() if run is None else run.decoding
+    timeout_s = max(_THOROUGH_TIMEOUT_S, decoding.timeout_s) if known.thorough else decoding.timeout_s
+    return replace(decoding, backend=known.video_backend or decoding.backend, timeout_s=known.timeout or timeout_s)
+
+
+if __name__ == "__main__":
+    run_and_exit(main)

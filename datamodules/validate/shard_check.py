@@ -1,0 +1,113 @@
+"""Checks one shard as training would read it: members, JSON, and whether the media can be decoded."""
+
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.errors import SampleError, ShardError
+from datamodules.media.decoding import Decoding, MediaRequest
+from datamodules.media.decoding_process import decode_media
+from datamodules.media.media_reader import MediaReader
+from datamodules.media.transforms import PixelOptions, PixelTransform
+from datamodules.media.video import FrameSampling
+from datamodules.shards.schema import VIDEO_ENDINGS
+from datamodules.shards.shard_cache import ShardCache
+from datamodules.shards.shard_index import make_index
+from datamodules.shards.shard_reader import ShardReader
+from datamodules.shards.shard_scan import ScannedSample
+from datamodules.validate.conversation_check import ConversationCheck, TokenCounts
+
+UNKNOWN_SOURCE = "(unknown)"
+
+
+class Problem(NamedTuple):
+    """Why a sample cannot be used."""
+
+    kind: str
+    reason: str
+
+
+class CheckedSample(NamedTuple):
+    """What was found of one sample."""
+
+    key: str
+    source: str
+    modality: str
+    num_conversations: int
+    decoded: bool
+    problem: Problem | None
+    tokens: TokenCounts = TokenCounts()
+
+
+class CheckedShard(NamedTuple):
+    """What was found of one shard."""
+
+    shard: str
+    samples: list[CheckedSample]
+    error: str | None  # why it cannot be read at all
+
+
+class ShardCheck(NamedTuple):
+    """How shards are checked.
+
+    Args:
+        sampling: Frames decoded of every video, as training chooses them; None decodes nothing.
+        fraction: Part of the samples whose media is decoded. Which ones follows from their keys.
+        decoding: With what media is decoded, and when a decoder is given up.
+        index_folder: Where indexes are written; None = beside local shards, in the cache for remote ones.
+        cache: Where local copies of remote shards are kept.
+        thorough: Whether every frame of a video is decoded once as well.
+        conversations: How conversations are encoded; None does not.
+    """
+
+    sampling: FrameSampling | None = FrameSampling(num_frames=3)
+    fraction: float = 1.0
+    decoding: Decoding = Decoding()
+    index_folder: Path | None = None
+    cache: ShardCache = ShardCache()
+    thorough: bool = False
+    conversations: ConversationCheck | None = None
+
+    def run(self, shard: str) -> CheckedShard:
+        """Check one shard and write its index."""
+        try:
+            index, scanned = make_index(shard, self.cache, self.index_folder)
+            reader = ShardReader([index])
+            samples = [self._check(reader, number, sample) for number, sample in enumerate(scanned)]
+            return CheckedShard(shard, samples, None)
+        except ShardError as error:
+            return CheckedShard(shard, [], str(error))
+
+    def _check(self, reader: ShardReader, number: int, sample: ScannedSample) -> CheckedSample:
+        entry = reader.entry(number)
+        source = UNKNOWN_SOURCE if sample.record is None else sample.record.source
+        decode = sample.record is not None and entry.media_ending is not None and self._chosen(sample.key)
+        if sample.error is not None:
+            problem: Problem | None = Problem(sample.error.kind, f"shard {reader.shards[0].url}, {sample.error}")
+        else:
+            problem = self._decode(reader, number) if decode else None
+        tokens = TokenCounts()
+        if problem is None and self.conversations is not None:
+            try:
+                tokens = self.conversations.run(reader.read(number))
+            except SampleError as error:
+                problem = Problem(error.kind, str(error))
+        return CheckedSample(sample.key, source, entry.modality, entry.num_conversations, decode, problem, tokens)
+
+    def _decode(self, reader: ShardReader, number: int) -> Problem | None:
+        assert self.sampling is not None
+        transform = PixelTransform(PixelOptions(224), train=False)
+        media = MediaReader(self.sampling, transform, self.decoding)
+        try:
+            raw = reader.read(number)
+            media.read(raw, (0,))
+            if self.thorough and raw.media is not None and raw.ending in VIDEO_ENDINGS:
+                size = transform.frame_size(self.decoding.max_pixels)
+                request = MediaRequest(raw.media, False, self.sampling, size, raw.where, every_frame=True)
+                decode_media(request, self.decoding)
+        except SampleError as error:
+            return Problem(error.kind, str(error))
+        return None
+
+    def _chosen(self, key: str) -> bool:
+        return self.sampling is not None and zlib.crc32(key.encode()) < self.fraction * 2**32

@@ -1,0 +1,244 @@
+"""Lightning's command line with this project's defaults."""
+
+import pkgutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
+from omegaconf.errors import OmegaConfBaseException
+
+from components.checkpoints.folder import newest_checkpoint
+from lightning_modules.checkpoints.keeping import KeepCheckpoints
+from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.console.config_files import named_config_files
+from lightning_modules.console.foreign_output import silence_foreign_output
+from lightning_modules.console.parser import ShortMessageParser
+from lightning_modules.console.run_summary import RunSummary
+from lightning_modules.console.settings_errors import SettingsError, explain, explain_trainer
+from lightning_modules.console.untrained import untrained_parts, warning_of
+from lightning_modules.preemption import EndsAtOnce
+from lightning_modules.run.run_folder import (
+    SameCheckpoint,
+    SoleWriter,
+    folder_of_runs,
+    log_folder,
+    write_beside_runs,
+    write_into,
+)
+from lightning_modules.run.run_lock import RunLock
+from lightning_modules.run.run_settings import check_trainer_settings, complete_settings
+from lightning_modules.strategies.replicated import replicated_strategy
+from lightning_modules.validation_schedule import ValidationSchedule
+
+DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "base.yaml"
+"""Read before the files that a command line names, wherever it is run."""
+EVALUATIONS = ("validate", "test", "predict")
+
+
+class VideoLanguageCLI(LightningCLI):
+    """LightningCLI over one module class and one datamodule class.
+
+    Several ``-c`` files merge in order and the length of the run is stated once, as ``trainer.max_steps``. OmegaConf
+    interpolation is resolved after merging; its paths are relative (``${.sibling}``, ``${..model.max_new_tokens}``),
+    because the root lies one level deeper under a subcommand.
+    """
+
+    def __init__(self, model_class: Any, datamodule_class: Any, args: Any = None, **kwargs: Any) -> None:
+        silence_foreign_output()
+        super().__init__(
+            model_class,
+            datamodule_class,
+            args=args,
+            seed_everything_default=0,
+            parser_class=ShortMessageParser,
+            parser_kwargs=_parser_options(),
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,  # model.optimization sets rates part by part; --optimizer would undo that
+            **kwargs,
+        )
+
+    _lock = RunLock(Path())
+    """That of the run's folder; training takes it."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what would otherwise be said twice."""
+        parser.link_arguments("trainer.max_steps", "data.num_steps")
+        parser.add_lightning_class_args(KeepCheckpoints, "checkpoint")
+        parser.add_lightning_class_args(ValidationSchedule, "validation")
+        parser.add_argument(
+            "--num_threads", type=int | None, default=None, help="CPU threads of torch; its own default if not given"
+        )
+        parser.add_argument(
+            "--run_folder",
+            type=str | None,
+            default=None,
+            help="logs, config and checkpoints go here; fit goes on from the newest checkpoint in it, if there is one",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Look for wrong keys in the config files, then parse.
+
+        Raises:
+            SettingsError: A reference from one setting to another leads nowhere.
+        """
+        given = sys.argv[1:] if args is None else args
+        if isinstance(given, list):
+            subparsers = getattr(self, "_subcommand_parsers", None)
+            own: Any = parser if subparsers is None else subparsers.get(given[0] if given else "")
+            if own is not None:
+                own.check_files(named_config_files(given))
+        with warnings.catch_warnings():
+            # The other entry points do have a command line of their own.
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            try:
+                super().parse_arguments(parser, args)
+            except OmegaConfBaseException as error:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise SettingsError(f"{error.full_key}: {reason}; correct the ${{...}}") from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning looks for settings in its own checkpoints; those of this project are folders with none."""
+
+    def before_instantiate_classes(self) -> None:
+        """Apply settings that must hold before anything is built."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        check_trainer_settings(config.trainer)
+        complete_settings(config)
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
+        if config.trainer.enable_progress_bar is False and isinstance(config.trainer.callbacks, list):
+            # Lightning refuses a bar in the callbacks beside that setting; configs/base.yaml has one.
+            config.trainer.callbacks = [each for each in config.trainer.callbacks if not _is_progress_bar(each)]
+        if config.run_folder is not None:
+            write_into(config.trainer, config.run_folder)
+        elif self.subcommand in EVALUATIONS:
+            write_beside_runs(config.trainer, self.subcommand)
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data.
+
+        Raises:
+            SettingsError: A class refuses its settings or lacks a package.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if "Given value" not in str(error) and not str(error).startswith("Parser key"):
+                raise
+            parser: Any = self._parser(self.subcommand)
+            raise SettingsError(explain(str(error), parser.keys(), parser.files)) from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it, and leave the run's folder to others afterwards."""
+        try:
+            super()._run_subcommand(subcommand)
+        finally:
+            self._lock.release()
+
+    def before_fit(self) -> None:
+        """In a run folder, go on where the run was stopped; ``--ckpt_path`` is where it starts for the first time."""
+        config = self.config_init[self.subcommand]
+        trainer: Any = self.trainer  # Lightning sets callbacks where a type checker does not see it
+        self._lock = RunLock(log_folder(trainer))
+        trainer.callbacks.insert(0, SoleWriter(self._lock, trainer))
+        if config.run_folder is None:
+            return
+        newest = newest_checkpoint(Path(config.checkpoint.folder or Path(config.run_folder, "checkpoints")))
+        trainer.callbacks.insert(0, SameCheckpoint(newest))
+        if newest is not None:
+            if config.ckpt_path:
+                rank_zero_info(f"The run has begun: {config.ckpt_path} is where it started, and is not read again")
+            rank_zero_info(f"Going on from {newest}")
+            config.ckpt_path = str(newest)
+
+    def before_validate(self) -> None:
+        """Warn where there is nothing to evaluate."""
+        self._warn_of_untrained()
+
+    before_test = before_predict = before_validate
+
+    def _warn_of_untrained(self) -> None:
+        config = self.config[self.subcommand]
+        parts = [] if config.ckpt_path else untrained_parts(config.model.as_dict())
+        if parts:
+            rank_zero_info(warning_of(parts, str(self.subcommand)))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; ``trainer.strategy: auto`` is one of this project's strategies.
+
+        Raises:
+            SettingsError: Lightning refuses the settings, or there is no such device.
+        """
+        settings = self._get(self.config_init, "trainer")
+        try:
+            if settings["strategy"] == "auto":
+                kwargs["strategy"] = replicated_strategy(
+                    settings["accelerator"], settings["devices"], settings["num_nodes"]
+                )
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            raise SettingsError(explain_trainer(str(error), settings["accelerator"], settings["devices"])) from error
+        added: Any = trainer  # Lightning sets callbacks where a type checker does not see it
+        added.callbacks[0:0] = [EndsAtOnce(), *([RunSummary()] if self.subcommand == "fit" else [])]
+        if isinstance(trainer.strategy, PortableCheckpoints):
+            config = self.config[self.subcommand] if self.subcommand else self.config
+            trainer.strategy.run_config = self._parser(self.subcommand).dump(config, skip_none=False)
+        return trainer
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Arguments of the trainer's method; ``--ckpt_path last`` is the newest checkpoint of the runs of this name.
+
+        Raises:
+            FileNotFoundError: There is none, and what is to be judged would be untrained.
+        """
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if arguments.get("ckpt_path") == "last":
+            runs = folder_of_runs(self.trainer)
+            newest = newest_checkpoint(*runs.glob("checkpoints"), *runs.glob("*/checkpoints"))
+            if newest is None and subcommand != "fit":
+                raise FileNotFoundError(f"--ckpt_path last: there is no checkpoint in the runs of {runs}")
+            rank_zero_info(f"--ckpt_path last: {newest or f'no checkpoint in the runs of {runs} yet, from the start'}")
+            arguments["ckpt_path"] = newest
+        return arguments
+
+
+class CommandLineReader(VideoLanguageCLI):
+    """Reads a command line into ``config`` and stops there: nothing is built, seeded, run or written."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse what no machine could run."""
+        check_trainer_settings(self.config[self.subcommand].trainer)
+
+    def instantiate_classes(self) -> None:
+        """Nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def _is_progress_bar(callback: Any) -> bool:
+    return issubclass(pkgutil.resolve_name(callback.class_path), ProgressBar)
+
+
+def _parser_options() -> dict[str, Any]:
+    """Options of all parsers, and a short usage for each subcommand: a hundred lines of it would bury the message.
+
+    Raises:
+        FileNotFoundError: The defaults are not where they belong; a run without them would be another one.
+    """
+    if not DEFAULTS.is_file():
+        raise FileNotFoundError(f"{DEFAULTS}, the defaults of every run, is not there; install from a whole checkout")
+    mode = {"parser_mode": "omegaconf+"}
+    usage = "train.py {} [-c FILE ...] [--KEY VALUE ...]"
+    every = {**mode, "default_config_files": [str(DEFAULTS)]}
+    return {**mode, **{name: {**every, "usage": usage.format(name)} for name in LightningCLI.subcommands()}}

@@ -1,0 +1,152 @@
+"""Answers as JSON lines: what is written of every question, and how it is read back."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_modules.evaluation.scoring import LEFT_OUT, is_exact_match
+
+
+class Prediction(NamedTuple):
+    """A question, its reference answer and what the model said: one line of ``predictions.jsonl``."""
+
+    key: str  # sample
+    id: str  # conversation of the sample
+    source: str
+    kind: str
+    length: str  # label of the video's length, by which accuracies are reported
+    question: str
+    answer: str
+    prediction: str
+    correct: bool
+    media: str = ""  # file that the sample was made from, where its shard names one; earlier files lack it
+
+
+def judge_answers(questions: Sequence[Any], answers: Sequence[str]) -> list[Prediction]:
+    """Put generated answers beside the questions of their batch.
+
+    The length of a video is the one that its sample's ``meta`` names as ``length``, else its number of frames.
+
+    Args:
+        questions: Questions of a batch; ``datamodules.batch.Question`` has what is read.
+        answers: One generated answer a question.
+
+    Returns:
+        One prediction a question, in the same order; none for a stand-in of samples that were left out.
+    """
+    return [
+        Prediction(
+            key=question.key,
+            id=question.id,
+            source=question.source,
+            kind=question.kind,
+            length=question.meta.get("length", str(question.num_frames)),
+            question=question.question,
+            answer=question.answer,
+            prediction=answer,
+            correct=is_exact_match(answer, question.answer),
+            media=question.meta.get("media", ""),
+        )
+        for question, answer in zip(questions, answers, strict=True)
+        if question.key != LEFT_OUT
+    ]
+
+
+def to_json_lines(predictions: Iterable[Prediction]) -> str:
+    """One JSON object a line, each line ended."""
+    return "".join(json.dumps(prediction._asdict(), ensure_ascii=False) + "\n" for prediction in predictions)
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Read predictions back.
+
+    Args:
+        path: JSON lines that ``PredictionWriter`` wrote. A last line without its line end was cut off while it was
+            written, and is left out.
+
+    Returns:
+        The predictions in the order of the file.
+
+    Raises:
+        ValueError: A line is no prediction; a report over the rest would be about other questions.
+    """
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    predictions = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            predictions.append(Prediction(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number} is no prediction ({error}): {line[:80]!r}. Remove the line to have its "
+                "question asked again, or the file to begin anew"
+            ) from error
+    return predictions
+
+
+class PredictionWriter(Callback):
+    """Writes the answers of ``predict`` as JSON lines, batch by batch, so that a stopped run keeps what it has.
+
+    With several processes each writes its own file: the first the one that is asked for, the others one beside it
+    that ends in ``.rank1.jsonl`` and so on.
+
+    Args:
+        path: File to write. By default ``predictions.jsonl`` in the run's log folder.
+        append: Write behind what an existing file holds, instead of refusing it.
+    """
+
+    def __init__(self, path: str | None = None, *, append: bool = False) -> None:
+        self.path = path
+        self.append = append
+        self._file: TextIO | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the file.
+
+        Raises:
+            FileExistsError: It is there already; answers of two runs in one file cannot be told apart.
+        """
+        folder = trainer.log_dir or trainer.default_root_dir  # asked on every rank: it is agreed on between them
+        path = Path(self.path or Path(folder) / "predictions.jsonl")
+        if trainer.global_rank:
+            path = path.with_suffix(f".rank{trainer.global_rank}{path.suffix}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._file = path.open("a" if self.append else "x", encoding="utf-8")
+        except FileExistsError as error:
+            raise FileExistsError(
+                f"{path} holds answers of an earlier run; move it away, or give PredictionWriter another path"
+            ) from error
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the batch's answers."""
+        assert self._file is not None
+        self._file.write(to_json_lines(judge_answers(batch.questions, outputs)))
+        self._file.flush()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the file and say where it is."""
+        assert self._file is not None
+        rank_zero_info(f"The answers are in {self._file.name}")
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the file."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

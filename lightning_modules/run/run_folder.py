@@ -1,0 +1,125 @@
+"""One folder for all that a run writes, in which the same command goes on where it was stopped."""
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from lightning_modules.run.run_lock import FolderInUseError, RunLock
+
+LOGGERS = ("TensorBoardLogger", "CSVLogger")
+
+
+def write_into(trainer: Any, folder: str) -> None:
+    """Have everything written into a folder: logs, config and, in ``checkpoints/``, what the run goes on from.
+
+    Args:
+        trainer: The trainer's settings as parsed; changed in place.
+        folder: The run's folder.
+
+    Raises:
+        ValueError: The first logger, which decides where checkpoints lie, is not one whose folder can be set.
+    """
+    trainer.default_root_dir = folder
+    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    for index, logger in enumerate(loggers):
+        name = getattr(logger, "class_path", repr(logger)).split(".")[-1]
+        if name in LOGGERS:
+            logger.init_args.save_dir, logger.init_args.name, logger.init_args.version = folder, "", ""
+        elif index == 0 and logger is not False:
+            raise ValueError(
+                f"--run_folder sets where the logger writes, which is known of {' and '.join(LOGGERS)}; the first of "
+                f"trainer.logger is {name}. Put one of those first, or set trainer.logger: false"
+            )
+
+
+def log_folder(trainer: Trainer) -> Path:
+    """The run's folder; its first logger decides, as for everything else that Lightning writes."""
+    if not trainer.loggers:
+        return Path(trainer.default_root_dir)
+    version = trainer.loggers[0].version
+    return folder_of_runs(trainer) / (version if isinstance(version, str) else f"version_{version}")
+
+
+def folder_of_runs(trainer: Trainer) -> Path:
+    """The folder that holds the runs of one name."""
+    if not trainer.loggers:
+        return Path(trainer.default_root_dir)
+    logger = trainer.loggers[0]
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name))
+
+
+def write_beside_runs(trainer: Any, command: str) -> None:
+    """Have an evaluation write into a new folder of its own, beside the training runs of this name.
+
+    Args:
+        trainer: The trainer's settings as parsed; changed in place where they leave the folder open.
+        command: What the folder is called after, such as ``predict``.
+    """
+    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    for logger in loggers:
+        name = getattr(logger, "class_path", repr(logger)).split(".")[-1]
+        if name in LOGGERS and logger.init_args.version is None:
+            runs = Path(logger.init_args.save_dir, logger.init_args.name or "")
+            free = next(number for number in itertools.count() if not (runs / f"{command}_{number}").exists())
+            logger.init_args.version = f"{command}_{free}"
+
+
+class SoleWriter(Callback):
+    """Refuses to train in a folder that another run writes into, on all ranks alike.
+
+    Args:
+        lock: Of the run's folder; the first rank takes it, where it can before the others are there.
+        trainer: Of the run.
+
+    Raises:
+        FolderInUseError: It is in use, and no other rank waits for this one.
+    """
+
+    def __init__(self, lock: RunLock, trainer: Trainer) -> None:
+        self._refusal = ""
+        if not trainer.is_global_zero:
+            return
+        try:
+            lock.take()
+        except FolderInUseError as error:
+            if trainer.world_size == 1 or trainer.strategy.launcher is not None:
+                raise
+            self._refusal = str(error)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell the other ranks.
+
+        Raises:
+            FolderInUseError: The first rank was refused.
+        """
+        refusal = trainer.strategy.broadcast(self._refusal)
+        if refusal:
+            raise FolderInUseError(refusal)
+
+
+class SameCheckpoint(Callback):
+    """Refuses to go on where ranks found different checkpoints: a shared disk may show a new one late on some nodes.
+
+    Args:
+        checkpoint: What this rank found.
+    """
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        self.checkpoint = str(checkpoint)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compare with the first rank.
+
+        Raises:
+            RuntimeError: They differ, and would train different models on different samples.
+        """
+        first = trainer.strategy.broadcast(self.checkpoint)
+        if first != self.checkpoint:
+            raise RuntimeError(
+                f"rank {trainer.global_rank} on {os.uname().nodename} would go on from {self.checkpoint}, the first "
+                f"rank from {first}: the disk does not show the same files everywhere. Start the run again"
+            )

@@ -1,0 +1,100 @@
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.bridges.recurrent import RecurrentMemoryBridge
+from components.interfaces import SegmentInput
+from components.pooling.patch_pooling import ConvPooling, PatchPooling, WindowPooling, pool_patches
+
+POOLINGS: dict[str, Callable[..., PatchPooling]] = {
+    "average": WindowPooling,
+    "max": partial(WindowPooling, reduction="max"),
+    "conv": partial(ConvPooling, out_dim=7),
+}
+every_pooling = pytest.mark.parametrize("make", POOLINGS.values(), ids=POOLINGS)
+
+
+def by_definition(pooling: PatchPooling, patches: Tensor) -> Tensor:
+    """Window after window, with loops."""
+    side, stride = int(patches.shape[1] ** 0.5), pooling.stride
+    pooled = []
+    for row in range(0, side - stride + 1, stride):
+        for column in range(0, side - stride + 1, stride):
+            places = [(row + i) * side + column + j for i in range(stride) for j in range(stride)]
+            window = patches[:, places]  # [F, stride * stride, D]
+            if isinstance(pooling, ConvPooling):
+                weight = pooling.convolution.weight.flatten(2)  # [out, D, stride * stride]
+                pooled.append(torch.einsum("fpd,odp->fo", window, weight) + pooling.convolution.bias)
+            else:
+                assert isinstance(pooling, WindowPooling)
+                pooled.append(window.mean(dim=1) if pooling.reduction == "average" else window.amax(dim=1))
+    return torch.stack(pooled, dim=1)
+
+
+@pytest.mark.parametrize(("side", "grid"), [(16, 12), (24, 12), (4, 12), (5, 3), (12, 12)])
+def test_pooling_equals_adaptive_average_pooling(side: int, grid: int) -> None:
+    patches = torch.randn(2, side * side, 5)
+    planes = patches.transpose(1, 2).reshape(2, 5, side, side)
+    expected = torch.nn.AdaptiveAvgPool2d(grid)(planes).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(pool_patches(patches, grid), expected)
+
+
+def test_batch_without_frames_is_pooled_to_nothing() -> None:
+    assert pool_patches(torch.zeros(0, 16, 5), 2).shape == (0, 4, 5)
+
+
+def test_patches_that_form_no_square_are_refused() -> None:
+    with pytest.raises(ValueError, match="15 patches a frame form no square grid"):
+        pool_patches(torch.zeros(1, 15, 5), 3)
+
+
+@every_pooling
+@pytest.mark.parametrize(("side", "stride"), [(4, 2), (5, 2), (6, 3), (3, 3), (3, 1)])
+def test_windows_are_pooled_as_defined_and_what_is_left_over_is_not_read(
+    make: Callable[..., PatchPooling], side: int, stride: int
+) -> None:
+    pooling, patches = make(5, stride=stride), torch.randn(3, side * side, 5)
+    pooled = pooling(patches)
+    assert pooled.shape == (3, (side // stride) ** 2, pooling.out_dim)
+    torch.testing.assert_close(pooled, by_definition(pooling, patches))
+
+
+@every_pooling
+def test_window_pooling_of_no_square_is_refused(make: Callable[..., PatchPooling]) -> None:
+    with pytest.raises(ValueError, match="15 patches a frame form no square grid"):
+        make(5)(torch.zeros(1, 15, 5))
+
+
+@every_pooling
+def test_a_grid_smaller_than_a_window_is_refused(make: Callable[..., PatchPooling]) -> None:
+    with pytest.raises(ValueError, match="2 x 2 patches holds no window of 3 x 3"):
+        make(5, stride=3)(torch.zeros(1, 4, 5))
+
+
+@every_pooling
+def test_a_window_without_side_is_refused(make: Callable[..., PatchPooling]) -> None:
+    with pytest.raises(ValueError, match="must be at least 1, got stride=0"):
+        make(5, stride=0)
+
+
+def test_an_unknown_reduction_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"one of \('average', 'max'\), got 'median'"):
+        WindowPooling(5, reduction="median")  # type: ignore[arg-type]
+
+
+@every_pooling
+def test_the_recurrent_bridge_reads_the_pooled_patches_and_no_others(make: Callable[..., PatchPooling]) -> None:
+    torch.manual_seed(0)
+    options = {"width": 8, "num_memory": 2, "num_heads": 2}
+    pooled = RecurrentMemoryBridge(16, 12, patch_pooling=make, **options).eval()
+    assert pooled.patch_pooling is not None
+    plain = RecurrentMemoryBridge(pooled.patch_pooling.out_dim, 12, **options).eval()
+    plain.load_state_dict({k: v for k, v in pooled.state_dict().items() if not k.startswith("patch_pooling.")})
+    patches, mask = torch.randn(2, 3, 25, 16), torch.ones(2, 3, dtype=torch.bool)
+    fewer = pooled.patch_pooling(patches.flatten(0, 1)).unflatten(0, (2, 3))
+    times = torch.arange(3).expand(2, 3)
+    given = pooled.read(pooled(SegmentInput(patches, mask, times), None)).tokens
+    torch.testing.assert_close(given, plain.read(plain(SegmentInput(fewer, mask, times), None)).tokens)

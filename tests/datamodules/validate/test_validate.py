@@ -1,0 +1,345 @@
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datamodules.media.decoding import Decoding
+from datamodules.media.video import FrameSampling
+from datamodules.shards.shard_cache import ShardCache
+from datamodules.shards.shard_index import load_index
+from datamodules.validate.__main__ import main
+from datamodules.validate.run_config import read_run_config
+from datamodules.validate.shard_check import CheckedShard, ShardCheck
+from tests.datamodules.file_server import FileServer
+from tests.fixtures_data import (
+    CHAT_TEMPLATE,
+    make_clip,
+    make_image,
+    make_record,
+    make_samples,
+    make_tiny_tokenizer,
+    write_members,
+    write_shard,
+)
+
+pytestmark = pytest.mark.timeout(120)
+
+NO_SYSTEM_TURN = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + CHAT_TEMPLATE
+)
+CLIP = make_clip(3)
+GOOD = json.dumps(make_record()).encode()
+TEXT = json.dumps(make_record(media=False, source="talk")).encode()
+PICTURE = json.dumps(make_record([("what is it ?", "a star"), ("how many ?", "one")], source="easy")).encode()
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    members = [("v.mp4", CLIP), ("v.json", GOOD), ("p.png", make_image()), ("p.json", PICTURE), ("t.json", TEXT)]
+    return write_members(tmp_path / "good.tar", members)
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    members = [
+        ("a.json", b'{"source": '),
+        ("b.mp4", CLIP),
+        ("c.json", b"{}"),
+        ("d.mp4", CLIP),
+        ("d.json", TEXT),
+        ("e.json", GOOD),
+        ("f.mp4", CLIP[: len(CLIP) // 2]),
+        ("f.json", GOOD),
+        ("g.png", make_image()[:40]),
+        ("g.json", PICTURE),
+        ("h.mp4", CLIP),
+        ("h.json", GOOD),
+    ]
+    return write_members(tmp_path / "wrong.tar", members)
+
+
+def validate(*arguments: object, report: Path) -> tuple[int, dict[str, Any]]:
+    status = main([*map(str, arguments), "--report", str(report)])
+    return status, json.loads(report.read_text(encoding="utf-8"))
+
+
+def kinds(report: dict[str, Any]) -> dict[str, str]:
+    return {found["key"]: found["kind"] for found in report["wrong_samples"]}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_good_shards_pass_and_are_counted_and_indexed(
+    good: Path, tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shard(tmp_path / "more.tar", make_samples(2))
+    status, report = validate(good, tmp_path / "more.tar", "--workers", workers, report=tmp_path / "report.json")
+    assert status == 0
+    assert report["counts"] == [
+        {"source": "easy", "modality": "image", "samples": 1, "conversations": 2},
+        {"source": "made", "modality": "video", "samples": 3, "conversations": 3},
+        {"source": "talk", "modality": "text", "samples": 1, "conversations": 1},
+    ]
+    assert (report["shards"], report["samples"], report["decoded"]) == (2, 5, 4)
+    assert report["problems"] == {}
+    assert (tmp_path / "good.tar.index.json").exists()
+    assert "5 samples in 2 shards, media of 4 decoded" in capsys.readouterr().out
+
+
+def test_every_kind_of_wrong_sample_is_told(wrong: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, report = validate(wrong, "--workers", 0, report=tmp_path / "report.json")
+    assert status == 1
+    assert kinds(report) == {
+        "a": "json",
+        "b": "members",
+        "c": "sample",
+        "d": "video mark",
+        "e": "video mark",
+        "f": "media",
+        "g": "media",
+    }
+    assert report["problems"] == {"video mark": 2, "media": 2, "json": 1, "members": 1, "sample": 1}
+    assert report["bad_rate"] == 7 / 8
+    printed = capsys.readouterr().out
+    assert "7 wrong samples (87.50%)" in printed
+    assert "malformed JSON" in printed
+
+
+def test_the_rate_that_is_allowed_decides(wrong: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    assert validate(wrong, "--workers", 0, "--max-bad-rate", 0.875, report=report)[0] == 0
+    assert validate(wrong, "--workers", 0, "--max-bad-rate", 0.87, report=report)[0] == 1
+
+
+def test_decoding_can_be_left_out_or_sampled(wrong: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    _, without = validate(wrong, "--workers", 0, "--no-decode", report=report)
+    assert without["decoded"] == 0
+    assert "media" not in without["problems"]
+    write_shard(tmp_path / "many.tar", make_samples(40))
+    counts = [
+        validate(tmp_path / "many.tar", "--workers", 0, "--fraction", 0.5, report=report)[1]["decoded"] for _ in "ab"
+    ]
+    assert counts[0] == counts[1]
+    assert 8 < counts[0] < 32
+
+
+def clip_damaged_between_three_frames() -> bytes:
+    """An AVI of 60 frames, of which some that neither 3 nor 4 evenly spaced frames need are damaged."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 48, 64, 3), dtype=np.uint8)
+    data = bytearray(make_clip(60, codec="mpeg4", container="avi", frames=noise, keyframe_interval=1))
+    start = data.index(b"00dc", data.index(b"00dc", len(data) // 3) + 4)
+    data[start + 600 : start + 1400] = bytes(800)
+    return bytes(data)
+
+
+def test_damage_between_the_decoded_frames_is_found_by_asking_as_training_does(tmp_path: Path) -> None:
+    members = [("v.avi", clip_damaged_between_three_frames()), ("v.json", GOOD), ("p.png", make_image())]
+    shard = write_members(tmp_path / "damaged.tar", [*members, ("p.json", PICTURE)])
+    outcomes = {
+        asked: kinds(validate(shard, "--workers", 0, *asked.split(), report=tmp_path / "report.json")[1])
+        for asked in ("", "--num-frames 60", "--fps 4", "--fps 4 --max-frames 3", "--thorough")
+    }
+    assert outcomes == {
+        "": {},
+        "--num-frames 60": {"v": "media"},
+        "--fps 4": {"v": "media"},
+        "--fps 4 --max-frames 3": {},
+        "--thorough": {"v": "media"},
+    }
+
+
+def test_every_frame_of_good_shards_is_decoded_on_request(good: Path, tmp_path: Path) -> None:
+    assert validate(good, "--workers", 0, "--thorough", report=tmp_path / "report.json")[0] == 0
+
+
+def test_a_key_that_two_shards_share_is_wrong_within_one_source(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", make_samples(3))
+    write_shard(tmp_path / "b.tar", make_samples(2, start=2))
+    other = [(key, make_record(source="other"), media, ending) for key, _, media, ending in make_samples(2)]
+    write_shard(tmp_path / "c.tar", other)
+    status, report = validate(tmp_path, "--workers", 0, "--no-decode", report=tmp_path / "report.json")
+    assert status == 1
+    assert kinds(report) == {"sample002": "duplicate key"}
+    assert "a.tar too" in report["wrong_samples"][0]["reason"]
+
+
+def test_a_shard_that_cannot_be_read_fails_whatever_rate_is_allowed(good: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(good.read_bytes()[:3000])
+    status, report = validate(good, cut, "--workers", 0, "--max-bad-rate", 1, report=tmp_path / "report.json")
+    assert status == 1
+    assert report["samples"] == 3
+    assert [found["shard"] for found in report["unreadable_shards"]] == [str(cut)]
+    assert "is truncated" in report["unreadable_shards"][0]["reason"]
+
+
+def test_an_index_that_is_there_is_not_believed(good: Path, tmp_path: Path) -> None:
+    fresh = load_index(good)
+    beside = tmp_path / "good.tar.index.json"
+    expected = beside.read_bytes()
+    beside.write_bytes(expected.replace(b'"v"', b'"w"'))
+    assert validate(good, "--workers", 0, report=tmp_path / "report.json")[0] == 0
+    assert beside.read_bytes() == expected
+    assert load_index(good).fingerprint == fresh.fingerprint
+
+
+def test_indexes_for_remote_shards_are_written_for_upload(good: Path, tmp_path: Path) -> None:
+    served, indexes = tmp_path / "served", tmp_path / "indexes"
+    served.mkdir()
+    shutil.copy(good, served)
+    cache = ["--cache-folder", tmp_path / "cache", "--cache-gigabytes", 0.001]
+    with FileServer(served) as server:
+        arguments = [f"{server.url}/good.tar", "--workers", 2, "--index-out", indexes, *cache]
+        assert validate(*arguments, report=tmp_path / "report.json")[0] == 0
+        assert server.fetched["good.tar"] == 1
+        shutil.copy(indexes / "good.tar.index.json", served)
+        fresh = ShardCache(str(tmp_path / "other cache"))
+        assert load_index(f"{server.url}/good.tar", fresh).fingerprint == load_index(good).fingerprint
+        assert server.fetched["good.tar"] == 1, "the index beside it was enough"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone.tar"], "no shard matches 'gone.tar'"),
+        (["--fraction", "2"], "lie between 0 and 1"),
+        (["--workers", "-1"], "lie between 0 and 1, --workers"),
+    ],
+)
+def test_senseless_commands_are_refused(
+    good: Path, arguments: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(good), *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_indexes_that_would_overwrite_each_other_are_refused(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    shutil.copy(good, tmp_path / "other")
+    with pytest.raises(SystemExit):
+        main([str(good), str(tmp_path / "other"), "--index-out", str(tmp_path / "indexes")])
+    assert "shards of one name, such as good.tar" in capsys.readouterr().err
+
+
+def run_config(folder: Path, tokenizer: Path, **settings: object) -> Path:
+    """A config of a run on the shards of this folder."""
+    data = {"tokenizer": str(tokenizer), "train": [{"shards": f"{folder}/*.tar"}], "predict": "${.validation}"}
+    data |= {"validation": {"same": [f"{folder}/*.tar"]}, "loading": settings}
+    path = folder / "run.yaml"
+    path.write_text(json.dumps({"data": data}))
+    return path
+
+
+def test_conversations_are_held_against_the_tokenizer_of_a_config(
+    tmp_path: Path, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = make_record(media=False)
+    system["conversations"][0]["turns"].insert(0, {"role": "system", "content": "are you helpful ?"})
+    long = make_record([("one two three " * 20, "red")], media=False)
+    unknown = make_record([("perpendicular zeugma", "red")], media=False)
+    rows = [("a", system, None, None), ("b", long, None, None), ("c", unknown, None, None)]
+    write_shard(tmp_path / "x.tar", rows)
+    status, report = validate(
+        "--config", run_config(tmp_path, tokenizer_folder, max_length=30), "--workers", 0, report=tmp_path / "r.json"
+    )
+    assert (status, kinds(report)) == (1, {"b": "length"})
+    assert report["shards"] == 1
+    assert report["tokens"] == {"total": 36, "longest": 23, "unknown": 2}
+    assert "36 text tokens, 23 in the longest conversation; 5.56% stand for words" in capsys.readouterr().out
+
+    folder = make_tiny_tokenizer(tmp_path / "strict", chat_template=NO_SYSTEM_TURN)
+    status, report = validate("--config", run_config(tmp_path, folder), "--workers", 1, report=tmp_path / "r.json")
+    assert (status, kinds(report)) == (1, {"a": "conversation"})
+    assert "system_turns to 'first_question'" in report["wrong_samples"][0]["reason"]
+
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("data: {loading: {chat: {system_turns: first_question}}}")
+    configs = ("--config", run_config(tmp_path, folder), "--config", overlay)
+    status, report = validate(*configs, "--workers", 0, report=tmp_path / "r.json")
+    assert (status, kinds(report)) == (0, {})
+
+    language_model = {"init_args": {"path": str(folder), "chat": {"system_turns": "first_question"}}}
+    overlay.write_text(json.dumps({"model": {"language_model": language_model}, "data": {"tokenizer": None}}))
+    status, report = validate(*configs, "--workers", 0, report=tmp_path / "r.json")
+    assert (status, kinds(report)) == (0, {}), "what data leave out is the language model's"
+
+
+def test_media_are_decoded_as_the_config_has_it_where_the_command_does_not_say_otherwise(
+    tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "x.tar", [("a", make_record(media=False), None, None)])
+    config = run_config(tmp_path, tokenizer_folder, decoding={"max_pixels": 5, "timeout_s": 7})
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("data: {sampling: {num_frames: null, fps: 2, max_frames: 9}}")
+    checks: list[ShardCheck] = []
+
+    def note(check: ShardCheck, shard: str) -> CheckedShard:
+        checks.append(check)
+        return CheckedShard(shard, [], None)
+
+    monkeypatch.setattr(ShardCheck, "run", note)
+    options = ("--config", config, "--config", overlay, "--workers", 0)
+    for more in ((), ("--num-frames", 4, "--timeout", 8, "--video-backend", "decord"), ("--max-frames", 5)):
+        assert main([*map(str, options), *map(str, more)]) == 0
+    assert [check.sampling for check in checks] == [
+        FrameSampling(None, 2, 9),
+        FrameSampling(4),
+        FrameSampling(None, 2, 5),
+    ]
+    assert [check.decoding for check in checks[:2]] == [
+        Decoding("pyav", timeout_s=7, max_pixels=5),
+        Decoding("decord", timeout_s=8, max_pixels=5),
+    ]
+
+
+def test_the_tokenizer_is_the_language_model_s_where_the_data_leave_it_out(
+    tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    model = tmp_path / "model.yaml"
+    model.write_text(json.dumps({"model": {"language_model": {"init_args": {"path": str(tokenizer_folder)}}}}))
+    config = run_config(tmp_path, tokenizer_folder)
+    config.write_text(config.read_text().replace("tokenizer", "num_steps").replace(f'"{tokenizer_folder}"', "4"))
+    read = read_run_config([config, model])
+    assert read.conversations.tokenizer == str(tokenizer_folder)
+    with pytest.raises(ValueError, match="give the config of the model too"):
+        read_run_config([config])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("data: {}", "give the config of the model too"),
+        ("model: {}", "no config of a training run"),
+        ("data: {tokenizer: x, sampling: {fps: 2}}", "give either num_frames or fps"),
+        ("- a", "no config of a training run"),
+        ("data: {tokenizer: gone, train: [{shards: x.tar}]}", r"no shard matches|x\.tar"),
+        ("data: {tokenizer: gone}", "name the shards"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_named(
+    tmp_path: Path, config: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(config)
+    with pytest.raises(SystemExit):
+        main(["--config", str(path)])
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_template_of_no_use_is_told_once_and_not_sample_by_sample(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    folder = make_tiny_tokenizer(tmp_path / "useless", chat_template=template)
+    with pytest.raises(SystemExit):
+        main(["--config", str(run_config(tmp_path, folder)), str(good)])
+    assert "without a special token" in capsys.readouterr().err

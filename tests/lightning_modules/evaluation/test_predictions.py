@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamodules.batch import Question, stand_in
+from lightning_modules.evaluation.predictions import (
+    Prediction,
+    PredictionWriter,
+    judge_answers,
+    read_predictions,
+    to_json_lines,
+)
+from tests.fixtures_models import PartFolders, make_batch, make_module
+from tests.fixtures_training import make_loader, make_trainer
+
+
+def make_question(**changes: Any) -> Question:
+    question = Question("key", "q0", "made", "colour", "Which?", "red", (), 12, {"length": "2x"})
+    return question._replace(**changes)
+
+
+def test_answers_are_judged_and_labelled() -> None:
+    questions = [make_question(), make_question(id="q1", answer="blue", meta={})]
+    first, second = judge_answers(questions, ["Red.", "red"])
+    assert first == Prediction("key", "q0", "made", "colour", "2x", "Which?", "red", "Red.", True)
+    assert (second.length, second.correct) == ("12", False)  # without a named length, the number of frames
+
+
+def test_a_stand_in_for_samples_that_were_left_out_is_not_judged() -> None:
+    questions = [make_question(), *(each.question for each in stand_in().conversations)]
+    assert [each.id for each in judge_answers(questions, ["red", "red"])] == ["q0"]
+
+
+def test_unequal_numbers_of_questions_and_answers_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        judge_answers([make_question(), make_question()], ["red"])
+
+
+def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    answers = ['say "yes"\nor | no', "größer", "\u2028"]
+    predictions = judge_answers([make_question(id=str(number)) for number in range(3)], answers)
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(to_json_lines(predictions), encoding="utf-8")
+    assert read_predictions(path) == predictions
+    assert list(json.loads(path.read_text(encoding="utf-8").splitlines()[0])) == list(Prediction._fields)
+
+
+def test_predictions_name_the_file_of_their_video_and_earlier_ones_without_it_are_read(tmp_path: Path) -> None:
+    [named] = judge_answers([make_question(meta={"media": "in/cat.mp4"})], ["red"])
+    assert json.loads(to_json_lines([named]))["media"] == "in/cat.mp4"
+    path = tmp_path / "predictions.jsonl"
+    earlier = {name: value for name, value in named._asdict().items() if name != "media"}
+    path.write_text(json.dumps(earlier) + "\n", encoding="utf-8")
+    assert read_predictions(path) == [named._replace(media="")]
+
+
+def test_line_that_was_cut_off_while_writing_is_left_out(tmp_path: Path) -> None:
+    predictions = judge_answers([make_question(id=str(number)) for number in range(2)], ["red", "red"])
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(to_json_lines(predictions)[:-20], encoding="utf-8")
+    assert read_predictions(path) == predictions[:1]
+
+
+@pytest.mark.parametrize("line", ["{", '{"key": "a"}', "[1]", ""])
+def test_line_that_is_no_prediction_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(to_json_lines(judge_answers([make_question()], ["red"])) + line + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"predictions\.jsonl, line 2 is no prediction"):
+        read_predictions(path)
+
+
+def test_writer_writes_every_answer_of_predict(folders: PartFolders, tmp_path: Path) -> None:
+    module, batch = make_module(folders), make_batch(folders)
+    path = tmp_path / "made" / "answers.jsonl"
+    trainer = make_trainer(tmp_path, callbacks=[PredictionWriter(str(path))])
+    trainer.predict(module, make_loader([batch, batch]), return_predictions=False)
+    expected = judge_answers(batch.questions, module.built.generate(batch, 3))
+    assert read_predictions(path) == expected * 2
+
+
+def test_writer_writes_into_the_runs_folder_by_default(folders: PartFolders, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, callbacks=[PredictionWriter()])
+    trainer.predict(make_module(folders), make_loader([make_batch(folders)]), return_predictions=False)
+    assert len(read_predictions(tmp_path / "predictions.jsonl")) == 5
+
+
+def test_writer_keeps_what_it_has_when_predict_fails(folders: PartFolders, tmp_path: Path) -> None:
+    batch = make_batch(folders)
+    broken = batch._replace(video_index=batch.video_index + 5)
+    trainer = make_trainer(tmp_path, callbacks=[PredictionWriter()])
+    with pytest.raises(ValueError, match="out of step"):
+        trainer.predict(make_module(folders), make_loader([batch, broken]), return_predictions=False)
+    assert len(read_predictions(tmp_path / "predictions.jsonl")) == 5
+
+
+def test_writer_refuses_answers_of_an_earlier_run_unless_it_appends(folders: PartFolders, tmp_path: Path) -> None:
+    module, loader = make_module(folders), make_loader([make_batch(folders)])
+    path = tmp_path / "answers.jsonl"
+    for append, expected in ((True, 5), (True, 10)):
+        writer = PredictionWriter(str(path), append=append)
+        make_trainer(tmp_path, callbacks=[writer]).predict(module, loader, return_predictions=False)
+        assert len(read_predictions(path)) == expected
+    with pytest.raises(FileExistsError, match=r"answers\.jsonl holds answers of an earlier run; move it away"):
+        make_trainer(tmp_path, callbacks=[PredictionWriter(str(path))]).predict(module, loader)
+    assert len(read_predictions(path)) == 10
