@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-AttentionWish = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+AttentionChoice = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 _HALF_PRECISION = (torch.float16, torch.bfloat16)
 # wish -> (module that must import, distribution that must provide it: flash-attn 4 also ships a ``flash_attn`` module)
@@ -45,7 +45,7 @@ def model_class_of(config: Any, auto_class: type[_BaseAutoModelClass]) -> type |
 
 
 def resolve_attention(
-    wish: AttentionWish, device_type: str, dtype: torch.dtype | None = None, model_class: type | None = None
+    wish: AttentionChoice, device_type: str, dtype: torch.dtype | None = None, model_class: type | None = None
 ) -> str:
     """Turn a wish into the name that transformers knows as ``attn_implementation``.
 
@@ -66,8 +66,8 @@ def resolve_attention(
     Raises:
         ValueError: The wish is unknown, or this machine or model cannot meet it (the message says what is missing).
     """
-    if wish not in get_args(AttentionWish):
-        raise ValueError(f"attn={wish!r} is unknown; choose one of {', '.join(get_args(AttentionWish))}")
+    if wish not in get_args(AttentionChoice):
+        raise ValueError(f"attn={wish!r} is unknown; choose one of {', '.join(get_args(AttentionChoice))}")
     if wish == "auto":
         no_flash = _missing_for("flash_attention_2", device_type, dtype, model_class)
         no_sdpa = _missing_for("sdpa", device_type, dtype, model_class)

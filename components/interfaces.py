@@ -241,7 +241,7 @@ class MemoryBridge(nn.Module, ABC, Generic[StateT]):
             A row for every video; where ``reads_questions``, a row for every conversation.
         """
 
-    def forget(self, state: StateT) -> StateT:
+    def prune(self, state: StateT) -> StateT:
         """A state that may lack what readings do not see; they stay equal, ``penalty`` does not."""
         return state
 

@@ -117,7 +117,7 @@ class VideoLanguageModel(nn.Module):
         features = self.encoder(videos.frames, videos.frame_counts)
         segments = self.segment(features, videos.frame_counts)
         num_segments = segments.frame_mask.shape[1]
-        states = self.recur(features, videos.frame_ms, segments)
+        states = self.run_segments(features, videos.frame_ms, segments)
         text = text_of(batch)
         questions = self.questions(text)
         readings = [self.bridge.read(states[step], questions) for step in self.loss_schedule.steps(num_segments)]
@@ -150,19 +150,19 @@ class VideoLanguageModel(nn.Module):
     @torch.no_grad()
     def generate(self, batch: VideoTextBatch, max_new_tokens: int) -> list[str]:
         """Answer every conversation's first question greedily, after the last segment."""
-        return self.language_model.generate(self.look(batch), text_of(batch), max_new_tokens)
+        return self.language_model.generate(self.visual_tokens(batch), text_of(batch), max_new_tokens)
 
     @torch.no_grad()
     def score_options(self, batch: VideoTextBatch, options: Sequence[Sequence[str]]) -> list[Tensor]:
         """Mean log likelihood per token of every option of every conversation."""
-        return self.language_model.score_options(self.look(batch), text_of(batch), options)
+        return self.language_model.score_options(self.visual_tokens(batch), text_of(batch), options)
 
-    def look(self, batch: VideoTextBatch) -> VisualTokens:
+    def visual_tokens(self, batch: VideoTextBatch) -> VisualTokens:
         """Everything up to the language model: what it sees after each video's last segment."""
         videos = self.packed_videos(batch)
         features = self.encoder(videos.frames, videos.frame_counts)
         segments = self.segment(features, videos.frame_counts)
-        return self.read(self.recur(features, videos.frame_ms, segments)[-1], text_of(batch))
+        return self.read(self.run_segments(features, videos.frame_ms, segments)[-1], text_of(batch))
 
     def read(self, state: Any, text: TextInputs) -> VisualTokens:
         """Turn a state of the bridge into what the language model sees for these conversations."""
@@ -187,7 +187,9 @@ class VideoLanguageModel(nn.Module):
         num_segments = self.agree_on_maximum(num_segments_of(segment_index, frame_counts))
         return group_frames(segment_index, frame_counts, num_segments, self.frame_selection)
 
-    def recur(self, features: FrameFeatures, frame_ms: Tensor, segments: Segments, state: Any = None) -> list[Any]:
+    def run_segments(
+        self, features: FrameFeatures, frame_ms: Tensor, segments: Segments, state: Any = None
+    ) -> list[Any]:
         """Walk the segments of all videos at once, on from a state; the states after each of the S steps."""
         weights = next(self.bridge.parameters(), features.patches)
         states: list[Any] = []

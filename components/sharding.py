@@ -1,7 +1,7 @@
 """How parts and a strategy that shards weights work together, without knowing each other.
 
 A strategy that spreads every weight over the ranks announces itself while the parts are built. A part that loads large
-weights hands them over as soon as they are there (``settle_weights``), and later calls its sharded modules equally
+weights hands them over as soon as they are there (``hand_to_sharding``), and later calls its sharded modules equally
 often on every rank: each call gathers weights, and a rank that calls once more than the others waits for ever.
 """
 
@@ -40,7 +40,7 @@ class Sharding(ABC):
         """The largest value that any rank gives; every rank must call it."""
 
 
-class TakesShortcuts:
+class SkipsUnusedCompute:
     """A module whose ``forward`` may save work where the batch allows it.
 
     It leaves out of the graph what would change nothing, or reads weights of the modules in it instead of calling them.
@@ -50,10 +50,10 @@ class TakesShortcuts:
     other for ever.
 
     Attributes:
-        may_take_shortcuts: Whether it may.
+        may_skip_unused_compute: Whether it may.
     """
 
-    may_take_shortcuts: bool = True
+    may_skip_unused_compute: bool = True
 
 
 _active: ContextVar[Sharding | None] = ContextVar("sharding", default=None)
@@ -79,7 +79,7 @@ def is_sharded(part: nn.Module) -> bool:
     return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in part.parameters())
 
 
-def settle_weights(model: nn.Module, dtype: torch.dtype) -> Sharding | None:
+def hand_to_sharding(model: nn.Module, dtype: torch.dtype) -> Sharding | None:
     """Hand weights that were just loaded to the strategy, converted to the dtype in which they are used.
 
     Where a strategy shards, load weights in the dtype of their file: they are then mapped into memory and not read

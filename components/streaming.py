@@ -274,7 +274,7 @@ class _Walk:
         ends = [-1, *declared][len(self.boundaries) :]
         num_closed = ends[-1] - ends[0]
         frames = self._joined()
-        state = self._model.bridge.forget(self._read(frames.part(slice(num_closed)), torch.tensor(ends).diff()))
+        state = self._model.bridge.prune(self._read(frames.part(slice(num_closed)), torch.tensor(ends).diff()))
         self._state = tree_map_only(Tensor, _without_spare_memory, state)
         rest = frames.part(slice(num_closed, None))
         self._open = [_EncodedFrames(*(field.clone() for field in rest))] if len(rest.frame_ms) else []
@@ -289,7 +289,7 @@ class _Walk:
         count = torch.tensor([len(segment_index)], device=frames.cls.device)
         segments = group_frames(segment_index, count, len(lengths), self._model.frame_selection)
         features = FrameFeatures(frames.cls, frames.patches)
-        return self._model.recur(features, frames.frame_ms, segments, self._state)[-1]
+        return self._model.run_segments(features, frames.frame_ms, segments, self._state)[-1]
 
 
 def _without_spare_memory(tensor: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 from components.interfaces import IGNORED_LABEL, TEXT_ONLY
 from components.interfaces import VIDEO_PLACEHOLDER as VIDEO_PLACEHOLDER
 
-LEFT_OUT = ""
+SKIPPED_KEY = ""
 """Key of the stand-in for a batch whose samples were all left out. Nothing of it is scored, counted or written."""
 
 _PADDING_ID = 0  # masked everywhere; any id that every embedding table has will do
@@ -66,7 +66,7 @@ class Sample(NamedTuple):
     conversations: tuple[EncodedConversation, ...]
 
 
-def stand_in(kind: str = "") -> Sample:
+def empty_text_sample(kind: str = "") -> Sample:
     """Stands for a sample that was left out: text of which nothing is scored.
 
     ``collate`` drops it where the batch has another sample. Where it has none the rank must still take the step, for
@@ -76,8 +76,8 @@ def stand_in(kind: str = "") -> Sample:
         kind: Why it was left out, see ``datamodules.errors``.
     """
     ids = torch.full((2,), _PADDING_ID)
-    question = Question(LEFT_OUT, LEFT_OUT, "", kind, "", "", (), 0, {})
-    return Sample(LEFT_OUT, None, None, (EncodedConversation(ids, torch.full_like(ids, IGNORED_LABEL), question),))
+    question = Question(SKIPPED_KEY, SKIPPED_KEY, "", kind, "", "", (), 0, {})
+    return Sample(SKIPPED_KEY, None, None, (EncodedConversation(ids, torch.full_like(ids, IGNORED_LABEL), question),))
 
 
 class Batch(NamedTuple):
@@ -112,8 +112,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         raise ValueError("collate got no sample; a batch needs at least one")
     for sample in samples:
         _check_sample(sample)
-    left_out = [sample for sample in samples if sample.key == LEFT_OUT]
-    samples = [sample for sample in samples if sample.key != LEFT_OUT] or left_out[:1]
+    left_out = [sample for sample in samples if sample.key == SKIPPED_KEY]
+    samples = [sample for sample in samples if sample.key != SKIPPED_KEY] or left_out[:1]
     with_media = [sample for sample in samples if sample.frames is not None]
     frames, frame_ms = _pack_frames(with_media)
     counts = [len(sample.frames) for sample in with_media if sample.frames is not None]

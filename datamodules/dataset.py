@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from components.language.chat_template import ChatSettings
-from datamodules.batch import EncodedConversation, Question, Sample, stand_in
+from datamodules.batch import EncodedConversation, Question, Sample, empty_text_sample
 from datamodules.conversations import build_turns, num_unknown_words
 from datamodules.errors import SampleError
 from datamodules.failures import FailurePolicy, SkipBounds
@@ -112,7 +112,7 @@ class ConversationDataset(Dataset[Sample]):
             except SampleError as error:
                 media = str(entry.meta.get("media", ""))
                 self.skipped.add(shard, entry.key, draw.position, error, media=media)
-                samples.append(stand_in(error.kind))
+                samples.append(empty_text_sample(error.kind))
                 self._bounds.add(error)
         return samples
 

@@ -97,3 +97,8 @@ def kinds_of_errors() -> tuple[str, ...]:
 def undecodable(where: str, reason: object) -> str:
     """Say that a video cannot be decoded, in one form for every backend."""
     return f"{where}: the video cannot be decoded ({reason}); fetch or encode it again, or leave the sample out"
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun in the right form: ``1 row``, ``8,213 rows``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.batch import LEFT_OUT, Batch
+from datamodules.batch import SKIPPED_KEY, Batch
 from datamodules.errors import TooManySkippedError, kinds_of_errors
 from datamodules.failures import FailurePolicy, in_words
 
@@ -37,7 +37,7 @@ class ReadBatches:
 
     def add(self, stage: str, batch: Batch) -> None:
         """Count a batch of this stage, such as ``train``."""
-        keys = {question.key for question in batch.questions} - {LEFT_OUT}
+        keys = {question.key for question in batch.questions} - {SKIPPED_KEY}
         self._read[stage] += 1
         self._empty[stage] += not keys
         self._samples[stage] += len(keys) + len(batch.left_out)

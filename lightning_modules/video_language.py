@@ -20,7 +20,7 @@ from components.interfaces import (
 from components.model import ModelOutput, VideoLanguageModel
 from components.selection.gather import FrameSelection
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
-from lightning_modules.evaluation.validation import JudgedBatch, Judgement, naming_the_sample
+from lightning_modules.evaluation.validation import EvaluatedBatch, ValidationMetrics, naming_the_sample
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer
 from lightning_modules.optimization.accumulation import WholeSteps, is_accumulating
@@ -80,7 +80,7 @@ class VideoLanguageModule(LightningModule):
         self.max_new_tokens = max_new_tokens
         self.initial_weights = initial_weights
         self.model: VideoLanguageModel | None = None
-        self.judgement = Judgement()
+        self.judgement = ValidationMetrics()
         self._seed = 0
         self.non_finite_steps = NonFiniteSteps(optimization.non_finite)
         self.step_tokens = StepTokens()
@@ -156,7 +156,7 @@ class VideoLanguageModule(LightningModule):
         """Note the run's seed, which a resumed run is started with again."""
         self._seed = torch.initial_seed()
 
-    def on_train_batch_start(self, batch: JudgedBatch, batch_index: int) -> None:
+    def on_train_batch_start(self, batch: EvaluatedBatch, batch_index: int) -> None:
         """Seed dropout from the run's seed, the rank and the batches before.
 
         A resumed run draws the masks that the uninterrupted one would have drawn, and no two ranks draw the same.
@@ -165,7 +165,7 @@ class VideoLanguageModule(LightningModule):
         seeds = np.random.SeedSequence([self._seed, self.global_rank, progress.processed])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
-    def training_step(self, batch: JudgedBatch, batch_index: int) -> Tensor:
+    def training_step(self, batch: EvaluatedBatch, batch_index: int) -> Tensor:
         """Loss of one batch; divided by the step's batches, it is its share of the step's mean over answer tokens."""
         with naming_the_sample(batch.questions):
             output: ModelOutput = self.built(batch, self.step_tokens.tokens_of_a_batch(self.trainer))
@@ -188,23 +188,23 @@ class VideoLanguageModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start counting answers."""
-        self.judgement = Judgement()
+        self.judgement = ValidationMetrics()
 
     def on_test_epoch_start(self) -> None:
         """Start counting answers."""
-        self.judgement = Judgement()
+        self.judgement = ValidationMetrics()
 
-    def validation_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
+    def validation_step(self, batch: EvaluatedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
         """Score and answer one batch; gives the generated answers, which callbacks may show."""
         with naming_the_sample(batch.questions):
             return self.judgement.of_batch(self, batch, "val", self.evaluation_name("val", dataloader_idx))
 
-    def test_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
+    def test_step(self, batch: EvaluatedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
         """Like ``validation_step``."""
         with naming_the_sample(batch.questions):
             return self.judgement.of_batch(self, batch, "test", self.evaluation_name("test", dataloader_idx))
 
-    def predict_step(self, batch: JudgedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:
+    def predict_step(self, batch: EvaluatedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:
         """Generated answers, one a conversation."""
         with naming_the_sample(batch.questions):
             return self.built.generate(batch, self.max_new_tokens)

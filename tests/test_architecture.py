@@ -114,7 +114,7 @@ def test_no_module_is_named_for_nothing() -> None:
 
 
 def test_a_stand_in_is_known_by_the_same_key_where_it_is_made_and_where_answers_are_judged() -> None:
-    assert datamodules.batch.LEFT_OUT == lightning_modules.evaluation.scoring.LEFT_OUT
+    assert datamodules.batch.SKIPPED_KEY == lightning_modules.evaluation.scoring.SKIPPED_KEY
 
 
 def test_batch_has_what_the_model_reads() -> None:

@@ -136,14 +136,14 @@ def test_mixed_batch_equals_its_samples(here: Place) -> None:
     samples: list[Sample] = [dataset[Draw(index, index)] for index in range(len(reader))]
     batch = collate(samples)
     assert batch.frame_counts.tolist() == [3, 11, 16, 1]
-    together, text = model.look(batch), batch.video_index
+    together, text = model.visual_tokens(batch), batch.video_index
     with torch.no_grad():
         losses = answer_losses(model, batch)
     start = row = 0
     for sample in samples:
         alone = collate([sample])
         if sample.frames is not None:
-            expected = model.look(alone)
+            expected = model.visual_tokens(alone)
             torch.testing.assert_close(
                 together.tokens[row][together.mask[row]], expected.tokens[0][expected.mask[0]], atol=2e-5, rtol=1e-4
             )
@@ -157,7 +157,7 @@ def test_mixed_batch_equals_its_samples(here: Place) -> None:
 
 
 def answer_losses(model: VideoLanguageModel, batch: Batch) -> Tensor:
-    losses: Tensor = model.language_model(model.look(batch), text_of(batch)).nll
+    losses: Tensor = model.language_model(model.visual_tokens(batch), text_of(batch)).nll
     return losses
 
 

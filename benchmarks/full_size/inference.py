@@ -116,7 +116,7 @@ def look_whole(model: VideoLanguageModel, num_frames: int, side: int, device: to
     text = model.language_model.prompts([QUESTION])
     count = torch.tensor([num_frames], device=device)
     times = 1000 * torch.arange(num_frames, device=device)
-    return model.look(Batch(_noise(num_frames, side, device), count, times, *text, questions=()))
+    return model.visual_tokens(Batch(_noise(num_frames, side, device), count, times, *text, questions=()))
 
 
 def look_streamed(model: VideoLanguageModel, num_frames: int, side: int, device: torch.device) -> VisualTokens:

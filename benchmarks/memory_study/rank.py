@@ -66,7 +66,7 @@ def _last_memory(module: VideoLanguageModule, batch: Any) -> Tensor | None:
     model = module.built
     features = model.encoder(batch.frames, batch.frame_counts)
     segments = model.segment(features, batch.frame_counts)
-    state = model.recur(features, batch.frame_ms, segments)[-1]
+    state = model.run_segments(features, batch.frame_ms, segments)[-1]
     memory: Tensor | None = getattr(state, "memory", None)
     return memory
 

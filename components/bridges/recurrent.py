@@ -15,12 +15,12 @@ from components.bridges.readouts.memory import CacheAndMemoryReadout, MemoryStat
 from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.pooling.patch_pooling import PatchPooling
 from components.positions import patch_grid_positions, sinusoidal
-from components.sharding import TakesShortcuts
+from components.sharding import SkipsUnusedCompute
 
 Recurrence = Literal["replacing", "selective", "none"]
 
 
-class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
+class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
     """Carry distinct memory tokens across segments and read them through a readout.
 
     In every step the memory tokens and the segment's patches attend to each other. What the memory tokens become, the
@@ -31,7 +31,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
 
     With ``selective``, what the gate keeps out is out of the cache as well, so a readout sees the few segments in which
     something happened, however long the video is. Nothing in a training video of a few segments teaches the gate to
-    stay closed for hundreds; a price on opening does. The first segment is always admitted: from it the
+    stay closed for hundreds; a gate_probability on opening does. The first segment is always admitted: from it the
     bridge learns what a memory is good for, before there is anything to select.
 
     Patches know their place in the frame and their frame's in the segment. When in the video a segment was is told to
@@ -118,7 +118,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
             selection = selection.whole() if state is None else selection
         if not self.readout.reads_tokens:
             mixed, token_mask = mixed[:, :0], token_mask[:, :0]
-        return _advance(state, segment, written, selection, mixed, token_mask, self.may_take_shortcuts)
+        return _advance(state, segment, written, selection, mixed, token_mask, self.may_skip_unused_compute)
 
     def read(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Turn the state into visual tokens."""
@@ -129,7 +129,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
         visual: VisualTokens = self.readout(state, questions)
         return visual
 
-    def forget(self, state: MemoryState) -> MemoryState:
+    def prune(self, state: MemoryState) -> MemoryState:
         """Drop segments from the cache that were not admitted in any video."""
         if not state.admitted:
             return state
@@ -142,11 +142,11 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], TakesShortcuts):
         )
 
     def penalty(self, state: MemoryState) -> Tensor | None:
-        """The gate's mean price over each video's segments after the first, ``[V]``, times its weight."""
+        """The gate's mean gate_probability over each video's segments after the first, ``[V]``, times its weight."""
         if self.update is None:
             return None
         num_updates = torch.stack(state.cache_mask).sum(dim=0) - 1
-        return self.update_penalty * state.price / num_updates.clamp(min=1)
+        return self.update_penalty * state.gate_probability / num_updates.clamp(min=1)
 
     def _positioned(self, patches: Tensor) -> Tensor:
         if self.patch_pooling is not None:
@@ -185,20 +185,29 @@ def _advance(
     middle = (count.clamp(min=1) - 1) // 2
     middle_ms = segment.frame_ms.gather(1, middle.unsqueeze(1)).squeeze(1)
     tokens = written[:, :0]
-    lasting, price = written, written.new_zeros(len(active))
+    lasting, gate_probability = written, written.new_zeros(len(active))
     admitted: tuple[Tensor, ...] = ()
     if selection is not None:
         previous = torch.zeros_like(written) if state is None else state.memory
         lasting = previous + selection.share * (written - previous)
-        price, admitted = selection.price * active, (selection.admitted,)
+        gate_probability, admitted = selection.gate_probability * active, (selection.admitted,)
     if state is None:
         return MemoryState(
-            lasting, price, (written,), (active,), admitted, (middle_ms,), end_ms, last_input, tokens, token_mask
+            lasting,
+            gate_probability,
+            (written,),
+            (active,),
+            admitted,
+            (middle_ms,),
+            end_ms,
+            last_input,
+            tokens,
+            token_mask,
         )
     replace = partial(replace_rows, active, shortcut=shortcut)
     return MemoryState(
         memory=replace(lasting, state.memory),
-        price=state.price + price,
+        gate_probability=state.gate_probability + gate_probability,
         cache=(*state.cache, written),
         cache_mask=(*state.cache_mask, active),
         admitted=state.admitted + admitted,

@@ -13,7 +13,7 @@ from components.bridges.layers.padding import context_mask, replace_rows
 from components.bridges.layers.post_norm import PostNormAttention, PostNormBlock
 from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.pooling.patch_pooling import pool_patches
-from components.sharding import TakesShortcuts
+from components.sharding import SkipsUnusedCompute
 
 
 class VideoLLaMBState(NamedTuple):
@@ -26,7 +26,7 @@ class VideoLLaMBState(NamedTuple):
     token_mask: Tensor  # [V, P] bool
 
 
-class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], TakesShortcuts):
+class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], SkipsUnusedCompute):
     """Carry memory tokens across segments, refresh them from all earlier ones, hand over the last segment.
 
     In every step the memory tokens and the segment's pooled patches attend to each other. The memory tokens that come
@@ -98,7 +98,7 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], TakesShortcuts):
         # Patch tokens leave the last layer only when somebody reads them; most segments' are never read.
         written = last_layer(mixed, mask, part=slice(num_memory))
         active = segment.frame_mask.any(dim=1)  # [V]
-        replace = partial(replace_rows, active, shortcut=self.may_take_shortcuts)
+        replace = partial(replace_rows, active, shortcut=self.may_skip_unused_compute)
         return VideoLLaMBState(
             memory=replace(written, state.memory),
             cache=(*state.cache, written),

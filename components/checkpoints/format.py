@@ -60,7 +60,7 @@ class RunCheckpoint(Mapping[str, Tensor]):
         step: Optimizer steps that the run had done.
         left_out: Parameters that are not in it because they did not train.
         fingerprints: Fingerprints of these. Checkpoints that were written before there were any have none.
-        tokenizer: Hashes of the language model's tokenizer, see ``components.language.tokenizer_identity``; None where
+        tokenizer: Hashes of the language model's tokenizer, see ``tokenizer_identity``; None where
             the checkpoint has none.
 
     Raises:

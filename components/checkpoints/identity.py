@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components.checkpoints.parameter_access import ParameterAccess
+from components.checkpoints.tokenizer_identity import tokenizer_fingerprint
 from components.checkpoints.weight_fingerprint import (
     MEASURE_LENGTH,
     WeightFingerprint,
@@ -17,7 +18,6 @@ from components.checkpoints.weight_fingerprint import (
     measure,
     plain_name,
 )
-from components.language.tokenizer_identity import tokenizer_fingerprint
 
 AddUp = Callable[[Tensor], Tensor]
 """Adds a tensor over all ranks; every rank must call it."""

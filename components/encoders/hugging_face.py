@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from components.attention_kernels import AttentionWish
+from components.attention_kernels import AttentionChoice
 from components.encoders.frames import check_frames
 from components.encoders.image_settings import read_image_settings
 from components.encoders.vision_model import (
@@ -18,7 +18,7 @@ from components.encoders.vision_model import (
 from components.interfaces import FrameEncoder, FrameFeatures
 from components.pooling.patch_pooling import patch_grid_side, pool_patches
 from components.problems import Problems
-from components.sharding import settle_weights
+from components.sharding import hand_to_sharding
 
 
 class HuggingFaceVisionEncoder(FrameEncoder):
@@ -55,7 +55,7 @@ class HuggingFaceVisionEncoder(FrameEncoder):
         patch_grid: int | None = None,
         image_size: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-        attn: AttentionWish = "auto",
+        attn: AttentionChoice = "auto",
         max_frames_per_call: int = 64,
     ) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class HuggingFaceVisionEncoder(FrameEncoder):
         self.vision_model = load_vision_model(path, config, getattr(torch, dtype), attn)
         self.requires_grad_(False)
         self.train(False)
-        self._sharding = settle_weights(self.vision_model, getattr(torch, dtype))
+        self._sharding = hand_to_sharding(self.vision_model, getattr(torch, dtype))
 
     def train(self, mode: bool = True) -> "HuggingFaceVisionEncoder":
         """Stay in eval mode: dropout or stochastic depth in a frozen encoder would only add noise."""

@@ -17,7 +17,7 @@ from components.encoders.languagebind_weights import (
 from components.interfaces import FrameEncoder, FrameFeatures
 from components.packed_frames import locate_frames
 from components.pooling.patch_pooling import patch_grid_side, pool_patches
-from components.sharding import settle_weights
+from components.sharding import hand_to_sharding
 
 
 class LanguageBindEncoder(FrameEncoder):
@@ -93,7 +93,7 @@ class LanguageBindEncoder(FrameEncoder):
         self.requires_grad_(False)
         self.train(False)
         for transformer in (self.video_transformer, self.image_transformer):
-            self._sharding = settle_weights(transformer, weights_dtype)
+            self._sharding = hand_to_sharding(transformer, weights_dtype)
 
     def train(self, mode: bool = True) -> "LanguageBindEncoder":
         """Stay in eval mode, as a frozen encoder should."""

@@ -147,7 +147,7 @@ def build_vision_transformer(
     ]
     variant = "video transformer (with temporal attention)" if temporal else "image transformer (without temporal one)"
     _refuse(problems, f"{source} does not fit LanguageBind's {variant}")
-    # Where a strategy shards, each weight is converted when it is cut up, see settle_weights.
+    # Where a strategy shards, each weight is converted when it is cut up, see hand_to_sharding.
     loaded = {name: tensors[name] if active_sharding() else tensors[name].to(dtype) for name in wanted}
     transformer.load_state_dict(loaded, assign=True)
     return transformer

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
-from components.attention_kernels import AttentionWish, model_class_of, resolve_attention
+from components.attention_kernels import AttentionChoice, model_class_of, resolve_attention
 from components.sharding import active_sharding
 from components.weights.random_weights import mark_random
 
@@ -176,7 +176,7 @@ def layer_output(model: Any, num_layers: int, pixels: Tensor, options: dict[str,
     return captured[0]
 
 
-def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: AttentionWish) -> Any:
+def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: AttentionChoice) -> Any:
     """Load the vision part of a checkpoint.
 
     Args:

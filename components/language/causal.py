@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoTokenizer, GenerationConfig
 
-from components.attention_kernels import AttentionWish
+from components.attention_kernels import AttentionChoice
 from components.interfaces import IGNORED_LABEL, AnswerLoss, LanguageModel, TextInputs, VisualTokens
 from components.language.chat import ChatFormat
 from components.language.chat_template import ChatSettings
@@ -19,7 +19,7 @@ from components.language.pretrained import LoraSettings, add_adapters, build_mod
 from components.language.probe import embeddings_problem, evaluation_mode, generation_problem, unused_parameters
 from components.language.splice import SplicedInputs, splice
 from components.questions import without_answers
-from components.sharding import is_sharded, settle_weights
+from components.sharding import hand_to_sharding, is_sharded
 
 
 class HuggingFaceCausalLM(LanguageModel):
@@ -54,7 +54,7 @@ class HuggingFaceCausalLM(LanguageModel):
         *,
         weights: Literal["pretrained", "random"] = "pretrained",
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
-        attn: AttentionWish = "auto",
+        attn: AttentionChoice = "auto",
         lora: LoraSettings | None = None,
         freeze: bool = False,
         gradient_checkpointing: bool = False,
@@ -88,7 +88,7 @@ class HuggingFaceCausalLM(LanguageModel):
             add_adapters(self.model, lora)
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self._sharding = settle_weights(self.model, weights_dtype)
+        self._sharding = hand_to_sharding(self.model, weights_dtype)
         self.may_run_again = not gradient_checkpointing or self._sharding is None or self._sharding.nested_checkpoints
 
     def embed(self, input_ids: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
 
-from components.attention_kernels import AttentionWish, model_class_of, resolve_attention
+from components.attention_kernels import AttentionChoice, model_class_of, resolve_attention
 from components.language.text_part import is_composite, take_text_part, text_config_of
 from components.sharding import active_sharding
 from components.weights.random_weights import mark_random
@@ -40,13 +40,13 @@ class LoraSettings:
 
 
 def build_model(
-    path: str, source: dict[str, str], weights: str, dtype: str, attn: AttentionWish
+    path: str, source: dict[str, str], weights: str, dtype: str, attn: AttentionChoice
 ) -> tuple[Any, torch.dtype]:
     """Load a model, or build it untrained from its configuration; of a composite model, its text part.
 
     Returns:
         The model and the dtype that its weights are wanted in. Where a strategy shards they still have that of their
-        file, see ``settle_weights``.
+        file, see ``hand_to_sharding``.
 
     Raises:
         ValueError: There is none, it lacks weights that would stay random, there are adapters beside it, or it cannot

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.convert.plan import Plan
-from datamodules.counts import count_of
+from datamodules.errors import count_of
 
 _NUM_EXAMPLES = 3
 _NUM_NAMES = 20

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.order.stream import DrawnUnits, StageStream
-from datamodules.order.units import MODALITIES, Numbers, SampleTable, UnitTable, longest_unit
+from datamodules.order.units import MODALITIES, IndexArray, SampleTable, UnitTable, longest_unit
 
 _BATCH_ORDER = 2
 """Sets the seeds of a window's batches apart from those of the stream."""
@@ -179,7 +179,7 @@ class StageWindows:
         ready = units.take(~waits)
         return ready, _Place(place.consumed + len(ready.unit), units.take(waits))
 
-    def _by_modality(self, units: DrawnUnits) -> list[Numbers]:
+    def _by_modality(self, units: DrawnUnits) -> list[IndexArray]:
         modality = self._stream.units.modality[units.unit]
         return [np.flatnonzero(modality == kind) for kind in range(len(MODALITIES))]
 
@@ -199,7 +199,7 @@ class StageWindows:
         generator = np.random.default_rng([self._seed, self._stream.number, number, 0, _BATCH_ORDER])
         return [batches[place] for place in generator.permutation(len(batches))]
 
-    def _bundles(self, units: DrawnUnits, frames: Numbers, members: Numbers) -> Numbers:
+    def _bundles(self, units: DrawnUnits, frames: IndexArray, members: IndexArray) -> IndexArray:
         """Tie the units of one modality into bundles, ``[bundles, units of a bundle]``: with a budget by cost."""
         if self._grouping.budget is not None:
             cost = self._grouping.frame_tokens * frames[members] + units.tokens[members]
@@ -207,8 +207,8 @@ class StageWindows:
         return members.reshape(-1, self._grouping.bundle)
 
 
-def _interleaved(sequences: Sequence[Numbers]) -> Numbers:
+def _interleaved(sequences: Sequence[IndexArray]) -> IndexArray:
     """Join the modalities' bundles, short with short and long with long: every stretch has the shares of the whole."""
     quantiles: list[NDArray[np.float64]] = [(np.arange(len(bundles)) + 0.5) / len(bundles) for bundles in sequences]
-    joined: Numbers = np.concatenate(sequences)[np.argsort(np.concatenate(quantiles), kind="stable")]
+    joined: IndexArray = np.concatenate(sequences)[np.argsort(np.concatenate(quantiles), kind="stable")]
     return joined

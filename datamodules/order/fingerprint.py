@@ -8,7 +8,7 @@ from typing import Any
 
 from datamodules.order.global_batches import GlobalBatches
 from datamodules.order.training_order import TrainingOrder
-from datamodules.order.units import Numbers, SampleTable
+from datamodules.order.units import IndexArray, SampleTable
 
 
 def order_facts(
@@ -17,7 +17,7 @@ def order_facts(
     order: TrainingOrder,
     batches: GlobalBatches,
     samples: SampleTable,
-    stated_frames: Numbers | None,
+    stated_frames: IndexArray | None,
 ) -> dict[str, Any]:
     """All that the sequence of global batches follows from, by the name of its setting.
 

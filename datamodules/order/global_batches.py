@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from datamodules.order.batch_plan import Budget, Grouping, StageWindows, check_budget
 from datamodules.order.stream import DrawnUnits, SourceSamples, StageStream, curriculum_sources
 from datamodules.order.training_order import Draw, TrainingOrder
-from datamodules.order.units import Cost, Numbers, SampleTable, divide
+from datamodules.order.units import Cost, IndexArray, SampleTable, divide
 
 
 class Stage(NamedTuple):
@@ -223,7 +223,7 @@ def global_batches(
     batch_size: int | None = None,
     budget: Budget | None = None,
     batches_a_step: int = 1,
-    stated_frames: Numbers | None = None,
+    stated_frames: IndexArray | None = None,
 ) -> GlobalBatches:
     """Build the training run's batches from its settings.
 

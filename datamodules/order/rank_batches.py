@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from datamodules.order.batch_plan import Budget
 from datamodules.order.global_batches import GlobalBatches
 from datamodules.order.training_order import Draw
-from datamodules.order.units import Numbers, SampleTable
+from datamodules.order.units import IndexArray, SampleTable
 
 _EVEN_ENOUGH = 1e-3
 """Part of the work below which ranks count as equally loaded, and exchanges as no gain."""
@@ -50,7 +50,7 @@ def split_over_ranks(costs: Sequence[float] | NDArray[np.floating], world_size: 
     return [np.flatnonzero(owner == rank).tolist() for rank in range(world_size)]
 
 
-def _exchange(owner: Numbers, work: NDArray[np.float64], world_size: int) -> None:
+def _exchange(owner: IndexArray, work: NDArray[np.float64], world_size: int) -> None:
     """Let the busiest rank exchange the pair of units that lowers the busier of the two most, while one does."""
     for _ in range(len(work)):
         done = np.bincount(owner, work, minlength=world_size)
@@ -169,7 +169,9 @@ class EvaluationBatches:
         return iter(self._batches)
 
 
-def _within(budget: Budget, chosen: Numbers, frames: Numbers, tokens: Numbers, world_size: int) -> list[Numbers]:
+def _within(
+    budget: Budget, chosen: IndexArray, frames: IndexArray, tokens: IndexArray, world_size: int
+) -> list[IndexArray]:
     """Cut samples into batches within a budget; stretches of one sample a rank stay together."""
     stretches = np.array_split(chosen, len(chosen) // world_size)
     sums = [[int(length[stretch].sum()) for stretch in stretches] for length in (frames, tokens)]

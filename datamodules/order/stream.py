@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.order.training_order import CurriculumStage, Draw, TrainingOrder
-from datamodules.order.units import Numbers, SampleTable, UnitTable
+from datamodules.order.units import IndexArray, SampleTable, UnitTable
 from datamodules.shards.shard_reader import ShardReader
 
 _CONVERSATIONS = 1
@@ -22,17 +22,17 @@ _CONVERSATIONS = 1
 class SourceSamples(NamedTuple):
     """The samples of one source; sources have neighbouring numbers."""
 
-    shards: tuple[Numbers, ...]  # sample numbers of every shard
+    shards: tuple[IndexArray, ...]  # sample numbers of every shard
     weight: float  # how often a sample comes in a pass
 
 
 class DrawnUnits(NamedTuple):
     """Units in the order in which they are drawn."""
 
-    unit: Numbers
-    source: Numbers
-    source_pass: Numbers  # number of the pass over the unit's source, which fixes its conversations
-    tokens: Numbers
+    unit: IndexArray
+    source: IndexArray
+    source_pass: IndexArray  # number of the pass over the unit's source, which fixes its conversations
+    tokens: IndexArray
 
     def take(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "DrawnUnits":
         """Some of these units."""
@@ -47,9 +47,9 @@ class DrawnUnits(NamedTuple):
 class _SourcePass(NamedTuple):
     """One pass over one source."""
 
-    units: Numbers
-    tokens: Numbers  # of each of these units
-    conversations: Numbers  # the source's conversations, shuffled within every sample
+    units: IndexArray
+    tokens: IndexArray  # of each of these units
+    conversations: IndexArray  # the source's conversations, shuffled within every sample
 
 
 class StageStream:
@@ -184,7 +184,7 @@ class StageStream:
         return _SourcePass(units, ends[end - low] - ends[first - low], conversations)
 
 
-def _draws_of_a_pass(sizes: Numbers, weights: Sequence[float], temperature: float | None) -> NDArray[np.float64]:
+def _draws_of_a_pass(sizes: IndexArray, weights: Sequence[float], temperature: float | None) -> NDArray[np.float64]:
     """Draws of every source in a pass, not rounded."""
     if any(weight <= 0 for weight in weights):
         raise ValueError(f"source weights must be positive, got {list(weights)}")
@@ -204,7 +204,7 @@ def _overlap(first: int, length: int, start: int, stop: int) -> slice:
     return slice(max(0, start - first), max(0, min(length, stop - first)))
 
 
-def shuffled_pass(shards: Sequence[Numbers], block: int, generator: np.random.Generator) -> Numbers:
+def shuffled_pass(shards: Sequence[IndexArray], block: int, generator: np.random.Generator) -> IndexArray:
     """Order what one pass draws: shards shuffled, then units within blocks of that sequence.
 
     Args:
@@ -240,7 +240,7 @@ def source_samples(readers: Sequence[ShardReader], weights: Sequence[float]) -> 
 
 
 def curriculum_sources(
-    sources: Sequence[SourceSamples], num_frames: Numbers, stage: CurriculumStage, number: int
+    sources: Sequence[SourceSamples], num_frames: IndexArray, stage: CurriculumStage, number: int
 ) -> list[SourceSamples]:
     """The samples of a curriculum stage.
 

@@ -15,7 +15,7 @@ from datamodules.order.text_tokens import TextTokens
 from datamodules.shards.index_entries import IndexEntry
 from datamodules.shards.shard_reader import ShardReader
 
-Numbers = NDArray[np.int64]
+IndexArray = NDArray[np.int64]
 
 MODALITIES = ("video", "image", "features", "text")
 
@@ -47,10 +47,10 @@ class Cost:
 class SampleTable(NamedTuple):
     """Lengths of N samples."""
 
-    frames: Numbers  # [N] that reach the model, -1 where the index does not tell
-    modality: Numbers  # [N] into MODALITIES
-    first_conversation: Numbers  # [N + 1] where a sample's conversations begin in ``tokens``
-    tokens: Numbers  # [conversations of all samples] that the language model reads, the visual ones too
+    frames: IndexArray  # [N] that reach the model, -1 where the index does not tell
+    modality: IndexArray  # [N] into MODALITIES
+    first_conversation: IndexArray  # [N + 1] where a sample's conversations begin in ``tokens``
+    tokens: IndexArray  # [conversations of all samples] that the language model reads, the visual ones too
 
     def check_lengths(self, reader: ShardReader) -> None:
         """Refuse samples of unknown length.
@@ -117,7 +117,7 @@ def tabulate(reader: ShardReader, sampling: FrameSampling, text: TextTokens | No
     )
 
 
-def stated_frames_of(reader: ShardReader) -> Numbers:
+def stated_frames_of(reader: ShardReader) -> IndexArray:
     """Frames of every sample as its ``meta`` tells, ``[N]``, -1 where it does not."""
     known = (entry.num_frames for entry in reader.entries())
     return np.array([-1 if count is None else count for count in known], dtype=np.int64)
@@ -126,19 +126,19 @@ def stated_frames_of(reader: ShardReader) -> Numbers:
 class UnitTable(NamedTuple):
     """U units of N samples. The units of a sample are neighbours, and each has its own stretch of its conversations."""
 
-    sample: Numbers  # [U]
-    first_unit: Numbers  # [N + 1]
-    first_conversation: Numbers  # [U] of the sample's conversations, in whatever order a pass puts them
-    end_conversation: Numbers  # [U]
-    frames: Numbers  # [U]
-    modality: Numbers  # [U]
+    sample: IndexArray  # [U]
+    first_unit: IndexArray  # [N + 1]
+    first_conversation: IndexArray  # [U] of the sample's conversations, in whatever order a pass puts them
+    end_conversation: IndexArray  # [U]
+    frames: IndexArray  # [U]
+    modality: IndexArray  # [U]
 
-    def of_samples(self, samples: Numbers) -> Numbers:
+    def of_samples(self, samples: IndexArray) -> IndexArray:
         """Units of these samples, in their order."""
         first = self.first_unit[samples]
         counts = self.first_unit[samples + 1] - first
         steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        units: Numbers = np.repeat(first, counts) + steps
+        units: IndexArray = np.repeat(first, counts) + steps
         return units
 
 

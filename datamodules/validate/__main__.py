@@ -32,7 +32,7 @@ import torch
 from tqdm import tqdm
 
 from command_errors import run_and_exit
-from datamodules.counts import count_of
+from datamodules.errors import count_of
 from datamodules.media.decoding import Decoding
 from datamodules.media.video import FrameSampling
 from datamodules.shards.shard_cache import ShardCache

@@ -31,8 +31,8 @@ from components.checkpoints.saving import (
     write_checkpoint,
 )
 from components.checkpoints.settings_check import refuse_other_settings, warn_of_other_settings
+from components.checkpoints.tokenizer_identity import tokenizer_fingerprint
 from components.checkpoints.weight_fingerprint import WeightFingerprint
-from components.language.tokenizer_identity import tokenizer_fingerprint
 from lightning_modules.checkpoints.zero_access import ZeroAccess
 from lightning_modules.rank_agreement import sum_over_ranks
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_modules.evaluation.scoring import LEFT_OUT, is_exact_match
+from lightning_modules.evaluation.scoring import SKIPPED_KEY, is_exact_match
 
 
 class Prediction(NamedTuple):
@@ -53,7 +53,7 @@ def judge_answers(questions: Sequence[Any], answers: Sequence[str]) -> list[Pred
             media=question.meta.get("media", ""),
         )
         for question, answer in zip(questions, answers, strict=True)
-        if question.key != LEFT_OUT
+        if question.key != SKIPPED_KEY
     ]
 
 

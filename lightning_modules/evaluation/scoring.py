@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-LEFT_OUT = ""
+SKIPPED_KEY = ""
 """Sample key of a stand-in for samples that were all left out. Nothing of it is scored, counted or written."""
 
 NO_KIND = "(no kind)"

@@ -10,13 +10,13 @@ import torch
 from components.interfaces import VideoTextBatch
 from components.language.limits import TextLimitError
 from components.model import text_of
-from lightning_modules.evaluation.scoring import LEFT_OUT, NO_KIND, AccuracyCounter, is_exact_match
+from lightning_modules.evaluation.scoring import NO_KIND, SKIPPED_KEY, AccuracyCounter, is_exact_match
 
 if TYPE_CHECKING:  # the module holds a judgement
     from lightning_modules.video_language import VideoLanguageModule
 
 
-class JudgedQuestion(Protocol):
+class EvaluatedQuestion(Protocol):
     """What judging needs to know of a conversation; ``datamodules.batch.Question`` has it."""
 
     @property
@@ -36,12 +36,12 @@ class JudgedQuestion(Protocol):
         """The reference answer."""
 
 
-class JudgedBatch(VideoTextBatch, Protocol):
+class EvaluatedBatch(VideoTextBatch, Protocol):
     """A batch whose conversations have reference answers."""
 
     @property
     def questions(self) -> Sequence[Any]:
-        """One ``JudgedQuestion`` a conversation."""
+        """One ``EvaluatedQuestion`` a conversation."""
 
     @property
     def left_out(self) -> Sequence[str]:
@@ -67,7 +67,7 @@ def naming_the_sample(questions: Sequence[Any]) -> Iterator[None]:
     """Let an error about a conversation of a batch say which sample it is.
 
     Args:
-        questions: What the batch asks, one ``JudgedQuestion`` a conversation.
+        questions: What the batch asks, one ``EvaluatedQuestion`` a conversation.
 
     Raises:
         SampleLimitError: The lines inside raise an error about one conversation.
@@ -80,7 +80,7 @@ def naming_the_sample(questions: Sequence[Any]) -> Iterator[None]:
         raise SampleLimitError(reason, error.conversation, wrong.key) from error
 
 
-class Judgement:
+class ValidationMetrics:
     """Counts right answers over the batches of one validation or test, and logs losses and accuracies.
 
     Attributes:
@@ -92,7 +92,7 @@ class Judgement:
         self.counter = AccuracyCounter()
         self.left_out: Counter[str] = Counter()
 
-    def of_batch(self, module: "VideoLanguageModule", batch: JudgedBatch, stage: str, name: str) -> list[str]:
+    def of_batch(self, module: "VideoLanguageModule", batch: EvaluatedBatch, stage: str, name: str) -> list[str]:
         """Log the loss of one batch, answer its questions and count the right answers.
 
         Args:
@@ -104,7 +104,7 @@ class Judgement:
         Returns:
             The generated answers, one a conversation.
         """
-        visual = module.built.look(batch)
+        visual = module.built.visual_tokens(batch)
         text = text_of(batch)
         language_model = module.built.language_model
         scored = language_model(visual, text)
@@ -119,7 +119,7 @@ class Judgement:
         self.left_out[name] += len(batch.left_out)
         answers = language_model.generate(visual, text, module.max_new_tokens)
         for question, answer in zip(batch.questions, answers, strict=True):
-            if question.key == LEFT_OUT:
+            if question.key == SKIPPED_KEY:
                 continue
             self.counter.add((name, question.kind or NO_KIND), is_exact_match(answer, question.answer))
         return answers

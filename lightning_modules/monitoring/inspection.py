@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from lightning_modules.evaluation.validation import JudgedBatch
+from lightning_modules.evaluation.validation import EvaluatedBatch
 from lightning_modules.monitoring.listening import ModelListener
 from lightning_modules.monitoring.video_figures import SegmentedVideo, draw_video
 from lightning_modules.video_language import VideoLanguageModule
@@ -75,7 +75,7 @@ class VideoInspection(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: JudgedBatch,
+        batch: EvaluatedBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -109,7 +109,7 @@ class VideoInspection(Callback):
         self._stop()
 
     def _show(
-        self, step: int, name: str, batch: JudgedBatch, answers: Sequence[str], video: int, picture: SegmentedVideo
+        self, step: int, name: str, batch: EvaluatedBatch, answers: Sequence[str], video: int, picture: SegmentedVideo
     ) -> None:
         asked = [row for row, of in enumerate(batch.video_index.tolist()) if of == video]
         first = batch.questions[asked[0]]

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from components.flops.step import ModelFlops, work_of
 from components.interfaces import VideoTextBatch
 from components.model import ModelOutput
-from lightning_modules.evaluation.validation import JudgedBatch
+from lightning_modules.evaluation.validation import EvaluatedBatch
 from lightning_modules.logging_steps import logging_interval
 from lightning_modules.monitoring.clocks import HostClock, clock_of
 from lightning_modules.monitoring.device_memory import peak_memory
@@ -84,7 +84,7 @@ class ThroughputMonitor(Callback):
         self._times.end_phase()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: JudgedBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: EvaluatedBatch, batch_idx: int
     ) -> None:
         """Count the batch; log where it is time."""
         samples = len({question.key for question in batch.questions})

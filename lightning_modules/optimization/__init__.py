@@ -2,6 +2,6 @@
 
 from lightning_modules.optimization.groups import build_optimizer
 from lightning_modules.optimization.rates import RateSchedule
-from lightning_modules.optimization.settings import Moment, NonFinite, Optimization
+from lightning_modules.optimization.settings import NonFinite, Optimization, TrainingPoint
 
-__all__ = ["Moment", "NonFinite", "Optimization", "RateSchedule", "build_optimizer"]
+__all__ = ["NonFinite", "Optimization", "RateSchedule", "TrainingPoint", "build_optimizer"]

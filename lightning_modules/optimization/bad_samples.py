@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from components.checkpoints.file_modes import follow_umask
-from lightning_modules.evaluation.validation import JudgedBatch
+from lightning_modules.evaluation.validation import EvaluatedBatch
 
 
-def write_bad_samples(folder: str, name: str, batch: JudgedBatch, loss: float, dataset: Any) -> None:
+def write_bad_samples(folder: str, name: str, batch: EvaluatedBatch, loss: float, dataset: Any) -> None:
     """Write a batch as ``NAME.safetensors``, its tensors by field, and ``NAME.json``, what they belong to.
 
     Args:

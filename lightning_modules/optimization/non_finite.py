@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lightning_modules.evaluation.validation import JudgedBatch
+from lightning_modules.evaluation.validation import EvaluatedBatch
 from lightning_modules.optimization.accumulation import is_accumulating
 from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.bad_samples import write_bad_samples
@@ -26,7 +26,7 @@ class SeenBatch(NamedTuple):
 
     keys: list[str]
     loss: Tensor  # scalar, its share of the step's loss, on the device
-    batch: JudgedBatch | None  # kept only where it may be written
+    batch: EvaluatedBatch | None  # kept only where it may be written
 
 
 class NonFiniteSteps(Callback):
@@ -53,7 +53,7 @@ class NonFiniteSteps(Callback):
         self.settings = settings
         self.num_skipped = 0
         self.num_in_a_row = 0
-        self._batch: JudgedBatch | None = None
+        self._batch: EvaluatedBatch | None = None
         self._seen: list[SeenBatch] = []
         self._num_updates = 0
         self._loss_was_bad = False  # on any rank

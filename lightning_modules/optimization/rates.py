@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lightning_modules.optimization.groups import part_of
-from lightning_modules.optimization.settings import Moment, Optimization
+from lightning_modules.optimization.settings import Optimization, TrainingPoint
 
 
 class RateSchedule:
@@ -65,7 +65,7 @@ class RateSchedule:
             part = part_of(group)
             group["lr"] = self.settings.learning_rates[part] * self.share(part, step)
 
-    def _step_at(self, moment: Moment, steps_per_epoch: Callable[[], float]) -> int:
+    def _step_at(self, moment: TrainingPoint, steps_per_epoch: Callable[[], float]) -> int:
         if moment.step is not None:
             return moment.step
         if moment.fraction is not None:

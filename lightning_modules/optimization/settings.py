@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainingPoint:
     """A place in the run; exactly one of the three says where.
 
     Args:
@@ -72,7 +72,7 @@ class Optimization:
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_fraction: float = 0.03
     final_fraction: float = 0.0
-    frozen_until: dict[str, Moment] = field(default_factory=dict)
+    frozen_until: dict[str, TrainingPoint] = field(default_factory=dict)
     averages: dict[str, float] = field(default_factory=dict)
     validate_averages: bool = False
     non_finite: NonFinite = NonFinite()

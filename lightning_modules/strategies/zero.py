@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from components.sharding import Sharding, TakesShortcuts, building_sharded
+from components.sharding import Sharding, SkipsUnusedCompute, building_sharded
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
 from lightning_modules.rank_agreement import largest_of_all_ranks
 
@@ -147,8 +147,8 @@ class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
         assert self.lightning_module is not None
         self.shard(self.lightning_module, None)
         for module in self.lightning_module.modules():
-            if isinstance(module, TakesShortcuts):
-                module.may_take_shortcuts = False
+            if isinstance(module, SkipsUnusedCompute):
+                module.may_skip_unused_compute = False
 
     def shard(self, model: nn.Module, dtype: torch.dtype | None) -> None:
         """Leave this rank's share of every weight; see ``Sharding``. Rank 0's values count."""

@@ -77,7 +77,7 @@ def place(slurm: LocalSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def stand_in(place: Path, capsys: pytest.CaptureFixture[str]) -> Submit:
+def submit_recorder(place: Path, capsys: pytest.CaptureFixture[str]) -> Submit:
     """Submits a job of two processes that behaves as told; gives the jobs' numbers."""
 
     def run(*options: str, behaviour: str = "end", arguments: tuple[str, ...] = ()) -> list[str]:
@@ -91,9 +91,9 @@ def stand_in(place: Path, capsys: pytest.CaptureFixture[str]) -> Submit:
     return run
 
 
-def test_processes_get_the_very_arguments(slurm: LocalSlurm, place: Path, stand_in: Submit) -> None:
+def test_processes_get_the_very_arguments(slurm: LocalSlurm, place: Path, submit_recorder: Submit) -> None:
     awkward = ("--x", 'a "b" $HOME `c` \\d', "--y", "it's", "--z", "ä * ?")
-    (job,) = stand_in(arguments=awkward)
+    (job,) = submit_recorder(arguments=awkward)
     slurm.wait_for_state(job, "COMPLETED")
     for rank in (0, 1):
         given = (place / f"arguments.{job}.{rank}.0").read_text().splitlines()
@@ -106,9 +106,9 @@ def test_processes_get_the_very_arguments(slurm: LocalSlurm, place: Path, stand_
 
 @pytest.mark.parametrize("kind", ["--signal=USR1", "--batch --signal=USR1", "--full --signal=USR1", "--signal=TERM"])
 def test_a_job_that_stopped_for_a_signal_queues_again_and_finishes(
-    slurm: LocalSlurm, place: Path, stand_in: Submit, kind: str
+    slurm: LocalSlurm, place: Path, submit_recorder: Submit, kind: str
 ) -> None:
-    (job,) = stand_in(behaviour="wait")
+    (job,) = submit_recorder(behaviour="wait")
     wait_for(lambda: len(list((place / "run").glob("started.*.0"))) == 2, "both processes", 30)
     slurm.run("scancel", *kind.split(), job)
     slurm.wait_for_state(job, "COMPLETED")
@@ -118,8 +118,10 @@ def test_a_job_that_stopped_for_a_signal_queues_again_and_finishes(
     assert (place / "run" / "finished").exists()
 
 
-def test_a_job_that_its_user_cancels_does_not_come_back(slurm: LocalSlurm, place: Path, stand_in: Submit) -> None:
-    (job,) = stand_in(behaviour="wait")
+def test_a_job_that_its_user_cancels_does_not_come_back(
+    slurm: LocalSlurm, place: Path, submit_recorder: Submit
+) -> None:
+    (job,) = submit_recorder(behaviour="wait")
     wait_for(lambda: len(list((place / "run").glob("started.*.0"))) == 2, "both processes", 30)
     slurm.run("scancel", job)
     slurm.wait_for_state(job, "CANCELLED")
@@ -128,9 +130,9 @@ def test_a_job_that_its_user_cancels_does_not_come_back(slurm: LocalSlurm, place
 
 
 def test_a_job_that_may_not_queue_again_ends_and_the_next_of_the_chain_goes_on(
-    slurm: LocalSlurm, place: Path, stand_in: Submit
+    slurm: LocalSlurm, place: Path, submit_recorder: Submit
 ) -> None:
-    first, second, third = stand_in("--requeue=false", "--chain=3", behaviour="wait")
+    first, second, third = submit_recorder("--requeue=false", "--chain=3", behaviour="wait")
     wait_for(lambda: len(list((place / "run").glob("started.*.0"))) == 2, "both processes", 30)
     assert {slurm.state(second), slurm.state(third)} == {"PENDING"}
     slurm.run("scancel", "--signal=USR1", first)
@@ -142,9 +144,9 @@ def test_a_job_that_may_not_queue_again_ends_and_the_next_of_the_chain_goes_on(
 
 
 def test_what_is_left_of_a_chain_ends_at_once_when_the_run_is_finished(
-    slurm: LocalSlurm, place: Path, stand_in: Submit
+    slurm: LocalSlurm, place: Path, submit_recorder: Submit
 ) -> None:
-    first, second = stand_in("--chain=2")
+    first, second = submit_recorder("--chain=2")
     slurm.wait_for_state(second, "COMPLETED")
     assert (place / f"arguments.{first}.0.0").exists()
     assert not (place / f"arguments.{second}.0.0").exists()
@@ -152,20 +154,20 @@ def test_what_is_left_of_a_chain_ends_at_once_when_the_run_is_finished(
 
 
 def test_a_run_that_fails_is_neither_finished_nor_queued_again(
-    slurm: LocalSlurm, place: Path, stand_in: Submit
+    slurm: LocalSlurm, place: Path, submit_recorder: Submit
 ) -> None:
-    (job,) = stand_in(behaviour="fail")
+    (job,) = submit_recorder(behaviour="fail")
     slurm.wait_for_state(job, "FAILED")
     assert not (place / "run" / "finished").exists()
     assert "Exited with exit code 3" in (place / "run" / f"slurm-{job}.out").read_text()
 
 
 def test_arms_of_a_sweep_run_in_folders_of_their_own_and_queue_again_each_for_itself(
-    slurm: LocalSlurm, place: Path, stand_in: Submit
+    slurm: LocalSlurm, place: Path, submit_recorder: Submit
 ) -> None:
     sweep = [{"name": "one"}, {"name": "two", "options": {"behaviour": "wait", "x.y": [1, "a b"], "z": True}}]
     (place / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    (job,) = stand_in("--sweep=sweep.yaml")
+    (job,) = submit_recorder("--sweep=sweep.yaml")
     wait_for(lambda: len(list((place / "run" / "two").glob("started.*.0"))) == 2, "the second arm", 30)
     wait_for(lambda: (place / "run" / "one" / "finished").exists(), "the first arm", 30)
     slurm.run("scancel", "--signal=USR1", f"{job}_1")
@@ -174,12 +176,12 @@ def test_arms_of_a_sweep_run_in_folders_of_their_own_and_queue_again_each_for_it
     assert any('--x.y\n[1, "a b"]\n--z\ntrue\n' in path.read_text() for path in place.glob("arguments.*"))
 
 
-def test_every_node_stages_the_shards_before_training(slurm: LocalSlurm, place: Path, stand_in: Submit) -> None:
+def test_every_node_stages_the_shards_before_training(slurm: LocalSlurm, place: Path, submit_recorder: Submit) -> None:
     (place / "shared disk").mkdir()
     for name in ("train-0.tar", "train-1.tar"):
         (place / "shared disk" / name).write_text(name)
     folder = f"--stage.folder={place}/own/$SLURMD_NODENAME/shards"  # both nodes are this host
-    (job,) = stand_in(f"--stage.files=['{place}/shared disk/train-*.tar']", folder)
+    (job,) = submit_recorder(f"--stage.files=['{place}/shared disk/train-*.tar']", folder)
     slurm.wait_for_state(job, "COMPLETED")
     copies = sorted(str(path.relative_to(place)) for path in place.glob("own/*/shards/*"))
     assert copies == [f"own/{node}/shards/train-{number}.tar" for node in ("n1", "n2") for number in (0, 1)]
@@ -189,8 +191,10 @@ def test_every_node_stages_the_shards_before_training(slurm: LocalSlurm, place: 
     assert (place / "run" / "starts" / f"{job}.0.txt").read_text() in log
 
 
-def test_staging_that_fails_keeps_the_run_from_starting(slurm: LocalSlurm, place: Path, stand_in: Submit) -> None:
-    (job,) = stand_in(f"--stage.files=[{place}/none.tar]", f"--stage.folder={place}/own")
+def test_staging_that_fails_keeps_the_run_from_starting(
+    slurm: LocalSlurm, place: Path, submit_recorder: Submit
+) -> None:
+    (job,) = submit_recorder(f"--stage.files=[{place}/none.tar]", f"--stage.folder={place}/own")
     slurm.wait_for_state(job, "FAILED")
     assert f"there is no file {place}/none.tar" in (place / "run" / f"slurm-{job}.out").read_text()
     assert not list((place / "run").glob("started.*"))
@@ -198,10 +202,10 @@ def test_staging_that_fails_keeps_the_run_from_starting(slurm: LocalSlurm, place
 
 @pytest.mark.parametrize("behaviour", ["end", "wait"])
 def test_an_evaluation_follows_training_that_ended_well(
-    slurm: LocalSlurm, place: Path, stand_in: Submit, behaviour: str
+    slurm: LocalSlurm, place: Path, submit_recorder: Submit, behaviour: str
 ) -> None:
     """A run that stops and queues again has not ended yet."""
-    training, evaluation = stand_in("--evaluate_after=true", behaviour=behaviour)
+    training, evaluation = submit_recorder("--evaluate_after=true", behaviour=behaviour)
     if behaviour == "wait":
         wait_for(lambda: len(list((place / "run").glob("started.*.0"))) == 2, "both processes", 30)
         slurm.run("scancel", "--signal=USR1", training)
@@ -213,16 +217,16 @@ def test_an_evaluation_follows_training_that_ended_well(
     ]  # fmt: skip
 
 
-def test_what_failed_is_not_evaluated(slurm: LocalSlurm, place: Path, stand_in: Submit) -> None:
-    training, evaluation = stand_in("--evaluate_after=true", behaviour="fail")
+def test_what_failed_is_not_evaluated(slurm: LocalSlurm, place: Path, submit_recorder: Submit) -> None:
+    training, evaluation = submit_recorder("--evaluate_after=true", behaviour="fail")
     slurm.wait_for_state(training, "FAILED")
     slurm.wait_for_state(evaluation, "CANCELLED")
 
 
-def test_each_arm_is_evaluated_after_its_own_training(slurm: LocalSlurm, place: Path, stand_in: Submit) -> None:
+def test_each_arm_is_evaluated_after_its_own_training(slurm: LocalSlurm, place: Path, submit_recorder: Submit) -> None:
     sweep = [{"name": "one"}, {"name": "two", "options": {"behaviour": "fail"}}]
     (place / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    stand_in("--sweep=sweep.yaml", "--evaluate_after=[x.tar]")
+    submit_recorder("--sweep=sweep.yaml", "--evaluate_after=[x.tar]")
     wait_for(lambda: (place / "run" / "one" / "evaluation").exists(), "the evaluation", 60)
     time.sleep(2)
     assert not (place / "run" / "two" / "evaluation").exists()

@@ -212,7 +212,7 @@ def test_more_frames_of_other_videos_do_not_change_what_a_video_says(folders: Pa
     model = open_model(folders)
 
     def tokens(batch: Batch) -> Tensor:
-        return model.look(batch).tokens[0]
+        return model.visual_tokens(batch).tokens[0]
 
     video = make_sample(folders, "video", make_frames(3), [[("which ?", "red")]])
     longer = make_sample(folders, "longer", make_frames(9, seed=5), [[("which ?", "red")]])

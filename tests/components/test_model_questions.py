@@ -37,7 +37,7 @@ def ask(folders: PartFolders, *dialogues: Dialogue) -> Batch:
 
 
 def tokens(model: VideoLanguageModel, batch: Batch) -> Tensor:
-    return model.look(batch).tokens
+    return model.visual_tokens(batch).tokens
 
 
 def test_changing_the_answer_leaves_the_visual_tokens_unchanged(
@@ -71,7 +71,7 @@ def test_visual_tokens_have_no_gradient_to_answers_and_later_turns(
 
 
 def test_question_changes_the_visual_tokens_of_the_same_video(folders: PartFolders, model: VideoLanguageModel) -> None:
-    visual = model.look(ask(folders, [("which colour ?", "red")], [("how many ?", "two")]))
+    visual = model.visual_tokens(ask(folders, [("which colour ?", "red")], [("how many ?", "two")]))
     assert visual.tokens.shape[0] == 2
     assert not torch.allclose(visual.tokens[0], visual.tokens[1], atol=1e-4)
 

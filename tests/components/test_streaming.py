@@ -102,7 +102,7 @@ def asked_offline(folders: PartFolders, frames: Tensor) -> Batch:
 
 def seen_offline(model: VideoLanguageModel, folders: PartFolders, frames: Tensor) -> VisualTokens:
     with torch.no_grad():
-        return model.look(asked_offline(folders, frames))
+        return model.visual_tokens(asked_offline(folders, frames))
 
 
 def seen_now(session: StreamingSession) -> VisualTokens:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from datamodules.batch import IGNORED_LABEL, LEFT_OUT, collate
+from datamodules.batch import IGNORED_LABEL, SKIPPED_KEY, collate
 from datamodules.dataset import ConversationDataset
 from datamodules.errors import BrokenMediaError, SampleError, StuckDecoderError, TooManySkippedError
 from datamodules.failures import FailurePolicy
@@ -235,7 +235,7 @@ def test_a_batch_that_is_lost_whole_becomes_one_of_which_nothing_is_scored(tmp_p
     data = dataset(with_broken(tmp_path / "x.tar"), tokenizer, failures=failures)
     batch = collate(data.__getitems__([Draw(1, 0), Draw(2, 1)]))
     assert bool((batch.labels == IGNORED_LABEL).all())
-    assert [question.key for question in batch.questions] == [LEFT_OUT]
+    assert [question.key for question in batch.questions] == [SKIPPED_KEY]
     assert len(batch.frame_counts) == 0
     assert data.skipped is not None
     assert len(data.skipped) == 2

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch.trainer.states import TrainerFn
 
-from datamodules.batch import collate, stand_in
+from datamodules.batch import collate, empty_text_sample
 from datamodules.errors import (
     BrokenMediaError,
     CrashedDecoderError,
@@ -141,7 +141,7 @@ def test_bounds_that_bound_nothing_are_refused(bound: dict[str, float]) -> None:
 
 def test_a_stage_of_which_nothing_was_read_is_refused_where_all_ranks_agree() -> None:
     read = ReadBatches()
-    lost = collate([stand_in("media")])
+    lost = collate([empty_text_sample("media")])
     found = lost._replace(questions=(lost.questions[0]._replace(key="a"),), left_out=())
     for stage, batch in (("train", found), ("train", lost), ("validate", lost), ("validate", lost)):
         read.add(stage, batch)
@@ -170,7 +170,7 @@ def test_an_evaluation_that_left_out_more_than_its_share_over_all_ranks_is_refus
     share: float, is_refused: bool
 ) -> None:
     read = ReadBatches()
-    lost = collate([stand_in("media")])
+    lost = collate([empty_text_sample("media")])
     asked = tuple(lost.questions[0]._replace(key=key) for key in "aabb")
     read.add("test", lost._replace(questions=asked))
     trainer = Ranks(TrainerFn.TESTING, others=1)
@@ -183,7 +183,7 @@ def test_an_evaluation_that_left_out_more_than_its_share_over_all_ranks_is_refus
 
 def test_one_sample_of_few_is_never_too_much() -> None:
     read = ReadBatches()
-    lost = collate([stand_in("media")])
+    lost = collate([empty_text_sample("media")])
     read.add("test", lost._replace(questions=(lost.questions[0]._replace(key="a"),)))
     with pytest.warns(UserWarning, match="1 of 2 samples were left out"):
         read.finish(Ranks(TrainerFn.TESTING), FailurePolicy(max_skipped_share=0.01))

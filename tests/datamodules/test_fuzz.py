@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from datamodules.batch import LEFT_OUT
+from datamodules.batch import SKIPPED_KEY
 from datamodules.dataset import ConversationDataset
 from datamodules.errors import ShardError
 from datamodules.failures import FailurePolicy
@@ -125,7 +125,7 @@ class Reading:
         dataset = ConversationDataset(reader, self.tokenizer, self.media, failures=self.failures)
         for number in range(1, len(reader)):
             _, sample = dataset.__getitems__([Draw(0, 0), Draw(number, number)])
-            self.outcomes["refused" if sample.key == LEFT_OUT else "read"] += 1
+            self.outcomes["refused" if sample.key == SKIPPED_KEY else "read"] += 1
             if sample.frames is not None and sample.frame_ms is not None:
                 assert sample.frames.dtype == torch.bfloat16 or sample.frames.shape[1:] == (3, 16, 16)
                 assert len(sample.frames) == len(sample.frame_ms) > 0

@@ -11,7 +11,7 @@ from components.bridges.mean_pooling import MeanPooling
 from components.checkpoints.format import RunCheckpoint
 from components.language.causal import HuggingFaceCausalLM
 from components.losses import EverySegmentLoss
-from datamodules.batch import collate, stand_in
+from datamodules.batch import collate, empty_text_sample
 from lightning_modules.optimization import Optimization
 from lightning_modules.video_language import VideoLanguageModule
 from tests.components.tiny_language import make_model_folder
@@ -113,7 +113,7 @@ def test_validation_logs_loss_and_exact_accuracy_by_set_and_kind(folders: PartFo
 
 
 def test_a_stand_in_trains_nothing_and_is_not_counted(folders: PartFolders, tmp_path: Path) -> None:
-    lost = collate([stand_in()])
+    lost = collate([empty_text_sample()])
     module, logger = make_module(folders), RecordingLogger()
     make_trainer(tmp_path, 2, logger=logger).fit(module, make_loader([lost, make_batch(folders)]))
     assert [values["train/loss"] == 0.0 for _, values in logger.logged if "train/loss" in values] == [True, False]

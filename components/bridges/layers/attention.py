@@ -12,10 +12,10 @@ from components.bridges.layers.few_queries import (
     attend_with_few_queries,
     few_queries_are_cheaper,
 )
-from components.sharding import TakesShortcuts
+from components.sharding import SkipsUnusedCompute
 
 
-class Attention(nn.Module, TakesShortcuts):
+class Attention(nn.Module, SkipsUnusedCompute):
     """Multi-head attention from queries to a context with masked keys.
 
     Args:
@@ -62,7 +62,7 @@ class Attention(nn.Module, TakesShortcuts):
         q = self._scaled_queries(queries, context, context_mask)
         num_keys, dim = context.shape[1:]
         few = few_queries_are_cheaper(queries.shape[1], num_keys, self.num_heads, dim)
-        if few and self.may_take_shortcuts:
+        if few and self.may_skip_unused_compute:
             weights, biases = self.key_value.weight.chunk(2), self.key_value.bias.chunk(2)
             keys, values = HeadProjection(weights[0], biases[0]), HeadProjection(weights[1], biases[1])
             mixed = attend_with_few_queries(q, context, context_mask, keys, values)

@@ -4,12 +4,12 @@ import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor, nn
 
 from components.bridges.layers.few_queries import HeadProjection, attend_with_few_queries, few_queries_are_cheaper
-from components.sharding import TakesShortcuts
+from components.sharding import SkipsUnusedCompute
 
 _NORM_EPS = 1e-12
 
 
-class PostNormAttention(nn.Module, TakesShortcuts):
+class PostNormAttention(nn.Module, SkipsUnusedCompute):
     """Multi-head attention whose result is added to the queries and normalised.
 
     Dropout acts on the attention weights and on the projected result. Nothing encodes positions.
@@ -51,7 +51,7 @@ class PostNormAttention(nn.Module, TakesShortcuts):
         q, dropout = self._heads(self.query(queries)), self.dropout.p if self.training else 0.0
         num_keys, dim = context.shape[1:]
         few = few_queries_are_cheaper(queries.shape[1], num_keys, self.num_heads, dim)
-        if few and self.may_take_shortcuts:
+        if few and self.may_skip_unused_compute:
             keys, values = (HeadProjection(each.weight, each.bias) for each in (self.key, self.value))
             mixed = attend_with_few_queries(q, context, context_mask, keys, values, dropout)
         else:

@@ -10,7 +10,7 @@ class Selection(NamedTuple):
     """What the gates make of one segment."""
 
     admitted: Tensor  # [V] in 0..1, how much of the segment is remembered at all; outside training 0 or 1
-    price: Tensor  # [V] in 0..1, what admitting costs in training
+    gate_probability: Tensor  # [V] in 0..1, what admitting costs in training
     share: Tensor  # [V, M, D] in 0..1, how much of what the segment wrote replaces the lasting memory
 
     def whole(self) -> "Selection":
@@ -18,8 +18,10 @@ class Selection(NamedTuple):
 
         A parameter that some batch leaves out of the graph would stop a run under DDP and ZeRO.
         """
-        price = 0.0 * (self.price + self.share.flatten(1).mean(dim=1))  # the one that every readout's loss comes by
-        return Selection(0.0 * self.admitted + 1.0, price, 0.0 * self.share + 1.0)
+        gate_probability = 0.0 * (
+            self.gate_probability + self.share.flatten(1).mean(dim=1)
+        )  # the one that every readout's loss comes by
+        return Selection(0.0 * self.admitted + 1.0, gate_probability, 0.0 * self.share + 1.0)
 
 
 class SelectiveUpdate(nn.Module):
@@ -30,7 +32,7 @@ class SelectiveUpdate(nn.Module):
     hundreds of gates some are always a little open. One patch is enough to open it: an average over a segment hides
     what one of its patches shows. The second, an ordinary sigmoid, decides which part of the memory changes.
 
-    In training the first gate is drawn at random, open with the probability that its logit tells (its price). Without
+    In training the first gate is drawn at random, open with the probability that its logit tells. Without
     that, a segment that matters need be admitted no more than by a hair, since what follows is normalised, and one that
     does not matter lies just as little on the other side; what training never saw then falls on either side. Noise
     drives the two apart. Outside training the gate is open where training would open it in 95 of 100 draws: what lies

@@ -22,7 +22,7 @@ class MemoryState(NamedTuple):
     """State of a recurrent memory bridge after some segments. Nothing else is carried."""
 
     memory: Tensor  # [V, M, D] lasting memory after the last real segment of every video
-    price: Tensor  # [V] what admitting cost, summed over the segments after the first; 0 without gate
+    gate_probability: Tensor  # [V] what admitting cost, summed over the segments after the first; 0 without gate
     cache: tuple[Tensor, ...]  # one [V, M, D] a segment: the memory tokens it wrote
     cache_mask: tuple[Tensor, ...]  # one [V] bool a segment: videos that have it
     admitted: tuple[Tensor, ...]  # one [V] in 0..1 a segment: how much of it is remembered; empty without gate

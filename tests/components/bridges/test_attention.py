@@ -13,7 +13,7 @@ from transformers import (
     MptForCausalLM,
 )
 
-from components.attention_kernels import AttentionWish, resolve_attention
+from components.attention_kernels import AttentionChoice, resolve_attention
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def gpu_with_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("wish", ["sdpa", "eager", "flex_attention"])
-def test_wish_that_can_be_met_is_met(wish: AttentionWish) -> None:
+def test_wish_that_can_be_met_is_met(wish: AttentionChoice) -> None:
     assert resolve_attention(wish, "cpu") == wish
 
 
@@ -35,7 +35,7 @@ def test_auto_without_a_gpu_takes_sdpa_and_logs_why(caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("wish", ["flash_attention_2", "flash_attention_3"])
-def test_flash_attention_without_a_gpu_is_refused(wish: AttentionWish) -> None:
+def test_flash_attention_without_a_gpu_is_refused(wish: AttentionChoice) -> None:
     with pytest.raises(ValueError, match=f"attn='{wish}' cannot be met: it needs an NVIDIA GPU"):
         resolve_attention(wish, "cpu")
 

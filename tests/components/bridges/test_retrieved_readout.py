@@ -151,7 +151,7 @@ class TestRecall:
         ids[rows, place] = names[rows, asked]
         state = MemoryState(
             memory=memories[:, -1],
-            price=torch.zeros(size),
+            gate_probability=torch.zeros(size),
             cache=tuple(memories.unbind(1)),
             cache_mask=(torch.ones(size, dtype=torch.bool),) * num_segments,
             admitted=(),

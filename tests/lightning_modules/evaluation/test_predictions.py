@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.batch import Question, stand_in
+from datamodules.batch import Question, empty_text_sample
 from lightning_modules.evaluation.predictions import (
     Prediction,
     PredictionWriter,
@@ -29,7 +29,7 @@ def test_answers_are_judged_and_labelled() -> None:
 
 
 def test_a_stand_in_for_samples_that_were_left_out_is_not_judged() -> None:
-    questions = [make_question(), *(each.question for each in stand_in().conversations)]
+    questions = [make_question(), *(each.question for each in empty_text_sample().conversations)]
     assert [each.id for each in judge_answers(questions, ["red", "red"])] == ["q0"]
 
 

@@ -25,7 +25,7 @@ def last_memory(module: VideoLanguageModule, batch: Batch) -> torch.Tensor:
     model = module.built
     with torch.no_grad():
         features = model.encoder(batch.frames, batch.frame_counts)
-        state = model.recur(features, batch.frame_ms, model.segment(features, batch.frame_counts))[-1]
+        state = model.run_segments(features, batch.frame_ms, model.segment(features, batch.frame_counts))[-1]
     return state.memory  # type: ignore[no-any-return]
 
 

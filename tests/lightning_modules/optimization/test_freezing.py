@@ -11,7 +11,7 @@ from components.language.causal import HuggingFaceCausalLM
 from components.language.pretrained import LoraSettings
 from datamodules.batch import Batch, collate
 from lightning_modules.monitoring import GradientMonitor
-from lightning_modules.optimization import Moment, Optimization
+from lightning_modules.optimization import Optimization, TrainingPoint
 from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_models import RATES, PartFolders, make_mixed_samples, make_module
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
@@ -27,7 +27,7 @@ def make_batches(folders: PartFolders) -> list[Batch]:
 
 
 def staged(**changes: Any) -> Optimization:
-    return Optimization(RATES, weight_decay=0.1, frozen_until={"language_model": Moment(step=START)}, **changes)
+    return Optimization(RATES, weight_decay=0.1, frozen_until={"language_model": TrainingPoint(step=START)}, **changes)
 
 
 def fit(folder: Path, module: VideoLanguageModule, batches: list[Batch], **options: Any) -> Snapshots:

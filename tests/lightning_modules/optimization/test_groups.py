@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.optimization import Moment, Optimization, build_optimizer
+from lightning_modules.optimization import Optimization, TrainingPoint, build_optimizer
 
 
 class Parts(nn.Module):
@@ -56,7 +56,7 @@ def test_weight_decay_goes_part_by_part_and_never_to_vectors() -> None:
 @pytest.mark.parametrize("setting", ["weight_decay", "frozen_until", "averages"])
 def test_setting_of_a_part_that_does_not_train_is_refused(setting: str) -> None:
     rates = {"bridge": 1e-3, "language_model": 1e-4}
-    value = Moment(step=1) if setting == "frozen_until" else 0.5
+    value = TrainingPoint(step=1) if setting == "frozen_until" else 0.5
     with pytest.raises(ValueError, match=rf"{setting} names \['encoder'\], but only"):
         build_optimizer(Parts(), Optimization(rates, **{setting: {"encoder": value}}))
 

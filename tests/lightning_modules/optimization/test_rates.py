@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.optimization import Moment, NonFinite, Optimization, RateSchedule
+from lightning_modules.optimization import NonFinite, Optimization, RateSchedule, TrainingPoint
 from lightning_modules.optimization.rates import steps_per_epoch
 
 
@@ -28,10 +28,10 @@ def test_schedule_of_a_very_short_run_trains_in_its_first_step(num_steps: int) -
 
 
 @pytest.mark.parametrize(
-    ("moment", "first"), [(Moment(step=30), 30), (Moment(fraction=0.4), 40), (Moment(epoch=2), 20)]
+    ("moment", "first"), [(TrainingPoint(step=30), 30), (TrainingPoint(fraction=0.4), 40), (TrainingPoint(epoch=2), 20)]
 )
 def test_frozen_part_has_no_rate_and_then_the_warm_up_and_cosine_of_a_run_of_its_own(
-    moment: Moment, first: int
+    moment: TrainingPoint, first: int
 ) -> None:
     settings = Optimization(warmup_fraction=0.1, frozen_until={"language_model": moment})
     late, whole = shares(settings, 100, "language_model"), shares(settings, 100)
@@ -41,7 +41,7 @@ def test_frozen_part_has_no_rate_and_then_the_warm_up_and_cosine_of_a_run_of_its
 
 
 def test_rates_of_the_groups_are_their_parts_peaks_by_share() -> None:
-    settings = Optimization({"bridge": 0.5, "encoder": 2.0}, frozen_until={"encoder": Moment(step=2)})
+    settings = Optimization({"bridge": 0.5, "encoder": 2.0}, frozen_until={"encoder": TrainingPoint(step=2)})
     groups: list[dict[str, Any]] = [{"name": "bridge", "lr": 9.0}, {"name": "encoder/no_decay", "lr": 9.0}]
     schedule = RateSchedule(settings, 4, lambda: 1.0)
     schedule.apply(groups, 0)
@@ -56,7 +56,7 @@ def test_schedule_without_a_length_is_refused() -> None:
 
 
 def test_part_that_would_never_train_is_refused() -> None:
-    settings = Optimization(frozen_until={"bridge": Moment(step=5)})
+    settings = Optimization(frozen_until={"bridge": TrainingPoint(step=5)})
     with pytest.raises(ValueError, match="'bridge' begin at step 5, but the run ends after 5 steps"):
         RateSchedule(settings, 5, lambda: 1.0)
 
@@ -64,7 +64,7 @@ def test_part_that_would_never_train_is_refused() -> None:
 @pytest.mark.parametrize("values", [{}, {"step": 3, "epoch": 1.0}, {"step": 0}, {"fraction": -0.1}])
 def test_moment_that_says_nothing_or_too_much_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="exactly one of step, epoch and fraction"):
-        Moment(**values)
+        TrainingPoint(**values)
 
 
 def test_limit_of_no_step_is_refused() -> None:

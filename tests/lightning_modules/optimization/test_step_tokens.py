@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.interfaces import LossSchedule
 from components.losses import EverySegmentLoss, FinalSegmentLoss
-from datamodules.batch import Batch, Sample, collate, stand_in
+from datamodules.batch import Batch, Sample, collate, empty_text_sample
 from tests.fixtures_models import PartFolders, make_bridge, make_frames, make_module, make_sample
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
 
@@ -98,9 +98,9 @@ def test_the_last_step_of_an_epoch_counts_its_fewer_batches_fully(folders: PartF
 def test_a_batch_whose_samples_were_all_skipped_changes_nothing(folders: PartFolders, tmp_path: Path) -> None:
     samples = make_samples(folders)[:2]
     expected, _ = train(folders, tmp_path, [collate(samples)], 1)
-    batches = [collate([samples[0]]), collate([stand_in()]), collate([samples[1]])]
+    batches = [collate([samples[0]]), collate([empty_text_sample()]), collate([samples[1]])]
     assert_equal_gradients(train(folders, tmp_path, batches, 3)[0], expected)
-    lost, _ = train(folders, tmp_path, [collate([stand_in()])] * 2, 2)
+    lost, _ = train(folders, tmp_path, [collate([empty_text_sample()])] * 2, 2)
     assert not lost[0].any()
 
 

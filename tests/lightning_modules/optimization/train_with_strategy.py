@@ -27,7 +27,7 @@ from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.language.causal import HuggingFaceCausalLM
 from components.segmenters.fixed_length import FixedLength
 from datamodules.batch import collate
-from lightning_modules.optimization import Moment, NonFinite, Optimization
+from lightning_modules.optimization import NonFinite, Optimization, TrainingPoint
 from lightning_modules.strategies.fsdp2 import Fsdp2
 from lightning_modules.strategies.replicated import Ddp
 from lightning_modules.strategies.zero import Zero
@@ -92,7 +92,7 @@ def make_staged_module(folders: PartFolders) -> VideoLanguageModule:
     settings = Optimization(
         RATES,
         weight_decay=0.1,
-        frozen_until={"language_model": Moment(step=START)},
+        frozen_until={"language_model": TrainingPoint(step=START)},
         averages={"bridge": 0.9},
         non_finite=NonFinite(stop_after=3),
     )

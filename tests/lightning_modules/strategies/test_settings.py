@@ -118,7 +118,7 @@ def test_attention_gives_the_same_without_shortcuts(part: Callable[[], nn.Module
         projection.register_forward_hook(lambda module, *_: called.append(module))
     shortcut = attention(queries, context, None)
     few_calls = len(called)
-    attention.may_take_shortcuts = False  # type: ignore[assignment]
+    attention.may_skip_unused_compute = False  # type: ignore[assignment]
     torch.testing.assert_close(attention(queries, context, None), shortcut)
     assert len(called) - few_calls > few_calls
 
