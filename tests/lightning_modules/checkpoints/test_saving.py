@@ -86,7 +86,7 @@ def test_what_was_frozen_may_train_now(tmp_path: Path, caplog: pytest.LogCapture
             seen["fixed"] = later.model["fixed"].weight.detach().clone()
             seen["states"] = len(later.optimizers().state)  # type: ignore[union-attr]
 
-    with caplog.at_level(logging.INFO, "lightning_modules.checkpoints"):
+    with caplog.at_level(logging.INFO, "components.checkpoints"):
         make_trainer(tmp_path, 4, Look()).fit(later, batches(), ckpt_path=tmp_path / "a.ckpt")
     assert torch.equal(seen["fixed"], began_with)
     assert seen["states"] == 2, "moments of the two tensors that trained before"
