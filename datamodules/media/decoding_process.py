@@ -208,7 +208,7 @@ def _exit_reason(status: int | None) -> str:
 
 def _environment() -> dict[str, str]:
     """This process's, with this package in reach, one thread, and an allocator that keeps a film's worth of memory."""
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     allocator = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}  # glibc's

@@ -37,7 +37,7 @@ from lightning_modules.run.run_settings import check_trainer_settings, complete_
 from lightning_modules.strategies.replicated import replicated_strategy
 from lightning_modules.validation_schedule import ValidationSchedule
 
-DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "base.yaml"
+DEFAULTS = Path(__file__).resolve().parents[2] / "configs" / "base.yaml"
 """Read before the files that a command line names, wherever it is run."""
 EVALUATIONS = ("validate", "test", "predict")
 
