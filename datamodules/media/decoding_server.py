@@ -41,7 +41,7 @@ def main() -> None:
     _stand_alone()
     try:
         if settings.backend != "pyav":
-            importlib.import_module(f"datamodules.decoder_{settings.backend}").import_backend()
+            importlib.import_module(f"datamodules.media.decoders.{settings.backend}_decoder").import_backend()
     except ImportError as error:
         _send(connection, {"error": "ImportError", "message": str(error)})
         return

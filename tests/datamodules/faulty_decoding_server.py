@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from datamodules.media import decoding_server
 from datamodules.media.decoded_frames import DecodedFrames, FrameSize
 from datamodules.media.decoders import choice as decoders
-from datamodules.media.decoders import decord_decoder as decoder_decord
+from datamodules.media.decoders import decord_decoder
 
 _made = 0
 
@@ -60,6 +60,6 @@ def misbehave(how: str) -> None:
 
 
 if __name__ == "__main__":
-    decoder_decord.import_backend = lambda: None
+    decord_decoder.import_backend = lambda: None
     decoders._BACKENDS["decord"] = FaultyDecoder
     decoding_server.main()

@@ -110,7 +110,7 @@ def test_a_file_that_goes_between_preparing_and_storing_costs_its_sample_only(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-@pytest.mark.parametrize("where", ["convert.prepare.probe_video", "shard_writer.ShardWriter.write"])
+@pytest.mark.parametrize("where", ["convert.prepare.probe_video", "shards.shard_writer.ShardWriter.write"])
 def test_a_full_disk_ends_the_conversion_as_one_that_cannot_be_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, where: str
 ) -> None:

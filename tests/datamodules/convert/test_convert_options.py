@@ -28,9 +28,9 @@ KEEP_PROGRESS = Plan.keep_progress
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that takes samples of few conversations only."""
-    for module in ("schema", "shard_writer", "shard_scan", "index_entries"):
+    for module in ("shards.schema", "shards.shard_writer", "shards.shard_scan", "shards.index_entries"):
         monkeypatch.setattr(f"datamodules.{module}.MAX_JSON_BYTES", 1400)
-    for module in ("schema", "convert.plan", "convert.rows"):
+    for module in ("shards.schema", "convert.plan", "convert.rows"):
         monkeypatch.setattr(f"datamodules.{module}.MAX_CONVERSATIONS_BYTES", 1000)
 
 
