@@ -41,8 +41,8 @@ from lightning_modules.console.command_line import VideoLanguageCLI
 from lightning_modules.console.untrained import untrained_parts, warning_of
 from lightning_modules.evaluation.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.evaluation.report import build_report, to_markdown, write_report
-from lightning_modules.evaluation.validation import SampleLimitError
 from lightning_modules.run.run_lock import RunLock
+from lightning_modules.sample_errors import SampleLimitError
 from lightning_modules.start_check import check_settings
 from lightning_modules.trained_model import load_weights, read_config, stored_config
 from lightning_modules.video_language import VideoLanguageModule
