@@ -38,17 +38,19 @@ from datamodules.loader import LateLoader
 from datamodules.media.worker_signals import outlive_signals
 from datamodules.shards.shard_reader import ShardReader, open_shards
 from lightning_modules.console.command_line import VideoLanguageCLI
+from lightning_modules.console.config_files import read_config
 from lightning_modules.console.untrained import untrained_parts, warning_of
 from lightning_modules.evaluation.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.evaluation.report import build_report, to_markdown, write_report
 from lightning_modules.run.run_lock import RunLock
 from lightning_modules.sample_errors import SampleLimitError
 from lightning_modules.start_check import check_settings
-from lightning_modules.trained_model import load_weights, read_config, stored_config
+from lightning_modules.trained_model import load_weights, stored_config
 from lightning_modules.video_language import VideoLanguageModule
 
 PREDICTIONS = "predictions.jsonl"
 SKIPPED = "skipped.jsonl"
+SECTIONS = {"model": VideoLanguageModule, "data": InstructionDataModule}
 
 
 def build(
@@ -244,7 +246,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         The report.
     """
     weights = None if options.checkpoint is None else open_weights(options.checkpoint)
-    run = read_config(options.config) if weights is None or options.config else stored_config(weights.path)
+    run = read_config(options.config, SECTIONS) if weights is None or options.config else stored_config(weights.path)
     if weights is not None and options.config:
         warn_of_other_settings(weights.path, run)
     path, skipped = options.out / PREDICTIONS, SkippedSamples(options.out / SKIPPED)

@@ -17,7 +17,7 @@ def test_the_module_of_this_project_has_the_contract() -> None:
 
 def test_a_module_of_another_kind_is_refused_by_the_callbacks_name() -> None:
     trainer: Any = None
-    with pytest.raises(TypeError, match="Freezing works with a VideoLanguageModule.*got a BoringModel: leave"):
+    with pytest.raises(TypeError, match=r"Freezing works with a VideoLanguageModule.*got a BoringModel: leave"):
         Freezing().on_train_start(trainer, BoringModel())
     with pytest.raises(TypeError, match="got a BoringModel"):
         as_training_module(BoringModel(), asked_by=trainer)
