@@ -23,8 +23,8 @@ class EvaluatedQuestion(Protocol):
         """Key of the sample that the question belongs to."""
 
     @property
-    def kind(self) -> str:
-        """Kind of question, by which accuracies are also reported."""
+    def category(self) -> str:
+        """Category of the question, by which accuracies are also reported."""
 
     @property
     def question(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from components.model import text_of
-from lightning_modules.evaluation.scoring import NO_KIND, SKIPPED_KEY, AccuracyCounter, is_exact_match
+from lightning_modules.evaluation.scoring import NO_CATEGORY, SKIPPED_KEY, AccuracyCounter, is_exact_match
 from lightning_modules.interfaces import EvaluatedBatch, TrainingModule
 
 
@@ -14,7 +14,7 @@ class ValidationMetrics:
     """Counts right answers over the batches of one validation or test, and logs losses and accuracies.
 
     Attributes:
-        counter: Right answers of this rank by evaluation set and kind; of all ranks after ``log_accuracies``.
+        counter: Right answers of this rank by evaluation set and category; of all ranks after ``log_accuracies``.
         left_out: Samples that this rank left out by evaluation set; all ranks did after ``log_accuracies``.
     """
 
@@ -51,7 +51,7 @@ class ValidationMetrics:
         for question, answer in zip(batch.questions, answers, strict=True):
             if question.key == SKIPPED_KEY:
                 continue
-            self.counter.add((name, question.kind or NO_KIND), is_exact_match(answer, question.answer))
+            self.counter.add((name, question.category or NO_CATEGORY), is_exact_match(answer, question.answer))
         return answers
 
     def log_accuracies(self, module: TrainingModule, stage: str) -> None:
@@ -72,7 +72,7 @@ class ValidationMetrics:
                 module.log(f"{stage}/skipped_samples/{name}", float(count))
         for (name,), accuracy in self.counter.by(0).items():
             module.log(f"{stage}/accuracy/{name}", accuracy.value)
-        for (name, kind), accuracy in self.counter.by(0, 1).items():
-            module.log(f"{stage}/accuracy_by_kind/{name}/{kind}", accuracy.value)
+        for (name, category), accuracy in self.counter.by(0, 1).items():
+            module.log(f"{stage}/accuracy_by_category/{name}/{category}", accuracy.value)
         for accuracy in self.counter.by().values():
             module.log(f"{stage}/accuracy", accuracy.value, prog_bar=True)
