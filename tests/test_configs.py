@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 import train
 from apps import cache_features
+from lightning_modules.console.config_files import read_config
 from lightning_modules.monitoring import inspection
-from lightning_modules.trained_model import read_config
 from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_data import make_clip, make_record, natural_frames, write_shard
 from tests.fixtures_models import make_quickstart_parts
@@ -179,5 +179,6 @@ def test_files_merge_for_evaluation_as_they_do_for_training(
     expected = yaml.safe_load(capsys.readouterr().out)["model"]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(VideoLanguageModule, "model")
-    merged, trained = (parser.parse_object({"model": model}) for model in (read_config(files)["model"], expected))
+    read = read_config(files, {"model": VideoLanguageModule})["model"]
+    merged, trained = (parser.parse_object({"model": model}) for model in (read, expected))
     assert parser.dump(merged) == parser.dump(trained)
