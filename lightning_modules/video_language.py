@@ -19,7 +19,7 @@ from components.interfaces import (
 )
 from components.model import ModelOutput, VideoLanguageModel
 from components.selection.gather import FrameSelection
-from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from lightning_modules.evaluation.validation import EvaluatedBatch, ValidationMetrics, naming_the_sample
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer

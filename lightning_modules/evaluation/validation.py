@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from components.interfaces import VideoTextBatch
-from components.language.limits import TextLimitError
+from components.language.text_limits import TextLimitError
 from components.model import text_of
 from lightning_modules.evaluation.scoring import NO_KIND, SKIPPED_KEY, AccuracyCounter, is_exact_match
 
