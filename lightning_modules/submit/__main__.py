@@ -21,14 +21,14 @@ from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-d
 from command_errors import run_and_exit
 from lightning_modules.console.config_files import named_config_files
 from lightning_modules.submit.command_lines import check_batches, read_command_lines
-from lightning_modules.submit.evaluation import evaluated_shards
-from lightning_modules.submit.job_settings import NAME, Arm, Container, Resources, Stopping, Surroundings
+from lightning_modules.submit.evaluated_shards import evaluated_shards
+from lightning_modules.submit.job_settings import NAME, Arm, Container, JobEnvironment, Resources, Stopping
 from lightning_modules.submit.script import Job, arm_arguments, render, render_evaluation
 from lightning_modules.submit.staging import Stage
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 OWN = ("--run_folder", "--trainer.num_nodes", "--trainer.devices")
-GROUPS = (Resources, Surroundings, Stopping)
+GROUPS = (Resources, JobEnvironment, Stopping)
 INTERACTIVE = ("bash", "interactive")
 
 
@@ -110,7 +110,7 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
         arms=arms,
         parallel=options.parallel,
         resources=resources,
-        surroundings=_group(Surroundings, options),
+        environment=_group(JobEnvironment, options),
         stopping=stopping,
     )
     return replace(job, evaluated=_check_runs(job, options.evaluate_after))
