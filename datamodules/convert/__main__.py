@@ -35,9 +35,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from command_errors import run_and_exit
+from datamodules.convert.conversion import Conversion, Part
 from datamodules.convert.reencode_video import Reencoding
 from datamodules.convert.row_problems import ConversionError
-from datamodules.convert.run import Conversion, Part, convert
+from datamodules.convert.run import convert
 from datamodules.convert.sources import SOURCES, MediaRoots
 
 TOO_MANY_LEFT_OUT = 1
@@ -83,6 +84,10 @@ def _conversion(options: argparse.Namespace) -> Conversion:
         raise ConversionError(f"--name {name!r}: expected letters, digits, '-' and '_'; it starts the shards' names")
     roots = MediaRoots.parse(options.media_root)
     annotations = SOURCES[options.source](options.inputs, roots, options.seed)
+    if any(annotation.is_tar for annotation in annotations) and (options.media_root or options.strip_prefix):
+        raise ConversionError(
+            "--media-root and --strip-prefix say where media are, but tars hold them; leave both out"
+        )
     roots.check_labels([annotation.label for annotation in annotations])
     return Conversion(
         annotations=annotations,

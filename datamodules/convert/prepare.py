@@ -1,7 +1,7 @@
 """What worker processes do with one sample: find its media, check it, and write it smaller where that is asked."""
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from datamodules.convert.paths import NamedAs, find_media, stored_ending, usual_field
@@ -14,10 +14,13 @@ from datamodules.convert.reencode_picture import (
 )
 from datamodules.convert.reencode_video import Reencoding, reencode_video
 from datamodules.convert.row_problems import Reason, RowProblem
+from datamodules.convert.tar_contents import copy_member, is_tar
 from datamodules.convert.video_check import probe_video
+from datamodules.errors import BrokenMediaError
 from datamodules.media.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
+from datamodules.media.npy_file import array_duration_ms, read_npy_header
 from datamodules.media.pictures import READ_FORMATS
-from datamodules.shards.schema import VIDEO_ENDINGS
+from datamodules.shards.schema import ARRAY_ENDINGS, VIDEO_ENDINGS
 
 _ENDING_OF_PICTURE = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _ENDING_OF_VIDEO = {form: form.lower() for form in VIDEO_FORMATS}
@@ -50,6 +53,7 @@ class Wanted(NamedTuple):
     start_ms: int | None
     end_ms: int | None
     named_as: NamedAs | None = None  # field of the row; None = not known
+    frame_interval_ms: float | None = None  # of a video in an npy file
 
 
 class Prepared(NamedTuple):
@@ -57,7 +61,7 @@ class Prepared(NamedTuple):
 
     path: Path
     ending: str
-    meta: dict[str, int]
+    meta: dict[str, int | float]
     is_cut: bool = False  # the file holds the wanted part alone, or is a picture, which has no parts
     is_scratch: bool = False  # to be removed once it is stored
 
@@ -79,12 +83,30 @@ def prepare(wanted: Wanted, preparation: Preparation, tick: Callable[[], None]) 
     Raises:
         RowProblem: The media is missing, damaged or of a kind that shards do not hold.
     """
-    path = find_media(wanted.media, wanted.folders, wanted.named_as)
+    if not is_tar(wanted.folders):
+        return _prepare_file(find_media(wanted.media, wanted.folders, wanted.named_as), wanted, preparation, tick)
+    (tar,) = wanted.folders
+    path = preparation.scratch_file(wanted).with_suffix(f".source{PurePosixPath(wanted.media).suffix}")
+    try:
+        copy_member(Path(tar), wanted.media, path, tick)
+        prepared = _prepare_file(path, wanted, preparation, tick)
+    except RowProblem as problem:
+        path.unlink(missing_ok=True)
+        raise RowProblem(problem.reason, problem.message.replace(str(path), f"{tar}: {wanted.media}")) from problem
+    if prepared.path == path:
+        return prepared._replace(is_scratch=True)
+    path.unlink()
+    return prepared
+
+
+def _prepare_file(path: Path, wanted: Wanted, preparation: Preparation, tick: Callable[[], None]) -> Prepared:
     form = format_of(_head(path))
     if form in TEXT_FORMATS:
         raise RowProblem(Reason.DAMAGED, f"{path} is {form}, perhaps what a server sent instead; fetch the file itself")
     named_as = wanted.named_as or usual_field(path.name)
     ending = stored_ending(path)
+    if ending in ARRAY_ENDINGS:
+        return _prepare_array(path, wanted, preparation.probe)
     is_opened = preparation.probe or preparation.reencoding is not None
     if not is_opened and ending is not None and named_as == usual_field(path.name) and _fits(form, ending):
         return Prepared(path, ending, {})
@@ -126,6 +148,22 @@ def _is_picture(form: str | None, path: Path, named_as: NamedAs) -> bool:
     return usual_field(path.name) == "image" or (named_as == "image" and not path.suffix)
 
 
+def _prepare_array(path: Path, wanted: Wanted, probe: bool) -> Prepared:
+    """Check an array of frames, which is stored as it is: it cannot be made smaller without losing pixels."""
+    if wanted.frame_interval_ms is None:
+        raise RowProblem(Reason.MALFORMED, f"{path}: only a field 'video' may name an npy file")
+    meta: dict[str, int | float] = {"frame_interval_ms": wanted.frame_interval_ms}
+    if not probe:
+        return Prepared(path, "npy", meta)
+    try:
+        with path.open("rb") as file:
+            num_frames, height, width, _ = read_npy_header(file, path.stat().st_size, str(path)).shape
+    except BrokenMediaError as error:
+        raise RowProblem(Reason.DAMAGED, str(error)) from error
+    part_ms = _part_ms(path, wanted, array_duration_ms(num_frames, wanted.frame_interval_ms))
+    return Prepared(path, "npy", {"width": width, "height": height, "duration_ms": part_ms} | meta)
+
+
 def _prepare_picture(
     path: Path, form: str | None, wanted: Wanted, preparation: Preparation, tick: Callable[[], None]
 ) -> Prepared:
@@ -143,7 +181,7 @@ def _prepare_picture(
         facts = write_picture(path, target)
     else:
         is_written = False
-    meta = {"width": facts.width, "height": facts.height}
+    meta: dict[str, int | float] = {"width": facts.width, "height": facts.height}
     ending = _ENDING_OF_PICTURE[facts.format]
     return Prepared(target if is_written else path, ending, meta, is_cut=True, is_scratch=is_written)
 
@@ -169,13 +207,18 @@ def _shrink_video(
     _video_meta(path, wanted, stored=False)  # a file that breaks off is left out, not stored shorter
     reencode_video(path, target, reencoding, wanted.start_ms, wanted.end_ms, tick)
     width, height, duration_ms = probe_video(target)
-    meta = {"width": width, "height": height, "duration_ms": duration_ms}
+    meta: dict[str, int | float] = {"width": width, "height": height, "duration_ms": duration_ms}
     return Prepared(target, "mp4", meta, is_cut=True, is_scratch=True)
 
 
-def _video_meta(path: Path, wanted: Wanted, *, stored: bool = True) -> dict[str, int]:
+def _video_meta(path: Path, wanted: Wanted, *, stored: bool = True) -> dict[str, int | float]:
     width, height, duration_ms = probe_video(path, stored=stored)
+    return {"width": width, "height": height, "duration_ms": _part_ms(path, wanted, duration_ms)}
+
+
+def _part_ms(path: Path, wanted: Wanted, duration_ms: int) -> int:
+    """Length of the part of a video that a row means."""
     start, end = wanted.start_ms or 0, min(wanted.end_ms or duration_ms, duration_ms)
     if start >= end:
         raise RowProblem(Reason.SPAN, f"{path}: the part starts at {start} ms, but the video ends at {duration_ms} ms")
-    return {"width": width, "height": height, "duration_ms": end - start}
+    return end - start

@@ -91,6 +91,7 @@ class HeaderFile(io.BufferedReader):
     """A shard as tarfile may read it, which trusts what a header says of the length of the next one."""
 
     def read(self, size: int | None = -1) -> bytes:
+        """Read, but refuse to read more than a header can need."""
         if size is None or not 0 <= size <= _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header claims {size} bytes")
         return super().read(size)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.convert.__main__ import main
-from datamodules.convert.plan import Plan, Progress
+from datamodules.convert.plan import Plan
+from datamodules.convert.planned_samples import Progress
 from tests.datamodules.convert.conversions import (
     convert,
     left_out,
