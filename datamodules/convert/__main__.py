@@ -5,6 +5,7 @@ r"""Converts other projects' instruction data into shards.
     python -m datamodules.convert videollamb llava_pllava_filter.json OUT --media-root media
     python -m datamodules.convert llava-video LLaVA-Video-178K OUT --workers 8 --reencode 224,32
     python -m datamodules.convert mixture mixture.yaml OUT --media-root videos --seed 0
+    python -m datamodules.convert webdataset 'sets/train-{000000..000012}.tar' OUT
 
 Rows about the same part of the same video become one sample with a conversation each, in the order in which the
 annotations name the videos first; shuffling is the reader's. Beside the shards ``OUT/NAME-000000.tar`` lie
@@ -85,9 +86,7 @@ def _conversion(options: argparse.Namespace) -> Conversion:
     roots = MediaRoots.parse(options.media_root)
     annotations = SOURCES[options.source](options.inputs, roots, options.seed)
     if any(annotation.is_tar for annotation in annotations) and (options.media_root or options.strip_prefix):
-        raise ConversionError(
-            "--media-root and --strip-prefix say where media are, but tars hold them; leave both out"
-        )
+        raise ConversionError("--media-root and --strip-prefix say where media are, but tars hold them; leave both out")
     roots.check_labels([annotation.label for annotation in annotations])
     return Conversion(
         annotations=annotations,
