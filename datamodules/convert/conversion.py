@@ -69,7 +69,7 @@ class Conversion(NamedTuple):
         """What the shards' bytes depend on, but for the media."""
         return {
             "annotations": [
-                [one.label, str(one.path.resolve()), *_stamp(one.path), str(one.sampling), one.kind]
+                [one.label, str(one.path.resolve()), *_stamp(one.path), str(one.sampling), one.category]
                 for one in self.annotations
             ],
             "media roots": [one.folders for one in self.annotations],

@@ -127,14 +127,14 @@ def named_media(fields: Mapping[str, Any]) -> dict[str, list[str]]:
     return _named(fields, MEDIA_FIELDS) or _named(fields, OTHER_MEDIA_FIELDS)
 
 
-def conversation_json(row: Row, conversation_id: str, kind: str) -> str:
+def conversation_json(row: Row, conversation_id: str, category: str) -> str:
     """Write a row as one entry of a record's ``conversations``.
 
     Raises:
         RowProblem: The reader would refuse it in a shard.
     """
     turns = [turn._asdict() for turn in row.turns]
-    conversation = {"id": conversation_id, **({"kind": kind} if kind else {}), "turns": turns}
+    conversation = {"id": conversation_id, **({"category": category} if category else {}), "turns": turns}
     text = json.dumps(conversation, ensure_ascii=False)
     try:
         num_bytes = len(text.encode())

@@ -119,7 +119,7 @@ def _add_row(
         digest = identity.digest(number_of_folders)
         if not part.holds(digest):
             return False
-        conversation = conversation_json(row, name, annotation.kind)
+        conversation = conversation_json(row, name, annotation.category)
         source = annotation.source(row.media)
     except Exception as error:
         if not part.holds(identity.digest(number_of_folders)):
