@@ -36,7 +36,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from command_errors import run_and_exit
-from datamodules.convert.conversion import Conversion, Part
+from datamodules.convert.conversion_settings import Conversion, Part
 from datamodules.convert.reencode_video import Reencoding
 from datamodules.convert.row_problems import ConversionError
 from datamodules.convert.run import convert

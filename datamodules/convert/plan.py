@@ -173,7 +173,7 @@ class Plan:
                     )
 
     def start_writing(self) -> None:
-        """Begin the second pass; what happens between two ``keep_progress`` is kept together or not at all."""
+        """Begin the second pass; what happens between two ``store_progress`` is kept together or not at all."""
         self._database.execute("BEGIN")
 
     def leave_out_sample(self, sample: PlannedSample, problem: RowProblem) -> None:
@@ -184,7 +184,7 @@ class Plan:
             (problem.reason, problem.message, sample.number, *sample.rows),
         )
 
-    def keep_progress(self, progress: Progress) -> None:
+    def store_progress(self, progress: Progress) -> None:
         """Note finished shards; to be called when all before ``progress.next_sample`` is written or left out."""
         self._keep("progress", progress)
         if progress.finished:  # the rows are in the shards now

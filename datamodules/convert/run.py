@@ -16,12 +16,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datamodules.convert.conversion import Conversion
 from datamodules.convert.conversion_report import Report, write_report
+from datamodules.convert.conversion_settings import Conversion
 from datamodules.convert.paths import checked_path, without_prefix
 from datamodules.convert.plan import Plan
 from datamodules.convert.planned_samples import PlannedSample, Progress, SampleIdentity
-from datamodules.convert.prepare import Preparation, Prepared, Wanted
+from datamodules.convert.prepare import MediaJob, Preparation, PreparedMedia
 from datamodules.convert.row_problems import ConversionError, Reason, RowProblem, unforeseen
 from datamodules.convert.rows import conversation_json
 from datamodules.convert.sources import Annotation
@@ -146,7 +146,7 @@ def _write_shards(plan: Plan, conversion: Conversion) -> None:
     )
     num_samples = progress.num_samples
     samples, ahead = itertools.tee(plan.samples(progress.next_sample, progress.next_piece))
-    outcomes = prepare_all(map(_wanted, ahead, itertools.count()), preparation, conversion.num_workers)
+    outcomes = prepare_all(map(_media_job, ahead, itertools.count()), preparation, conversion.num_workers)
     plan.start_writing()
     bar = tqdm(total=plan.num_samples, initial=progress.next_sample - 1, desc="writing", unit=" samples", disable=None)
     with writer, bar:
@@ -154,20 +154,20 @@ def _write_shards(plan: Plan, conversion: Conversion) -> None:
             num_shards = writer.next_number
             problem = outcome if isinstance(outcome, RowProblem) else _store(writer, sample, outcome)
             if writer.next_number > num_shards:  # the shards before this sample are whole
-                plan.keep_progress(Progress(sample.number, writer.next_number, num_samples, next_piece=sample.piece))
+                plan.store_progress(Progress(sample.number, writer.next_number, num_samples, next_piece=sample.piece))
             if problem is None:
                 num_samples += 1
             else:
                 plan.leave_out_sample(sample, problem)
             bar.update(sample.piece == 0)
-    plan.keep_progress(Progress(plan.num_samples + 1, writer.next_number, num_samples, finished=True))
+    plan.store_progress(Progress(plan.num_samples + 1, writer.next_number, num_samples, finished=True))
     shutil.rmtree(preparation.scratch)
 
 
-def _wanted(sample: PlannedSample, number: int) -> Wanted | None:
+def _media_job(sample: PlannedSample, number: int) -> MediaJob | None:
     if sample.media is None:
         return None
-    return Wanted(
+    return MediaJob(
         number,
         sample.media,
         sample.folders,
@@ -178,7 +178,7 @@ def _wanted(sample: PlannedSample, number: int) -> Wanted | None:
     )
 
 
-def _store(writer: ShardWriter, sample: PlannedSample, prepared: Prepared | None) -> RowProblem | None:
+def _store(writer: ShardWriter, sample: PlannedSample, prepared: PreparedMedia | None) -> RowProblem | None:
     """Write a sample; what is wrong with it, if anything, once nothing of it was written."""
     span = {"start_ms": sample.start_ms, "end_ms": sample.end_ms}
     if prepared is None or prepared.is_cut:

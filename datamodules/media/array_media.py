@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from datamodules.errors import SampleError
 from datamodules.media.decoded_frames import DecodedFrames
+from datamodules.media.frame_sampling import FrameSampling, choose_frames
 from datamodules.media.npy_file import MAX_FRAME_INTERVAL_MS, array_duration_ms, read_npy_header
-from datamodules.media.video import FrameSampling, choose_frames
 from datamodules.media.video_frames import VideoFrames
 from datamodules.shards.schema import Record
 

@@ -6,8 +6,8 @@ import pytest
 
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.transforms import PixelOptions
-from datamodules.media.video import FrameSampling
 from tests.datamodules.convert.conversions import (
     CLIP,
     PICTURE,

@@ -16,7 +16,7 @@ from datamodules.convert.__main__ import main
 from datamodules.convert.row_problems import Reason
 from datamodules.convert.tar_contents import copy_member, read_contents
 from datamodules.media.array_media import read_array
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.shards.shard_reader import RawSample
 from tests.datamodules.convert.conversions import (
     CLIP,
