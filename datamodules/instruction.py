@@ -17,9 +17,9 @@ from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset
 from datamodules.failures import FailurePolicy
 from datamodules.loader import LateLoader, Loading, ResumableLoader, Source, batch_loader, refuse_other_sampler
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling
 from datamodules.order.fingerprint import check_facts, order_facts
 from datamodules.order.global_batches import GlobalBatches, global_batches
 from datamodules.order.rank_batches import EvaluationBatches, TrainingBatches

@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import Callback
 from datamodules.batch import Batch
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading, Source
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.transforms import PixelOptions
-from datamodules.media.video import FrameSampling
 from datamodules.order.batch_plan import Budget
 from datamodules.order.training_order import TrainingOrder
 from datamodules.order.units import Cost

@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.batch import Batch
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading, Source
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.order.batch_plan import Budget
 from datamodules.order.training_order import CurriculumStage, TrainingOrder
 from datamodules.order.units import Cost
