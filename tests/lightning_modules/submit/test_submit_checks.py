@@ -78,8 +78,8 @@ def test_an_interpolation_that_leads_nowhere_is_named(refused: Refused) -> None:
         (["--nodes=3", "--gpus=0"], (), r"batch_size 32 .*\n.* 3 nodes x 1 processes = 3"),
         (
             ["--nodes=2", "--gpus=4"],
-            ("--data.loading.batch_size=null", "--data.loading.budget={max_frames: 99, bundle: 4}"),
-            r"budget.bundle 4 .*\n.* = 8",
+            ("--data.loading.batch_size=null", "--data.loading.budget={max_frames: 99, group_size: 4}"),
+            r"budget.group_size 4 .*\n.* = 8",
         ),
     ],
 )
