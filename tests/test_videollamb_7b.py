@@ -113,7 +113,7 @@ def test_weights_are_validated_without_and_with_a_checkpoint(what: str, here: Pl
 @pytest.mark.parametrize("what", ["pretrained", "checkpoint"])
 def test_evaluate_answers_about_videos_images_and_text(what: str, here: Place, tmp_path: Path) -> None:
     judged = ["--config", *FILES] if what == "pretrained" else ["--checkpoint", str(here.checkpoint)]
-    fixed = ["--data", "data/videollamb_7b/validation-*.tar", "--out", str(tmp_path), "--max_new_tokens", "2"]
+    fixed = ["--data", "data/videollamb_7b/validation-*.tar", "--out", str(tmp_path), "--max-new-tokens", "2"]
     report = evaluate.main([*judged, *fixed])
     assert report["accuracy"]["questions"] == 8
     keys = [prediction.key for prediction in read_predictions(tmp_path / "predictions.jsonl")]

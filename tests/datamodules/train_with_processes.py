@@ -19,8 +19,8 @@ from datamodules.loader import Loading, Source
 from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.transforms import PixelOptions
 from datamodules.order.batch_plan import Budget
+from datamodules.order.draws import Cost
 from datamodules.order.training_order import TrainingOrder
-from datamodules.order.units import Cost
 from tests.datamodules.recorder import Recorder, checkpoints, trainer
 
 
@@ -38,7 +38,7 @@ class KeyFile(Callback):
 
 
 def main(shards: str, tokenizer: str, folder: str, num_processes: str, end: str, resume: str, way: str) -> None:
-    budget = Budget(max_frames=24, max_tokens=600, bundle=2)
+    budget = Budget(max_frames=24, max_tokens=600, group_size=2)
     loadings = {
         "fixed": Loading(4, num_workers=1),
         "budget": Loading(None, budget, cost=Cost(visual_tokens=2), num_workers=1),
