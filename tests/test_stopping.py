@@ -13,6 +13,8 @@ from tests.fixtures_data import make_samples, write_shard
 from tests.fixtures_models import PartFolders
 from tests.fixtures_training import write_run_config
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 ROOT = Path(__file__).resolve().parents[1]
 ENDLESS = ["--trainer.max_steps=100000", "--trainer.limit_val_batches=0", "--data.loading.num_workers=1"]
 

@@ -43,7 +43,7 @@ class Signalled(LightningModule):
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[dict[int, Any]]:
+def handlers(default_signals: None) -> Iterator[dict[int, Any]]:
     """What the test process does on each signal, put back after the test: a stopped run leaves its handler."""
     before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     yield before
