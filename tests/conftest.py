@@ -2,11 +2,26 @@
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadGroupScheduling
 
 import torchvision_import  # noqa: F401
 from tests.fixtures_models import PartFolders, make_part_folders
+
+
+class ByGroupOrFile(LoadGroupScheduling):
+    """Gives a worker all tests of one ``xdist_group``, or all other tests of one file, which share fixtures."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope: str = super()._split_scope(nodeid)
+        return scope.split("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroupOrFile:
+    return ByGroupOrFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from tests.components.tiny_language import make_model_folder
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_members, write_shard
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_part_folders
 from tests.fixtures_training import write_run_config
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
 
 LONG = "what colour is the circle ? " * 30
 CLIP = make_clip(4, width=IMAGE_SIZE, height=IMAGE_SIZE)
@@ -235,6 +235,7 @@ def test_a_conversation_that_only_the_language_model_finds_too_long_is_left_out(
     assert judge(place, config) == report
 
 
+@one_group_at_a_time
 @pytest.mark.slow
 def test_ranks_of_which_one_reads_only_wrong_samples_judge_the_others_and_count_together(place: Place) -> None:
     row = [(f"cut{number}", make_record(), CLIP[:300], "mp4") for number in range(3)]

@@ -12,8 +12,9 @@ import pytest
 from tests.fixtures_data import make_samples, write_shard
 from tests.fixtures_models import PartFolders
 from tests.fixtures_training import write_run_config
+from tests.process_group import one_group_at_a_time
 
-pytestmark = pytest.mark.usefixtures("default_signals")
+pytestmark = [pytest.mark.usefixtures("default_signals"), one_group_at_a_time]
 
 ROOT = Path(__file__).resolve().parents[1]
 ENDLESS = ["--trainer.max_steps=100000", "--trainer.limit_val_batches=0", "--data.loading.num_workers=1"]

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from tests import run_commands
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
 from tests.test_configs import CONFIGS, QUICK, config_arguments, workplace  # noqa: F401  workplace is a fixture
+
+pytestmark = one_group_at_a_time
 
 OVERLAYS = [
     "ddp.yaml",

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.preemption import INTERRUPTED_STATUS, SIGNALS, Preempted, Preemption, StoppedAtOnce
 from tests.fixtures_training import make_trainer
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
 
 NUM_BATCHES = 8
 
@@ -232,6 +232,7 @@ def test_without_anything_that_saves_the_run_does_not_start(tmp_path: Path) -> N
         trainer.fit(Signalled(send(), 99), batches())
 
 
+@one_group_at_a_time
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.nightly), pytest.param(1, marks=pytest.mark.slow)])
 def test_all_ranks_stop_at_one_step_whichever_got_the_signal(rank: int, tmp_path: Path) -> None:
     """The first rank alone need not be in every run: ``tests/test_stopping.py`` signals it with the other one."""

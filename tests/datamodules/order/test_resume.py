@@ -18,7 +18,7 @@ from datamodules.order.training_order import CurriculumStage, TrainingOrder
 from datamodules.order.units import Cost
 from tests.datamodules import train_with_processes
 from tests.datamodules.recorder import Recorder, checkpoints, trainer
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
 
 BUDGET = Budget(max_frames=24, max_tokens=600, bundle=2)
 
@@ -255,6 +255,7 @@ def read_keys(folder: Path) -> dict[int, list[str]]:
     return {step: sorted(keys) for step, keys in steps.items()}
 
 
+@one_group_at_a_time
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_run_goes_on_exactly_with_another_number_of_processes(

@@ -10,6 +10,9 @@ from lightning_modules.export import export
 from lightning_modules.trained_model import load_weights
 from tests.fixtures_models import WITHOUT_GRADIENT, PartFolders, make_batch, make_module
 from tests.lightning_modules.checkpoints.run_jobs import NUM_STEPS, SAVED_AT, Job, run_jobs
+from tests.process_group import one_group_at_a_time
+
+pytestmark = one_group_at_a_time
 
 SEVERAL = ("ddp", "zero1", "zero2_offload", "zero3", "fsdp2")
 ALONE = ("single_device", "zero3", "fsdp2")

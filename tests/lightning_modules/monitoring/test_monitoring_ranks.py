@@ -8,7 +8,9 @@ import pytest
 
 from tests.fixtures_models import PartFolders
 from tests.lightning_modules.monitoring.monitor_with_strategies import monitored_run
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
+
+pytestmark = one_group_at_a_time
 
 Logged = list[tuple[int | None, dict[str, float]]]
 

@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 
 from tests.fixtures_models import WITHOUT_GRADIENT, PartFolders
 from tests.lightning_modules.optimization.train_with_strategy import BAD, START, STEPS
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
+
+pytestmark = one_group_at_a_time
 
 
 class Run(NamedTuple):

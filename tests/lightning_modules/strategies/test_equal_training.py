@@ -8,9 +8,9 @@ import torch
 
 from tests.fixtures_models import WITHOUT_GRADIENT, PartFolders, make_part_folders
 from tests.lightning_modules.strategies import train_with_strategies
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), one_group_at_a_time]
 
 
 def run(names: list[str], folder: Path, num_ranks: int) -> dict[str, dict[str, Any]]:

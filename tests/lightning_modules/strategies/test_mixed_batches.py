@@ -6,7 +6,9 @@ import pytest
 
 from tests.fixtures_models import make_part_folders
 from tests.lightning_modules.strategies import train_on_mixed_batches
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
+
+pytestmark = one_group_at_a_time
 
 
 @pytest.mark.timeout(1500)
