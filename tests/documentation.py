@@ -65,8 +65,8 @@ def prose_of(page: str) -> str:
 def record_commands(page: str, programs: list[str], folder: Path) -> list[list[str]]:
     """Let bash run all bash blocks of a page, with programs that do nothing but note how they were called.
 
-    So loops, arrays, variables and quotes mean what they mean to a reader's shell. A program that is not listed ends the
-    script.
+    So loops, arrays, variables and quotes mean what they mean in a reader's shell. The script ends at a program that is
+    not listed and at a variable that the page does not set.
 
     Args:
         page: The page.
@@ -142,5 +142,3 @@ def files_named_by(page: str) -> set[str]:
     code = re.findall(r"`([^`\n]+)`", prose_of(page))
     pattern = r"(?<![\w./-])(?:apps|benchmarks|components|configs|datamodules|docs|lightning_modules|tests)/[\w./*-]*"
     return {name.rstrip(".") for span in code for name in re.findall(pattern, span)}
-
-

@@ -23,7 +23,9 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
-import train
+from datamodules.instruction import InstructionDataModule
+from lightning_modules.console.command_line import CommandLineReader
+from lightning_modules.video_language import VideoLanguageModule
 from tests.documentation import (
     OF_THE_MACHINE,
     PAGES,
@@ -50,6 +52,7 @@ RUN_BY = {
     ("docs/streaming.md", "python"): "test_streaming_page.py",
 }
 TRAINED_FROM = ["-c", "configs/quickstart_pixels.yaml"]
+CONTINUED = "..."  # a page's last training command, with more options
 PRINTED = ("", "text")  # what a program prints, or a listing of files
 
 
@@ -76,10 +79,15 @@ def stop_after(parse: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.cache
+def reader_of_train() -> CommandLineReader:
+    """The parser of train.py; making it takes longer than using it."""
+    return CommandLineReader(VideoLanguageModule, InstructionDataModule, args=["fit", *TRAINED_FROM])
+
+
 def understood_by_train(*arguments: str) -> None:
     """Hold a command line of train.py, and the files that it names, to all settings that there are."""
-    if not {"-h", "--help"} & set(arguments):
-        train.parse([each for each in arguments if each != "--print_config"])
+    reader = reader_of_train()
+    reader.parse_arguments(reader.parser, [each for each in arguments if each != "--print_config"])
 
 
 def understood_by_module(name: str, arguments: list[str]) -> None:
@@ -99,8 +107,8 @@ def check_python(arguments: list[str], page: str) -> None:
         end = arguments.index("--")
         understood_by_module(arguments[1], arguments[2:end])
         understood_by_train(*arguments[end + 1 :])
-    elif arguments[0] == "-m" and arguments[1] == "pytest":
-        assert all((ROOT / each).exists() for each in arguments[2:] if not each.startswith("-"))
+    elif arguments[0] == "-c":
+        compile(arguments[1], page, "exec")
     elif arguments[0] == "-m":
         understood_by_module(arguments[1], arguments[2:])
     elif arguments[0] in {block.mark for block in blocks_of(page, "python")} or (ROOT / arguments[0]).is_file():
@@ -141,6 +149,11 @@ PROGRAMS: dict[str, Callable[[list[str], str], None]] = {
 }
 
 
+def lists_data(block: Block) -> bool:
+    """Whether a YAML lists data sets for the converter; ``test_data_page.py`` converts them."""
+    return block.page == "docs/data.md" and "datasets" in yaml.safe_load(block.text)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with this project's files and those that the page shows."""
@@ -151,52 +164,54 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(place)
     for name, value in OF_THE_MACHINE.items():
         monkeypatch.setenv(name, value)
-    understood_by_train.cache_clear()
     return place
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page, "bash")])
 def test_commands_are_understood(page: str, folder: Path, tmp_path: Path) -> None:
     write_shown_files(page, folder)
-    calls = record_commands(page, list(PROGRAMS), tmp_path)
+    calls = record_commands(page, [*PROGRAMS, CONTINUED], tmp_path)
     assert calls
+    trained: list[str] = []
     with importable_modules(page, folder):
         for program, *arguments in calls:
+            if program == CONTINUED:
+                program, arguments = "python", [*trained, *arguments]
+            elif arguments[:1] == ["train.py"]:
+                trained = arguments
             PROGRAMS[program](arguments, page)
 
 
 @pytest.mark.parametrize(
-    "block", [block for page in PAGES for block in blocks_of(page, "yaml") if (page, "yaml") not in RUN_BY], ids=str
+    "block",
+    [
+        block
+        for page in PAGES
+        for block in blocks_of(page, "yaml")
+        if (page, "yaml") not in RUN_BY and not lists_data(block)
+    ],
+    ids=str,
 )
 def test_settings_are_understood(block: Block, folder: Path) -> None:
-    if "datasets" in yaml.safe_load(block.text):
-        pytest.skip("a list of data sets for the converter; test_data_page.py converts it")
     (folder / "block.yaml").write_text(block.text, encoding="utf-8")
     understood_by_train("fit", *TRAINED_FROM, "-c", "block.yaml")
 
 
-def test_python_about_checkpoints_runs(folders: PartFolders, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model(folders)
-    given: list[tuple[str, dict[str, Any]]] = []
-
+@pytest.mark.parametrize(
+    "block", [block for page in PAGES for block in blocks_of(page, "python") if (page, "python") not in RUN_BY], ids=str
+)
+def test_python_runs(block: Block, folders: PartFolders, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(path: str, *, config: Any = None, averaged: bool = False, device: str = "cpu") -> Any:
-        given.append((path, {"config": config, "averaged": averaged, "device": device}))
-        return model
+        return make_model(folders)
 
     monkeypatch.setattr("lightning_modules.trained_model.load_model", load)
-    for block in blocks_of("docs/checkpoints.md", "python"):
-        exec(block.text, {})  # the page's own code
-    assert given
+    exec(block.text, {})  # the page's own code
 
 
 def test_every_block_has_a_rule() -> None:
-    without = [
-        str(block)
-        for page in PAGES
-        for block in blocks_of(page)
-        if block.language not in ("bash", "yaml", *PRINTED)
-        and (page, block.language) not in {**RUN_BY, ("docs/checkpoints.md", "python"): ""}
-    ]
+    blocks = [block for page in PAGES for block in blocks_of(page)]
+    known = ("bash", "yaml", "python", *PRINTED)
+    without = [str(each) for each in blocks if each.language not in known and (each.page, each.language) not in RUN_BY]
     assert without == []
 
 
@@ -217,7 +232,9 @@ def test_links_lead_somewhere(page: str) -> None:
         path, _, anchor = target.partition("#")
         goal = (ROOT / page).parent / path if path else ROOT / page
         is_page = goal.suffix == ".md" and goal.is_file()
-        if not goal.exists() or (anchor and is_page and anchor not in anchors_of(str(goal.resolve().relative_to(ROOT)))):
+        if not goal.exists() or (
+            anchor and is_page and anchor not in anchors_of(str(goal.resolve().relative_to(ROOT)))
+        ):
             broken.append(target)
     assert broken == []
 
@@ -236,8 +253,9 @@ def test_index_names_every_page() -> None:
 
 def test_terms_of_the_notation_are_in_the_glossary() -> None:
     glossary = read_page("docs/glossary.md").lower()
-    terms = "segment bridge readout gate cache shard draw category group epoch encoder patch prompt memory token"
-    assert [term for term in terms.split() if f"**{term}" not in glossary] == []
+    terms = ["segment", "bridge", "readout", "gate", "cache", "memory token", "visual token", "frame group", "reading"]
+    terms += ["shard", "draw", "category", "group", "epoch", "encoder", "patch", "prompt", "scenetilling"]
+    assert [term for term in terms if f"**{term}**" not in glossary] == []
 
 
 def test_readme_shows_the_measured_table() -> None:

@@ -42,7 +42,12 @@ ENCODERS: dict[str, Callable[[], Any]] = {
     "clip": lambda: CLIPModel(CLIPConfig(vision_config=VISION | {"image_size": 96}, text_config=TEXT)),
     "dinov3": lambda: DINOv3ViTModel(DINOv3ViTConfig(**VISION, num_register_tokens=4)),
 }
-QUICK = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--data.loading.batch_size=4", "--data.order.curriculum=[]"]
+QUICK = [
+    "--trainer.max_steps=1",
+    "--trainer.limit_val_batches=0",
+    "--data.loading.batch_size=4",
+    "--data.order.curriculum=[]",
+]
 
 
 @pytest.fixture(scope="module")
