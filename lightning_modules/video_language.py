@@ -12,13 +12,13 @@ from torch import Tensor
 
 from components.interfaces import (
     FrameEncoder,
+    FrameSelection,
     LanguageModel,
     LossSchedule,
     MemoryBridge,
     Segmenter,
 )
 from components.model import ModelOutput, VideoLanguageModel
-from components.selection.gather import FrameSelection
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
 from lightning_modules.evaluation.validation import EvaluatedBatch, ValidationMetrics, naming_the_sample
 from lightning_modules.logging_steps import logs_after_this_step

@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from components.sharding import local_part
 from lightning_modules.evaluation.validation import EvaluatedBatch
 from lightning_modules.optimization.accumulation import is_accumulating
 from lightning_modules.optimization.adamw import PartwiseAdamW
@@ -159,5 +159,4 @@ class NonFiniteSteps(Callback):
 
 def _norm_of_shards(gradients: list[Tensor]) -> Tensor:
     """Norm of what lies on this rank: enough to see whether it is finite."""
-    own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-    return nn.utils.get_total_norm(own)
+    return nn.utils.get_total_norm([local_part(gradient) for gradient in gradients])

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from components.bridges.mean_pooling import MeanPooling
-from components.bridges.readouts.memory import CacheAndMemoryReadout, CacheReadout, LastSegmentReadout, MemoryReadout
+from components.bridges.readouts.cache import CacheReadout
+from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
+from components.bridges.readouts.last_segment import LastSegmentReadout
+from components.bridges.readouts.memory import MemoryReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
 from components.pooling.patch_pooling import ConvPooling, WindowPooling

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 import torch
 
-from components.bridges.layers.selective_update import _CERTAIN
-from components.bridges.readouts.memory import MemoryState
+from components.bridges.layers.selective_update import SelectiveRecurrence
 from components.bridges.recurrent import RecurrentMemoryBridge
+from components.interfaces import MemoryState
 from tests.components.bridges.test_bridges import LENGTHS, make_segments, recurrent, walk
 
 
@@ -75,7 +75,9 @@ def test_one_salient_patch_opens_the_gate() -> None:
     salience = [bridge.update.of_patch(bridge._positioned(each.patches)).amax().item() for each in segments]
     chosen = max(range(1, 4), key=lambda index: salience[index])
     others = max(each for index, each in enumerate(salience[1:], 1) if index != chosen)
-    torch.nn.init.constant_(bridge.update.of_memory.bias, _CERTAIN - 0.5 * (salience[chosen] + others))
+    torch.nn.init.constant_(
+        bridge.update.of_memory.bias, SelectiveRecurrence().admit_logit - 0.5 * (salience[chosen] + others)
+    )
     assert [each > 0 for each in admissions(walk(bridge, segments))] == [index in (0, chosen) for index in range(4)]
 
 
