@@ -348,7 +348,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Judge a checkpoint on shards: accuracy by length and kind.")
+    parser = argparse.ArgumentParser(description="Judge a checkpoint on shards: accuracy by length and category.")
     parser.add_argument(
         "--checkpoint", type=Path, help="checkpoint of a run, or its export; none judges what --config names"
     )

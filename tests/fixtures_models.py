@@ -142,7 +142,7 @@ def make_sample(
     frames: Tensor | None,
     dialogues: list[Dialogue],
     *,
-    kind: str = "colour",
+    category: str = "colour",
     meta: dict[str, str] | None = None,
 ) -> Sample:
     """A sample as the dataset gives it; frame ``i`` is shown at ``i`` seconds."""
@@ -156,7 +156,7 @@ def make_sample(
             turns += [Turn("user", mark + question), Turn("assistant", answer)]
         encoded = build_turns(turns, tokenizer)
         asked, answered = dialogue[0]
-        question = Question(key, f"q{number}", "made", kind, asked, answered, (), num_frames, meta or {})
+        question = Question(key, f"q{number}", "made", category, asked, answered, (), num_frames, meta or {})
         conversations.append(EncodedConversation(encoded.input_ids, encoded.labels, question))
     frame_ms = None if frames is None else torch.arange(num_frames) * 1000
     return Sample(key, frames, frame_ms, tuple(conversations))

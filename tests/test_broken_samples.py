@@ -26,7 +26,7 @@ CLIP = make_clip(4, width=IMAGE_SIZE, height=IMAGE_SIZE)
 
 def good(count: int, name: str = "good") -> list[RawSample]:
     return [
-        (f"{name}{number}", make_record([("say hello", "hello")], kind="chat", media=False), None, None)
+        (f"{name}{number}", make_record([("say hello", "hello")], category="chat", media=False), None, None)
         for number in range(count)
     ]
 

@@ -105,7 +105,7 @@ def test_conversions_give_what_the_page_says(place: Path) -> None:
     for folder in Path("data").iterdir():
         reader = open_shards(str(folder))
         records = [reader.read(number).record for number in range(len(reader))]
-        found[folder.name] = [(record.source, [one.kind for one in record.conversations]) for record in records]
+        found[folder.name] = [(record.source, [one.category for one in record.conversations]) for record in records]
     assert found == {
         "mine": [("my_rows", [""])],
         "own": [("made", [""])],

@@ -38,8 +38,8 @@ def held_out_samples() -> list[RawSample]:
         (f"video{number}", make_record(QUESTIONS, meta={"length": length}), clip, "mp4")
         for number, (clip, length) in enumerate(zip(clips, lengths, strict=True))
     ]
-    image = ("image", make_record([("how many ?", "one")], kind="count"), make_image(), "png")
-    words = ("words", make_record([("say hello", "hello")], kind="chat", media=False), None, None)
+    image = ("image", make_record([("how many ?", "one")], category="count"), make_image(), "png")
+    words = ("words", make_record([("say hello", "hello")], category="chat", media=False), None, None)
     return [*videos, image, words]
 
 
@@ -87,7 +87,7 @@ def test_every_question_is_answered_and_reported(judge: Callable[..., dict[str, 
         "1x": 4,
         "2x": 2,
     }
-    assert {kind: entry["questions"] for kind, entry in report["by_kind"].items()} == {
+    assert {name: entry["questions"] for name, entry in report["by_category"].items()} == {
         "chat": 1,
         "colour": 6,
         "count": 1,

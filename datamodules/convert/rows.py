@@ -107,14 +107,14 @@ def pllava_row(item: Any) -> Row:
     return _row(fields, media, turns, frozenset(("QA",)), unread_in_turns(pairs, "QA"))
 
 
-def conversation_json(row: Row, conversation_id: str, kind: str) -> str:
+def conversation_json(row: Row, conversation_id: str, category: str) -> str:
     """Write a row as one entry of a record's ``conversations``.
 
     Raises:
         RowProblem: The reader would refuse it in a shard.
     """
     turns = [turn._asdict() for turn in row.turns]
-    conversation = {"id": conversation_id, **({"kind": kind} if kind else {}), "turns": turns}
+    conversation = {"id": conversation_id, **({"category": category} if category else {}), "turns": turns}
     text = json.dumps(conversation, ensure_ascii=False)
     try:
         num_bytes = len(text.encode())

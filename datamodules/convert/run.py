@@ -93,7 +93,7 @@ class Conversion(NamedTuple):
         """What the shards' bytes depend on, but for the media."""
         return {
             "annotations": [
-                [one.label, str(one.path.resolve()), *_stamp(one.path), str(one.sampling), one.kind]
+                [one.label, str(one.path.resolve()), *_stamp(one.path), str(one.sampling), one.category]
                 for one in self.annotations
             ],
             "media roots": [one.folders for one in self.annotations],
@@ -191,7 +191,7 @@ def _add_row(
         digest = identity.digest(number_of_folders)
         if not part.holds(digest):
             return False
-        conversation = conversation_json(row, name, annotation.kind)
+        conversation = conversation_json(row, name, annotation.category)
         source = annotation.source(row.media)
     except Exception as error:
         if not part.holds(identity.digest(number_of_folders)):

@@ -18,8 +18,8 @@ from datamodules.convert.row_problems import ConversionError
 from datamodules.convert.rows import Row, llava_row, pllava_row
 from datamodules.convert.sampling import Sampling, parse_sampling
 
-_KINDS = {"cap": "caption", "oe": "open_ended", "mc": "multiple_choice"}
-_KIND = re.compile(r"_(cap|oe|mc)(?=_)")
+_CATEGORIES = {"cap": "caption", "oe": "open_ended", "mc": "multiple_choice"}
+_CATEGORY = re.compile(r"_(cap|oe|mc)(?=_)")
 
 
 class MediaRoots(NamedTuple):
@@ -78,7 +78,7 @@ class Annotation(NamedTuple):
         read_row: Reads one of its rows.
         folders: Where its media lie; tried in this order.
         source: Name of its samples' source, given the path of their media (None for text).
-        kind: Kind of its conversations; empty for none.
+        category: Category of its questions; empty for none.
         sampling: Which of its rows are taken.
     """
 
@@ -87,7 +87,7 @@ class Annotation(NamedTuple):
     read_row: Callable[[Any], Row]
     folders: tuple[str, ...]
     source: Callable[[str | None], str]
-    kind: str = ""
+    category: str = ""
     sampling: Sampling = Sampling()
 
 
@@ -105,7 +105,7 @@ def videollamb(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Anno
 
 
 def pllava(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
-    """The tree {video,image}/KIND/NAME/train.json of PLLaVA's magic_jsons and VideoChat2-IT, or single files of it."""
+    """PLLaVA's magic_jsons and VideoChat2-IT: a tree {video,image}/CATEGORY/NAME/train.json, or single files of it."""
     found = []
     for folder in folders:
         if folder.is_file():
@@ -116,8 +116,8 @@ def pllava(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annota
         for path in _files(folder, [f"{'*/' * depth}train*.json" for depth in range(4)]):
             parts = path.relative_to(folder).with_suffix("").parts
             label = "/".join(parts[:-1] if parts[-1] == "train" else parts) or folder.resolve().name
-            kind = parts[1] if len(parts) > 3 else ""
-            found.append(Annotation(path, label, pllava_row, roots.below(label, [folder]), _always(label), kind))
+            category = parts[1] if len(parts) > 3 else ""
+            found.append(Annotation(path, label, pllava_row, roots.below(label, [folder]), _always(label), category))
     return _with_unique_labels(found)
 
 
@@ -130,7 +130,7 @@ def llava_video(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[A
         for path in [folder.resolve()] if is_file else _files(folder, ["*_processed.json", "*/*_processed.json"]):
             label = path.relative_to(above).with_suffix("").as_posix()
             places = roots.below(label, [path.parent, above])
-            found.append(Annotation(path, label, llava_row, places, _always(path.parent.name), _kind(path)))
+            found.append(Annotation(path, label, llava_row, places, _always(path.parent.name), _category(path)))
     return _with_unique_labels(found)
 
 
@@ -144,7 +144,7 @@ def mixture(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotat
             found.append((path, sampling))
     paths = [path for path, _ in found]
     return [
-        Annotation(path, label, llava_row, roots.below(label, [path.parent]), _always(label), _kind(path), sampling)
+        Annotation(path, label, llava_row, roots.below(label, [path.parent]), _always(label), _category(path), sampling)
         for (path, sampling), label in zip(found, _labels(paths), strict=True)
     ]
 
@@ -217,7 +217,7 @@ def _videollamb_set(media: str | None) -> str:
     return f"videollamb/{folders[1] if len(folders) > 1 else 'text' if media is None else 'other'}"
 
 
-def _kind(path: Path) -> str:
-    """What LLaVA-Video-178K's file names tell."""
-    found = _KIND.search(path.stem)
-    return _KINDS[found[1]] if found else ""
+def _category(path: Path) -> str:
+    """Category of questions, as the names of LLaVA-Video-178K's files say it."""
+    found = _CATEGORY.search(path.stem)
+    return _CATEGORIES[found[1]] if found else ""

@@ -10,7 +10,7 @@ import torch
 from components.interfaces import VideoTextBatch
 from components.language.limits import TextLimitError
 from components.model import text_of
-from lightning_modules.evaluation.scoring import NO_KIND, SKIPPED_KEY, AccuracyCounter, is_exact_match
+from lightning_modules.evaluation.scoring import NO_CATEGORY, SKIPPED_KEY, AccuracyCounter, is_exact_match
 
 if TYPE_CHECKING:  # the module holds a judgement
     from lightning_modules.video_language import VideoLanguageModule
@@ -24,8 +24,8 @@ class EvaluatedQuestion(Protocol):
         """Key of the sample that the question belongs to."""
 
     @property
-    def kind(self) -> str:
-        """Kind of question, by which accuracies are also reported."""
+    def category(self) -> str:
+        """Category of the question, by which accuracies are also reported."""
 
     @property
     def question(self) -> str:
@@ -84,7 +84,7 @@ class ValidationMetrics:
     """Counts right answers over the batches of one validation or test, and logs losses and accuracies.
 
     Attributes:
-        counter: Right answers of this rank by evaluation set and kind; of all ranks after ``log_accuracies``.
+        counter: Right answers of this rank by evaluation set and category; of all ranks after ``log_accuracies``.
         left_out: Samples that this rank left out by evaluation set; all ranks did after ``log_accuracies``.
     """
 
@@ -121,11 +121,11 @@ class ValidationMetrics:
         for question, answer in zip(batch.questions, answers, strict=True):
             if question.key == SKIPPED_KEY:
                 continue
-            self.counter.add((name, question.kind or NO_KIND), is_exact_match(answer, question.answer))
+            self.counter.add((name, question.category or NO_CATEGORY), is_exact_match(answer, question.answer))
         return answers
 
     def log_accuracies(self, module: "VideoLanguageModule", stage: str) -> None:
-        """Log the accuracies over all ranks: of everything, of every set, of every kind of question in a set.
+        """Log the accuracies over all ranks: of everything, of every set, of every category of questions in a set.
 
         Of sets from which samples were left out, log also how many.
         """
@@ -142,7 +142,7 @@ class ValidationMetrics:
                 module.log(f"{stage}/skipped_samples/{name}", float(count))
         for (name,), accuracy in self.counter.by(0).items():
             module.log(f"{stage}/accuracy/{name}", accuracy.value)
-        for (name, kind), accuracy in self.counter.by(0, 1).items():
-            module.log(f"{stage}/accuracy_by_kind/{name}/{kind}", accuracy.value)
+        for (name, category), accuracy in self.counter.by(0, 1).items():
+            module.log(f"{stage}/accuracy_by_category/{name}/{category}", accuracy.value)
         for accuracy in self.counter.by().values():
             module.log(f"{stage}/accuracy", accuracy.value, prog_bar=True)

@@ -60,7 +60,7 @@ def needle(frame: int, colour: str = "blue") -> Needle:
 
 
 def answers(task: Task, needles: list[Needle], num_frames: int) -> dict[str, str]:
-    return {item["kind"]: item["turns"][1]["content"] for item in conversations(task, needles, num_frames, "key")}
+    return {item["category"]: item["turns"][1]["content"] for item in conversations(task, needles, num_frames, "key")}
 
 
 def shard_bytes(made: HaystackShards) -> dict[str, bytes]:

@@ -22,12 +22,12 @@ def counts(correct: int, questions: int) -> dict[str, int]:
 
 
 def finish(run: Run, right: int, *, asked: int = 10, rank: float | None = 4.0, steps: int = 7) -> None:
-    """Write what a finished run leaves: ``right`` of ``asked`` answers of every kind at 2x, all of them at 1x."""
-    kinds = ("colour", "shape", "first", "count")
+    """Write what a finished run leaves: ``right`` of ``asked`` answers of every category at 2x, all of them at 1x."""
+    categories = ("colour", "shape", "first", "count")
     report = {
-        "by_length_and_kind": {
-            "2x": {kind: counts(right, asked) for kind in kinds},
-            "1x": {kind: counts(asked, asked) for kind in kinds},
+        "by_length_and_category": {
+            "2x": {name: counts(right, asked) for name in categories},
+            "1x": {name: counts(asked, asked) for name in categories},
         }
     }
     lengths = ("1x", "2x") if rank is not None else ()
@@ -58,10 +58,11 @@ def test_mean_and_standard_error_are_over_seeds() -> None:
     assert over_seeds([0.4]) == (0.4, None)
 
 
-def test_kinds_of_question_are_pooled_into_tasks() -> None:
-    kinds = {"colour": counts(1, 4), "shape": counts(2, 4), "place": counts(0, 2)}
-    kinds |= {"first": counts(1, 2), "last": counts(2, 3)}
-    assert count_by_task({"1x": kinds}) == {"needle": {"1x": (3, 10)}, "order": {"1x": (3, 5)}}
+@pytest.mark.parametrize("table", ["by_length_and_category", "by_length_and_kind"], ids=["now", "earlier"])
+def test_categories_of_questions_are_pooled_into_tasks(table: str) -> None:
+    categories = {"colour": counts(1, 4), "shape": counts(2, 4), "place": counts(0, 2)}
+    categories |= {"first": counts(1, 2), "last": counts(2, 3)}
+    assert count_by_task({table: {"1x": categories}}) == {"needle": {"1x": (3, 10)}, "order": {"1x": (3, 5)}}
 
 
 def test_tables_hold_every_finished_run(study: Path, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_one_file_of_a_tree_is_a_source_too(tmp_path: Path) -> None:
     write_media(tmp_path / "178k", "b.mp4")
     convert("llava-video", subset, tmp_path / "out178k")
     (sample,) = read_samples(tmp_path / "out178k")
-    assert (sample.record.source, sample.record.conversations[0].kind) == ("0_30_s", "caption")
+    assert (sample.record.source, sample.record.conversations[0].category) == ("0_30_s", "caption")
 
 
 def test_help_is_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
