@@ -31,7 +31,7 @@ from tests.fixtures_data import RawSample, make_clip, make_image, make_record, w
 from tests.fixtures_videollamb import ENCODER_FACTS, write_original, write_start
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILES = [str(CONFIGS / "base.yaml"), str(CONFIGS / "model" / "videollamb_7b.yaml")]
+FILES = [str(CONFIGS / "model" / "videollamb_7b.yaml")]
 MERGED = [part for file in FILES for part in ("-c", file)]
 SHORT = ["--trainer.max_steps=1", "--trainer.accumulate_grad_batches=1", "--data.loading.num_workers=0"]
 FEW = ["--model.max_new_tokens=2", *SHORT]
