@@ -8,17 +8,31 @@ import logging
 import re
 
 NEW_CLASS_PATHS = {
-    "components.bridges.readouts.CacheAndMemoryReadout": "components.bridges.readouts.memory.CacheAndMemoryReadout",
-    "components.bridges.readouts.CacheReadout": "components.bridges.readouts.memory.CacheReadout",
-    "components.bridges.readouts.LastSegmentReadout": "components.bridges.readouts.memory.LastSegmentReadout",
+    "components.bridges.readouts.CacheAndMemoryReadout": (
+        "components.bridges.readouts.cache_and_memory.CacheAndMemoryReadout"
+    ),
+    "components.bridges.readouts.CacheReadout": "components.bridges.readouts.cache.CacheReadout",
+    "components.bridges.readouts.LastSegmentReadout": "components.bridges.readouts.last_segment.LastSegmentReadout",
     "components.bridges.readouts.MemoryReadout": "components.bridges.readouts.memory.MemoryReadout",
+    "components.bridges.readouts.memory.CacheAndMemoryReadout": (
+        "components.bridges.readouts.cache_and_memory.CacheAndMemoryReadout"
+    ),
+    "components.bridges.readouts.memory.CacheReadout": "components.bridges.readouts.cache.CacheReadout",
+    "components.bridges.readouts.memory.LastSegmentReadout": (
+        "components.bridges.readouts.last_segment.LastSegmentReadout"
+    ),
     "components.bridges.retrieved_readout.RetrievedReadout": "components.bridges.readouts.retrieved.RetrievedReadout",
-    "components.gather.AllFrames": "components.selection.gather.AllFrames",
-    "components.gather.LinspaceFrames": "components.selection.gather.LinspaceFrames",
-    "components.gather.PooledFrames": "components.selection.gather.PooledFrames",
+    "components.bridges.videollamb.VideoLLaMBBridge": "components.bridges.videollamb_bridge.VideoLLaMBBridge",
+    "components.gather.AllFrames": "components.selection.all_frames.AllFrames",
+    "components.gather.LinspaceFrames": "components.selection.linspace_frames.LinspaceFrames",
+    "components.gather.PooledFrames": "components.selection.pooled_frames.PooledFrames",
+    "components.language.pretrained.LoraSettings": "components.language.model_loading.LoraSettings",
     "components.pooling.ConvPooling": "components.pooling.patch_pooling.ConvPooling",
     "components.pooling.WindowPooling": "components.pooling.patch_pooling.WindowPooling",
     "components.segmenters.scene_tiling.SceneTilling": "components.segmenters.scene_tilling.SceneTilling",
+    "components.selection.gather.AllFrames": "components.selection.all_frames.AllFrames",
+    "components.selection.gather.LinspaceFrames": "components.selection.linspace_frames.LinspaceFrames",
+    "components.selection.gather.PooledFrames": "components.selection.pooled_frames.PooledFrames",
     "lightning_modules.predictions.PredictionWriter": "lightning_modules.evaluation.predictions.PredictionWriter",
 }
 """Old path -> new path."""
