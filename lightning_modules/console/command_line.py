@@ -27,6 +27,7 @@ from lightning_modules.console.untrained import untrained_parts, warning_of
 from lightning_modules.preemption import EndsAtOnce
 from lightning_modules.run.run_folder import (
     SameCheckpoint,
+    SavesConfig,
     SoleWriter,
     folder_of_runs,
     log_folder,
@@ -63,7 +64,7 @@ class VideoLanguageCLI(LightningCLI):
             parser_kwargs=_parser_options(),
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,  # model.optimization sets rates part by part; --optimizer would undo that
-            **kwargs,
+            **{"save_config_callback": SavesConfig, **kwargs},
         )
 
     _lock = RunLock(Path())

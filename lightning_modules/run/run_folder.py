@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import SaveConfigCallback
 
 from lightning_modules.run.run_lock import FolderInUseError, RunLock
 
@@ -66,6 +67,19 @@ def write_beside_runs(trainer: Any, command: str) -> None:
             runs = Path(logger.init_args.save_dir, logger.init_args.name or "")
             free = next(number for number in itertools.count() if not (runs / f"{command}_{number}").exists())
             logger.init_args.version = f"{command}_{free}"
+
+
+class SavesConfig(SaveConfigCallback):
+    """Writes the config of a run into its folder, as Lightning does.
+
+    An evaluation without logger and without ``--run_folder`` has no folder, and its config is not written: it would
+    end up in the working directory.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the config, unless the run has no folder."""
+        if stage == "fit" or trainer.loggers or Path(trainer.default_root_dir).resolve() != Path.cwd():
+            super().setup(trainer, pl_module, stage)
 
 
 class SoleWriter(Callback):
