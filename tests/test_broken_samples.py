@@ -107,7 +107,7 @@ def test_validation_in_training_leaves_wrong_samples_out_and_counts_them(
     assert cli.trainer.global_step == 2
     assert float(cli.trainer.callback_metrics["val/skipped_samples/1x"]) == 3
     assert "val/skipped_samples/1x: 3" in caplog.text
-    assert sum(accuracy.total for accuracy in cli.model.judgement.counter.by().values()) == 30
+    assert sum(accuracy.total for accuracy in cli.model.metrics.counter.by().values()) == 30
     listed = read_list(Path(str(cli.trainer.log_dir)) / "skipped_validation.jsonl")
     assert {key: line["kind"] for key, line in listed.items()} == KINDS
     assert listed["cut"]["media"] == "films/cut.mp4"

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import evaluate
 import train
-from lightning_modules.evaluation.predictions import Prediction, judge_answers, read_predictions
+from lightning_modules.evaluation.predictions import Prediction, score_answers, read_predictions
 from lightning_modules.export import export
 from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, make_tiny_tokenizer, write_shard
@@ -124,7 +124,7 @@ def test_stopped_evaluation_goes_on_and_asks_nothing_twice(
 
     def notes(self: Any, batch: Any, *args: Any) -> list[str]:
         answers = predict_step(self, batch, *args)
-        batches.append(asked(judge_answers(batch.questions, answers)))
+        batches.append(asked(score_answers(batch.questions, answers)))
         return answers
 
     monkeypatch.setattr(VideoLanguageModule, "predict_step", stops)
