@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import evaluate
 import train
-from lightning_modules.evaluation.predictions import Prediction, score_answers, read_predictions
+from lightning_modules.evaluation.predictions import Prediction, read_predictions, score_answers
 from lightning_modules.export import export
 from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, make_tiny_tokenizer, write_shard

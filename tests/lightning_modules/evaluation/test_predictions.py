@@ -8,8 +8,8 @@ from datamodules.batch import Question, empty_text_sample
 from lightning_modules.evaluation.predictions import (
     Prediction,
     PredictionWriter,
-    score_answers,
     read_predictions,
+    score_answers,
     to_json_lines,
 )
 from tests.fixtures_models import PartFolders, make_batch, make_module
