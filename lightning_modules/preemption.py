@@ -58,8 +58,8 @@ class Preemption(Checkpoint):
     The signal may reach only one rank, or ranks at different steps. So after each step all ranks reduce the signal that
     they recorded, and read the result after the next step, when no rank has to wait for it. A run thus stops one or two
     optimizer steps after the signal, and after a validation that happens in between. Plan that time, and the time of
-    writing a checkpoint, before the machine is taken away. A validation that is due after the same step is skipped. A run
-    in its last step ends as if there had been no signal.
+    writing a checkpoint, before the machine is taken away. A validation that is due after the same step is skipped. In
+    its last step a run ends as if there had been no signal.
 
     ``KeepCheckpoints`` saves, so the checkpoint is like all others. This callback does not restart a run: the script of
     ``lightning_modules.submit`` requeues a job that exits with 75, and ``--run_folder`` finds the checkpoint.

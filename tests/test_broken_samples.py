@@ -167,7 +167,7 @@ def test_the_report_names_what_was_left_out_by_kind_with_file_and_reason(
     written = json.loads((place.folder / "judged/report.json").read_text(encoding="utf-8"))
     assert written == report
     text = (place.folder / "judged/report.md").read_text(encoding="utf-8")
-    assert "Samples that could not be judged: 3 (media: 1, length: 1, sample: 1)." in text
+    assert "Samples that could not be evaluated: 3 (media: 1, length: 1, sample: 1)." in text
     assert "neither as right nor as wrong" in text
     assert "| cut | films/cut.mp4 | media | shard " in text
     assert "(made from films/cut.mp4)" in caplog.text

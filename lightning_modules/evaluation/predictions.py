@@ -83,7 +83,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number} is no prediction ({error}): {line[:80]!r}. Remove the line to have its "
-                "question asked again, or the file to ask all questions again"
+                "question asked again, or remove the file to ask all of them again"
             ) from error
     return predictions
 

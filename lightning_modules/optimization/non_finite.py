@@ -127,7 +127,7 @@ class NonFiniteSteps(Callback):
             # If all losses were finite, a gradient was not, and it is unknown of which batch.
             if self._loss_was_bad and bool(seen.loss.isfinite()):
                 continue
-            _log.warning("step %d is left out: loss %s, samples %s", step, float(seen.loss), seen.keys)
+            _log.warning("step %d is skipped: loss %s, samples %s", step, float(seen.loss), seen.keys)
             if self.settings.dump is not None and seen.batch is not None:
                 name = f"step-{step:08d}-rank-{trainer.global_rank}-batch-{number}"
                 dataset = getattr(trainer.train_dataloader, "dataset", None)
@@ -145,10 +145,10 @@ class NonFiniteSteps(Callback):
         what = "the loss" if self._loss_was_bad else "the loss was finite, the gradient"
         steps = "step was" if self.num_in_a_row == 1 else "steps in a row were"
         return (
-            f"{self.num_in_a_row} {steps} left out, the last one step {trainer.global_step - 1}, where {what} was not "
+            f"{self.num_in_a_row} {steps} skipped, the last one step {trainer.global_step - 1}, where {what} was not "
             f"finite. Samples of that step: {'; '.join(batches)}. Look at these samples "
             "(model.optimization.non_finite.dump has them written), lower the learning rate, or go on from an earlier "
-            "checkpoint; model.optimization.non_finite.stop_after sets how many steps in a row may be left out"
+            "checkpoint; model.optimization.non_finite.stop_after sets how many steps in a row may be skipped"
         )
 
 
