@@ -11,13 +11,13 @@ from torch import Tensor
 
 from components.interfaces import (
     FrameEncoder,
+    FrameSelection,
     LanguageModel,
     LossSchedule,
     MemoryBridge,
     Segmenter,
 )
 from components.model import ModelOutput, VideoLanguageModel
-from components.selection.gather import FrameSelection
 from lightning_modules.checkpoints.strategy import PortableCheckpoints
 from lightning_modules.evaluation.validation import ValidationMetrics
 from lightning_modules.interfaces import EvaluatedBatch, TrainingModule

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
-from components.bridges.readouts.memory import CacheReadout
+from components.bridges.readouts.cache import CacheReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.interfaces import MemoryBridge

@@ -21,7 +21,7 @@ from components.segmenters.depth import adjacent_similarity, depth_scores, left_
 from components.segmenters.scene_tilling import SceneTilling
 
 
-def scene_tiling_cases(folder: Path) -> Iterator[CaseResult]:
+def scene_tilling_cases(folder: Path) -> Iterator[CaseResult]:
     """Run every case of ``scene_tiling.json``."""
     recorded = json.loads((folder / "scene_tiling.json").read_text())
     tensors = load_file(folder / "scene_tiling.safetensors")

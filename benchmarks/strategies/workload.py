@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from apps.quickstart.tokenizer import train_tokenizer
 from benchmarks.resume.workload import write_encoder
-from components.bridges.readouts.memory import CacheReadout
+from components.bridges.readouts.cache import CacheReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.language.causal import HuggingFaceCausalLM

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from components.checkpoints.parameter_access import ParameterAccess, Share, Slot, even_share
+from components.sharding import full_shape, is_zero3_sharded
 
 
 class ZeroAccess(ParameterAccess):
@@ -46,8 +47,7 @@ class ZeroAccess(ParameterAccess):
 
     def shape(self, parameter: Any) -> torch.Size:
         """See ``ParameterAccess``."""
-        shape: torch.Size = parameter.ds_shape if _is_spread(parameter) else parameter.shape
-        return shape
+        return full_shape(parameter)
 
     def dtype(self, parameter: Tensor, state: str | None) -> torch.dtype:
         """See ``ParameterAccess``."""
@@ -59,13 +59,13 @@ class ZeroAccess(ParameterAccess):
         joined = self._joined(parameter, state)
         if joined is not None:
             return self._brought_together(parameter, self._share(parameter, joined), rank)
-        if _is_spread(parameter):
+        if is_zero3_sharded(parameter):
             return self._brought_together(parameter, self._module_share(parameter), rank)
         return parameter.detach()
 
     def share(self, parameter: Any) -> Share:
         """See ``ParameterAccess``."""
-        if not _is_spread(parameter):
+        if not is_zero3_sharded(parameter):
             return even_share(parameter.detach(), self._rank, self._num_ranks)
         share = self._module_share(parameter)
         return Share(share.values[: _real_length(share, self.shape(parameter).numel())], share.start)
@@ -77,9 +77,9 @@ class ZeroAccess(ParameterAccess):
             _take(self._share(parameter, joined), whole)
         if state is not None:
             return
-        if _is_spread(parameter):
+        if is_zero3_sharded(parameter):
             _take(self._module_share(parameter), whole)
-        if not _is_spread(parameter) or parameter.numel() == whole.numel():  # small weights stay gathered
+        if not is_zero3_sharded(parameter) or parameter.numel() == whole.numel():  # small weights stay gathered
             parameter.detach().copy_(whole.view(parameter.shape))
 
     def _joined(self, parameter: Tensor, state: str | None) -> Tensor | None:
@@ -91,7 +91,7 @@ class ZeroAccess(ParameterAccess):
         return tensor
 
     def _share(self, parameter: Any, joined: Tensor) -> Share:
-        if _is_spread(parameter):
+        if is_zero3_sharded(parameter):
             assert self._zero is not None
             _, begin, length = self._zero.grad_position[self._zero.get_param_id(parameter)]
             return Share(joined.detach().narrow(0, begin, length), self._rank * length)
@@ -113,10 +113,6 @@ class ZeroAccess(ParameterAccess):
         if torch.distributed.is_initialized():
             torch.distributed.reduce(whole, dst=rank)
         return whole.view(shape)
-
-
-def _is_spread(parameter: Any) -> bool:
-    return hasattr(parameter, "ds_id")
 
 
 def _real_length(share: Share, num_elements: int) -> int:

@@ -112,7 +112,7 @@ class ThroughputMonitor(Callback):
     def _on_forward(self, _module: nn.Module, inputs: tuple[VideoTextBatch], output: ModelOutput) -> None:
         step = self._times.running
         if step is not None:
-            step.work = work_of(inputs[0], output.segment_slots)
+            step.work = work_of(inputs[0], output.segment_groups)
             step.positions, step.computed_positions = output.num_positions, output.num_computed_positions
 
     def _log(self, trainer: Trainer, module: LightningModule) -> None:

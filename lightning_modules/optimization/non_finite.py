@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from components.sharding import local_part
 from lightning_modules.interfaces import EvaluatedBatch, SkippingOptimizer, as_training_module
 from lightning_modules.optimization.accumulation import is_accumulating
 from lightning_modules.optimization.bad_samples import write_bad_samples
@@ -154,5 +154,4 @@ class NonFiniteSteps(Callback):
 
 def _norm_of_shards(gradients: list[Tensor]) -> Tensor:
     """Norm of this rank's gradients, which shows whether they are finite."""
-    own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-    return nn.utils.get_total_norm(own)
+    return nn.utils.get_total_norm([local_part(gradient) for gradient in gradients])
