@@ -35,6 +35,7 @@ from datamodules.loader import LateLoader, batch_loader
 from datamodules.shards.shard_reader import ShardReader, open_shards
 from lightning_modules.console.command_line import VideoLanguageCLI
 from lightning_modules.console.config_files import read_config
+from lightning_modules.console.option_spelling import add_option
 from lightning_modules.console.untrained import untrained_parts, warning_of
 from lightning_modules.evaluation.evaluation_settings import evaluation_settings
 from lightning_modules.evaluation.predictions import PredictionWriter, read_predictions, to_json_lines
@@ -201,7 +202,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if stopped is not None:
         raise stopped
     cli.datamodule.loading.failures.check_share(
-        report["skipped"]["by_kind"], len(reader), skipped.path, "--max_skipped_share"
+        report["skipped"]["by_kind"], len(reader), skipped.path, "--max-skipped-share"
     )
     return report
 
@@ -275,10 +276,11 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--averaged", action="store_true", help="take running averages of the weights where the checkpoint has them"
     )
-    parser.add_argument("--batch_size", type=int, help="samples at once; as in the run by default")
-    parser.add_argument("--max_new_tokens", type=int, help="longest answer; as in the run by default")
-    parser.add_argument(
-        "--max_skipped_share",
+    add_option(parser, "--batch-size", type=int, help="samples at once; as in the run by default")
+    add_option(parser, "--max-new-tokens", type=int, help="longest answer; as in the run by default")
+    add_option(
+        parser,
+        "--max-skipped-share",
         type=float,
         help="largest part of the samples that may be left out, from 0 to 1; as in the run by default",
     )

@@ -17,16 +17,16 @@ from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset
 from datamodules.failures import FailurePolicy
 from datamodules.loader import LateLoader, Loading, ResumableLoader, Source, batch_loader, refuse_other_sampler
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling
+from datamodules.order.draws import SampleTable, stated_frames_of, tabulate
 from datamodules.order.fingerprint import check_facts, order_facts
 from datamodules.order.global_batches import GlobalBatches, global_batches
 from datamodules.order.rank_batches import EvaluationBatches, TrainingBatches
 from datamodules.order.stream import source_samples
 from datamodules.order.text_tokens import measure_text_tokens
 from datamodules.order.training_order import TrainingOrder
-from datamodules.order.units import SampleTable, stated_frames_of, tabulate
 from datamodules.read_batches import ReadBatches, skipped_file
 from datamodules.shards.shard_reader import ShardReader, open_shards
 from datamodules.start_sample import StartReader, StartSample

@@ -13,7 +13,7 @@ from datamodules.failures import FailurePolicy
 from datamodules.media.decoding import Decoding
 from datamodules.media.worker_signals import outlive_signals, signals_held_in_children
 from datamodules.order.batch_plan import Budget
-from datamodules.order.units import Cost
+from datamodules.order.draws import Cost
 from datamodules.shards.shard_cache import ShardCache
 
 

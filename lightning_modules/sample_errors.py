@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from components.language.limits import TextLimitError
+from components.language.text_limits import TextLimitError
 
 
 class SampleLimitError(TextLimitError):

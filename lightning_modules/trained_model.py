@@ -8,14 +8,14 @@ import torch
 from jsonargparse import ArgumentParser
 
 from components.checkpoints.exported_weights import open_weights
-from components.checkpoints.format import CONFIG
-from components.checkpoints.identity import (
+from components.checkpoints.frozen_parts_check import (
     language_tokenizer,
     refuse_other_frozen_weights,
     refuse_other_tokenizer,
 )
 from components.checkpoints.parameter_access import DirectAccess
 from components.checkpoints.restoring import SavedWeights, refuse_misfit, restore_weights
+from components.checkpoints.run_checkpoint import CONFIG
 from components.checkpoints.settings_check import warn_of_other_settings
 from components.model import VideoLanguageModel
 from lightning_modules.console.config_files import read_config
@@ -78,7 +78,7 @@ def load_weights(module: VideoLanguageModule, weights: SavedWeights, *, averaged
     tokenizer = language_tokenizer(module)
     refuse_other_tokenizer(weights, {} if tokenizer is None else {"model.language_model": tokenizer})
     refuse_misfit(module, access, weights)
-    refuse_other_frozen_weights(module, access, weights, add_up=lambda values: values)
+    refuse_other_frozen_weights(module, access, weights, sum_over_ranks=lambda values: values)
     restore_weights(module, access, weights, averaged=averaged)
 
 

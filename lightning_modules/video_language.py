@@ -18,7 +18,7 @@ from components.interfaces import (
     Segmenter,
 )
 from components.model import ModelOutput, VideoLanguageModel
-from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from lightning_modules.evaluation.validation import ValidationMetrics
 from lightning_modules.interfaces import EvaluatedBatch, TrainingModule
 from lightning_modules.logging_steps import logs_after_this_step

@@ -129,13 +129,13 @@ def test_stopped_evaluation_goes_on_and_asks_nothing_twice(
 
     monkeypatch.setattr(VideoLanguageModule, "predict_step", stops)
     with pytest.raises(RuntimeError, match="the power is out"):
-        judge("--restart", "--batch_size", "2")
+        judge("--restart", "--batch-size", "2")
     assert read_predictions(path) == expected[:4]
     with path.open("a", encoding="utf-8") as file:  # cut off while the next batch was written
         file.write(json.dumps(expected[4]._asdict()) + "\n" + '{"key": "video2", "id"')
     batches.clear()
     monkeypatch.setattr(VideoLanguageModule, "predict_step", notes)
-    resumed = judge("--batch_size", "3")  # the batch size may change
+    resumed = judge("--batch-size", "3")  # the batch size may change
     assert [pair for batch in batches for pair in batch] == ALL_QUESTIONS[4:]
     assert read_predictions(path) == expected
     assert resumed == uninterrupted
@@ -154,8 +154,8 @@ def test_answers_of_another_evaluation_are_not_mixed_in(
 ) -> None:
     judge()
     with pytest.raises(ValueError, match=r"holds answers of another evaluation: max_new_tokens differ.*--restart"):
-        judge("--max_new_tokens", "1")
-    report = judge("--max_new_tokens", "1", "--restart")
+        judge("--max-new-tokens", "1")
+    report = judge("--max-new-tokens", "1", "--restart")
     assert report["accuracy"]["questions"] == len(ALL_QUESTIONS)
     assert report["evaluated"]["max_new_tokens"] == 1
 

@@ -14,10 +14,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from omegaconf.errors import OmegaConfBaseException
 
-from components.checkpoints.folder import newest_checkpoint
+from components.checkpoints.atomic_folder import newest_checkpoint
 from components.old_class_paths import with_new_class_paths
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
-from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from lightning_modules.console.config_files import PARSER_MODE, accept_old_class_paths, named_config_files
 from lightning_modules.console.foreign_output import silence_foreign_output
 from lightning_modules.console.parser import ShortMessageParser

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
 from components.checkpoints.file_hashes import content_hash
-from components.checkpoints.format import RunCheckpoint
+from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.model import VideoLanguageModel
 from components.old_class_paths import NEW_CLASS_PATHS
 from components.streaming import StreamingSession

@@ -30,7 +30,7 @@ def write(folder: Path, *texts: str) -> list[Path]:
 
 
 def test_another_class_keeps_the_options_that_it_has(tmp_path: Path) -> None:
-    overlay = "model: {bridge: {class_path: components.bridges.videollamb.VideoLLaMBBridge}}\n"
+    overlay = "model: {bridge: {class_path: components.bridges.videollamb_bridge.VideoLLaMBBridge}}\n"
     bridge = read_config(write(tmp_path, FIRST, overlay), SECTIONS)["model"]["bridge"]
     assert bridge["class_path"].endswith(".VideoLLaMBBridge")
     assert bridge["init_args"] == {"num_memory": 3, "num_heads": 2}  # it has no width
