@@ -28,6 +28,8 @@ def read_run_config(paths: Sequence[Path]) -> RunConfig:
     """Read configs as ``train.py`` does: later ones are merged over earlier ones.
 
     Tokenizer and chat settings that ``data`` leaves out are those of the language model.
+    It reads ``data`` and two values of the language model only, so files are merged key by key. The parser of the
+    command line belongs to ``lightning_modules``, which this package may not import.
 
     Args:
         paths: YAML files.
