@@ -47,7 +47,7 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], SkipsUnusedCompute):
         dropout: Probability on attention weights and on what attention and feed-forward parts add.
         pool_grid: Side of the square grid that each frame's patches are averaged to; None takes them as they come.
         retrieval: False hands the memory tokens on as they are, the "no retrieval" ablation of the paper.
-        weights: Safetensors file with the trained bridge, as ``components.weights.convert_videollamb`` writes it.
+        weights: Safetensors file with the trained bridge, as ``python -m components.weights.videollamb`` writes it.
 
     Raises:
         ValueError: ``dim`` is not divisible by ``num_heads``, a size is not positive, or ``weights`` holds a
@@ -165,6 +165,6 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], SkipsUnusedCompute):
                 f"{path} does not hold this bridge: missing {sorted(own.keys() - stored.keys())[:5]}, unknown "
                 f"{sorted(stored.keys() - own.keys())[:5]}, of another shape {sorted(differing)[:5]}. Set the bridge's "
                 "sizes as they were trained; original checkpoints are imported by `python -m "
-                "components.weights.convert_videollamb import`"
+                "components.weights.videollamb import`"
             )
         self.load_state_dict(stored)

@@ -1,4 +1,4 @@
-"""Keeps the settings that an original checkpoint came with, for the export that goes back into its form."""
+"""Stores the config and tokenizer files of an original checkpoint, for a later export to the original format."""
 
 import json
 import shutil
@@ -11,11 +11,11 @@ _FILES = ("config.json", *TOKENIZER_FILES)
 
 
 def keep_original_settings(source: Path, language_model: Path) -> None:
-    """Copy configuration and tokenizer of an original checkpoint as they are.
+    """Copy the configuration and tokenizer of an original checkpoint without changes.
 
     Args:
-        source: The original checkpoint. One that is a single file has none.
-        language_model: Folder of the language model that is imported from it.
+        source: The original checkpoint. If it is a single file, there is nothing to copy.
+        language_model: Folder of the imported language model; the files go to a subfolder.
     """
     found = [source / name for name in _FILES if (source / name).is_file()]
     if found:
@@ -27,16 +27,16 @@ def keep_original_settings(source: Path, language_model: Path) -> None:
 def write_original_settings(
     language_model: Path | None, target: Path, dtype: str | None, num_bridge_layers: int
 ) -> list[str]:
-    """Put configuration and tokenizer beside exported weights, so that the original's code and our import open them.
+    """Write configuration and tokenizer for exported weights, so that the original code and our import can open them.
 
     Args:
-        language_model: Folder of the imported language model; None where it is not known.
+        language_model: Folder of the imported language model; None if unknown.
         target: Folder of the export.
-        dtype: Dtype that the weights were cast to; None leaves what the configuration says.
-        num_bridge_layers: Layers of the exported bridge; 0 where it is not exported.
+        dtype: Dtype that the weights were cast to; None does not change the configuration.
+        num_bridge_layers: Number of layers of the exported bridge; 0 if it is not exported.
 
     Returns:
-        What is left to do by hand, line by line.
+        Lines that tell the user what remains to be done by hand.
     """
     kept = None if language_model is None else language_model / _KEPT
     if kept is None or not (kept / "config.json").is_file():

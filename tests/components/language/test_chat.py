@@ -223,7 +223,7 @@ def test_dates_are_written_as_the_template_asks() -> None:
 
 
 def test_a_date_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="'tomorrow' is no day"):
+    with pytest.raises(ValueError, match="'tomorrow' is no date"):
         ChatSettings(date="tomorrow")
 
 

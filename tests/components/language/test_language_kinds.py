@@ -222,7 +222,7 @@ def test_models_that_need_ids_beside_embeddings_are_found() -> None:
         problem = embeddings_problem(model, ids, model.table(ids))
         assert (problem is not None) == reads_ids
     assert problem is not None
-    assert "it reads ids beside the embeddings" in problem
+    assert "it also reads the ids" in problem
 
 
 def test_parameters_that_no_answer_depends_on_are_found() -> None:

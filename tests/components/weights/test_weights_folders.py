@@ -23,7 +23,7 @@ from components.encoders.languagebind_transformer import FrameWindows
 from components.encoders.languagebind_weights import load_vision_transformer
 from components.language.causal import HuggingFaceCausalLM
 from components.weights.conversion import PARTS
-from components.weights.convert_videollamb import main
+from components.weights.videollamb import main
 from components.weights.encoder_settings import EncoderFacts, encoder_settings
 from components.weights.lora import merge_adapters
 from tests.components.encoders.languagebind_folders import RECORDED, TENSORS, WEIGHTS, image_weights, lora_weights
@@ -185,7 +185,7 @@ def test_parts_that_were_not_asked_for_are_counted(
 ) -> None:
     main(["import", str(original), str(tmp_path), "--part", "language_model"])
     printed = capsys.readouterr().out
-    assert "left out, not asked for: bridge (50 tensors)" in printed
+    assert "left out, not requested: bridge (50 tensors)" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["language_model"]
 
 

@@ -15,7 +15,7 @@ from components.checkpoints.weight_files import WeightFiles
 from components.encoders.languagebind_transformer import FrameWindows
 from components.encoders.languagebind_weights import load_vision_transformer
 from components.weights.conversion import PARTS, import_checkpoint
-from components.weights.convert_videollamb import main
+from components.weights.videollamb import main
 from components.weights.original_names import PartName
 from tests.fixtures_videollamb import ENCODER_FACTS, write_original
 

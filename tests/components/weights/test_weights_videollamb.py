@@ -12,7 +12,7 @@ from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.checkpoints.weight_files import WeightFiles
 from components.weights.conversion import PARTS, Allowances, export_part, import_checkpoint
-from components.weights.convert_videollamb import main
+from components.weights.videollamb import main
 from components.weights.lora import merge_adapters
 from components.weights.original_names import PartName
 from tests.fixtures_videollamb import write_sharded
@@ -232,4 +232,4 @@ def test_command_line_refuses_with_the_reason(tmp_path: Path) -> None:
 def test_help_is_shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(arguments)
-    assert "components.weights.convert_videollamb" in capsys.readouterr().out
+    assert "components.weights.videollamb" in capsys.readouterr().out
