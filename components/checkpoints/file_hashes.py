@@ -2,8 +2,8 @@
 
 The hash is the SHA-256 of the file's length and of one sum per page (4096 bytes). Sums are as fast as reading memory;
 SHA-256 of the complete content would double the time to save where no core is idle. The hash detects a change of any
-single number, pages that are lost, cleared or exchanged, and other files. It does not protect against deliberate changes
-that preserve the sums; somebody who can make them can also change the index.
+single number, pages that are lost, cleared or exchanged, and other files. It does not protect against deliberate
+changes that preserve the sums; somebody who can make them can also change the index.
 """
 
 import hashlib

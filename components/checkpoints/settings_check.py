@@ -1,4 +1,4 @@
-"""Compares the config of a run with the config in a checkpoint, for the settings that change what the weights compute."""
+"""Compares the config of a run with that of a checkpoint, for the settings that change what the weights compute."""
 
 import logging
 from collections.abc import Iterator, Mapping

@@ -24,10 +24,10 @@ from components.sharding import hand_to_sharding
 class HuggingFaceVisionEncoder(FrameEncoder):
     """Computes a class vector and patch features per frame, from one layer of a vision transformer.
 
-    Works with CLIP, SigLIP, DINOv2 and similar models. Of a dual model (vision and text), only the vision part is loaded,
-    and only the layers up to the chosen one. Features are the output of that layer, before any final norm. The class
-    vector is the class token; for a model without one (SigLIP), it is the mean of the patches. Register tokens are
-    dropped. The encoder is frozen: no gradients, always in eval mode.
+    Works with CLIP, SigLIP, DINOv2 and similar models. Of a dual model (vision and text), only the vision part is
+    loaded, and only the layers up to the chosen one. Features are the output of that layer, before any final norm. The
+    class vector is the class token; for a model without one (SigLIP), it is the mean of the patches. Register tokens
+    are dropped. The encoder is frozen: no gradients, always in eval mode.
 
     Args:
         path: Folder or hub name of the checkpoint, with ``preprocessor_config.json``.

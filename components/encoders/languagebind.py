@@ -35,8 +35,8 @@ class LanguageBindEncoder(FrameEncoder):
         video_path: Folder with ``config.json`` and complete weights of the video transformer (such as
             LanguageBind_Video_merge), or a weights file with ``config.json`` in the same folder.
         image_path: The same for the image transformer. LoRA adapters in it are merged.
-        layer: Layer to take the output of, as an index into the hidden states: 0 is before the first layer, -1 after the
-            last, -2 after the second to last.
+        layer: Layer to take the output of, as an index into the hidden states: 0 is before the first layer, -1 after
+            the last, -2 after the second to last.
         patch_grid: Average the square grid of patches to this side; None keeps all patches.
         dtype: Dtype of weights and features.
         max_frames_per_call: Maximum number of frames per forward pass, a multiple of 8. Limits memory; does not change

@@ -1,6 +1,6 @@
 """Renders conversations through a chat template and splits the text before every answer.
 
-Every answer's prompt is rendered as for generation, that is, without the turns after it; see ``components.language.chat``.
+Every answer's prompt is rendered as for generation, without the turns after it; see ``components.language.chat``.
 """
 
 from collections.abc import Sequence

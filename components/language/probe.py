@@ -63,8 +63,8 @@ def generation_problem(model: Any, embeddings: Tensor, is_sharded: bool) -> str 
 def unused_parameters(model: Any, embeddings: Tensor) -> list[str]:
     """Names of trainable parameters that a forward pass does not use.
 
-    They are found in the autograd graph of the logits, without a backward pass. Experts are ignored, because other tokens
-    may use other experts.
+    They are found in the autograd graph of the logits, without a backward pass. Experts are ignored, because other
+    tokens may use other experts.
 
     Args:
         model: A Hugging Face causal language model, not sharded.

@@ -23,9 +23,9 @@ from components.encoders.languagebind_transformer import FrameWindows
 from components.encoders.languagebind_weights import load_vision_transformer
 from components.language.causal import HuggingFaceCausalLM
 from components.weights.conversion import PARTS
-from components.weights.videollamb import main
 from components.weights.encoder_settings import EncoderFacts, encoder_settings
 from components.weights.lora import merge_adapters
+from components.weights.videollamb import main
 from tests.components.encoders.languagebind_folders import RECORDED, TENSORS, WEIGHTS, image_weights, lora_weights
 from tests.fixtures_videollamb import ENCODER_FACTS, VISION, language_config, make_llama_tokenizer, write_original
 

@@ -15,8 +15,8 @@ from components.checkpoints.weight_files import WeightFiles
 from components.encoders.languagebind_transformer import FrameWindows
 from components.encoders.languagebind_weights import load_vision_transformer
 from components.weights.conversion import PARTS, import_checkpoint
-from components.weights.videollamb import main
 from components.weights.original_names import PartName
+from components.weights.videollamb import main
 from tests.fixtures_videollamb import ENCODER_FACTS, write_original
 
 PUBLISHED: list[tuple[PartName, int, int]] = [

@@ -12,9 +12,9 @@ from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb import VideoLLaMBBridge
 from components.checkpoints.weight_files import WeightFiles
 from components.weights.conversion import PARTS, Allowances, export_part, import_checkpoint
-from components.weights.videollamb import main
 from components.weights.lora import merge_adapters
 from components.weights.original_names import PartName
+from components.weights.videollamb import main
 from tests.fixtures_videollamb import write_sharded
 
 GOLDENS = Path(__file__).parents[2] / "goldens"

@@ -200,7 +200,7 @@ def test_only_training_can_be_finished(render: Render) -> None:
         (["--nodes=many"], ["fit"], "nodes"),
         (["--signal=INT@60"], ["fit"], "must be USR1@SECONDS"),
         (["--signal=USR1@300", "--time=00:05:00"], ["fit"], "would stop the job as soon as it starts"),
-        (["--gpu_option=--gpus=8"], ["fit"], "must say where the number goes"),
+        (["--gpu_option=--gpus=8"], ["fit"], "must contain {gpus}"),
         (["--sbatch=[exclusive]"], ["fit"], "sbatch takes options such as --exclusive"),
         (["--variables={A-B: 1}"], ["fit"], r"\['A-B'\] cannot be exported"),
         (["--container.image=x", "--container.mounts=[/data]"], ["fit"], "must be HOST:INSIDE"),
