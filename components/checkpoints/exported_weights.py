@@ -65,5 +65,5 @@ class ExportedWeights:
 
 
 def open_weights(path: Path) -> RunCheckpoint | ExportedWeights:
-    """Open a checkpoint or an export; see ``RunCheckpoint`` for what is raised."""
+    """Open a checkpoint or an export; see ``RunCheckpoint`` for errors."""
     return ExportedWeights(path) if (path / ABOUT).is_file() else RunCheckpoint(path)

@@ -199,7 +199,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _what_it_is(folder: Path) -> str:
-    """For an error message: what a folder is that is not a checkpoint."""
+    """Explain, for an error message, what a folder contains instead of a checkpoint."""
     if (folder / EXPORT_ABOUT).is_file():
         return (
             ". It is an export: weights without the state of a run, so a run cannot be resumed from it. Start a new "

@@ -187,12 +187,12 @@ def _write_tensors(
     except Exception as error:
         failure = error
     for item in items:
-        whole = access.gather(item.parameter, item.state, item.rank)
+        gathered = access.gather(item.parameter, item.state, item.rank)
         if item.name not in own or file is None or failure is not None:
             continue
         try:
-            assert whole is not None
-            file.add(item.name, whole)
+            assert gathered is not None
+            file.add(item.name, gathered)
         except Exception as error:
             failure = error
     try:

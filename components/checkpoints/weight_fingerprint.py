@@ -121,8 +121,8 @@ def is_same(one: WeightFingerprint, other: WeightFingerprint) -> bool:
 
 def _sums(chunk: Tensor) -> Tensor:
     """Sum and sum of squares of float32 elements ``[n]``, float64 ``[2]``; blocks are summed first."""
-    whole = len(chunk) - len(chunk) % _BLOCK
-    parts = [part for part in (chunk[:whole].view(-1, _BLOCK), chunk[whole:].view(1, -1)) if part.numel()]
+    end = len(chunk) - len(chunk) % _BLOCK  # of the last complete block
+    parts = [part for part in (chunk[:end].view(-1, _BLOCK), chunk[end:].view(1, -1)) if part.numel()]
     sums = [torch.stack([part.sum(dim=1), torch.linalg.vector_norm(part, dim=1).square()]) for part in parts]
     return torch.cat(sums, dim=1).double().sum(dim=1)
 

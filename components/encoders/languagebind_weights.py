@@ -103,10 +103,10 @@ def parse_vision_config(settings: Mapping[str, Any], source: str) -> VisionConfi
     config = VisionConfig(*(settings[name] for name in VisionConfig._fields))
     if config.hidden_act not in ACT2FN:
         raise ValueError(f"{source}: 'hidden_act' {config.hidden_act!r} is unknown; choose one of {sorted(ACT2FN)}")
-    for whole, part in (("hidden_size", "num_attention_heads"), ("image_size", "patch_size")):
-        if getattr(config, part) < 1 or getattr(config, whole) % getattr(config, part):
+    for size, divisor in (("hidden_size", "num_attention_heads"), ("image_size", "patch_size")):
+        if getattr(config, divisor) < 1 or getattr(config, size) % getattr(config, divisor):
             raise ValueError(
-                f"{source}: {whole!r} {getattr(config, whole)} is no multiple of {part!r} {getattr(config, part)}"
+                f"{source}: {size!r} {getattr(config, size)} is no multiple of {divisor!r} {getattr(config, divisor)}"
             )
     return config
 

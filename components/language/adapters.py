@@ -39,7 +39,7 @@ def merge_adapters_of(model: Any) -> bool:
     leftover = [name for name in model.state_dict() if "lora_" in name]
     if leftover:
         raise ValueError(
-            f"the adapters {leftover[:3]} ({len(leftover)} in all) cannot be merged into the weights beside them; "
+            f"the adapters {leftover[:3]} ({len(leftover)} in all) cannot be merged into their weights; "
             "export without the language model, or train with lora.target_modules that name linear layers"
         )
     return bool(layers)

@@ -39,15 +39,13 @@ class HuggingFaceCausalLM(LanguageModel):
         freeze: Train none of the language model's weights.
         gradient_checkpointing: Recompute every layer in the backward pass instead of storing its activations.
         gguf_file: Name of a GGUF file in ``path`` to read configuration, tokenizer and weights from.
-        pack: Put several conversations into one row instead of padding each to the longest. Tokens of different
-            conversations do not attend to each other: losses are the same and fewer positions are computed. See
-            ``components.language.packing``.
+        pack: Put several conversations into one row instead of padding each to the longest: the same losses with fewer
+            positions computed. See ``components.language.packing``.
         chat: Settings of the chat text besides the template.
 
     Raises:
         ValueError: The arguments contradict each other, the model cannot be packed or does not take embeddings, weights
-            are missing, the tokenizer does not belong to the model, or its chat template is missing or has no token
-            that ends a turn.
+            are missing, the tokenizer belongs to another model, or its chat template is missing or ends no turn.
     """
 
     def __init__(

@@ -121,7 +121,7 @@ def refuse_unpackable(model: Any) -> None:
     if model._is_stateful or layers - _PACKABLE_LAYERS:
         raise ValueError(
             f"pack=True does not work with {type(model).__name__}: layers of it carry a state from one conversation of "
-            f"a row into the next (layer types: {', '.join(sorted(layers)) or 'not told'}); set pack to false"
+            f"a row into the next (layer types: {', '.join(sorted(layers)) or 'not known'}); set pack to false"
         )
 
 

@@ -106,7 +106,7 @@ def import_checkpoint(
     """Rename the tensors of an original checkpoint.
 
     Args:
-        checkpoint: Tensors by original name: a whole model, some of its parts, or a lone ``mm_projector``.
+        checkpoint: Tensors by original name: a complete model, some of its parts, or ``mm_projector`` alone.
         wanted: Parts to import; by default all that the checkpoint has.
         allowed: Names that may be missing or unknown.
         lora_alpha: ``lora_alpha`` of the image encoder's adapters, if it has any.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from components.weights.language_settings import TOKENIZER_FILES
 
-_KEPT = "original"
+_SUBFOLDER = "original"
 _FILES = ("config.json", *TOKENIZER_FILES)
 
 
@@ -19,9 +19,9 @@ def keep_original_settings(source: Path, language_model: Path) -> None:
     """
     found = [source / name for name in _FILES if (source / name).is_file()]
     if found:
-        (language_model / _KEPT).mkdir(parents=True, exist_ok=True)
+        (language_model / _SUBFOLDER).mkdir(parents=True, exist_ok=True)
     for path in found:
-        shutil.copyfile(path, language_model / _KEPT / path.name)
+        shutil.copyfile(path, language_model / _SUBFOLDER / path.name)
 
 
 def write_original_settings(
@@ -38,15 +38,15 @@ def write_original_settings(
     Returns:
         Lines that tell the user what remains to be done by hand.
     """
-    kept = None if language_model is None else language_model / _KEPT
-    if kept is None or not (kept / "config.json").is_file():
-        known = "no --frozen folder was given" if kept is None else f"there is no {kept}, which an import writes"
-        return [f"  {known}: put the original's config.json and tokenizer into {target} before it is opened"]
-    for path in kept.iterdir():
+    original = None if language_model is None else language_model / _SUBFOLDER
+    if original is None or not (original / "config.json").is_file():
+        reason = "no --frozen folder was given" if original is None else f"there is no {original} (an import writes it)"
+        return [f"  {reason}: put the original's config.json and tokenizer into {target} before it is opened"]
+    for path in original.iterdir():
         shutil.copyfile(path, target / path.name)
-    config = json.loads((kept / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((original / "config.json").read_text(encoding="utf-8"))
     if num_bridge_layers:
-        config["mm_projector_type"] = f"rmt_r_transformer{num_bridge_layers}x"  # LLaVA-1.5's names another projector
+        config["mm_projector_type"] = f"rmt_r_transformer{num_bridge_layers}x"  # it differs if LLaVA-1.5 was imported
     if dtype is not None:
         config["torch_dtype"] = dtype
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
