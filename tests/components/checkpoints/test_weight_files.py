@@ -1,4 +1,4 @@
-"""Files of published checkpoints: what is read, and what is refused before anything in it runs."""
+"""Weight files of other projects: which are read, and which are refused before code in them is executed."""
 
 import json
 import os

@@ -20,7 +20,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def overfit(model: HuggingFaceCausalLM, answers: list[str]) -> None:
-    """Teach the model one answer a conversation."""
+    """Train the model on one answer per conversation."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     text = make_text(
         model, [(video, question, answer) for (video, question, _), answer in zip(PROMPTS, answers, strict=True)]

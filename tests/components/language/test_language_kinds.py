@@ -198,7 +198,7 @@ def test_the_context_is_known_by_every_name_it_has(config: Any, expected: int | 
 
 
 class ReadsIds(nn.Module):
-    """A model that, like Gemma-3n, adds something of its own for every id, and has a part that nothing reads."""
+    """A model that, like Gemma-3n, adds an embedding per id, and has parameters that are not used."""
 
     def __init__(self, *, reads_ids: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What an import writes: folders that the parts load as they are, and the way back."""
+"""Imported folders can be loaded by the parts, and exported again."""
 
 import json
 import re
@@ -78,7 +78,7 @@ def test_language_model_folder_needs_nothing_more(original: Path, ours: Path) ->
 
 
 def test_language_model_of_transformers_own_llava_needs_nothing_more(original: Path, tmp_path: Path) -> None:
-    """Its configuration has the language model's nested beside the image encoder's."""
+    """Its configuration contains those of the language model and of the image encoder."""
     language = language_config(make_llama_tokenizer(tmp_path / "llava").get_piece_size())
     vision = CLIPVisionConfig(
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14

@@ -189,7 +189,7 @@ def test_half_an_adapter_is_refused(gone: str) -> None:
 
 @pytest.mark.parametrize("part", ["bridge", "video_encoder", "language_model"])
 def test_adapters_elsewhere_than_in_the_image_encoder_are_refused(part: PartName) -> None:
-    """Merged with ``lora_alpha``, which is that of the image encoder, they would compute something else."""
+    """Merging them with ``lora_alpha``, which belongs to the image encoder, would give wrong weights."""
     tensors = {PARTS[part].prefix + name: torch.randn(4, 4) for name in PARTS[part].names(DEPTHS[part])}
     weight = next(name for name in tensors if name.endswith("q_proj.weight"))
     path = weight.removesuffix(".weight")

@@ -39,7 +39,7 @@ def test_run_that_is_killed_while_it_saves_goes_on_exactly(tmp_path: Path, point
     assert killed.returncode == -9, killed.stderr.decode()[-2000:]
     visible = [path for path in kept.iterdir() if not path.name.startswith(".")]
     assert visible
-    steps = {path.name: RunCheckpoint(path).step for path in visible}  # each opens, so each is whole
+    steps = {path.name: RunCheckpoint(path).step for path in visible}  # each opens, so each is complete
     assert set(steps.values()) <= {2, 4}
     newest = newest_checkpoint(kept)
     assert newest is not None
@@ -56,7 +56,7 @@ def test_run_that_is_killed_while_it_saves_goes_on_exactly(tmp_path: Path, point
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
+    """Simulates a kill: no code catches it."""
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

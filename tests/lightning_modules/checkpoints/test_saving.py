@@ -189,7 +189,7 @@ def damage(checkpoint: Path, how: str) -> None:
         index.write_text(json.dumps(facts))
     elif how in ("bytes", "old bytes"):
         tensors.write_bytes(b"\xff" * tensors.stat().st_size)
-        if how == "old bytes":  # of a checkpoint that was written before files were hashed
+        if how == "old bytes":  # as in checkpoints of older versions, without hashes
             del facts["hashes"]
             index.write_text(json.dumps(facts))
     elif how == "code":

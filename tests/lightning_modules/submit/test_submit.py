@@ -17,7 +17,7 @@ Render = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands of these tests are no whole ones of train.py; test_submit_checks.py has those."""
+    """The commands in these tests are not complete commands of train.py; test_submit_checks.py has those."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("lightning_modules.submit.__main__._check_runs", lambda job, evaluate_after: {})
 
@@ -44,13 +44,13 @@ def options_of(script: str) -> dict[str, str]:
 
 
 def words_of(script: str, start: str) -> list[str]:
-    """The words of the command that starts a line so, as bash reads them."""
+    """The words, as bash reads them, of the command whose line has this beginning."""
     (text,) = re.findall(rf"^{start}(.*?[^\\])$", script, re.MULTILINE | re.DOTALL)
     return shlex.split(text.replace("\\\n", " "))
 
 
 def run_with(script: str, tmp_path: Path, **variables: str) -> list[str]:
-    """Run a script with stand-ins for Slurm's commands; give the words that srun was given."""
+    """Run a script with stand-ins for Slurm's commands; return the arguments of srun."""
     programs = {
         "srun": 'printf "%s\\0" "$MASTER_ADDR" "$MASTER_PORT" "$@" > "$SEEN"; exit 1',
         "scontrol": "[[ $2 == node ]] && echo ' NodeAddr=10.0.0.7 X=' || printf 'no-such-host.invalid\\nother\\n'",
