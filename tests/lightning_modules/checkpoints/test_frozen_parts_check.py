@@ -203,7 +203,7 @@ def test_parts_begin_with_the_checkpoint_that_is_named_for_them(tmp_path: Path) 
     ("part", "message"),
     [
         ("projector", r"names the parts \['projector'\]; the model has \['fixed', 'moving'\]"),
-        ("fixed", r"has no weights of model\.fixed, for it did not train there"),
+        ("fixed", r"has no weights of model\.fixed, because it did not train there"),
     ],
 )
 def test_parts_that_cannot_be_taken_are_named(tmp_path: Path, part: str, message: str) -> None:

@@ -191,7 +191,7 @@ def test_only_training_can_be_finished(render: Render) -> None:
     [
         ([], ["fit", "-c", "configs/none.yaml"], "there is no config configs/none.yaml"),
         ([], ["fit", "--config=none.yaml"], "there is no config none.yaml"),
-        ([], [], r"what train.py gets, fit\|validate"),
+        ([], [], r"write the command line of train.py after --: fit\|validate"),
         ([], ["train"], "got \\['train'\\]"),
         ([], ["fit", "--trainer.devices=4"], "'--trainer.devices=4'.* are set by --run_folder, --nodes and --gpus"),
         (["--time=noon"], ["fit"], "time 'noon' is not a time limit"),
@@ -199,7 +199,7 @@ def test_only_training_can_be_finished(render: Render) -> None:
         (["--nodes=0"], ["fit"], "must be positive"),
         (["--nodes=many"], ["fit"], "nodes"),
         (["--signal=INT@60"], ["fit"], "must be USR1@SECONDS"),
-        (["--signal=USR1@300", "--time=00:05:00"], ["fit"], "would stop the job as soon as it starts"),
+        (["--signal=USR1@300", "--time=00:05:00"], ["fit"], "would stop the job every time as soon as it starts"),
         (["--gpu_option=--gpus=8"], ["fit"], "must contain {gpus}"),
         (["--sbatch=[exclusive]"], ["fit"], "sbatch takes options such as --exclusive"),
         (["--variables={A-B: 1}"], ["fit"], r"\['A-B'\] cannot be exported"),
