@@ -22,6 +22,7 @@ from components.checkpoints.file_modes import follow_umask
 from components.checkpoints.run_checkpoint import CONFIG, RunCheckpoint
 from components.checkpoints.safetensors_writer import SafetensorsWriter, TensorSpec
 from components.language.adapters import merge_adapters_of
+from lightning_modules.console.option_spelling import add_option
 from lightning_modules.trained_model import load_model, stored_config
 
 DtypeName = Literal["float32", "bfloat16", "float16"]
@@ -172,9 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--averaged", action="store_true", help="take running averages of the weights where there are")
     parser.add_argument("--dtype", choices=get_args(DtypeName), help="cast to this (default: as trained)")
-    parser.add_argument(
-        "--language_model", action="store_true", help="also write the language model as a Hugging Face folder"
-    )
+    about = "also write the language model as a Hugging Face folder"
+    add_option(parser, "--language-model", action="store_true", help=about)
     given = parser.parse_args(arguments)
     options = {"averaged": given.averaged, "dtype": given.dtype, "language_model": given.language_model}
     print("\n".join(export(given.checkpoint, given.out, **options)))

@@ -1,15 +1,11 @@
 """Opens trained models for one's own code: no trainer, no process group."""
 
-import inspect
-import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
-from omegaconf import OmegaConf
 
 from components.checkpoints.exported_weights import open_weights
 from components.checkpoints.frozen_parts_check import (
@@ -22,6 +18,7 @@ from components.checkpoints.restoring import SavedWeights, refuse_misfit, restor
 from components.checkpoints.run_checkpoint import CONFIG
 from components.checkpoints.settings_check import warn_of_other_settings
 from components.model import VideoLanguageModel
+from lightning_modules.console.config_files import read_config
 from lightning_modules.video_language import VideoLanguageModule
 
 _OWN_PACKAGES = ("components", "datamodules", "lightning_modules")
@@ -61,7 +58,8 @@ def load_model(
     if config is None:
         settings = stored_config(weights.path)
     else:
-        settings = read_config([config] if isinstance(config, str | Path) else config)
+        files = [config] if isinstance(config, str | Path) else config
+        settings = read_config(files, {"model": VideoLanguageModule})
         warn_of_other_settings(weights.path, settings)
     module = build_module(settings["model"])
     load_weights(module, weights, averaged=averaged)
@@ -92,34 +90,6 @@ def build_module(model: Mapping[str, Any]) -> VideoLanguageModule:
     return built
 
 
-def read_config(files: Sequence[str | Path]) -> dict[str, Any]:
-    """Read config files and merge them in order, as ``train.py`` does: another class keeps the options that it has.
-
-    Raises:
-        ValueError: A file names a class that is not there.
-    """
-    merged: Any = reduce(_merged, (OmegaConf.to_container(OmegaConf.load(file)) for file in files))
-    resolved: Any = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
-    return dict(resolved)
-
-
-def _merged(old: Any, new: Any) -> Any:
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        return new
-    if "class_path" in new and old.get("class_path", new["class_path"]) != new["class_path"]:
-        kept = _accepted(new["class_path"], old.get("init_args") or {})
-        old = {**old, "init_args": kept}
-    return {**old, **{key: _merged(old[key], value) if key in old else value for key, value in new.items()}}
-
-
-def _accepted(class_path: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"a config names {class_path}, which is not there: {error}") from error
-    return {name: value for name, value in options.items() if name in parameters}
-
-
 def stored_config(folder: Path) -> dict[str, Any]:
     """Read the config in a checkpoint or an export.
 
@@ -135,7 +105,7 @@ def stored_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} does not hold the config of its run; name the config that the run had")
-    settings = read_config([path])
+    settings = read_config([path], {})
     foreign = sorted(name for name in _class_names(settings) if name.split(".")[0] not in _OWN_PACKAGES)
     if foreign:
         raise ValueError(

@@ -31,7 +31,7 @@ from tests.fixtures_data import RawSample, make_clip, make_image, make_record, w
 from tests.fixtures_videollamb import ENCODER_FACTS, write_original, write_start
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILES = [str(CONFIGS / "base.yaml"), str(CONFIGS / "model" / "videollamb_7b.yaml")]
+FILES = [str(CONFIGS / "model" / "videollamb_7b.yaml")]
 MERGED = [part for file in FILES for part in ("-c", file)]
 SHORT = ["--trainer.max_steps=1", "--trainer.accumulate_grad_batches=1", "--data.loading.num_workers=0"]
 FEW = ["--model.max_new_tokens=2", *SHORT]
@@ -113,7 +113,7 @@ def test_weights_are_validated_without_and_with_a_checkpoint(what: str, here: Pl
 @pytest.mark.parametrize("what", ["pretrained", "checkpoint"])
 def test_evaluate_answers_about_videos_images_and_text(what: str, here: Place, tmp_path: Path) -> None:
     judged = ["--config", *FILES] if what == "pretrained" else ["--checkpoint", str(here.checkpoint)]
-    fixed = ["--data", "data/videollamb_7b/validation-*.tar", "--out", str(tmp_path), "--max_new_tokens", "2"]
+    fixed = ["--data", "data/videollamb_7b/validation-*.tar", "--out", str(tmp_path), "--max-new-tokens", "2"]
     report = evaluate.main([*judged, *fixed])
     assert report["accuracy"]["questions"] == 8
     keys = [prediction.key for prediction in read_predictions(tmp_path / "predictions.jsonl")]

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.optim import Optimizer
+
+from components.sharding import gathered, is_dtensor, local_part, local_slices
 
 
 class OptimizerSlot(NamedTuple):
@@ -167,30 +167,23 @@ class DirectAccess(ParameterAccess):
 
     def gather(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
         """See ``ParameterAccess``."""
-        tensor = self._tensor(parameter, state).detach()
-        if not isinstance(tensor, DTensor):
-            return tensor
-        moved: Any = tensor.to(self._device)
-        complete: Tensor = moved.full_tensor()
-        return complete
+        return gathered(self._tensor(parameter, state).detach(), self._device)
 
     def share(self, parameter: Tensor) -> Share:
         """See ``ParameterAccess``."""
         tensor = parameter.detach()
-        if not isinstance(tensor, DTensor):
+        if not is_dtensor(tensor):
             return even_share(tensor, self._rank, self._num_ranks)
-        _, start = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-        local = tensor.to_local()  # some rows: FSDP2 shards along the first dimension
-        return Share(local.reshape(-1), start[0] * math.prod(tensor.shape[1:]) if local.numel() else 0)
+        local = local_part(tensor)  # some rows: FSDP2 shards along the first dimension
+        first_row = local_slices(tensor)[0].start
+        return Share(local.reshape(-1), first_row * math.prod(tensor.shape[1:]) if local.numel() else 0)
 
     def assign(self, parameter: Tensor, state: str | None, complete: Tensor) -> None:
         """See ``ParameterAccess``."""
         tensor = self._tensor(parameter, state).detach()
-        if isinstance(tensor, DTensor):
-            shape, start = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-            complete = complete[tuple(slice(a, a + length) for a, length in zip(start, shape, strict=True))]
-            tensor = tensor.to_local()
-        tensor.copy_(complete)
+        if is_dtensor(tensor):
+            complete = complete[local_slices(tensor)]
+        local_part(tensor).copy_(complete)
 
     def _tensor(self, parameter: Tensor, state: str | None) -> Tensor:
         tensor: Tensor = parameter if state is None else self._state(parameter)[state]

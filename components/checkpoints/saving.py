@@ -24,7 +24,7 @@ from components.checkpoints.parameter_access import ParameterAccess
 from components.checkpoints.run_checkpoint import CONFIG, FORMAT, INDEX, STATE, VERSION, WEIGHT, state_name
 from components.checkpoints.safetensors_writer import SafetensorsWriter, TensorSpec
 from components.checkpoints.weight_fingerprint import WeightFingerprint
-from components.weights.random_weights import random_parameters
+from components.random_weights import random_parameters
 
 
 class Ranks(NamedTuple):

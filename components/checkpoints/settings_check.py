@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from components.checkpoints.run_checkpoint import CONFIG
+from components.old_class_paths import with_new_class_paths
 
 _COMPARED = (("model",), ("data", "pixels"), ("data", "loading", "chat"))
 _MAY_DIFFER = frozenset(
@@ -86,7 +87,7 @@ def config_in(checkpoint: Path) -> dict[str, Any] | None:
     path = checkpoint / CONFIG
     if not path.is_file():
         return None
-    read: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    read: dict[str, Any] = yaml.safe_load(with_new_class_paths(path.read_text(encoding="utf-8")))
     return read
 
 

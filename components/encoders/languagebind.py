@@ -16,7 +16,8 @@ from components.encoders.languagebind_weights import (
 )
 from components.interfaces import FrameEncoder, FrameFeatures
 from components.packed_frames import locate_frames
-from components.pooling.patch_pooling import patch_grid_side, pool_patches
+from components.pooling.patch_pooling import GridPooling
+from components.positions import patch_grid_side
 from components.sharding import hand_to_sharding
 
 
@@ -75,7 +76,6 @@ class LanguageBindEncoder(FrameEncoder):
                 f"max_frames_per_call must be a positive multiple of {WINDOW_FRAMES}, got {max_frames_per_call}"
             )
         self.max_frames_per_call = max_frames_per_call
-        self.patch_grid = patch_grid
         weights_dtype = getattr(torch, dtype)
         make = load_vision_transformer if weights == "pretrained" else random_vision_transformer
         self.video_transformer = make(video_path, layer, temporal=True, dtype=weights_dtype)
@@ -87,6 +87,7 @@ class LanguageBindEncoder(FrameEncoder):
         self.num_patches = config.num_patches if patch_grid is None else patch_grid**2
         if patch_grid is not None:
             patch_grid_side(config.num_patches)
+        self.pooling = None if patch_grid is None else GridPooling(self.dim, grid=patch_grid)
         self.requires_grad_(False)
         self.train(False)
         for transformer in (self.video_transformer, self.image_transformer):
@@ -133,7 +134,7 @@ class LanguageBindEncoder(FrameEncoder):
             tokens = transformer(self._normalised(frames[index]), windows).to(self._dtype)  # [f, 1 + N, D]
             cls[index] = tokens[:, 0]
             full_grid = tokens[:, 1:]
-            patches[index] = full_grid if self.patch_grid is None else pool_patches(full_grid, self.patch_grid)
+            patches[index] = full_grid if self.pooling is None else self.pooling(full_grid)
         return FrameFeatures(cls, patches)
 
     def dummy_frames(self, device: object) -> Tensor:

@@ -12,10 +12,10 @@ from transformers.activations import ACT2FN
 
 from components.checkpoints.weight_files import WeightFiles
 from components.encoders.languagebind_transformer import VisionConfig, VisionTransformer
+from components.random_weights import mark_random
 from components.sharding import active_sharding
 from components.weights.lora import merge_adapters
 from components.weights.original_names import image_encoder_names, video_encoder_names
-from components.weights.random_weights import mark_random
 
 _VISION_PREFIX = "vision_model."
 # Other tensors of a published checkpoint, which is a dual encoder of text and vision.

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from components.attention_kernels import AttentionChoice, model_class_of, resolve_attention
+from components.random_weights import mark_random
 from components.sharding import active_sharding
-from components.weights.random_weights import mark_random
 
 _CLASS_TOKEN_NAMES = ("class_embedding", "cls_token")
 # Parameters that the output of the chosen layer does not depend on; published checkpoints lack some of them.

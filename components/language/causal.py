@@ -18,7 +18,7 @@ from components.language.packing import is_flash, pack_rows, refuse_mixed_conver
 from components.language.probe import embeddings_problem, evaluation_mode, generation_problem, unused_parameters
 from components.language.splice import SplicedInputs, splice
 from components.language.text_limits import TextLimits
-from components.questions import without_answers
+from components.question_text import without_answers
 from components.sharding import hand_to_sharding, is_sharded
 
 

@@ -5,5 +5,4 @@
   of layers), ``lora`` (merges adapters), ``trained_parts`` (reads a run's checkpoint for the export).
 - Config files: ``encoder_settings`` and ``language_settings`` (the import writes them), ``original_settings`` (copies
   those of the original for the export).
-- ``random_weights``: marks weights that come from no file. Checkpoints use it too.
 """

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from components.checkpoints.parameter_access import OptimizerSlot, ParameterAccess, Share, even_share
+from components.sharding import full_shape, is_zero3_sharded
 
 
 class ZeroAccess(ParameterAccess):
@@ -47,8 +48,7 @@ class ZeroAccess(ParameterAccess):
 
     def shape(self, parameter: Any) -> torch.Size:
         """See ``ParameterAccess``."""
-        shape: torch.Size = parameter.ds_shape if _is_partitioned(parameter) else parameter.shape
-        return shape
+        return full_shape(parameter)
 
     def dtype(self, parameter: Tensor, state: str | None) -> torch.dtype:
         """See ``ParameterAccess``."""
@@ -60,13 +60,13 @@ class ZeroAccess(ParameterAccess):
         joined = self._joined(parameter, state)
         if joined is not None:
             return self._gather_shares(parameter, self._share(parameter, joined), rank)
-        if _is_partitioned(parameter):
+        if is_zero3_sharded(parameter):
             return self._gather_shares(parameter, self._module_share(parameter), rank)
         return parameter.detach()
 
     def share(self, parameter: Any) -> Share:
         """See ``ParameterAccess``."""
-        if not _is_partitioned(parameter):
+        if not is_zero3_sharded(parameter):
             return even_share(parameter.detach(), self._rank, self._num_ranks)
         share = self._module_share(parameter)
         return Share(share.values[: _real_length(share, self.shape(parameter).numel())], share.start)
@@ -78,9 +78,9 @@ class ZeroAccess(ParameterAccess):
             _copy_share(self._share(parameter, joined), complete)
         if state is not None:
             return
-        if _is_partitioned(parameter):
+        if is_zero3_sharded(parameter):
             _copy_share(self._module_share(parameter), complete)
-        if not _is_partitioned(parameter) or parameter.numel() == complete.numel():  # small weights stay gathered
+        if not is_zero3_sharded(parameter) or parameter.numel() == complete.numel():  # small weights stay gathered
             parameter.detach().copy_(complete.view(parameter.shape))
 
     def _joined(self, parameter: Tensor, state: str | None) -> Tensor | None:
@@ -92,7 +92,7 @@ class ZeroAccess(ParameterAccess):
         return tensor
 
     def _share(self, parameter: Any, joined: Tensor) -> Share:
-        if _is_partitioned(parameter):
+        if is_zero3_sharded(parameter):
             assert self._zero is not None
             _, begin, length = self._zero.grad_position[self._zero.get_param_id(parameter)]
             return Share(joined.detach().narrow(0, begin, length), self._rank * length)
@@ -114,10 +114,6 @@ class ZeroAccess(ParameterAccess):
         if torch.distributed.is_initialized():
             torch.distributed.reduce(complete, dst=rank)
         return complete.view(shape)
-
-
-def _is_partitioned(parameter: Any) -> bool:
-    return hasattr(parameter, "ds_id")
 
 
 def _real_length(share: Share, num_elements: int) -> int:

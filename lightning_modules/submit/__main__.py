@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from argparse import ArgumentError
+from argparse import ArgumentError, HelpFormatter
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-d
 
 from command_errors import run_and_exit
 from lightning_modules.console.config_files import named_config_files
+from lightning_modules.console.option_spelling import with_hyphens, with_underscores
 from lightning_modules.submit.command_lines import check_batches, read_command_lines
 from lightning_modules.submit.evaluated_shards import evaluated_shards
 from lightning_modules.submit.job_settings import NAME, Arm, Container, JobEnvironment, Resources, Stopping
@@ -44,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     parser = _parser()
     own, arguments = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    options = parser.parse_args(own)
+    options = parser.parse_args(with_underscores(own))
     try:
         job = make_job(options, arguments, Path.cwd())
     except (ValueError, FileNotFoundError) as error:
@@ -126,7 +127,7 @@ def _check_runs(job: Job, evaluate_after: bool | list[str]) -> dict[str, list[st
     if job.arguments[0] == "fit":
         check_batches(settings, job.resources)
     elif evaluate_after:
-        raise ValueError(f"--evaluate_after evaluates what fit has trained, and this is {job.arguments[0]}")
+        raise ValueError(f"--evaluate-after evaluates what fit has trained, and this is {job.arguments[0]}")
     return evaluated_shards(evaluate_after, settings)
 
 
@@ -152,7 +153,7 @@ def submit(job: Job, chain: int, after: str | None) -> list[str]:
     if job.arguments[0] == "fit" and all((run / "finished").exists() for run in runs):
         raise RuntimeError(
             f"{job.run_folder} is finished. To train it for longer, remove the file 'finished' in it; for another run, "
-            "choose another --run_folder"
+            "choose another --run-folder"
         )
     _check_array(len(job.arms))
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +205,7 @@ def _check_arguments(arguments: Sequence[str], root: Path) -> None:
         raise FileNotFoundError(f"there is no config {', '.join(missing)} (seen from {root})")
     twice = [argument for argument in arguments if argument.split("=")[0] in OWN]
     if twice:
-        raise ValueError(f"{twice} are set by --run_folder, --nodes and --gpus before the --")
+        raise ValueError(f"{twice} are set by --run-folder, --nodes and --gpus before the --")
 
 
 def _check_time(resources: Resources, stopping: Stopping) -> None:
@@ -214,8 +215,13 @@ def _check_time(resources: Resources, stopping: Stopping) -> None:
         )
 
 
+class _HyphenParser(ArgumentParser):
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        return with_hyphens(super().format_help(formatter))
+
+
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = _HyphenParser(
         prog="python -m lightning_modules.submit",
         usage="%(prog)s [--cluster FILE] [--nodes N] [--gpus N] [--time TIME] [...] -- fit -c FILE ...",
         description="Submit a training run to Slurm. The arguments after -- are the command line of train.py.",
@@ -237,7 +243,7 @@ def _parser() -> ArgumentParser:
         default=False,
         help="run evaluate.py after training: true = on the validation sets, or a list of shards",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the job script and submit nothing")
+    parser.add_argument("--dry_run", action="store_true", help="print the job script and submit nothing")
     return parser
 
 

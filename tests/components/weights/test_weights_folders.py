@@ -17,7 +17,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from components.bridges.videollamb import VideoLLaMBBridge
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.checkpoints.weight_files import WeightFiles
 from components.encoders.languagebind_transformer import FrameWindows
 from components.encoders.languagebind_weights import load_vision_transformer

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.bridges.videollamb import VideoLLaMBBridge
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.checkpoints.weight_files import WeightFiles
 from components.weights.conversion import PARTS, Allowances, export_part, import_checkpoint
 from components.weights.lora import merge_adapters

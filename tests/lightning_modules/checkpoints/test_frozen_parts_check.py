@@ -13,7 +13,7 @@ import torch
 from components.checkpoints.frozen_parts_check import refuse_other_frozen_weights, take_fingerprints
 from components.checkpoints.parameter_access import DirectAccess
 from components.checkpoints.run_checkpoint import RunCheckpoint
-from components.weights.random_weights import mark_random
+from components.random_weights import mark_random
 from tests.lightning_modules.checkpoints.small_runs import (
     SmallModule,
     batches,

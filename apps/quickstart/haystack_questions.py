@@ -45,15 +45,15 @@ def conversations(task: Task, needles: Sequence[Needle], num_frames: int, key: s
     """
     return [
         {
-            "id": f"{key}-{kind}",
-            "kind": kind,
-            "options": list(OPTIONS[kind]),
+            "id": f"{key}-{category}",
+            "category": category,
+            "options": list(OPTIONS[category]),
             "turns": [
-                {"role": "user", "content": f"<video>\n{QUESTIONS[kind]}"},
+                {"role": "user", "content": f"<video>\n{QUESTIONS[category]}"},
                 {"role": "assistant", "content": answer},
             ],
         }
-        for kind, answer in _answers(task, needles, num_frames).items()
+        for category, answer in _answers(task, needles, num_frames).items()
     ]
 
 
@@ -63,13 +63,13 @@ def _answers(task: Task, needles: Sequence[Needle], num_frames: int) -> dict[str
         return {"first": first.colour, "last": last.colour}
     if task == "count":
         return {"count": NUMBERS[len(needles)]}
-    kinds = ("colour", "shape", "place") if num_frames >= _FEWEST_FRAMES_WITH_PLACES else ("colour", "shape")
+    categories = ("colour", "shape", "place") if num_frames >= _FEWEST_FRAMES_WITH_PLACES else ("colour", "shape")
     if not needles:
-        return dict.fromkeys(kinds, NO_NEEDLE)
+        return dict.fromkeys(categories, NO_NEEDLE)
     (needle,) = needles
     answers = {"colour": needle.colour, "shape": needle.shape}
     from_centre = (needle.frame + 0.5) / num_frames - 0.5
-    if "place" in kinds and abs(from_centre) > _NEITHER:
+    if "place" in categories and abs(from_centre) > _NEITHER:
         answers["place"] = PLACES[int(from_centre > 0)]
     return answers
 
