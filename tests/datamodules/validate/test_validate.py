@@ -207,8 +207,8 @@ def test_indexes_for_remote_shards_are_written_for_upload(good: Path, tmp_path: 
     ("arguments", "message"),
     [
         (["gone.tar"], "no shard matches 'gone.tar'"),
-        (["--fraction", "2"], "lie between 0 and 1"),
-        (["--workers", "-1"], "lie between 0 and 1, --workers"),
+        (["--fraction", "2"], "must be between 0 and 1"),
+        (["--workers", "-1"], "must be between 0 and 1, --workers"),
     ],
 )
 def test_senseless_commands_are_refused(
