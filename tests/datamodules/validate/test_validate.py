@@ -227,7 +227,7 @@ def test_indexes_that_would_overwrite_each_other_are_refused(
     shutil.copy(good, tmp_path / "other")
     with pytest.raises(SystemExit):
         main([str(good), str(tmp_path / "other"), "--index-out", str(tmp_path / "indexes")])
-    assert "shards of one name, such as good.tar" in capsys.readouterr().err
+    assert "several shards are named good.tar" in capsys.readouterr().err
 
 
 def run_config(folder: Path, tokenizer: Path, **settings: object) -> Path:
