@@ -96,10 +96,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_files(folder)
     make_quickstart_parts(folder)
     (folder / "configs").symlink_to(ROOT / "configs")
-    (model,) = re.findall(r'^MODEL="(.*quickstart.*)"$', PAGE, re.MULTILINE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("MODEL", model)
         for command in commands("-m datamodules.convert"):
             for task in range(1, 17) if "SLURM_ARRAY_TASK_ID" in command else [0]:
                 patch.setenv("SLURM_ARRAY_TASK_ID", str(task))

@@ -117,7 +117,7 @@ def test_a_video_that_was_scaled_down_equals_the_plain_one(form: Form, tmp_path:
     check(form, tmp_path, HEIGHT // 2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("size", [HEIGHT, HEIGHT // 2])
 @pytest.mark.parametrize("form", list(every_combination()), ids=str)
 def test_every_form_equals_the_plain_one(form: Form, size: int, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def write_film(path: Path, minutes: int) -> tuple[int, int]:
     return BEFORE, end - BEFORE
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1200)
 def test_two_hours_at_64_frames_stay_under_600_mb(tmp_path: Path) -> None:
     offset, size = write_film(tmp_path / "film.tar", 120)
