@@ -98,7 +98,7 @@ class _Server:
     def ask(self, request: MediaRequest) -> DecodedFrames:
         """See ``decode_media``. Unless it is the sample's own error, the server is gone afterwards."""
         self.num_asked += 1
-        with request.media.open_whole() as file:  # reached through this process, it is there though its name goes
+        with request.media.open_file() as file:  # reached through this process, it is there though its name goes
             place = request.media._replace(path=Path(f"/proc/{os.getpid()}/fd/{file.fileno()}"))
             try:
                 reply = self._exchange(request._replace(media=place))
