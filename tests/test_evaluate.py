@@ -9,8 +9,6 @@ from omegaconf import OmegaConf
 
 import evaluate
 import train
-from datamodules.shards.shard_index import load_index
-from datamodules.shards.shard_reader import ShardReader
 from lightning_modules.evaluation.predictions import Prediction, judge_answers, read_predictions
 from lightning_modules.export import export
 from lightning_modules.video_language import VideoLanguageModule
@@ -239,20 +237,6 @@ def test_evaluation_writes_nothing_outside_its_folder(
     monkeypatch.chdir(tmp_path)
     judge()
     assert [path.name for path in tmp_path.iterdir()] == ["judged"]
-
-
-def test_samples_of_one_key_in_two_shards_are_kept_apart(tmp_path: Path) -> None:
-    shards = [
-        write_shard(tmp_path / f"{number}.tar", [("same", make_record(QUESTIONS, media=False), None, None)])
-        for number in range(2)
-    ]
-    reader = ShardReader([load_index(shard) for shard in shards])
-    line = Prediction("same", "q0", "made", "colour", "0", "which ?", "red", "red", True)
-    half, one = [line], [line, line._replace(id="q1")]
-    assert evaluate.split_answered(reader, half) == ([], [0, 1])
-    assert evaluate.split_answered(reader, one) == (one, [1])
-    assert evaluate.split_answered(reader, one + half) == (one, [1])
-    assert evaluate.split_answered(reader, one + one) == (one + one, [])
 
 
 def test_tokenizer_and_chat_settings_that_are_not_the_language_models_are_refused(run: Run, tmp_path: Path) -> None:

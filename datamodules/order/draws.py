@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.order.text_tokens import TextTokens
 from datamodules.shards.index_entries import IndexEntry
 from datamodules.shards.shard_reader import ShardReader

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from argparse import ArgumentError
+from argparse import ArgumentError, HelpFormatter
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,14 +22,14 @@ from command_errors import run_and_exit
 from lightning_modules.console.config_files import named_config_files
 from lightning_modules.console.option_spelling import with_hyphens, with_underscores
 from lightning_modules.submit.command_lines import check_batches, read_command_lines
-from lightning_modules.submit.evaluation import evaluated_shards
-from lightning_modules.submit.job_settings import NAME, Arm, Container, Resources, Stopping, Surroundings
+from lightning_modules.submit.evaluated_shards import evaluated_shards
+from lightning_modules.submit.job_settings import NAME, Arm, Container, JobEnvironment, Resources, Stopping
 from lightning_modules.submit.script import Job, arm_arguments, render, render_evaluation
 from lightning_modules.submit.staging import Stage
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 OWN = ("--run_folder", "--trainer.num_nodes", "--trainer.devices")
-GROUPS = (Resources, Surroundings, Stopping)
+GROUPS = (Resources, JobEnvironment, Stopping)
 INTERACTIVE = ("bash", "interactive")
 
 
@@ -111,7 +111,7 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
         arms=arms,
         parallel=options.parallel,
         resources=resources,
-        surroundings=_group(Surroundings, options),
+        environment=_group(JobEnvironment, options),
         stopping=stopping,
     )
     return replace(job, evaluated=_check_runs(job, options.evaluate_after))
@@ -214,8 +214,8 @@ def _check_time(resources: Resources, stopping: Stopping) -> None:
 
 
 class _HyphenParser(ArgumentParser):
-    def format_help(self) -> str:
-        return with_hyphens(super().format_help())
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        return with_hyphens(super().format_help(formatter))
 
 
 def _parser() -> ArgumentParser:

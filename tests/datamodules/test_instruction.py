@@ -12,8 +12,8 @@ from datamodules.errors import ShardError, TooManySkippedError
 from datamodules.failures import FailurePolicy, SkippedSamples
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading, Source
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.transforms import Augmentation, PixelOptions
-from datamodules.media.video import FrameSampling
 from datamodules.order.batch_plan import Budget
 from datamodules.order.draws import Cost
 from datamodules.order.training_order import CurriculumStage, TrainingOrder

@@ -6,7 +6,7 @@ import pytest
 
 from datamodules.conversations import build_turns
 from datamodules.errors import SampleError
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.order.draws import Cost, divide_samples, longest_draw, sampled_frames, tabulate
 from datamodules.order.text_tokens import TextTokens, measure_text_tokens
 from datamodules.shards.index_entries import IndexEntry

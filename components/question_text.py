@@ -1,4 +1,4 @@
-"""What of a conversation is the question: everything that stands before its first answer."""
+"""Finds and embeds the question of a conversation: everything before its first answer."""
 
 import torch
 from torch import Tensor
@@ -7,13 +7,13 @@ from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER, LanguageMode
 
 
 def before_answer(text: TextInputs) -> Tensor:
-    """Find the tokens before every conversation's first labelled one; all where nothing is labelled.
+    """Find the tokens before every conversation's first labelled one; all tokens if none is labelled.
 
     Args:
         text: The conversations.
 
     Returns:
-        ``[C, K]`` bool, the placeholder included, padding not.
+        ``[C, K]`` bool, including the placeholder, without padding.
     """
     return text.text_mask & ((text.labels != IGNORED_LABEL).cumsum(dim=1) == 0)
 
@@ -21,25 +21,25 @@ def before_answer(text: TextInputs) -> Tensor:
 def embed_questions(language_model: LanguageModel, text: TextInputs) -> Questions:
     """Embed the questions of a batch.
 
-    Of several turns the first counts: a training conversation has one row of visual tokens for all its answers, and
-    the first of them must not see what comes later.
+    In a conversation of several turns it is the first question: one row of visual tokens serves all its answers, and
+    the first answer must not see what comes later.
 
     Args:
-        language_model: Its embeddings are used; gradients reach them.
+        language_model: Its embeddings are used, and get gradients.
         text: The conversations.
 
     Returns:
-        The questions: system prompt, user's words and what the chat template writes around them.
+        The questions: system prompt, user's words and what the chat template adds around them.
     """
     mask = before_answer(text) & (text.input_ids != VIDEO_PLACEHOLDER)
     return Questions(language_model.embed(text.input_ids), mask, text.video_index)
 
 
 def without_answers(text: TextInputs) -> TextInputs:
-    """Keep what stands before the first labelled token of every conversation.
+    """Cut every conversation before its first labelled token.
 
     Raises:
-        ValueError: Fewer than two tokens are left; there would be nothing to answer to.
+        ValueError: Fewer than two tokens are left, so there is nothing to answer.
     """
     mask = before_answer(text)
     lengths = mask.sum(dim=1).tolist()
