@@ -31,7 +31,7 @@ VICUNA: Settings = {
 
 
 class Shape(NamedTuple):
-    """What a model is built from; everything else is as the configuration says."""
+    """Sizes of a model's parts; everything else follows the configuration."""
 
     vision: Settings  # of both encoders' config.json
     language: Settings  # of the language model's config.json
@@ -39,7 +39,7 @@ class Shape(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """How much is measured."""
+    """What is measured."""
 
     frames: tuple[int, ...]  # of every video in a training step
     videos: int  # of a training step

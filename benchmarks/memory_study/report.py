@@ -1,4 +1,4 @@
-"""Writes the study's tables into the results page and draws its plot."""
+"""Writes the study's tables into the results page, and draws its plot."""
 
 import io
 import os
