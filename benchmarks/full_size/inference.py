@@ -83,12 +83,12 @@ def _longest(
     )
 
 
-Look = Callable[[VideoLanguageModel, int, int, torch.device], VisualTokens]
+Show = Callable[[VideoLanguageModel, int, int, torch.device], VisualTokens]
 
 
 @torch.no_grad()
 def read_video(
-    model: VideoLanguageModel, show: Look, num_frames: int, side: int, new_tokens: int, device: torch.device
+    model: VideoLanguageModel, show: Show, num_frames: int, side: int, new_tokens: int, device: torch.device
 ) -> Reading:
     """Read a video of noise and answer a question about it.
 
