@@ -53,9 +53,9 @@ def build_batch(settings: Batches, sizes: Sizes, seed: int, device: torch.device
     lengths = (settings.median_words * spread.exp()).long().clamp(8, settings.most_words)  # [C]
     longest = int(lengths.max())
     ids = torch.randint(3, sizes.vocabulary, (settings.conversations, longest), generator=generator)
-    places = torch.arange(longest)
-    mask = places < lengths[:, None]
-    labels = ids.where(mask & (places >= lengths[:, None] // 2), torch.tensor(IGNORED_LABEL))
+    positions = torch.arange(longest)
+    mask = positions < lengths[:, None]
+    labels = ids.where(mask & (positions >= lengths[:, None] // 2), torch.tensor(IGNORED_LABEL))
     video_index = torch.arange(settings.conversations)
     video_index[::5] = TEXT_ONLY
     ids[video_index != TEXT_ONLY, 2] = VIDEO_PLACEHOLDER

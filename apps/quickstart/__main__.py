@@ -178,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.chdir(ROOT)
     out = Path("runs/quickstart")
     if options.short and _is_full_run(out / "results.json"):
-        print(f"{out} holds the results of a full run; move the folder away before a shortened one", file=sys.stderr)
+        print(f"{out} has the results of a full run; move the folder away before a shortened one", file=sys.stderr)
         return 1
     watch = Stopwatch()
     try:

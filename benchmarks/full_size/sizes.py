@@ -43,7 +43,7 @@ class Workload(NamedTuple):
 
     frames: tuple[int, ...]  # of every video in a training step
     videos: int  # of a training step
-    text_tokens: int  # of a conversation, its answer and the place of the video included
+    text_tokens: int  # of a conversation, its answer and the video mark included
     answer_tokens: int
     warm_up: int  # steps that are not timed
     steps: int  # steps that are

@@ -10,7 +10,7 @@ GPU) and once more on one, saves, and the checkpoint is exported. Prints, in MiB
   are loaded from their own folders); and how many tensors ``lightning_modules.export`` made of it;
 - the largest difference of a step's loss to ``single_device``, and the time of a step relative to DDP.
 
-Exits 1 if a frozen tensor is in a checkpoint, exports hold different tensors, or a loss differs by more than
+Exits 1 if a frozen tensor is in a checkpoint, exports have different tensors, or a loss differs by more than
 1e-4. ZeRO's buckets have 2 M elements here; all other settings are those of the configs.
 """
 

@@ -109,8 +109,8 @@ def make_strategy(name: str) -> Strategy:
     options = dict(config.get("init_args", {}))
     if name.startswith("zero"):
         options |= {"reduce_bucket_size": _BUCKET_ELEMENTS, "gather_bucket_size": _BUCKET_ELEMENTS}
-    place, _, class_name = config.class_path.rpartition(".")
-    strategy: Strategy = getattr(import_module(place), class_name)(**options)
+    module, _, class_name = config.class_path.rpartition(".")
+    strategy: Strategy = getattr(import_module(module), class_name)(**options)
     return strategy
 
 

@@ -52,7 +52,7 @@ def scan(shard: str, raw: io.FileIO) -> Iterator[ScannedSample]:
         members[ending] = (member.offset_data, member.size)
         previous = key
     if not groups:
-        raise ShardError(f"shard {shard} is empty: it holds no sample; make it again or remove it")
+        raise ShardError(f"shard {shard} is empty: it has no sample; make it again or remove it")
     for key, members in groups.items():
         try:
             yield ScannedSample(key, members, _read_record(raw, key, members), None)
