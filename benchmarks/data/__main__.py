@@ -33,7 +33,7 @@ GOAL = 0.95
 """Least speed of the datamodule, of decoding alone."""
 
 ALONE, SERVED = "decoding in the workers", "decoding in their servers"
-COMPLETE, APART = "datamodule", "one decode a question"
+FULL, APART = "datamodule", "one decode a question"
 
 
 def describe(name: str, rounds: Sequence[dict[str, Cost]], peak: int | None) -> str:
@@ -74,11 +74,9 @@ def measure(clips: Clips, workload: Workload, rounds: int, clock: str, *, memory
     print("|---" * 8 + "|")
     print("\n".join(describe(name, costs, peaks[name]) for name in PIPELINES))
     for name, alone in (("in the workers", ALONE), ("in their servers", SERVED)):
-        found = speed(costs, COMPLETE, alone)
+        found = speed(costs, FULL, alone)
         print(f"datamodule at {found:.3f} of decoding {name}: goal of {GOAL} {'met' if found >= GOAL else 'MISSED'}")
-    print(
-        f"{asked_speed(costs, COMPLETE):.2f} times the questions of one decode a question, of {clips.questions} possible"
-    )
+    print(f"{asked_speed(costs, FULL):.2f} times the questions of one decode a question, of {clips.questions} possible")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
