@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from apps.commands import ROOT
-from benchmarks.resident_memory import forget_peak, peak_resident_bytes, resident_bytes
+from benchmarks.resident_memory import reset_peak, peak_resident_bytes, resident_bytes
 from benchmarks.strategies.held import held_bytes
 from benchmarks.strategies.workload import Settings, Sizes, make_batches, make_module, write_parts
 from command_errors import run_and_exit
@@ -65,7 +65,7 @@ class Watch(Callback):
         gc.collect()
         device = trainer.strategy.root_device
         self._before = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
-        _forget_peak(device)
+        _reset_peak(device)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Model and optimizer are set up."""
@@ -100,7 +100,7 @@ class Watch(Callback):
         device = trainer.strategy.root_device
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
         self.measured.peaks[phase] = peak - self._before
-        _forget_peak(device)
+        _reset_peak(device)
 
 
 def make_strategy(name: str) -> Strategy:
@@ -169,11 +169,11 @@ def _now(trainer: Trainer) -> float:
     return time.perf_counter()
 
 
-def _forget_peak(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        forget_peak()
+        reset_peak()
 
 
 if __name__ == "__main__":
