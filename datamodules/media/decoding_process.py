@@ -98,7 +98,7 @@ class _Server:
     def ask(self, request: MediaRequest) -> DecodedFrames:
         """See ``decode_media``. After any error other than the sample's own, the server has ended."""
         self.num_asked += 1
-        with request.media.open_whole() as file:  # the server reads it by descriptor, even if its name is removed
+        with request.media.open_file() as file:  # the server reads it by descriptor, even if its name is removed
             media = request.media._replace(path=Path(f"/proc/{os.getpid()}/fd/{file.fileno()}"))
             try:
                 reply = self._exchange(request._replace(media=media))

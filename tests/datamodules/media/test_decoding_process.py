@@ -118,8 +118,8 @@ def test_a_file_that_was_removed_from_a_cache_meanwhile_is_read_to_its_end(tmp_p
     asked = request(tmp_path / "a.mp4")
 
     class Vanishing(MediaRange):
-        def open_whole(self) -> io.FileIO:
-            file = super().open_whole()
+        def open_file(self) -> io.FileIO:
+            file = super().open_file()
             self.path.unlink()
             return file
 
