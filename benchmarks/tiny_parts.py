@@ -33,7 +33,13 @@ def write_encoder(
     }
     torch.manual_seed(seed)
     Dinov2Model(Dinov2Config(**(sizes | changes))).save_pretrained(folder)
-    pixels = {
+    write_pixel_settings(folder, image_size)
+    return folder
+
+
+def write_pixel_settings(folder: Path, image_size: int) -> None:
+    """Write the file that says how an image processor prepares frames of ``image_size`` pixels."""
+    settings = {
         "do_resize": True,
         "size": {"height": image_size, "width": image_size},
         "do_center_crop": False,
@@ -43,8 +49,7 @@ def write_encoder(
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.25, 0.25, 0.25],
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(pixels), encoding="utf-8")
-    return folder
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def llama_config(vocabulary: int, width: int, num_layers: int, **changes: Any) -> LlamaConfig:

@@ -41,7 +41,7 @@ class Question(NamedTuple):
     key: str
     id: str
     source: str
-    kind: str
+    category: str
     question: str
     answer: str
     options: tuple[str, ...]
@@ -66,17 +66,17 @@ class Sample(NamedTuple):
     conversations: tuple[EncodedConversation, ...]
 
 
-def empty_text_sample(kind: str = "") -> Sample:
+def empty_text_sample(why: str = "") -> Sample:
     """Stands for a sample that was left out: text of which nothing is scored.
 
     ``collate`` drops it where the batch has another sample. Where it has none the rank must still take the step, for
     the other ranks wait for it; another sample in place of the wrong ones would be read twice.
 
     Args:
-        kind: Why it was left out, see ``datamodules.errors``.
+        why: Kind of error for which it was left out, see ``datamodules.errors``.
     """
     ids = torch.full((2,), _PADDING_ID)
-    question = Question(SKIPPED_KEY, SKIPPED_KEY, "", kind, "", "", (), 0, {})
+    question = Question(SKIPPED_KEY, SKIPPED_KEY, "", why, "", "", (), 0, {})
     return Sample(SKIPPED_KEY, None, None, (EncodedConversation(ids, torch.full_like(ids, IGNORED_LABEL), question),))
 
 
@@ -129,7 +129,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         labels=_pad([conversation.labels for conversation in conversations], IGNORED_LABEL),
         video_index=_video_index(samples),
         questions=tuple(conversation.question for conversation in conversations),
-        left_out=tuple(sample.conversations[0].question.kind for sample in left_out),
+        left_out=tuple(sample.conversations[0].question.category for sample in left_out),
     )
 
 

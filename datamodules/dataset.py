@@ -128,7 +128,7 @@ class ConversationDataset(Dataset[Sample]):
             key=raw.key,
             id=conversation.id,
             source=raw.record.source,
-            kind=conversation.kind,
+            category=conversation.category,
             question=asked.replace(VIDEO_MARK, "").strip(),
             answer=answered.strip(),
             options=conversation.options,

@@ -133,7 +133,7 @@ def make_record(
     *,
     media: bool = True,
     source: str = "made",
-    kind: str = "colour",
+    category: str = "colour",
     **extra: Any,
 ) -> dict[str, Any]:
     """A sample's JSON with one conversation for every (question, answer); ``extra`` such as ``meta`` is added."""
@@ -141,7 +141,7 @@ def make_record(
     conversations = [
         {
             "id": f"q{number}",
-            "kind": kind,
+            "category": category,
             "turns": [{"role": "user", "content": mark + question}, {"role": "assistant", "content": answer}],
         }
         for number, (question, answer) in enumerate(questions)

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from benchmarks.tiny_parts import write_encoder
-from components.bridges.readouts.memory import CacheReadout
+from benchmarks.tiny_parts import write_encoder, write_pixel_settings
+from components.bridges.readouts.cache import CacheReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.interfaces import MemoryBridge
@@ -60,6 +61,18 @@ def make_quickstart_parts(folder: Path) -> None:
     write_encoder(encoder, 84, num_layers=7, width=384, num_attention_heads=4, intermediate_size=32)
     for place in ("runs/quickstart/language_model", ".cache/membridge/smollm2-135m-instruct"):
         make_model_folder(folder / place, max_position_embeddings=256)
+
+
+def make_recipe_parts(folder: Path) -> None:
+    """Write tiny SigLIP and Qwen2 models into folders with the hub names in ``configs/recipes/one_24gb_card.yaml``."""
+    encoder = folder / "google/siglip-base-patch16-224"
+    torch.manual_seed(0)
+    config = SiglipVisionConfig(
+        hidden_size=VISION_WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=224
+    )
+    SiglipVisionModel(config).save_pretrained(encoder)
+    write_pixel_settings(encoder, 224)
+    make_model_folder(folder / "Qwen/Qwen2.5-1.5B-Instruct", "qwen2", max_position_embeddings=512)
 
 
 def make_bridge(dim: int = VISION_WIDTH, out_dim: int = 32, **options: Any) -> RecurrentMemoryBridge:
@@ -113,7 +126,7 @@ def make_sample(
     frames: Tensor | None,
     dialogues: list[Dialogue],
     *,
-    kind: str = "colour",
+    category: str = "colour",
     meta: dict[str, str] | None = None,
 ) -> Sample:
     """A sample as the dataset gives it; frame ``i`` is shown at ``i`` seconds."""
@@ -127,7 +140,7 @@ def make_sample(
             turns += [Turn("user", mark + question), Turn("assistant", answer)]
         encoded = build_turns(turns, tokenizer)
         asked, answered = dialogue[0]
-        question = Question(key, f"q{number}", "made", kind, asked, answered, (), num_frames, meta or {})
+        question = Question(key, f"q{number}", "made", category, asked, answered, (), num_frames, meta or {})
         conversations.append(EncodedConversation(encoded.input_ids, encoded.labels, question))
     frame_ms = None if frames is None else torch.arange(num_frames) * 1000
     return Sample(key, frames, frame_ms, tuple(conversations))

@@ -26,7 +26,7 @@ CLIP = make_clip(4, width=IMAGE_SIZE, height=IMAGE_SIZE)
 
 def good(count: int, name: str = "good") -> list[RawSample]:
     return [
-        (f"{name}{number}", make_record([("say hello", "hello")], kind="chat", media=False), None, None)
+        (f"{name}{number}", make_record([("say hello", "hello")], category="chat", media=False), None, None)
         for number in range(count)
     ]
 
@@ -189,13 +189,13 @@ def test_an_evaluation_that_is_taken_up_again_does_not_try_the_listed_samples(
 
 def test_an_evaluation_of_too_little_fails_once_its_report_is_written(place: Place) -> None:
     config = write_config(place, [*broken(), *good(8)])
-    message = r"3 of 11 samples were left out .*raise --max_skipped_share"
+    message = r"3 of 11 samples were left out .*raise --max-skipped-share"
     for _ in range(2):
         with pytest.raises(TooManySkippedError, match=message):
             judge(place, config)
     written = json.loads((place.folder / "judged/report.json").read_text(encoding="utf-8"))
     assert (written["accuracy"]["questions"], written["skipped"]["samples"]) == (8, 3)
-    assert judge(place, config, "--max_skipped_share=0.5") == written
+    assert judge(place, config, "--max-skipped-share=0.5") == written
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 
 import train
 from apps import cache_features
+from lightning_modules.console.config_files import read_config
 from lightning_modules.monitoring import inspection
-from lightning_modules.trained_model import read_config
 from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_data import make_clip, make_record, natural_frames, write_shard
-from tests.fixtures_models import make_quickstart_parts
+from tests.fixtures_models import make_quickstart_parts, make_recipe_parts
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BASE = ["base.yaml", "quickstart_pixels.yaml"]
@@ -29,6 +29,8 @@ CHAINS = {
     "quickstart_pixels.yaml": BASE,
     "quickstart.yaml": FEATURES,
     "quickstart_smollm2.yaml": [*FEATURES, "quickstart_smollm2.yaml"],
+    "model/tiny.yaml": [*BASE, "model/tiny.yaml"],
+    "recipes/one_24gb_card.yaml": [*BASE, "recipes/one_24gb_card.yaml"],
 }
 FOLLOWS = {"stages/stage2_everything.yaml": "stages/stage1_bridge_only.yaml"}  # begins where the other run ended
 TESTED_ELSEWHERE = {"model/videollamb_7b.yaml": "test_videollamb_7b.py"} | {  # trains, judges and exports there
@@ -89,6 +91,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny stand-ins at the paths that the configs name, features cached by the real command."""
     folder = tmp_path_factory.mktemp("workplace")
     make_quickstart_parts(folder)
+    make_recipe_parts(folder)
     for name, num_frames in (("train", 4), ("eval-1x", 6), ("eval-2x", 6), ("eval-4x", 6), ("eval-8x", 6)):
         frames = [natural_frames(num_frames, 84, 84, seed) for seed in range(len(ANSWERS) if name == "train" else 2)]
         clips = [make_clip(num_frames, width=84, height=84, fps=2, frames=one) for one in frames]
@@ -235,5 +238,6 @@ def test_files_merge_for_evaluation_as_they_do_for_training(
     expected = yaml.safe_load(capsys.readouterr().out)["model"]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(VideoLanguageModule, "model")
-    merged, trained = (parser.parse_object({"model": model}) for model in (read_config(files)["model"], expected))
+    read = read_config(files, {"model": VideoLanguageModule})["model"]
+    merged, trained = (parser.parse_object({"model": model}) for model in (read, expected))
     assert parser.dump(merged) == parser.dump(trained)

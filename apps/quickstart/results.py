@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.evaluation.plots import draw_accuracies
 from lightning_modules.evaluation.predictions import Prediction, read_predictions
-from lightning_modules.monitoring.video_figures import draw_accuracies
 
 ARMS = ("memory", "mean_pooling")
 LENGTHS = ("1x", "2x", "4x", "8x")
@@ -21,12 +21,12 @@ def collect_results(out: Path) -> dict[str, dict[str, Any]]:
         out: Folder of the quickstart's run.
 
     Returns:
-        By arm: ``by_length``, ``by_kind`` and ``by_length_and_kind``, as ``evaluation.report`` writes them.
+        By arm: ``by_length``, ``by_category`` and ``by_length_and_category``, as ``evaluation.report`` writes them.
     """
     results = {}
     for arm in ARMS:
         report = json.loads((out / arm / "answers" / "report.json").read_text(encoding="utf-8"))
-        results[arm] = {name: report[name] for name in ("by_length", "by_kind", "by_length_and_kind")}
+        results[arm] = {name: report[name] for name in ("by_length", "by_category", "by_length_and_category")}
     return results
 
 
@@ -47,12 +47,12 @@ def plot(arms: Arms, file: Path) -> None:
 
 
 def sample_answers(out: Path, number: int = 6) -> str:
-    """Questions about the longest videos with both arms' answers: the first of every kind in turn, right or wrong."""
+    """Questions about the longest videos with both arms' answers: one of each category, then a second of each, ..."""
     by_arm = {arm: read_predictions(out / arm / "answers" / "predictions.jsonl") for arm in ARMS}
     asked = [each for each in by_arm[ARMS[0]] if each.length == LENGTHS[-1]]
     said = {arm: {(each.key, each.id): each for each in predictions} for arm, predictions in by_arm.items()}
     lines = []
-    for question in _one_of_each_kind_in_turn(asked)[:number]:
+    for question in _one_of_each_category_in_turn(asked)[:number]:
         answers = ", ".join(
             f"{arm.replace('_', ' ')}: {_said(said[arm].get((question.key, question.id)))}" for arm in ARMS
         )
@@ -60,12 +60,14 @@ def sample_answers(out: Path, number: int = 6) -> str:
     return "\n".join(lines)
 
 
-def _one_of_each_kind_in_turn(questions: list[Prediction]) -> list[Prediction]:
-    kinds: dict[str, list[Prediction]] = {}
+def _one_of_each_category_in_turn(questions: list[Prediction]) -> list[Prediction]:
+    categories: dict[str, list[Prediction]] = {}
     for question in questions:
-        kinds.setdefault(question.kind, []).append(question)
+        categories.setdefault(question.category, []).append(question)
     ranked = [
-        (rank, number, each) for number, each_kind in enumerate(kinds.values()) for rank, each in enumerate(each_kind)
+        (rank, number, each)
+        for number, of_category in enumerate(categories.values())
+        for rank, each in enumerate(of_category)
     ]
     return [each for _, _, each in sorted(ranked, key=lambda entry: entry[:2])]
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apps.quickstart.questions import TASKS
+from apps.quickstart.haystack_questions import TASKS
 from benchmarks.memory_study.arms import ARMS, Run
 from lightning_modules.evaluation.report import length_order
 
-# Every other kind of question is about a single needle.
-_TASK_OF_KIND = {"first": "order", "last": "order", "count": "count"}
+# Every other category of questions is about a single needle.
+_TASK_OF_CATEGORY = {"first": "order", "last": "order", "count": "count"}
 
 
 class OverSeeds(NamedTuple):
@@ -62,7 +62,7 @@ def collect_results(runs: Sequence[Run]) -> Results:
     """
     if not runs:
         raise ValueError("no run is finished; first run `python -m benchmarks.memory_study train`")
-    counts = {run: count_by_task(_read(run.report)["by_length_and_kind"]) for run in runs}
+    counts = {run: count_by_task(_read(run.report)) for run in runs}
     ranks = {run: _read(run.rank) for run in runs}
     settings = {run: _read(run.settings) for run in runs}
     questions = {run: _map_counts(count, lambda right, asked: asked) for run, count in counts.items()}
@@ -105,7 +105,7 @@ def collect_results(runs: Sequence[Run]) -> Results:
 
 
 def _fresh_questions(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
-    counts = {run: count_by_task(_read(run.fresh_report)["by_length_and_kind"]) for run in runs}
+    counts = {run: count_by_task(_read(run.fresh_report)) for run in runs}
     questions = {run: _map_counts(count, lambda right, asked: asked) for run, count in counts.items()}
     for run in runs:
         if questions[run] != questions[runs[0]]:
@@ -117,7 +117,7 @@ def _fresh_questions(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
 
 
 def _fresh_accuracy(runs: Sequence[Run]) -> dict[str, dict[str, OverSeeds]]:
-    counts = [count_by_task(_read(run.fresh_report)["by_length_and_kind"]) for run in runs]
+    counts = [count_by_task(_read(run.fresh_report)) for run in runs]
     shares = [_map_counts(count, lambda right, asked: right / asked) for count in counts]
     return {
         task: {
@@ -128,19 +128,20 @@ def _fresh_accuracy(runs: Sequence[Run]) -> dict[str, dict[str, OverSeeds]]:
     }
 
 
-def count_by_task(by_length_and_kind: dict[str, dict[str, Any]]) -> dict[str, dict[str, tuple[int, int]]]:
-    """Pool the kinds of question into tasks.
+def count_by_task(report: dict[str, Any]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Pool the categories of questions into tasks.
 
     Args:
-        by_length_and_kind: As in the report of ``evaluate.py``.
+        report: As ``evaluate.py`` writes it. Earlier versions named the same table ``by_length_and_kind``.
 
     Returns:
         Task -> length -> right answers and questions; tasks without a question are left out.
     """
     counts: dict[str, dict[str, tuple[int, int]]] = {task: {} for task in TASKS}
-    for length, kinds in by_length_and_kind.items():
-        for kind, entry in kinds.items():
-            of_task = counts[_TASK_OF_KIND.get(kind, "needle")]
+    counted = "by_length_and_category" if "by_length_and_category" in report else "by_length_and_kind"
+    for length, categories in report[counted].items():
+        for category, entry in categories.items():
+            of_task = counts[_TASK_OF_CATEGORY.get(category, "needle")]
             right, asked = of_task.get(length, (0, 0))
             of_task[length] = (right + entry["correct"], asked + entry["questions"])
     return {task: of_task for task, of_task in counts.items() if of_task}

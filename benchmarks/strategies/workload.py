@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 
 from apps.quickstart.tokenizer import train_tokenizer
 from benchmarks.tiny_parts import llama_config, write_encoder
-from components.bridges.readouts.memory import CacheReadout
+from components.bridges.readouts.cache import CacheReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.language.causal import HuggingFaceCausalLM

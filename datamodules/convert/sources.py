@@ -8,18 +8,24 @@ the mixture files of LLaVA-NeXT.
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import yaml
 
+from datamodules.convert.json_rows import read_rows
 from datamodules.convert.row_problems import ConversionError
 from datamodules.convert.rows import Row, llava_row, pllava_row
 from datamodules.convert.sampling import Sampling, parse_sampling
+from datamodules.convert.webdataset_rows import read_webdataset, webdataset_row
+from datamodules.errors import ShardError
+from datamodules.shards.shard_names import find_shards
+from datamodules.shards.storage import is_remote
 
-_KINDS = {"cap": "caption", "oe": "open_ended", "mc": "multiple_choice"}
-_KIND = re.compile(r"_(cap|oe|mc)(?=_)")
+_CATEGORIES = {"cap": "caption", "oe": "open_ended", "mc": "multiple_choice"}
+_CATEGORY = re.compile(r"_(cap|oe|mc)(?=_)")
+_SHARD_NUMBER = re.compile(r"[-_.]\d{3,}$|^\d+$")
 
 
 class MediaRoots(NamedTuple):
@@ -78,8 +84,10 @@ class Annotation(NamedTuple):
         read_row: Reads one of its rows.
         folders: Where its media lie; tried in this order.
         source: Name of its samples' source, given the path of their media (None for text).
-        kind: Kind of its conversations; empty for none.
+        category: Category of its questions; empty for none.
         sampling: Which of its rows are taken.
+        read_items: Reads the file: given the path, and what to call with the number of bytes read, it yields what
+            ``read_row`` takes, or a ``RowProblem``.
     """
 
     path: Path
@@ -87,8 +95,14 @@ class Annotation(NamedTuple):
     read_row: Callable[[Any], Row]
     folders: tuple[str, ...]
     source: Callable[[str | None], str]
-    kind: str = ""
+    category: str = ""
     sampling: Sampling = Sampling()
+    read_items: Callable[[Path, Callable[[int], object]], Iterator[Any]] = read_rows
+
+    @property
+    def is_tar(self) -> bool:
+        """Whether the file holds the media itself."""
+        return self.read_items is read_webdataset
 
 
 def llava(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
@@ -105,7 +119,7 @@ def videollamb(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Anno
 
 
 def pllava(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
-    """The tree {video,image}/KIND/NAME/train.json of PLLaVA's magic_jsons and VideoChat2-IT, or single files of it."""
+    """PLLaVA's magic_jsons and VideoChat2-IT: a tree {video,image}/CATEGORY/NAME/train.json, or single files of it."""
     found = []
     for folder in folders:
         if folder.is_file():
@@ -116,8 +130,8 @@ def pllava(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annota
         for path in _files(folder, [f"{'*/' * depth}train*.json" for depth in range(4)]):
             parts = path.relative_to(folder).with_suffix("").parts
             label = "/".join(parts[:-1] if parts[-1] == "train" else parts) or folder.resolve().name
-            kind = parts[1] if len(parts) > 3 else ""
-            found.append(Annotation(path, label, pllava_row, roots.below(label, [folder]), _always(label), kind))
+            category = parts[1] if len(parts) > 3 else ""
+            found.append(Annotation(path, label, pllava_row, roots.below(label, [folder]), _always(label), category))
     return _with_unique_labels(found)
 
 
@@ -130,7 +144,7 @@ def llava_video(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[A
         for path in [folder.resolve()] if is_file else _files(folder, ["*_processed.json", "*/*_processed.json"]):
             label = path.relative_to(above).with_suffix("").as_posix()
             places = roots.below(label, [path.parent, above])
-            found.append(Annotation(path, label, llava_row, places, _always(path.parent.name), _kind(path)))
+            found.append(Annotation(path, label, llava_row, places, _always(path.parent.name), _category(path)))
     return _with_unique_labels(found)
 
 
@@ -144,8 +158,25 @@ def mixture(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotat
             found.append((path, sampling))
     paths = [path for path, _ in found]
     return [
-        Annotation(path, label, llava_row, roots.below(label, [path.parent]), _always(label), _kind(path), sampling)
+        Annotation(path, label, llava_row, roots.below(label, [path.parent]), _always(label), _category(path), sampling)
         for (path, sampling), label in zip(found, _labels(paths), strict=True)
+    ]
+
+
+def webdataset(patterns: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
+    """WebDataset tars, also as train-{000..012}.tar or a folder: a picture or video beside KEY.json or KEY.txt."""
+    names = [re.sub(r"^(https?|s3|gs):/+", r"\1://", str(pattern)) for pattern in patterns]
+    if remote := next((name for name in names if is_remote(name) or name.startswith("pipe:")), None):
+        raise ConversionError(f"{remote} is no local file; fetch the tars first, then convert them")
+    try:
+        paths = [Path(name) for name in find_shards(names)]
+    except ShardError as error:
+        raise ConversionError(str(error)) from error
+    return [
+        Annotation(
+            path, label, webdataset_row, (str(path.resolve()),), _always(_set_of(path)), read_items=read_webdataset
+        )
+        for path, label in zip(paths, _labels(paths), strict=True)
     ]
 
 
@@ -155,6 +186,7 @@ SOURCES: dict[str, Callable[[Sequence[Path], MediaRoots, int], list[Annotation]]
     "videollamb": videollamb,
     "llava-video": llava_video,
     "mixture": mixture,
+    "webdataset": webdataset,
 }
 """Name on the command line -> what lists the annotations of the given paths."""
 
@@ -208,6 +240,11 @@ def _with_unique_labels(annotations: Sequence[Annotation]) -> list[Annotation]:
     return [annotation._replace(label=label) for annotation, label in zip(annotations, labels, strict=True)]
 
 
+def _set_of(tar: Path) -> str:
+    """The name of a tar without its number; of one that is only a number, its folder's name."""
+    return _SHARD_NUMBER.sub("", tar.stem) or tar.resolve().parent.name
+
+
 def _always(name: str) -> Callable[[str | None], str]:
     return lambda media: name
 
@@ -217,7 +254,7 @@ def _videollamb_set(media: str | None) -> str:
     return f"videollamb/{folders[1] if len(folders) > 1 else 'text' if media is None else 'other'}"
 
 
-def _kind(path: Path) -> str:
-    """What LLaVA-Video-178K's file names tell."""
-    found = _KIND.search(path.stem)
-    return _KINDS[found[1]] if found else ""
+def _category(path: Path) -> str:
+    """Category of questions, as the names of LLaVA-Video-178K's files say it."""
+    found = _CATEGORY.search(path.stem)
+    return _CATEGORIES[found[1]] if found else ""

@@ -7,7 +7,7 @@ The JSON member of a sample:
      "meta": {"num_frames": 16, "length": "8x"},          optional: numbers and strings, copied into the index
      "conversations": [
        {"id": "unique in its source",
-        "kind": "colour", "options": ["red", "blue"],     optional
+        "category": "colour", "options": ["red", "blue"], optional: kind of question, answers to choose from
         "turns": [{"role": "system", "content": "..."},   optional, first
                   {"role": "user", "content": "<video>\nWhich colour?"},
                   {"role": "assistant", "content": "red"}]}]}
@@ -37,6 +37,8 @@ MAX_JSON_BYTES = 64 << 20
 MAX_CONVERSATIONS_BYTES = MAX_JSON_BYTES - (1 << 20)
 """Most bytes of a sample's conversations in it: the rest is room for source and meta."""
 
+_CATEGORY_FIELDS = ("category", "kind")  # shards of earlier versions have ``kind``
+
 
 class Turn(NamedTuple):
     """One utterance."""
@@ -49,7 +51,7 @@ class Conversation(NamedTuple):
     """One dialogue about the sample's media."""
 
     id: str
-    kind: str
+    category: str  # of the question, by which accuracies are reported too; empty for none
     options: tuple[str, ...]
     turns: tuple[Turn, ...]
 
@@ -73,7 +75,7 @@ class Record(NamedTuple):
             "conversations": [
                 {
                     "id": conversation.id,
-                    "kind": conversation.kind,
+                    "category": conversation.category,
                     "options": list(conversation.options),
                     "turns": [turn._asdict() for turn in conversation.turns],
                 }
@@ -172,8 +174,9 @@ def parse_conversation(item: Any, where: str, has_media: bool) -> Conversation:
         raise SampleError(f"{where}: 'options' must be strings, got {options!r}")
     _check_turns(turns, where)
     _check_video_mark(turns, where, has_media)
-    kind = _string(fields, "kind", where) if "kind" in fields else ""
-    return Conversation(_string(fields, "id", where), kind, tuple(options), turns)
+    name = next((name for name in _CATEGORY_FIELDS if name in fields), None)
+    category = "" if name is None else _string(fields, name, where)
+    return Conversation(_string(fields, "id", where), category, tuple(options), turns)
 
 
 def _turn(item: Any, where: str) -> Turn:
@@ -214,7 +217,7 @@ def _meta(value: Any, where: str) -> dict[str, str | int | float]:
     fields = _object(value, where, "'meta'")
     for name, entry in fields.items():
         if not isinstance(entry, str | int | float) or isinstance(entry, bool):
-            raise SampleError(f"{where}: meta {name!r} must be a number or a string, got {_kind(entry)}")
+            raise SampleError(f"{where}: meta {name!r} must be a number or a string, got {_shown(entry)}")
         if isinstance(entry, float) and not math.isfinite(entry):
             raise SampleError(f"{where}: meta {name!r} must be a finite number, got {entry}")
     num_frames = fields.get("num_frames", 0)
@@ -225,20 +228,20 @@ def _meta(value: Any, where: str) -> dict[str, str | int | float]:
 
 def _object(value: Any, where: str, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise SampleError(f"{where}: {what} must be a JSON object, got {_kind(value)}")
+        raise SampleError(f"{where}: {what} must be a JSON object, got {_shown(value)}")
     return value
 
 
 def _list(value: Any, where: str, name: str) -> list[Any]:
     if not isinstance(value, list):
-        raise SampleError(f"{where}: {name!r} must be a JSON list, got {_kind(value)}")
+        raise SampleError(f"{where}: {name!r} must be a JSON list, got {_shown(value)}")
     return value
 
 
 def _string(fields: dict[str, Any], name: str, where: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
-        raise SampleError(f"{where}: {name!r} must be a string, got {_kind(value)}")
+        raise SampleError(f"{where}: {name!r} must be a string, got {_shown(value)}")
     if not value.isascii():
         try:
             value.encode()
@@ -256,5 +259,5 @@ def _optional_int(fields: dict[str, Any], name: str, where: str) -> int | None:
     return value
 
 
-def _kind(value: Any) -> str:
+def _shown(value: Any) -> str:
     return "nothing" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"

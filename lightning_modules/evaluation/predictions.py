@@ -18,7 +18,7 @@ class Prediction(NamedTuple):
     key: str  # sample
     id: str  # conversation of the sample
     source: str
-    kind: str
+    category: str
     length: str  # label of the video's length, by which accuracies are reported
     question: str
     answer: str
@@ -44,7 +44,7 @@ def judge_answers(questions: Sequence[Any], answers: Sequence[str]) -> list[Pred
             key=question.key,
             id=question.id,
             source=question.source,
-            kind=question.kind,
+            category=question.category,
             length=question.meta.get("length", str(question.num_frames)),
             question=question.question,
             answer=question.answer,
@@ -79,13 +79,19 @@ def read_predictions(path: Path) -> list[Prediction]:
     predictions = []
     for number, line in enumerate(lines, start=1):
         try:
-            predictions.append(Prediction(**json.loads(line)))
+            predictions.append(_from_fields(**json.loads(line)))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number} is no prediction ({error}): {line[:80]!r}. Remove the line to have its "
                 "question asked again, or the file to begin anew"
             ) from error
     return predictions
+
+
+def _from_fields(kind: str | None = None, **fields: Any) -> Prediction:
+    if kind is not None:  # the category's name in files of earlier versions
+        fields.setdefault("category", kind)
+    return Prediction(**fields)
 
 
 class PredictionWriter(Callback):

@@ -1,4 +1,4 @@
-"""From predictions to a report: accuracy by length of video and by kind of question, as JSON, Markdown and a plot."""
+"""From predictions to a report: accuracy by length of video and category of question, as JSON, Markdown and a plot."""
 
 import json
 import re
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.evaluation.plots import draw_accuracies
 from lightning_modules.evaluation.predictions import Prediction
-from lightning_modules.evaluation.scoring import NO_KIND, Accuracy, AccuracyCounter
-from lightning_modules.monitoring.video_figures import draw_accuracies
+from lightning_modules.evaluation.scoring import NO_CATEGORY, Accuracy, AccuracyCounter
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 _NUM_SHOWN = 50  # samples that the Markdown lists as left out
@@ -20,10 +20,10 @@ _NOTE = (
 
 
 def count_predictions(predictions: Iterable[Prediction]) -> AccuracyCounter:
-    """Count right answers by (length, kind)."""
+    """Count right answers by (length, category)."""
     counter = AccuracyCounter()
     for prediction in predictions:
-        counter.add((prediction.length, prediction.kind or NO_KIND), prediction.correct)
+        counter.add((prediction.length, prediction.category or NO_CATEGORY), prediction.correct)
     return counter
 
 
@@ -39,9 +39,9 @@ def build_report(
             where its file is known.
 
     Returns:
-        ``accuracy``, ``by_length``, ``by_kind`` and ``by_length_and_kind``, each entry with the share of right answers,
-        its standard error and the number of questions. Lengths are in their natural order. ``skipped`` has the number
-        of samples that were left out, the same by kind of reason, and the records. Can be written as JSON.
+        ``accuracy``, ``by_length``, ``by_category`` and ``by_length_and_category``, each entry with the share of right
+        answers, its standard error and the number of questions. Lengths are in their natural order. ``skipped`` has the
+        number of samples that were left out, the same by kind of reason, and the records. Can be written as JSON.
 
     Raises:
         ValueError: There is no prediction, so nothing can be said.
@@ -50,8 +50,8 @@ def build_report(
         raise ValueError("there is no prediction to report on; did the shards hold any question?")
     counter = count_predictions(predictions)
     by_both: dict[str, dict[str, Any]] = {}
-    for (length, kind), accuracy in counter.by(0, 1).items():
-        by_both.setdefault(length, {})[kind] = _entry(accuracy)
+    for (length, category), accuracy in counter.by(0, 1).items():
+        by_both.setdefault(length, {})[category] = _entry(accuracy)
     return {
         "evaluated": dict(about),
         "accuracy": _entry(counter.by()[()]),
@@ -59,8 +59,8 @@ def build_report(
             length: _entry(accuracy)
             for (length,), accuracy in sorted(counter.by(0).items(), key=lambda group: length_order(group[0][0]))
         },
-        "by_kind": {kind: _entry(accuracy) for (kind,), accuracy in counter.by(1).items()},
-        "by_length_and_kind": {length: by_both[length] for length in sorted(by_both, key=length_order)},
+        "by_category": {category: _entry(accuracy) for (category,), accuracy in counter.by(1).items()},
+        "by_length_and_category": {length: by_both[length] for length in sorted(by_both, key=length_order)},
         "skipped": {
             "samples": len(skipped),
             "by_kind": dict(Counter(sample["kind"] for sample in skipped).most_common()),
@@ -85,19 +85,19 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
 def to_markdown(report: Mapping[str, Any]) -> str:
     """The report as Markdown.
 
-    First what was evaluated, then one table with a row a length and a column a kind, then what was left out.
+    First what was evaluated, then one table with a row a length and a column a category, then what was left out.
     """
-    kinds = list(report["by_kind"])
+    categories = list(report["by_category"])
     rows = [
         [
             length,
             _cell(report["by_length"][length]),
-            *(_cell(report["by_length_and_kind"][length].get(k)) for k in kinds),
+            *(_cell(report["by_length_and_category"][length].get(name)) for name in categories),
         ]
         for length in report["by_length"]
     ]
-    rows.append(["all", _cell(report["accuracy"]), *(_cell(report["by_kind"][kind]) for kind in kinds)])
-    header = ["length", "all kinds", *kinds]
+    rows.append(["all", _cell(report["accuracy"]), *(_cell(report["by_category"][name]) for name in categories)])
+    header = ["length", "all categories", *categories]
     about = [f"- {name}: {_plain(value)}" for name, value in report["evaluated"].items()]
     table = [_line(header), _line(["---"] * len(header)), *(_line(row) for row in rows)]
     lines = ["# Accuracy", "", *about, "", "Share of right answers ± standard error (number of questions). " + _NOTE]

@@ -10,8 +10,8 @@ from typing import NamedTuple
 SKIPPED_KEY = ""
 """Sample key of a stand-in for samples that were all left out. Nothing of it is scored, counted or written."""
 
-NO_KIND = "(no kind)"
-"""Stands in reports and logs for questions whose sample names no kind."""
+NO_CATEGORY = "(no category)"
+"""Category, in reports and logs, of questions whose sample names none."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

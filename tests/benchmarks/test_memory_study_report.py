@@ -10,9 +10,9 @@ from PIL import Image
 from benchmarks.memory_study.__main__ import main
 from benchmarks.memory_study.arms import Run
 from benchmarks.memory_study.rank import effective_rank
-from benchmarks.memory_study.report import SECTION, draw, write_report
+from benchmarks.memory_study.report import ANCHOR, SECTION, draw, write_report
 from benchmarks.memory_study.results import collect_results, count_by_task, finished_runs, over_seeds
-from benchmarks.results_page import marks, replace_section
+from benchmarks.results_page import marks, replace_section, replace_summary
 
 BEGIN, END = marks(SECTION)
 
@@ -22,12 +22,12 @@ def counts(correct: int, questions: int) -> dict[str, int]:
 
 
 def finish(run: Run, right: int, *, asked: int = 10, rank: float | None = 4.0, steps: int = 7) -> None:
-    """Write what a finished run leaves: ``right`` of ``asked`` answers of every kind at 2x, all of them at 1x."""
-    kinds = ("colour", "shape", "first", "count")
+    """Write what a finished run leaves: ``right`` of ``asked`` answers of every category at 2x, all of them at 1x."""
+    categories = ("colour", "shape", "first", "count")
     report = {
-        "by_length_and_kind": {
-            "2x": {kind: counts(right, asked) for kind in kinds},
-            "1x": {kind: counts(asked, asked) for kind in kinds},
+        "by_length_and_category": {
+            "2x": {name: counts(right, asked) for name in categories},
+            "1x": {name: counts(asked, asked) for name in categories},
         }
     }
     lengths = ("1x", "2x") if rank is not None else ()
@@ -58,10 +58,11 @@ def test_mean_and_standard_error_are_over_seeds() -> None:
     assert over_seeds([0.4]) == (0.4, None)
 
 
-def test_kinds_of_question_are_pooled_into_tasks() -> None:
-    kinds = {"colour": counts(1, 4), "shape": counts(2, 4), "place": counts(0, 2)}
-    kinds |= {"first": counts(1, 2), "last": counts(2, 3)}
-    assert count_by_task({"1x": kinds}) == {"needle": {"1x": (3, 10)}, "order": {"1x": (3, 5)}}
+@pytest.mark.parametrize("table", ["by_length_and_category", "by_length_and_kind"], ids=["now", "earlier"])
+def test_categories_of_questions_are_pooled_into_tasks(table: str) -> None:
+    categories = {"colour": counts(1, 4), "shape": counts(2, 4), "place": counts(0, 2)}
+    categories |= {"first": counts(1, 2), "last": counts(2, 3)}
+    assert count_by_task({table: {"1x": categories}}) == {"needle": {"1x": (3, 10)}, "order": {"1x": (3, 5)}}
 
 
 def test_tables_hold_every_finished_run(study: Path, tmp_path: Path) -> None:
@@ -119,6 +120,25 @@ def test_reporting_again_replaces_the_section_and_nothing_else(study: Path, tmp_
     for _ in range(2):
         section = write_report(study, page, tmp_path / "study.png")
         assert page.read_text() == f"# Results\n\n{BEGIN}\n{section}\n{END}\n\n## After\n"
+
+
+def test_reporting_puts_the_main_figures_into_the_table_at_the_top(study: Path, tmp_path: Path) -> None:
+    page = tmp_path / "RESULTS.md"
+    rows = [f"| {what} | old | `command` | - | - | [Link](#{anchor}) |" for what, anchor in (("a", "b"), ("c", ANCHOR))]
+    page.write_text("\n".join([*rows, BEGIN, "old", END, ""]))
+    write_report(study, page, tmp_path / "study.png")
+    other, ours = page.read_text().splitlines()[:2]
+    assert other == rows[0]
+    measured, figure, command, device, made, link = (cell.strip() for cell in ours.strip("|").split("|"))
+    assert figure == "both 0.700 / 0.700 / 0.700, mean_pooling 0.200 / 0.200 / 0.200"
+    assert (measured, command, device) == ("c", "`command`", "an abacus; one thread a run")
+    assert len(made.split("-")) == 3
+    assert link == f"[Link](#{ANCHOR})"
+
+
+def test_row_with_other_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="must have the columns what was measured, figure"):
+        replace_summary(f"| [Link](#{ANCHOR}) |", ANCHOR, figure="1", device="CPU", made="2026-11-30")
 
 
 @pytest.mark.parametrize("page", [f"text {BEGIN} text", f"{END}\ntext", f"{END} {BEGIN}"])

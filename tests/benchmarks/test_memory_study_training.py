@@ -15,9 +15,9 @@ import evaluate
 import train
 from apps.commands import ROOT
 from apps.quickstart.fetch import Parts
+from apps.quickstart.haystack_questions import OPTIONS, TASKS, conversations
 from apps.quickstart.haystack_videos import encode
 from apps.quickstart.needles import Needle
-from apps.quickstart.questions import OPTIONS, TASKS, conversations
 from apps.quickstart.tokenizer import build_language_model_folder, conversation_texts
 from benchmarks.memory_study import data, training
 from benchmarks.memory_study.arms import ARMS, FOLDER, FRESH, Run
@@ -129,7 +129,7 @@ def test_an_arm_trains_is_judged_and_its_rank_measured(study: Path, arm: str, mo
     checkpoint = ["--checkpoint", str(run.checkpoint)]
     report = evaluate.main([*checkpoint, "--data", str(study / "features/eval-*.tar"), "--out", str(run.report.parent)])
     asked = {
-        length: set(kinds) - {"place"} for length, kinds in report["by_length_and_kind"].items()
+        length: set(categories) - {"place"} for length, categories in report["by_length_and_category"].items()
     }  # not of all videos
     assert asked == {length: {"colour", "shape", "first", "last", "count"} for length in ("1x", "2x")}
     measure_rank([*checkpoint, "--data", str(study / "features/eval-needle-*.tar"), "--out", str(run.rank)])

@@ -20,9 +20,9 @@ from datamodules.dataset import ConversationDataset
 from datamodules.errors import ShardError
 from datamodules.failures import FailurePolicy
 from datamodules.media.decoding import Decoding
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling
 from datamodules.order.training_order import Draw
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader

@@ -16,11 +16,11 @@ from lightning.pytorch.callbacks import Callback
 from datamodules.batch import Batch
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading, Source
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.transforms import PixelOptions
-from datamodules.media.video import FrameSampling
 from datamodules.order.batch_plan import Budget
+from datamodules.order.draws import Cost
 from datamodules.order.training_order import TrainingOrder
-from datamodules.order.units import Cost
 from tests.datamodules.recorder import Recorder, checkpoints, trainer
 
 
@@ -45,7 +45,7 @@ class Way(NamedTuple):
     conversations_per_video: int | None = None
 
 
-BUDGET = Budget(max_frames=24, max_tokens=600, bundle=2)
+BUDGET = Budget(max_frames=24, max_tokens=600, group_size=2)
 WAYS = {
     "fixed": Way(Loading(4, num_workers=1), "train-*.tar"),
     "budget": Way(Loading(None, BUDGET, cost=Cost(visual_tokens=2), num_workers=1), "mixed-*.tar", 2),

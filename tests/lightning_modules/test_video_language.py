@@ -8,7 +8,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from components.bridges.mean_pooling import MeanPooling
-from components.checkpoints.format import RunCheckpoint
+from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.language.causal import HuggingFaceCausalLM
 from components.losses import EverySegmentLoss
 from datamodules.batch import collate, empty_text_sample
@@ -88,7 +88,7 @@ class Answers(Callback):
         self.answers.append(outputs)
 
 
-def test_validation_logs_loss_and_exact_accuracy_by_set_and_kind(folders: PartFolders, tmp_path: Path) -> None:
+def test_validation_logs_loss_and_exact_accuracy_by_set_and_category(folders: PartFolders, tmp_path: Path) -> None:
     module, seen, logger = make_module(folders), Answers(), RecordingLogger()
     trainer = make_trainer(tmp_path, logger=logger, callbacks=[seen])
     batch = make_batch(folders)
@@ -98,7 +98,7 @@ def test_validation_logs_loss_and_exact_accuracy_by_set_and_kind(folders: PartFo
     # The model's own answer to the first question becomes the reference: one of five answers is right.
     assert answers[0] not in {question.answer for question in batch.questions}
     right = tuple(
-        question._replace(answer=answer if row == 0 else "blue", kind="easy" if row == 0 else "hard")
+        question._replace(answer=answer if row == 0 else "blue", category="easy" if row == 0 else "hard")
         for row, (question, answer) in enumerate(zip(batch.questions, answers, strict=True))
     )
     logger.logged.clear()
@@ -106,8 +106,8 @@ def test_validation_logs_loss_and_exact_accuracy_by_set_and_kind(folders: PartFo
     [values] = [values for _, values in logger.logged]
     assert values["val/accuracy/0"] == 0.0
     assert values["val/accuracy/1"] == pytest.approx(1 / 5)
-    assert values["val/accuracy_by_kind/1/easy"] == 1.0
-    assert values["val/accuracy_by_kind/1/hard"] == 0.0
+    assert values["val/accuracy_by_category/1/easy"] == 1.0
+    assert values["val/accuracy_by_category/1/hard"] == 0.0
     assert values["val/accuracy"] == pytest.approx(1 / 10)
     assert values["val/loss/0"] == pytest.approx(module.built(batch).loss.item(), abs=1e-5)
 

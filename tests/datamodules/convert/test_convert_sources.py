@@ -6,8 +6,8 @@ import pytest
 
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.transforms import PixelOptions
-from datamodules.media.video import FrameSampling
 from tests.datamodules.convert.conversions import (
     CLIP,
     PICTURE,
@@ -19,6 +19,7 @@ from tests.datamodules.convert.conversions import (
     write_json,
     write_media,
 )
+from tests.fixtures_data import write_members
 
 
 def pllava(folder: Path) -> list[object]:
@@ -92,12 +93,18 @@ def mixture(folder: Path) -> list[object]:
     return [folder / "mixture.yaml", folder / "out", "--media-root", folder]
 
 
+def webdataset(folder: Path) -> list[object]:
+    members = [("1.mp4", CLIP), ("1.json", json.dumps(llava_item()).encode()), ("2.jpg", PICTURE), ("2.txt", b"one")]
+    return [write_members(folder / "set-000.tar", members), folder / "out"]
+
+
 SOURCES = {
     "pllava": pllava,
     "llava": llava,
     "videollamb": videollamb,
     "llava-video": llava_video,
     "mixture": mixture,
+    "webdataset": webdataset,
 }
 
 
@@ -119,7 +126,7 @@ def test_pllava_tree_gives_a_sample_for_every_video_and_part(converted: Path) ->
         "video/caption/videochat#0",
         "video/classification/ssv2#0",
     ]
-    assert [one.kind for one in clip.record.conversations] == ["caption", "classification"]
+    assert [one.category for one in clip.record.conversations] == ["caption", "classification"]
     assert clip.record.source == "video/caption/videochat"
     assert said(asked) == [["Answer briefly.", "<video>\nwhat ?", "a star", "how many ?", "one"]]
     assert [turn.role for turn in asked.record.conversations[0].turns][:2] == ["system", "user"]
@@ -152,7 +159,7 @@ def test_videollamb_sources_are_the_sets_that_its_media_lie_in(converted: Path) 
 @in_shards("llava-video")
 def test_llava_video_subsets_join_their_three_files_and_find_media_there_or_above(converted: Path) -> None:
     one, two = read_samples(converted)
-    assert [(item.kind, item.turns[0].content) for item in one.record.conversations] == [
+    assert [(item.category, item.turns[0].content) for item in one.record.conversations] == [
         ("caption", "<video>\ncap ?"),
         ("multiple_choice", "<video>\nmc_v0_1_qa ?"),
         ("open_ended", "<video>\noe_v0_1_qa ?"),

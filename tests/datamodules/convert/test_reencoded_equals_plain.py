@@ -12,7 +12,7 @@ from datamodules.convert.reencode_video import Reencoding, reencode_video
 from datamodules.convert.video_check import probe_video
 from datamodules.media.decoded_frames import DecodedFrames, FrameSize
 from datamodules.media.decoders.pyav_decoder import PyAVDecoder
-from datamodules.media.video_stream import CONVERTED_FORMATS
+from datamodules.media.video_container import CONVERTED_FORMATS
 from tests.datamodules.made_videos import (
     EIGHT_MATRICES,
     HEIGHT,

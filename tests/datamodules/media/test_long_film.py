@@ -25,7 +25,7 @@ from datamodules.media.media_reader import MediaReader
 from datamodules.shards.schema import Record
 from datamodules.shards.shard_reader import RawSample
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 
 def peak_mb(pid):
     status = Path(f"/proc/{{pid}}/status").read_text()

@@ -12,15 +12,15 @@ from torch import Tensor
 from datamodules.batch import Batch
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading, Source
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.order.batch_plan import Budget
+from datamodules.order.draws import Cost
 from datamodules.order.training_order import CurriculumStage, TrainingOrder
-from datamodules.order.units import Cost
 from tests.datamodules import train_with_processes
 from tests.datamodules.recorder import Recorder, checkpoints, trainer
 from tests.process_group import one_group_at_a_time, run_processes
 
-BUDGET = Budget(max_frames=24, max_tokens=600, bundle=2)
+BUDGET = Budget(max_frames=24, max_tokens=600, group_size=2)
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,38 @@ def test_every_field_arrives() -> None:
     assert (record.source, record.start_ms, record.end_ms) == ("made", 100, 900)
     assert record.meta == {"length": "8x", "num_frames": 4, "rate": 0.5}
     assert record.conversations[0].options == ("red", "blue")
-    assert record.conversations[0].kind == "colour"
+    assert record.conversations[0].category == "colour"
 
 
 def test_a_record_comes_back_from_its_json() -> None:
     document = make_record(meta={"length": "8x"}, start_ms=100, end_ms=900)
     assert parse(parse(document).to_json()) == parse(document)
+
+
+@pytest.mark.parametrize(
+    ("fields", "category"),
+    [({"kind": "colour"}, "colour"), ({"kind": "a", "category": "b"}, "b"), ({}, "")],
+    ids=["earlier shards", "both", "none"],
+)
+def test_the_category_of_a_question_is_named_kind_in_shards_of_earlier_versions(
+    fields: dict[str, str], category: str
+) -> None:
+    document = make_record()
+    [conversation] = document["conversations"]
+    del conversation["category"]
+    conversation |= fields
+    record = parse(document)
+    assert record.conversations[0].category == category
+    assert record.to_json()["conversations"][0]["category"] == category
+
+
+def test_a_category_must_be_a_string_whatever_its_name() -> None:
+    for name in ("category", "kind"):
+        document = make_record()
+        document["conversations"][0].pop("category")
+        document["conversations"][0][name] = 3
+        with pytest.raises(SampleError, match=f"'{name}' must be a string"):
+            parse(document)
 
 
 def test_absurd_numbers_and_depths_are_malformed_json() -> None:

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.checkpoints import folder as folders
-from components.checkpoints import saving, tensor_file
+from components.checkpoints import atomic_folder, safetensors_writer, saving
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from tests.lightning_modules.checkpoints.small_runs import batches, make_module, make_trainer
 
@@ -25,9 +24,9 @@ CALLS: dict[str, list[tuple[Any, str]]] = {
     "rename": [(os, "rename")],
     "replace": [(os, "replace")],
     "rmtree": [(shutil, "rmtree")],
-    "add": [(tensor_file.TensorFile, "add")],
+    "add": [(safetensors_writer.SafetensorsWriter, "add")],
     "index": [(saving, "_write_file")],
-    "publish": [(folders, "publish")],
+    "publish": [(atomic_folder, "publish")],
 }
 
 

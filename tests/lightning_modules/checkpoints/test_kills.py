@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.checkpoints import folder
-from components.checkpoints.folder import newest_checkpoint
-from components.checkpoints.format import RunCheckpoint
+from components.checkpoints import atomic_folder
+from components.checkpoints.atomic_folder import newest_checkpoint
+from components.checkpoints.run_checkpoint import RunCheckpoint
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from tests.lightning_modules.checkpoints.small_runs import batches, make_module, make_trainer, train_and_save
 
@@ -86,8 +86,8 @@ def test_overwriting_leaves_a_whole_checkpoint_whenever_it_is_killed(
         return called
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder.os, "rename", stopping(os.rename))
-        patch.setattr(folder.shutil, "rmtree", stopping(folder.shutil.rmtree))
+        patch.setattr(atomic_folder.os, "rename", stopping(os.rename))
+        patch.setattr(atomic_folder.shutil, "rmtree", stopping(atomic_folder.shutil.rmtree))
         with pytest.raises(Killed):
             train_and_save(path, make_module(), 3)
     step = RunCheckpoint(path).step
@@ -104,12 +104,12 @@ def test_removing_never_leaves_half_a_checkpoint_under_its_name(
     path = tmp_path / "a.ckpt"
     train_and_save(path, make_module(), 2)
     with monkeypatch.context() as patch:
-        patch.setattr(folder.shutil, "rmtree", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(atomic_folder.shutil, "rmtree", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
-            folder.remove(path)
+            atomic_folder.remove(path)
     assert not path.exists()
     assert newest_checkpoint(tmp_path) is None
-    folder.tidy(tmp_path)
+    atomic_folder.tidy(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

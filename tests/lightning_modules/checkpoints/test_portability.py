@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from components.checkpoints.exported_weights import open_weights
-from components.checkpoints.format import RunCheckpoint
+from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.checkpoints.weight_fingerprint import is_same
 from lightning_modules.export import export
 from lightning_modules.trained_model import load_weights

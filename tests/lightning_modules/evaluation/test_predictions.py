@@ -56,6 +56,13 @@ def test_predictions_name_the_file_of_their_video_and_earlier_ones_without_it_ar
     assert read_predictions(path) == [named._replace(media="")]
 
 
+def test_predictions_of_earlier_versions_name_the_category_kind(tmp_path: Path) -> None:
+    [prediction] = judge_answers([make_question()], ["red"])
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(to_json_lines([prediction]).replace('"category"', '"kind"'), encoding="utf-8")
+    assert read_predictions(path) == [prediction]
+
+
 def test_line_that_was_cut_off_while_writing_is_left_out(tmp_path: Path) -> None:
     predictions = judge_answers([make_question(id=str(number)) for number in range(2)], ["red", "red"])
     path = tmp_path / "predictions.jsonl"

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from lightning_modules.evaluation.predictions import Prediction
-from lightning_modules.evaluation.report import NO_KIND, build_report, length_order, to_markdown, write_report
+from lightning_modules.evaluation.report import NO_CATEGORY, build_report, length_order, to_markdown, write_report
 from lightning_modules.evaluation.scoring import Accuracy
 
 
@@ -12,13 +12,13 @@ def make_predictions() -> list[Prediction]:
     """At 2x: 3 of 4 colours, 0 of 1 shape. At 10x: 1 of 2 colours."""
     counts = [("10x", "colour", 1, 2), ("2x", "colour", 3, 4), ("2x", "shape", 0, 1)]
     return [
-        Prediction("key", str(number), "made", kind, length, "Which?", "red", "red", number < correct)
-        for length, kind, correct, total in counts
+        Prediction("key", str(number), "made", category, length, "Which?", "red", "red", number < correct)
+        for length, category, correct, total in counts
         for number in range(total)
     ]
 
 
-def test_report_has_accuracy_by_length_by_kind_and_by_both() -> None:
+def test_report_has_accuracy_by_length_by_category_and_by_both() -> None:
     report = build_report(make_predictions(), {"checkpoint": "last.ckpt"})
     assert report["evaluated"] == {"checkpoint": "last.ckpt"}
     assert (report["accuracy"]["correct"], report["accuracy"]["questions"]) == (4, 7)
@@ -29,10 +29,10 @@ def test_report_has_accuracy_by_length_by_kind_and_by_both() -> None:
         "correct": 3,
         "questions": 5,
     }
-    assert {kind: entry["value"] for kind, entry in report["by_kind"].items()} == {"colour": 4 / 6, "shape": 0.0}
-    assert list(report["by_length_and_kind"]) == ["2x", "10x"]
-    assert report["by_length_and_kind"]["2x"]["shape"]["questions"] == 1
-    assert "shape" not in report["by_length_and_kind"]["10x"]
+    assert {name: entry["value"] for name, entry in report["by_category"].items()} == {"colour": 4 / 6, "shape": 0.0}
+    assert list(report["by_length_and_category"]) == ["2x", "10x"]
+    assert report["by_length_and_category"]["2x"]["shape"]["questions"] == 1
+    assert "shape" not in report["by_length_and_category"]["10x"]
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ def test_lengths_are_in_their_natural_order(labels: list[str], expected: list[st
     assert sorted(labels, key=length_order) == expected
 
 
-def test_markdown_has_a_row_a_length_and_a_column_a_kind() -> None:
+def test_markdown_has_a_row_a_length_and_a_column_a_category() -> None:
     rows = [
         [cell.strip() for cell in line.strip("| ").split(" | ")]
         for line in to_markdown(build_report(make_predictions(), {"data": ["a.tar", "b.tar"]})).splitlines()
         if line.startswith("|")
     ]
-    assert rows[0] == ["length", "all kinds", "colour", "shape"]
+    assert rows[0] == ["length", "all categories", "colour", "shape"]
     assert [row[0] for row in rows[2:]] == ["2x", "10x", "all"]
     assert rows[2][1].startswith("0.600 ± ")
     assert rows[2][1].endswith("(5)")
@@ -61,9 +61,9 @@ def test_markdown_has_a_row_a_length_and_a_column_a_kind() -> None:
     assert rows[4][1].startswith("0.571 ± ")
 
 
-def test_questions_without_a_kind_have_a_name_in_the_report() -> None:
-    report = build_report([make_predictions()[0]._replace(kind="")], {})
-    assert list(report["by_kind"]) == [NO_KIND]
+def test_questions_without_a_category_have_a_name_in_the_report() -> None:
+    report = build_report([make_predictions()[0]._replace(category="")], {})
+    assert list(report["by_category"]) == [NO_CATEGORY]
 
 
 def test_report_is_written_as_json_markdown_and_plot(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def test_standard_error_is_close_to_the_textbook_one_and_never_zero() -> None:
 
 def test_counts_are_grouped_by_any_labels() -> None:
     counter = AccuracyCounter()
-    for length, kind, correct in [("1x", "colour", True), ("1x", "shape", False), ("2x", "colour", True)]:
-        counter.add((length, kind), correct)
+    for length, category, correct in [("1x", "colour", True), ("1x", "shape", False), ("2x", "colour", True)]:
+        counter.add((length, category), correct)
     assert counter.by(0) == {("1x",): Accuracy(1, 2), ("2x",): Accuracy(1, 1)}
     assert counter.by(1) == {("colour",): Accuracy(2, 2), ("shape",): Accuracy(0, 1)}
     assert counter.by(0, 1)[("1x", "shape")] == Accuracy(0, 1)
