@@ -16,7 +16,7 @@ from lightning_modules.strategies.replicated import SingleDevice
 FIXED_SEED = 17
 
 
-class IndexArray(LightningModule):
+class ThreeParts(LightningModule):
     """Three parts: one that trains, one that is frozen, one that has a buffer."""
 
     def __init__(self, *, frozen: tuple[str, ...] = ("fixed",), width: int = 4, deeper: bool = False) -> None:
@@ -72,6 +72,6 @@ def train_and_save(path: Path, module: LightningModule, num_steps: int = 2) -> T
     return trainer
 
 
-def make_module(seed: int = 0, **options: Any) -> IndexArray:
+def make_module(seed: int = 0, **options: Any) -> ThreeParts:
     torch.manual_seed(seed)
-    return IndexArray(**options)
+    return ThreeParts(**options)

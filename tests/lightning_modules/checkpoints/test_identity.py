@@ -15,7 +15,7 @@ from components.checkpoints.parameter_access import DirectAccess
 from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.random_weights import mark_random
 from tests.lightning_modules.checkpoints.small_runs import (
-    IndexArray,
+    ThreeParts,
     batches,
     make_module,
     make_trainer,
@@ -29,7 +29,7 @@ def alone(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def with_other_frozen_weights(change: Callable[[torch.Tensor], torch.Tensor]) -> IndexArray:
+def with_other_frozen_weights(change: Callable[[torch.Tensor], torch.Tensor]) -> ThreeParts:
     module = make_module()
     with torch.no_grad():
         module.model["fixed"].weight.copy_(change(module.model["fixed"].weight))
@@ -44,7 +44,7 @@ def strip_index(checkpoint: Path) -> None:
     (checkpoint / "index.json").write_text(json.dumps(index))
 
 
-def open_by(way: str, module: IndexArray, checkpoint: Path) -> None:
+def open_by(way: str, module: ThreeParts, checkpoint: Path) -> None:
     trainer = make_trainer(checkpoint.parent, 4)
     if way == "fit":
         trainer.fit(module, batches(), ckpt_path=checkpoint)
