@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+SUMMARY = ("what was measured", "figure", "command", "device", "date", "section")
+"""Columns of the table at the top of the page."""
+
 
 def marks(name: str) -> tuple[str, str]:
     """What stands before and after the section of this name, each on a line of its own."""
@@ -27,6 +30,31 @@ def replace_section(page: str, name: str, section: str) -> str:
         raise ValueError(f"the page must hold {begin!r} and then {end!r}, or neither; mend it and report again")
     before, rest = page.split(begin, 1)
     return before + marked + rest.split(end, 1)[1].removeprefix("\n")
+
+
+def replace_summary(page: str, anchor: str, *, figure: str, device: str, made: str) -> str:
+    """Put a section's new figure into its row of the table at the top of the page.
+
+    Args:
+        page: Markdown page.
+        anchor: Of the section's heading. The row is the one that links to it; without such a row, as on a page that
+            has no table at the top, the page stays as it is.
+        figure: The section's main figure.
+        device: What it was measured on.
+        made: Date of the measurement.
+
+    Raises:
+        ValueError: The row does not have the table's six columns.
+    """
+    lines = page.split("\n")
+    for number, line in enumerate(lines):
+        if line.startswith("|") and f"(#{anchor})" in line:
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if len(cells) != len(SUMMARY):
+                raise ValueError(f"the row that links to #{anchor} must have the columns {', '.join(SUMMARY)}: {line}")
+            measured, _, command, *_, link = cells
+            lines[number] = "| " + " | ".join([measured, figure, command, device, made, link]) + " |"
+    return "\n".join(lines)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -26,10 +26,18 @@ import torch
 
 from benchmarks.full_size.building import BRIDGE_FORMS, TRAINS
 from benchmarks.full_size.inference import InferenceRow, measure_inference
-from benchmarks.full_size.report import SECTION, describe, device_name, inference_cells, training_cells
+from benchmarks.full_size.report import (
+    ANCHOR,
+    SECTION,
+    describe,
+    device_name,
+    headline,
+    inference_cells,
+    training_cells,
+)
 from benchmarks.full_size.sizes import FULL, FULL_WORKLOAD, TINY, TINY_WORKLOAD, Workload
 from benchmarks.full_size.training import TrainingRow, measure_training
-from benchmarks.results_page import replace_section
+from benchmarks.results_page import replace_section, replace_summary
 from command_errors import run_and_exit
 from lightning_modules.monitoring.peak_flops import peak_flops_of
 
@@ -74,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(section)
     if options.results is not None:
         page = options.results.read_text(encoding="utf-8") if options.results.exists() else ""
-        options.results.write_text(replace_section(page, SECTION, section), encoding="utf-8")
+        page = replace_section(page, SECTION, section)
+        figure = headline(training, inference)
+        page = replace_summary(page, ANCHOR, figure=figure, device=device_name(device), made=str(date.today()))
+        options.results.write_text(page, encoding="utf-8")
     return 0
 
 

@@ -18,7 +18,7 @@ from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.encoders.languagebind import LanguageBindEncoder
 from components.interfaces import MemoryBridge
 from components.language.causal import HuggingFaceCausalLM
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
 from components.model import VideoLanguageModel
 from components.segmenters.scene_tilling import SceneTilling
 from components.selection.all_frames import AllFrames

@@ -13,6 +13,7 @@ from benchmarks.full_size.training import TrainingRow
 from benchmarks.results_page import table
 
 SECTION = "full size"
+ANCHOR = "the-7b-shape-on-one-device"
 _NO_MEMORY = "out of memory"
 _TRAINING = ["trains", "million weights", "bridge", "frames", "videos", "s a step", "peak GiB"]
 _TRAINING += ["model TFLOP: encoder + bridge + language model", "TFLOP/s", "MFU", "loss"]
@@ -79,6 +80,17 @@ def describe(
         *table(_INFERENCE, [inference_cells(row, peak) for row in inference]),
     ]
     return "\n".join(lines)
+
+
+def headline(training: Sequence[TrainingRow], inference: Sequence[InferenceRow]) -> str:
+    """The main figures, for the table at the top of the results page: what the first step costs, the longest video."""
+    first = training[0]
+    step = _NO_MEMORY
+    if first.cost is not None:
+        step = f"{_figure(first.cost.seconds)} s, {first.cost.peak_gib:.2f} GiB"
+    longest = max(row.frames for row in inference)
+    case = f"trains {first.trains}, {first.form} bridge, {first.videos} videos of {first.frames} frames"
+    return f"step that {case}: {step}; longest video: {longest:,} frames"
 
 
 def training_cells(row: TrainingRow, peak: float | None) -> list[str]:

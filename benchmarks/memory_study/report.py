@@ -12,9 +12,10 @@ from PIL import Image
 from benchmarks.memory_study.arms import ARMS
 from benchmarks.memory_study.data import FRESH_SEED
 from benchmarks.memory_study.results import OverSeeds, Results, collect_results, finished_runs
-from benchmarks.results_page import replace_section, table
+from benchmarks.results_page import replace_section, replace_summary, table
 
 SECTION = "memory study"
+ANCHOR = "memory-designs-one-needle-order-and-count-to-32-times-the-training-length"
 _TITLES = {
     "needle": "One needle: which colour, which shape, beginning or end (or none shown)",
     "order": "Two needles: which colour came first",
@@ -43,6 +44,8 @@ def write_report(study: Path, results_page: Path, picture: Path) -> str:
     section = describe(results, finished, link)
     page = results_page.read_text(encoding="utf-8") if results_page.exists() else ""
     replaced = replace_section(page, SECTION, section)
+    device = f"{_devices(results)}; one thread a run"
+    replaced = replace_summary(replaced, ANCHOR, figure=headline(results), device=device, made=str(finished))
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_small(draw(results), picture)
     results_page.write_text(replaced, encoding="utf-8")
@@ -64,8 +67,7 @@ def describe(results: Results, finished: date, picture: str) -> str:
         finished: When the last run was finished.
         picture: Link to the plot.
     """
-    devices = ", ".join(sorted({settings["device"] for settings in results.settings}))
-    steps = results.settings[0]["steps"]
+    devices, steps = _devices(results), results.settings[0]["steps"]
     lines = [
         "## Memory designs: one needle, order and count, to 32 times the training length",
         "",
@@ -103,6 +105,20 @@ def describe(results: Results, finished: date, picture: str) -> str:
         + ".",
     ]
     return "\n".join(lines)
+
+
+def headline(results: Results) -> str:
+    """The main figures, for the table at the top of the results page: the last arm and the first, on longest videos."""
+    arms, longest = list(results.seeds), results.lengths[-1]
+    shown = []
+    for arm in (arms[-1], arms[0]):
+        cells = [of_task[arm].get(longest) if arm in of_task else None for of_task in results.accuracy.values()]
+        shown.append(f"{arm} " + " / ".join("-" if cell is None else f"{cell.mean:.3f}" for cell in cells))
+    return ", ".join(shown)
+
+
+def _devices(results: Results) -> str:
+    return ", ".join(sorted({settings["device"] for settings in results.settings}))
 
 
 def _describe_fresh(results: Results) -> list[str]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from components.attention_kernels import AttentionChoice
-from components.encoders.frames import check_frames
+from components.encoders.frame_check import check_frames
 from components.encoders.image_settings import read_image_settings
 from components.encoders.vision_model import (
     layer_output,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from components.encoders.frames import check_frames
+from components.encoders.frame_check import check_frames
 from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWindows, VisionTransformer
 from components.encoders.languagebind_weights import (
     load_vision_transformer,

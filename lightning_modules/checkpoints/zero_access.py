@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.checkpoints.parameter_access import ParameterAccess, Share, Slot, even_share
+from components.checkpoints.parameter_access import OptimizerSlot, ParameterAccess, Share, even_share
 from components.sharding import full_shape, is_zero3_sharded
 
 
@@ -36,7 +36,7 @@ class ZeroAccess(ParameterAccess):
         self._slots = _slots(optimizer)
         self._slot_of = {id(parameter): slot for slot in self._slots for parameter in slot.parameters}
 
-    def slots(self) -> list[Slot]:
+    def slots(self) -> list[OptimizerSlot]:
         """See ``ParameterAccess``."""
         return self._slots
 
@@ -54,13 +54,13 @@ class ZeroAccess(ParameterAccess):
         joined = self._joined(parameter, state)
         return parameter.dtype if joined is None else joined.dtype
 
-    def whole(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
+    def gather(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
         """See ``ParameterAccess``."""
         joined = self._joined(parameter, state)
         if joined is not None:
-            return self._brought_together(parameter, self._share(parameter, joined), rank)
+            return self._gather_shares(parameter, self._share(parameter, joined), rank)
         if is_zero3_sharded(parameter):
-            return self._brought_together(parameter, self._module_share(parameter), rank)
+            return self._gather_shares(parameter, self._module_share(parameter), rank)
         return parameter.detach()
 
     def share(self, parameter: Any) -> Share:
@@ -70,7 +70,7 @@ class ZeroAccess(ParameterAccess):
         share = self._module_share(parameter)
         return Share(share.values[: _real_length(share, self.shape(parameter).numel())], share.start)
 
-    def put(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
+    def assign(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
         """See ``ParameterAccess``."""
         joined = self._joined(parameter, state)
         if joined is not None:
@@ -105,7 +105,7 @@ class ZeroAccess(ParameterAccess):
         values = parameter.ds_tensor.detach()
         return Share(values, self._rank * values.numel())
 
-    def _brought_together(self, parameter: Any, share: Share, rank: int) -> Tensor:
+    def _gather_shares(self, parameter: Any, share: Share, rank: int) -> Tensor:
         shape = self.shape(parameter)
         whole = torch.zeros(shape.numel(), dtype=share.values.dtype, device=self._device)
         length = _real_length(share, whole.numel())
@@ -125,7 +125,7 @@ def _take(share: Share, whole: Tensor) -> None:
     share.values[:length].copy_(whole.reshape(-1)[share.start : share.start + length])
 
 
-def _slots(zero: Any) -> list[Slot]:
+def _slots(zero: Any) -> list[OptimizerSlot]:
     """The pieces of memory, each with the settings that it is trained with and the parameters in it."""
     if zero is None:
         return []
@@ -135,4 +135,4 @@ def _slots(zero: Any) -> list[Slot]:
         groups = [groups[zero.sub_group_to_group_id[place]] for place in range(len(pieces))]
     else:
         pieces, parameters = zero.single_partition_of_fp32_groups, zero.bit16_groups
-    return [Slot(*each) for each in zip(pieces, groups, map(list, parameters), strict=True)]
+    return [OptimizerSlot(*each) for each in zip(pieces, groups, map(list, parameters), strict=True)]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from components.sharding import is_dtensor, is_zero3_sharded, local_part, num_shards
+from lightning_modules.interfaces import as_training_module
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.monitoring.rank_logging import of_all_ranks
 from lightning_modules.optimization.accumulation import is_accumulating
-from lightning_modules.video_language import VideoLanguageModule
 
 
 class GradientMonitor(Callback):
@@ -32,13 +32,12 @@ class GradientMonitor(Callback):
         """
         if not logs_after_this_step(trainer) or is_accumulating(trainer):  # DeepSpeed comes here with every batch
             return
-        if not isinstance(pl_module, VideoLanguageModule):
-            raise TypeError(f"GradientMonitor reads a VideoLanguageModule, got a {type(pl_module).__name__}")
-        rates = pl_module.rates
-        frozen = {part for part in rates.first_steps if rates.is_frozen(part, pl_module.global_step)}
+        module = as_training_module(pl_module, self)
+        rates = module.rates
+        frozen = {part for part in rates.first_steps if rates.is_frozen(part, module.global_step)}
         parts = {
             name: [p for p in part.parameters() if p.requires_grad]
-            for name, part in pl_module.built.named_children()
+            for name, part in module.built.named_children()
             if name not in frozen
         }
         norms = gradient_norms(trainer, {name: trainable for name, trainable in parts.items() if trainable})

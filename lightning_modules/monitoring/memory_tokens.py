@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from components.interfaces import BridgeDiagnostics, MemoryBridge, SegmentInput
+from lightning_modules.interfaces import as_training_module
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.monitoring.effective_rank import effective_rank
 from lightning_modules.monitoring.rank_logging import of_all_ranks
 from lightning_modules.optimization.accumulation import is_accumulating
-from lightning_modules.video_language import VideoLanguageModule
 
 
 class MemoryTokenMonitor(Callback):
@@ -38,13 +38,12 @@ class MemoryTokenMonitor(Callback):
         Raises:
             TypeError: The LightningModule is another than this project's.
         """
-        if not isinstance(pl_module, VideoLanguageModule):
-            raise TypeError(f"MemoryTokenMonitor reads a VideoLanguageModule, got a {type(pl_module).__name__}")
+        model = as_training_module(pl_module, self).built
         self._stop()
         self._shown, self._has_segment = BridgeDiagnostics(), []
         self._num_videos = batch.frame_counts.numel()
         if logs_after_this_step(trainer):
-            self._listening = pl_module.built.bridge.register_forward_hook(self._on_segment_read)
+            self._listening = model.bridge.register_forward_hook(self._on_segment_read)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Stop listening: segments that activation checkpointing reads again are no new ones."""

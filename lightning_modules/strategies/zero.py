@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from components.sharding import Sharding, SkipsUnusedCompute, building_sharded, is_zero3_sharded
-from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from lightning_modules.rank_agreement import largest_of_all_ranks
 
 _HALF_PRECISION = {"bf16": torch.bfloat16, "16": torch.float16}

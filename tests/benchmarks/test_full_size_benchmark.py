@@ -14,10 +14,10 @@ from benchmarks.full_size.__main__ import main
 from benchmarks.full_size.building import BRIDGE_FORMS, TRAINS, BridgeForm, Trains, build_model, read_every_frame
 from benchmarks.full_size.device import largest_that_fits, unless_out_of_memory
 from benchmarks.full_size.inference import InferenceRow, Reading
-from benchmarks.full_size.report import SECTION
+from benchmarks.full_size.report import ANCHOR, SECTION
 from benchmarks.full_size.sizes import FULL, FULL_WORKLOAD, TINY, TINY_WORKLOAD, Shape, Workload
 from benchmarks.full_size.training import StepCost, TrainingRow
-from benchmarks.results_page import marks, replace_section
+from benchmarks.results_page import marks, replace_section, replace_summary
 from components.flops.step import StepFlops
 from components.segmenters.scene_tilling import SceneTilling
 from components.selection.all_frames import AllFrames
@@ -157,11 +157,13 @@ def test_table_of_a_gpu_replaces_its_section_and_says_what_did_not_fit(
     monkeypatch.setattr(command, "measure_inference", fake_inference)
     page = tmp_path / "RESULTS.md"
     begin, end = marks(SECTION)
-    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    page.write_text(f"| a | not run | b | - | - | [c](#{ANCHOR}) |\n{begin}\nold\n{end}\nafter\n")
     given = ["--results", str(page), "--bridges", "published", "--trains", "everything"]
     assert main(given) == 0
     text = page.read_text()
-    assert text.startswith(f"before\n{begin}\n## ")
+    step = "step that trains everything, published bridge, 8 videos of 16 frames: 2 s, 70.50 GiB"
+    summary = f"| a | {step}; longest video: 20,480 frames | b | NVIDIA H100 80GB HBM3 | {date.today()} |"
+    assert text.startswith(f"{summary} [c](#{ANCHOR}) |\n{begin}\n## ")
     assert text.endswith(f"|\n{end}\nafter\n")
     assert "old" not in text
     assert f"`python -m benchmarks.full_size {' '.join(given)}` (NVIDIA H100 80GB HBM3; {date.today()};" in text
@@ -176,6 +178,8 @@ def test_table_of_a_gpu_replaces_its_section_and_says_what_did_not_fit(
 
 def test_results_page_has_one_place_for_the_tables() -> None:
     page = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
+    assert page.count(f"(#{ANCHOR})") == 1
+    assert "| made-up figure |" in replace_summary(page, ANCHOR, figure="made-up figure", device="-", made="-")
     assert [page.count(mark) for mark in marks(SECTION)] == [1, 1]
     assert replace_section(page, SECTION, "new").endswith(page.split(marks(SECTION)[1])[1])
 

@@ -10,9 +10,9 @@ from PIL import Image
 from benchmarks.memory_study.__main__ import main
 from benchmarks.memory_study.arms import Run
 from benchmarks.memory_study.rank import effective_rank
-from benchmarks.memory_study.report import SECTION, draw, write_report
+from benchmarks.memory_study.report import ANCHOR, SECTION, draw, write_report
 from benchmarks.memory_study.results import collect_results, count_by_task, finished_runs, over_seeds
-from benchmarks.results_page import marks, replace_section
+from benchmarks.results_page import marks, replace_section, replace_summary
 
 BEGIN, END = marks(SECTION)
 
@@ -120,6 +120,25 @@ def test_reporting_again_replaces_the_section_and_nothing_else(study: Path, tmp_
     for _ in range(2):
         section = write_report(study, page, tmp_path / "study.png")
         assert page.read_text() == f"# Results\n\n{BEGIN}\n{section}\n{END}\n\n## After\n"
+
+
+def test_reporting_puts_the_main_figures_into_the_table_at_the_top(study: Path, tmp_path: Path) -> None:
+    page = tmp_path / "RESULTS.md"
+    rows = [f"| {what} | old | `command` | - | - | [Link](#{anchor}) |" for what, anchor in (("a", "b"), ("c", ANCHOR))]
+    page.write_text("\n".join([*rows, BEGIN, "old", END, ""]))
+    write_report(study, page, tmp_path / "study.png")
+    other, ours = page.read_text().splitlines()[:2]
+    assert other == rows[0]
+    measured, figure, command, device, made, link = (cell.strip() for cell in ours.strip("|").split("|"))
+    assert figure == "both 0.700 / 0.700 / 0.700, mean_pooling 0.200 / 0.200 / 0.200"
+    assert (measured, command, device) == ("c", "`command`", "an abacus; one thread a run")
+    assert len(made.split("-")) == 3
+    assert link == f"[Link](#{ANCHOR})"
+
+
+def test_row_with_other_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="must have the columns what was measured, figure"):
+        replace_summary(f"| [Link](#{ANCHOR}) |", ANCHOR, figure="1", device="CPU", made="2026-11-30")
 
 
 @pytest.mark.parametrize("page", [f"text {BEGIN} text", f"{END}\ntext", f"{END} {BEGIN}"])

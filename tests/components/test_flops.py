@@ -23,7 +23,7 @@ from components.flops.counting import count_flops, meta_copy
 from components.flops.step import ModelFlops, StepFlops, StepWork, work_of
 from components.interfaces import AnswerLoss, FrameFeatures, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
 from components.losses import EverySegmentLoss
 from components.model import VideoLanguageModel
 from components.pooling.patch_pooling import ConvPooling

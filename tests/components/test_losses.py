@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.iteration_loss import LiveTensorBytes, main
 from components.interfaces import TEXT_ONLY, AnswerLoss, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
 from components.losses import (
     EverySegmentLoss,
     FinalSegmentLoss,

@@ -14,7 +14,7 @@ from datamodules.media.decoded_frames import DecodedFrames, FrameSize
 from datamodules.media.decoders.decord_decoder import DecordDecoder
 from datamodules.media.decoders.pyav_decoder import PyAVDecoder
 from datamodules.media.decoders.torchcodec_decoder import TorchCodecDecoder
-from datamodules.media.video_stream import check_container
+from datamodules.media.video_container import check_container
 
 
 class VideoDecoder(Protocol):

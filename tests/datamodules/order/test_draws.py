@@ -6,9 +6,9 @@ import pytest
 
 from datamodules.conversations import build_turns
 from datamodules.errors import SampleError
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
+from datamodules.order.draws import Cost, divide_samples, longest_draw, sampled_frames, tabulate
 from datamodules.order.text_tokens import TextTokens, measure_text_tokens
-from datamodules.order.units import Cost, divide, longest_unit, sampled_frames, tabulate
 from datamodules.shards.index_entries import IndexEntry
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader
@@ -77,7 +77,7 @@ def test_a_kept_index_knows_the_text_lengths_too(reader: ShardReader) -> None:
 
 
 def test_samples_of_unknown_length_are_named(reader: ShardReader) -> None:
-    with pytest.raises(ValueError, match=r"1 of 3 samples do not tell their length.*key 'video'.*meta.duration_ms"):
+    with pytest.raises(ValueError, match=r"1 of 3 samples do not state their length.*key 'video'.*meta.duration_ms"):
         tabulate(reader, FPS, None, 0).check_lengths(reader)
     tabulate(reader, FrameSampling(num_frames=4), None, 0).check_lengths(reader)
 
@@ -87,7 +87,7 @@ def test_tokens_are_estimated_from_characters(tmp_path: Path, tokenizer: Any) ->
     samples: list[RawSample] = []
     for number in range(40):
         words = ["red", "green", "square"]
-        text = " ".join(words[place] for place in generator.integers(0, 3, generator.integers(1, 60)))
+        text = " ".join(words[index] for index in generator.integers(0, 3, generator.integers(1, 60)))
         samples.append((f"t{number}", make_record([(text, "one")], media=False), None, None))
     reader = ShardReader([load_index(write_shard(tmp_path / "text.tar", samples))])
     text_tokens = measure_text_tokens([reader], tokenizer)
@@ -115,21 +115,21 @@ def test_text_that_cannot_be_encoded_is_refused(tmp_path: Path, tokenizer: Any) 
         measure_text_tokens([wrong], tokenizer)
 
 
-def test_units_divide_the_conversations_of_a_sample_evenly() -> None:
+def test_draws_divide_the_conversations_of_a_sample_evenly() -> None:
     samples = table([8] * 5, [1, 4, 5, 0, 12])
-    units = divide(samples, 4)
-    sizes = units.end_conversation - units.first_conversation
-    assert units.sample.tolist() == [0, 1, 2, 2, 3, 4, 4, 4]
+    draws = divide_samples(samples, 4)
+    sizes = draws.end_conversation - draws.first_conversation
+    assert draws.sample.tolist() == [0, 1, 2, 2, 3, 4, 4, 4]
     assert sizes.tolist() == [1, 4, 2, 3, 0, 4, 4, 4]
-    assert divide(samples, None).sample.tolist() == [0, 1, 2, 3, 4]
-    assert units.of_samples(np.array([4, 0, 2])).tolist() == [5, 6, 7, 0, 2, 3]
+    assert divide_samples(samples, None).sample.tolist() == [0, 1, 2, 3, 4]
+    assert draws.of_samples(np.array([4, 0, 2])).tolist() == [5, 6, 7, 0, 2, 3]
 
 
-def test_the_longest_unit_is_that_of_the_longest_conversations_together() -> None:
+def test_the_longest_draw_is_that_of_the_longest_conversations_together() -> None:
     samples = table([8] * 2, [3, 2])._replace(tokens=np.array([5, 50, 20, 30, 30]))
-    assert longest_unit(samples, divide(samples, None)) == 75
-    assert longest_unit(samples, divide(samples, 2)) == 70
-    assert longest_unit(samples, divide(samples, 1)) == 50
+    assert longest_draw(samples, divide_samples(samples, None)) == 75
+    assert longest_draw(samples, divide_samples(samples, 2)) == 70
+    assert longest_draw(samples, divide_samples(samples, 1)) == 50
 
 
 @pytest.mark.parametrize("wrong", [{"frame_tokens": -1.0}, {"visual_tokens": -1}])

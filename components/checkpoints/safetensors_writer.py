@@ -27,21 +27,21 @@ _DTYPES = {
 }
 
 
-class Form(NamedTuple):
+class TensorSpec(NamedTuple):
     """What a tensor will look like in its file."""
 
     dtype: torch.dtype
     shape: torch.Size
 
 
-class TensorFile:
+class SafetensorsWriter:
     """A safetensors file that is being written.
 
     The format wants to know all tensors before the first one comes, and takes them in that order.
 
     Args:
         path: File to write.
-        forms: Every tensor's form by name, in the order in which they will be added.
+        specs: Every tensor's spec by name, in the order in which they will be added.
 
     Raises:
         TypeError: A tensor has a dtype that the format has no name for.
@@ -49,12 +49,12 @@ class TensorFile:
     Source: https://github.com/huggingface/safetensors, "Format".
     """
 
-    def __init__(self, path: Path, forms: Mapping[str, Form]) -> None:
-        self._forms = dict(forms)
-        self._waiting = list(forms)[::-1]
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec]) -> None:
+        self._specs = dict(specs)
+        self._waiting = list(specs)[::-1]
         self._hash = ContentHash()
         self._file = path.open("wb")
-        header = _header(self._forms)
+        header = _header(self._specs)
         self._write(len(header).to_bytes(8, "little") + header)
 
     def add(self, name: str, tensor: Tensor) -> None:
@@ -68,9 +68,9 @@ class TensorFile:
             ValueError: Another tensor is next, or it looks different from what was announced; the file would be wrong.
         """
         expected = self._waiting.pop() if self._waiting else None
-        form = Form(tensor.dtype, tensor.shape)
-        if name != expected or form != self._forms[name]:
-            raise ValueError(f"got {name} ({form}), expected {expected} ({self._forms.get(expected or '')})")
+        spec = TensorSpec(tensor.dtype, tensor.shape)
+        if name != expected or spec != self._specs[name]:
+            raise ValueError(f"got {name} ({spec}), expected {expected} ({self._specs.get(expected or '')})")
         values = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
         self._write(values.numpy().data)
 
@@ -98,9 +98,9 @@ class TensorFile:
             self._file.write(piece)
 
 
-def _header(forms: Mapping[str, Form]) -> bytes:
+def _header(specs: Mapping[str, TensorSpec]) -> bytes:
     entries, end = {}, 0
-    for name, (dtype, shape) in forms.items():
+    for name, (dtype, shape) in specs.items():
         if dtype not in _DTYPES:
             raise TypeError(f"{name} has dtype {dtype}; safetensors files are written for {list(_DTYPES)}")
         start, end = end, end + math.prod(shape) * dtype.itemsize

@@ -7,9 +7,9 @@ import numpy as np
 
 from datamodules.errors import OversizedMediaError, SampleError
 from datamodules.media.decoded_frames import DecodedFrames, FrameSize
-from datamodules.media.decoders.choice import VideoDecoder, open_video
+from datamodules.media.decoders.open_video import VideoDecoder, open_video
 from datamodules.media.decoders.pyav_decoder import PyAVDecoder
-from datamodules.media.video_stream import check_container
+from datamodules.media.video_container import check_container
 
 MOST_FRAMES = 100_000
 """More frames than this are asked of no video on purpose, but of one that claims to last for years."""

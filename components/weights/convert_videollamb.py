@@ -1,7 +1,7 @@
 """Imports original VideoLLaMB checkpoints, and writes trained parts back under the original's names.
 
-    python -m components.weights.videollamb import CHECKPOINT FOLDER
-    python -m components.weights.videollamb export SOURCE CHECKPOINT
+    python -m components.weights.convert_videollamb import CHECKPOINT FOLDER
+    python -m components.weights.convert_videollamb export SOURCE CHECKPOINT
 
 CHECKPOINT is a file or folder as its authors publish it: a whole model (sharded or not, .bin or .safetensors), some of
 its parts, a lone mm_projector.bin, or a LLaVA-1.5 model. FOLDER gets our form, which configs/model/videollamb_7b.yaml
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from command_errors import run_and_exit
 from components.checkpoints.file_modes import follow_umask
-from components.checkpoints.weight_files import CheckpointFiles
+from components.checkpoints.weight_files import WeightFiles
 from components.weights.conversion import (
     NO_DEPTHS,
     NOTHING_ALLOWED,
@@ -100,7 +100,7 @@ def write_parts(source: Path, folder: Path, options: ImportOptions) -> list[str]
         FileNotFoundError: There is no checkpoint at ``source``.
         ValueError: See ``import_checkpoint`` and ``encoder_settings``.
     """
-    checkpoint = CheckpointFiles(source)
+    checkpoint = WeightFiles(source)
     depths = read_depths(source) | dict(options.num_layers)
     imported = import_checkpoint(checkpoint, options.parts, options.allowed, options.lora_alpha, depths)
     settings = {
@@ -166,7 +166,7 @@ def write_original(source: Path, target: Path, options: ExportOptions) -> list[s
 
 
 def _parts_in(folder: Path) -> dict[PartName, Mapping[str, Tensor]]:
-    return {part: CheckpointFiles(path) for part in PARTS if (path := _part_path(folder, part)).exists()}
+    return {part: WeightFiles(path) for part in PARTS if (path := _part_path(folder, part)).exists()}
 
 
 def _part_path(folder: Path, part: PartName) -> Path:
@@ -194,7 +194,7 @@ def _write_tensors(tensors: Mapping[str, Tensor], target: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m components.weights.videollamb",
+        prog="python -m components.weights.convert_videollamb",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -24,7 +24,7 @@ def evaluated_shards(asked: bool | list[str], settings: Mapping[str, Any]) -> di
         who = name or "the run"
         if run.checkpoint.folder is not None:
             raise ValueError(
-                f"--evaluate_after takes the checkpoint from the run folder, but checkpoint.folder of {who} is "
+                f"--evaluate-after takes the checkpoint from the run folder, but checkpoint.folder of {who} is "
                 f"{run.checkpoint.folder}; leave that setting out"
             )
         sets = [] if run.data.validation is None else list(run.data.validation.values())
@@ -32,6 +32,6 @@ def evaluated_shards(asked: bool | list[str], settings: Mapping[str, Any]) -> di
         found[name] = asked if isinstance(asked, list) else of_run
         if not found[name]:
             raise ValueError(
-                f"--evaluate_after true takes data.validation, and {who} has none: give a list of shards instead"
+                f"--evaluate-after true takes data.validation, and {who} has none: give a list of shards instead"
             )
     return found

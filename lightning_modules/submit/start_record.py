@@ -2,7 +2,7 @@
 
 from shlex import quote
 
-from lightning_modules.submit.job_settings import Surroundings
+from lightning_modules.submit.job_settings import JobEnvironment
 
 PACKAGES = (
     "import importlib.metadata as m, platform; print('python==' + platform.python_version()); "
@@ -28,20 +28,20 @@ git diff HEAD > "$start.diff" 2> /dev/null
 GPUS = "nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader"
 
 
-def recording(surroundings: Surroundings, *, has_gpus: bool) -> str:
+def recording(environment: JobEnvironment, *, has_gpus: bool) -> str:
     """Write the lines of the job script that record commit, changes, hosts, versions and date.
 
     Args:
-        surroundings: Its interpreter's packages are listed; those of a container are the image's, which is named.
+        environment: Its interpreter's packages are listed; those of a container are the image's, which is named.
         has_gpus: Whether the job has GPUs, which are listed too.
 
     Returns:
         Lines of bash.
     """
-    if surroundings.container is not None:
-        packages, shown = "", f"echo container: {quote(surroundings.container.image)}"
+    if environment.container is not None:
+        packages, shown = "", f"echo container: {quote(environment.container.image)}"
     else:
-        packages = f'{quote(surroundings.python)} -c {quote(PACKAGES)} > "$start.packages.txt"\n'
+        packages = f'{quote(environment.python)} -c {quote(PACKAGES)} > "$start.packages.txt"\n'
         shown = "grep -iE '^(python|torch|lightning|transformers|deepspeed)==' \"$start.packages.txt\" | paste -sd ' '"
     lines = [shown, *([GPUS] if has_gpus else [])]
     return RECORD.replace("PACKAGES\n", packages).replace("SHOWN", "\n    ".join(lines))

@@ -4,13 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
-from components.checkpoints.format import INDEX, REPLACED
+from components.checkpoints.run_checkpoint import INDEX, REPLACED
 
 _UNFINISHED = ".{}.writing"
 _UNWANTED = ".{}.removing"
 
 
-def staging(folder: Path) -> Path:
+def unfinished_path(folder: Path) -> Path:
     """Where a checkpoint is written before it gets its name."""
     return folder.with_name(_UNFINISHED.format(folder.name))
 
@@ -23,7 +23,7 @@ def begin(folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     tidy(folder.parent)
-    staging(folder).mkdir()
+    unfinished_path(folder).mkdir()
 
 
 def publish(folder: Path) -> None:
@@ -35,11 +35,11 @@ def publish(folder: Path) -> None:
     Args:
         folder: Its name. What has it now (a folder, a file, a link) goes.
     """
-    flush(staging(folder))
+    flush(unfinished_path(folder))
     replaced = folder.with_name(REPLACED.format(folder.name))
     if os.path.lexists(folder):
         os.rename(folder, replaced)
-    os.rename(staging(folder), folder)
+    os.rename(unfinished_path(folder), folder)
     flush(folder.parent)
     _delete(replaced)
 
@@ -59,16 +59,16 @@ def link(name: Path, folder: Path) -> None:
         name: The link's path; not that of a folder.
         folder: The checkpoint; the link is relative, so that the folder of both can be moved.
     """
-    new = staging(name)
+    new = unfinished_path(name)
     new.unlink(missing_ok=True)
     new.symlink_to(os.path.relpath(folder, name.parent))
     os.replace(new, name)
     flush(name.parent)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a small file; what reads it sees the old one or the new one."""
-    new = staging(path)
+    new = unfinished_path(path)
     new.write_text(text, encoding="utf-8")
     os.replace(new, path)
 

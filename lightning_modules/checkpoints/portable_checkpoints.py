@@ -11,10 +11,9 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from components.checkpoints import folder
+from components.checkpoints import atomic_folder
 from components.checkpoints.exported_weights import ExportedWeights, open_weights
-from components.checkpoints.format import RunCheckpoint
-from components.checkpoints.identity import (
+from components.checkpoints.frozen_parts_check import (
     language_tokenizer,
     part_of,
     refuse_other_frozen_weights,
@@ -23,6 +22,7 @@ from components.checkpoints.identity import (
 )
 from components.checkpoints.parameter_access import DirectAccess, ParameterAccess
 from components.checkpoints.restoring import refuse_misfit, restore_optimizer, restore_weights
+from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.checkpoints.saving import (
     Content,
     Ranks,
@@ -31,7 +31,7 @@ from components.checkpoints.saving import (
     write_checkpoint,
 )
 from components.checkpoints.settings_check import refuse_other_settings, warn_of_other_settings
-from components.checkpoints.tokenizer_identity import tokenizer_fingerprint
+from components.checkpoints.tokenizer_fingerprint import tokenizer_fingerprint
 from components.checkpoints.weight_fingerprint import WeightFingerprint
 from lightning_modules.checkpoints.zero_access import ZeroAccess
 from lightning_modules.rank_agreement import sum_over_ranks
@@ -48,7 +48,7 @@ _TENSORS = "tensors"
 class PortableCheckpoints(_Base):
     """Checkpoints that every strategy and any number of ranks can open; comes first among a strategy's bases.
 
-    What a checkpoint is, ``components.checkpoints.format`` says.
+    What a checkpoint is, ``components.checkpoints.run_checkpoint`` says.
 
     Attributes:
         save_frozen: Whether to write parameters too that do not train; otherwise they come from where the parts come
@@ -79,7 +79,7 @@ class PortableCheckpoints(_Base):
                 f"cannot write a checkpoint to {path}: it is a folder on a disk that all nodes share. Copy finished "
                 "ones to an object store"
             )
-        module, access = self._opened()
+        module, access = self._module_and_access()
         self._changed |= {name for name, parameter in module.named_parameters() if parameter.requires_grad}
         left_out = [] if self.save_frozen else parameters_to_leave_out(module, access, self._changed)
         content = Content(
@@ -89,7 +89,7 @@ class PortableCheckpoints(_Base):
             self._fingerprints_of(left_out),
             self._tokenizer_hashes(),
         )
-        ranks = Ranks(self.global_rank, self.world_size, self.reduce_boolean_decision, self._add_up)
+        ranks = Ranks(self.global_rank, self.world_size, self.reduce_boolean_decision, self._sum_over_ranks)
         write_checkpoint(Path(path), module, access, content, ranks)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -105,14 +105,14 @@ class PortableCheckpoints(_Base):
         return {**opened.state(), _TENSORS: opened, "state_dict": {}}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Restore the weights; always strict, see ``refuse_misfit`` and ``components.checkpoints.identity``."""
+        """Restore the weights; always strict, see ``refuse_misfit`` and ``frozen_parts_check``."""
         opened: RunCheckpoint = checkpoint[_TENSORS]
         refuse_other_tokenizer(opened, self._tokenizers())
         self._restore_weights(opened)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Restore the optimizer."""
-        module, access = self._opened()
+        module, access = self._module_and_access()
         [kept] = checkpoint["optimizer_states"]
         restore_optimizer(module, access, checkpoint[_TENSORS], kept)
 
@@ -131,15 +131,15 @@ class PortableCheckpoints(_Base):
                 or tokens are others.
         """
         sources = {None: source} if isinstance(source, str | Path) else dict(source)
-        names = [name for name, _ in self._opened()[0].model.named_children()]
+        names = [name for name, _ in self._module_and_access()[0].model.named_children()]
         strangers = sorted(part for part in sources if part is not None and part not in names)
         if strangers:
             raise ValueError(f"model.initial_weights names the parts {strangers}; the model has {sorted(names)}")
         for part, path in sources.items():
             opened = open_weights(Path(self.broadcast(str(path))))
-            self._begin_with(opened, None if part is None else f"model.{part}")
+            self._start_from(opened, None if part is None else f"model.{part}")
 
-    def _begin_with(self, opened: RunCheckpoint | ExportedWeights, part: str | None) -> None:
+    def _start_from(self, opened: RunCheckpoint | ExportedWeights, part: str | None) -> None:
         stored = {part_of(name) for name in opened.parameters}
         if part is not None and part not in stored:
             raise ValueError(
@@ -158,7 +158,7 @@ class PortableCheckpoints(_Base):
     def remove_checkpoint(self, filepath: Any) -> None:
         """Remove a checkpoint."""
         if self.is_global_zero:
-            folder.remove(Path(filepath))
+            atomic_folder.remove(Path(filepath))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Nothing: tensors are brought together one by one when they are written."""
@@ -166,7 +166,7 @@ class PortableCheckpoints(_Base):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """What else than tensors there is to keep of the optimizer."""
-        module, access = self._opened()
+        module, access = self._module_and_access()
         return describe_optimizer(module, access)
 
     @property
@@ -177,9 +177,9 @@ class PortableCheckpoints(_Base):
     def _restore_weights(
         self, checkpoint: RunCheckpoint | ExportedWeights, parts: Collection[str] | None = None
     ) -> None:
-        module, access = self._opened()
+        module, access = self._module_and_access()
         refuse_misfit(module, access, checkpoint, parts)
-        found = refuse_other_frozen_weights(module, access, checkpoint, self._add_up, parts)
+        found = refuse_other_frozen_weights(module, access, checkpoint, self._sum_over_ranks, parts)
         self._fingerprints = {**self._fingerprints, **found}
         restore_weights(module, access, checkpoint, parts=parts)
         self._changed |= {name for name in checkpoint.parameters if parts is None or part_of(name) in parts}
@@ -200,10 +200,10 @@ class PortableCheckpoints(_Base):
 
     def _fingerprints_of(self, names: Collection[str]) -> dict[str, WeightFingerprint]:
         """Fingerprints of parameters that never change, each taken once."""
-        module, access = self._opened()
+        module, access = self._module_and_access()
         parameters = dict(module.named_parameters())
         new = {name: parameters[name] for name in names if name not in self._fingerprints}
-        self._fingerprints = {**self._fingerprints, **take_fingerprints(new, access, self._add_up)}
+        self._fingerprints = {**self._fingerprints, **take_fingerprints(new, access, self._sum_over_ranks)}
         return {name: self._fingerprints[name] for name in names}
 
     def _tokenizer_hashes(self) -> dict[str, str] | None:
@@ -222,10 +222,10 @@ class PortableCheckpoints(_Base):
         }
         return {setting: tokenizer for setting, tokenizer in found.items() if tokenizer is not None}
 
-    def _add_up(self, values: Tensor) -> Tensor:
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
         return sum_over_ranks(values, self.root_device)
 
-    def _opened(self) -> tuple[Any, ParameterAccess]:
+    def _module_and_access(self) -> tuple[Any, ParameterAccess]:
         """The module and the way to its parameters.
 
         Raises:

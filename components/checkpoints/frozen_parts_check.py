@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components.checkpoints.parameter_access import ParameterAccess
-from components.checkpoints.tokenizer_identity import tokenizer_fingerprint
+from components.checkpoints.tokenizer_fingerprint import tokenizer_fingerprint
 from components.checkpoints.weight_fingerprint import (
     MEASURE_LENGTH,
     WeightFingerprint,
@@ -19,13 +19,13 @@ from components.checkpoints.weight_fingerprint import (
     plain_name,
 )
 
-AddUp = Callable[[Tensor], Tensor]
+SumOverRanks = Callable[[Tensor], Tensor]
 """Adds a tensor over all ranks; every rank must call it."""
 
 _TOKENIZER_FACTS = {"vocabulary": "vocabulary", "special_ids": "special tokens", "chat_template": "chat template"}
 
 
-class LeavesOut(Protocol):
+class WeightsOfRun(Protocol):
     """What the comparison asks of a checkpoint or an export."""
 
     path: Path
@@ -49,7 +49,7 @@ def count_by_part(names: Iterable[str]) -> str:
 
 
 def take_fingerprints(
-    parameters: Mapping[str, Tensor], access: ParameterAccess, add_up: AddUp
+    parameters: Mapping[str, Tensor], access: ParameterAccess, sum_over_ranks: SumOverRanks
 ) -> dict[str, WeightFingerprint]:
     """Take the fingerprints of parameters; every rank must call it with the same names.
 
@@ -60,7 +60,7 @@ def take_fingerprints(
         share = access.share(parameter)
         measured[row] = measure(share.values, share.start, access.shape(parameter).numel())
     if parameters:
-        measured = add_up(measured)
+        measured = sum_over_ranks(measured)
     return {
         name: fingerprint_of(row, parameter.dtype, access.shape(parameter))
         for row, (name, parameter) in zip(measured, parameters.items(), strict=True)
@@ -70,8 +70,8 @@ def take_fingerprints(
 def refuse_other_frozen_weights(
     module: nn.Module,
     access: ParameterAccess,
-    checkpoint: LeavesOut,
-    add_up: AddUp,
+    checkpoint: WeightsOfRun,
+    sum_over_ranks: SumOverRanks,
     parts: Collection[str] | None = None,
 ) -> dict[str, WeightFingerprint]:
     """Check that the weights that a checkpoint leaves out are those that it was trained beside.
@@ -80,7 +80,7 @@ def refuse_other_frozen_weights(
         module: The model, with the weights that it was built with.
         access: Where its parameters are.
         checkpoint: The checkpoint. One that was written before there were fingerprints is not checked.
-        add_up: See ``AddUp``.
+        sum_over_ranks: See ``SumOverRanks``.
         parts: Parts to look at, such as ``model.bridge``; all by default.
 
     Returns:
@@ -97,7 +97,7 @@ def refuse_other_frozen_weights(
     if not kept:
         return {}
     own = {name: parameter for name, parameter in module.named_parameters() if plain_name(name) in kept}
-    found = take_fingerprints(own, access, add_up)
+    found = take_fingerprints(own, access, sum_over_ranks)
     differing = [name for name, fingerprint in found.items() if not is_same(kept[plain_name(name)], fingerprint)]
     missing = sorted(kept.keys() - {plain_name(name) for name in found})
     stored = {plain_name(name) for name in checkpoint.parameters}
@@ -115,7 +115,7 @@ def refuse_other_frozen_weights(
 
 
 def refuse_other_tokenizer(
-    checkpoint: LeavesOut, tokenizers: Mapping[str, Any], facts: Collection[str] = tuple(_TOKENIZER_FACTS)
+    checkpoint: WeightsOfRun, tokenizers: Mapping[str, Any], facts: Collection[str] = tuple(_TOKENIZER_FACTS)
 ) -> None:
     """Check that a tokenizer is the one that a checkpoint was trained with.
 
@@ -145,12 +145,12 @@ def language_tokenizer(module: Any) -> Any | None:
 
 
 def _message(
-    checkpoint: LeavesOut, module: nn.Module, differing: list[str], missing: list[str], more: list[str]
+    checkpoint: WeightsOfRun, module: nn.Module, differing: list[str], missing: list[str], more: list[str]
 ) -> str:
     kinds = {"with other values or shapes": differing, "that it does not have any more": missing, "more": more}
     found = [f"{count_by_part(names)} {kind}, such as {names[0]}" for kind, names in kinds.items() if names]
     parts = sorted({part_of(name) for names in kinds.values() for name in names})
-    places = [f"{part} is now from {place!r}" for part in parts if (place := _place_of(module.get_submodule(part)))]
+    places = [f"{part} is now from {place!r}" for part in parts if (place := _source_of(module.get_submodule(part)))]
     return (
         f"the frozen weights are not those that {checkpoint.path} was trained beside: {'; '.join(found)}. "
         f"{'. '.join([*places, ''])}What does not train is not in a checkpoint. Name the folder that the run was "
@@ -159,7 +159,7 @@ def _message(
     )
 
 
-def _place_of(part: Any) -> str | None:
+def _source_of(part: Any) -> str | None:
     """Folder or hub name that a part was loaded from, as far as it says so."""
     tokenizer = getattr(part, "tokenizer", None)
     place: str | None = getattr(part, "path", None) or getattr(tokenizer, "name_or_path", None)

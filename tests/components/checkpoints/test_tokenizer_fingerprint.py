@@ -4,7 +4,7 @@ from typing import Any
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from components.checkpoints.tokenizer_identity import tokenizer_fingerprint
+from components.checkpoints.tokenizer_fingerprint import tokenizer_fingerprint
 from tests.fixtures_data import make_tiny_tokenizer
 
 

@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from components.attention_kernels import AttentionChoice, model_class_of, resolve_attention
 from components.language.text_part import is_composite, take_text_part, text_config_of
+from components.random_weights import mark_random
 from components.sharding import active_sharding
-from components.weights.random_weights import mark_random
 
 _ALL_LINEAR = "all-linear"
 _EXPERTS = "experts"  # transformers' name of the module that holds a layer's experts

@@ -8,10 +8,10 @@ from onnx import helper, numpy_helper
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model
 
-from apps.quickstart import pretrained
+from apps.quickstart import convert_parts as pretrained
+from apps.quickstart.convert_parts import dinov2_folder, dinov2_weights, load_completely
 from apps.quickstart.fetch import default_cache, is_complete
 from apps.quickstart.parts import ENCODER
-from apps.quickstart.pretrained import dinov2_folder, dinov2_weights, load_completely
 
 TINY = {**pretrained._DINOV2_CONFIG, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 

@@ -1,7 +1,7 @@
-"""What can be drawn and how long it is: known from the shards' indexes, nothing is decoded.
+"""What can be drawn and how long it is, as the shards' indexes state it. Nothing is decoded for this.
 
-A unit is what one draw gives: a sample with all its conversations, or with a group of them where
-``conversations_per_video`` divides them. Its video is decoded once for all its conversations.
+One draw is a sample with all its conversations, or with a group of them where ``conversations_per_video`` divides them.
+The video of a draw is decoded once for all its conversations.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.order.text_tokens import TextTokens
 from datamodules.shards.index_entries import IndexEntry
 from datamodules.shards.shard_reader import ShardReader
@@ -22,15 +22,16 @@ MODALITIES = ("video", "image", "features", "text")
 
 @dataclass(frozen=True)
 class Cost:
-    """How much work a unit is: ``frame_tokens * frames + tokens``, all in text tokens of the language model.
+    """How the work of a draw is counted: ``frame_tokens * frames + tokens``, in tokens of the language model.
 
-    The ranks' work is balanced by it, and units of like cost share a batch. What holds is the ratio: for a large
-    language model behind a frozen encoder a frame costs a few tokens, for a small one that trains its encoder hundreds.
+    Work is balanced over the ranks by it, and with a budget draws of similar cost share a batch. Only the ratio of
+    frames to tokens matters: a frame costs a few tokens where the encoder is frozen and the language model large, and
+    hundreds where a small language model is trained together with the encoder.
 
     Args:
-        frame_tokens: Tokens that cost as much as encoding and bridging one frame.
-        visual_tokens: Tokens that the language model reads of a video or image, in every conversation about it: those
-            of the bridge's readout. None where no budget of tokens asks for them, and then they are not counted.
+        frame_tokens: Number of tokens that cost as much as one frame in encoder and bridge.
+        visual_tokens: Visual tokens that the language model reads in every conversation about a video or image: the
+            length of the bridge's readout. None = not counted; ``budget.max_tokens`` needs it.
 
     Raises:
         ValueError: A value is negative.
@@ -47,36 +48,36 @@ class Cost:
 class SampleTable(NamedTuple):
     """Lengths of N samples."""
 
-    frames: IndexArray  # [N] that reach the model, -1 where the index does not tell
+    frames: IndexArray  # [N] that reach the model, -1 where the index does not state it
     modality: IndexArray  # [N] into MODALITIES
-    first_conversation: IndexArray  # [N + 1] where a sample's conversations begin in ``tokens``
-    tokens: IndexArray  # [conversations of all samples] that the language model reads, the visual ones too
+    first_conversation: IndexArray  # [N + 1] index in ``tokens`` of a sample's first conversation
+    tokens: IndexArray  # [conversations of all samples] that the language model reads, visual tokens included
 
     def check_lengths(self, reader: ShardReader) -> None:
         """Refuse samples of unknown length.
 
         Raises:
-            ValueError: The index does not tell how many frames a sample gives.
+            ValueError: The index does not state how many frames a sample gives, and a budget counts them.
         """
         unknown = np.flatnonzero(self.frames < 0)
         if len(unknown):
             raise ValueError(
-                f"{len(unknown)} of {len(self.frames)} samples do not tell their length, which a budget of frames goes "
-                f"by; the first: {reader.where(int(unknown[0]))}. Write meta.duration_ms (or meta.num_frames) into "
+                f"{len(unknown)} of {len(self.frames)} samples do not state their length, which a budget of frames "
+                f"needs; the first: {reader.where(int(unknown[0]))}. Write meta.duration_ms (or meta.num_frames) into "
                 "their JSON: the converters do it where they probe the media, and `python -m datamodules.validate` "
                 "finds such samples. Or sample a fixed number of frames (sampling.num_frames), or set batch_size"
             )
 
 
 def sampled_frames(entry: IndexEntry, sampling: FrameSampling) -> int | None:
-    """Most frames that a sample gives, as far as the index tells.
+    """Most frames that a sample gives, as far as the index states it.
 
     An image has one frame and text none. Cached features and videos have at most ``meta.num_frames``; from a video the
-    sampling takes a fixed number, or as many as ``meta.duration_ms`` asks (the length of the part that is meant, where
-    the sample has ``start_ms`` or ``end_ms``). Of a wrong sample nothing reaches the model.
+    sampling takes a fixed number, or a number that follows from ``meta.duration_ms`` (of the part between ``start_ms``
+    and ``end_ms`` where the sample has them). A wrong sample gives no frame.
 
     Returns:
-        The number of frames; None where the index does not tell.
+        The number of frames; None where it is not known.
     """
     if entry.problem is not None:
         return 0
@@ -100,7 +101,7 @@ def tabulate(reader: ShardReader, sampling: FrameSampling, text: TextTokens | No
     Args:
         reader: The samples.
         sampling: How many frames a video gives.
-        text: How many tokens a conversation's text has; None where nobody asks, and all are counted as 0.
+        text: Estimates the tokens of a conversation's text; None = all texts count as 0 tokens.
         visual_tokens: Tokens of a video or image in every conversation about it.
     """
     entries = list(reader.entries())
@@ -118,43 +119,43 @@ def tabulate(reader: ShardReader, sampling: FrameSampling, text: TextTokens | No
 
 
 def stated_frames_of(reader: ShardReader) -> IndexArray:
-    """Frames of every sample as its ``meta`` tells, ``[N]``, -1 where it does not."""
+    """Frames of every sample as its ``meta`` states them, ``[N]``, -1 where it does not."""
     known = (entry.num_frames for entry in reader.entries())
     return np.array([-1 if count is None else count for count in known], dtype=np.int64)
 
 
-class UnitTable(NamedTuple):
-    """U units of N samples. The units of a sample are neighbours, and each has its own stretch of its conversations."""
+class DrawTable(NamedTuple):
+    """The D draws of N samples. The draws of a sample follow each other; each has a part of its conversations."""
 
-    sample: IndexArray  # [U]
-    first_unit: IndexArray  # [N + 1]
-    first_conversation: IndexArray  # [U] of the sample's conversations, in whatever order a pass puts them
-    end_conversation: IndexArray  # [U]
-    frames: IndexArray  # [U]
-    modality: IndexArray  # [U]
+    sample: IndexArray  # [D]
+    first_draw: IndexArray  # [N + 1]
+    first_conversation: IndexArray  # [D] of the sample's conversations, in the order of the pass
+    end_conversation: IndexArray  # [D]
+    frames: IndexArray  # [D]
+    modality: IndexArray  # [D]
 
     def of_samples(self, samples: IndexArray) -> IndexArray:
-        """Units of these samples, in their order."""
-        first = self.first_unit[samples]
-        counts = self.first_unit[samples + 1] - first
+        """The draws of these samples, in their order."""
+        first = self.first_draw[samples]
+        counts = self.first_draw[samples + 1] - first
         steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        units: IndexArray = np.repeat(first, counts) + steps
-        return units
+        draws: IndexArray = np.repeat(first, counts) + steps
+        return draws
 
 
-def divide(samples: SampleTable, conversations_per_video: int | None) -> UnitTable:
-    """Make units of samples: ``ceil(q / conversations_per_video)`` of like size for q conversations; None makes one."""
+def divide_samples(samples: SampleTable, conversations_per_video: int | None) -> DrawTable:
+    """Divide samples into draws: q conversations make ``ceil(q / conversations_per_video)`` draws; None makes one."""
     begin, end = samples.first_conversation[:-1], samples.first_conversation[1:]
-    # A wrong sample has no conversation, and one unit all the same: drawing it is what reports it.
+    # A wrong sample has no conversation and still one draw: reading it is what reports it.
     counts = np.ones_like(begin) if conversations_per_video is None else -(-(end - begin) // conversations_per_video)
     counts = np.maximum(1, counts)
     sample = np.repeat(np.arange(len(counts)), counts)
-    first_unit = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    part = np.arange(len(sample)) - first_unit[sample]
+    first_draw = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    part = np.arange(len(sample)) - first_draw[sample]
     size = (end - begin)[sample]
-    return UnitTable(
+    return DrawTable(
         sample=sample,
-        first_unit=first_unit,
+        first_draw=first_draw,
         first_conversation=begin[sample] + part * size // counts[sample],
         end_conversation=begin[sample] + (part + 1) * size // counts[sample],
         frames=samples.frames[sample],
@@ -162,11 +163,11 @@ def divide(samples: SampleTable, conversations_per_video: int | None) -> UnitTab
     )
 
 
-def longest_unit(samples: SampleTable, units: UnitTable) -> int:
-    """Most tokens that a unit can have, however a pass groups its sample's conversations."""
+def longest_draw(samples: SampleTable, draws: DrawTable) -> int:
+    """Most tokens that a draw can have, for any grouping of its sample's conversations."""
     begin, end = samples.first_conversation[:-1], samples.first_conversation[1:]
     of_sample = np.repeat(np.arange(len(begin)), end - begin)
     longest_first = samples.tokens[np.lexsort((-samples.tokens, of_sample))]
     sums = np.concatenate([[0], np.cumsum(longest_first)])
-    size = -(-(end - begin) // np.diff(units.first_unit))  # of the sample's largest unit
+    size = -(-(end - begin) // np.diff(draws.first_draw))  # of the sample's largest draw
     return int((sums[begin + size] - sums[begin]).max(initial=0))
