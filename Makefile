@@ -14,22 +14,25 @@ INSTALLED_FROM = $(IN_VENV) pyproject.toml constraints.txt
 # Processes that run tests side by side, on one thread each: threads of several processes wait for one another.
 TEST_PROCESSES ?= 2
 
-.PHONY: help setup quickstart test lint
+.PHONY: help setup setup-all quickstart test lint
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup       create $(VENV) and install the project into it"
 	@echo "make quickstart  setup, then fetch real parts, build shards, train two arms, judge them, show the result"
-	@echo "make test        setup, then run the tests"
+	@echo "make test        setup, then run the quick tests; the slow ones: make test ARGS='-m slow'"
 	@echo "make lint        setup, then check style and types"
 
 setup: $(VENV)/.installed
+
+# Everything that the other targets need, by one call of pip in place of three.
+setup-all: $(VENV)/.installed-all
 
 quickstart: setup
 	$(IN_VENV) -m apps.quickstart $(ARGS)
 
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(IN_VENV) -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(IN_VENV) -m ruff check .
@@ -48,6 +51,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 $(VENV)/.installed-lint: $(VENV)/.installed
 	$(INSTALL) -e ".[quickstart,lint]"
 	@touch $@
+
+$(VENV)/.installed-all: $(INSTALLED_FROM)
+	$(INSTALL) -e ".[quickstart,test,lint]"
+	@touch $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-lint $@
 
 SUITABLE = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
 

@@ -14,14 +14,11 @@ Two parts that know nothing of each other meet here: the reader, which turns sha
 """
 
 import argparse
-import copy
 import hashlib
 import json
-import os
 import sys
 import warnings
-from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +27,34 @@ from torch.utils.data import DataLoader
 from command_errors import run_and_exit
 from components.checkpoints.exported_weights import open_weights
 from components.checkpoints.settings_check import warn_of_other_settings
-from datamodules.batch import Batch, collate
+from datamodules.batch import Batch
 from datamodules.errors import ModelLimitError, TooManySkippedError
 from datamodules.failures import SkippedSamples
 from datamodules.instruction import InstructionDataModule
-from datamodules.loader import LateLoader
-from datamodules.media.worker_signals import outlive_signals
+from datamodules.loader import LateLoader, batch_loader
 from datamodules.shards.shard_reader import ShardReader, open_shards
 from lightning_modules.console.command_line import VideoLanguageCLI
+from lightning_modules.console.config_files import read_config
+from lightning_modules.console.option_spelling import add_option
 from lightning_modules.console.untrained import untrained_parts, warning_of
-from lightning_modules.evaluation.predictions import Prediction, PredictionWriter, read_predictions, to_json_lines
+from lightning_modules.evaluation.evaluation_settings import evaluation_settings
+from lightning_modules.evaluation.predictions import PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.evaluation.report import build_report, to_markdown, write_report
-from lightning_modules.evaluation.validation import SampleLimitError
+from lightning_modules.evaluation.resuming import (
+    PREDICTIONS,
+    SKIPPED,
+    begin,
+    replace_text,
+    skipped_questions,
+    split_answered,
+)
 from lightning_modules.run.run_lock import RunLock
+from lightning_modules.sample_errors import SampleLimitError
 from lightning_modules.start_check import check_settings
-from lightning_modules.trained_model import load_weights, read_config, stored_config
+from lightning_modules.trained_model import load_weights, stored_config
 from lightning_modules.video_language import VideoLanguageModule
 
-PREDICTIONS = "predictions.jsonl"
-SKIPPED = "skipped.jsonl"
+SECTIONS = {"model": VideoLanguageModule, "data": InstructionDataModule}
 
 
 def build(
@@ -73,95 +79,14 @@ def build(
     Raises:
         ValueError: The config lacks a section.
     """
-    missing = [section for section in ("model", "data") if not run.get(section)]
-    if missing:
-        raise ValueError(f"the config has no {' and no '.join(missing)}: give all files that the run was trained with")
-    model, data = copy.deepcopy(run["model"]), copy.deepcopy(run["data"])  # the command line changes what it is given
-    if max_new_tokens is not None:
-        model["max_new_tokens"] = max_new_tokens
-    if batch_size is not None:
-        data.setdefault("loading", {})["eval_batch_size"] = batch_size
-    if max_skipped_share is not None:
-        data.setdefault("loading", {}).setdefault("failures", {})["max_skipped_share"] = max_skipped_share
-    trainer = run.get("trainer") or {}
-    device = {key: trainer[key] for key in ("accelerator", "precision") if trainer.get(key) is not None}
-    quiet = {"logger": False, "enable_model_summary": False}
     return VideoLanguageCLI(
         VideoLanguageModule,
         InstructionDataModule,
-        args={
-            "seed_everything": run.get("seed_everything", 0),
-            "num_threads": run.get("num_threads"),
-            "model": model,
-            "data": data,
-            "trainer": {**device, "devices": 1, **quiet},
-        },
+        args=evaluation_settings(run, batch_size, max_new_tokens, max_skipped_share),
         run=False,
         save_config_callback=None,
         trainer_defaults={"callbacks": PredictionWriter(str(predictions), append=True)},
     )
-
-
-def begin(out: Path, about: dict[str, Any], restart: bool) -> list[Prediction]:
-    """Begin an evaluation or take one up again.
-
-    Args:
-        out: Its folder.
-        about: What is evaluated; kept in the folder, so that answers of different evaluations do not mix.
-        restart: Forget what the folder holds.
-
-    Returns:
-        The predictions that stand already.
-
-    Raises:
-        ValueError: The folder belongs to an evaluation of something else.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    predictions, evaluation, skipped = out / PREDICTIONS, out / "evaluation.json", out / SKIPPED
-    if restart:
-        predictions.unlink(missing_ok=True)
-        evaluation.unlink(missing_ok=True)
-    if not predictions.exists() or not (predictions.stat().st_size or skipped.exists()):
-        skipped.unlink(missing_ok=True)
-        evaluation.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        return []
-    earlier = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.exists() else {}
-    if earlier != about:
-        differing = sorted(key for key in {*earlier, *about} if earlier.get(key) != about.get(key))
-        raise ValueError(
-            f"{out} holds answers of another evaluation: {', '.join(differing)} differ. Choose another --out, or give "
-            "--restart to begin anew"
-        )
-    return read_predictions(predictions)
-
-
-def split_answered(
-    reader: ShardReader, predictions: Sequence[Prediction], skipped: Container[tuple[str, str]] = ()
-) -> tuple[list[Prediction], list[int]]:
-    """Find out which samples are still to be asked.
-
-    Args:
-        reader: The samples.
-        predictions: What stands already; of a batch that was cut off while it was written, some may be missing.
-        skipped: Shard and key of the samples that were left out, which are not tried again.
-
-    Returns:
-        The predictions of the samples whose questions are all answered, and the numbers of the other samples.
-    """
-    standing: defaultdict[str, list[Prediction]] = defaultdict(list)
-    for prediction in predictions:
-        standing[prediction.key].append(prediction)
-    kept: list[Prediction] = []
-    remaining = []
-    for index in range(len(reader)):
-        entry = reader.entry(index)
-        answered, needed = standing[entry.key], entry.num_conversations
-        if needed and len(answered) >= needed:
-            kept += answered[:needed]
-            del answered[:needed]  # another shard may have a sample of the same key
-        elif (reader.shard(index).url, entry.key) not in skipped:
-            remaining.append(index)
-    return kept, remaining
 
 
 def make_loader(
@@ -177,14 +102,8 @@ def make_loader(
     """
     # Lightning cannot know that this sampler leaves nothing out.
     warnings.filterwarnings("ignore", message=".*custom batch sampler `EvaluationBatches` for prediction.*")
-    samples: Any = data.dataset(reader, train=False, failures=data.loading.failures.for_evaluation(skipped_file))
-    return LateLoader(
-        samples,
-        batch_sampler=data.evaluation_batches(reader, numbers),
-        collate_fn=collate,
-        num_workers=data.loading.num_workers,
-        worker_init_fn=outlive_signals,
-    )
+    samples = data.dataset(reader, train=False, failures=data.loading.failures.for_evaluation(skipped_file))
+    return batch_loader(LateLoader, samples, data.evaluation_batches(reader, numbers), data.loading.num_workers)
 
 
 def check_start(cli: VideoLanguageCLI, shards: list[str]) -> None:
@@ -244,7 +163,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         The report.
     """
     weights = None if options.checkpoint is None else open_weights(options.checkpoint)
-    run = read_config(options.config) if weights is None or options.config else stored_config(weights.path)
+    run = read_config(options.config, SECTIONS) if weights is None or options.config else stored_config(weights.path)
     if weights is not None and options.config:
         warn_of_other_settings(weights.path, run)
     path, skipped = options.out / PREDICTIONS, SkippedSamples(options.out / SKIPPED)
@@ -258,9 +177,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "shards": [shard.fingerprint for shard in reader.shards],
         "max_new_tokens": cli.model.max_new_tokens,
     }
-    standing = begin(options.out, about, options.restart)
-    kept, remaining = split_answered(reader, standing, skipped.lines())
-    _write_whole(path, to_json_lines(kept))
+    earlier = begin(options.out, about, options.restart)
+    complete, remaining = split_answered(reader, earlier, skipped.lines())
+    replace_text(path, to_json_lines(complete))
     stopped = None
     if remaining:
         untrained = untrained_parts(cli.config.model.as_dict())
@@ -283,7 +202,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if stopped is not None:
         raise stopped
     cli.datamodule.loading.failures.check_share(
-        report["skipped"]["by_kind"], len(reader), skipped.path, "--max_skipped_share"
+        report["skipped"]["by_kind"], len(reader), skipped.path, "--max-skipped-share"
     )
     return report
 
@@ -303,22 +222,16 @@ def summarise(reader: ShardReader, out: Path, shown: dict[str, Any], skipped: Sk
     Raises:
         TooManySkippedError: There is no answer, because samples were left out.
     """
-    predictions, listed = read_predictions(out / PREDICTIONS), skipped.lines()
-    which = []
-    num_questions = num_left_out = 0
-    for index, entry in enumerate(reader.entries()):
-        num_questions += entry.num_conversations
-        line = listed.get((reader.shard(index).url, entry.key))
-        if line is not None:
-            num_left_out += entry.num_conversations
-            which.append({name: value for name, value in line.items() if name != "position"})
+    predictions = read_predictions(out / PREDICTIONS)
+    unanswered = skipped_questions(reader, skipped.lines())
+    which = unanswered.samples
     if which and not predictions:
         raise TooManySkippedError(
             f"no question was answered: {len(which)} of {len(reader)} samples were left out. {skipped.path} says "
             f"why; the first: {which[0]['reason']}"
         )
-    shown = {**shown, "questions left out, because their sample is broken": num_left_out}
-    unasked = num_questions - num_left_out - len(predictions)
+    shown = {**shown, "questions left out, because their sample is broken": unanswered.num_skipped}
+    unasked = unanswered.num_questions - unanswered.num_skipped - len(predictions)
     report = build_report(predictions, shown | ({"questions not asked yet": unasked} if unasked else {}), which)
     write_report(report, out)
     print(to_markdown(report))
@@ -363,10 +276,11 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--averaged", action="store_true", help="take running averages of the weights where the checkpoint has them"
     )
-    parser.add_argument("--batch_size", type=int, help="samples at once; as in the run by default")
-    parser.add_argument("--max_new_tokens", type=int, help="longest answer; as in the run by default")
-    parser.add_argument(
-        "--max_skipped_share",
+    add_option(parser, "--batch-size", type=int, help="samples at once; as in the run by default")
+    add_option(parser, "--max-new-tokens", type=int, help="longest answer; as in the run by default")
+    add_option(
+        parser,
+        "--max-skipped-share",
         type=float,
         help="largest part of the samples that may be left out, from 0 to 1; as in the run by default",
     )
@@ -377,12 +291,6 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     if options.checkpoint is None and options.averaged:
         parser.error("--averaged needs a --checkpoint that has averages")
     return options
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from datamodules.shards.shard_index import ShardIndex
 from datamodules.shards.shard_reader import RawSample, ShardReader, open_shards
 from datamodules.shards.shard_writer import ShardWriter
 from lightning_modules.console.command_line import VideoLanguageCLI
+from lightning_modules.console.option_spelling import add_option
 from lightning_modules.video_language import VideoLanguageModule
 
 
@@ -181,7 +182,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--shards", nargs="+", required=True, help="shards, folders, urls or patterns to encode")
     parser.add_argument("--out", type=Path, required=True, help="folder of the feature shards")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--frames_per_call", type=int, default=256, help="frames joined for one call of the encoder")
+    add_option(parser, "--frames-per-call", type=int, default=256, help="frames joined for one call of the encoder")
     known, overrides = parser.parse_known_args(args)
     settings = [argument for path in known.config for argument in ("--config", path)]
     cli = VideoLanguageCLI(VideoLanguageModule, InstructionDataModule, args=[*settings, *overrides], run=False)

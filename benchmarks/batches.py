@@ -3,7 +3,7 @@
 Plans a pass over made lengths of videos (log-normal durations, at one frame a second), images and text. For every way
 to make batches and every number of ranks it tells in how many steps the busiest rank has at most 1.1 times the mean
 work, how much busier it is in the worst step, in all steps together (where the others wait for the busiest in each) and
-over a pass. Work is what ``datamodules.order.units.Cost`` counts. No video is read and no model runs.
+over a pass. Work is what ``datamodules.order.draws.Cost`` counts. No video is read and no model runs.
 """
 
 import argparse
@@ -16,11 +16,11 @@ import numpy as np
 from benchmarks.clocks import CLOCKS, add_clock_option
 from command_errors import run_and_exit
 from datamodules.order.batch_plan import Budget
+from datamodules.order.draws import MODALITIES, Cost, SampleTable
 from datamodules.order.global_batches import GlobalBatches, global_batches
 from datamodules.order.rank_batches import split_over_ranks
 from datamodules.order.stream import SourceSamples
 from datamodules.order.training_order import TrainingOrder
-from datamodules.order.units import MODALITIES, Cost, SampleTable
 
 VISUAL_TOKENS = 64
 SHARES = {"video": 0.6, "image": 0.25, "text": 0.15}
@@ -30,7 +30,7 @@ class Balance(NamedTuple):
     """How evenly the ranks are loaded."""
 
     batches: int
-    units: float  # of a global batch, on average
+    draws: float  # of a global batch, on average
     within_limit: float  # part of the steps in which the busiest rank has at most 1.1 times the mean work
     worst: float  # busiest rank's work over the mean, in the worst step
     lost: float  # the busiest ranks' work of all steps over the mean work
@@ -82,15 +82,15 @@ def measure(batches: GlobalBatches, world_size: int, num_batches: int, limit: fl
         limit: Most work of the busiest rank, over the mean.
     """
     works = []
-    units = 0
+    num_draws = 0
     for draws, costs in islice(batches.after(0), num_batches):
         works.append([costs[part].sum() for part in split_over_ranks(costs, world_size)])
-        units += len(draws)
+        num_draws += len(draws)
     work = np.array(works)  # [steps, ranks]
     ratio = work.max(axis=1) / work.mean(axis=1)
     return Balance(
         batches=len(work),
-        units=units / len(work),
+        draws=num_draws / len(work),
         within_limit=float((ratio <= limit).mean()),
         worst=float(ratio.max()),
         lost=float(work.max(axis=1).sum() / work.mean(axis=1).sum()),
@@ -116,14 +116,14 @@ def main(args: Sequence[str] | None = None) -> None:
     add_clock_option(parser)
     options = parser.parse_args(args)
     samples = make_samples(options.samples)
-    print("| batches | number | units a batch | ranks | steps within 1.1 | worst step | all steps | a pass |")
+    print("| batches | number | draws a batch | ranks | steps within 1.1 | worst step | all steps | a pass |")
     print("|---|---|---|---|---|---|---|---|")
     for name, (order, batch_size, budget) in WAYS.items():
         batches = make_batches(samples, order, batch_size, budget)
         for world_size in options.ranks:
             found = measure(batches, world_size, batches.batches_per_pass)
             print(
-                f"| {name} | {found.batches} | {found.units:.1f} | {world_size} | {found.within_limit:.1%} | "
+                f"| {name} | {found.batches} | {found.draws:.1f} | {world_size} | {found.within_limit:.1%} | "
                 f"{found.worst:.2f} | {found.lost:.3f} | {found.epoch:.3f} |"
             )
     samples = make_samples(options.planned)

@@ -25,9 +25,10 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from benchmarks.resident_memory import PeakResidentBytes, in_fresh_process
+from benchmarks.tiny_parts import llama_config
 from command_errors import run_and_exit
 from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER, AnswerLoss, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
@@ -119,15 +120,7 @@ def build_model(sizes: Sizes, device: torch.device, freeze: bool) -> HuggingFace
         eos_token="<end>",
         chat_template="{% for message in messages %}{{ message['content'] }}<end>{% endfor %}",
     )
-    config = LlamaConfig(
-        vocab_size=sizes.vocabulary,
-        hidden_size=sizes.width,
-        intermediate_size=4 * sizes.width,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        attention_dropout=0.1,
-    )
+    config = llama_config(sizes.vocabulary, sizes.width, sizes.layers, attention_dropout=0.1)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Chooses the attention kernel that transformers models run with, once, and says why."""
+"""Chooses the attention kernel of transformers models and logs the reason."""
 
 import importlib.metadata
 import importlib.util
@@ -11,12 +11,13 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 AttentionChoice = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 _HALF_PRECISION = (torch.float16, torch.bfloat16)
-# wish -> (module that must import, distribution that must provide it: flash-attn 4 also ships a ``flash_attn`` module)
+# choice -> (module that must import, distribution that must provide it: flash-attn 4 also ships a ``flash_attn``
+# module)
 _FLASH_PACKAGES = {
     "flash_attention_2": ("flash_attn", "flash-attn"),
     "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
 }
-# kernel -> attribute by which a transformers model class says that it has the kernel; every model has eager attention.
+# kernel -> attribute of a transformers model class that says whether it has the kernel; every model has eager attention
 _MODEL_SUPPORT = {
     "sdpa": "_supports_sdpa",
     "flash_attention_2": "_supports_flash_attn",
@@ -31,7 +32,7 @@ def model_class_of(config: Any, auto_class: type[_BaseAutoModelClass]) -> type |
 
     Args:
         config: The configuration.
-        auto_class: ``AutoModel``, ``AutoModelForCausalLM`` or another of their kind.
+        auto_class: ``AutoModel``, ``AutoModelForCausalLM`` or a similar class.
 
     Returns:
         The class; None where transformers has none for such a configuration.
@@ -45,30 +46,29 @@ def model_class_of(config: Any, auto_class: type[_BaseAutoModelClass]) -> type |
 
 
 def resolve_attention(
-    wish: AttentionChoice, device_type: str, dtype: torch.dtype | None = None, model_class: type | None = None
+    choice: AttentionChoice, device_type: str, dtype: torch.dtype | None = None, model_class: type | None = None
 ) -> str:
-    """Turn a wish into the name that transformers knows as ``attn_implementation``.
+    """Turn the configured choice into the name for ``attn_implementation`` of transformers.
 
-    Call it once per model, while it is built. ``auto`` takes FlashAttention 2 where it can run, else SDPA, which itself
-    dispatches to a flash kernel on CUDA, else eager attention, for models that have nothing else (Gemma-2 with its soft
-    cap, gpt-oss, BLOOM, MPT). An explicit wish is met or refused, never replaced.
+    Call it once per model, while it is built. ``auto`` takes FlashAttention 2 where it can run; else SDPA, which itself
+    uses a flash kernel on CUDA; else eager attention, for models that have nothing else (Gemma-2 with its soft cap,
+    gpt-oss, BLOOM, MPT). Any other choice is used or refused, never replaced.
 
     Args:
-        wish: What the configuration asks for.
+        choice: The configured choice.
         device_type: Type of the device that the model will run on, such as ``"cpu"`` or ``"cuda"``.
-        dtype: Dtype that attention will see, where it is known; FlashAttention needs float16 or bfloat16.
-        model_class: The transformers class of the model, which says what kernels it has; None where it is not known,
-            and then it is taken to have all.
+        dtype: Dtype of the attention's inputs, if known; FlashAttention needs float16 or bfloat16.
+        model_class: The transformers class of the model, which names its kernels. None: unknown, assumed to have all.
 
     Returns:
         ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ``"flash_attention_3"`` or ``"flex_attention"``.
 
     Raises:
-        ValueError: The wish is unknown, or this machine or model cannot meet it (the message says what is missing).
+        ValueError: The choice is unknown, or this machine or model lacks what it needs (the message says what).
     """
-    if wish not in get_args(AttentionChoice):
-        raise ValueError(f"attn={wish!r} is unknown; choose one of {', '.join(get_args(AttentionChoice))}")
-    if wish == "auto":
+    if choice not in get_args(AttentionChoice):
+        raise ValueError(f"attn={choice!r} is unknown; choose one of {', '.join(get_args(AttentionChoice))}")
+    if choice == "auto":
         no_flash = _missing_for("flash_attention_2", device_type, dtype, model_class)
         no_sdpa = _missing_for("sdpa", device_type, dtype, model_class)
         chosen = "flash_attention_2" if no_flash is None else "sdpa" if no_sdpa is None else "eager"
@@ -76,20 +76,20 @@ def resolve_attention(
         if chosen == "eager":
             reason += f"; no SDPA, {no_sdpa}"
     else:
-        missing = _missing_for(wish, device_type, dtype, model_class)
+        missing = _missing_for(choice, device_type, dtype, model_class)
         if missing:
-            raise ValueError(f"attn={wish!r} cannot be met: {missing}. Set attn to 'auto'")
-        chosen, reason = wish, "asked for"
-    log = _logger.warning if wish == "auto" and chosen == "eager" else _logger.info  # slow, and takes more memory
+            raise ValueError(f"attn={choice!r} cannot be used: {missing}. Set attn to 'auto'")
+        chosen, reason = choice, "configured"
+    log = _logger.warning if choice == "auto" and chosen == "eager" else _logger.info  # slow, and takes more memory
     log("attention: %s (%s)", chosen, reason)
     return chosen
 
 
 def _missing_for(name: str, device_type: str, dtype: torch.dtype | None, model_class: type | None) -> str | None:
-    """Say what this machine or the model lacks for the named kernel; None where it can run."""
+    """What this machine or the model lacks for a kernel; None if it can run."""
     support = _MODEL_SUPPORT.get(name)
     if model_class is not None and support is not None:
-        kernels = getattr(model_class, "_compatible_flash_implementations", None)  # None: any flash kernel will do
+        kernels = getattr(model_class, "_compatible_flash_implementations", None)  # None: any flash kernel works
         lacks_kernel = name in _FLASH_PACKAGES and kernels is not None and name not in kernels
         if lacks_kernel or not getattr(model_class, support, False):
             return f"{model_class.__name__} has no such attention"

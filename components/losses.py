@@ -1,4 +1,4 @@
-"""After which segments the loss is taken, how the readings are weighted, and how many of them stay affordable."""
+"""After which segments the loss is taken, how these readings are weighted, and how their memory is limited."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,7 +11,7 @@ from components.interfaces import TEXT_ONLY, AnswerLoss, LanguageModel, LossSche
 
 
 class FinalSegmentLoss(LossSchedule):
-    """Takes the loss once, after the last segment; a video with fewer segments keeps its memory until then."""
+    """Takes the loss once, after the last segment; a video with fewer segments has kept its state until then."""
 
     def steps(self, num_segments: int) -> Sequence[int]:
         """See ``LossSchedule``."""
@@ -25,11 +25,11 @@ class FinalSegmentLoss(LossSchedule):
 class EverySegmentLoss(LossSchedule):
     """Takes the loss after every segment, so that the bridge learns to carry what later questions need.
 
-    Only real segments count. A video without any (the masked dummy of a text-only batch) has its weight on the last.
+    Only real segments count. For a video without any (the dummy of a text-only batch) the last reading counts.
 
     Args:
-        weights: ``uniform`` counts all segments of a video alike; ``increasing`` counts its i-th one i times as much
-            as its first, since an early reading cannot know what a later segment shows.
+        weights: ``uniform``: all segments of a video count the same. ``increasing``: its i-th segment counts i times as
+            much as its first, because an early reading cannot know what a later segment shows.
 
     Raises:
         ValueError: ``weights`` is neither.
@@ -56,11 +56,11 @@ class EverySegmentLoss(LossSchedule):
 def answer_loss_per_reading(
     language_model: LanguageModel, readings: Sequence[VisualTokens], text: TextInputs
 ) -> list[AnswerLoss]:
-    """Score the answers once for every reading while holding the language model's graph of one reading at a time.
+    """Score the answers once for every reading, with the language model's graph of one reading in memory at a time.
 
-    The last reading runs as usual: backward begins with it and frees its graph before it needs another. The earlier
-    ones keep only their visual tokens and run again during backward, so R readings cost R - 1 extra forwards.
-    Dropout draws the same masks when a reading runs again. A model that may not run again keeps all its graphs.
+    The last reading runs as usual, because backward begins with it. Of the earlier ones only the visual tokens are
+    stored; they run again during backward, so R readings cost R - 1 extra forward passes. Dropout uses the same masks
+    when a reading runs again. The graphs of a model that may not run again are all stored.
 
     Args:
         language_model: The language model.
@@ -68,13 +68,13 @@ def answer_loss_per_reading(
         text: The conversations, the same for all readings.
 
     Returns:
-        The R losses in the order of ``readings``, gradients equal to R ordinary calls.
+        The R losses in the order of ``readings``; the gradients equal those of R ordinary calls.
     """
     if not language_model.may_run_again:
         return [language_model(reading, text) for reading in readings]
     losses: list[AnswerLoss] = []
     for reading in readings[:-1]:
-        # Run again to the end, not just as far as backward needs: strategies that shard free weights at the end.
+        # Run again to the end, not only as far as backward needs: strategies that shard free weights at the end.
         with set_checkpoint_early_stop(False):
             losses.append(checkpoint(language_model, reading, text, use_reentrant=False, preserve_rng_state=True))
     losses.append(language_model(readings[-1], text))
@@ -84,14 +84,14 @@ def answer_loss_per_reading(
 def weighted_answer_loss(
     losses: Sequence[AnswerLoss], weights: Tensor, video_index: Tensor, num_tokens: Tensor | None = None
 ) -> Tensor:
-    """Mean loss of an answer token, each conversation's readings weighted as its video's.
+    """Mean loss of an answer token. A conversation's readings have the weights of its video.
 
     Args:
         losses: One for each of the R readings.
         weights: Weight of every reading, ``[V, R]``, rows sum to 1.
-        video_index: Video of every conversation, ``[C]``; a text-only one sees no memory, so all its readings are the
-            same and the last alone counts.
-        num_tokens: Answer tokens to share the loss out over, a positive scalar; those of the batch by default.
+        video_index: Video of every conversation, ``[C]``. All readings of a text-only one are the same, so only the
+            last counts.
+        num_tokens: Number of answer tokens to divide by, a positive scalar; that of the batch by default.
 
     Returns:
         Scalar; zero, with its graph, if the batch has no labelled token.
@@ -104,20 +104,19 @@ def weighted_answer_loss(
     return (conversation_weights * nll).sum() / _number_of_tokens(losses[-1], num_tokens)
 
 
-def penalty_where_answers_are_known(
+def penalty_weighted_by_likelihood(
     of_video: Tensor, video_index: Tensor, answers: AnswerLoss, num_tokens: Tensor | None = None
 ) -> Tensor:
-    """Mean of the videos' penalties over answer tokens, each as far as the model knows its answer.
+    """Mean of the videos' penalties over answer tokens, weighted by how well each answer is predicted.
 
-    A bridge that pays for what it remembers would else remember nothing from the first step on, for at first nothing
-    it remembers is of use. So a conversation's tokens count with their likelihood (its geometric mean over the answer):
-    as answers become known, remembering more than they need begins to cost.
+    Weighted by exp(-mean NLL), so that the penalty acts only where answers are already predicted well. With a constant
+    weight the bridge would stop remembering in the first steps, before the language model can use a memory.
 
     Args:
         of_video: Penalty of every video, ``[V]``.
         video_index: Video of every conversation, ``[C]``; those without one count as zero.
-        answers: Loss of every conversation after the last reading; no gradient goes this way.
-        num_tokens: Answer tokens to share the penalty out over, a positive scalar; those of the batch by default.
+        answers: Loss of every conversation after the last reading; it gets no gradient from the penalty.
+        num_tokens: Number of answer tokens to divide by, a positive scalar; that of the batch by default.
 
     Returns:
         Scalar; zero, with its graph, if no conversation has a video.

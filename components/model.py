@@ -1,4 +1,4 @@
-"""The whole model: encode, segment, recur, read out, answer. Every step is an injected part."""
+"""The complete model: encode, segment, update the memory, read it, answer. A config chooses every part."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from components.interfaces import (
     FrameEncoder,
     FrameFeatures,
+    FrameSelection,
     LanguageModel,
     LossSchedule,
     MemoryBridge,
@@ -22,35 +23,36 @@ from components.interfaces import (
 from components.losses import (
     FinalSegmentLoss,
     answer_loss_per_reading,
-    penalty_where_answers_are_known,
+    penalty_weighted_by_likelihood,
     weighted_answer_loss,
 )
-from components.questions import embed_questions
-from components.selection.gather import AllFrames, FrameSelection, group_frames, num_segments_of, segment_inputs
+from components.question_text import embed_questions
+from components.selection.all_frames import AllFrames
+from components.selection.gather import group_frames, num_segments_of, segment_inputs
 
 WEIGHT_READING_METHODS = {"bridge": ("read",), "language_model": ("embed", "generate", "score_options", "probe")}
-"""What of the parts, besides ``forward``, is called and reads weights: a strategy that shards gathers them for it."""
+"""Methods of the parts, besides ``forward``, that read weights: a strategy that shards gathers the weights for them."""
 
 
 class ModelOutput(NamedTuple):
     """Result of a training step."""
 
     loss: Tensor  # scalar; its mean over ranks (and batches of a step) is the mean over the answer tokens of them all
-    reading_losses: Tensor  # [R] detached, after each reading; like ``loss`` but for the bridge's penalty
+    reading_losses: Tensor  # [R] detached, one for each reading; the loss without weights and penalty
     num_answer_tokens: Tensor  # scalar int64
-    segment_slots: Tensor  # [V, S] int64, slots that the bridge read; 0 where a video has no such segment
-    num_computed_positions: int  # of the language model in all readings, padding included; 0 where it does not tell
+    segment_groups: Tensor  # [V, S] int64, frame groups that the bridge read; 0 where a video has no such segment
+    num_computed_positions: int  # of the language model in all readings, with padding; 0 where it reports none
     num_positions: Tensor | None  # scalar int64, the same without padding
     penalty: Tensor | None  # scalar, detached: what the bridge added to the loss
 
     @property
     def segment_counts(self) -> Tensor:
         """Segments of every video, ``[V]`` int64."""
-        return (self.segment_slots > 0).sum(dim=1)
+        return (self.segment_groups > 0).sum(dim=1)
 
 
 class PackedVideos(NamedTuple):
-    """The videos of a batch; a masked dummy of one frame where the batch has none."""
+    """The videos of a batch; one dummy frame if the batch has none."""
 
     frames: Tensor  # [F, ...]
     frame_counts: Tensor  # [V] int64
@@ -107,8 +109,8 @@ class VideoLanguageModel(nn.Module):
 
         Args:
             batch: See ``VideoTextBatch``.
-            answer_tokens: What the loss is divided by: where the gradients of several batches are added up, the answer
-                tokens that a batch of this rank has on average. None = those of this batch.
+            answer_tokens: What the loss is divided by. With gradient accumulation, the mean number of answer tokens of
+                this rank's batches; None takes those of this batch.
 
         Returns:
             Loss with its graph, and figures for the log.
@@ -121,7 +123,7 @@ class VideoLanguageModel(nn.Module):
         text = text_of(batch)
         questions = self.questions(text)
         readings = [self.bridge.read(states[step], questions) for step in self.loss_schedule.steps(num_segments)]
-        segment_mask = segments.slot_mask.any(dim=2)  # [V, S]
+        segment_mask = segments.group_mask.any(dim=2)  # [V, S]
         losses = answer_loss_per_reading(self.language_model, readings, text)
         weights = self.loss_schedule.weights(segment_mask)
         num_tokens = losses[-1].num_tokens.sum()
@@ -129,11 +131,11 @@ class VideoLanguageModel(nn.Module):
         share = self.mean_over_ranks(divisor)  # 0 where no rank has an answer
         share = torch.where(share > 0, share, 1.0)
         loss = weighted_answer_loss(losses, weights, text.video_index, share)
-        # Touches every trainable part even when no conversation has a video, so that all ranks reduce alike.
+        # Every trainable part is in the graph even if no conversation has a video, so that all ranks reduce the same.
         loss = loss + sum(0.0 * reading.tokens.float().sum() for reading in readings)
         penalty = self.bridge.penalty(states[-1])
         if penalty is not None:
-            penalty = penalty_where_answers_are_known(penalty, text.video_index, losses[-1], share)
+            penalty = penalty_weighted_by_likelihood(penalty, text.video_index, losses[-1], share)
             loss = loss + penalty
         means = torch.stack([each.nll.detach().sum() / share for each in losses])
         read = [each.num_positions for each in losses if each.num_positions is not None]
@@ -141,7 +143,7 @@ class VideoLanguageModel(nn.Module):
             loss=loss,
             reading_losses=means,
             num_answer_tokens=num_tokens,
-            segment_slots=segments.slot_mask.sum(dim=2)[: batch.frame_counts.numel()],
+            segment_groups=segments.group_mask.sum(dim=2)[: batch.frame_counts.numel()],
             num_computed_positions=sum(each.num_computed_positions for each in losses),
             num_positions=torch.stack(read).sum() if read else None,
             penalty=None if penalty is None else penalty.detach(),
@@ -158,7 +160,7 @@ class VideoLanguageModel(nn.Module):
         return self.language_model.score_options(self.visual_tokens(batch), text_of(batch), options)
 
     def visual_tokens(self, batch: VideoTextBatch) -> VisualTokens:
-        """Everything up to the language model: what it sees after each video's last segment."""
+        """What the language model sees after each video's last segment."""
         videos = self.packed_videos(batch)
         features = self.encoder(videos.frames, videos.frame_counts)
         segments = self.segment(features, videos.frame_counts)
@@ -174,7 +176,7 @@ class VideoLanguageModel(nn.Module):
         return embed_questions(self.language_model, text) if self.bridge.reads_questions else None
 
     def packed_videos(self, batch: VideoTextBatch) -> PackedVideos:
-        """The batch's videos, or one masked dummy frame."""
+        """The batch's videos, or one dummy frame that no conversation refers to."""
         if batch.frame_counts.numel():
             return PackedVideos(batch.frames, batch.frame_counts, batch.frame_ms)
         frames = self.encoder.dummy_frames(batch.input_ids.device)
@@ -182,7 +184,7 @@ class VideoLanguageModel(nn.Module):
         return PackedVideos(frames, one, torch.zeros_like(one))
 
     def segment(self, features: FrameFeatures, frame_counts: Tensor) -> Segments:
-        """Cut the videos; padded to the largest number of segments on any rank."""
+        """Cut the videos into segments, padded to the largest number of segments on any rank."""
         segment_index = self.segmenter.segment(features.cls, frame_counts)
         num_segments = self.agree_on_maximum(num_segments_of(segment_index, frame_counts))
         return group_frames(segment_index, frame_counts, num_segments, self.frame_selection)
@@ -190,11 +192,15 @@ class VideoLanguageModel(nn.Module):
     def run_segments(
         self, features: FrameFeatures, frame_ms: Tensor, segments: Segments, state: Any = None
     ) -> list[Any]:
-        """Walk the segments of all videos at once, on from a state; the states after each of the S steps."""
+        """Run the bridge over the segments of all videos at once, from a state on.
+
+        Returns:
+            The states after each of the S steps.
+        """
         weights = next(self.bridge.parameters(), features.patches)
         states: list[Any] = []
         for segment in segment_inputs(features, frame_ms, segments):
-            # A cache or a half-precision encoder may speak another dtype than the bridge trains in.
+            # Cached features or a half-precision encoder may have a different dtype than the bridge trains in.
             state = self.bridge(segment._replace(patches=segment.patches.to(weights.dtype)), state)
             states.append(state)
         return states

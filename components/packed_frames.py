@@ -1,4 +1,4 @@
-"""Where every packed frame belongs: the arithmetic that segmenters and gathering share."""
+"""Video and position of every packed frame; segmenters and frame selections share this arithmetic."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class FrameLocations(NamedTuple):
-    """The video of every packed frame and its place in that video."""
+    """The video of every packed frame and its position in that video."""
 
     video_index: Tensor  # [F] int64
     position: Tensor  # [F] int64, 0 at the first frame of every video
@@ -24,16 +24,29 @@ def locate_frames(frame_counts: Tensor, num_frames: int) -> FrameLocations:
         The locations, on the device of ``frame_counts``.
 
     Raises:
-        ValueError: The counts do not sum to F; every later index would point into the wrong video.
+        ValueError: The counts do not sum to F, so every later index would point into the wrong video.
     """
     total = int(frame_counts.sum())
     if total != num_frames:
         raise ValueError(
             f"frame_counts {frame_counts.tolist()} sum to {total}, but {num_frames} frames are packed: "
-            "the batch's frame_counts and frames are out of step"
+            "give the frame_counts that belong to these frames"
         )
     videos = torch.arange(frame_counts.shape[0], device=frame_counts.device)
     video_index = torch.repeat_interleave(videos, frame_counts, output_size=num_frames)
     first_frame = frame_counts.cumsum(0) - frame_counts  # [V]
     position = torch.arange(num_frames, device=frame_counts.device) - first_frame[video_index]
     return FrameLocations(video_index, position)
+
+
+def count_up(counts: Tensor) -> Tensor:
+    """0, 1, 2, ... up to the largest count, one row for every entry of ``counts``.
+
+    Args:
+        counts: Any shape ``[...]``, int64.
+
+    Returns:
+        ``[..., max(counts)]`` int64.
+    """
+    largest = int(counts.max()) if counts.numel() else 0
+    return torch.arange(largest, device=counts.device).expand(*counts.shape, largest)

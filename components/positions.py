@@ -1,4 +1,4 @@
-"""Fixed sinusoidal codes for places and times. They have no parameters, so any grid and any length works."""
+"""Sinusoidal codes for positions and times. They have no parameters, so they fit any grid and any length."""
 
 import math
 
@@ -29,13 +29,34 @@ def sinusoidal(position: Tensor, dim: int, *, longest: float, shortest: float) -
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
+def patch_grid_side(num_patches: int) -> int:
+    """Side of the square grid that N row-major patches form.
+
+    Args:
+        num_patches: Patches of a frame, N.
+
+    Returns:
+        The side, ``sqrt(N)``.
+
+    Raises:
+        ValueError: N is no square number, so rows and columns are unknown.
+    """
+    side = math.isqrt(num_patches)
+    if side * side != num_patches:
+        raise ValueError(
+            f"{num_patches} patches a frame form no square grid, so their rows and columns are unknown: take an "
+            "encoder and frames that give a square number of patches"
+        )
+    return side
+
+
 def patch_grid_positions(num_patches: int, dim: int, device: torch.device) -> Tensor:
     """Encode row and column of every patch of a square grid, relative to the grid's size.
 
     Args:
         num_patches: Patches of a frame, N, row-major on a square grid.
         dim: Width D, divisible by 4: one half codes the row, the other the column.
-        device: Where to build it.
+        device: Device of the result.
 
     Returns:
         ``[N, D]`` float32.
@@ -43,9 +64,7 @@ def patch_grid_positions(num_patches: int, dim: int, device: torch.device) -> Te
     Raises:
         ValueError: N is no square number, so rows and columns are unknown.
     """
-    side = math.isqrt(num_patches)
-    if side * side != num_patches:
-        raise ValueError(f"{num_patches} patches do not form a square grid")
+    side = patch_grid_side(num_patches)
     centre = (torch.arange(side, device=device) + 0.5) / side
     line = sinusoidal(centre, dim // 2, longest=2.0, shortest=2.0 / 16)  # [side, D / 2]
     row = line.unsqueeze(1).expand(side, side, -1)

@@ -1,31 +1,31 @@
-"""Collects what is wrong with a set-up, so that all of it is said at once."""
+"""Collects the problems of a configuration, so that one message names them all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class Problems:
-    """What was found wrong so far."""
+    """The problems that were found so far."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Note a ``ValueError`` of the lines inside in place of raising it; what follows it there is left out."""
+        """Collect a ``ValueError`` of the lines inside instead of raising it. The lines after it are skipped."""
         try:
             yield
         except ValueError as error:
             self.found.append(str(error))
 
     def refuse(self, subject: str) -> None:
-        """Raise what was found.
+        """Raise one error that names all problems, if there are any.
 
         Args:
             subject: What is wrong, for the message.
 
         Raises:
-            ValueError: Something was found.
+            ValueError: At least one problem was found.
         """
         if len(self.found) == 1:
             raise ValueError(f"{subject}: {self.found[0]}")

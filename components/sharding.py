@@ -1,53 +1,59 @@
-"""How parts and a strategy that shards weights work together, without knowing each other.
+"""How parts and strategies that shard weights work together, and all that the project knows of sharded tensors.
 
-A strategy that spreads every weight over the ranks announces itself while the parts are built. A part that loads large
-weights hands them over as soon as they are there (``hand_to_sharding``), and later calls its sharded modules equally
-often on every rank: each call gathers weights, and a rank that calls once more than the others waits for ever.
+A strategy that spreads every weight over the ranks announces itself while the parts are built (``building_sharded``). A
+part that loads large weights hands them over as soon as it has them (``hand_to_sharding``). Later it calls its sharded
+modules equally often on every rank: each call gathers weights from all ranks, so a rank that makes one call more than
+the others waits for ever.
+
+Two forms of sharded tensors exist: FSDP2 makes them ``DTensor``s; ZeRO-3 leaves an empty tensor with attributes
+``ds_*``.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 
 class Sharding(ABC):
     """What a strategy that shards weights does for the parts.
 
     Attributes:
-        nested_checkpoints: Whether a call may be computed again in backward whose own parts are computed again too.
+        nested_checkpoints: Whether activation checkpoints may be nested: a call that is computed again in backward may
+            contain calls that are computed again too.
     """
 
     nested_checkpoints: bool = True
 
     @abstractmethod
     def shard(self, model: nn.Module, dtype: torch.dtype | None) -> None:
-        """Leave of every weight only this rank's share, in place.
+        """Reduce every weight to this rank's share, in place.
 
-        At most one block of the model is whole in memory at any time.
+        At most one block of the model is complete in memory at any time.
 
         Args:
             model: Its weights are equal on all ranks.
-            dtype: What its weights are converted to on the way; None leaves each as it is.
+            dtype: Dtype that its weights are converted to; None leaves each as it is.
         """
 
     @abstractmethod
     def largest_of_all_ranks(self, value: int) -> int:
-        """The largest value that any rank gives; every rank must call it."""
+        """The largest value of all ranks; every rank must call it."""
 
 
 class SkipsUnusedCompute:
     """A module whose ``forward`` may save work where the batch allows it.
 
-    It leaves out of the graph what would change nothing, or reads weights of the modules in it instead of calling them.
+    It leaves out of the graph what would change nothing, or reads weights of its submodules instead of calling them.
 
-    A strategy that gathers weights call by call, in backward too, forbids it: the weights would be missing, and where
-    only some ranks' batches are such that it saves work, the ranks would gather at different times and wait for each
-    other for ever.
+    A strategy that gathers weights for each call, also in backward, forbids this. The weights would be missing. And if
+    only some ranks' batches allow to skip a call, the ranks gather at different times and wait for each other for ever.
 
     Attributes:
         may_skip_unused_compute: Whether it may.
@@ -74,25 +80,69 @@ def active_sharding() -> Sharding | None:
     return _active.get()
 
 
-def is_sharded(part: nn.Module) -> bool:
-    """Whether calling the part gathers weights from all ranks: none may do so alone."""
-    return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in part.parameters())
-
-
 def hand_to_sharding(model: nn.Module, dtype: torch.dtype) -> Sharding | None:
-    """Hand weights that were just loaded to the strategy, converted to the dtype in which they are used.
+    """Hand weights that were just loaded to the active strategy, and convert them to the dtype in which they are used.
 
-    Where a strategy shards, load weights in the dtype of their file: they are then mapped into memory and not read
-    before the rank takes its share of each. Elsewhere they are already in ``dtype`` and nothing happens.
+    Under a strategy that shards, load weights in the dtype of their file: then they are only mapped into memory, and
+    each is read when the rank takes its share. Without such a strategy they already have ``dtype`` and nothing happens.
 
     Args:
-        model: The model, complete: weights that are added later would not be sharded.
+        model: The complete model: weights that are added later would not be sharded.
         dtype: Dtype of the weights.
 
     Returns:
-        The strategy, where one shards.
+        The strategy, if one shards.
     """
     sharding = active_sharding()
     if sharding is not None:
         sharding.shard(model, dtype)
     return sharding
+
+
+def is_sharded(part: nn.Module) -> bool:
+    """Whether calling the part gathers weights from all ranks, so that no rank may call it alone."""
+    return any(is_zero3_sharded(parameter) or is_dtensor(parameter) for parameter in part.parameters())
+
+
+def is_zero3_sharded(parameter: object) -> bool:
+    """Whether DeepSpeed's ZeRO-3 has sharded a parameter; between calls its tensor is empty."""
+    return hasattr(parameter, "ds_id")
+
+
+def is_dtensor(tensor: object) -> TypeGuard[DTensor]:
+    """Whether a tensor is distributed over ranks as FSDP2 does it."""
+    return isinstance(tensor, DTensor)
+
+
+def full_shape(tensor: Tensor) -> torch.Size:
+    """Shape of a tensor before it was sharded."""
+    shape: torch.Size = getattr(tensor, "ds_shape", tensor.shape)
+    return shape
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """The part of a ``DTensor`` on this rank; any other tensor as it is."""
+    return tensor.to_local() if is_dtensor(tensor) else tensor
+
+
+def local_slices(tensor: DTensor) -> tuple[slice, ...]:
+    """The position of ``local_part`` in the full tensor, one slice a dimension."""
+    shape, start = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(slice(first, first + length) for first, length in zip(start, shape, strict=True))
+
+
+def gathered(tensor: Tensor, device: torch.device) -> Tensor:
+    """The full tensor of a ``DTensor``, gathered on a device; any other tensor as it is. Every rank must call it."""
+    if not is_dtensor(tensor):
+        return tensor
+    moved: Any = tensor.to(device)
+    full: Tensor = moved.full_tensor()
+    return full
+
+
+def num_shards(tensor: DTensor) -> int:
+    """How many ranks hold different parts of a tensor; ranks with the same part count once."""
+    count = 1
+    for dimension, placement in enumerate(tensor.placements):
+        count *= 1 if placement.is_replicate() else tensor.device_mesh.size(dimension)
+    return count

@@ -1,9 +1,8 @@
-"""A video that is watched while it plays: the same parts, the same numbers as offline, at any moment.
+"""Answers about a video while it plays, with the same parts and the same numbers as offline.
 
-Cost: every frame is encoded once, every segment is read once when it closes; a question reads the open segment again.
-Memory: the features of the open segment (bound it with ``max_segment_frames`` of SceneTilling), the frames of two of
-the encoder's windows, the bridge's state (whose cache, where it has one, grows by M tokens a segment that is
-remembered), and what the segmenter's stream keeps (four bytes a frame in SceneTilling's).
+Time: every frame is encoded once and every segment is read once, when it closes. A question reads the open segment
+again. Memory: the features of the open segment (``max_segment_frames`` of SceneTilling bounds it), the frames of two
+windows of the encoder, and the bridge's state (a cache grows by M tokens for each segment that is admitted).
 """
 
 import copy
@@ -14,44 +13,38 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from components.interfaces import (
-    CausalSegmenterStream,
-    FrameEncoder,
-    FrameFeatures,
-    TextInputs,
-    VisualTokens,
-)
+from components.interfaces import FrameEncoder, FrameFeatures, SegmenterStream, TextInputs, VisualTokens
 from components.model import VideoLanguageModel
 from components.selection.gather import group_frames
 
 
 class StreamingSession:
-    """Watches one video frame by frame and answers at any moment.
+    """Takes one video frame by frame and answers questions at any moment.
 
-    What it says after t frames is what the model says offline of a video of these t frames that is cut at the
-    boundaries that the segmenter's stream has declared so far. With ``FixedLength`` those are the offline ones. With
-    ``SceneTilling`` they are those of its causal rule (see ``SceneTillingStream``). Looking changes nothing: the open
-    segment is read as if it closed now and stays open.
+    The answer after t frames is the model's offline answer about a video of these t frames, cut at the boundaries that
+    the segmenter's stream has declared so far. With ``FixedLength`` those are the offline boundaries; with
+    ``SceneTilling`` they follow its causal rule (see ``SceneTillingStream``). A question changes nothing: the open
+    segment is read as if it closed now, and stays open.
 
-    An encoder whose frames look at each other within windows gets every window when it is full. Until then, looking
-    encodes the newest frames as the short window that they would be at the end of a video, and they are encoded again
-    when their window is full: declared boundaries follow up to a window later.
+    If frames of the encoder attend to each other within windows, a window is encoded when it is full. A question before
+    that encodes the newest frames as the short last window of a video; they are encoded again when the window is full.
+    So boundaries may be declared up to one window later.
 
     Args:
-        model: A model in evaluation mode, on any device. The session changes nothing of it; several may share one.
+        model: A model in evaluation mode, on any device. The session does not change it; several may share one.
 
     Raises:
-        ValueError: The model is in training mode, in which dropout would answer; its segmenter needs to know the
-            length of the video; or its encoder needs the whole video.
+        ValueError: The model is in training mode, where dropout changes answers; its segmenter needs to know the length
+            of the video; or its encoder needs the complete video.
     """
 
     def __init__(self, model: VideoLanguageModel) -> None:
         if model.training:
             raise ValueError("the model is in training mode, which drops features at random; call model.eval() first")
         stream = model.segmenter.stream()
-        if not isinstance(stream, CausalSegmenterStream):
+        if stream is None:
             raise ValueError(
-                f"{type(model.segmenter).__name__} cannot settle a boundary before the video has ended; stream with "
+                f"{type(model.segmenter).__name__} knows no boundary before the video has ended; stream with "
                 "FixedLength or SceneTilling"
             )
         self.model = model
@@ -74,18 +67,18 @@ class StreamingSession:
 
     @torch.no_grad()
     def push(self, frames: Tensor, frame_ms: Tensor | Sequence[int]) -> None:
-        """Take the next frames. How many come at once changes no result, only speed.
+        """Take the next frames. How many come at once changes no result, only the speed.
 
-        Frames that are refused or that the encoder fails on leave the session as it was. Should the bridge fail, as for
-        want of memory, the frames are taken, and the next call reads the closed segments again.
+        After frames that are refused, or that the encoder fails on, the session is as it was before. If the bridge
+        fails, for example because memory runs out, the frames are taken, and the next call reads the closed segments.
 
         Args:
             frames: One or more frames in the form that the model's encoder reads, such as uint8 ``[T, 3, H, W]``.
             frame_ms: Time of every frame in the video, ``[T]`` integer milliseconds, not decreasing.
 
         Raises:
-            ValueError: There is not one time a frame, time runs backwards, or the frames have not the size and dtype
-                that the encoder reads.
+            ValueError: There is not exactly one time for each frame, times decrease, or the frames do not have the
+                size and dtype that the encoder reads.
         """
         times = torch.as_tensor(frame_ms)
         if times.numel() == 0 and times.shape == frames.shape[:1]:
@@ -111,13 +104,13 @@ class StreamingSession:
 
         Args:
             text: The conversations that will be answered (``video_index`` 0); only bridges that read questions need
-                them. ``model.language_model.prompts([...])`` makes them of plain questions.
+                them. ``model.language_model.prompts([...])`` makes them from plain questions.
 
         Returns:
             Visual tokens of the one video, or of every conversation.
 
         Raises:
-            ValueError: No frame has come yet, or the bridge reads questions and there are none.
+            ValueError: No frame has been pushed yet, or the bridge reads questions and there are none.
         """
         if self._num_frames == 0:
             raise ValueError("no frame has been pushed yet, so there is nothing to see")
@@ -139,20 +132,20 @@ class StreamingSession:
         """Answer a question about what was shown so far, greedily.
 
         Args:
-            question: As a user would say it; see ``LanguageModel.prompts``.
+            question: Plain text; see ``LanguageModel.prompts``.
             max_new_tokens: Longest answer.
 
         Raises:
-            ValueError: No frame has come yet.
+            ValueError: No frame has been pushed yet.
         """
         text = self.model.language_model.prompts([question])
         [answer] = self.model.language_model.generate(self.visual_tokens(text), text, max_new_tokens)
         return answer
 
     def _refuse_other_form(self, frames: Tensor) -> None:
-        """Refuse now what the encoder would refuse when the window of these frames is full."""
+        """Refuse now what the encoder would refuse later, when the window of these frames is full."""
         example = self._example
-        # Caches come in several float dtypes; an encoder of pixels reads its one integer dtype.
+        # Cached features may have any float dtype; an encoder of pixels reads one integer dtype.
         kinds = [each.dtype.is_floating_point or each.dtype for each in (frames, example)]
         if frames.shape[1:] != example.shape[1:] or kinds[0] != kinds[1]:
             raise ValueError(
@@ -181,46 +174,46 @@ class _WindowEncoder:
         encoder: The encoder.
 
     Raises:
-        ValueError: Its windows are whole videos.
+        ValueError: All frames of a video attend to each other.
     """
 
     def __init__(self, encoder: FrameEncoder) -> None:
         if encoder.window_frames is None:
             raise ValueError(
-                f"in {type(encoder).__name__} all frames of a video look at each other, so it cannot encode one that "
-                "still plays; stream with an encoder that has window_frames"
+                f"in {type(encoder).__name__} all frames of a video attend to each other, so it cannot encode one "
+                "that still plays; stream with an encoder that has window_frames"
             )
         self._encoder = encoder
         self._size = encoder.window_frames
-        self._full: Tensor | None = None  # frames of the window before, where windows are larger than a frame
+        self._full: Tensor | None = None  # frames of the last full window, if windows are larger than one frame
         self._frames: list[Tensor] = []  # of the window that is not full yet
         self._times: list[Tensor] = []
 
     def push(self, frames: Tensor, frame_ms: Tensor) -> _EncodedFrames | None:
-        """Take the next frames; gives those whose windows are full now."""
+        """Take the next frames; returns the features of those whose windows are full now."""
         frames, frame_ms = torch.cat([*self._frames, frames]), torch.cat([*self._times, frame_ms])
-        num_settled = len(frames) // self._size * self._size
-        # Before anything is kept or dropped, so that an encoder that fails changes nothing.
-        encoded = self._encode(frames[:num_settled], frame_ms[:num_settled]) if num_settled else None
-        # Copied where only a part is kept, for a view would keep the memory of all.
-        self._frames, self._times = [frames[num_settled:].clone()], [frame_ms[num_settled:].clone()]
-        if num_settled and self._size > 1:
-            self._full = frames[num_settled - self._size : num_settled].clone()
+        num_full = len(frames) // self._size * self._size
+        # Encoded first, so that an encoder that fails changes nothing.
+        encoded = self._encode(frames[:num_full], frame_ms[:num_full]) if num_full else None
+        # Copied, because a view of a part would hold the memory of all.
+        self._frames, self._times = [frames[num_full:].clone()], [frame_ms[num_full:].clone()]
+        if num_full and self._size > 1:
+            self._full = frames[num_full - self._size : num_full].clone()
         return encoded
 
     def encode_rest(self) -> _EncodedFrames | None:
-        """Encode the frames whose window is not full as if the video ended with them; changes nothing."""
+        """Encode the frames whose window is not full, as if the video ended with them; changes nothing."""
         frames, frame_ms = torch.cat(self._frames), torch.cat(self._times)
         if len(frames) == 0:
             return None
         if self._full is None:
             return self._encode(frames, frame_ms)
-        # With the window before in front, they are the end of a video also to an encoder that treats a video of one
-        # frame as an image.
+        # With the full window in front they are the end of a longer video: an encoder may treat a video of one frame
+        # as an image.
         return self._encode(torch.cat([self._full, frames]), frame_ms)
 
     def _encode(self, frames: Tensor, frame_ms: Tensor) -> _EncodedFrames:
-        """Encode frames; the last ``len(frame_ms)`` of them are given."""
+        """Encode frames; returns the features of the last ``len(frame_ms)`` of them."""
         count = torch.tensor([len(frames)], device=frames.device)
         cls, patches = self._encoder(frames, count)
         new = len(frames) - len(frame_ms)
@@ -228,7 +221,7 @@ class _WindowEncoder:
 
 
 class _Walk:
-    """Goes through the segments as they close.
+    """Reads the segments as they close.
 
     Args:
         model: Its bridge and frame selection are used.
@@ -238,7 +231,7 @@ class _Walk:
         boundaries: Last frame of every closed segment.
     """
 
-    def __init__(self, model: VideoLanguageModel, stream: CausalSegmenterStream) -> None:
+    def __init__(self, model: VideoLanguageModel, stream: SegmenterStream) -> None:
         self.boundaries: list[int] = []
         self._model = model
         self._stream = stream
@@ -246,7 +239,7 @@ class _Walk:
         self._open: list[_EncodedFrames] = []
 
     def fork(self) -> "_Walk":
-        """A walk that goes on from here without this one."""
+        """A copy that goes on from here and leaves this one as it is."""
         walk = copy.copy(self)  # lists and states are replaced, never changed
         walk._stream = copy.deepcopy(self._stream)
         return walk
@@ -293,5 +286,5 @@ class _Walk:
 
 
 def _without_spare_memory(tensor: Tensor) -> Tensor:
-    """The tensor, copied if it is a view that keeps a larger one alive, as memory tokens cut out of a segment do."""
+    """The tensor; copied if it is a view that holds a larger one in memory, such as memory tokens of a segment."""
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor

@@ -9,26 +9,24 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.batch import Batch, collate
+from datamodules.batch import Batch
 from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset
 from datamodules.failures import FailurePolicy
-from datamodules.loader import LateLoader, Loading, ResumableLoader, Source, refuse_other_sampler
+from datamodules.loader import LateLoader, Loading, ResumableLoader, Source, batch_loader, refuse_other_sampler
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling
-from datamodules.media.worker_signals import outlive_signals
+from datamodules.order.draws import SampleTable, stated_frames_of, tabulate
 from datamodules.order.fingerprint import check_facts, order_facts
 from datamodules.order.global_batches import GlobalBatches, global_batches
 from datamodules.order.rank_batches import EvaluationBatches, TrainingBatches
 from datamodules.order.stream import source_samples
 from datamodules.order.text_tokens import measure_text_tokens
 from datamodules.order.training_order import TrainingOrder
-from datamodules.order.units import SampleTable, stated_frames_of, tabulate
 from datamodules.read_batches import ReadBatches, skipped_file
 from datamodules.shards.shard_reader import ShardReader, open_shards
 from datamodules.start_sample import StartReader, StartSample
@@ -142,7 +140,7 @@ class InstructionDataModule(LightningDataModule):
         shards = [shard.fingerprint for shard in reader.shards]
         self._facts = order_facts(shards, weights, self.order, self._batches, samples, known_frames)
         batches = TrainingBatches(self._batches, num_batches, rank, world_size, self._resume_position)
-        return self._loader(ResumableLoader, self.dataset(reader, train=True), batches)
+        return batch_loader(ResumableLoader, self.dataset(reader, train=True), batches, self.loading.num_workers)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """One data loader a validation set, in the order of ``names``."""
@@ -271,20 +269,9 @@ class InstructionDataModule(LightningDataModule):
         for patterns in self.evaluation_sources[kind].values():
             reader = open_shards(patterns, self.loading.cache)
             dataset = self.dataset(reader, train=False, failures=failures)
-            loaders.append(self._loader(LateLoader, dataset, self.evaluation_batches(reader)))
+            batches = self.evaluation_batches(reader)
+            loaders.append(batch_loader(LateLoader, dataset, batches, self.loading.num_workers))
         return loaders
-
-    def _loader(
-        self, kind: type[LateLoader], dataset: ConversationDataset, batches: TrainingBatches | EvaluationBatches
-    ) -> DataLoader[Batch]:
-        return kind(
-            dataset,  # type: ignore[arg-type]  # it holds samples; collate makes them batches
-            batch_sampler=batches,
-            collate_fn=collate,
-            num_workers=self.loading.num_workers,
-            worker_init_fn=outlive_signals,
-            pin_memory=torch.cuda.is_available(),
-        )
 
     def _lengths(self, reader: ShardReader, measured: Sequence[ShardReader]) -> SampleTable:
         """Lengths of the samples; their text's only where there are ``measured`` sources to fit them to."""

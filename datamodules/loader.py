@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from components.language.chat_template import ChatSettings
-from datamodules.batch import Batch
+from datamodules.batch import Batch, collate
 from datamodules.failures import FailurePolicy
 from datamodules.media.decoding import Decoding
-from datamodules.media.worker_signals import signals_held_in_children
+from datamodules.media.worker_signals import outlive_signals, signals_held_in_children
 from datamodules.order.batch_plan import Budget
-from datamodules.order.units import Cost
+from datamodules.order.draws import Cost
 from datamodules.shards.shard_cache import ShardCache
 
 
@@ -105,6 +106,25 @@ class ResumableLoader(LateLoader):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing: see the class."""
+
+
+def batch_loader(kind: type[LateLoader], dataset: Any, batches: Any, num_workers: int) -> DataLoader[Batch]:
+    """Make a data loader.
+
+    Args:
+        kind: Class of the data loader.
+        dataset: Gives samples by index.
+        batches: Batch sampler: gives the indexes of every batch.
+        num_workers: Worker processes.
+    """
+    return kind(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=num_workers,
+        worker_init_fn=outlive_signals,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 def refuse_other_sampler(trainer: Any) -> None:

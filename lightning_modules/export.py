@@ -15,13 +15,14 @@ import torch
 from tqdm import tqdm
 
 from command_errors import run_and_exit
-from components.checkpoints import folder
+from components.checkpoints import atomic_folder
 from components.checkpoints.exported_weights import ABOUT, PREFIX
 from components.checkpoints.file_hashes import content_hash
 from components.checkpoints.file_modes import follow_umask
-from components.checkpoints.format import CONFIG, RunCheckpoint
-from components.checkpoints.tensor_file import Form, TensorFile
+from components.checkpoints.run_checkpoint import CONFIG, RunCheckpoint
+from components.checkpoints.safetensors_writer import SafetensorsWriter, TensorSpec
 from components.language.adapters import merge_adapters_of
+from lightning_modules.console.option_spelling import add_option
 from lightning_modules.trained_model import load_model, stored_config
 
 DtypeName = Literal["float32", "bfloat16", "float16"]
@@ -63,13 +64,13 @@ def export(
     if averaged and not opened.has_averages:
         raise ValueError(f"{opened.path} has no running averages: the run did not keep any")
     wanted = None if dtype is None else getattr(torch, dtype)
-    folder.begin(out)
-    target = folder.staging(out)
-    forms = {name: _form(opened, name, wanted, averaged) for name in sorted(opened.parameters)}
-    total = _write_files(target, opened, forms, largest_file, averaged)
+    atomic_folder.begin(out)
+    target = atomic_folder.unfinished_path(out)
+    specs = {name: _spec(opened, name, wanted, averaged) for name in sorted(opened.parameters)}
+    total = _write_files(target, opened, specs, largest_file, averaged)
     if (opened.path / CONFIG).is_file():
         shutil.copy(opened.path / CONFIG, target / CONFIG)
-    lines = [f"{len(forms)} tensors, {total / 1e9:.3f} GB, after step {opened.step}, in {out}"]
+    lines = [f"{len(specs)} tensors, {total / 1e9:.3f} GB, after step {opened.step}, in {out}"]
     if opened.left_out:
         lines.append(
             f"left out, for they did not train: {len(opened.left_out)} tensors of the parts that config.yaml names"
@@ -88,30 +89,30 @@ def export(
     if language_model:
         _write_language_model(opened, target / "language_model", averaged, wanted)
         lines.append(f"the language model in {out / 'language_model'}")
-    folder.publish(out)
+    atomic_folder.publish(out)
     return lines
 
 
-def _form(opened: RunCheckpoint, name: str, dtype: torch.dtype | None, averaged: bool) -> Form:
+def _spec(opened: RunCheckpoint, name: str, dtype: torch.dtype | None, averaged: bool) -> TensorSpec:
     weight = opened.weight(name, averaged=averaged)
-    return Form(weight.dtype if dtype is None or not weight.is_floating_point() else dtype, weight.shape)
+    return TensorSpec(weight.dtype if dtype is None or not weight.is_floating_point() else dtype, weight.shape)
 
 
 def _write_files(
-    target: Path, opened: RunCheckpoint, forms: Mapping[str, Form], largest_file: int, averaged: bool
+    target: Path, opened: RunCheckpoint, specs: Mapping[str, TensorSpec], largest_file: int, averaged: bool
 ) -> int:
     """Write the weights, with an index where they fill several files; the bytes written."""
-    shards = list(_shards(forms, largest_file))
+    shards = list(_shards(specs, largest_file))
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     names = names if len(names) > 1 else ["model.safetensors"]
-    with tqdm(total=len(forms), desc="weights", unit="tensor", dynamic_ncols=True, disable=None) as bar:
+    with tqdm(total=len(specs), desc="weights", unit="tensor", dynamic_ncols=True, disable=None) as bar:
         for file_name, shard in zip(names, shards, strict=True):
-            file = TensorFile(target / file_name, {_plain(name): forms[name] for name in shard})
+            file = SafetensorsWriter(target / file_name, {_plain(name): specs[name] for name in shard})
             for name in shard:
-                file.add(_plain(name), opened.weight(name, averaged=averaged).to(forms[name].dtype))
+                file.add(_plain(name), opened.weight(name, averaged=averaged).to(specs[name].dtype))
                 bar.update()
             file.close()
-    total = sum(map(_size, forms.values()))
+    total = sum(map(_size, specs.values()))
     if len(names) > 1:
         files = {_plain(name): file for file, shard in zip(names, shards, strict=True) for name in shard}
         index = {"metadata": {"total_size": total}, "weight_map": files}
@@ -119,20 +120,20 @@ def _write_files(
     return total
 
 
-def _shards(forms: Mapping[str, Form], largest_file: int) -> Iterator[list[str]]:
+def _shards(specs: Mapping[str, TensorSpec], largest_file: int) -> Iterator[list[str]]:
     shard: list[str] = []
     size = 0
-    for name, form in forms.items():
-        if shard and size + _size(form) > largest_file:
+    for name, spec in specs.items():
+        if shard and size + _size(spec) > largest_file:
             yield shard
             shard, size = [], 0
         shard.append(name)
-        size += _size(form)
+        size += _size(spec)
     yield shard
 
 
-def _size(form: Form) -> int:
-    return form.shape.numel() * form.dtype.itemsize
+def _size(spec: TensorSpec) -> int:
+    return spec.shape.numel() * spec.dtype.itemsize
 
 
 def _plain(name: str) -> str:
@@ -172,9 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--averaged", action="store_true", help="take running averages of the weights where there are")
     parser.add_argument("--dtype", choices=get_args(DtypeName), help="cast to this (default: as trained)")
-    parser.add_argument(
-        "--language_model", action="store_true", help="also write the language model as a Hugging Face folder"
-    )
+    about = "also write the language model as a Hugging Face folder"
+    add_option(parser, "--language-model", action="store_true", help=about)
     given = parser.parse_args(arguments)
     options = {"averaged": given.averaged, "dtype": given.dtype, "language_model": given.language_model}
     print("\n".join(export(given.checkpoint, given.out, **options)))

@@ -15,10 +15,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.distributed.fsdp import FSDPModule
 
-from components.checkpoints.tokenizer_identity import tokenizer_fingerprint
+from components.checkpoints.tokenizer_fingerprint import tokenizer_fingerprint
 from components.interfaces import IGNORED_LABEL, FrameEncoder, Questions, SegmentInput
 from components.language.causal import HuggingFaceCausalLM
-from components.language.limits import CONTEXT_ADVICE, TextLimitError
+from components.language.text_limits import CONTEXT_ADVICE, TextLimitError
 from components.model import VideoLanguageModel
 from components.problems import Problems
 from lightning_modules.optimization.groups import refuse_float16

@@ -1,27 +1,24 @@
 """Opens trained models for one's own code: no trainer, no process group."""
 
-import inspect
-import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
-from omegaconf import OmegaConf
 
 from components.checkpoints.exported_weights import open_weights
-from components.checkpoints.format import CONFIG
-from components.checkpoints.identity import (
+from components.checkpoints.frozen_parts_check import (
     language_tokenizer,
     refuse_other_frozen_weights,
     refuse_other_tokenizer,
 )
 from components.checkpoints.parameter_access import DirectAccess
 from components.checkpoints.restoring import SavedWeights, refuse_misfit, restore_weights
+from components.checkpoints.run_checkpoint import CONFIG
 from components.checkpoints.settings_check import warn_of_other_settings
 from components.model import VideoLanguageModel
+from lightning_modules.console.config_files import read_config
 from lightning_modules.video_language import VideoLanguageModule
 
 _OWN_PACKAGES = ("components", "datamodules", "lightning_modules")
@@ -61,7 +58,8 @@ def load_model(
     if config is None:
         settings = stored_config(weights.path)
     else:
-        settings = read_config([config] if isinstance(config, str | Path) else config)
+        files = [config] if isinstance(config, str | Path) else config
+        settings = read_config(files, {"model": VideoLanguageModule})
         warn_of_other_settings(weights.path, settings)
     module = build_module(settings["model"])
     load_weights(module, weights, averaged=averaged)
@@ -80,7 +78,7 @@ def load_weights(module: VideoLanguageModule, weights: SavedWeights, *, averaged
     tokenizer = language_tokenizer(module)
     refuse_other_tokenizer(weights, {} if tokenizer is None else {"model.language_model": tokenizer})
     refuse_misfit(module, access, weights)
-    refuse_other_frozen_weights(module, access, weights, add_up=lambda values: values)
+    refuse_other_frozen_weights(module, access, weights, sum_over_ranks=lambda values: values)
     restore_weights(module, access, weights, averaged=averaged)
 
 
@@ -90,34 +88,6 @@ def build_module(model: Mapping[str, Any]) -> VideoLanguageModule:
     parser.add_class_arguments(VideoLanguageModule, "model")
     built: VideoLanguageModule = parser.instantiate_classes(parser.parse_object({"model": dict(model)})).model
     return built
-
-
-def read_config(files: Sequence[str | Path]) -> dict[str, Any]:
-    """Read config files and merge them in order, as ``train.py`` does: another class keeps the options that it has.
-
-    Raises:
-        ValueError: A file names a class that is not there.
-    """
-    merged: Any = reduce(_merged, (OmegaConf.to_container(OmegaConf.load(file)) for file in files))
-    resolved: Any = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
-    return dict(resolved)
-
-
-def _merged(old: Any, new: Any) -> Any:
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        return new
-    if "class_path" in new and old.get("class_path", new["class_path"]) != new["class_path"]:
-        kept = _accepted(new["class_path"], old.get("init_args") or {})
-        old = {**old, "init_args": kept}
-    return {**old, **{key: _merged(old[key], value) if key in old else value for key, value in new.items()}}
-
-
-def _accepted(class_path: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"a config names {class_path}, which is not there: {error}") from error
-    return {name: value for name, value in options.items() if name in parameters}
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
@@ -135,7 +105,7 @@ def stored_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} does not hold the config of its run; name the config that the run had")
-    settings = read_config([path])
+    settings = read_config([path], {})
     foreign = sorted(name for name in _class_names(settings) if name.split(".")[0] not in _OWN_PACKAGES)
     if foreign:
         raise ValueError(

@@ -6,21 +6,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from components.interfaces import (
     FrameEncoder,
+    FrameSelection,
     LanguageModel,
     LossSchedule,
     MemoryBridge,
     Segmenter,
 )
 from components.model import ModelOutput, VideoLanguageModel
-from components.selection.gather import FrameSelection
-from lightning_modules.checkpoints.strategy import PortableCheckpoints
-from lightning_modules.evaluation.validation import EvaluatedBatch, ValidationMetrics, naming_the_sample
+from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
+from lightning_modules.evaluation.validation import ValidationMetrics
+from lightning_modules.interfaces import EvaluatedBatch, TrainingModule
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer
 from lightning_modules.optimization.accumulation import WholeSteps, is_accumulating
@@ -32,10 +32,11 @@ from lightning_modules.optimization.rates import steps_per_epoch
 from lightning_modules.optimization.step_losses import StepLosses
 from lightning_modules.optimization.step_tokens import StepTokens
 from lightning_modules.rank_agreement import largest_of_all_ranks, mean_over_ranks
+from lightning_modules.sample_errors import naming_the_sample
 from lightning_modules.start_check import StartCheck, check_settings
 
 
-class VideoLanguageModule(LightningModule):
+class VideoLanguageModule(TrainingModule):
     """Trains a memory-bridge video language model and judges its answers.
 
     Large parts arrive as factories and are built in ``configure_model``, where a strategy can shard them from the
@@ -55,7 +56,6 @@ class VideoLanguageModule(LightningModule):
     """
 
     adamw: PartwiseAdamW
-    """The optimizer; strategies wrap it. There once it is configured."""
 
     def __init__(
         self,

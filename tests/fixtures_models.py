@@ -1,6 +1,5 @@
 """Tiny parts and whole models for tests. Plain functions; no fixture, no state."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from components.bridges.readouts.memory import CacheReadout
+from benchmarks.tiny_parts import write_encoder, write_pixel_settings
+from components.bridges.readouts.cache import CacheReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.interfaces import MemoryBridge
@@ -45,19 +45,8 @@ class PartFolders(NamedTuple):
 
 def make_encoder_folder(folder: Path, *, seed: int = 0) -> Path:
     """Write a one-layer DINOv2 with random weights and its pixel settings: 4 patches of width 32 a frame."""
-    config = Dinov2Config(
-        hidden_size=VISION_WIDTH,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=48,
-        image_size=IMAGE_SIZE,
-        patch_size=14,
-        initializer_range=0.2,  # large enough that different pictures look different
-    )
-    torch.manual_seed(seed)
-    Dinov2Model(config).save_pretrained(folder)
-    _write_pixel_settings(folder, IMAGE_SIZE)
-    return folder
+    # Weights large enough that different pictures look different.
+    return write_encoder(folder, IMAGE_SIZE, width=VISION_WIDTH, intermediate_size=48, initializer_range=0.2, seed=seed)
 
 
 def make_part_folders(folder: Path) -> PartFolders:
@@ -69,12 +58,7 @@ def make_part_folders(folder: Path) -> PartFolders:
 def make_quickstart_parts(folder: Path) -> None:
     """Write stand-ins for the quickstart's parts at the paths that its configs name: their widths, hardly any depth."""
     encoder = folder / ".cache/membridge/dinov2-small"
-    torch.manual_seed(0)
-    config = Dinov2Config(
-        hidden_size=384, num_hidden_layers=7, num_attention_heads=4, intermediate_size=32, image_size=84, patch_size=14
-    )
-    Dinov2Model(config).save_pretrained(encoder)
-    _write_pixel_settings(encoder, 84)
+    write_encoder(encoder, 84, num_layers=7, width=384, num_attention_heads=4, intermediate_size=32)
     for place in ("runs/quickstart/language_model", ".cache/membridge/smollm2-135m-instruct"):
         make_model_folder(folder / place, max_position_embeddings=256)
 
@@ -87,7 +71,7 @@ def make_recipe_parts(folder: Path) -> None:
         hidden_size=VISION_WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=224
     )
     SiglipVisionModel(config).save_pretrained(encoder)
-    _write_pixel_settings(encoder, 224)
+    write_pixel_settings(encoder, 224)
     make_model_folder(folder / "Qwen/Qwen2.5-1.5B-Instruct", "qwen2", max_position_embeddings=512)
 
 
@@ -180,17 +164,3 @@ def make_mixed_samples(folders: PartFolders) -> list[Sample]:
 def make_batch(folders: PartFolders) -> Batch:
     """All samples of ``make_mixed_samples`` in one batch."""
     return collate(make_mixed_samples(folders))
-
-
-def _write_pixel_settings(folder: Path, size: int) -> None:
-    settings = {
-        "do_resize": True,
-        "size": {"height": size, "width": size},
-        "do_center_crop": False,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.25, 0.25, 0.25],
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components.bridges.videollamb import VideoLLaMBBridge
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.encoders.languagebind_transformer import VisionConfig, VisionTransformer
 from components.weights.conversion import PARTS
 from components.weights.original_names import PartName, bridge_names, unused_bridge_names

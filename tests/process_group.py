@@ -9,8 +9,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 _SECONDS_TO_FOLLOW = 20.0  # for the others, once one rank has failed
 ROOT = Path(__file__).resolve().parents[1]
+
+one_group_at_a_time = pytest.mark.xdist_group("groups of processes")
+"""Marks slow tests that start several processes: one worker of pytest-xdist runs them all, beside other tests."""
 
 
 def run_processes(

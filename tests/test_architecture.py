@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import components.interfaces
 import datamodules.batch
 import lightning_modules.evaluation.scoring
+from tests.import_graph import circles, import_graph, upward
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = {"apps", "benchmarks", "components", "datamodules", "evaluate", "lightning_modules", "tests", "train"}
@@ -28,6 +30,9 @@ PACKAGES = ["components", "datamodules", "lightning_modules", "apps", "benchmark
 LONGEST_FILE = 300
 LONGEST_FUNCTION = 50
 MOST_CONSTRUCTOR_ARGUMENTS = 10
+MOST_FILES_IN_DATAMODULES = 10
+# A folder's own page and its command; and the contracts of a package, which mean the same in each.
+SHARED_NAMES = {"__init__.py", "__main__.py", "interfaces.py"}
 
 
 def files(*places: str) -> list[Path]:
@@ -111,6 +116,43 @@ def test_constructors_take_few_arguments() -> None:
 def test_no_module_is_named_for_nothing() -> None:
     names = {"utils", "util", "helpers", "misc", "common"}
     assert [path for path in files(*PACKAGES) if names & {part.removesuffix(".py") for part in path.parts[-2:]}] == []
+
+
+def test_no_two_modules_share_a_name() -> None:
+    paths = defaultdict(list)
+    for path in files("components", "datamodules", "lightning_modules", "apps"):
+        if path.name not in SHARED_NAMES:
+            paths[path.name].append(str(path.relative_to(ROOT)))
+    assert len(paths) > 200
+    assert {name: found for name, found in paths.items() if len(found) > 1} == {}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and those for type checkers count."""
+    assert circles(import_graph()) == []
+
+
+def test_no_two_folders_need_each_other() -> None:
+    assert upward(import_graph()) == {}
+
+
+def test_a_circle_and_two_folders_that_need_each_other_are_found(tmp_path: Path) -> None:
+    for name, text in {
+        "components/low/first.py": "from components.low import second\n",
+        "components/low/second.py": "if TYPE_CHECKING:\n    import components.low.first\n",
+        "components/high/third.py": "def late():\n    from components.low.second import x\n",
+        "components/low/fourth.py": "import components.high.third\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    graph = import_graph(tmp_path)
+    assert circles(graph) == [["components.low.first", "components.low.second"]]
+    assert upward(graph, tmp_path)["components"] == [["components.high", "components.low"]]
+
+
+def test_few_files_are_directly_in_datamodules() -> None:
+    directly = [path.name for path in (ROOT / "datamodules").glob("*.py") if path.name != "__init__.py"]
+    assert len(directly) <= MOST_FILES_IN_DATAMODULES
 
 
 def test_a_stand_in_is_known_by_the_same_key_where_it_is_made_and_where_answers_are_judged() -> None:

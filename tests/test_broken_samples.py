@@ -18,7 +18,7 @@ from tests.components.tiny_language import make_model_folder
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_members, write_shard
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_part_folders
 from tests.fixtures_training import write_run_config
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
 
 LONG = "what colour is the circle ? " * 30
 CLIP = make_clip(4, width=IMAGE_SIZE, height=IMAGE_SIZE)
@@ -189,13 +189,13 @@ def test_an_evaluation_that_is_taken_up_again_does_not_try_the_listed_samples(
 
 def test_an_evaluation_of_too_little_fails_once_its_report_is_written(place: Place) -> None:
     config = write_config(place, [*broken(), *good(8)])
-    message = r"3 of 11 samples were left out .*raise --max_skipped_share"
+    message = r"3 of 11 samples were left out .*raise --max-skipped-share"
     for _ in range(2):
         with pytest.raises(TooManySkippedError, match=message):
             judge(place, config)
     written = json.loads((place.folder / "judged/report.json").read_text(encoding="utf-8"))
     assert (written["accuracy"]["questions"], written["skipped"]["samples"]) == (8, 3)
-    assert judge(place, config, "--max_skipped_share=0.5") == written
+    assert judge(place, config, "--max-skipped-share=0.5") == written
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -235,21 +235,21 @@ def test_a_conversation_that_only_the_language_model_finds_too_long_is_left_out(
     assert judge(place, config) == report
 
 
+@one_group_at_a_time
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["fit", "validate", "predict"])
-def test_ranks_of_which_one_reads_only_wrong_samples_judge_the_others_and_count_together(
-    place: Place, command: str
-) -> None:
+def test_ranks_of_which_one_reads_only_wrong_samples_judge_the_others_and_count_together(place: Place) -> None:
     row = [(f"cut{number}", make_record(), CLIP[:300], "mp4") for number in range(3)]
     config = write_config(place, [*row, *good(13)], batch_size=4, eval_batch_size=4)
     share = "--data.loading.failures.max_skipped_share=0.5"
+    sources = {"fit": "validation", "validate": "validation", "predict": "predict"}
+    options = ["-c", str(config), "--trainer.devices=2", share]
     file = place.folder / "commands.json"
-    file.write_text(json.dumps([[command, "-c", str(config), "--trainer.devices=2", share]]))
+    file.write_text(json.dumps([[each, *options, f"--trainer.logger.init_args.name={each}"] for each in sources]))
     run_processes(run_commands.__name__, [str(file)], 2, folder=place.folder)
-    (result,) = json.loads(file.with_suffix(".results.json").read_text())
-    assert result["world_size"] == 2
-    if command != "predict":
-        assert result["metrics"]["val/skipped_samples/1x"] == 3
-    sources = "predict" if command == "predict" else "validation"
-    (listed,) = place.folder.glob(f"run/*/skipped_{sources}.jsonl")
-    assert set(read_list(listed)) == {key for key, *_ in row}
+    results = json.loads(file.with_suffix(".results.json").read_text())
+    for (command, source), result in zip(sources.items(), results, strict=True):
+        assert result["world_size"] == 2
+        if command != "predict":
+            assert result["metrics"]["val/skipped_samples/1x"] == 3
+        (listed,) = place.folder.glob(f"{command}/*/skipped_{source}.jsonl")
+        assert set(read_list(listed)) == {key for key, *_ in row}

@@ -26,7 +26,8 @@ from datamodules.shards.schema import parse_record
 from datamodules.shards.shard_reader import open_shards
 from datamodules.validate.__main__ import main as validate
 from lightning_modules.monitoring import inspection
-from tests.datamodules.convert.conversions import write_media
+from tests.datamodules.convert.conversions import media_bytes, write_media
+from tests.fixtures_data import write_members
 from tests.fixtures_models import make_quickstart_parts
 
 pytestmark = pytest.mark.timeout(180)
@@ -65,6 +66,13 @@ def arguments(command: str, program: str) -> list[str]:
     return shlex.split(os.path.expandvars(command.removeprefix(f"python {program} ")), comments=True)
 
 
+def write_tar(path: Path, listing: str) -> None:
+    """Write a tar of which the page lists the members, each with its text or, without one, some media."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [line.split(maxsplit=1) for line in listing.splitlines()]
+    write_members(path, [(name, text[0].encode() if text else media_bytes(name)) for name, *text in lines])
+
+
 def write_files(folder: Path) -> None:
     """Write every file that the page shows."""
     for block in BLOCKS:
@@ -72,7 +80,9 @@ def write_files(folder: Path) -> None:
             (folder / block.mark).write_text(block.text, encoding="utf-8")
     listed = "".join(block.text for block in BLOCKS if block.mark == "input")
     for name, content in re.findall(r"^(\S+)\n((?: +.*\n)*)", listed, re.MULTILINE):
-        if content:
+        if name.endswith(".tar"):
+            write_tar(folder / name, content)
+        elif content:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(" ".join(content.split("\n")).strip(), encoding="utf-8")
         else:
@@ -117,6 +127,7 @@ def test_conversions_give_what_the_page_says(place: Path) -> None:
         "parts": [("videollamb/ssv2", [""])],
         "llava_video": [("0_30_s_academic_v0_1", ["open_ended", "caption"])],
         "mixture": [("webvid", ["", ""])],
+        "webdataset": [("train", [""])] * 3,
     }
     assert {path.name for path in Path("data/mine").iterdir()} >= {"llava.report.json", "llava.left_out.jsonl"}
 

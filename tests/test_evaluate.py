@@ -9,8 +9,6 @@ from omegaconf import OmegaConf
 
 import evaluate
 import train
-from datamodules.shards.shard_index import load_index
-from datamodules.shards.shard_reader import ShardReader
 from lightning_modules.evaluation.predictions import Prediction, judge_answers, read_predictions
 from lightning_modules.export import export
 from lightning_modules.video_language import VideoLanguageModule
@@ -131,13 +129,13 @@ def test_stopped_evaluation_goes_on_and_asks_nothing_twice(
 
     monkeypatch.setattr(VideoLanguageModule, "predict_step", stops)
     with pytest.raises(RuntimeError, match="the power is out"):
-        judge("--restart", "--batch_size", "2")
+        judge("--restart", "--batch-size", "2")
     assert read_predictions(path) == expected[:4]
     with path.open("a", encoding="utf-8") as file:  # cut off while the next batch was written
         file.write(json.dumps(expected[4]._asdict()) + "\n" + '{"key": "video2", "id"')
     batches.clear()
     monkeypatch.setattr(VideoLanguageModule, "predict_step", notes)
-    resumed = judge("--batch_size", "3")  # the batch size may change
+    resumed = judge("--batch-size", "3")  # the batch size may change
     assert [pair for batch in batches for pair in batch] == ALL_QUESTIONS[4:]
     assert read_predictions(path) == expected
     assert resumed == uninterrupted
@@ -156,8 +154,8 @@ def test_answers_of_another_evaluation_are_not_mixed_in(
 ) -> None:
     judge()
     with pytest.raises(ValueError, match=r"holds answers of another evaluation: max_new_tokens differ.*--restart"):
-        judge("--max_new_tokens", "1")
-    report = judge("--max_new_tokens", "1", "--restart")
+        judge("--max-new-tokens", "1")
+    report = judge("--max-new-tokens", "1", "--restart")
     assert report["accuracy"]["questions"] == len(ALL_QUESTIONS)
     assert report["evaluated"]["max_new_tokens"] == 1
 
@@ -239,20 +237,6 @@ def test_evaluation_writes_nothing_outside_its_folder(
     monkeypatch.chdir(tmp_path)
     judge()
     assert [path.name for path in tmp_path.iterdir()] == ["judged"]
-
-
-def test_samples_of_one_key_in_two_shards_are_kept_apart(tmp_path: Path) -> None:
-    shards = [
-        write_shard(tmp_path / f"{number}.tar", [("same", make_record(QUESTIONS, media=False), None, None)])
-        for number in range(2)
-    ]
-    reader = ShardReader([load_index(shard) for shard in shards])
-    line = Prediction("same", "q0", "made", "colour", "0", "which ?", "red", "red", True)
-    half, one = [line], [line, line._replace(id="q1")]
-    assert evaluate.split_answered(reader, half) == ([], [0, 1])
-    assert evaluate.split_answered(reader, one) == (one, [1])
-    assert evaluate.split_answered(reader, one + half) == (one, [1])
-    assert evaluate.split_answered(reader, one + one) == (one + one, [])
 
 
 def test_tokenizer_and_chat_settings_that_are_not_the_language_models_are_refused(run: Run, tmp_path: Path) -> None:

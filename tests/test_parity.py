@@ -11,7 +11,21 @@ from benchmarks.parity.__main__ import compare_folder, describe, main
 from benchmarks.parity.comparison import CaseResult, Check, largest_error, relative_error, run_case
 
 GOLDENS = Path(__file__).parent / "goldens"
-RESULTS = {result.name: result for result in compare_folder(GOLDENS)}
+Results = dict[str, CaseResult]
+
+
+def recorded_names() -> set[str]:
+    """Names of all cases that the JSON files of the goldens hold."""
+    recorded = {path.stem: json.loads(path.read_text()) for path in GOLDENS.glob("*.json")}
+    bridge = recorded.pop("bridge")
+    names = {*bridge["cases"], *bridge["gradients"]}
+    titles = {"other_projectors": "other projector"}
+    return names | {f"{titles.get(stem, stem)} {name}" for stem in recorded for name in recorded[stem]["cases"]}
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return {result.name: result for result in compare_folder(GOLDENS)}
 
 
 def bridge_folder(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
@@ -24,45 +38,42 @@ def bridge_folder(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     return tmp_path, recorded
 
 
-def results_of(folder: Path, recorded: dict[str, Any]) -> dict[str, CaseResult]:
+def results_of(folder: Path, recorded: dict[str, Any]) -> Results:
     (folder / "bridge.json").write_text(json.dumps(recorded))
     return {result.name: result for result in compare_folder(folder)}
 
 
-@pytest.mark.parametrize("name", RESULTS)
-def test_our_parts_reproduce_the_original(name: str) -> None:
-    assert not RESULTS[name].failed, describe(RESULTS[name])
-    assert RESULTS[name].declined is None
+@pytest.mark.parametrize("name", sorted(recorded_names()))
+def test_our_parts_reproduce_the_original(name: str, results: Results) -> None:
+    assert not results[name].failed, describe(results[name])
+    assert results[name].declined is None
 
 
-def test_no_recorded_case_is_left_out() -> None:
-    recorded = {path.stem: json.loads(path.read_text()) for path in GOLDENS.glob("*.json")}
-    expected = {name for stem in recorded if stem == "bridge" for name in recorded[stem]["cases"]}
-    expected |= set(recorded["bridge"]["gradients"])
-    titles = {"other_projectors": "other projector"}
-    expected |= {
-        f"{titles.get(stem, stem)} {name}" for stem in recorded if stem != "bridge" for name in recorded[stem]["cases"]
-    }
-    assert RESULTS.keys() == expected
+def test_no_recorded_case_is_left_out(results: Results) -> None:
+    assert results.keys() == recorded_names()
 
 
 def test_the_recordings_stay_small() -> None:
     assert sum(path.stat().st_size for path in GOLDENS.iterdir()) < 4_000_000
 
 
-def test_every_stored_bridge_output_is_compared() -> None:
+def test_every_stored_bridge_output_is_compared(results: Results) -> None:
     for name in ("bridge_t16", "bridge_t32"):
         stored = load_file(GOLDENS / f"{name}.safetensors").keys() - {"features_int8"}
-        assert stored <= {check.what for check in RESULTS[name].checks}
-    assert len(RESULTS["bridge_t16_grad"].checks) > 50
+        assert stored <= {check.what for check in results[name].checks}
+    assert len(results["bridge_t16_grad"].checks) > 50
 
 
-def test_every_stored_output_of_the_other_projectors_is_compared() -> None:
+def test_every_stored_output_of_the_other_projectors_is_compared(results: Results) -> None:
     given = (".weights.", "retriever.memory", "retriever.cache", "retent.")
     stored = load_file(GOLDENS / "other_projectors.safetensors").keys()
     outputs = {name for name in stored if not any(part in name for part in given)}
-    results = {name.removeprefix("other projector "): result for name, result in RESULTS.items()}
-    assert outputs == {f"{name}.{check.what}" for name in results for check in results[name].checks} & stored
+    compared = {
+        f"{name.removeprefix('other projector ')}.{check.what}"
+        for name, result in results.items()
+        for check in result.checks
+    }
+    assert outputs == compared & stored
 
 
 def test_a_wrong_weight_fails_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 from benchmarks.parity.__main__ import compare_folder, describe
 from benchmarks.parity.bridge import Walk, projected, walk
 from benchmarks.parity.comparison import CaseResult
-from components.bridges.videollamb import VideoLLaMBBridge
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.interfaces import FrameFeatures
 from components.segmenters.scene_tilling import SceneTilling
-from components.selection.gather import LinspaceFrames
+from components.selection.linspace_frames import LinspaceFrames
 from components.weights.original_names import bridge_names, unused_bridge_names
 
 

@@ -12,6 +12,9 @@ import pytest
 from tests.fixtures_data import make_samples, write_shard
 from tests.fixtures_models import PartFolders
 from tests.fixtures_training import write_run_config
+from tests.process_group import one_group_at_a_time
+
+pytestmark = [pytest.mark.usefixtures("default_signals"), one_group_at_a_time]
 
 ROOT = Path(__file__).resolve().parents[1]
 ENDLESS = ["--trainer.max_steps=100000", "--trainer.limit_val_batches=0", "--data.loading.num_workers=1"]
@@ -46,12 +49,22 @@ def stop(folder: Path, folders: PartFolders, options: list[str], numbers: list[i
             os.killpg(run.pid, signal.SIGKILL)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [[], ["--trainer.devices=2", "--data.loading.batch_size=4"]])
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+TWO = ["--trainer.devices=2", "--data.loading.batch_size=4"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "options"),
+    [
+        pytest.param(signal.SIGINT, 130, [], marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 75, TWO, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, TWO, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGTERM, 75, [], marks=pytest.mark.nightly),
+    ],
+)
 def test_a_signal_to_all_processes_of_a_run_saves_and_stops(
     number: int, status: int, options: list[str], tmp_path: Path, folders: PartFolders
 ) -> None:
+    """Each signal and each number of processes once: which signal came decides the status only."""
     ended, printed = stop(tmp_path, folders, options, [number])
     assert ended == status, printed
     assert "Traceback" not in printed
@@ -62,7 +75,6 @@ def test_a_signal_to_all_processes_of_a_run_saves_and_stops(
 
 @pytest.mark.slow
 def test_ctrl_c_twice_stops_two_processes_at_once(tmp_path: Path, folders: PartFolders) -> None:
-    options = ["--trainer.devices=2", "--data.loading.batch_size=4"]
-    ended, printed = stop(tmp_path, folders, options, [signal.SIGINT, signal.SIGINT])
+    ended, printed = stop(tmp_path, folders, TWO, [signal.SIGINT, signal.SIGINT])
     assert ended == 130, printed
     assert "Traceback" not in printed

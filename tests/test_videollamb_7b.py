@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 import evaluate
 import train
-from components.checkpoints.format import RunCheckpoint
 from components.checkpoints.parameter_access import DirectAccess
+from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.checkpoints.saving import Content, Ranks, write_checkpoint
-from components.checkpoints.weight_files import CheckpointFiles
+from components.checkpoints.weight_files import WeightFiles
 from components.losses import EverySegmentLoss
 from components.model import VideoLanguageModel, text_of
-from components.weights.videollamb import main as weights
+from components.weights.convert_videollamb import main as weights
 from datamodules.batch import Batch, Sample, collate
 from datamodules.order.training_order import Draw
 from datamodules.shards.shard_index import load_index
@@ -91,7 +91,7 @@ def built(cli: Any) -> VideoLanguageModel:
 
 
 def test_training_starts_from_the_imported_weights(here: Place) -> None:
-    imported = CheckpointFiles(here.folder / "weights/videollamb_7b/language_model")
+    imported = WeightFiles(here.folder / "weights/videollamb_7b/language_model")
     trained = weights_in(here.checkpoint)
     assert {name.split(".")[1] for name in trained} == {"bridge", "language_model"}  # the encoder is frozen
     prefix = "model.language_model.model."
@@ -113,7 +113,7 @@ def test_weights_are_validated_without_and_with_a_checkpoint(what: str, here: Pl
 @pytest.mark.parametrize("what", ["pretrained", "checkpoint"])
 def test_evaluate_answers_about_videos_images_and_text(what: str, here: Place, tmp_path: Path) -> None:
     judged = ["--config", *FILES] if what == "pretrained" else ["--checkpoint", str(here.checkpoint)]
-    fixed = ["--data", "data/videollamb_7b/validation-*.tar", "--out", str(tmp_path), "--max_new_tokens", "2"]
+    fixed = ["--data", "data/videollamb_7b/validation-*.tar", "--out", str(tmp_path), "--max-new-tokens", "2"]
     report = evaluate.main([*judged, *fixed])
     assert report["accuracy"]["questions"] == 8
     keys = [prediction.key for prediction in read_predictions(tmp_path / "predictions.jsonl")]
@@ -165,7 +165,7 @@ def test_checkpoint_goes_back_to_the_published_names_and_in_again(here: Place, t
     trained = weights_in(here.checkpoint)
     half = ["--dtype", "float16"]
     weights(["export", str(here.checkpoint), str(tmp_path / "published"), "--frozen", "weights/videollamb_7b", *half])
-    published, exported = CheckpointFiles(here.folder / "published"), CheckpointFiles(tmp_path / "published")
+    published, exported = WeightFiles(here.folder / "published"), WeightFiles(tmp_path / "published")
     plain = {name for name in published if "lora_" not in name and "position_ids" not in name}
     clean = {name.replace("base_model.model.", "").replace(".base_layer.", ".") for name in plain}
     assert exported.keys() == clean
@@ -178,21 +178,21 @@ def test_checkpoint_goes_back_to_the_published_names_and_in_again(here: Place, t
         assert (tmp_path / "published" / name).read_bytes() == (here.folder / "published" / name).read_bytes()
     # Of the layers, config.json states those of bridge and language model.
     weights(["import", str(tmp_path / "published"), str(tmp_path / "ours"), *ENCODER_FACTS])
-    bridge = CheckpointFiles(tmp_path / "ours" / "bridge.safetensors")
+    bridge = WeightFiles(tmp_path / "ours" / "bridge.safetensors")
     assert {f"model.bridge.{name}" for name in bridge} == {name for name in trained if ".bridge." in name}
     assert all(torch.equal(bridge[name], trained[f"model.bridge.{name}"].half()) for name in bridge)
-    language_model = CheckpointFiles(tmp_path / "ours" / "language_model")
+    language_model = WeightFiles(tmp_path / "ours" / "language_model")
     prefix = "model.language_model.model."
     assert all(torch.equal(language_model[name], trained[prefix + name].half()) for name in language_model)
-    frozen = CheckpointFiles(here.folder / "weights/videollamb_7b/image_encoder")
-    image = CheckpointFiles(tmp_path / "ours" / "image_encoder")
+    frozen = WeightFiles(here.folder / "weights/videollamb_7b/image_encoder")
+    image = WeightFiles(tmp_path / "ours" / "image_encoder")
     assert all(torch.equal(image[name], frozen[name].half()) for name in frozen)
 
 
 def test_lone_projector_is_exported_from_a_checkpoint(here: Place, tmp_path: Path) -> None:
     target = tmp_path / "mm_projector.bin"
     weights(["export", str(here.checkpoint), str(target), "--part", "bridge", "--dtype", "float16"])
-    exported = CheckpointFiles(target)
+    exported = WeightFiles(target)
     assert len(exported) == 50
     assert {exported[name].dtype for name in exported} == {torch.float16}
     assert all(bool(exported[name].any()) != bool(UNUSED.search(name)) for name in exported if "bias" not in name)
@@ -211,7 +211,7 @@ def test_adapters_are_merged_into_what_they_were_trained_beside(here: Place, tmp
     with pytest.raises((ValueError, FileNotFoundError), match=r"has LoRA adapters.*--frozen.*--lora-alpha"):
         weights(["export", checkpoint, str(tmp_path / "out")])
     weights(["export", checkpoint, str(tmp_path / "out"), "--frozen", "weights/videollamb_7b", "--lora-alpha", "32"])
-    exported, before = CheckpointFiles(tmp_path / "out"), CheckpointFiles(here.folder / "published")
+    exported, before = WeightFiles(tmp_path / "out"), WeightFiles(here.folder / "published")
     state = weights_in(Path(checkpoint))
     path = "model.layers.1.self_attn.v_proj"
     down, up = (state[f"model.language_model.model.{path}.lora_{side}.default.weight"].float() for side in "AB")
@@ -253,7 +253,7 @@ def test_training_starts_from_llava_and_languagebind(
         weights(export)
     assert not Path("out").exists()
     weights([*export, "--part", "bridge", "--part", "language_model"])
-    exported, trained = CheckpointFiles(Path("out")), weights_in(Path(checkpoint))
+    exported, trained = WeightFiles(Path("out")), weights_in(Path(checkpoint))
     assert {"mm_projector" in name for name in exported} == {True, False}
     assert torch.equal(exported["lm_head.weight"], trained["model.language_model.model.lm_head.weight"])
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from benchmarks.full_size.sizes import VICUNA, VIT_LARGE
-from components.bridges.videollamb import VideoLLaMBBridge
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.encoders.languagebind_transformer import VisionTransformer
 from components.encoders.languagebind_weights import build_vision_transformer, parse_vision_config
 from components.language.causal import HuggingFaceCausalLM

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from components.weights.videollamb import main as weights
+from components.weights.convert_videollamb import main as weights
 from tests import run_commands
 from tests.fixtures_data import write_shard
 from tests.fixtures_videollamb import ENCODER_FACTS, write_original
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
 from tests.test_videollamb_7b import CONFIGS, MERGED, every_kind_of_sample
+
+pytestmark = one_group_at_a_time
 
 STRATEGIES = ["ddp", "zero2", "zero3", "fsdp2"]
 SPREAD_ALL = "--trainer.strategy.init_args.persistent_elements=0"  # the tiny weights too

@@ -177,7 +177,7 @@ def test_a_full_disk_while_a_checkpoint_is_written(
     def write(*_: object) -> None:
         raise OSError(number, "No space left on device")
 
-    monkeypatch.setattr("components.checkpoints.tensor_file.TensorFile.add", write)
+    monkeypatch.setattr("components.checkpoints.safetensors_writer.SafetensorsWriter.add", write)
     capfd.readouterr()
     with pytest.raises(SystemExit) as exit_:
         run_and_exit(lambda: train.main(["fit", "-c", str(place.config)]))

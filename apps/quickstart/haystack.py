@@ -3,7 +3,7 @@
 Every video joins short scenes cut from the clips. On one frame a coloured shape is drawn (the needle), and the
 questions are which colour, which shape, and whether it came at the beginning or at the end. Some videos show no needle;
 there the answer to every question is ``none``. (Two other tasks, for studies of memory, show several needles:
-``apps.quickstart.questions``.) The first 70 % of each clip's frames make the training videos, the last
+``apps.quickstart.haystack_questions``.) The first 70 % of each clip's frames make the training videos, the last
 25 % the held-out ones, so no frame is in both.
 """
 

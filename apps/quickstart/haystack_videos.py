@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.quickstart.clips import MAX_RUN, Backgrounds, Clip, Part, Run, plan_run, render
+from apps.quickstart.haystack_questions import MAX_NEEDLES, NUMBERS, Task, conversations
 from apps.quickstart.needles import COLOURS, SHAPES, Needle, paint
-from apps.quickstart.questions import MAX_NEEDLES, NUMBERS, Task, conversations
 
 FRAMES_PER_SECOND = 2  # reading at this rate samples every frame
 # Key frames alone, at one quantiser: a frame then decodes to the same pixels in every video that shows it, so a feature

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from apps.quickstart.pretrained import dinov2_folder, smollm2_folder
+from apps.quickstart.convert_parts import dinov2_folder, smollm2_folder
 
 
 class Wheel(NamedTuple):

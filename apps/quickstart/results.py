@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.evaluation.plots import draw_accuracies
 from lightning_modules.evaluation.predictions import Prediction, read_predictions
-from lightning_modules.monitoring.video_figures import draw_accuracies
 
 ARMS = ("memory", "mean_pooling")
 LENGTHS = ("1x", "2x", "4x", "8x")

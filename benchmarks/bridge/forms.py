@@ -8,18 +8,13 @@ from torch import Tensor
 
 from benchmarks.bridge.original import MAX_FRAMES, NUM_CUTS, read_one_video
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.bridges.videollamb import VideoLLaMBBridge
-from components.interfaces import FrameFeatures, MemoryBridge, Segmenter
-from components.pooling.patch_pooling import pool_patches
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
+from components.interfaces import FrameFeatures, FrameSelection, MemoryBridge, Segmenter
+from components.pooling.patch_pooling import GridPooling
 from components.segmenters.scene_tilling import SceneTilling
-from components.selection.gather import (
-    AllFrames,
-    FrameSelection,
-    LinspaceFrames,
-    group_frames,
-    num_segments_of,
-    segment_inputs,
-)
+from components.selection.all_frames import AllFrames
+from components.selection.gather import group_frames, num_segments_of, segment_inputs
+from components.selection.linspace_frames import LinspaceFrames
 
 NUM_PATCHES = 16 * 16
 GRID = 12
@@ -100,7 +95,7 @@ def _walk(
     state = None
     for segment in segment_inputs(FrameFeatures(packed[:, 0], packed[:, 1:]), frame_ms, segments):
         if pool_grid is not None:
-            pooled = pool_patches(segment.patches.flatten(0, 1), pool_grid)
+            pooled = GridPooling(segment.patches.shape[-1], grid=pool_grid)(segment.patches.flatten(0, 1))
             segment = segment._replace(patches=pooled.reshape(*segment.patches.shape[:2], *pooled.shape[1:]))
         state = bridge(segment, state)
     return bridge.read(state).tokens

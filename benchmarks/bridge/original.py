@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor
 
 from components.bridges.layers.post_norm import PostNormAttention, PostNormBlock
-from components.bridges.videollamb import VideoLLaMBBridge
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
 
 NUM_CUTS = 3
 MAX_FRAMES = 8

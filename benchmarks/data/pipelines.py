@@ -16,9 +16,9 @@ from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading, Source
 from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.decoding_process import decode_media
+from datamodules.media.frame_sampling import FrameSampling, sample_frames
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling, sample_frames
 from datamodules.order.training_order import TrainingOrder
 from datamodules.shards.schema import Conversation, parse_record
 from datamodules.shards.shard_names import find_shards

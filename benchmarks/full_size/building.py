@@ -14,14 +14,15 @@ from apps.quickstart.tokenizer import train_tokenizer
 from benchmarks.bridge.forms import admit_everything
 from benchmarks.full_size.sizes import Shape
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.bridges.videollamb import VideoLLaMBBridge
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.encoders.languagebind import LanguageBindEncoder
 from components.interfaces import MemoryBridge
 from components.language.causal import HuggingFaceCausalLM
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
 from components.model import VideoLanguageModel
 from components.segmenters.scene_tilling import SceneTilling
-from components.selection.gather import AllFrames, LinspaceFrames
+from components.selection.all_frames import AllFrames
+from components.selection.linspace_frames import LinspaceFrames
 
 CONFIG = ROOT / "configs" / "model" / "videollamb_7b.yaml"
 QUESTION = "what is shown in this video ?"

@@ -28,7 +28,7 @@ class Reading(NamedTuple):
     seconds: float  # until the language model could see
     answer_seconds: float
     peak_gib: float  # of tensors on CUDA; on the CPU the process's, since it began
-    slots: tuple[int, ...]  # frames that the bridge read, by segment
+    groups: tuple[int, ...]  # frames that the bridge read, by segment
 
 
 class InferenceRow(NamedTuple):
@@ -79,7 +79,7 @@ def _longest(
         return row
     (frames, is_most), reading = found
     return row._replace(
-        frames=frames, is_most=is_most, reading=reading, flops=flops_of_looking(model, frames, reading.slots)
+        frames=frames, is_most=is_most, reading=reading, flops=flops_of_looking(model, frames, reading.groups)
     )
 
 
@@ -102,13 +102,13 @@ def read_video(
     """
     peak_memory(device)
     begin = now(device)
-    with _SlotsRead(model.bridge) as slots:
+    with _GroupsRead(model.bridge) as groups:
         visual = look(model, num_frames, side, device)
     seen = now(device)
     model.language_model.generate(visual, model.language_model.prompts([QUESTION]), new_tokens)
     answered = now(device)
     peak = next(iter(peak_memory(device).values()))
-    return Reading(seen - begin, answered - seen, peak, slots.counts())
+    return Reading(seen - begin, answered - seen, peak, groups.counts())
 
 
 def look_whole(model: VideoLanguageModel, num_frames: int, side: int, device: torch.device) -> VisualTokens:
@@ -128,10 +128,10 @@ def look_streamed(model: VideoLanguageModel, num_frames: int, side: int, device:
     return session.visual_tokens()
 
 
-def flops_of_looking(model: VideoLanguageModel, num_frames: int, slots: tuple[int, ...]) -> float:
+def flops_of_looking(model: VideoLanguageModel, num_frames: int, groups: tuple[int, ...]) -> float:
     """Operations of encoder and bridge for one video, without the readout; the model must be frozen."""
     none = torch.empty(0, dtype=torch.int64)
-    work = StepWork(torch.tensor([num_frames]), torch.tensor([slots]), none, none, none, none)
+    work = StepWork(torch.tensor([num_frames]), torch.tensor([groups]), none, none, none, none)
     return ModelFlops(model).of(work).total
 
 
@@ -139,14 +139,14 @@ def _noise(num_frames: int, side: int, device: torch.device) -> Tensor:
     return torch.randint(256, (num_frames, 3, side, side), dtype=torch.uint8, device=device)
 
 
-class _SlotsRead:
+class _GroupsRead:
     """Notes how many frames of one video the bridge reads in every call."""
 
     def __init__(self, bridge: MemoryBridge[Any]) -> None:
         self._bridge = bridge
         self._masks: list[Tensor] = []
 
-    def __enter__(self) -> "_SlotsRead":
+    def __enter__(self) -> "_GroupsRead":
         self._listening = self._bridge.register_forward_pre_hook(self._note)
         return self
 

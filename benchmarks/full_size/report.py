@@ -123,7 +123,7 @@ def inference_cells(row: InferenceRow, peak: float | None) -> list[str]:
         row.form,
         f"{row.frames:,}",
         "cap" if row.is_most else "memory",
-        str(len(reading.slots)),
+        str(len(reading.groups)),
         _figure(reading.seconds),
         _figure(row.frames / reading.seconds),
         _figure(reading.answer_seconds),

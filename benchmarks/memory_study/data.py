@@ -11,8 +11,8 @@ from pathlib import Path
 from apps.commands import run_command
 from apps.quickstart.fetch import Parts, fetch_parts
 from apps.quickstart.haystack import HaystackShards, build_haystack
+from apps.quickstart.haystack_questions import TASKS, Task
 from apps.quickstart.haystack_videos import HaystackSettings, Split
-from apps.quickstart.questions import TASKS, Task
 from apps.quickstart.tokenizer import build_language_model_folder
 from benchmarks.memory_study.arms import FRESH
 

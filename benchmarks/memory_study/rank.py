@@ -67,7 +67,7 @@ def _last_memory(module: VideoLanguageModule, batch: Any) -> Tensor | None:
     features = model.encoder(batch.frames, batch.frame_counts)
     segments = model.segment(features, batch.frame_counts)
     state = model.run_segments(features, batch.frame_ms, segments)[-1]
-    memory: Tensor | None = getattr(state, "memory", None)
+    memory: Tensor | None = model.bridge.diagnostics(state).memory
     return memory
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apps.quickstart.questions import TASKS
+from apps.quickstart.haystack_questions import TASKS
 from benchmarks.memory_study.arms import ARMS, Run
 from lightning_modules.evaluation.report import length_order
 

@@ -20,11 +20,11 @@ from benchmarks.parity.bridge_gradients import gradient_cases
 from benchmarks.parity.comparison import CaseResult, Check
 from benchmarks.parity.languagebind import languagebind_cases
 from benchmarks.parity.projectors import projector_cases
-from benchmarks.parity.scene_tilling import scene_tiling_cases
+from benchmarks.parity.scene_tilling import scene_tilling_cases
 from command_errors import run_and_exit
 
 _SECTIONS: dict[str, tuple[Callable[[Path], Iterator[CaseResult]], ...]] = {
-    "scene_tiling.json": (scene_tiling_cases,),
+    "scene_tiling.json": (scene_tilling_cases,),
     "bridge.json": (bridge_cases, gradient_cases),
     "languagebind.json": (languagebind_cases,),
     "other_projectors.json": (projector_cases,),

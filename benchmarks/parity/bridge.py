@@ -22,12 +22,12 @@ from benchmarks.parity.comparison import (
     run_case,
     stored_input,
 )
-from components.bridges.videollamb import VideoLLaMBBridge, VideoLLaMBState
-from components.interfaces import FrameFeatures, Segmenter, SegmenterStream
-from components.pooling.patch_pooling import pool_patches
+from components.bridges.videollamb_bridge import VideoLLaMBBridge, VideoLLaMBState
+from components.interfaces import FrameFeatures, FrameSelection, Segmenter
 from components.segmenters.depth import adjacent_similarity, depth_scores
 from components.segmenters.scene_tilling import SceneTilling
-from components.selection.gather import FrameSelection, LinspaceFrames, group_frames, num_segments_of, segment_inputs
+from components.selection.gather import group_frames, num_segments_of, segment_inputs
+from components.selection.linspace_frames import LinspaceFrames
 from components.weights.conversion import Allowances, import_checkpoint
 from components.weights.original_names import num_layers_of
 
@@ -191,9 +191,6 @@ class _RecordedCuts(Segmenter):
     def segment(self, cls: Tensor, frame_counts: Tensor) -> Tensor:
         return torch.bucketize(torch.arange(cls.shape[0]), self.boundaries)
 
-    def stream(self) -> SegmenterStream:
-        raise NotImplementedError("a recording is compared whole")
-
 
 @torch.no_grad()
 def _compare_case(folder: Path, name: str, recorded: dict[str, Any]) -> Sequence[Check]:
@@ -231,6 +228,7 @@ def _output(key: str, bridge: VideoLLaMBBridge, walked: Walk, recording: Recordi
     features = _features(recording.tensors, recording.case)
     similarity = adjacent_similarity(features.cls)
     if kind == "pooled":
-        assert bridge.pool_grid is not None
-        return pool_patches(features.patches, bridge.pool_grid)
+        assert bridge.pooling is not None
+        pooled: Tensor = bridge.pooling(features.patches)
+        return pooled
     return {"sim_scores": similarity, "depth_scores": depth_scores(similarity)}[kind]

@@ -18,7 +18,7 @@ from benchmarks.parity.comparison import (
     relative_error,
     run_case,
 )
-from components.bridges.videollamb import VideoLLaMBBridge
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.weights.original_names import bridge_names, unused_bridge_names
 
 _KEY_BIAS = "k_proj.bias"

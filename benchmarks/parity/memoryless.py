@@ -9,7 +9,9 @@ from torch.nn import functional
 
 from benchmarks.parity.comparison import Check, every_nth, output_check
 from components.bridges.layers.post_norm import PostNormBlock
-from components.pooling.patch_pooling import ConvPooling, PatchPooling, WindowPooling, patch_grid_side, pool_patches
+from components.interfaces import PatchPooling
+from components.pooling.patch_pooling import ConvPooling, GridPooling, WindowPooling
+from components.positions import patch_grid_side
 from components.weights.original_names import bridge_names, num_layers_of
 
 _GRID = 12
@@ -49,7 +51,8 @@ def compare_mlp_transformer(stored: Tensor, outputs: dict[str, Tensor], config: 
     """
     own = _own_weights(outputs)
     hidden = functional.gelu(functional.linear(stored, own["proj.0.weight"], own["proj.0.bias"]))
-    tokens = pool_patches(functional.linear(hidden, own["proj.2.weight"], own["proj.2.bias"]), _GRID)
+    projected = functional.linear(hidden, own["proj.2.weight"], own["proj.2.bias"])
+    tokens = GridPooling(projected.shape[-1], grid=_GRID)(projected)
     return _compare_tokens(_run_blocks(tokens, own, config, config["hidden_size"]), outputs)
 
 

@@ -24,9 +24,10 @@ from benchmarks.parity.comparison import (
     stored_input,
 )
 from benchmarks.parity.memoryless import compare_mlp_transformer, compare_spatial_pool, compare_transformer
-from components.bridges.videollamb import VideoLLaMBBridge
-from components.interfaces import FrameFeatures
-from components.selection.gather import AllFrames, FrameSelection, LinspaceFrames
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
+from components.interfaces import FrameFeatures, FrameSelection
+from components.selection.all_frames import AllFrames
+from components.selection.linspace_frames import LinspaceFrames
 
 
 class _Settings(NamedTuple):

@@ -21,13 +21,13 @@ from components.segmenters.depth import adjacent_similarity, depth_scores, left_
 from components.segmenters.scene_tilling import SceneTilling
 
 
-def scene_tiling_cases(folder: Path) -> Iterator[CaseResult]:
+def scene_tilling_cases(folder: Path) -> Iterator[CaseResult]:
     """Run every case of ``scene_tiling.json``."""
     recorded = json.loads((folder / "scene_tiling.json").read_text())
     tensors = load_file(folder / "scene_tiling.safetensors")
     for name, case in recorded["cases"].items():
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        yield run_case(f"scene_tiling {name}", _compare, own, case)
+        yield run_case(f"scene_tilling {name}", _compare, own, case)
 
 
 def _compare(tensors: dict[str, Tensor], case: dict[str, Any]) -> Sequence[Check]:

@@ -1,16 +1,15 @@
 """The training run that is killed: tiny in every part, but through the project's own command line on real videos."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from omegaconf import OmegaConf
-from transformers import AutoConfig, Dinov2Config, Dinov2Model
+from transformers import AutoConfig
 
 from apps.quickstart.haystack_videos import encode
 from apps.quickstart.tokenizer import build_language_model_folder
+from benchmarks.tiny_parts import write_encoder
 from datamodules.shards.schema import VIDEO_MARK
 from datamodules.shards.shard_writer import ShardWriter
 
@@ -133,34 +132,3 @@ def _write_shards(prefix: Path) -> list[Path]:
             record = {"source": "squares", "conversations": [{"id": "colour", "turns": turns}]}
             writer.write(f"square{number:02d}", record, encode(frames), "mp4")
     return writer.paths
-
-
-def write_encoder(folder: Path, image_size: int, *, num_layers: int = 1, width: int = 32) -> None:
-    """Write a small DINOv2 with random weights, and the pixel settings that belong to it.
-
-    Args:
-        folder: Receives both.
-        image_size: Height and width of a frame, a multiple of 14.
-        num_layers: Layers of the encoder.
-        width: Its width.
-    """
-    torch.manual_seed(0)
-    config = Dinov2Config(
-        hidden_size=width,
-        num_hidden_layers=num_layers,
-        num_attention_heads=2,
-        image_size=image_size,
-        patch_size=14,
-    )
-    Dinov2Model(config).save_pretrained(folder)
-    pixels = {
-        "do_resize": True,
-        "size": {"height": image_size, "width": image_size},
-        "do_center_crop": False,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.25, 0.25, 0.25],
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(pixels), encoding="utf-8")

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from components.sharding import local_part
 
 KINDS = ("parameters", "gradients", "optimizer")
 
@@ -63,8 +64,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def _bytes(tensors: Iterable[Tensor], seen: set[tuple[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for tensor in tensors:
-        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        storage = local.untyped_storage()
+        storage = local_part(tensor).untyped_storage()
         key = (str(storage.device), storage.data_ptr())
         if storage.nbytes() and key not in seen:
             seen.add(key)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from benchmarks.strategies.held import KINDS
 from benchmarks.strategies.training import CHECKPOINT, PHASES, Measured
 from components.checkpoints.exported_weights import PREFIX
-from components.checkpoints.format import RunCheckpoint
+from components.checkpoints.run_checkpoint import RunCheckpoint
 
 _FROZEN = f"{PREFIX}encoder."
 _MIB = 2**20

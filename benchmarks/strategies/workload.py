@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from apps.quickstart.tokenizer import train_tokenizer
-from benchmarks.resume.workload import write_encoder
-from components.bridges.readouts.memory import CacheReadout
+from benchmarks.tiny_parts import llama_config, write_encoder
+from components.bridges.readouts.cache import CacheReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.language.causal import HuggingFaceCausalLM
@@ -67,16 +67,7 @@ def write_parts(folder: Path, sizes: Sizes) -> None:
     """Write encoder and language model, of random weights, as the folders that parts are loaded from."""
     write_encoder(folder / "encoder", _IMAGE_SIZE, num_layers=sizes.encoder_layers, width=sizes.encoder_width)
     train_tokenizer(iter(["which colour has the square ?"])).save_pretrained(folder / "language_model")
-    config = LlamaConfig(
-        vocab_size=sizes.vocabulary,
-        hidden_size=sizes.width,
-        intermediate_size=4 * sizes.width,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        pad_token_id=0,
-        eos_token_id=3,
-    )
+    config = llama_config(sizes.vocabulary, sizes.width, sizes.layers, pad_token_id=0, eos_token_id=3)
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder / "language_model")
 

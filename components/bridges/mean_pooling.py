@@ -1,4 +1,4 @@
-"""The baseline without memory: the mean over all frames of every patch place."""
+"""The baseline without memory: the mean over all frames at every patch position."""
 
 from typing import NamedTuple
 
@@ -16,10 +16,10 @@ class RunningMean(NamedTuple):
 
 
 class MeanPooling(MemoryBridge[RunningMean]):
-    """Average every patch place over all frames, then project to the language model.
+    """Averages every patch position over all frames and projects the mean to the language model's width.
 
-    It sees every frame and costs next to nothing, but a short event fades as 1 / frames. The result does not depend
-    on how the video was cut.
+    It sees every frame and costs little, but a short event fades as 1 / frames. The result does not depend on the cuts
+    between segments.
 
     Args:
         dim: Vision width D.

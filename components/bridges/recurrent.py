@@ -1,4 +1,4 @@
-"""The recurrent memory bridge: memory tokens walk through the segments and are read back at any time."""
+"""The recurrent memory bridge: memory tokens are updated segment by segment and can be read at any time."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,35 +10,50 @@ from torch import Tensor, nn
 
 from components.bridges.layers.attention import TransformerBlock
 from components.bridges.layers.padding import context_mask, replace_rows
-from components.bridges.layers.selective_update import Selection, SelectiveUpdate
-from components.bridges.readouts.memory import CacheAndMemoryReadout, MemoryState, Readout
-from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
-from components.pooling.patch_pooling import PatchPooling
+from components.bridges.layers.selective_update import Selection, SelectiveRecurrence, SelectiveUpdate
+from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
+from components.interfaces import (
+    BridgeDiagnostics,
+    MemoryBridge,
+    MemoryState,
+    PatchPooling,
+    Questions,
+    Readout,
+    SegmentInput,
+    VisualTokens,
+)
 from components.positions import patch_grid_positions, sinusoidal
 from components.sharding import SkipsUnusedCompute
 
 Recurrence = Literal["replacing", "selective", "none"]
 
+# Longest wavelength of a frame's position in its segment, in frames. Longer segments than this are far beyond what fits
+# into a recurrent step, and another value would change what trained bridges read.
+_LONGEST_SEGMENT = 256.0
+
 
 class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
-    """Carry distinct memory tokens across segments and read them through a readout.
+    """Carries memory tokens from segment to segment and reads them through a readout.
 
-    In every step the memory tokens and the segment's patches attend to each other. What the memory tokens become, the
-    segment's *written* memory, is cached. It becomes the *lasting* memory, which goes on to the next segment: whole, or
-    as far as a gate lets it in. What enters a segment is ``initial + tanh(gate) * LayerNorm(lasting)`` with one gate a
-    channel, zero at the start of training (with ``selective``, half open): every segment begins near the learned
-    initial memory, so drift cannot build up over hundreds of segments. Videos without the segment keep all they had.
+    In every step the memory tokens and the segment's patches attend to each other.
 
-    With ``selective``, what the gate keeps out is out of the cache as well, so a readout sees the few segments in which
-    something happened, however long the video is. Nothing in a training video of a few segments teaches the gate to
-    stay closed for hundreds; a gate_probability on opening does. The first segment is always admitted: from it the
-    bridge learns what a memory is good for, before there is anything to select.
+    - The memory tokens after the step are the segment's *written* memory. They are cached.
+    - The *lasting* memory goes on to the next segment. It is the written memory, or with ``selective`` as much of it as
+      a gate admits.
+    - What enters a segment is ``initial + tanh(gate) * LayerNorm(lasting)`` with one gate a channel, which starts at
+      zero (with ``selective`` half open). Every segment starts near the learned initial memory, so errors cannot add up
+      over hundreds of segments.
 
-    Patches know their place in the frame and their frame's in the segment. When in the video a segment was is told to
-    the readouts of the cache, with every written memory; the recurrence itself does not know it.
+    With ``selective`` a segment that the gate does not admit is hidden in the cache too. So a readout sees the few
+    segments in which something happened, however long the video is. Training videos of a few segments do not teach the
+    gate to stay closed for hundreds; a penalty on its probability to open does. The first segment is always admitted,
+    so that the bridge learns to use a memory before there is anything to select.
 
-    Differs from the published bridge, which is kept as a compatible form: there the tokens start as equal zeros and
-    never come apart, nothing tells where a patch or a frame was, and the memory drifts with every step.
+    Patches carry their position in the frame and their frame's position in the segment. The readouts of the cache know
+    when each segment was in the video; the recurrence does not.
+
+    The published bridge (``VideoLLaMBBridge``) differs: its memory tokens start as equal zeros and stay equal, it has
+    no positions, and its memory drifts with every step.
 
     Args:
         dim: Vision width D.
@@ -47,11 +62,12 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
         num_memory: Memory tokens M.
         num_layers: Transformer blocks.
         num_heads: Attention heads.
-        recurrence: ``replacing``: what was written becomes the lasting memory; ``selective``: a gate that has seen both
-            decides how much of it does (``SelectiveUpdate``); ``none``: every segment starts from the initial memory.
-        update_penalty: Weight of the gate's mean chance to be open in the training loss; only with ``selective``.
+        recurrence: ``replacing``: the written memory becomes the lasting memory. ``selective``: a gate that has seen
+            both decides how much of it does (``SelectiveUpdate``); a ``SelectiveRecurrence`` in its place sets the
+            gate's numbers. ``none``: every segment starts from the initial memory.
+        update_penalty: Weight of the gate's mean probability to open in the training loss; only with ``selective``.
         readout: Builds the readout from the inner width and E.
-        patch_pooling: Builds from D what makes every frame's patches fewer before they are read; None reads all.
+        patch_pooling: Builds from D what pools every frame's patches before the bridge reads them; None reads all.
 
     Raises:
         ValueError: ``recurrence`` is none of the three, there is no memory token or layer, or ``update_penalty`` is
@@ -69,13 +85,14 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
         num_memory: int = 32,
         num_layers: int = 1,
         num_heads: int = 8,
-        recurrence: Recurrence = "selective",
+        recurrence: Recurrence | SelectiveRecurrence = "selective",
         update_penalty: float = 0.03,
         readout: Callable[[int, int], Readout] = CacheAndMemoryReadout,
         patch_pooling: Callable[[int], PatchPooling] | None = None,
     ) -> None:
         super().__init__()
-        if recurrence not in get_args(Recurrence):
+        selective = SelectiveRecurrence() if recurrence == "selective" else recurrence
+        if not isinstance(selective, SelectiveRecurrence) and recurrence not in get_args(Recurrence):
             raise ValueError(f"recurrence must be one of {get_args(Recurrence)}, got {recurrence!r}")
         if num_memory < 1 or num_layers < 1:
             raise ValueError(f"num_memory and num_layers must be at least 1, got {num_memory} and {num_layers}")
@@ -83,16 +100,16 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
             raise ValueError(f"update_penalty must be at least 0, got {update_penalty}")
         self.width = width or dim
         self.carried = float(recurrence != "none")
-        self.update = SelectiveUpdate(self.width) if recurrence == "selective" else None
+        self.update = SelectiveUpdate(self.width, selective) if isinstance(selective, SelectiveRecurrence) else None
         self.update_penalty = update_penalty
         self.patch_pooling = None if patch_pooling is None else patch_pooling(dim)
         patch_dim = dim if self.patch_pooling is None else self.patch_pooling.out_dim
         self.patch_input = nn.Sequential(nn.LayerNorm(patch_dim), nn.Linear(patch_dim, self.width))
-        # Small beside what the first block writes, so that what the memory saw, not what it began as, dominates it.
+        # Small beside what the first block writes, so that the memory is mostly what it has read.
         self.initial_memory = nn.Parameter(torch.randn(num_memory, self.width) * 0.02)
         self.memory_norm = nn.LayerNorm(self.width)
-        # A replaced memory holds little of the past at first, a selected one all that was let in: it is heard at once.
-        self.gate = nn.Parameter(torch.full((self.width,), 0.5 if recurrence == "selective" else 0.0))
+        carry = selective.first_carry if isinstance(selective, SelectiveRecurrence) else 0.0
+        self.gate = nn.Parameter(torch.full((self.width,), carry))
         self.layers = nn.ModuleList(TransformerBlock(self.width, num_heads) for _ in range(num_layers))
         self.readout = readout(self.width, out_dim)
         self.reads_questions = self.readout.reads_questions
@@ -109,19 +126,20 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
         *earlier_layers, last_layer = self.layers
         for layer in earlier_layers:
             mixed = layer(mixed, mask)
-        # Patch tokens leave the last layer only when a readout reads them; most segments' are never read.
+        # Of the last layer only the memory tokens are computed. ``read`` computes the patch tokens if a readout needs
+        # them, because those of most segments are never read.
         written = last_layer(mixed, mask, part=slice(num_memory))
         selection = None
         if self.update is not None:
             lasting = memory if state is None else state.memory
             selection = self.update(lasting, written, patches.flatten(1, 2), token_mask)
-            selection = selection.whole() if state is None else selection
+            selection = selection.with_all_admitted() if state is None else selection
         if not self.readout.reads_tokens:
             mixed, token_mask = mixed[:, :0], token_mask[:, :0]
         return _advance(state, segment, written, selection, mixed, token_mask, self.may_skip_unused_compute)
 
     def read(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
-        """Turn the state into visual tokens."""
+        """Turn the state into visual tokens; see ``MemoryBridge.read``."""
         if self.readout.reads_tokens:
             num_memory = state.memory.shape[1]
             mask = context_mask(num_memory, state.token_mask)
@@ -130,40 +148,49 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
         return visual
 
     def prune(self, state: MemoryState) -> MemoryState:
-        """Drop segments from the cache that were not admitted in any video."""
+        """Drop segments from the cache that the gate admitted in no video."""
         if not state.admitted:
             return state
-        kept = torch.stack(state.admitted).any(dim=1).tolist()
+        admitted = torch.stack(state.admitted).any(dim=1).tolist()
         return state._replace(
-            cache=tuple(compress(state.cache, kept)),
-            cache_mask=tuple(compress(state.cache_mask, kept)),
-            admitted=tuple(compress(state.admitted, kept)),
-            cache_ms=tuple(compress(state.cache_ms, kept)),
+            cache=tuple(compress(state.cache, admitted)),
+            cache_mask=tuple(compress(state.cache_mask, admitted)),
+            admitted=tuple(compress(state.admitted, admitted)),
+            cache_ms=tuple(compress(state.cache_ms, admitted)),
         )
 
     def penalty(self, state: MemoryState) -> Tensor | None:
-        """The gate's mean gate_probability over each video's segments after the first, ``[V]``, times its weight."""
+        """The gate's mean probability to open over each video's segments after the first, times its weight, ``[V]``."""
         if self.update is None:
             return None
         num_updates = torch.stack(state.cache_mask).sum(dim=0) - 1
         return self.update_penalty * state.gate_probability / num_updates.clamp(min=1)
 
+    def diagnostics(
+        self, state: MemoryState, questions: Questions | None = None, *, with_attention: bool = False
+    ) -> BridgeDiagnostics:
+        """Show memory tokens, admissions and the readout's attention; see ``MemoryBridge.diagnostics``."""
+        admitted = torch.stack(state.admitted, dim=1) if state.admitted else None
+        attention = self.readout.segment_attention(state, questions) if with_attention else None
+        return BridgeDiagnostics(state.memory, admitted, attention)
+
     def _positioned(self, patches: Tensor) -> Tensor:
+        """Patch tokens of the inner width with their positions, ``[V, L, N, width]``; pooled where that is set."""
         if self.patch_pooling is not None:
             patches = self.patch_pooling(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
         length, num_patches = patches.shape[1:3]
-        place = patch_grid_positions(num_patches, self.width, patches.device)
-        order = sinusoidal(
-            torch.arange(length, device=patches.device), self.width, longest=_LONGEST_SEGMENT, shortest=2.0
-        )
-        position = (place + order.unsqueeze(1)).to(patches.dtype)  # [L, N, D]
+        in_frame = patch_grid_positions(num_patches, self.width, patches.device)
+        frames = torch.arange(length, device=patches.device)
+        in_segment = sinusoidal(frames, self.width, longest=_LONGEST_SEGMENT, shortest=2.0)
+        position = (in_frame + in_segment.unsqueeze(1)).to(patches.dtype)  # [L, N, width]
         normed: Tensor = self.patch_input(patches) + position
         return normed
 
     def _entering_memory(self, state: MemoryState | None, num_videos: int, dtype: torch.dtype) -> Tensor:
+        """What the memory tokens are at the start of a segment, ``[V, M, width]``."""
         initial = self.initial_memory.to(dtype).expand(num_videos, -1, -1)
-        # Before the first segment nothing is carried, yet norm and gate are used (times zero): under DDP and ZeRO a
-        # parameter that some batch leaves out of the graph would stop the run.
+        # Before the first segment there is nothing to carry, yet norm and gate are used, times zero: under DDP and ZeRO
+        # a parameter that some batch leaves out of the graph would stop the run.
         previous, carried = (initial, 0.0) if state is None else (state.memory, self.carried)
         entering: Tensor = initial + carried * torch.tanh(self.gate).to(dtype) * self.memory_norm(previous)
         return entering
@@ -178,7 +205,7 @@ def _advance(
     token_mask: Tensor,
     shortcut: bool,
 ) -> MemoryState:
-    """Take the new segment into the state of the videos that have it; the others keep theirs."""
+    """Add the new segment to the state of the videos that have it; the others keep theirs."""
     active = segment.frame_mask.any(dim=1)  # [V]
     count = segment.frame_mask.sum(dim=1)
     end_ms = segment.frame_ms.masked_fill(~segment.frame_mask, 0).amax(dim=1)
@@ -217,7 +244,3 @@ def _advance(
         tokens=tokens,
         token_mask=replace(token_mask, state.token_mask),
     )
-
-
-# Longest wavelength of the frame order inside a segment, in frames: above any sensible segment length.
-_LONGEST_SEGMENT = 256.0

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from components.checkpoints.file_hashes import refuse_changed_files
-from components.checkpoints.format import EXPORT_ABOUT, RunCheckpoint
-from components.checkpoints.weight_files import CheckpointFiles
+from components.checkpoints.run_checkpoint import EXPORT_ABOUT, RunCheckpoint
+from components.checkpoints.weight_files import WeightFiles
 from components.checkpoints.weight_fingerprint import read_fingerprints
 
 ABOUT = EXPORT_ABOUT
@@ -48,7 +48,7 @@ class ExportedWeights:
         self.tokenizer: dict[str, str] | None = about.get("tokenizer")
         refuse_changed_files(path, about.get("hashes", {}))
         self.has_averages: bool = about["averaged"]
-        self._files = CheckpointFiles(path)
+        self._files = WeightFiles(path)
 
     @property
     def parameters(self) -> frozenset[str]:

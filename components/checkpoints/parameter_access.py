@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.optim import Optimizer
 
+from components.sharding import gathered, is_dtensor, local_part, local_slices
 
-class Slot(NamedTuple):
+
+class OptimizerSlot(NamedTuple):
     """What the optimizer keeps one state for: a parameter, or the piece of memory in which a strategy joins several."""
 
     tensor: Tensor
@@ -40,7 +40,7 @@ class ParameterAccess(ABC):
         self.optimizer = optimizer
 
     @abstractmethod
-    def slots(self) -> list[Slot]:
+    def slots(self) -> list[OptimizerSlot]:
         """All that the optimizer may keep a state for, in the same order on every rank."""
 
     @abstractmethod
@@ -56,7 +56,7 @@ class ParameterAccess(ABC):
         """Dtype of what ``whole`` gives."""
 
     @abstractmethod
-    def whole(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
+    def gather(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
         """Bring a parameter, or a state of it, together.
 
         Args:
@@ -77,7 +77,7 @@ class ParameterAccess(ABC):
         """
 
     @abstractmethod
-    def put(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
+    def assign(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
         """Take this rank's share of a whole tensor; the counterpart of ``whole``.
 
         Args:
@@ -90,11 +90,11 @@ class ParameterAccess(ABC):
         """Names of the optimizer's tensors that are shaped like the parameter."""
         return [name for name, value in self._state(parameter).items() if not _is_number(name, value)]
 
-    def numbers(self, parameter: Tensor) -> dict[str, float]:
+    def step_counts(self, parameter: Tensor) -> dict[str, float]:
         """The optimizer's numbers for the parameter: how many steps it has had."""
         return {name: float(value) for name, value in self._state(parameter).items() if _is_number(name, value)}
 
-    def make_state(self, slot: Slot) -> None:
+    def make_state(self, slot: OptimizerSlot) -> None:
         """Have the optimizer make the state that it would make at the first step, all as if no step was done.
 
         Only the optimizer knows what its state looks like, so it does a step with a gradient of zeros and without
@@ -110,7 +110,7 @@ class ParameterAccess(ABC):
             self.optimizer.param_groups = groups
             slot.tensor.grad = gradient
 
-    def set_numbers(self, slot: Slot, numbers: Mapping[str, float]) -> None:
+    def set_step_counts(self, slot: OptimizerSlot, numbers: Mapping[str, float]) -> None:
         """Set the optimizer's numbers, each in the form in which the optimizer keeps it."""
         assert self.optimizer is not None
         state = self.optimizer.state[slot.tensor]
@@ -142,9 +142,11 @@ class DirectAccess(ParameterAccess):
         self._rank = rank
         self._num_ranks = num_ranks
         groups = [] if optimizer is None else optimizer.param_groups
-        self._slots = {id(tensor): Slot(tensor, group, [tensor]) for group in groups for tensor in group["params"]}
+        self._slots = {
+            id(tensor): OptimizerSlot(tensor, group, [tensor]) for group in groups for tensor in group["params"]
+        }
 
-    def slots(self) -> list[Slot]:
+    def slots(self) -> list[OptimizerSlot]:
         """See ``ParameterAccess``."""
         return list(self._slots.values())
 
@@ -160,32 +162,25 @@ class DirectAccess(ParameterAccess):
         """See ``ParameterAccess``."""
         return self._tensor(parameter, state).dtype
 
-    def whole(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
+    def gather(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
         """See ``ParameterAccess``."""
-        tensor = self._tensor(parameter, state).detach()
-        if not isinstance(tensor, DTensor):
-            return tensor
-        moved: Any = tensor.to(self._device)
-        whole: Tensor = moved.full_tensor()
-        return whole
+        return gathered(self._tensor(parameter, state).detach(), self._device)
 
     def share(self, parameter: Tensor) -> Share:
         """See ``ParameterAccess``."""
         tensor = parameter.detach()
-        if not isinstance(tensor, DTensor):
+        if not is_dtensor(tensor):
             return even_share(tensor, self._rank, self._num_ranks)
-        _, start = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-        local = tensor.to_local()  # some rows: FSDP2 cuts along the first dimension
-        return Share(local.reshape(-1), start[0] * math.prod(tensor.shape[1:]) if local.numel() else 0)
+        local = local_part(tensor)  # some rows: FSDP2 cuts along the first dimension
+        first_row = local_slices(tensor)[0].start
+        return Share(local.reshape(-1), first_row * math.prod(tensor.shape[1:]) if local.numel() else 0)
 
-    def put(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
+    def assign(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
         """See ``ParameterAccess``."""
         tensor = self._tensor(parameter, state).detach()
-        if isinstance(tensor, DTensor):
-            shape, start = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-            whole = whole[tuple(slice(a, a + length) for a, length in zip(start, shape, strict=True))]
-            tensor = tensor.to_local()
-        tensor.copy_(whole)
+        if is_dtensor(tensor):
+            whole = whole[local_slices(tensor)]
+        local_part(tensor).copy_(whole)
 
     def _tensor(self, parameter: Tensor, state: str | None) -> Tensor:
         tensor: Tensor = parameter if state is None else self._state(parameter)[state]

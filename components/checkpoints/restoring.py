@@ -8,13 +8,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from components.checkpoints.format import RunCheckpoint, state_name
-from components.checkpoints.identity import LeavesOut, count_by_part, part_of
+from components.checkpoints.frozen_parts_check import WeightsOfRun, count_by_part, part_of
 from components.checkpoints.parameter_access import ParameterAccess
+from components.checkpoints.run_checkpoint import RunCheckpoint, state_name
 from components.checkpoints.saving import named_groups, persistent_buffers
 
 
-class SavedWeights(LeavesOut, Protocol):
+class SavedWeights(WeightsOfRun, Protocol):
     """What restoring weights asks of a checkpoint; an export gives it as well."""
 
     @property
@@ -60,7 +60,7 @@ def restore_weights(
     own = _wanted(dict(module.named_parameters()), parts)
     for name, parameter in module.named_parameters():
         if name in stored:
-            access.put(parameter, None, checkpoint.weight(name, averaged=averaged))
+            access.assign(parameter, None, checkpoint.weight(name, averaged=averaged))
     for name, buffer in persistent_buffers(module).items():
         if name in stored:
             buffer.copy_(checkpoint.weight(name))
@@ -116,7 +116,7 @@ def refuse_misfit(
 def _advice(missing: Collection[str], unknown: Collection[str], checkpoint: Path) -> str:
     """What to do about tensors that have no counterpart."""
     stage = (
-        f"export it (python -m lightning_modules.export {checkpoint} OUT --language_model), name OUT/language_model as "
+        f"export it (python -m lightning_modules.export {checkpoint} OUT --language-model), name OUT/language_model as "
         f"model.language_model.init_args.path and take the other parts from it: "
         f"--model.initial_weights='{{bridge: {checkpoint}}}'"
     )
@@ -167,10 +167,10 @@ def restore_optimizer(
             fresh += [name for name, parameter in inside.items() if parameter.requires_grad]
             continue
         access.make_state(slot)
-        access.set_numbers(slot, numbers[0])
+        access.set_step_counts(slot, numbers[0])
         for name, parameter in inside.items():
             for state in access.tensor_states(parameter):
                 if state in states.get(name, ()):
-                    access.put(parameter, state, checkpoint[state_name(state, name)])
+                    access.assign(parameter, state, checkpoint[state_name(state, name)])
     if fresh:
         _log.info("the optimizer starts anew for: %s", count_by_part(fresh))

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from components.checkpoints import folder
+from components.checkpoints import atomic_folder
 from components.checkpoints.file_hashes import ContentHash, content_hash
-from components.checkpoints.format import CONFIG, FORMAT, INDEX, STATE, VERSION, WEIGHT, state_name
-from components.checkpoints.identity import AddUp
+from components.checkpoints.frozen_parts_check import SumOverRanks
 from components.checkpoints.parameter_access import ParameterAccess
-from components.checkpoints.tensor_file import Form, TensorFile
+from components.checkpoints.run_checkpoint import CONFIG, FORMAT, INDEX, STATE, VERSION, WEIGHT, state_name
+from components.checkpoints.safetensors_writer import SafetensorsWriter, TensorSpec
 from components.checkpoints.weight_fingerprint import WeightFingerprint
-from components.weights.random_weights import random_parameters
+from components.random_weights import random_parameters
 
 
 class Ranks(NamedTuple):
@@ -33,7 +33,7 @@ class Ranks(NamedTuple):
     rank: int
     world_size: int
     all_agree: Callable[[bool], bool]  # whether all ranks say yes; every rank must ask
-    add_up: AddUp = lambda values: values
+    sum_over_ranks: SumOverRanks = lambda values: values
 
 
 class Content(NamedTuple):
@@ -46,7 +46,7 @@ class Content(NamedTuple):
     tokenizer: Mapping[str, str] | None = None  # hashes of the language model's tokenizer
 
 
-class _Item(NamedTuple):
+class _StoredTensor(NamedTuple):
     """A tensor to write."""
 
     name: str
@@ -69,7 +69,7 @@ def parameters_to_leave_out(module: nn.Module, access: ParameterAccess, changed:
     return [
         name
         for name, parameter in module.named_parameters()
-        if not parameter.requires_grad and name not in written and not access.numbers(parameter)
+        if not parameter.requires_grad and name not in written and not access.step_counts(parameter)
     ]
 
 
@@ -95,7 +95,7 @@ def describe_optimizer(module: nn.Module, access: ParameterAccess) -> dict[str, 
     """
     groups = [] if access.optimizer is None else named_groups(access.optimizer)
     rates = [{"name": name, "lr": float(group["lr"])} for name, group in groups]
-    numbers = {name: access.numbers(parameter) for name, parameter in module.named_parameters()}
+    numbers = {name: access.step_counts(parameter) for name, parameter in module.named_parameters()}
     return {"groups": rates, "numbers": {name: values for name, values in numbers.items() if values}}
 
 
@@ -124,23 +124,23 @@ def write_checkpoint(path: Path, module: nn.Module, access: ParameterAccess, con
     if ranks.rank == 0:
         try:
             encoded = _encode(content.state)
-            folder.begin(path)
+            atomic_folder.begin(path)
         except Exception as error:  # the other ranks wait for this one: it tells them before it stops
             failure = error
     _agree(failure, ranks, path)
-    failure, digest = _write_tensors(folder.staging(path), items, access, ranks)
+    failure, digest = _write_tensors(atomic_folder.unfinished_path(path), items, access, ranks)
     _agree(failure, ranks, path)
     digests = _digests_of_all_ranks(digest, ranks)
     if ranks.rank == 0:
         try:
-            _write_rest(folder.staging(path), items, digests, content, encoded)
-            folder.publish(path)
+            _write_rest(atomic_folder.unfinished_path(path), items, digests, content, encoded)
+            atomic_folder.publish(path)
         except Exception as error:
             failure = error
     _agree(failure, ranks, path)
 
 
-def _items(module: nn.Module, access: ParameterAccess, num_ranks: int, content: Content) -> list[_Item]:
+def _items(module: nn.Module, access: ParameterAccess, num_ranks: int, content: Content) -> list[_StoredTensor]:
     """All tensors in an order that is the same on every rank, the writing spread by size."""
     tensors: dict[str, Tensor] = {
         name: parameter for name, parameter in module.named_parameters() if name not in content.left_out
@@ -159,8 +159,8 @@ def _items(module: nn.Module, access: ParameterAccess, num_ranks: int, content: 
         loads[writer[name]] += sizes[name]
     items = []
     for name, tensor in tensors.items():
-        items.append(_Item(WEIGHT + name, tensor, None, writer[name]))
-        items += [_Item(state_name(state, name), tensor, state, writer[name]) for state in states[name]]
+        items.append(_StoredTensor(WEIGHT + name, tensor, None, writer[name]))
+        items += [_StoredTensor(state_name(state, name), tensor, state, writer[name]) for state in states[name]]
     return items
 
 
@@ -169,7 +169,7 @@ def _file_name(rank: int, num_ranks: int) -> str:
 
 
 def _write_tensors(
-    target: Path, items: Iterable[_Item], access: ParameterAccess, ranks: Ranks
+    target: Path, items: Iterable[_StoredTensor], access: ParameterAccess, ranks: Ranks
 ) -> tuple[Exception | None, str | None]:
     """Write this rank's share; gives what failed, and the content hash of its file, where it has one.
 
@@ -178,15 +178,15 @@ def _write_tensors(
     digest = None
     own = {item.name for item in items if item.rank == ranks.rank}
     failure: Exception | None = None
-    file: TensorFile | None = None
+    file: SafetensorsWriter | None = None
     try:
         if own:
-            forms = {item.name: _form(item, access) for item in items if item.name in own}
-            file = TensorFile(target / _file_name(ranks.rank, ranks.world_size), forms)
+            specs = {item.name: _spec(item, access) for item in items if item.name in own}
+            file = SafetensorsWriter(target / _file_name(ranks.rank, ranks.world_size), specs)
     except Exception as error:
         failure = error
     for item in items:
-        whole = access.whole(item.parameter, item.state, item.rank)
+        whole = access.gather(item.parameter, item.state, item.rank)
         if item.name not in own or file is None or failure is not None:
             continue
         try:
@@ -208,12 +208,12 @@ def _digests_of_all_ranks(digest: str | None, ranks: Ranks) -> list[str | None]:
     gathered = torch.zeros(ranks.world_size, 1 + length, dtype=torch.int64)
     if digest is not None:
         gathered[ranks.rank] = torch.tensor([1, *bytes.fromhex(digest)])
-    rows = ranks.add_up(gathered).tolist()
+    rows = ranks.sum_over_ranks(gathered).tolist()
     return [bytes(values).hex() if is_there else None for is_there, *values in rows]
 
 
-def _form(item: _Item, access: ParameterAccess) -> Form:
-    return Form(access.dtype(item.parameter, item.state), access.shape(item.parameter))
+def _spec(item: _StoredTensor, access: ParameterAccess) -> TensorSpec:
+    return TensorSpec(access.dtype(item.parameter, item.state), access.shape(item.parameter))
 
 
 def _encode(state: Mapping[str, Any]) -> bytes:
@@ -231,7 +231,7 @@ def _encode(state: Mapping[str, Any]) -> bytes:
 
 
 def _write_rest(
-    target: Path, items: Iterable[_Item], digests: Sequence[str | None], content: Content, state: bytes
+    target: Path, items: Iterable[_StoredTensor], digests: Sequence[str | None], content: Content, state: bytes
 ) -> None:
     """Write everything but the tensors; the index last."""
     num_ranks = len(digests)

@@ -7,10 +7,11 @@ from typing import Any
 
 import yaml
 
-from components.checkpoints.format import CONFIG
+from components.checkpoints.run_checkpoint import CONFIG
+from components.old_class_paths import with_new_class_paths
 
 _COMPARED = (("model",), ("data", "pixels"), ("data", "loading", "chat"))
-_FREE = frozenset(
+_MAY_DIFFER = frozenset(
     {
         # How a run learns, not what its weights compute.
         "optimization", "initial_weights", "loss_schedule", "update_penalty", "dropout", "freeze",
@@ -86,7 +87,7 @@ def config_in(checkpoint: Path) -> dict[str, Any] | None:
     path = checkpoint / CONFIG
     if not path.is_file():
         return None
-    read: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    read: dict[str, Any] = yaml.safe_load(with_new_class_paths(path.read_text(encoding="utf-8")))
     return read
 
 
@@ -102,7 +103,7 @@ def _differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]
         if "class_path" in old and "class_path" in new and _class_name(old) != _class_name(new):
             yield name, _class_name(old), _class_name(new)
             return  # options of different classes are not compared
-        for key in (key for key in old if key in new and key not in _FREE and key != "class_path"):
+        for key in (key for key in old if key in new and key not in _MAY_DIFFER and key != "class_path"):
             yield from _differences(f"{name}.{key}", old[key], new[key])
     elif _value(old) != _value(new):
         yield name, old, new

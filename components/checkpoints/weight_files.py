@@ -15,7 +15,7 @@ _INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "mm_projector.bin")
 
 
-class CheckpointFiles(Mapping[str, Tensor]):
+class WeightFiles(Mapping[str, Tensor]):
     """The tensors of a checkpoint by name; each is read when it is asked for.
 
     Pickled files are opened with ``weights_only=True``, which unpickles nothing but tensors.

@@ -60,7 +60,7 @@ def measure(share: Tensor, start: int, num_elements: int) -> Tensor:
         found[:2] = torch.stack(sums).cpu().double().sum(dim=0)
     inside = [
         (number, place - start)
-        for number, place in enumerate(_places(num_elements))
+        for number, place in enumerate(_positions(num_elements))
         if start <= place < start + len(share)
     ]
     if inside:
@@ -79,7 +79,7 @@ def fingerprint_of(measured: Tensor, dtype: torch.dtype, shape: torch.Size) -> W
         shape: Its shape.
     """
     total, square_total, *values = measured.tolist()
-    num_values = len(list(_places(shape.numel())))
+    num_values = len(list(_positions(shape.numel())))
     return WeightFingerprint(str(dtype).removeprefix("torch."), list(shape), total, square_total, values[:num_values])
 
 
@@ -127,7 +127,7 @@ def _sums(chunk: Tensor) -> Tensor:
     return torch.cat(sums, dim=1).double().sum(dim=1)
 
 
-def _places(num_elements: int) -> Iterator[int]:
+def _positions(num_elements: int) -> Iterator[int]:
     """Flat indices of the elements that a fingerprint holds."""
     count = min(NUM_VALUES, num_elements)
     return (number * (num_elements - 1) // max(1, count - 1) for number in range(count))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from components.attention_kernels import AttentionChoice
-from components.encoders.frames import check_frames
+from components.encoders.frame_check import check_frames
 from components.encoders.image_settings import read_image_settings
 from components.encoders.vision_model import (
     layer_output,
@@ -16,7 +16,8 @@ from components.encoders.vision_model import (
     read_vision_config,
 )
 from components.interfaces import FrameEncoder, FrameFeatures
-from components.pooling.patch_pooling import patch_grid_side, pool_patches
+from components.pooling.patch_pooling import GridPooling
+from components.positions import patch_grid_side
 from components.problems import Problems
 from components.sharding import hand_to_sharding
 
@@ -63,7 +64,6 @@ class HuggingFaceVisionEncoder(FrameEncoder):
             raise ValueError(f"max_frames_per_call must be at least 1, got {max_frames_per_call}")
         self.path = path
         self.max_frames_per_call = max_frames_per_call
-        self.patch_grid = patch_grid
         config = read_vision_config(path)
         problems = Problems()
         with problems.collected():
@@ -78,6 +78,7 @@ class HuggingFaceVisionEncoder(FrameEncoder):
         problems.refuse(f"the encoder {path!r}")
         self.dim: int = config.hidden_size
         self.num_patches = self._form.num_patches if patch_grid is None else patch_grid**2
+        self.pooling = None if patch_grid is None else GridPooling(self.dim, grid=patch_grid)
         self._num_layers: int = config.num_hidden_layers
         self.vision_model = load_vision_model(path, config, getattr(torch, dtype), attn)
         self.requires_grad_(False)
@@ -131,7 +132,7 @@ class HuggingFaceVisionEncoder(FrameEncoder):
         tokens = layer_output(self.vision_model, self._num_layers, self._normalised(frames), self._form.options)
         patches = tokens[:, self._form.num_prefix_tokens :]  # [F, N, D]
         cls = tokens[:, 0] if self._form.has_class_token else patches.mean(dim=1)
-        return FrameFeatures(cls, patches if self.patch_grid is None else pool_patches(patches, self.patch_grid))
+        return FrameFeatures(cls, patches if self.pooling is None else self.pooling(patches))
 
     def _normalised(self, frames: Tensor) -> Tensor:
         channels = zip(frames.unbind(dim=1), self._scales, self._shifts, strict=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from components.encoders.frames import check_frames
+from components.encoders.frame_check import check_frames
 from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWindows, VisionTransformer
 from components.encoders.languagebind_weights import (
     load_vision_transformer,
@@ -16,7 +16,8 @@ from components.encoders.languagebind_weights import (
 )
 from components.interfaces import FrameEncoder, FrameFeatures
 from components.packed_frames import locate_frames
-from components.pooling.patch_pooling import patch_grid_side, pool_patches
+from components.pooling.patch_pooling import GridPooling
+from components.positions import patch_grid_side
 from components.sharding import hand_to_sharding
 
 
@@ -78,7 +79,6 @@ class LanguageBindEncoder(FrameEncoder):
                 f"max_frames_per_call must be a positive multiple of {WINDOW_FRAMES}, got {max_frames_per_call}"
             )
         self.max_frames_per_call = max_frames_per_call
-        self.patch_grid = patch_grid
         weights_dtype = getattr(torch, dtype)
         make = load_vision_transformer if weights == "pretrained" else random_vision_transformer
         self.video_transformer = make(video_path, layer, temporal=True, dtype=weights_dtype)
@@ -90,6 +90,7 @@ class LanguageBindEncoder(FrameEncoder):
         self.num_patches = config.num_patches if patch_grid is None else patch_grid**2
         if patch_grid is not None:
             patch_grid_side(config.num_patches)
+        self.pooling = None if patch_grid is None else GridPooling(self.dim, grid=patch_grid)
         self.requires_grad_(False)
         self.train(False)
         for transformer in (self.video_transformer, self.image_transformer):
@@ -136,7 +137,7 @@ class LanguageBindEncoder(FrameEncoder):
             tokens = transformer(self._normalised(frames[places]), windows).to(self._dtype)  # [f, 1 + N, D]
             cls[places] = tokens[:, 0]
             kept = tokens[:, 1:]
-            patches[places] = kept if self.patch_grid is None else pool_patches(kept, self.patch_grid)
+            patches[places] = kept if self.pooling is None else self.pooling(kept)
         return FrameFeatures(cls, patches)
 
     def dummy_frames(self, device: object) -> Tensor:

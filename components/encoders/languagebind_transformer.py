@@ -171,10 +171,10 @@ class SpaceTimeLayer(SpaceLayer):
             raise ValueError("a layer with temporal attention needs the windows of the frames, got None")
         time = self.temporal_embedding[0, windows.place % WINDOW_FRAMES]  # [F, D]
         tokens = tokens + time[:, None]  # to the residual stream itself, in every layer
-        tokens = tokens + self._look_across_frames(self.temporal_layer_norm1(tokens), windows)
+        tokens = tokens + self._attend_across_frames(self.temporal_layer_norm1(tokens), windows)
         return super().forward(tokens, windows)
 
-    def _look_across_frames(self, tokens: Tensor, windows: FrameWindows) -> Tensor:
+    def _attend_across_frames(self, tokens: Tensor, windows: FrameWindows) -> Tensor:
         grid = (windows.num_windows, WINDOW_FRAMES)
         if windows.real is None:
             attended: Tensor = self.temporal_attn(tokens.unflatten(0, grid)).flatten(0, 1)

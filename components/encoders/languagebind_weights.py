@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers.activations import ACT2FN
 
-from components.checkpoints.weight_files import CheckpointFiles
+from components.checkpoints.weight_files import WeightFiles
 from components.encoders.languagebind_transformer import VisionConfig, VisionTransformer
+from components.random_weights import mark_random
 from components.sharding import active_sharding
 from components.weights.lora import merge_adapters
 from components.weights.original_names import image_encoder_names, video_encoder_names
-from components.weights.random_weights import mark_random
 
 _VISION_PREFIX = "vision_model."
 # The rest of a published checkpoint, which is a dual encoder of text and vision.
@@ -43,7 +43,7 @@ def load_vision_transformer(path: str, layer: int, temporal: bool, dtype: torch.
             configuration does not say how they are scaled.
     """
     settings = _read_settings(Path(path))
-    tensors = _vision_part(CheckpointFiles(Path(path)), path)
+    tensors = _vision_part(WeightFiles(Path(path)), path)
     if any(".lora_" in name for name in tensors):
         if "lora_alpha" not in settings:
             raise ValueError(f"{path} has LoRA adapters, but its config.json has no 'lora_alpha' to scale them by")
@@ -190,5 +190,5 @@ def _refuse(problems: Collection[str], what: str) -> None:
         rest = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ValueError(
             f"{what}: {shown}{rest}. An original VideoLLaMB checkpoint is taken apart first, with "
-            "`python -m components.weights.videollamb import`"
+            "`python -m components.weights.convert_videollamb import`"
         )

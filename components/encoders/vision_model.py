@@ -9,15 +9,15 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from components.attention_kernels import AttentionChoice, model_class_of, resolve_attention
+from components.random_weights import mark_random
 from components.sharding import active_sharding
-from components.weights.random_weights import mark_random
 
 _CLASS_TOKEN_NAMES = ("class_embedding", "cls_token")
 # Parameters that nothing before the chosen layer's output reads; published checkpoints lack some of them.
 _UNREAD = ("embeddings.mask_token", "post_layernorm.", "layernorm.", "norm.", "pooler.", "head.")
 
 
-class FrameForm(NamedTuple):
+class FrameLayout(NamedTuple):
     """What a vision model makes of a frame of one size."""
 
     options: dict[str, bool]  # arguments of its forward that let it take frames of that size
@@ -79,7 +79,7 @@ def layers_needed(layer: int, num_layers: int) -> int:
     return needed
 
 
-def probe_frames(config: Any, image_size: int) -> FrameForm:
+def probe_frames(config: Any, image_size: int) -> FrameLayout:
     """Run dummy frames through a model of this configuration that has shapes but no weights.
 
     Args:
@@ -124,7 +124,7 @@ def probe_frames(config: Any, image_size: int) -> FrameForm:
             hook.remove()
     if shape is not None:
         num_patches.append(_check_tokens(shape, num_prefix, num_patches))
-    return FrameForm(options, num_class > 0, num_prefix, num_patches[-1])
+    return FrameLayout(options, num_class > 0, num_prefix, num_patches[-1])
 
 
 def _count_prefix_tokens(model: nn.Module, config: Any) -> tuple[int, int]:

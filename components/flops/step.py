@@ -1,7 +1,7 @@
-"""How many floating-point operations the model asks for in one training step; docs/monitoring.md has the formula."""
+"""Floating-point operations of one training step, from the shapes of a batch; docs/monitoring.md has the formula."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,18 +20,18 @@ from components.interfaces import (
     VisualTokens,
 )
 from components.model import VideoLanguageModel, text_of
-from components.questions import before_answer
+from components.question_text import before_answer
 
 
 class StepWork(NamedTuple):
-    """What one batch gives the model to do, padding apart. Stays on the batch's device until it is asked for."""
+    """The sizes of one batch without padding. They stay on the batch's device until they are read."""
 
     frame_counts: Tensor  # [V] int64
-    segment_slots: Tensor  # [V, S] int64, slots that the bridge read; 0 where a video has no such segment
+    segment_groups: Tensor  # [V, S] int64, frame groups that the bridge read; 0 where a video has no such segment
     video_index: Tensor  # [C] int64
     text_tokens: Tensor  # [C] int64, without placeholder
     question_tokens: Tensor  # [C] int64
-    answer_tokens: Tensor  # [C] int64, that are scored
+    answer_tokens: Tensor  # [C] int64, scored tokens
 
 
 class StepFlops(NamedTuple):
@@ -43,25 +43,25 @@ class StepFlops(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Of the whole step."""
+        """Of the complete step."""
         return self.encoder + self.bridge + self.language_model
 
 
-def work_of(batch: VideoTextBatch, segment_slots: Tensor) -> StepWork:
-    """Measure a batch, without waiting for its device.
+def work_of(batch: VideoTextBatch, segment_groups: Tensor) -> StepWork:
+    """Measure the sizes of a batch, without waiting for its device.
 
     Args:
         batch: The batch.
-        segment_slots: Slots that the bridge read of every segment, ``[V, S]``; see ``ModelOutput``.
+        segment_groups: Frame groups that the bridge read of every segment, ``[V, S]``; see ``ModelOutput``.
 
     Returns:
-        What there was to do.
+        The sizes.
     """
     is_word = batch.text_mask & (batch.input_ids != VIDEO_PLACEHOLDER)
     scored = batch.text_mask[:, 1:] & (batch.labels[:, 1:] != IGNORED_LABEL)
     return StepWork(
         frame_counts=batch.frame_counts,
-        segment_slots=segment_slots,
+        segment_groups=segment_groups,
         video_index=batch.video_index,
         text_tokens=is_word.sum(dim=1),
         question_tokens=(is_word & before_answer(text_of(batch))).sum(dim=1),
@@ -70,21 +70,21 @@ def work_of(batch: VideoTextBatch, segment_slots: Tensor) -> StepWork:
 
 
 class ModelFlops:
-    """Counts what a model has to compute for a batch: real frames, slots and tokens, forward and backward.
+    """Counts what a model has to compute for a batch: real frames, frame groups and tokens, forward and backward.
 
-    Each part is run on the meta device, where nothing is computed, once for every size that it meets; sizes that vary
-    without end follow from a few by the form of their cost. Frozen parts cost what autograd makes of them. Not counted:
-    padding, the stand-in of a batch without video, and what activation checkpointing or the memory-saving loss of every
-    segment computes twice.
+    Each part runs once on the meta device, where nothing is computed, for every size that it meets. Sizes without a
+    bound are extrapolated from a few, because the form of their cost is known. In frozen parts only the backward pass
+    that autograd needs is counted. Not counted are padding, the dummy frame of a batch without video, and what
+    activation checkpointing or the memory-saving loss of every segment computes a second time.
 
     Args:
-        model: The model; sharded or not. It is not run and does not change.
+        model: The model, sharded or not. It is neither run nor changed.
     """
 
     def __init__(self, model: VideoLanguageModel) -> None:
         self._model = meta_copy(model)
         self._encoder_trains = any(p.requires_grad for p in model.encoder.parameters())
-        self._states: list[Any] = [None]  # after so many segments of one slot
+        self._states: list[Any] = [None]  # states after 0, 1, 2, ... segments of one frame group
         self._of_frames = cache(self._count_frames)
         self._of_segment = cache(self._count_segment)
         self._of_reading = cache(self._count_reading)
@@ -94,15 +94,15 @@ class ModelFlops:
         """Operations of one training step.
 
         Args:
-            work: What the batch gave to do; waits for its device.
+            work: The sizes of the batch; waits for its device.
 
         Raises:
-            ValueError: The language model's cost is of another form than this knows.
-            Exception: Whatever a part raises that cannot run without numbers.
+            ValueError: The language model's cost does not have the expected form.
+            Exception: Any error of a part that cannot run on the meta device.
         """
-        slots = [[length for length in video if length] for video in work.segment_slots.tolist()]
+        groups = [[length for length in video if length] for video in work.segment_groups.tolist()]
         encoder = sum(self._video_frames(count) for count in work.frame_counts.tolist())
-        bridge = sum(self._segments(video) for video in slots)
+        bridge = sum(self._segments(video) for video in groups)
         language_model = 0.0
         per_video: dict[tuple[int, int], float] = {}
         columns = (work.video_index, work.text_tokens, work.question_tokens, work.answer_tokens)
@@ -110,18 +110,18 @@ class ModelFlops:
             if video == TEXT_ONLY:
                 language_model += self._of_language()(text, answer)
                 continue
-            for num_segments in self._readings(len(slots[video])):
-                length = slots[video][num_segments - 1]
+            for num_segments in self._readings(len(groups[video])):
+                length = groups[video][num_segments - 1]
                 cost, tokens = self._reading(num_segments, length, question)
                 language_model += self._of_language()(text + tokens, answer)
                 reading = (video, num_segments)
-                # A readout that has not read the question is read once for all conversations of a video.
+                # Without questions, all conversations of a video share one reading.
                 bridge += cost if self._model.bridge.reads_questions or reading not in per_video else 0.0
                 per_video[reading] = cost
         return StepFlops(encoder, bridge, language_model)
 
     def _readings(self, num_segments: int) -> list[int]:
-        """After how many segments a video's losses that count are taken."""
+        """Numbers of segments after which a loss with a weight above zero is taken."""
         schedule = self._model.loss_schedule
         weights = schedule.weights(torch.ones(1, num_segments, dtype=torch.bool))[0].tolist()
         return [step + 1 for step, weight in zip(schedule.steps(num_segments), weights, strict=True) if weight]
@@ -130,18 +130,18 @@ class ModelFlops:
         window = self._model.encoder.window_frames
         if window is None or count <= 2 * window:
             return self._of_frames(count)
-        # Windows are counted from the video's start and do not see each other, so the further ones cost alike.
+        # Windows are counted from the video's start and do not attend to each other, so all further ones cost the same.
         further = self._of_frames(2 * window) - self._of_frames(window)
         return self._of_frames(window + count % window) + (count // window - 1) * further
 
-    def _segments(self, slots: Sequence[int]) -> float:
+    def _segments(self, groups: Sequence[int]) -> float:
         return sum(
             _along(lambda before, length=length: self._of_segment(before, length), index)  # type: ignore[misc]
-            for index, length in enumerate(slots)
+            for index, length in enumerate(groups)
         )
 
     def _reading(self, num_segments: int, length: int, question: int) -> tuple[float, int]:
-        """Cost of a readout and the visual tokens that it gives."""
+        """Cost of a reading and its number of visual tokens."""
 
         def cost(segments: int) -> float:
             if not self._model.bridge.reads_questions:
@@ -170,10 +170,10 @@ class ModelFlops:
         return cost, visual.mask.shape[1] if visual.mask.is_meta else int(visual.mask.sum())
 
     def _state(self, num_segments: int) -> Any:
+        """State of the bridge after so many segments of one frame group."""
         while len(self._states) <= num_segments:
-            before = self._states[-1]
-            _, after = count_flops(lambda: self._model.bridge(self._segment_input(1), before), backward=False)  # noqa: B023  called at once
-            self._states.append(_as_leaves(after))
+            run = partial(self._model.bridge, self._segment_input(1), self._states[-1])
+            self._states.append(_as_leaves(count_flops(run, backward=False)[1]))
         return self._states[num_segments]
 
     def _segment_input(self, length: int) -> SegmentInput:
@@ -192,10 +192,10 @@ class ModelFlops:
         """Cost of a conversation of ``t`` positions, ``n`` of them scored: ``a + b t + c t^2 + d n``.
 
         Raises:
-            ValueError: It is not of this form.
+            ValueError: The cost does not have this form.
         """
         unit = _POSITIONS
-        first, second, third, fourth = (self._count_language(place * unit, 1) for place in (1, 2, 3, 4))
+        first, second, third, fourth = (self._count_language(multiple * unit, 1) for multiple in (1, 2, 3, 4))
         c = (third - 2 * second + first) / (2 * unit**2)
         b = (second - first) / unit - 3 * unit * c
         d = self._count_language(unit, 2) - first
@@ -206,7 +206,7 @@ class ModelFlops:
 
         if abs(cost(4 * unit, 1) - fourth) > _FORM_TOLERANCE * fourth:
             raise ValueError(
-                f"the cost of {type(self._model.language_model).__name__} is no polynomial of second degree in the "
+                f"the cost of {type(self._model.language_model).__name__} is not quadratic in the "
                 f"number of positions: {fourth} operations at {4 * unit}, expected {cost(4 * unit, 1):.0f}"
             )
         return cost
@@ -224,7 +224,7 @@ class ModelFlops:
 
 
 def _along(cost: Callable[[int], float], number: int) -> float:
-    """Cost at a number of segments: counted up to a few, from there on along the line, as attention to them costs."""
+    """Cost at a number of segments: counted up to a few, then linear, as the cost of attention to them is."""
     if number <= _COUNTED_SEGMENTS:
         return cost(number)
     last = cost(_COUNTED_SEGMENTS)
@@ -235,10 +235,10 @@ def _as_leaves(state: Any) -> Any:
     return tree_map_only(Tensor, lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad), state)
 
 
-# Beyond the first few segments nothing new happens: from the second on there is a memory, soon more keys than queries.
+# After so many segments the cost grows linearly: there is a memory from the second on, soon more keys than queries.
 _COUNTED_SEGMENTS = 4
-# Sizes that the form of a cost is fitted at: small, since only the form counts.
+# Sizes at which a cost is fitted; small ones do, because the form is exact.
 _POSITIONS = 16
 _QUESTIONS = (32, 64)
-# Of the operations: some models round sizes up.
+# Allowed deviation from the form, as a share: some models round sizes up.
 _FORM_TOLERANCE = 0.01

@@ -13,12 +13,12 @@ from components.attention_kernels import AttentionChoice
 from components.interfaces import IGNORED_LABEL, AnswerLoss, LanguageModel, TextInputs, VisualTokens
 from components.language.chat import ChatFormat
 from components.language.chat_template import ChatSettings
-from components.language.limits import TextLimits
+from components.language.model_loading import LoraSettings, add_adapters, build_model, end_of_sequence_ids
 from components.language.packing import is_flash, pack_rows, refuse_mixed_conversations, refuse_unpackable
-from components.language.pretrained import LoraSettings, add_adapters, build_model, end_of_sequence_ids
 from components.language.probe import embeddings_problem, evaluation_mode, generation_problem, unused_parameters
 from components.language.splice import SplicedInputs, splice
-from components.questions import without_answers
+from components.language.text_limits import TextLimits
+from components.question_text import without_answers
 from components.sharding import hand_to_sharding, is_sharded
 
 
@@ -81,7 +81,7 @@ class HuggingFaceCausalLM(LanguageModel):
         if pack:
             refuse_unpackable(self.model)
         self.pack = pack
-        self._conversations_kept_apart = False  # not checked yet
+        self._packing_checked = False  # not checked yet
         if freeze:
             self.model.requires_grad_(False)
         if lora is not None:
@@ -237,12 +237,12 @@ class HuggingFaceCausalLM(LanguageModel):
         """Logits at ``n`` positions, ``[n, vocabulary]``, from rows that several conversations share; all positions."""
         packed = pack_rows(inputs, single_row=is_flash(self.model))
         shared = packed.embeddings.shape[0] < packed.row.shape[0]
-        check = shared and not self._conversations_kept_apart
+        check = shared and not self._packing_checked
         with refuse_mixed_conversations(self.model, packed) if check else nullcontext():
             output = self._logits_at(
                 packed.row[rows], packed.start[rows] + columns, **packed.arguments(), use_cache=False
             )
-        self._conversations_kept_apart |= shared
+        self._packing_checked |= shared
         return output.logits, packed.position_ids.numel()
 
     def _splice(

@@ -24,7 +24,7 @@ from torch import Tensor
 from components.interfaces import IGNORED_LABEL
 from components.language.chat_pieces import PieceIds, PieceTokenizer
 from components.language.chat_template import VIDEO_MARK, ChatError, ChatSettings, ChatTemplate, Turn
-from components.language.chat_text import ANSWER, OTHER_QUESTION, QUESTION, ConversationText, Piece, Said
+from components.language.chat_text import ANSWER, OTHER_QUESTION, QUESTION, ConversationText, Piece, PlainTurn
 
 
 class EncodedTurns(NamedTuple):
@@ -129,7 +129,7 @@ class ChatFormat:
                     "the visual tokens"
                 )
             # As the converters of the training data write it.
-            asked = [Said("user", asked if VIDEO_MARK in asked else f"{VIDEO_MARK}\n{asked}")]
+            asked = [PlainTurn("user", asked if VIDEO_MARK in asked else f"{VIDEO_MARK}\n{asked}")]
         first, *others = self._text.pieces(asked)
         ids = self._pieces.beginning(first.text)
         for piece in others:
@@ -142,7 +142,7 @@ class ChatFormat:
         Raises:
             ChatError: The template does not show the answer as it is, or ends the turn without a special token.
         """
-        _, piece = self._text.pieces([QUESTION, Said("assistant", answer)])
+        _, piece = self._text.pieces([QUESTION, PlainTurn("assistant", answer)])
         read = self._pieces.continuation(piece.text, self._text_before_answer)
         return read.ids[: self._end_of_answer(piece, read)[0] + 1]
 

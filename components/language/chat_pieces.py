@@ -38,9 +38,9 @@ class PieceTokenizer:
             self._begin = (tokenizer.bos_token, tokenizer.bos_token_id)
         self._control_ids = control_ids
         self._unknown_id = tokenizer.unk_token_id
-        self._inside = ""
+        self._mid_text = ""
         if self._read(_PROBE, "").ids != self._read(_PROBE, _LINE_BREAK).ids:
-            self._inside = _LINE_BREAK
+            self._mid_text = _LINE_BREAK
 
     def beginning(self, text: str) -> list[int]:
         """Ids of a piece that begins a text.
@@ -68,7 +68,7 @@ class PieceTokenizer:
             if border == VIDEO_MARK:
                 ids.append(VIDEO_PLACEHOLDER)
                 position += len(VIDEO_MARK)
-            read = self._read(part, self._inside if border == CUT else "")
+            read = self._read(part, self._mid_text if border == CUT else "")
             controls += [(len(ids) + place, position + start) for place, start in read.controls]
             ids += read.ids
             position += len(part)
@@ -77,7 +77,7 @@ class PieceTokenizer:
     def text_before(self, text: str) -> str:
         """What is put before a piece that follows ``text``: the control token that it ends with, or a line break."""
         ids, controls = self._read(text, "")
-        return text[controls[-1][1] :] if controls and controls[-1][0] == len(ids) - 1 else self._inside
+        return text[controls[-1][1] :] if controls and controls[-1][0] == len(ids) - 1 else self._mid_text
 
     def _read(self, text: str, before: str) -> PieceIds:
         """Ids of a text without those of the text before it."""

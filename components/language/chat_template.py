@@ -105,7 +105,7 @@ class ChatTemplate:
             self._text = _FIXED_DATE_MACRO + self._text
             self._variables["date_parts"] = _date_parts(datetime.fromisoformat(settings.date))
         self._reads_lists = False
-        self._sample = self._fill_in_sample()
+        self._sample = self._render_sample()
         written = {str(token) for token in tokenizer.added_tokens_decoder.values() if self.writes(str(token))}
         self._in_answers = _any_of({*control_tokens, VIDEO_MARK})
         self._in_system_texts = _any_of({*control_tokens, *written, VIDEO_MARK})
@@ -129,7 +129,7 @@ class ChatTemplate:
             del messages[0]
         return messages
 
-    def fill_in(self, messages: Sequence[Message], *, ask: bool) -> str:
+    def render(self, messages: Sequence[Message], *, ask: bool) -> str:
         """Text of these messages, with the request for an answer behind it or without.
 
         Raises:
@@ -148,7 +148,7 @@ class ChatTemplate:
             raise ChatError(f"{self.source} cannot render the turns {roles}: {error}{self.advice(messages)}") from error
         return text
 
-    def _fill_in_sample(self) -> str:
+    def _render_sample(self) -> str:
         """A short conversation as the template writes it; tells whether contents are texts or lists of parts to it.
 
         Templates of composite models (LLaVA, SmolVLM) loop over parts. Given a text, they show nothing of it.
@@ -156,7 +156,7 @@ class ChatTemplate:
         messages = [{"role": role, "content": CUT} for role in ("user", "assistant")]
         for self._reads_lists in (False, True):
             with suppress(ChatError):  # raised again when a conversation is written
-                sample = self.fill_in(messages, ask=False)
+                sample = self.render(messages, ask=False)
                 if sample.count(CUT) == len(messages):
                     return sample
         self._reads_lists = False

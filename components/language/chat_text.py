@@ -16,7 +16,7 @@ from components.language.chat_template import (
 )
 
 
-class Said(NamedTuple):
+class PlainTurn(NamedTuple):
     """A turn."""
 
     role: str
@@ -30,10 +30,13 @@ class Piece(NamedTuple):
     answer_length: int  # characters of the answer that it begins with; 0 in the first piece
 
 
-QUESTION, ANSWER = Said("user", "question"), Said("assistant", "answer")
+QUESTION, ANSWER = PlainTurn("user", "question"), PlainTurn("assistant", "answer")
 """What a template is tried with."""
 
-OTHER_QUESTION, OTHER_ANSWER = Said("user", "Which of the 2 ?"), Said("assistant", "No.\n\n3 others: both\nand more")
+OTHER_QUESTION, OTHER_ANSWER = (
+    PlainTurn("user", "Which of the 2 ?"),
+    PlainTurn("assistant", "No.\n\n3 others: both\nand more"),
+)
 """What it is tried with again, to see what stays the same."""
 
 
@@ -79,7 +82,7 @@ class ConversationText:
         answer = rest = ""
         shows_system = False
         for num_answers, end in enumerate(ends):
-            prompt = self._template.fill_in(messages[:end], ask=True)
+            prompt = self._template.render(messages[:end], ask=True)
             if prompt.count(ANSWER_END) != num_answers:
                 raise ChatError(f"{self.source} leaves earlier answers out; use a template that shows them")
             shows_system |= SYSTEM_TEXT in prompt
@@ -105,7 +108,7 @@ class ConversationText:
         What the prompt ends with must be in front of the answer too. It may depend on the turns before: SmolLM3 writes
         a think block where the system text holds ``/no_think``.
         """
-        text = self._template.fill_in(messages, ask=False)
+        text = self._template.render(messages, ask=False)
         core, start, end = self._find_answer(text, messages[-1])
         header = prompt[len(prompt) - len(self.header) :]
         header_end = text.rfind(header, 0, start) + len(header)
@@ -132,8 +135,8 @@ class ConversationText:
         """What the template writes between prompt and answer, and all that it writes between question and answer."""
         messages = self._template.mark([question, answer])
         messages[0]["content"] += SYSTEM_TEXT  # marks where the question ends
-        prompt = self._template.fill_in(messages[:1], ask=True)
-        text = self._template.fill_in(messages, ask=False)
+        prompt = self._template.render(messages[:1], ask=True)
+        text = self._template.render(messages, ask=False)
         _, start, _ = self._find_answer(text, messages[1])
         if not text.startswith(prompt):
             raise ChatError(
@@ -143,7 +146,7 @@ class ConversationText:
         if SYSTEM_TEXT not in prompt:
             raise ChatError(f"{self.source} does not show the question {question.content!r}: {prompt!r}")
         lead = text[len(prompt) : start]
-        if lead.strip() and self._template.fill_in(messages[:1], ask=False) == prompt:
+        if lead.strip() and self._template.render(messages[:1], ask=False) == prompt:
             raise ChatError(
                 f"{self.source} ignores add_generation_prompt: it writes {lead!r} before an answer, but not when it is "
                 f"asked for one. Append {{% if add_generation_prompt %}}{{{{ {lead!r} }}}}{{% endif %}} to the template"

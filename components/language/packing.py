@@ -62,7 +62,7 @@ def pack_rows(inputs: SplicedInputs, *, single_row: bool) -> PackedRows:
     lengths: list[int] = inputs.mask.sum(dim=1).tolist()
     longest = max(lengths)
     width = sum(lengths) if single_row else longest
-    places = place_in_rows(lengths, width, largest_first=not single_row)
+    places = assign_to_rows(lengths, width, largest_first=not single_row)
     row, start = torch.tensor(places, device=inputs.mask.device).unbind(dim=1)  # [C]
     conversation, column = inputs.mask.nonzero(as_tuple=True)
     rows, columns = row[conversation], start[conversation] + column
@@ -78,7 +78,7 @@ def pack_rows(inputs: SplicedInputs, *, single_row: bool) -> PackedRows:
     return PackedRows(embeddings, position_ids, row, start, boundaries, longest)
 
 
-def place_in_rows(lengths: Sequence[int], width: int, *, largest_first: bool = True) -> list[tuple[int, int]]:
+def assign_to_rows(lengths: Sequence[int], width: int, *, largest_first: bool = True) -> list[tuple[int, int]]:
     """Put each length into the first row that has room for it.
 
     Args:
@@ -145,7 +145,7 @@ def refuse_mixed_conversations(model: Any, packed: PackedRows) -> Iterator[None]
         given = inspect.signature(layer.forward).bind(*args, **kwargs)
         given.apply_defaults()
         mask = given.arguments["attention_mask"]
-        apart = "cu_seq_lens_q" in kwargs if packed.boundaries is not None else _keeps_apart(mask, packed.position_ids)
+        apart = "cu_seq_lens_q" in kwargs if packed.boundaries is not None else _separates(mask, packed.position_ids)
         if not apart:
             raise ValueError(f"{_mixing(model)}: its tokens would attend to other conversations; set pack to false")
 
@@ -165,7 +165,7 @@ def _is_layer(module: nn.Module) -> bool:
     return "attention_mask" in parameters and "hidden_states" in parameters
 
 
-def _keeps_apart(mask: Tensor | BlockMask | None, position_ids: Tensor) -> bool:
+def _separates(mask: Tensor | BlockMask | None, position_ids: Tensor) -> bool:
     """Whether a mask lets no token attend to another conversation; ``position_ids`` is ``[R, P]``."""
     if mask is None:  # plain causal attention
         return False

@@ -1,116 +1,58 @@
-"""Spatial pooling of patch grids: to a given grid, or by windows as a part of the bridge that a config chooses."""
+"""Three ways to make fewer patches of a frame; ``PatchPooling`` is their contract.
 
-import math
-from abc import ABC, abstractmethod
+- ``GridPooling`` averages to a grid of a given size, whatever size the encoder gives: take it to set the number of
+  patches. Encoders (``patch_grid``) and the published bridge (``pool_grid``) use it.
+- ``WindowPooling`` takes the mean or the maximum of every window of a given size: take it to divide the number of
+  patches without new weights.
+- ``ConvPooling`` learns how to combine the patches of a window: take it where the bridge is trained with enough data.
+"""
+
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from components.interfaces import PatchPooling
+from components.positions import patch_grid_side
+
 Reduction = Literal["average", "max"]
 
 
-def patch_grid_side(num_patches: int) -> int:
-    """Side of the square grid that N row-major patches form.
+class GridPooling(PatchPooling):
+    """Averages a square patch grid to another size, as ``AdaptiveAvgPool2d`` does. Has no weights.
 
-    Args:
-        num_patches: Patches of a frame, N.
-
-    Returns:
-        The side, ``sqrt(N)``.
-
-    Raises:
-        ValueError: N is no square number; the rows of the grid cannot be told apart.
-    """
-    side = math.isqrt(num_patches)
-    if side * side != num_patches:
-        raise ValueError(f"{num_patches} patches a frame form no square grid, so they cannot be pooled to one")
-    return side
-
-
-def pool_patches(patches: Tensor, grid: int) -> Tensor:
-    """Average a square patch grid down (or up) to another one, as ``AdaptiveAvgPool2d`` does.
-
-    Windows overlap where the old side is no multiple of the new one; a smaller grid is repeated up.
-
-    Args:
-        patches: Patches in row-major order, ``[F, N, D]`` with N a square number.
-        grid: Side g of the new grid.
-
-    Returns:
-        ``[F, g * g, D]``, row-major, same dtype.
-
-    Raises:
-        ValueError: N is no square number.
-    """
-    num_frames, num_patches, dim = patches.shape
-    side = patch_grid_side(num_patches)
-    if side == grid:
-        return patches
-    if num_frames == 0:  # torch's pooling refuses an empty batch
-        return patches.new_empty(0, grid * grid, dim)
-    planes = patches.transpose(1, 2).reshape(num_frames, dim, side, side)
-    pooled = functional.adaptive_avg_pool2d(planes, grid)
-    return pooled.flatten(2).transpose(1, 2)
-
-
-class PatchPooling(nn.Module, ABC):
-    """Makes one patch out of every window of a frame's square grid. Built as ``Pooling(dim, *, options)``.
-
-    Windows are squares that touch but do not overlap. Where their side does not divide the grid's, the rows and columns
-    that are left over at the bottom and on the right are not read.
+    Windows overlap where the old side is no multiple of the new one. Patches are repeated where the grid grows.
 
     Args:
         dim: Width of a patch, D.
-        stride: Side of a window, in patches.
-
-    Attributes:
-        out_dim: Width of a pooled patch.
+        grid: Side of the new grid, in patches.
 
     Raises:
-        ValueError: ``stride`` is not positive.
-
-    Source: the spatial pooling in the VideoLLaMB code.
+        ValueError: ``grid`` is not positive.
     """
 
-    out_dim: int
-
-    def __init__(self, dim: int, stride: int) -> None:
+    def __init__(self, dim: int, *, grid: int) -> None:
         super().__init__()
-        if stride < 1:
-            raise ValueError(f"the side of a pooling window must be at least 1, got stride={stride}")
+        if grid < 1:
+            raise ValueError(f"the side of the pooled grid must be at least 1, got grid={grid}")
         self.out_dim = dim
-        self.stride = stride
+        self.grid = grid
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Pool every frame by itself.
-
-        Args:
-            patches: Patches in row-major order, ``[F, N, D]`` with N a square number.
-
-        Returns:
-            ``[F, floor(sqrt(N) / stride) ** 2, out_dim]``, row-major.
-
-        Raises:
-            ValueError: N is no square number, or the grid is smaller than one window.
-        """
+        """Pool every frame by itself: ``[F, N, D]`` to ``[F, grid * grid, D]``; see ``PatchPooling``."""
         num_frames, num_patches, dim = patches.shape
-        side = patch_grid_side(num_patches)
-        if side < self.stride:
-            raise ValueError(
-                f"a grid of {side} x {side} patches holds no window of {self.stride} x {self.stride}: lower the "
-                "pooling's stride, or keep more patches in the encoder"
-            )
-        planes = patches.transpose(1, 2).reshape(num_frames, dim, side, side)
-        return self.reduce(planes).flatten(2).transpose(1, 2)
-
-    @abstractmethod
-    def reduce(self, planes: Tensor) -> Tensor:
-        """From planes ``[F, D, side, side]`` to ``[F, out_dim, side // stride, side // stride]``."""
+        if patch_grid_side(num_patches) == self.grid:
+            return patches
+        if num_frames == 0:  # torch's pooling refuses an empty batch
+            return patches.new_empty(0, self.grid**2, dim)
+        return _to_patches(functional.adaptive_avg_pool2d(_to_planes(patches), self.grid))
 
 
 class WindowPooling(PatchPooling):
-    """Keeps the mean or, channel by channel, the largest value of every window. Has no weights.
+    """Keeps the mean or, channel by channel, the maximum of every window of patches. Has no weights.
+
+    Windows are squares that touch but do not overlap. Rows and columns that are left over at the bottom and on the
+    right are not read.
 
     Args:
         dim: Width of a patch, D.
@@ -119,23 +61,29 @@ class WindowPooling(PatchPooling):
 
     Raises:
         ValueError: ``stride`` is not positive, or ``reduction`` is neither of the two.
+
+    Source: the spatial pooling in the VideoLLaMB code.
     """
 
     def __init__(self, dim: int, *, stride: int = 2, reduction: Reduction = "average") -> None:
-        super().__init__(dim, stride)
+        super().__init__()
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}")
+        self.out_dim = dim
+        self.stride = _positive(stride)
         self.reduction = reduction
 
-    def reduce(self, planes: Tensor) -> Tensor:
-        """Mean or maximum; see ``PatchPooling.reduce``."""
+    def forward(self, patches: Tensor) -> Tensor:
+        """Pool every frame by itself: ``[F, N, D]`` to ``[F, floor(sqrt(N) / stride) ** 2, D]``."""
+        _check_window(patches, self.stride)
         pool = functional.avg_pool2d if self.reduction == "average" else functional.max_pool2d
-        pooled: Tensor = pool(planes, self.stride)
-        return pooled
+        return _to_patches(pool(_to_planes(patches), self.stride))
 
 
 class ConvPooling(PatchPooling):
     """Learns how a window's patches become one: a convolution whose kernel is the window.
+
+    Its windows are those of ``WindowPooling``.
 
     Args:
         dim: Width of a patch, D.
@@ -144,14 +92,43 @@ class ConvPooling(PatchPooling):
 
     Raises:
         ValueError: ``stride`` is not positive.
+
+    Source: the spatial pooling in the VideoLLaMB code.
     """
 
     def __init__(self, dim: int, *, stride: int = 2, out_dim: int | None = None) -> None:
-        super().__init__(dim, stride)
+        super().__init__()
         self.out_dim = out_dim or dim
+        self.stride = _positive(stride)
         self.convolution = nn.Conv2d(dim, self.out_dim, kernel_size=stride, stride=stride)
 
-    def reduce(self, planes: Tensor) -> Tensor:
-        """Convolve; see ``PatchPooling.reduce``."""
-        pooled: Tensor = self.convolution(planes)
-        return pooled
+    def forward(self, patches: Tensor) -> Tensor:
+        """Pool every frame by itself: ``[F, N, D]`` to ``[F, floor(sqrt(N) / stride) ** 2, out_dim]``."""
+        _check_window(patches, self.stride)
+        return _to_patches(self.convolution(_to_planes(patches)))
+
+
+def _positive(stride: int) -> int:
+    if stride < 1:
+        raise ValueError(f"the side of a pooling window must be at least 1, got stride={stride}")
+    return stride
+
+
+def _check_window(patches: Tensor, stride: int) -> None:
+    side = patch_grid_side(patches.shape[1])
+    if side < stride:
+        raise ValueError(
+            f"a grid of {side} x {side} patches holds no window of {stride} x {stride}: lower the pooling's stride, or "
+            "keep more patches in the encoder"
+        )
+
+
+def _to_planes(patches: Tensor) -> Tensor:
+    """Patches ``[F, N, D]``, row-major, as an image of D channels, ``[F, D, sqrt(N), sqrt(N)]``."""
+    num_frames, num_patches, dim = patches.shape
+    side = patch_grid_side(num_patches)
+    return patches.transpose(1, 2).reshape(num_frames, dim, side, side)
+
+
+def _to_patches(planes: Tensor) -> Tensor:
+    return planes.flatten(2).transpose(1, 2)

@@ -1,8 +1,8 @@
 """Depth of the valleys in a similarity curve, in linear time and without loops.
 
-From a gap, climb to the left and to the right while the similarity does not fall. The two peaks are the ends of the
-monotone runs through the gap; a running maximum (minimum) over the positions where runs begin (end) finds them all at
-once. Plateaus are climbed: equal neighbours belong to one run.
+From a gap, go to the left and to the right while the similarity does not fall. The two ends are the peaks beside the
+gap; the depth is the sum of the two rises. Equal neighbours belong to one rise. A running maximum over the positions
+where rises begin finds all peaks at once.
 
 Source: SceneTilling, VideoLLaMB (arXiv:2409.01071), after TextTiling.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _SMALLEST_NORM = 1e-8
-# Numbers that a thread multiplies at once: a block of class vectors, its neighbour and the products fit a core's cache.
+# Numbers that a thread multiplies at once: so many fit a core's cache, with their neighbours and products.
 _BLOCK_ELEMENTS = 2**17
 
 
@@ -42,10 +42,9 @@ def _squares_and_products_cuda(cls: Tensor) -> tuple[Tensor, Tensor]:
 def _squares_and_products_cpu(cls: Tensor) -> tuple[Tensor, Tensor]:
     """Dot product of every row with itself, ``[T]``, and with the next one, ``[T - 1]``, as float64.
 
-    Works in blocks that stay in the cache: each class vector comes from memory once, and no product goes there.
-    Products of matrices, of 2 x 2 neighbours say, take a third less time, but promise no rounding: here equal frames
-    multiply and sum to three equal numbers, so their similarity is exactly 1, however many rows there are and on any
-    processor.
+    It works in blocks that fit the cache: each class vector is read from memory once, and no product is written there.
+    Matrix products would take a third less time, but their rounding is not defined. Here equal frames give three equal
+    sums, so their similarity is exactly 1, for any number of rows and on any processor.
     """
     num_rows, dim = cls.shape
     block_rows = max(1, torch.get_num_threads() * _BLOCK_ELEMENTS // max(1, dim))
@@ -69,7 +68,7 @@ def left_rise(similarity: Tensor) -> Tensor:
     Returns:
         The rises, ``[..., G]``, at least 0; unspecified at padding.
     """
-    # A run begins where the left neighbour is lower. Negated, so that a NaN ends a climb as well.
+    # A rise to the left ends where the left neighbour is lower. Negated, so that a NaN ends it as well.
     begins = ~(similarity[..., :-1] >= similarity[..., 1:])
     positions = torch.arange(1, similarity.shape[-1], device=similarity.device)
     begin_positions = torch.zeros(similarity.shape, dtype=torch.int64, device=similarity.device)
@@ -116,8 +115,8 @@ def deepest(depth: Tensor, limit: int) -> Tensor:
     last_chosen = depth.topk(limit, dim=-1).values[..., -1:]  # [V, 1]; -inf where a row has fewer gaps
     deeper = depth > last_chosen
     tied = depth == last_chosen.masked_fill(last_chosen == -torch.inf, torch.nan)  # padding is tied with nothing
-    places_left = limit - deeper.sum(dim=-1, keepdim=True)
-    return deeper | (tied & (tied.cumsum(dim=-1) <= places_left))
+    remaining = limit - deeper.sum(dim=-1, keepdim=True)
+    return deeper | (tied & (tied.cumsum(dim=-1) <= remaining))
 
 
 def above_deviation(depth: Tensor, alpha: float) -> Tensor:

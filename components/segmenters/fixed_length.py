@@ -4,13 +4,13 @@ from torch import Tensor
 
 from components.interfaces import Segmenter
 from components.packed_frames import locate_frames
-from components.segmenters.streaming import FixedLengthStream
+from components.segmenters.segment_streams import FixedLengthStream
 
 
 class FixedLength(Segmenter):
     """Cuts every video after each ``frames`` frames; the last segment may be shorter.
 
-    A frame's segment never changes as later frames arrive.
+    So a segment is final as soon as it is full, and streaming cuts where the offline form does.
 
     Args:
         frames: Frames of a segment.
@@ -28,7 +28,7 @@ class FixedLength(Segmenter):
         """Number the segments.
 
         Args:
-            cls: Class vectors of the packed frames, ``[F, D]``; only their number counts.
+            cls: Class vectors of the packed frames, ``[F, D]``; only their number is used.
             frame_counts: Frames of every video, ``[V]`` int64.
 
         Returns:
@@ -40,5 +40,5 @@ class FixedLength(Segmenter):
         return locate_frames(frame_counts.to(cls.device), cls.shape[0]).position // self.frames
 
     def stream(self) -> FixedLengthStream:
-        """Start the frame-by-frame form."""
+        """Start to segment one video frame by frame."""
         return FixedLengthStream(self.frames)

@@ -1,4 +1,4 @@
-"""SceneTilling: cut a video where neighbouring class vectors stop resembling each other."""
+"""SceneTilling: cuts a video where the class vectors of neighbouring frames differ."""
 
 import torch
 from torch import Tensor
@@ -6,27 +6,31 @@ from torch import Tensor
 from components.interfaces import Segmenter
 from components.packed_frames import locate_frames
 from components.segmenters.depth import above_deviation, adjacent_similarity, deepest, depth_scores
-from components.segmenters.streaming import SceneTillingStream
+from components.segmenters.segment_streams import SceneTillingStream
 
 _TOP_K_CAUSAL_ALPHA = 0.5  # what the original's streaming demo uses
 
 
 class SceneTilling(Segmenter):
-    """Cuts at the deepest valleys of the similarity of neighbouring frames.
+    """Cuts at the deepest valleys of the similarity between neighbouring frames.
 
-    Two forms: ``k`` cuts at the k deepest gaps (k + 1 segments; fewer where a video has fewer gaps), ``alpha`` cuts at
-    every gap whose depth is strictly above mean + alpha unbiased standard deviations of the video's depths. Of equally
-    deep gaps the earlier wins. A video of one frame is one segment. All videos of a batch are cut at once, on their
-    device, in time linear in the longest video.
+    A *gap* is the step between two neighbouring frames; its depth says how deep a valley of similarity it is.
+
+    - ``k``, the top-k form: cuts at the k deepest gaps, so k + 1 segments, or fewer where a video has fewer gaps.
+    - ``alpha``, the threshold form: cuts at every gap whose depth is strictly above mean + alpha unbiased standard
+      deviations of the video's depths.
+
+    Of equally deep gaps the earlier is cut. A video of one frame is one segment. All videos of a batch are cut at once,
+    on their device, in time linear in the longest video.
 
     Args:
         k: Cuts per video (top-k form).
         alpha: Standard deviations above the mean depth (threshold form).
         max_cuts: Threshold form only: keep this many of the deepest cuts; the original keeps 15. None keeps all.
-        max_segment_frames: Split longer segments evenly after the cuts, into as few parts as will do; bounds time and
+        max_segment_frames: Split longer segments evenly after the cuts, into as few parts as possible; bounds time and
             memory of a recurrent step. Not in the paper. None splits nothing.
-        causal_alpha: Deviations above the mean from which ``stream().declared()`` declares a boundary. None takes
-            ``alpha``, or 0.5 in the top-k form, because the k deepest of an unfinished video are not known.
+        causal_alpha: Streaming only: deviations above the mean from which a boundary is declared. None takes ``alpha``,
+            or 0.5 in the top-k form, because the k deepest gaps of an unfinished video are unknown.
 
     Raises:
         ValueError: Not exactly one of ``k`` and ``alpha`` is given, or a number is out of its range.
@@ -71,7 +75,7 @@ class SceneTilling(Segmenter):
             Segment of every frame in its video, ``[F]`` int64.
 
         Raises:
-            ValueError: ``cls`` is no matrix, or the counts do not sum to F.
+            ValueError: ``cls`` is not two-dimensional, or the counts do not sum to F.
         """
         if cls.ndim != 2:
             raise ValueError(f"SceneTilling expects class vectors [F, D], got shape {list(cls.shape)}")
@@ -84,13 +88,13 @@ class SceneTilling(Segmenter):
             (frame_counts.shape[0], int(frame_counts.max())), -torch.inf, dtype=torch.float32
         )  # [V, T]
         within_video = position[1:] > 0
-        # The packed neighbour of a video's last frame is another video's first: its entry stays padding.
+        # The frame behind a video's last one belongs to another video: that entry stays padding.
         similarity[video_index[:-1], position[:-1]] = torch.where(within_video, adjacent_similarity(cls), -torch.inf)
         return self.segment_rows(similarity[:, :-1], frame_counts)[video_index, position]
 
     def stream(self) -> SceneTillingStream:
-        """Start the frame-by-frame form."""
-        return SceneTillingStream(self.segment_rows, self.causal_alpha, self.max_segment_frames)
+        """Start to segment one video frame by frame, by the causal rule of ``SceneTillingStream``."""
+        return SceneTillingStream(self.causal_alpha, self.max_segment_frames)
 
     def segment_rows(self, similarity: Tensor, frame_counts: Tensor) -> Tensor:
         """Number the segments from similarity curves.

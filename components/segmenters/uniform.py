@@ -1,17 +1,16 @@
-"""Equal segments: the ablation that ignores what is seen."""
+"""The same number of equal segments for every video: the ablation that ignores what the video shows."""
 
-import torch
 from torch import Tensor
 
 from components.interfaces import Segmenter
 from components.packed_frames import locate_frames
-from components.segmenters.streaming import FrameCountStream
 
 
 class Uniform(Segmenter):
     """Cuts every video into the same number of segments, as equal as they can be.
 
-    Lengths differ by at most one frame. A video with fewer frames than segments gets one segment a frame.
+    Lengths differ by at most one frame. A video with fewer frames than segments gets one segment a frame. Every
+    boundary depends on the length of the video, so it cannot stream.
 
     Args:
         num_segments: Segments per video.
@@ -29,7 +28,7 @@ class Uniform(Segmenter):
         """Number the segments.
 
         Args:
-            cls: Class vectors of the packed frames, ``[F, D]``; only their number counts.
+            cls: Class vectors of the packed frames, ``[F, D]``; only their number is used.
             frame_counts: Frames of every video, ``[V]`` int64.
 
         Returns:
@@ -42,7 +41,3 @@ class Uniform(Segmenter):
         video_index, position = locate_frames(frame_counts, cls.shape[0])
         length = frame_counts[video_index]
         return position * length.clamp_max(self.num_segments) // length
-
-    def stream(self) -> FrameCountStream:
-        """Start the frame-by-frame form; it settles no boundary, since each depends on the length of the video."""
-        return FrameCountStream(lambda num_frames: self.segment(torch.empty(num_frames, 0), torch.tensor([num_frames])))

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from components.checkpoints.format import CONFIG, RunCheckpoint
-from components.checkpoints.weight_files import CheckpointFiles
+from components.checkpoints.run_checkpoint import CONFIG, RunCheckpoint
+from components.checkpoints.weight_files import WeightFiles
 from components.checkpoints.weight_fingerprint import fingerprint_of_tensor, is_same, plain_name
 from components.weights.conversion import NOTHING_ALLOWED, Allowances, refuse_differences
 from components.weights.lora import is_adapter, merge_adapters
@@ -109,7 +109,7 @@ def merge_trained_adapters(
         raise ValueError(
             f"the adapters were trained with alpha {own:g} ({checkpoint / CONFIG}), got --lora-alpha {alpha:g}"
         )
-    weights = CheckpointFiles(frozen)
+    weights = WeightFiles(frozen)
     return merge_adapters({name: weights[name] for name in weights} | trained, alpha)
 
 

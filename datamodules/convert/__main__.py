@@ -5,6 +5,7 @@ r"""Converts other projects' instruction data into shards.
     python -m datamodules.convert videollamb llava_pllava_filter.json OUT --media-root media
     python -m datamodules.convert llava-video LLaVA-Video-178K OUT --workers 8 --reencode 224,32
     python -m datamodules.convert mixture mixture.yaml OUT --media-root videos --seed 0
+    python -m datamodules.convert webdataset 'sets/train-{000000..000012}.tar' OUT
 
 Rows about the same part of the same video become one sample with a conversation each, in the order in which the
 annotations name the videos first; shuffling is the reader's. Beside the shards ``OUT/NAME-000000.tar`` lie
@@ -35,9 +36,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from command_errors import run_and_exit
+from datamodules.convert.conversion_settings import Conversion, Part
 from datamodules.convert.reencode_video import Reencoding
 from datamodules.convert.row_problems import ConversionError
-from datamodules.convert.run import Conversion, Part, convert
+from datamodules.convert.run import convert
 from datamodules.convert.sources import SOURCES, MediaRoots
 
 TOO_MANY_LEFT_OUT = 1
@@ -83,6 +85,8 @@ def _conversion(options: argparse.Namespace) -> Conversion:
         raise ConversionError(f"--name {name!r}: expected letters, digits, '-' and '_'; it starts the shards' names")
     roots = MediaRoots.parse(options.media_root)
     annotations = SOURCES[options.source](options.inputs, roots, options.seed)
+    if any(annotation.is_tar for annotation in annotations) and (options.media_root or options.strip_prefix):
+        raise ConversionError("--media-root and --strip-prefix say where media are, but tars hold them; leave both out")
     roots.check_labels([annotation.label for annotation in annotations])
     return Conversion(
         annotations=annotations,

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from datamodules.convert.row_problems import Reason, RowProblem
-from datamodules.shards.schema import IMAGE_ENDINGS, VIDEO_ENDINGS
+from datamodules.shards.schema import ARRAY_ENDINGS, IMAGE_ENDINGS, VIDEO_ENDINGS
 
 NamedAs = Literal["image", "video"]
 """The field of the row that names the media."""
@@ -27,6 +27,7 @@ _SAME_AS = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "m4v": "mp4", "qt": "mov
 _SHOWN_LETTERS = 200
 _ADVICE = {errno.ENAMETOOLONG: "give it a shorter name here and there", errno.EACCES: "allow its folders to be entered"}
 _OTHER_PICTURES = frozenset({"bmp", "tif", "tiff", "avif", "heic", "heif", "jp2"})
+_OTHER_VIDEOS = frozenset({"wmv", "asf", "flv", "mpg", "mpeg", "ts", "ogv", "rm"})
 
 
 def checked_path(name: str) -> str:
@@ -101,13 +102,18 @@ def stored_ending(path: Path) -> str | None:
     """The ending under which a shard stores this file as it is, by its name; None where it cannot."""
     ending = ending_of(path.name)
     ending = _SAME_AS.get(ending, ending)
-    return ending if ending in VIDEO_ENDINGS | IMAGE_ENDINGS else None
+    return ending if ending in VIDEO_ENDINGS | IMAGE_ENDINGS | ARRAY_ENDINGS else None
 
 
 def usual_field(name: str) -> NamedAs:
     """The field that usually names media with this ending."""
     ending = ending_of(name)
     return "image" if _SAME_AS.get(ending, ending) in IMAGE_ENDINGS | _OTHER_PICTURES else "video"
+
+
+def is_media_ending(ending: str) -> bool:
+    """Whether files with this ending are usually pictures, videos or arrays of frames."""
+    return ending in _known_endings() | _OTHER_VIDEOS
 
 
 def ending_of(name: str) -> str:
@@ -122,7 +128,7 @@ def _tried_endings(named_as: NamedAs | None) -> tuple[str, ...]:
 
 
 def _known_endings() -> frozenset[str]:
-    return VIDEO_ENDINGS | IMAGE_ENDINGS | _SAME_AS.keys() | _OTHER_PICTURES
+    return VIDEO_ENDINGS | IMAGE_ENDINGS | ARRAY_ENDINGS | _SAME_AS.keys() | _OTHER_PICTURES
 
 
 def _candidates(folder: Path, name: str, endings: tuple[str, ...]) -> Iterator[Path]:

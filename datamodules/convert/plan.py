@@ -5,15 +5,14 @@ annotations puts every row into this file under its sample. The second pass read
 finished is kept in it too: a stopped conversion opens the same file and goes on.
 """
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
-from datamodules.convert.paths import NamedAs, usual_field
+from datamodules.convert.planned_samples import LeftOut, PlannedSample, Progress, SampleIdentity
 from datamodules.convert.row_problems import ConversionError, Reason, RowProblem
 from datamodules.shards.schema import MAX_CONVERSATIONS_BYTES
 
@@ -21,68 +20,13 @@ _TABLES = """
 CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE annotations (number INTEGER PRIMARY KEY, label TEXT, num_rows INTEGER);
 CREATE TABLE samples (number INTEGER PRIMARY KEY, digest BLOB UNIQUE, media TEXT, folders TEXT, start_ms INTEGER,
-                      end_ms INTEGER, source TEXT, named_as TEXT);
+                      end_ms INTEGER, source TEXT, named_as TEXT, frame_interval_ms REAL);
 CREATE TABLE conversations (number INTEGER PRIMARY KEY, sample INTEGER, annotation INTEGER, row INTEGER, json TEXT);
 CREATE TABLE left_out (annotation INTEGER, row INTEGER, media TEXT, reason TEXT, message TEXT);
 """
 _SAMPLES_TABLE = "SELECT sql FROM sqlite_master WHERE name = 'samples'"
+_NEW_COLUMNS = {"named_as": "TEXT", "frame_interval_ms": "REAL"}  # that older versions did not have, in this order
 _CACHE_KIB = 65_536
-
-
-class PlannedSample(NamedTuple):
-    """Media, a part of it, and what is asked about it.
-
-    Conversations that are too many for one sample are put into several about the same media.
-    """
-
-    number: int  # of the media; shared by such samples
-    piece: int  # of them, from 0
-    key: str
-    media: str | None  # relative path as the annotations name it; None for text only
-    folders: tuple[str, ...]  # where to look for it, in this order
-    start_ms: int | None
-    end_ms: int | None
-    source: str
-    conversations: tuple[dict[str, Any], ...]
-    rows: tuple[int, int]  # numbers of the first and last conversation
-    named_as: NamedAs | None = None  # field that names the media; None for text only, and in plans of older versions
-
-
-class SampleIdentity(NamedTuple):
-    """Rows with equal identities share a sample."""
-
-    media: str  # for text, what tells the row from all others
-    folders: tuple[str, ...]
-    start_ms: int | None = None
-    end_ms: int | None = None
-    named_as: NamedAs | None = None
-
-    def digest(self, number_of_folders: Mapping[tuple[str, ...], int]) -> bytes:
-        """16 bytes that are equal on every machine, wherever the folders lie there."""
-        facts = [self.media, number_of_folders[self.folders], self.start_ms, self.end_ms]
-        if self.named_as not in (None, usual_field(self.media)):  # the same file is then prepared in another way
-            facts.append(self.named_as)
-        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).digest()
-
-
-class LeftOut(NamedTuple):
-    """A row that is not written."""
-
-    label: str  # of the annotation file
-    row: int  # counted from 0; of JSON lines, empty ones do not count
-    media: str | None
-    reason: Reason
-    message: str
-
-
-class Progress(NamedTuple):
-    """How far writing got."""
-
-    next_sample: int = 1  # the first that is in no finished shard
-    num_shards: int = 0
-    num_samples: int = 0  # in finished shards
-    finished: bool = False
-    next_piece: int = 0  # of the next sample: earlier ones are in finished shards
 
 
 class Plan:
@@ -111,8 +55,8 @@ class Plan:
             if restart or not tables:
                 for statement in _TABLES.split(";"):
                     self._database.execute(statement)
-            elif "named_as" not in str(self._database.execute(_SAMPLES_TABLE).fetchone()):
-                self._database.execute("ALTER TABLE samples ADD COLUMN named_as TEXT")  # the plan of an older version
+            else:
+                self._add_new_columns()
             self._database.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise ConversionError(f"{path} is in use ({error}); is the same conversion running already?") from error
@@ -168,8 +112,8 @@ class Plan:
         """
         is_text = not identity.folders
         self._database.execute(
-            "INSERT OR IGNORE INTO samples (digest, media, folders, start_ms, end_ms, source, named_as) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO samples (digest, media, folders, start_ms, end_ms, source, named_as, "
+            "frame_interval_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 digest,
                 None if is_text else identity.media,
@@ -178,6 +122,7 @@ class Plan:
                 identity.end_ms,
                 source,
                 identity.named_as,
+                identity.frame_interval_ms,
             ),
         )
         (sample,) = self._database.execute("SELECT number FROM samples WHERE digest = ?", (digest,)).fetchone()
@@ -206,7 +151,7 @@ class Plan:
     def samples(self, first: int, first_piece: int = 0) -> Iterator[PlannedSample]:
         """Samples from this number and piece on, in the order in which the annotations name their media first."""
         rows = self._database.execute("SELECT * FROM samples WHERE number >= ? ORDER BY number", (first,))
-        for number, digest, media, folders, start_ms, end_ms, source, named_as in rows:
+        for number, digest, media, folders, start_ms, end_ms, source, named_as, frame_interval_ms in rows:
             conversations = self._database.execute(
                 "SELECT number, json FROM conversations WHERE sample = ? ORDER BY number", (number,)
             )
@@ -224,10 +169,11 @@ class Plan:
                         tuple(json.loads(text) for _, text in group),
                         (group[0][0], group[-1][0]),
                         named_as,
+                        frame_interval_ms,
                     )
 
     def start_writing(self) -> None:
-        """Begin the second pass; what happens between two ``keep_progress`` is kept together or not at all."""
+        """Begin the second pass; what happens between two ``store_progress`` is kept together or not at all."""
         self._database.execute("BEGIN")
 
     def leave_out_sample(self, sample: PlannedSample, problem: RowProblem) -> None:
@@ -238,7 +184,7 @@ class Plan:
             (problem.reason, problem.message, sample.number, *sample.rows),
         )
 
-    def keep_progress(self, progress: Progress) -> None:
+    def store_progress(self, progress: Progress) -> None:
         """Note finished shards; to be called when all before ``progress.next_sample`` is written or left out."""
         self._keep("progress", progress)
         if progress.finished:  # the rows are in the shards now
@@ -264,6 +210,13 @@ class Plan:
         )
         for label, row, media, reason, message in found:
             yield LeftOut(label, row, media, Reason(reason), message)
+
+    def _add_new_columns(self) -> None:
+        """Bring the plan of an older version up to date."""
+        columns = str(self._database.execute(_SAMPLES_TABLE).fetchone())
+        for name, kind in _NEW_COLUMNS.items():
+            if name not in columns:
+                self._database.execute(f"ALTER TABLE samples ADD COLUMN {name} {kind}")
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         made_with = self._kept("settings")

@@ -1,7 +1,7 @@
 """What worker processes do with one sample: find its media, check it, and write it smaller where that is asked."""
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from datamodules.convert.paths import NamedAs, find_media, stored_ending, usual_field
@@ -14,10 +14,13 @@ from datamodules.convert.reencode_picture import (
 )
 from datamodules.convert.reencode_video import Reencoding, reencode_video
 from datamodules.convert.row_problems import Reason, RowProblem
+from datamodules.convert.tar_contents import copy_member, is_tar
 from datamodules.convert.video_check import probe_video
+from datamodules.errors import BrokenMediaError
 from datamodules.media.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
+from datamodules.media.npy_file import array_duration_ms, read_npy_header
 from datamodules.media.pictures import READ_FORMATS
-from datamodules.shards.schema import VIDEO_ENDINGS
+from datamodules.shards.schema import ARRAY_ENDINGS, VIDEO_ENDINGS
 
 _ENDING_OF_PICTURE = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _ENDING_OF_VIDEO = {form: form.lower() for form in VIDEO_FORMATS}
@@ -36,12 +39,12 @@ class Preparation(NamedTuple):
     reencoding: Reencoding | None
     scratch: Path
 
-    def scratch_file(self, wanted: "Wanted") -> Path:
+    def scratch_file(self, job: "MediaJob") -> Path:
         """Where what is written for a sample lies until it is stored."""
-        return self.scratch / str(wanted.number)
+        return self.scratch / str(job.number)
 
 
-class Wanted(NamedTuple):
+class MediaJob(NamedTuple):
     """The media of one sample; all that a worker process needs to know."""
 
     number: int
@@ -50,25 +53,26 @@ class Wanted(NamedTuple):
     start_ms: int | None
     end_ms: int | None
     named_as: NamedAs | None = None  # field of the row; None = not known
+    frame_interval_ms: float | None = None  # of a video in an npy file
 
 
-class Prepared(NamedTuple):
+class PreparedMedia(NamedTuple):
     """A file that can be stored."""
 
     path: Path
     ending: str
-    meta: dict[str, int]
+    meta: dict[str, int | float]
     is_cut: bool = False  # the file holds the wanted part alone, or is a picture, which has no parts
     is_scratch: bool = False  # to be removed once it is stored
 
 
-def prepare(wanted: Wanted, preparation: Preparation, tick: Callable[[], None]) -> Prepared:
+def prepare(job: MediaJob, preparation: Preparation, tick: Callable[[], None]) -> PreparedMedia:
     """Find, check and shrink the media of one sample.
 
     The file's bytes tell what it is. A name without an ending, or with a wrong one, is no problem.
 
     Args:
-        wanted: Which media.
+        job: Which media.
         preparation: What is done with it.
         tick: Called whenever long work gets on.
 
@@ -79,25 +83,43 @@ def prepare(wanted: Wanted, preparation: Preparation, tick: Callable[[], None]) 
     Raises:
         RowProblem: The media is missing, damaged or of a kind that shards do not hold.
     """
-    path = find_media(wanted.media, wanted.folders, wanted.named_as)
+    if not is_tar(job.folders):
+        return _prepare_file(find_media(job.media, job.folders, job.named_as), job, preparation, tick)
+    (tar,) = job.folders
+    path = preparation.scratch_file(job).with_suffix(f".source{PurePosixPath(job.media).suffix}")
+    try:
+        copy_member(Path(tar), job.media, path, tick)
+        prepared = _prepare_file(path, job, preparation, tick)
+    except RowProblem as problem:
+        path.unlink(missing_ok=True)
+        raise RowProblem(problem.reason, problem.message.replace(str(path), f"{tar}: {job.media}")) from problem
+    if prepared.path == path:
+        return prepared._replace(is_scratch=True)
+    path.unlink()
+    return prepared
+
+
+def _prepare_file(path: Path, job: MediaJob, preparation: Preparation, tick: Callable[[], None]) -> PreparedMedia:
     form = format_of(_head(path))
     if form in TEXT_FORMATS:
         raise RowProblem(Reason.DAMAGED, f"{path} is {form}, perhaps what a server sent instead; fetch the file itself")
-    named_as = wanted.named_as or usual_field(path.name)
+    named_as = job.named_as or usual_field(path.name)
     ending = stored_ending(path)
+    if ending in ARRAY_ENDINGS:
+        return _prepare_array(path, job, preparation.probe)
     is_opened = preparation.probe or preparation.reencoding is not None
     if not is_opened and ending is not None and named_as == usual_field(path.name) and _fits(form, ending):
-        return Prepared(path, ending, {})
+        return PreparedMedia(path, ending, {})
     if _is_picture(form, path, named_as):
-        return _prepare_picture(path, form, wanted, preparation, tick)
+        return _prepare_picture(path, form, job, preparation, tick)
     if ending not in VIDEO_ENDINGS:
         ending = _ENDING_OF_VIDEO.get(str(form))
     if preparation.reencoding is not None:
-        return _shrink_video(path, wanted, preparation, preparation.reencoding, tick)
+        return _shrink_video(path, job, preparation, preparation.reencoding, tick)
     if ending is None:
         kind = f"files ending in {path.suffix!r}" if path.suffix else "files of this kind, without an ending,"
         raise RowProblem(Reason.UNSUPPORTED, f"{path}: {kind} are not stored as they are; try --reencode")
-    return Prepared(path, ending, _video_meta(path, wanted) if preparation.probe else {})
+    return PreparedMedia(path, ending, _video_meta(path, job) if preparation.probe else {})
 
 
 def _head(path: Path) -> bytes:
@@ -126,15 +148,31 @@ def _is_picture(form: str | None, path: Path, named_as: NamedAs) -> bool:
     return usual_field(path.name) == "image" or (named_as == "image" and not path.suffix)
 
 
+def _prepare_array(path: Path, job: MediaJob, probe: bool) -> PreparedMedia:
+    """Check an array of frames, which is stored as it is: it cannot be made smaller without losing pixels."""
+    if job.frame_interval_ms is None:
+        raise RowProblem(Reason.MALFORMED, f"{path}: only a field 'video' may name an npy file")
+    meta: dict[str, int | float] = {"frame_interval_ms": job.frame_interval_ms}
+    if not probe:
+        return PreparedMedia(path, "npy", meta)
+    try:
+        with path.open("rb") as file:
+            num_frames, height, width, _ = read_npy_header(file, path.stat().st_size, str(path)).shape
+    except BrokenMediaError as error:
+        raise RowProblem(Reason.DAMAGED, str(error)) from error
+    part_ms = _part_ms(path, job, array_duration_ms(num_frames, job.frame_interval_ms))
+    return PreparedMedia(path, "npy", {"width": width, "height": height, "duration_ms": part_ms} | meta)
+
+
 def _prepare_picture(
-    path: Path, form: str | None, wanted: Wanted, preparation: Preparation, tick: Callable[[], None]
-) -> Prepared:
+    path: Path, form: str | None, job: MediaJob, preparation: Preparation, tick: Callable[[], None]
+) -> PreparedMedia:
     if form in PICTURE_FORMATS and form not in (*READ_FORMATS, *CONVERTED_FORMATS):
         raise RowProblem(Reason.UNSUPPORTED, f"{path} is {form}, which is not read; write it as JPEG or PNG")
-    target = preparation.scratch_file(wanted)
+    target = preparation.scratch_file(job)
     facts = probe_image(path)
-    if wanted.named_as == "video" and facts.num_frames > 1:
-        return _prepare_animation(path, target, wanted, preparation, tick)
+    if job.named_as == "video" and facts.num_frames > 1:
+        return _prepare_animation(path, target, job, preparation, tick)
     size = None if preparation.reencoding is None else preparation.reencoding.size
     is_written = True
     if size is not None and size < min(facts.width, facts.height):
@@ -143,39 +181,44 @@ def _prepare_picture(
         facts = write_picture(path, target)
     else:
         is_written = False
-    meta = {"width": facts.width, "height": facts.height}
+    meta: dict[str, int | float] = {"width": facts.width, "height": facts.height}
     ending = _ENDING_OF_PICTURE[facts.format]
-    return Prepared(target if is_written else path, ending, meta, is_cut=True, is_scratch=is_written)
+    return PreparedMedia(target if is_written else path, ending, meta, is_cut=True, is_scratch=is_written)
 
 
 def _prepare_animation(
-    path: Path, target: Path, wanted: Wanted, preparation: Preparation, tick: Callable[[], None]
-) -> Prepared:
+    path: Path, target: Path, job: MediaJob, preparation: Preparation, tick: Callable[[], None]
+) -> PreparedMedia:
     if preparation.reencoding is None:
         write_animation(path, target, tick)
-        return Prepared(target, "mkv", _video_meta(target, wanted), is_scratch=True)
+        return PreparedMedia(target, "mkv", _video_meta(target, job), is_scratch=True)
     frames = target.with_suffix(".frames")
     try:
         write_animation(path, frames, tick)
-        return _shrink_video(frames, wanted, preparation, preparation.reencoding, tick)
+        return _shrink_video(frames, job, preparation, preparation.reencoding, tick)
     finally:
         frames.unlink(missing_ok=True)
 
 
 def _shrink_video(
-    path: Path, wanted: Wanted, preparation: Preparation, reencoding: Reencoding, tick: Callable[[], None]
-) -> Prepared:
-    target = preparation.scratch_file(wanted)
-    _video_meta(path, wanted, stored=False)  # a file that breaks off is left out, not stored shorter
-    reencode_video(path, target, reencoding, wanted.start_ms, wanted.end_ms, tick)
+    path: Path, job: MediaJob, preparation: Preparation, reencoding: Reencoding, tick: Callable[[], None]
+) -> PreparedMedia:
+    target = preparation.scratch_file(job)
+    _video_meta(path, job, stored=False)  # a file that breaks off is left out, not stored shorter
+    reencode_video(path, target, reencoding, job.start_ms, job.end_ms, tick)
     width, height, duration_ms = probe_video(target)
-    meta = {"width": width, "height": height, "duration_ms": duration_ms}
-    return Prepared(target, "mp4", meta, is_cut=True, is_scratch=True)
+    meta: dict[str, int | float] = {"width": width, "height": height, "duration_ms": duration_ms}
+    return PreparedMedia(target, "mp4", meta, is_cut=True, is_scratch=True)
 
 
-def _video_meta(path: Path, wanted: Wanted, *, stored: bool = True) -> dict[str, int]:
+def _video_meta(path: Path, job: MediaJob, *, stored: bool = True) -> dict[str, int | float]:
     width, height, duration_ms = probe_video(path, stored=stored)
-    start, end = wanted.start_ms or 0, min(wanted.end_ms or duration_ms, duration_ms)
+    return {"width": width, "height": height, "duration_ms": _part_ms(path, job, duration_ms)}
+
+
+def _part_ms(path: Path, job: MediaJob, duration_ms: int) -> int:
+    """Length of the part of a video that a row means."""
+    start, end = job.start_ms or 0, min(job.end_ms or duration_ms, duration_ms)
     if start >= end:
         raise RowProblem(Reason.SPAN, f"{path}: the part starts at {start} ms, but the video ends at {duration_ms} ms")
-    return {"width": width, "height": height, "duration_ms": end - start}
+    return end - start

@@ -18,7 +18,7 @@ from datamodules.errors import BrokenMediaError
 from datamodules.media.decoded_frames import FrameSize
 from datamodules.media.decoders.pyav_decoder import FoundFrame, PyAVDecoder
 from datamodules.media.frame_pixels import PixelReader, Yuv420Writer
-from datamodules.media.video_stream import CONVERTED_FORMATS
+from datamodules.media.video_container import CONVERTED_FORMATS
 from datamodules.media.video_timeline import VideoTimeline
 
 _CLOCK = 90_000  # ticks a second: the frame times of all usual rates are whole numbers of them
@@ -178,12 +178,15 @@ class _Encoder:
             self._waiting = packet
 
     def _scaled(self, found: FoundFrame) -> Any:
-        picture, turn = found.picture, found.turn  # a phone's film lies on its side: the turn is made here, once
+        picture, orientation = (
+            found.picture,
+            found.orientation,
+        )  # a phone's film lies on its side: the turn is made here, once
         if self._stream is None:
-            shown = turn.shown_size(picture.width, picture.height)
+            shown = orientation.shown_size(picture.width, picture.height)
             self._open(*scaled_size(*shown, self._reencoding.size))
-        width, height = turn.shown_size(self._stream.width, self._stream.height)
-        return self._writer.write(self._reader.read(picture, width, height, turn))
+        width, height = orientation.shown_size(self._stream.width, self._stream.height)
+        return self._writer.write(self._reader.read(picture, width, height, orientation))
 
     def _open(self, width: int, height: int) -> None:
         stream = self._output.add_stream("libx264", rate=self._rate, options=_OPTIONS)

@@ -21,7 +21,7 @@ Source: the row layouts are those of PLLaVA, VideoChat2-IT, LLaVA-1.5 and LLaVA-
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datamodules.convert.marks import check_numbers, has_plain_mark, other_marks, without_marks
@@ -38,11 +38,20 @@ from datamodules.convert.row_fields import (
 from datamodules.convert.row_problems import Reason, RowProblem
 from datamodules.convert.spans import read_span
 from datamodules.errors import SampleError
-from datamodules.shards.schema import MAX_CONVERSATIONS_BYTES, VIDEO_ENDINGS, VIDEO_MARK, Turn, parse_conversation
+from datamodules.media.npy_file import MAX_FRAME_INTERVAL_MS
+from datamodules.shards.schema import (
+    ARRAY_ENDINGS,
+    MAX_CONVERSATIONS_BYTES,
+    VIDEO_ENDINGS,
+    VIDEO_MARK,
+    Turn,
+    parse_conversation,
+)
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_TURN_FIELDS = ("conversations", "messages")
+TURN_FIELDS = ("conversations", "messages")
 _SYSTEM_FIELDS = ("system", "system_prompt")
+_INTERVAL_FIELD = "frame_interval_ms"
 
 
 class Row(NamedTuple):
@@ -54,6 +63,7 @@ class Row(NamedTuple):
     turns: tuple[Turn, ...]
     named_as: NamedAs | None = None  # field that names the media; None without
     unread: tuple[str, ...] = ()  # fields and marks that say something which is not in the conversation
+    frame_interval_ms: float | None = None  # of a video in an npy file
 
 
 class _Media(NamedTuple):
@@ -64,6 +74,7 @@ class _Media(NamedTuple):
     end_ms: int | None
     names: frozenset[str]
     named_as: NamedAs | None
+    frame_interval_ms: float | None = None
 
 
 def llava_row(item: Any) -> Row:
@@ -74,10 +85,10 @@ def llava_row(item: Any) -> Row:
     """
     fields = _object(item, "the row")
     media = _media(fields)
-    name = _TURN_FIELDS[0] if fields.get(_TURN_FIELDS[0]) is not None else _TURN_FIELDS[1]
+    name = TURN_FIELDS[0] if fields.get(TURN_FIELDS[0]) is not None else TURN_FIELDS[1]
     if fields.get(name) is None:
         has = ", ".join(sorted(fields)[:10]) or "nothing"
-        raise RowProblem(Reason.MALFORMED, f"the row has no {' or '.join(map(repr, _TURN_FIELDS))}; it has {has[:200]}")
+        raise RowProblem(Reason.MALFORMED, f"the row has no {' or '.join(map(repr, TURN_FIELDS))}; it has {has[:200]}")
     said = _list(fields[name], f"{name!r}")
     turns = [_llava_turn(turn) for turn in said]
     first_user = next((number for number, turn in enumerate(turns) if turn.role == "user"), 0)
@@ -105,6 +116,15 @@ def pllava_row(item: Any) -> Row:
             question = question or instruction
         turns += [Turn("user", question), Turn("assistant", _string(pair.get("a"), "'a'"))]
     return _row(fields, media, turns, frozenset(("QA",)), unread_in_turns(pairs, "QA"))
+
+
+def named_media(fields: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The different media that a row names, each with the fields that name it.
+
+    Raises:
+        RowProblem: A field that names media is no string and no list of strings.
+    """
+    return _named(fields, MEDIA_FIELDS) or _named(fields, OTHER_MEDIA_FIELDS)
 
 
 def conversation_json(row: Row, conversation_id: str, category: str) -> str:
@@ -143,7 +163,7 @@ def _llava_turn(entry: Any) -> Turn:
 
 def _media(fields: dict[str, Any]) -> _Media:
     check_fields(fields, "the row")
-    named = _named(fields, MEDIA_FIELDS) or _named(fields, OTHER_MEDIA_FIELDS)
+    named = named_media(fields)
     if len(named) > 1:
         raise RowProblem(
             Reason.SEVERAL_MEDIA, f"the row names {len(named)} images or videos; only rows with one are supported"
@@ -158,11 +178,29 @@ def _media(fields: dict[str, Any]) -> _Media:
     if (named_as or usual_field(path)) == "image":
         return _Media(path, None, None, frozenset(names), named_as)
     span = read_span(fields, inner_field(fields))
-    return _Media(path, span.start_ms, span.end_ms, span.names.union(names), named_as)
+    media = _Media(path, span.start_ms, span.end_ms, span.names.union(names), named_as)
+    if ending_of(path) not in ARRAY_ENDINGS:
+        return media
+    interval_ms, name = _frame_interval_ms(fields)
+    return media._replace(frame_interval_ms=interval_ms, names=media.names | {name})
 
 
-def _named(fields: dict[str, Any], names: Sequence[str]) -> dict[str, list[str]]:
-    """Different media, and the fields that name each; the same twice is one."""
+def _frame_interval_ms(fields: Mapping[str, Any]) -> tuple[float, str]:
+    """The time between two frames of an array, which the array itself does not tell, and the field that tells it."""
+    inner = inner_field(fields)
+    value, name = fields.get(_INTERVAL_FIELD), _INTERVAL_FIELD
+    if value is None and inner is not None:
+        value, name = fields[inner].get(_INTERVAL_FIELD), f"{inner}.{_INTERVAL_FIELD}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_FRAME_INTERVAL_MS:
+        raise RowProblem(
+            Reason.MALFORMED,
+            f"a video in an npy file needs {_INTERVAL_FIELD!r}, the milliseconds from one frame to the next; it has "
+            f"{shown(value)}",
+        )
+    return value, name
+
+
+def _named(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in names:
         value = fields.get(name)
@@ -185,7 +223,15 @@ def _row(fields: dict[str, Any], media: _Media, turns: list[Turn], turn_names: f
     marked = _with_one_mark(turns, media.path)
     unread = unread | unread_in_row(fields, read, has_media=media.path is not None)
     unread |= other_marks(marked)
-    return Row(media.path, media.start_ms, media.end_ms, marked, media.named_as, tuple(sorted(unread)))
+    return Row(
+        media.path,
+        media.start_ms,
+        media.end_ms,
+        marked,
+        media.named_as,
+        tuple(sorted(unread)),
+        media.frame_interval_ms,
+    )
 
 
 def _with_one_mark(turns: Sequence[Turn], media: str | None) -> tuple[Turn, ...]:

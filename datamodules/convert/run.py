@@ -10,18 +10,18 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
 from datamodules.convert.conversion_report import Report, write_report
-from datamodules.convert.json_rows import read_rows
+from datamodules.convert.conversion_settings import Conversion
 from datamodules.convert.paths import checked_path, without_prefix
-from datamodules.convert.plan import Plan, PlannedSample, Progress, SampleIdentity
-from datamodules.convert.prepare import Preparation, Prepared, Wanted
-from datamodules.convert.reencode_video import Reencoding
+from datamodules.convert.plan import Plan
+from datamodules.convert.planned_samples import PlannedSample, Progress, SampleIdentity
+from datamodules.convert.prepare import MediaJob, Preparation, PreparedMedia
 from datamodules.convert.row_problems import ConversionError, Reason, RowProblem, unforeseen
 from datamodules.convert.rows import conversation_json
 from datamodules.convert.sources import Annotation
@@ -31,80 +31,6 @@ from datamodules.shards.shard_writer import ShardWriter
 
 _MOST_NAMES = 1000  # of unread fields, told apart: hostile rows may have any number
 _SHARD_NUMBER = "[0-9][0-9][0-9][0-9][0-9][0-9].tar"
-
-
-class Part(NamedTuple):
-    """One of several jobs that convert disjoint parts of the same annotations."""
-
-    number: int = 1  # from 1
-    of: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> "Part":
-        """Read ``i/n``.
-
-        Raises:
-            ConversionError: It is not, or i is not one of 1 to n.
-        """
-        number, _, of = text.partition("/")
-        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-            raise ConversionError(f"--part {text!r}: expected i/n with i from 1 to n, such as 3/16")
-        return cls(int(number), int(of))
-
-    def holds(self, digest: bytes) -> bool:
-        """Whether a sample belongs to this part; rows of one sample never part."""
-        return int.from_bytes(digest[:8]) % self.of == self.number - 1
-
-
-class Conversion(NamedTuple):
-    """All that a conversion depends on.
-
-    Attributes:
-        annotations: Files of rows.
-        out: Folder of shards and report.
-        name: Start of their names.
-        part: Which part of the samples.
-        probe: Whether media are opened and measured.
-        reencoding: How media are stored; None = as they are.
-        max_samples: Samples of a shard.
-        max_bytes: A shard that has reached this size is closed.
-        num_workers: Processes that check and shrink media; changes nothing in the result.
-        stripped: Beginnings that are taken off the paths of media.
-    """
-
-    annotations: Sequence[Annotation]
-    out: Path
-    name: str
-    part: Part = Part()
-    probe: bool = True
-    reencoding: Reencoding | None = None
-    max_samples: int = 10_000
-    max_bytes: int = 1 << 30
-    num_workers: int = 0
-    stripped: tuple[str, ...] = ()
-
-    @property
-    def stem(self) -> str:
-        """Start of the names of this part's files."""
-        part = "" if self.part.of == 1 else f"-part{self.part.number}-of-{self.part.of}"
-        return f"{self.name}{part}"
-
-    def settings(self) -> dict[str, Any]:
-        """What the shards' bytes depend on, but for the media."""
-        return {
-            "annotations": [
-                [one.label, str(one.path.resolve()), *_stamp(one.path), str(one.sampling), one.category]
-                for one in self.annotations
-            ],
-            "media roots": [one.folders for one in self.annotations],
-            "part": self.part,
-            "probe": self.probe,
-            "reencode": self.reencoding,
-            "max_samples": self.max_samples,
-            "max_bytes": self.max_bytes,
-            # Only where there are any: plans of earlier versions do not know of them.
-            **({"stripped prefixes": self.stripped} if self.stripped else {}),
-        }
 
 
 def convert(conversion: Conversion, restart: bool = False) -> Report:
@@ -158,9 +84,9 @@ def _fill(plan: Plan, conversion: Conversion) -> None:
 
 def _chosen_rows(annotation: Annotation, advance: Callable[[int], object]) -> Iterator[tuple[int, Any]]:
     sampling = annotation.sampling
-    num_rows = sum(1 for _ in read_rows(annotation.path, advance)) if sampling.needs_count else None
+    num_rows = sum(1 for _ in annotation.read_items(annotation.path, advance)) if sampling.needs_count else None
     chosen = sampling.choose(num_rows)
-    for number, item in enumerate(read_rows(annotation.path, advance)):
+    for number, item in enumerate(annotation.read_items(annotation.path, advance)):
         if isinstance(chosen, range) and number >= chosen.stop:
             break
         if number in chosen:
@@ -187,7 +113,9 @@ def _add_row(
         if row.media is not None:
             path = checked_path(without_prefix(row.media, conversion.stripped))
             row = row._replace(media=path)
-            identity = SampleIdentity(path, annotation.folders, row.start_ms, row.end_ms, row.named_as)
+            identity = SampleIdentity(
+                path, annotation.folders, row.start_ms, row.end_ms, row.named_as, row.frame_interval_ms
+            )
         digest = identity.digest(number_of_folders)
         if not part.holds(digest):
             return False
@@ -218,7 +146,7 @@ def _write_shards(plan: Plan, conversion: Conversion) -> None:
     )
     num_samples = progress.num_samples
     samples, ahead = itertools.tee(plan.samples(progress.next_sample, progress.next_piece))
-    outcomes = prepare_all(map(_wanted, ahead, itertools.count()), preparation, conversion.num_workers)
+    outcomes = prepare_all(map(_media_job, ahead, itertools.count()), preparation, conversion.num_workers)
     plan.start_writing()
     bar = tqdm(total=plan.num_samples, initial=progress.next_sample - 1, desc="writing", unit=" samples", disable=None)
     with writer, bar:
@@ -226,23 +154,31 @@ def _write_shards(plan: Plan, conversion: Conversion) -> None:
             num_shards = writer.next_number
             problem = outcome if isinstance(outcome, RowProblem) else _store(writer, sample, outcome)
             if writer.next_number > num_shards:  # the shards before this sample are whole
-                plan.keep_progress(Progress(sample.number, writer.next_number, num_samples, next_piece=sample.piece))
+                plan.store_progress(Progress(sample.number, writer.next_number, num_samples, next_piece=sample.piece))
             if problem is None:
                 num_samples += 1
             else:
                 plan.leave_out_sample(sample, problem)
             bar.update(sample.piece == 0)
-    plan.keep_progress(Progress(plan.num_samples + 1, writer.next_number, num_samples, finished=True))
+    plan.store_progress(Progress(plan.num_samples + 1, writer.next_number, num_samples, finished=True))
     shutil.rmtree(preparation.scratch)
 
 
-def _wanted(sample: PlannedSample, number: int) -> Wanted | None:
+def _media_job(sample: PlannedSample, number: int) -> MediaJob | None:
     if sample.media is None:
         return None
-    return Wanted(number, sample.media, sample.folders, sample.start_ms, sample.end_ms, sample.named_as)
+    return MediaJob(
+        number,
+        sample.media,
+        sample.folders,
+        sample.start_ms,
+        sample.end_ms,
+        sample.named_as,
+        sample.frame_interval_ms,
+    )
 
 
-def _store(writer: ShardWriter, sample: PlannedSample, prepared: Prepared | None) -> RowProblem | None:
+def _store(writer: ShardWriter, sample: PlannedSample, prepared: PreparedMedia | None) -> RowProblem | None:
     """Write a sample; what is wrong with it, if anything, once nothing of it was written."""
     span = {"start_ms": sample.start_ms, "end_ms": sample.end_ms}
     if prepared is None or prepared.is_cut:
@@ -273,14 +209,6 @@ def _unreadable(path: Path) -> RowProblem | None:
             return None
     except OSError as error:
         return RowProblem(Reason.MISSING, f"{path} cannot be read any more ({error.strerror}); is its disk there?")
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ConversionError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    return status.st_size, status.st_mtime_ns
 
 
 def _refuse_other_shards(conversion: Conversion) -> None:

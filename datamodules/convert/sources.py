@@ -8,18 +8,24 @@ the mixture files of LLaVA-NeXT.
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import yaml
 
+from datamodules.convert.json_rows import read_rows
 from datamodules.convert.row_problems import ConversionError
 from datamodules.convert.rows import Row, llava_row, pllava_row
 from datamodules.convert.sampling import Sampling, parse_sampling
+from datamodules.convert.webdataset_rows import read_webdataset, webdataset_row
+from datamodules.errors import ShardError
+from datamodules.shards.shard_names import find_shards
+from datamodules.shards.storage import is_remote
 
 _CATEGORIES = {"cap": "caption", "oe": "open_ended", "mc": "multiple_choice"}
 _CATEGORY = re.compile(r"_(cap|oe|mc)(?=_)")
+_SHARD_NUMBER = re.compile(r"[-_.]\d{3,}$|^\d+$")
 
 
 class MediaRoots(NamedTuple):
@@ -80,6 +86,8 @@ class Annotation(NamedTuple):
         source: Name of its samples' source, given the path of their media (None for text).
         category: Category of its questions; empty for none.
         sampling: Which of its rows are taken.
+        read_items: Reads the file: given the path, and what to call with the number of bytes read, it yields what
+            ``read_row`` takes, or a ``RowProblem``.
     """
 
     path: Path
@@ -89,6 +97,12 @@ class Annotation(NamedTuple):
     source: Callable[[str | None], str]
     category: str = ""
     sampling: Sampling = Sampling()
+    read_items: Callable[[Path, Callable[[int], object]], Iterator[Any]] = read_rows
+
+    @property
+    def is_tar(self) -> bool:
+        """Whether the file holds the media itself."""
+        return self.read_items is read_webdataset
 
 
 def llava(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
@@ -149,12 +163,30 @@ def mixture(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotat
     ]
 
 
+def webdataset(patterns: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
+    """WebDataset tars, also as train-{000..012}.tar or a folder: a picture or video beside KEY.json or KEY.txt."""
+    names = [re.sub(r"^(https?|s3|gs):/+", r"\1://", str(pattern)) for pattern in patterns]
+    if remote := next((name for name in names if is_remote(name) or name.startswith("pipe:")), None):
+        raise ConversionError(f"{remote} is no local file; fetch the tars first, then convert them")
+    try:
+        paths = [Path(name) for name in find_shards(names)]
+    except ShardError as error:
+        raise ConversionError(str(error)) from error
+    return [
+        Annotation(
+            path, label, webdataset_row, (str(path.resolve()),), _always(_set_of(path)), read_items=read_webdataset
+        )
+        for path, label in zip(paths, _labels(paths), strict=True)
+    ]
+
+
 SOURCES: dict[str, Callable[[Sequence[Path], MediaRoots, int], list[Annotation]]] = {
     "pllava": pllava,
     "llava": llava,
     "videollamb": videollamb,
     "llava-video": llava_video,
     "mixture": mixture,
+    "webdataset": webdataset,
 }
 """Name on the command line -> what lists the annotations of the given paths."""
 
@@ -206,6 +238,11 @@ def _unique(labels: Sequence[str]) -> list[str]:
 def _with_unique_labels(annotations: Sequence[Annotation]) -> list[Annotation]:
     labels = _unique([annotation.label for annotation in annotations])
     return [annotation._replace(label=label) for annotation, label in zip(annotations, labels, strict=True)]
+
+
+def _set_of(tar: Path) -> str:
+    """The name of a tar without its number; of one that is only a number, its folder's name."""
+    return _SHARD_NUMBER.sub("", tar.stem) or tar.resolve().parent.name
 
 
 def _always(name: str) -> Callable[[str | None], str]:

@@ -9,14 +9,14 @@ from datamodules.convert.row_problems import Reason, RowProblem, damaged
 from datamodules.errors import BrokenMediaError
 from datamodules.media.decoded_frames import FrameSize
 from datamodules.media.decoders.pyav_decoder import first_frame, read_video_timeline
-from datamodules.media.frame_pixels import PixelReader, orientation
-from datamodules.media.video_stream import CONVERTED_FORMATS, STORED_FORMATS, check_container, open_container
+from datamodules.media.frame_pixels import PixelReader, frame_orientation
+from datamodules.media.video_container import CONVERTED_FORMATS, STORED_FORMATS, check_container, open_container
 
 
 class VideoFacts(NamedTuple):
     """What is known of a video."""
 
-    width: int  # as it is shown, after the turn that a player makes; pixels that are not square are not stretched
+    width: int  # as it is shown upright; pixels that are not square are not stretched
     height: int
     duration_ms: int  # from its first frame on
 
@@ -39,13 +39,13 @@ def probe_video(path: Path, *, stored: bool = True) -> VideoFacts:
                 _check_stored_format(file, path)
             timeline = read_video_timeline(file, FrameSize(), where, formats)
             frame = first_frame(file, FrameSize(), where, formats)
-        turn = orientation(frame)
-        PixelReader().read(frame, frame.width, frame.height, turn)
+        orientation = frame_orientation(frame)
+        PixelReader().read(frame, frame.width, frame.height, orientation)
     except BrokenMediaError as error:
         raise RowProblem(Reason.DAMAGED, str(error)) from error
     except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:
         raise damaged(path, error) from error
-    return VideoFacts(*turn.shown_size(frame.width, frame.height), timeline.duration_ms)
+    return VideoFacts(*orientation.shown_size(frame.width, frame.height), timeline.duration_ms)
 
 
 def _check_stored_format(file: BinaryIO, path: Path) -> None:

@@ -13,19 +13,21 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from datamodules.convert.prepare import Preparation, Prepared, Wanted, prepare
+from datamodules.convert.prepare import MediaJob, Preparation, PreparedMedia, prepare
 from datamodules.convert.row_problems import Reason, RowProblem, unforeseen
 
-_PATIENCE_S = 120
+_TIMEOUT_S = 120
 """A process in which nothing gets on for so long is ended."""
 
 _JOBS_PER_WORKER = 4
 """Jobs under way at most: bounds memory and scratch space."""
 
-Outcome = Prepared | RowProblem
+Outcome = PreparedMedia | RowProblem
 
 
-def prepare_all(jobs: Iterable[Wanted | None], preparation: Preparation, num_workers: int) -> Iterator[Outcome | None]:
+def prepare_all(
+    jobs: Iterable[MediaJob | None], preparation: Preparation, num_workers: int
+) -> Iterator[Outcome | None]:
     """Prepare samples, several at a time.
 
     Args:
@@ -53,7 +55,7 @@ def prepare_all(jobs: Iterable[Wanted | None], preparation: Preparation, num_wor
 
 
 class _Job:
-    def __init__(self, wanted: Wanted | None) -> None:
+    def __init__(self, wanted: MediaJob | None) -> None:
         self.wanted = wanted
         self.future: Future[Outcome] | None = None
         self.outcome: Outcome | None = None
@@ -75,7 +77,7 @@ class _Pool:
         self._executor = self._start(num_workers)
         self.jobs: deque[_Job] = deque()
 
-    def add(self, wanted: Wanted | None) -> None:
+    def add(self, wanted: MediaJob | None) -> None:
         """Start a job."""
         job = _Job(wanted)
         if wanted is not None:
@@ -120,8 +122,8 @@ class _Pool:
         return ProcessPoolExecutor(num_workers, context, _start_worker, (self._preparation,))
 
 
-def _crashed(wanted: Wanted) -> RowProblem:
-    why = f"{wanted.media} crashed the decoder, or nothing got on for {_PATIENCE_S} s; encode it again"
+def _crashed(wanted: MediaJob) -> RowProblem:
+    why = f"{wanted.media} crashed the decoder, or nothing got on for {_TIMEOUT_S} s; encode it again"
     return RowProblem(Reason.CRASHED, why)
 
 
@@ -143,23 +145,23 @@ def _end_with_parent() -> None:
     os._exit(1)  # killed: nobody waits for results, and the scratch folder is another run's now
 
 
-def _work(wanted: Wanted) -> Outcome:
+def _work(wanted: MediaJob) -> Outcome:
     assert _preparation is not None
-    _be_patient()
+    _restart_timer()
     try:
         return _outcome(wanted, _preparation)
     finally:
         signal.alarm(0)
 
 
-def _be_patient() -> None:
+def _restart_timer() -> None:
     if _preparation is not None:
-        signal.alarm(_PATIENCE_S)
+        signal.alarm(_TIMEOUT_S)
 
 
-def _outcome(wanted: Wanted, preparation: Preparation) -> Outcome:
+def _outcome(wanted: MediaJob, preparation: Preparation) -> Outcome:
     try:
-        return prepare(wanted, preparation, _be_patient)
+        return prepare(wanted, preparation, _restart_timer)
     except Exception as error:  # any bytes may be in a file: what nobody has foreseen costs its own sample only
         preparation.scratch_file(wanted).unlink(missing_ok=True)
         return error if isinstance(error, RowProblem) else unforeseen(wanted.media, error)

@@ -6,21 +6,18 @@ NumPy's own parser, the rest are pixels: nothing in the file is ever unpickled.
 """
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from datamodules.errors import BrokenMediaError, SampleError
+from datamodules.errors import SampleError
 from datamodules.media.decoded_frames import DecodedFrames
-from datamodules.media.video import FrameSampling, choose_frames
+from datamodules.media.frame_sampling import FrameSampling, choose_frames
+from datamodules.media.npy_file import MAX_FRAME_INTERVAL_MS, array_duration_ms, read_npy_header
 from datamodules.media.video_frames import VideoFrames
 from datamodules.shards.schema import Record
-
-_READ_HEADER = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 
 
 class ArrayVideo:
@@ -35,7 +32,7 @@ class ArrayVideo:
         self._pixels = pixels
         self.frame_ms = np.rint(np.arange(len(pixels)) * interval_ms).astype(np.int64)
         """When every frame is first shown, in milliseconds after the first one."""
-        self.duration_ms = max(1, round(len(pixels) * interval_ms))
+        self.duration_ms = array_duration_ms(len(pixels), interval_ms)
         """When the last frame ends."""
 
     def frames(self, indices: Sequence[int]) -> DecodedFrames:
@@ -68,32 +65,13 @@ def read_array(data: bytes, record: Record, sampling: FrameSampling, *, where: s
 
 
 def _read_pixels(data: bytes, where: str) -> NDArray[np.uint8]:
-    file = io.BytesIO(data)
-    try:
-        version = npy_format.read_magic(file)
-        if version not in _READ_HEADER:
-            raise ValueError(f"npy version {version} is not read")
-        shape, fortran_order, dtype = _READ_HEADER[version](file)
-    except Exception as error:  # NumPy's parser tokenizes and evaluates a literal, which fails in many ways
-        raise BrokenMediaError(f"{where}: no npy array ({error}); write it again with numpy.save") from error
-    start = file.tell()
-    if dtype != np.uint8 or fortran_order or len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
-        order = "Fortran" if fortran_order else "C"
-        raise BrokenMediaError(
-            f"{where}: the npy array must be uint8 [T, H, W, 3] in C order, got {dtype} {list(shape)} in {order}; "
-            "store cached features as safetensors, and other arrays as frames"
-        )
-    if math.prod(shape) != len(data) - start:
-        raise BrokenMediaError(
-            f"{where}: the npy array {list(shape)} needs {math.prod(shape)} bytes, but {len(data) - start} are there; "
-            "fetch or write it again"
-        )
+    shape, start = read_npy_header(io.BytesIO(data), len(data), where)
     return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
 
 
 def _interval_ms(meta: Mapping[str, str | int | float], where: str) -> float:
     interval = meta.get("frame_interval_ms")
-    if not isinstance(interval, int | float) or not 0 < interval <= 1e9:
+    if not isinstance(interval, int | float) or not 0 < interval <= MAX_FRAME_INTERVAL_MS:
         raise SampleError(
             f"{where}: a video in an npy member needs meta 'frame_interval_ms', the time from frame to frame in "
             f"milliseconds, got {interval!r}; add it to the sample's JSON"

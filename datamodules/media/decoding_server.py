@@ -27,8 +27,8 @@ from PIL import Image
 from datamodules.errors import SampleError, ShardError
 from datamodules.media.decoded_frames import DecodedFrames, Pixels
 from datamodules.media.decoding import Decoding, MediaRequest
+from datamodules.media.frame_sampling import check_every_frame, sample_frames
 from datamodules.media.pictures import read_image
-from datamodules.media.video import check_every_frame, sample_frames
 
 _KEPT_BYTES = 1 << 26
 """What the shared memory is not shrunk below: fresh pages cost more than the frames' way through them."""

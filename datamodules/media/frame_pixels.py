@@ -64,7 +64,7 @@ _QUARTER_TURNS = (  # counterclockwise
 )
 
 
-def told_orientation(frame: Any) -> Orientation | None:
+def stored_orientation(frame: Any) -> Orientation | None:
     """How a player turns and mirrors this frame; None where the frame tells nothing.
 
     A container's matrix comes with every frame. One in the film's own stream comes with some frames, and holds for
@@ -79,9 +79,9 @@ def told_orientation(frame: Any) -> Orientation | None:
     return None if side_data is None else Orientation.of_matrix(np.frombuffer(bytes(side_data), dtype=np.int32))
 
 
-def orientation(frame: Any) -> Orientation:
+def frame_orientation(frame: Any) -> Orientation:
     """How a player turns and mirrors this frame, the first one of a film."""
-    return told_orientation(frame) or Orientation()
+    return stored_orientation(frame) or Orientation()
 
 
 class PixelReader:
@@ -90,14 +90,14 @@ class PixelReader:
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
-    def read(self, frame: Any, width: int, height: int, turn: Orientation) -> Pixels:
+    def read(self, frame: Any, width: int, height: int, orientation: Orientation) -> Pixels:
         """Convert, scale and turn a frame.
 
         Args:
             frame: PyAV's decoded frame.
             width: Pixels that its rows are scaled to, before it is turned.
             height: The same of its columns.
-            turn: How it becomes upright.
+            orientation: How it becomes upright.
 
         Returns:
             RGB ``[height, width, 3]``, or ``[width, height, 3]`` where the turn transposes.
@@ -117,7 +117,7 @@ class PixelReader:
             threads=1,
         )
         pixels: Any = converted.to_ndarray()
-        return turn.apply(_on_white(pixels) if has_alpha else pixels)
+        return orientation.apply(_on_white(pixels) if has_alpha else pixels)
 
 
 def _matrix(frame: Any) -> Colorspace | None:

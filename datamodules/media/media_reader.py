@@ -11,8 +11,8 @@ from datamodules.errors import BrokenMediaError
 from datamodules.media.array_media import read_array
 from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.decoding_process import decode_media
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.transforms import PixelTransform
-from datamodules.media.video import FrameSampling
 from datamodules.media.video_frames import VideoFrames
 from datamodules.shards.schema import ARRAY_ENDINGS, FEATURE_ENDINGS, IMAGE_ENDINGS
 from datamodules.shards.shard_reader import RawSample

@@ -58,7 +58,7 @@ class OpenPicture(NamedTuple):
     def shown_size(self) -> tuple[int, int]:
         """Width and height as it is shown."""
         width, height = self.image.size
-        return (height, width) if orientation(self.image) >= 5 else (width, height)
+        return (height, width) if exif_orientation(self.image) >= 5 else (width, height)
 
     def upright_rgb(self) -> Image.Image:
         """Decode it as it is shown: upright, 8 bits a colour, on white.
@@ -70,7 +70,7 @@ class OpenPicture(NamedTuple):
             ValueError: It is grey with 32 bits whose scale is not known. (Pillow's decoders raise other errors too.)
         """
         self.image.load()
-        turn = _TURNS.get(orientation(self.image))
+        turn = _TURNS.get(exif_orientation(self.image))
         rgb = _on_white(self.image, self.raw_mode)
         return rgb if turn is None else rgb.transpose(turn)
 
@@ -136,7 +136,7 @@ def open_picture(
         raise BrokenMediaError(f"{where}: the picture cannot be decoded ({why}); {advice}") from error
 
 
-def orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
     """The EXIF orientation, a number from 1 to 8; 1, upright, where the file tells nothing that can be used."""
     try:
         value = image.getexif().get(Base.Orientation)

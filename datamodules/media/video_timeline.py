@@ -17,7 +17,7 @@ from av.format import Flags
 from numpy.typing import NDArray
 
 from datamodules.errors import BrokenMediaError
-from datamodules.media.hidden_packets import frame_test
+from datamodules.media.shown_packets import frame_test
 
 _LENGTH_TOLERANCE = 0.05
 """A file whose packets end earlier than this part before its declared end was cut off."""

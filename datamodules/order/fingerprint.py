@@ -1,4 +1,4 @@
-"""What the order of training follows from: kept beside a checkpoint's place, which means nothing without it."""
+"""Everything that fixes the order of training: stored in a checkpoint, because its position in the data needs it."""
 
 import hashlib
 import json
@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from datamodules.order.draws import IndexArray, SampleTable
 from datamodules.order.global_batches import GlobalBatches
 from datamodules.order.training_order import TrainingOrder
-from datamodules.order.units import IndexArray, SampleTable
+
+_EARLIER_NAMES = {"bundle": "group_size", "units of the curriculum's stages": "draws of the curriculum's stages"}
+"""What checkpoints of earlier versions have -> its name now."""
 
 
 def order_facts(
@@ -19,7 +22,7 @@ def order_facts(
     samples: SampleTable,
     stated_frames: IndexArray | None,
 ) -> dict[str, Any]:
-    """All that the sequence of global batches follows from, by the name of its setting.
+    """Everything that fixes the sequence of global batches, by the name of its setting.
 
     Args:
         shards: Fingerprints of the shards, in their order.
@@ -27,7 +30,7 @@ def order_facts(
         order: What fixes the order.
         batches: The global batches.
         samples: Lengths of the samples.
-        stated_frames: Frames that a curriculum goes by; None without one.
+        stated_frames: Frames of the samples, which a curriculum needs; None without one.
     """
     facts = {"shards": _digest("".join(shards).encode()), "sources' weights": list(weights)}
     facts |= {f"order.{name}": value for name, value in asdict(order).items()}
@@ -39,26 +42,33 @@ def order_facts(
     return facts | batches.facts()
 
 
-def check_facts(kept: Any, current: dict[str, Any]) -> None:
-    """Refuse to go on from a checkpoint under another order.
+def check_facts(stored: Any, current: dict[str, Any]) -> None:
+    """Refuse to resume from a checkpoint with another order.
 
     Args:
-        kept: What ``order_facts`` gave when the checkpoint was written.
-        current: What it gives now.
+        stored: What ``order_facts`` returned when the checkpoint was written.
+        current: What it returns now.
 
     Raises:
         ValueError: They differ.
     """
-    if kept == current:
+    earlier = _with_current_names(stored) if isinstance(stored, dict) else {}
+    if earlier == current:
         return
-    earlier = kept if isinstance(kept, dict) else {}
     names = [name for name in {**earlier, **current} if earlier.get(name) != current.get(name)]
     changes = "; ".join(f"{name}: {_short(earlier.get(name))} -> {_short(current.get(name))}" for name in names)
     raise ValueError(
-        "the checkpoint's place in the data means nothing under other data settings: going on would repeat or lose "
+        "the checkpoint's position in the data has no meaning with other data settings: resuming would repeat or lose "
         f"samples. Changed: {changes}. Restore them, or start "
         "a new run from the checkpoint's weights: model.initial_weights"
     )
+
+
+def _with_current_names(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        _EARLIER_NAMES.get(name, name): _with_current_names(value) if isinstance(value, dict) else value
+        for name, value in facts.items()
+    }
 
 
 def _short(value: Any) -> str:

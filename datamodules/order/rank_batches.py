@@ -1,4 +1,4 @@
-"""Every rank's part of the global batches: what a data loader of one process goes through."""
+"""Each rank's part of the global batches: what the data loader of one process iterates over."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -7,35 +7,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.order.batch_plan import Budget
+from datamodules.order.draws import IndexArray, SampleTable
 from datamodules.order.global_batches import GlobalBatches
 from datamodules.order.training_order import Draw
-from datamodules.order.units import IndexArray, SampleTable
 
 _EVEN_ENOUGH = 1e-3
-"""Part of the work below which ranks count as equally loaded, and exchanges as no gain."""
+"""Relative difference of work below which ranks count as equally loaded and an exchange as no gain."""
 
 
 def split_over_ranks(costs: Sequence[float] | NDArray[np.floating], world_size: int) -> list[list[int]]:
-    """Give every rank equally many units (or one less) and nearly equal work.
+    """Give every rank equally many draws (or one less) and nearly equal work.
 
-    The units are dealt out in rows of one a rank, the costliest row first, and within a row the costliest to the rank
-    that has the least so far; units of equal cost so come to the ranks in turn. Then the busiest rank exchanges units
-    with the others while that helps. Equal numbers are kept even where unequal ones would balance better: every rank
-    takes the mean loss of what it has and the ranks' gradients are averaged, so each unit of a rank that has few would
-    count more.
+    Draws are sorted by cost and dealt out in rounds of one a rank. In a round the most expensive draw goes to the rank
+    that has the least work so far; draws of equal cost go to the ranks in turn. Then the busiest rank exchanges draws
+    with the others as long as that helps. The numbers stay equal even where unequal ones would balance better: every
+    rank averages the loss over its draws, and gradients are averaged over ranks, so the draws of a rank with few would
+    have more weight.
 
     Args:
-        costs: Work of every unit.
-        world_size: Number of ranks, at most as many as units.
+        costs: Work of every draw.
+        world_size: Number of ranks, at most the number of draws.
 
     Returns:
-        For every rank the places of its units in ``costs``, ascending.
+        For every rank the indices of its draws in ``costs``, ascending.
 
     Raises:
-        ValueError: There are fewer units than ranks. The ranks without one would leave the others waiting.
+        ValueError: There are fewer draws than ranks. The other ranks would wait for ever for those without one.
     """
     if len(costs) < world_size:
-        raise ValueError(f"{len(costs)} units cannot be split over {world_size} ranks; every rank needs one")
+        raise ValueError(f"{len(costs)} draws cannot be split over {world_size} ranks; every rank needs one")
     work = np.asarray(costs, dtype=np.float64)
     costliest_first = np.argsort(-work, kind="stable")
     done = np.zeros(world_size)
@@ -51,7 +51,7 @@ def split_over_ranks(costs: Sequence[float] | NDArray[np.floating], world_size: 
 
 
 def _exchange(owner: IndexArray, work: NDArray[np.float64], world_size: int) -> None:
-    """Let the busiest rank exchange the pair of units that lowers the busier of the two most, while one does."""
+    """Exchange draws of the busiest rank with others, each time the pair that lowers the larger of both loads most."""
     for _ in range(len(work)):
         done = np.bincount(owner, work, minlength=world_size)
         busiest = int(done.argmax())
@@ -60,23 +60,23 @@ def _exchange(owner: IndexArray, work: NDArray[np.float64], world_size: int) -> 
         own, others = np.flatnonzero(owner == busiest), np.flatnonzero(owner != busiest)
         moved = work[own][:, None] - work[others][None]
         after = np.maximum(done[busiest] - moved, done[owner[others]][None] + moved)
-        place = int(after.argmin())
-        if after.flat[place] > done[busiest] * (1 - _EVEN_ENOUGH):
+        best = int(after.argmin())
+        if after.flat[best] > done[busiest] * (1 - _EVEN_ENOUGH):
             return
-        unit, other = own[place // len(others)], others[place % len(others)]
-        owner[unit], owner[other] = owner[other], owner[unit]
+        draw, other = own[best // len(others)], others[best % len(others)]
+        owner[draw], owner[other] = owner[other], owner[draw]
 
 
 class TrainingBatches:
-    """One rank's part of an epoch's global batches, from where training stands.
+    """One rank's part of an epoch's global batches, from the current position of training.
 
     Args:
         batches: The global batches.
-        batches_per_epoch: How many an epoch has; None = as many as the first pass fills, and what fills no whole batch
-            opens the next epoch.
+        batches_per_epoch: How many an epoch has; None = as many as the first pass fills. Draws that fill no batch come
+            first in the next epoch.
         rank: This process.
         world_size: Number of processes.
-        samples_consumed: Tells how many units the run has trained on; asked whenever an iteration starts.
+        samples_consumed: Returns how many draws the run has trained on; called whenever an iteration starts.
 
     Raises:
         ValueError: The global batches cannot be split evenly over the ranks, or an epoch would have none.
@@ -109,27 +109,27 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for draws, costs in islice(self._batches.after(self._samples_consumed()), len(self)):
-            yield [draws[place] for place in split_over_ranks(costs, self._world_size)[self._rank]]
+            yield [draws[index] for index in split_over_ranks(costs, self._world_size)[self._rank]]
 
 
 class EvaluationBatches:
-    """One rank's part of every sample exactly once, in order; equally many batches on every rank.
+    """One rank's batches of an evaluation: every sample exactly once, in order, equally many batches on every rank.
 
-    Nothing is padded: a repeated sample would be counted twice. Of a fixed batch size, sizes differ by at most one
-    sample a rank. Within a budget a batch holds as many samples as fit, so a set of long videos needs no settings of
-    its own; what exceeds the budget by itself comes in a batch of one sample a rank, or two.
+    No sample is repeated to fill a batch, because it would be counted twice. With a batch size, sizes differ by at
+    most one sample a rank. With a budget a batch has as many samples as fit, so long videos need no settings of their
+    own; a sample that alone exceeds the budget is in a batch of one sample a rank, or two.
 
     Args:
         samples: Lengths of the samples.
         numbers: Which of them, in this order; None = all.
         batch_size: Samples of a global batch, over all ranks; None with a budget.
-        budget: What a global batch may hold instead; its bundle is of no effect here.
-        frame_tokens: Cost of a frame, see ``datamodules.order.units.Cost``.
+        budget: What a global batch may hold, instead of a batch size; its ``group_size`` has no effect here.
+        frame_tokens: Cost of a frame, see ``datamodules.order.draws.Cost``.
         rank: This process.
         world_size: Number of processes.
 
     Raises:
-        ValueError: There are fewer samples than ranks. The ranks without one would leave the others waiting.
+        ValueError: There are fewer samples than ranks. The other ranks would wait for ever for those without one.
     """
 
     def __init__(
@@ -145,7 +145,9 @@ class EvaluationBatches:
     ) -> None:
         chosen = np.arange(len(samples.frames)) if numbers is None else np.array(numbers, dtype=np.int64)
         if len(chosen) < world_size:
-            raise ValueError(f"{len(chosen)} samples cannot be judged on {world_size} ranks; use at most as many ranks")
+            raise ValueError(
+                f"{len(chosen)} samples cannot be evaluated on {world_size} ranks; use at most as many ranks"
+            )
         ends = np.concatenate([[0], np.cumsum(samples.tokens)])[samples.first_conversation]
         tokens = np.diff(ends)
         if budget is not None:
@@ -155,7 +157,7 @@ class EvaluationBatches:
         else:
             raise ValueError("give batch_size or a budget")
         costs = frame_tokens * samples.frames + tokens
-        if (samples.frames < 0).any():  # dealt out in turn
+        if (samples.frames < 0).any():  # without lengths, samples are dealt out in turn
             costs = np.zeros_like(costs)
         self._batches = []
         for part in parts:
@@ -172,7 +174,7 @@ class EvaluationBatches:
 def _within(
     budget: Budget, chosen: IndexArray, frames: IndexArray, tokens: IndexArray, world_size: int
 ) -> list[IndexArray]:
-    """Cut samples into batches within a budget; stretches of one sample a rank stay together."""
-    stretches = np.array_split(chosen, len(chosen) // world_size)
-    sums = [[int(length[stretch].sum()) for stretch in stretches] for length in (frames, tokens)]
-    return [np.concatenate(stretches[cut]) for cut in budget.cut(*sums)]
+    """Cut samples into batches within a budget, in steps of one sample a rank."""
+    steps = np.array_split(chosen, len(chosen) // world_size)
+    sums = [[int(length[step].sum()) for step in steps] for length in (frames, tokens)]
+    return [np.concatenate(steps[cut]) for cut in budget.cut(*sums)]

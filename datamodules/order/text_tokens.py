@@ -1,4 +1,4 @@
-"""How many tokens a conversation has, estimated from its characters, which the index knows."""
+"""Estimates how many tokens a conversation has from its number of characters, which the index states."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class TextTokens(NamedTuple):
     max_length: int | None = None
 
     def estimate(self, characters: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Estimate the tokens of conversations of these many characters."""
+        """Tokens of conversations with these numbers of characters."""
         tokens: NDArray[np.int64] = np.rint(self.overhead + self.per_character * characters).astype(np.int64)
         return tokens if self.max_length is None else np.minimum(tokens, self.max_length)
 
@@ -35,16 +35,16 @@ def measure_text_tokens(
     max_length: int | None = None,
     seed: int = 0,
 ) -> TextTokens:
-    """Fit the tokens of some conversations to their characters.
+    """Fit the number of tokens to the number of characters, on some conversations.
 
-    One shard of every source is looked at, since a shard of an object store is fetched as a whole. The result is
+    Only one shard of every source is read, because a shard in an object store is downloaded completely. The result is
     rounded, so that two machines get the same numbers.
 
     Args:
         readers: The samples, source by source.
         tokenizer: See ``load_tokenizer``.
         chat: What the text of conversations depends on besides the chat template.
-        max_length: Most tokens of a conversation; longer ones are no part of training.
+        max_length: Most tokens of a conversation; longer ones are not trained on.
         seed: Chooses shards and conversations.
 
     Raises:
@@ -69,16 +69,16 @@ def measure_text_tokens(
 
 
 def _sample_numbers(reader: ShardReader, count: int, seed: Sequence[int]) -> list[int]:
-    """Numbers of at most ``count`` seeded samples of one seeded shard, ascending."""
+    """Numbers of at most ``count`` random samples of one random shard, ascending."""
     generator = np.random.default_rng(seed)
     sizes = [len(shard.entries) for shard in reader.shards]
     shard = int(generator.integers(len(sizes)))
-    places = generator.permutation(sizes[shard])[:count]
-    return [sum(sizes[:shard]) + int(place) for place in sorted(places)]
+    indices = generator.permutation(sizes[shard])[:count]
+    return [sum(sizes[:shard]) + int(index) for index in sorted(indices)]
 
 
 def _fit_line(characters: NDArray[np.float64], tokens: NDArray[np.float64]) -> tuple[float, float]:
-    """Least squares; through the origin where a line would promise negative lengths or the characters are all equal."""
+    """Intercept and slope by least squares; through the origin where these were negative or all lengths are equal."""
     spread = float(((characters - characters.mean()) ** 2).sum())
     slope = float(((characters - characters.mean()) * tokens).sum()) / spread if spread else 0.0
     overhead = round(float(tokens.mean() - slope * characters.mean()), 1)

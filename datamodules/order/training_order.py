@@ -1,12 +1,7 @@
-"""What fixes the order of training samples.
+"""The settings that fix the order of training samples.
 
-The order follows from these settings, the shards and the place in the run alone, whatever the number of ranks, workers
-and prefetched batches. From shards to a rank's batch:
-
-    units.py       what can be drawn, and how long it is
-    stream.py      the endless stream of units, a pass over the sources after the other
-    batches.py     the stream cut into global batches, consecutive ones or as batch_plan.py groups them by length
-    ranks.py       a global batch split over the ranks
+The order depends only on these settings, the shards and the position in the run. The number of ranks, of workers and
+of prefetched batches changes nothing.
 """
 
 import warnings
@@ -19,8 +14,8 @@ class CurriculumStage:
     """The start of training, on short videos only.
 
     Args:
-        until_step: Optimizer step after which this stage ends, counted from the start of the run.
-        max_frames: Most frames (``meta.num_frames``) of a sample that is drawn.
+        until_step: Number of optimizer steps, from the start of the run, after which this stage ends.
+        max_frames: Longer samples (by ``meta.num_frames``) are not drawn.
     """
 
     until_step: int
@@ -29,25 +24,27 @@ class CurriculumStage:
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """What fixes the order of training samples, and with the batch size or budget which of them share a batch.
+    """The order of training samples; with the batch size or budget also which samples share a batch.
 
     Args:
         seed: Seed of the order and of the augmentation.
         curriculum: Stages at the start of the run.
-        shuffle_block: Units that are shuffled with each other; larger mixes better, smaller reads nearer.
-        temperature: Mixes the sources by size, instead of their weights: source i has a share proportional to
-            ``n_i ** (1 / temperature)`` of the draws, n_i its units. At 1 every unit comes once a pass; the higher, the
-            more equal the shares, small sources come several times a pass and large ones need several passes.
-        conversations_per_video: Most conversations of a sample that share a step. Those of a sample fall anew into
-            groups of like size in every pass, each is trained on once a pass, and its video is decoded once a group.
-            None = all of them share a step.
-        modalities: ``mixed`` puts video, image, feature and text samples into one batch; ``separate`` gives every
-            global batch one kind only, each kind as many batches as its share asks.
-        window: Draws that fall into batches among each other where a budget or separate modalities group them, and
-            whose batches are shuffled. Larger groups more alike, smaller reads nearer. A pass is cut into windows.
+        shuffle_block: Number of draws that are shuffled together. Larger mixes better; smaller keeps reads near each
+            other on disk.
+        temperature: Mixes the sources by size instead of by weight: source i has a share of the draws proportional to
+            ``n_i ** (1 / temperature)``, with n_i its different draws. At 1 each is drawn once a pass. The higher, the
+            more equal the shares: small sources are repeated in a pass, large ones need several passes.
+        conversations_per_video: Most conversations of a sample in one draw. In every pass they are divided anew into
+            groups of equal size (or one less). Each is trained on once a pass; the video is decoded once a group.
+            None = all of them in one draw.
+        modalities: ``mixed`` puts video, image, feature and text samples into one batch. ``separate`` gives every
+            global batch one modality only, in proportion to their shares.
+        window: A pass is cut into windows of at most so many draws. With a budget or separate modalities, batches are
+            formed and shuffled within a window. Larger windows give draws of more similar length to a batch; smaller
+            ones keep reads near each other on disk.
 
     Raises:
-        ValueError: A value makes no sense.
+        ValueError: A value is out of range.
     """
 
     seed: int = 0
@@ -70,7 +67,7 @@ class TrainingOrder:
             raise ValueError(f"the curriculum's until_step must grow from above 0, got {ends[1:]}")
 
     def warn_of_short_run(self, num_steps: int) -> None:
-        """Warn of a run that ends within the curriculum; ``num_steps`` is -1 where no number of steps ends it."""
+        """Warn if the run ends within the curriculum; ``num_steps`` is -1 for a run without a fixed number of steps."""
         if self.curriculum and 0 < num_steps <= self.curriculum[-1].until_step:
             warnings.warn(
                 f"the curriculum takes all {num_steps} steps of this run: it never trains on samples of more than "
@@ -81,8 +78,8 @@ class TrainingOrder:
 
 
 class Draw(NamedTuple):
-    """One draw of the stream."""
+    """One item of the training stream."""
 
     sample: int
-    position: int  # how many draws came before; seeds the augmentation
-    conversations: tuple[int, ...] | None = None  # which of the sample's conversations, ascending; None = all
+    position: int  # number of draws before it; part of the augmentation's seed
+    conversations: tuple[int, ...] | None = None  # indices of the sample's conversations, ascending; None = all

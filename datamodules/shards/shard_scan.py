@@ -61,7 +61,7 @@ def scan(shard: str, raw: io.FileIO) -> Iterator[ScannedSample]:
 
 
 def _plain_members(shard: str, raw: io.FileIO) -> Iterator[tarfile.TarInfo]:
-    file = _HeaderFile(raw)
+    file = HeaderFile(raw)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -87,10 +87,11 @@ def _plain_members(shard: str, raw: io.FileIO) -> Iterator[tarfile.TarInfo]:
     file.detach()
 
 
-class _HeaderFile(io.BufferedReader):
+class HeaderFile(io.BufferedReader):
     """A shard as tarfile may read it, which trusts what a header says of the length of the next one."""
 
     def read(self, size: int | None = -1) -> bytes:
+        """Read, but refuse to read more than a header can need."""
         if size is None or not 0 <= size <= _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header claims {size} bytes")
         return super().read(size)

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from command_errors import run_and_exit
 from datamodules.errors import count_of
 from datamodules.media.decoding import Decoding
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.shards.shard_cache import ShardCache
 from datamodules.shards.shard_names import find_shards
 from datamodules.shards.storage import remote_name

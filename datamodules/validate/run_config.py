@@ -11,7 +11,7 @@ from yaml import YAMLError
 from components.language.chat_template import ChatSettings
 from datamodules.loader import Loading
 from datamodules.media.decoding import Decoding
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.validate.conversation_check import ConversationCheck
 
 

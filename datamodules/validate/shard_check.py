@@ -7,9 +7,9 @@ from typing import NamedTuple
 from datamodules.errors import SampleError, ShardError
 from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.decoding_process import decode_media
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling
 from datamodules.shards.schema import VIDEO_ENDINGS
 from datamodules.shards.shard_cache import ShardCache
 from datamodules.shards.shard_index import make_index

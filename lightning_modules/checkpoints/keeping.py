@@ -9,9 +9,9 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from components.checkpoints import folder
-from components.checkpoints.folder import write_whole
-from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from components.checkpoints import atomic_folder
+from components.checkpoints.atomic_folder import write_atomically
+from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from lightning_modules.rank_agreement import LargestOfAllRanks
 from lightning_modules.run.run_folder import log_folder
 
@@ -130,7 +130,7 @@ class KeepCheckpoints(Checkpoint):
             self._link(trainer, BEST)
             if trainer.is_global_zero:
                 known = {"monitor": self.monitor, "value": self.best, "step": trainer.global_step}
-                write_whole(self._best_file, json.dumps(known) + "\n")
+                write_atomically(self._best_file, json.dumps(known) + "\n")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the end of a run that has finished; one that was stopped before has none."""
@@ -198,10 +198,10 @@ class KeepCheckpoints(Checkpoint):
         path = self._path(trainer.global_step)
         if not trainer.is_global_zero or not path.is_dir():  # a resumed run that had nothing left to do wrote none
             return
-        folder.link(path.with_name(name), path)
+        atomic_folder.link(path.with_name(name), path)
         kept = {path.with_name(link).resolve().name for link in (LAST, BEST, FINAL)}
         for other in path.parent.glob("step-*.ckpt"):
             step = int(other.stem.removeprefix("step-"))
             is_due = self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0
             if other.name not in kept and not is_due:
-                folder.remove(other)
+                atomic_folder.remove(other)

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.checkpoints.parameter_access import ParameterAccess, Share, Slot, even_share
+from components.checkpoints.parameter_access import OptimizerSlot, ParameterAccess, Share, even_share
+from components.sharding import full_shape, is_zero3_sharded
 
 
 class ZeroAccess(ParameterAccess):
@@ -35,7 +36,7 @@ class ZeroAccess(ParameterAccess):
         self._slots = _slots(optimizer)
         self._slot_of = {id(parameter): slot for slot in self._slots for parameter in slot.parameters}
 
-    def slots(self) -> list[Slot]:
+    def slots(self) -> list[OptimizerSlot]:
         """See ``ParameterAccess``."""
         return self._slots
 
@@ -46,40 +47,39 @@ class ZeroAccess(ParameterAccess):
 
     def shape(self, parameter: Any) -> torch.Size:
         """See ``ParameterAccess``."""
-        shape: torch.Size = parameter.ds_shape if _is_spread(parameter) else parameter.shape
-        return shape
+        return full_shape(parameter)
 
     def dtype(self, parameter: Tensor, state: str | None) -> torch.dtype:
         """See ``ParameterAccess``."""
         joined = self._joined(parameter, state)
         return parameter.dtype if joined is None else joined.dtype
 
-    def whole(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
+    def gather(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
         """See ``ParameterAccess``."""
         joined = self._joined(parameter, state)
         if joined is not None:
-            return self._brought_together(parameter, self._share(parameter, joined), rank)
-        if _is_spread(parameter):
-            return self._brought_together(parameter, self._module_share(parameter), rank)
+            return self._gather_shares(parameter, self._share(parameter, joined), rank)
+        if is_zero3_sharded(parameter):
+            return self._gather_shares(parameter, self._module_share(parameter), rank)
         return parameter.detach()
 
     def share(self, parameter: Any) -> Share:
         """See ``ParameterAccess``."""
-        if not _is_spread(parameter):
+        if not is_zero3_sharded(parameter):
             return even_share(parameter.detach(), self._rank, self._num_ranks)
         share = self._module_share(parameter)
         return Share(share.values[: _real_length(share, self.shape(parameter).numel())], share.start)
 
-    def put(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
+    def assign(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
         """See ``ParameterAccess``."""
         joined = self._joined(parameter, state)
         if joined is not None:
             _take(self._share(parameter, joined), whole)
         if state is not None:
             return
-        if _is_spread(parameter):
+        if is_zero3_sharded(parameter):
             _take(self._module_share(parameter), whole)
-        if not _is_spread(parameter) or parameter.numel() == whole.numel():  # small weights stay gathered
+        if not is_zero3_sharded(parameter) or parameter.numel() == whole.numel():  # small weights stay gathered
             parameter.detach().copy_(whole.view(parameter.shape))
 
     def _joined(self, parameter: Tensor, state: str | None) -> Tensor | None:
@@ -91,7 +91,7 @@ class ZeroAccess(ParameterAccess):
         return tensor
 
     def _share(self, parameter: Any, joined: Tensor) -> Share:
-        if _is_spread(parameter):
+        if is_zero3_sharded(parameter):
             assert self._zero is not None
             _, begin, length = self._zero.grad_position[self._zero.get_param_id(parameter)]
             return Share(joined.detach().narrow(0, begin, length), self._rank * length)
@@ -105,7 +105,7 @@ class ZeroAccess(ParameterAccess):
         values = parameter.ds_tensor.detach()
         return Share(values, self._rank * values.numel())
 
-    def _brought_together(self, parameter: Any, share: Share, rank: int) -> Tensor:
+    def _gather_shares(self, parameter: Any, share: Share, rank: int) -> Tensor:
         shape = self.shape(parameter)
         whole = torch.zeros(shape.numel(), dtype=share.values.dtype, device=self._device)
         length = _real_length(share, whole.numel())
@@ -113,10 +113,6 @@ class ZeroAccess(ParameterAccess):
         if torch.distributed.is_initialized():
             torch.distributed.reduce(whole, dst=rank)
         return whole.view(shape)
-
-
-def _is_spread(parameter: Any) -> bool:
-    return hasattr(parameter, "ds_id")
 
 
 def _real_length(share: Share, num_elements: int) -> int:
@@ -129,7 +125,7 @@ def _take(share: Share, whole: Tensor) -> None:
     share.values[:length].copy_(whole.reshape(-1)[share.start : share.start + length])
 
 
-def _slots(zero: Any) -> list[Slot]:
+def _slots(zero: Any) -> list[OptimizerSlot]:
     """The pieces of memory, each with the settings that it is trained with and the parameters in it."""
     if zero is None:
         return []
@@ -139,4 +135,4 @@ def _slots(zero: Any) -> list[Slot]:
         groups = [groups[zero.sub_group_to_group_id[place]] for place in range(len(pieces))]
     else:
         pieces, parameters = zero.single_partition_of_fp32_groups, zero.bit16_groups
-    return [Slot(*each) for each in zip(pieces, groups, map(list, parameters), strict=True)]
+    return [OptimizerSlot(*each) for each in zip(pieces, groups, map(list, parameters), strict=True)]

@@ -14,10 +14,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from omegaconf.errors import OmegaConfBaseException
 
-from components.checkpoints.folder import newest_checkpoint
+from components.checkpoints.atomic_folder import newest_checkpoint
+from components.old_class_paths import with_new_class_paths
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
-from lightning_modules.checkpoints.strategy import PortableCheckpoints
-from lightning_modules.console.config_files import named_config_files
+from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
+from lightning_modules.console.config_files import PARSER_MODE, accept_old_class_paths, named_config_files
 from lightning_modules.console.foreign_output import silence_foreign_output
 from lightning_modules.console.parser import ShortMessageParser
 from lightning_modules.console.run_summary import RunSummary
@@ -52,6 +53,7 @@ class VideoLanguageCLI(LightningCLI):
 
     def __init__(self, model_class: Any, datamodule_class: Any, args: Any = None, **kwargs: Any) -> None:
         silence_foreign_output()
+        accept_old_class_paths()
         super().__init__(
             model_class,
             datamodule_class,
@@ -90,6 +92,7 @@ class VideoLanguageCLI(LightningCLI):
         """
         given = sys.argv[1:] if args is None else args
         if isinstance(given, list):
+            args = given = [with_new_class_paths(argument) for argument in given]
             subparsers = getattr(self, "_subcommand_parsers", None)
             own: Any = parser if subparsers is None else subparsers.get(given[0] if given else "")
             if own is not None:
@@ -238,7 +241,7 @@ def _parser_options() -> dict[str, Any]:
     """
     if not DEFAULTS.is_file():
         raise FileNotFoundError(f"{DEFAULTS}, the defaults of every run, is not there; install from a whole checkout")
-    mode = {"parser_mode": "omegaconf+"}
+    mode = {"parser_mode": PARSER_MODE}
     usage = "train.py {} [-c FILE ...] [--KEY VALUE ...]"
     every = {**mode, "default_config_files": [str(DEFAULTS)]}
     return {**mode, **{name: {**every, "usage": usage.format(name)} for name in LightningCLI.subcommands()}}

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.evaluation.plots import draw_accuracies
 from lightning_modules.evaluation.predictions import Prediction
 from lightning_modules.evaluation.scoring import NO_CATEGORY, Accuracy, AccuracyCounter
-from lightning_modules.monitoring.video_figures import draw_accuracies
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 _NUM_SHOWN = 50  # samples that the Markdown lists as left out

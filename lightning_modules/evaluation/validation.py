@@ -1,83 +1,13 @@
 """Judges a batch: the loss of its reference answers, and whether the generated answers are right."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 
-from components.interfaces import VideoTextBatch
-from components.language.limits import TextLimitError
 from components.model import text_of
 from lightning_modules.evaluation.scoring import NO_CATEGORY, SKIPPED_KEY, AccuracyCounter, is_exact_match
-
-if TYPE_CHECKING:  # the module holds a judgement
-    from lightning_modules.video_language import VideoLanguageModule
-
-
-class EvaluatedQuestion(Protocol):
-    """What judging needs to know of a conversation; ``datamodules.batch.Question`` has it."""
-
-    @property
-    def key(self) -> str:
-        """Key of the sample that the question belongs to."""
-
-    @property
-    def category(self) -> str:
-        """Category of the question, by which accuracies are also reported."""
-
-    @property
-    def question(self) -> str:
-        """The question as asked."""
-
-    @property
-    def answer(self) -> str:
-        """The reference answer."""
-
-
-class EvaluatedBatch(VideoTextBatch, Protocol):
-    """A batch whose conversations have reference answers."""
-
-    @property
-    def questions(self) -> Sequence[Any]:
-        """One ``EvaluatedQuestion`` a conversation."""
-
-    @property
-    def left_out(self) -> Sequence[str]:
-        """One name of a reason for every sample that was left out of the batch."""
-
-
-class SampleLimitError(TextLimitError):
-    """A conversation of a known sample does not fit the language model.
-
-    Args:
-        reason: What is wrong with it.
-        conversation: Its number in the batch.
-        key: The sample's key.
-    """
-
-    def __init__(self, reason: str, conversation: int, key: str) -> None:
-        super().__init__(reason, conversation)
-        self.key = key
-
-
-@contextmanager
-def naming_the_sample(questions: Sequence[Any]) -> Iterator[None]:
-    """Let an error about a conversation of a batch say which sample it is.
-
-    Args:
-        questions: What the batch asks, one ``EvaluatedQuestion`` a conversation.
-
-    Raises:
-        SampleLimitError: The lines inside raise an error about one conversation.
-    """
-    try:
-        yield
-    except TextLimitError as error:
-        wrong = questions[error.conversation]
-        reason = f"sample {wrong.key!r}, question {wrong.question[:80]!r}: {error.reason}"
-        raise SampleLimitError(reason, error.conversation, wrong.key) from error
+from lightning_modules.interfaces import EvaluatedBatch, TrainingModule
 
 
 class ValidationMetrics:
@@ -92,7 +22,7 @@ class ValidationMetrics:
         self.counter = AccuracyCounter()
         self.left_out: Counter[str] = Counter()
 
-    def of_batch(self, module: "VideoLanguageModule", batch: EvaluatedBatch, stage: str, name: str) -> list[str]:
+    def of_batch(self, module: TrainingModule, batch: EvaluatedBatch, stage: str, name: str) -> list[str]:
         """Log the loss of one batch, answer its questions and count the right answers.
 
         Args:
@@ -124,8 +54,8 @@ class ValidationMetrics:
             self.counter.add((name, question.category or NO_CATEGORY), is_exact_match(answer, question.answer))
         return answers
 
-    def log_accuracies(self, module: "VideoLanguageModule", stage: str) -> None:
-        """Log the accuracies over all ranks: of everything, of every set, of every category of questions in a set.
+    def log_accuracies(self, module: TrainingModule, stage: str) -> None:
+        """Log the accuracies over all ranks: of everything, of every set, of every kind of question in a set.
 
         Of sets from which samples were left out, log also how many.
         """

@@ -7,13 +7,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from components.sharding import is_dtensor, is_zero3_sharded, local_part, num_shards
+from lightning_modules.interfaces import as_training_module
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.monitoring.rank_logging import of_all_ranks
 from lightning_modules.optimization.accumulation import is_accumulating
-from lightning_modules.video_language import VideoLanguageModule
 
 
 class GradientMonitor(Callback):
@@ -32,13 +32,12 @@ class GradientMonitor(Callback):
         """
         if not logs_after_this_step(trainer) or is_accumulating(trainer):  # DeepSpeed comes here with every batch
             return
-        if not isinstance(pl_module, VideoLanguageModule):
-            raise TypeError(f"GradientMonitor reads a VideoLanguageModule, got a {type(pl_module).__name__}")
-        rates = pl_module.rates
-        frozen = {part for part in rates.first_steps if rates.is_frozen(part, pl_module.global_step)}
+        module = as_training_module(pl_module, self)
+        rates = module.rates
+        frozen = {part for part in rates.first_steps if rates.is_frozen(part, module.global_step)}
         parts = {
             name: [p for p in part.parameters() if p.requires_grad]
-            for name, part in pl_module.built.named_children()
+            for name, part in module.built.named_children()
             if name not in frozen
         }
         norms = gradient_norms(trainer, {name: trainable for name, trainable in parts.items() if trainable})
@@ -90,19 +89,15 @@ def _own_squares(parameters: Iterable[nn.Parameter], world_size: int) -> Tensor:
 
 def _own_gradient(parameter: Any, world_size: int) -> tuple[Tensor | None, float]:
     """What this rank holds of a gradient, and one over the number of ranks that hold the same."""
-    if hasattr(parameter, "ds_id"):  # ZeRO-3
+    if is_zero3_sharded(parameter):
         from deepspeed.utils import safe_get_local_grad  # an optional dependency, and at hand here
 
         return safe_get_local_grad(parameter), 1.0
     if hasattr(parameter, "_hp_mapping"):  # ZeRO-1 and 2
         return _fragment(parameter), 1.0
     gradient = parameter.grad
-    if isinstance(gradient, DTensor):
-        mesh, placements = gradient.device_mesh, gradient.placements
-        pieces = 1
-        for dimension, placement in enumerate(placements):
-            pieces *= 1 if placement.is_replicate() else mesh.size(dimension)
-        return gradient.to_local(), pieces / world_size
+    if is_dtensor(gradient):
+        return local_part(gradient), num_shards(gradient) / world_size
     return gradient, 1.0 / world_size
 
 
@@ -118,7 +113,7 @@ def _fragment(parameter: Any) -> Tensor | None:
 
 
 def _is_shared_out(parameter: Any) -> bool:
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping") or isinstance(parameter, DTensor)
+    return is_zero3_sharded(parameter) or hasattr(parameter, "_hp_mapping") or is_dtensor(parameter)
 
 
 def _clipping_limit(trainer: Trainer) -> float:

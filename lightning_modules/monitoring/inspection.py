@@ -10,10 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from lightning_modules.evaluation.validation import EvaluatedBatch
+from lightning_modules.interfaces import EvaluatedBatch, as_training_module
 from lightning_modules.monitoring.listening import ModelListener
 from lightning_modules.monitoring.video_figures import SegmentedVideo, draw_video
-from lightning_modules.video_language import VideoLanguageModule
 
 _NOT_OF_A_TAG = re.compile(r"[^-/\w.]")
 """What TensorBoard does not take in a name."""
@@ -56,12 +55,11 @@ class VideoInspection(Callback):
         """
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        if not isinstance(pl_module, VideoLanguageModule):
-            raise TypeError(f"VideoInspection shows a VideoLanguageModule, got a {type(pl_module).__name__}")
+        module = as_training_module(pl_module, self)
         self._experiment = self._find_experiment(trainer)
         if self._experiment is not None:
             self._num_shown, self._segment_counts = {}, {}
-            self._listener = ModelListener(pl_module.built)
+            self._listener = ModelListener(module.built)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -84,8 +82,7 @@ class VideoInspection(Callback):
         num_videos = batch.frame_counts.numel()
         if listener is None or not num_videos:
             return
-        assert isinstance(pl_module, VideoLanguageModule)  # checked when validation began
-        name = pl_module.evaluation_name("val", dataloader_idx)
+        name = as_training_module(pl_module, self).evaluation_name("val", dataloader_idx)
         self._segment_counts.setdefault(name, []).append(listener.segment_counts().cpu())
         num_shown = self._num_shown.get(name, 0)
         num_new = min(self.num_videos - num_shown, num_videos)

@@ -77,16 +77,17 @@ class ModelListener:
             handle.remove()
 
     def _segment_attention(self, batch: VideoTextBatch) -> Tensor | None:
-        """Attention of the readout's queries to the segments, ``[V, Q, S]``; None where the readout has none.
+        """Attention of the bridge's queries to the segments, ``[V, Q, S]``; None if the bridge shows none.
 
-        Where it depends on the question, that of each video's first one. None too where a strategy spreads the weights.
+        Where it depends on the question, that of each video's first question. None too if a strategy shards the
+        weights.
         """
-        attend = getattr(getattr(self.model.bridge, "readout", None), "segment_attention", None)
-        if attend is None or is_sharded(self.model.bridge):  # the first rank draws alone
+        if is_sharded(self.model.bridge):  # the first rank draws alone
             return None
         questions = self.model.questions(text_of(batch))
-        attention: Tensor = attend(self._state, questions)
-        if questions is None:
+        shown = self.model.bridge.diagnostics(self._state, questions, with_attention=True)
+        attention: Tensor | None = shown.segment_attention
+        if attention is None or questions is None:
             return attention
         asked = questions.video_index.tolist()
         return attention[[asked.index(video) for video in range(batch.frame_counts.numel())]]

@@ -8,12 +8,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from components.interfaces import SegmentInput
+from components.interfaces import BridgeDiagnostics, MemoryBridge, SegmentInput
+from lightning_modules.interfaces import as_training_module
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.monitoring.effective_rank import effective_rank
 from lightning_modules.monitoring.rank_logging import of_all_ranks
 from lightning_modules.optimization.accumulation import is_accumulating
-from lightning_modules.video_language import VideoLanguageModule
 
 
 class MemoryTokenMonitor(Callback):
@@ -21,16 +21,15 @@ class MemoryTokenMonitor(Callback):
 
     Means over the videos of the last batch of a step that Lightning writes, of all ranks. The effective rank lies
     between 1, where all tokens say the same, and their number. The share of segments that a selective memory admitted
-    is logged where the bridge's state has ``admitted``; the others of bridges whose state has ``memory``.
+    is logged where the bridge's ``diagnostics`` have ``admitted``; the others where they have ``memory``.
 
     Only what training computes anyway is looked at, through a hook in the steps that are logged.
     """
 
     def __init__(self) -> None:
         self._listening: Any = None
-        self._memory: Tensor | None = None  # [V, M, D]
+        self._shown = BridgeDiagnostics()  # after the last segment
         self._has_segment: list[Tensor] = []  # [V] bool a segment
-        self._admitted: tuple[Tensor, ...] = ()  # [V] a segment
         self._num_videos = 0  # a batch without any runs a stand-in
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -39,13 +38,12 @@ class MemoryTokenMonitor(Callback):
         Raises:
             TypeError: The LightningModule is another than this project's.
         """
-        if not isinstance(pl_module, VideoLanguageModule):
-            raise TypeError(f"MemoryTokenMonitor reads a VideoLanguageModule, got a {type(pl_module).__name__}")
+        model = as_training_module(pl_module, self).built
         self._stop()
-        self._memory, self._has_segment, self._admitted = None, [], ()
+        self._shown, self._has_segment = BridgeDiagnostics(), []
         self._num_videos = batch.frame_counts.numel()
         if logs_after_this_step(trainer):
-            self._listening = pl_module.built.bridge.register_forward_hook(self._on_segment_read)
+            self._listening = model.bridge.register_forward_hook(self._on_segment_read)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Stop listening: segments that activation checkpointing reads again are no new ones."""
@@ -61,17 +59,17 @@ class MemoryTokenMonitor(Callback):
             pl_module.log_dict({"memory_tokens/norm": norms / videos, "memory_tokens/effective_rank": ranks / videos})
         if segments:
             pl_module.log("memory_tokens/admitted_segments", admitted / segments)
-        self._memory, self._has_segment, self._admitted = None, [], ()
+        self._shown, self._has_segment = BridgeDiagnostics(), []
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop listening."""
         self._stop()
 
-    def _on_segment_read(self, _module: nn.Module, inputs: tuple[SegmentInput, Any], state: Any) -> None:
+    def _on_segment_read(self, bridge: nn.Module, inputs: tuple[SegmentInput, Any], state: Any) -> None:
+        assert isinstance(bridge, MemoryBridge)
         self._has_segment.append(inputs[0].frame_mask.any(dim=1))
-        memory = getattr(state, "memory", None)
-        self._memory = None if memory is None else memory.detach()
-        self._admitted = tuple(share.detach() for share in getattr(state, "admitted", ()))
+        shown = bridge.diagnostics(state)
+        self._shown = BridgeDiagnostics(*(None if each is None else each.detach() for each in shown))
 
     @torch.no_grad()
     def _sums(self) -> list[float]:
@@ -81,17 +79,18 @@ class MemoryTokenMonitor(Callback):
         has_segment = torch.stack(self._has_segment)  # [S, V]
         norm_sum = rank_sum = 0.0
         num_videos = 0
-        if self._memory is not None:
-            norms = self._memory.float().norm(dim=-1).mean(dim=-1)  # [V]
+        memory, admitted = self._shown.memory, self._shown.admitted
+        if memory is not None:
+            norms = memory.float().norm(dim=-1).mean(dim=-1)  # [V]
             sound = has_segment.any(dim=0) & norms.isfinite() & (norms > 0)
             num_videos = int(sound.sum())
             if num_videos:
                 norm_sum = float(norms[sound].sum())
-                rank_sum = float(effective_rank(self._memory[sound]).sum())
-        if not self._admitted:
+                rank_sum = float(effective_rank(memory[sound]).sum())
+        if admitted is None:
             return [norm_sum, rank_sum, num_videos, 0.0, 0.0]
-        admitted = torch.stack(self._admitted).float() * has_segment
-        return [norm_sum, rank_sum, num_videos, float(admitted.sum()), float(has_segment.sum())]
+        admitted_sum = float((admitted.float() * has_segment.T).sum())
+        return [norm_sum, rank_sum, num_videos, admitted_sum, float(has_segment.sum())]
 
     def _stop(self) -> None:
         if self._listening is not None:

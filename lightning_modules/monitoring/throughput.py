@@ -12,14 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 from components.flops.step import ModelFlops, work_of
 from components.interfaces import VideoTextBatch
 from components.model import ModelOutput
-from lightning_modules.evaluation.validation import EvaluatedBatch
+from lightning_modules.interfaces import EvaluatedBatch, as_training_module
 from lightning_modules.logging_steps import logging_interval
 from lightning_modules.monitoring.clocks import HostClock, clock_of
 from lightning_modules.monitoring.device_memory import peak_memory
 from lightning_modules.monitoring.peak_flops import peak_flops_of
 from lightning_modules.monitoring.rank_logging import of_all_ranks
 from lightning_modules.monitoring.step_times import PHASES, Step, StepTimes
-from lightning_modules.video_language import VideoLanguageModule
 
 _SPEED = "throughput/samples_a_second"
 _COUNTS = ("samples", "conversations", "frames", "text_tokens", "positions", "computed_positions", "flops")
@@ -56,14 +55,13 @@ class ThroughputMonitor(Callback):
         Raises:
             TypeError: The LightningModule is another than this project's.
         """
-        if not isinstance(pl_module, VideoLanguageModule):
-            raise TypeError(f"ThroughputMonitor counts for a VideoLanguageModule, got a {type(pl_module).__name__}")
+        model = as_training_module(pl_module, self).built
         device = trainer.strategy.root_device
         self._times = StepTimes(clock_of(device))
         self._logged_step = trainer.global_step
-        self._listening = pl_module.built.register_forward_hook(self._on_forward)
+        self._listening = model.register_forward_hook(self._on_forward)
         self._peak = self.peak_flops or peak_flops_of(device, str(trainer.precision))
-        self._flops = None if self._peak is None else ModelFlops(pl_module.built)
+        self._flops = None if self._peak is None else ModelFlops(model)
         if self._peak is None and device.type != "cpu":
             rank_zero_info(
                 f"MFU is not logged: the peak of this device ({device.type}) in precision {trainer.precision} is not "
@@ -114,7 +112,7 @@ class ThroughputMonitor(Callback):
     def _on_forward(self, _module: nn.Module, inputs: tuple[VideoTextBatch], output: ModelOutput) -> None:
         step = self._times.running
         if step is not None:
-            step.work = work_of(inputs[0], output.segment_slots)
+            step.work = work_of(inputs[0], output.segment_groups)
             step.positions, step.computed_positions = output.num_positions, output.num_computed_positions
 
     def _log(self, trainer: Trainer, module: LightningModule) -> None:

@@ -1,15 +1,12 @@
 """Validates with averaged weights."""
 
-from typing import TYPE_CHECKING, cast
-
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
-if TYPE_CHECKING:  # the module has this callback
-    from lightning_modules.video_language import VideoLanguageModule
+from lightning_modules.interfaces import as_training_module
 
 
 class AveragesInValidation(Callback):
@@ -39,8 +36,7 @@ class AveragesInValidation(Callback):
         """Put the averages in place."""
         if trainer.state.fn != "fit":
             return
-        module = cast("VideoLanguageModule", pl_module)
-        for parameter, average in module.adamw.averaged():
+        for parameter, average in as_training_module(pl_module, self).adamw.averaged():
             self._weights.append((parameter, parameter.detach().clone()))
             parameter.copy_(average)
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from components.checkpoints.file_modes import follow_umask
-from lightning_modules.evaluation.validation import EvaluatedBatch
+from lightning_modules.interfaces import EvaluatedBatch
 
 
 def write_bad_samples(folder: str, name: str, batch: EvaluatedBatch, loss: float, dataset: Any) -> None:

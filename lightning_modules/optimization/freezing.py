@@ -1,15 +1,13 @@
 """Keeps parts as they are until their time to train has come."""
 
 from functools import partial
-from typing import TYPE_CHECKING, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-if TYPE_CHECKING:  # the module has this callback
-    from lightning_modules.video_language import VideoLanguageModule
+from lightning_modules.interfaces import TrainingModule, as_training_module
 
 
 class Freezing(Callback):
@@ -27,7 +25,7 @@ class Freezing(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hold the gradients of the frozen parts at zero."""
-        module = cast("VideoLanguageModule", pl_module)
+        module = as_training_module(pl_module, self)
         for part in module.rates.first_steps:
             for parameter in _trainable(module.built.get_submodule(part)):
                 parameter.register_hook(partial(_zero_while_frozen, module, part))  # type: ignore[no-untyped-call]
@@ -36,7 +34,7 @@ class Freezing(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Drop them: hooks of FSDP's sharded parameters are not called, its gradients come another way."""
-        module = cast("VideoLanguageModule", pl_module)
+        module = as_training_module(pl_module, self)
         for part in module.rates.first_steps:
             if module.rates.is_frozen(part, module.global_step):
                 for parameter in _trainable(module.built.get_submodule(part)):
@@ -47,6 +45,6 @@ def _trainable(part: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in part.parameters() if parameter.requires_grad]
 
 
-def _zero_while_frozen(module: "VideoLanguageModule", part: str, gradient: Tensor) -> Tensor:
+def _zero_while_frozen(module: TrainingModule, part: str, gradient: Tensor) -> Tensor:
     # Zeros and not a product with zero, which would keep NaN.
     return torch.zeros_like(gradient) if module.rates.is_frozen(part, module.global_step) else gradient

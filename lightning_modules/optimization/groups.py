@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from components.sharding import full_shape, is_zero3_sharded
 from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.settings import Optimization
 
@@ -69,7 +70,7 @@ def refuse_float16(name: str, part: nn.Module) -> None:
     Raises:
         ValueError: A trainable parameter is float16.
     """
-    half = [p for p in part.parameters() if p.requires_grad and p.dtype == torch.float16 and not hasattr(p, "ds_id")]
+    half = [p for p in part.parameters() if p.requires_grad and p.dtype == torch.float16 and not is_zero3_sharded(p)]
     if half:
         raise ValueError(
             f"part '{name}' has {len(half)} trainable tensors in float16, in which AdamW's epsilon of 1e-8 is 0: they "
@@ -85,7 +86,7 @@ def part_of(group: Mapping[str, object]) -> str:
 
 def _num_dimensions(parameter: nn.Parameter) -> int:
     """Dimensions of the whole parameter; under ZeRO-3 it looks flat, and DeepSpeed keeps its shape beside it."""
-    return len(getattr(parameter, "ds_shape", parameter.shape))
+    return len(full_shape(parameter))
 
 
 def _refuse_unknown(setting: str, named: Iterable[str], trained: set[str]) -> None:

@@ -1,22 +1,18 @@
 """Leaves out optimizer steps whose loss or gradient is not finite, on all ranks alike."""
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-from lightning_modules.evaluation.validation import EvaluatedBatch
+from components.sharding import local_part
+from lightning_modules.interfaces import EvaluatedBatch, SkippingOptimizer, as_training_module
 from lightning_modules.optimization.accumulation import is_accumulating
-from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.bad_samples import write_bad_samples
 from lightning_modules.optimization.settings import NonFinite
-
-if TYPE_CHECKING:  # the module has this callback
-    from lightning_modules.video_language import VideoLanguageModule
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +65,7 @@ class NonFiniteSteps(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with no batch seen."""
         self._seen = []
-        self._num_updates = cast("VideoLanguageModule", pl_module).adamw.num_updates
+        self._num_updates = as_training_module(pl_module, self).adamw.num_updates
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remember the batch until its loss is known."""
@@ -89,7 +85,7 @@ class NonFiniteSteps(Callback):
         """Agree with the other ranks on whether the step is taken."""
         if is_accumulating(trainer):  # DeepSpeed has it called for every batch
             return
-        adamw = cast("VideoLanguageModule", pl_module).adamw
+        adamw = as_training_module(pl_module, self).adamw
         losses = torch.stack([seen.loss.float() for seen in self._seen])
         gradients = [p.grad for group in adamw.param_groups for p in group["params"] if p.grad is not None]
         is_bad = [~losses.isfinite().all(), ~_norm_of_shards(gradients).to(losses.device).isfinite()]
@@ -97,7 +93,7 @@ class NonFiniteSteps(Callback):
         self._loss_was_bad, gradient_was_bad = map(bool, agreed.tolist())
         adamw.skips = self._loss_was_bad or gradient_was_bad
 
-    def count(self, trainer: Trainer, adamw: PartwiseAdamW) -> None:
+    def count(self, trainer: Trainer, adamw: SkippingOptimizer) -> None:
         """Count the step, once the optimizer is through with it and before anyone may save a checkpoint."""
         if is_accumulating(trainer):
             return
@@ -159,5 +155,4 @@ class NonFiniteSteps(Callback):
 
 def _norm_of_shards(gradients: list[Tensor]) -> Tensor:
     """Norm of what lies on this rank: enough to see whether it is finite."""
-    own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-    return nn.utils.get_total_norm(own)
+    return nn.utils.get_total_norm([local_part(gradient) for gradient in gradients])

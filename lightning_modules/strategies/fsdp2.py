@@ -18,7 +18,7 @@ from torch.distributed.fsdp import (
 
 from components.model import WEIGHT_READING_METHODS
 from components.sharding import Sharding, building_sharded
-from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from lightning_modules.rank_agreement import largest_of_all_ranks
 from lightning_modules.strategies.blocks import repeated_blocks
 from lightning_modules.video_language import VideoLanguageModule

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
 
-from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 
 
 class SingleDevice(PortableCheckpoints, SingleDeviceStrategy):

@@ -14,8 +14,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from components.sharding import Sharding, SkipsUnusedCompute, building_sharded
-from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from components.sharding import Sharding, SkipsUnusedCompute, building_sharded, is_zero3_sharded
+from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from lightning_modules.rank_agreement import largest_of_all_ranks
 
 _HALF_PRECISION = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -209,7 +209,7 @@ class _OneByOne(nn.Module):
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         for parameter in self._shown[0].parameters(recurse):
-            if not hasattr(parameter, "ds_id"):
+            if not is_zero3_sharded(parameter):
                 dtype = self._dtype if self._dtype is not None and parameter.is_floating_point() else parameter.dtype
                 parameter.data = parameter.data.to(dtype, copy=True, memory_format=torch.contiguous_format)
             yield parameter

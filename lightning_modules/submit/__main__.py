@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from argparse import ArgumentError
+from argparse import ArgumentError, HelpFormatter
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,15 +20,16 @@ from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-d
 
 from command_errors import run_and_exit
 from lightning_modules.console.config_files import named_config_files
+from lightning_modules.console.option_spelling import with_hyphens, with_underscores
 from lightning_modules.submit.command_lines import check_batches, read_command_lines
-from lightning_modules.submit.evaluation import evaluated_shards
-from lightning_modules.submit.job_settings import NAME, Arm, Container, Resources, Stopping, Surroundings
+from lightning_modules.submit.evaluated_shards import evaluated_shards
+from lightning_modules.submit.job_settings import NAME, Arm, Container, JobEnvironment, Resources, Stopping
 from lightning_modules.submit.script import Job, arm_arguments, render, render_evaluation
 from lightning_modules.submit.staging import Stage
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 OWN = ("--run_folder", "--trainer.num_nodes", "--trainer.devices")
-GROUPS = (Resources, Surroundings, Stopping)
+GROUPS = (Resources, JobEnvironment, Stopping)
 INTERACTIVE = ("bash", "interactive")
 
 
@@ -44,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     parser = _parser()
     own, arguments = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    options = parser.parse_args(own)
+    options = parser.parse_args(with_underscores(own))
     try:
         job = make_job(options, arguments, Path.cwd())
     except (ValueError, FileNotFoundError) as error:
@@ -110,7 +111,7 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
         arms=arms,
         parallel=options.parallel,
         resources=resources,
-        surroundings=_group(Surroundings, options),
+        environment=_group(JobEnvironment, options),
         stopping=stopping,
     )
     return replace(job, evaluated=_check_runs(job, options.evaluate_after))
@@ -124,7 +125,7 @@ def _check_runs(job: Job, evaluate_after: bool | list[str]) -> dict[str, list[st
     if job.arguments[0] == "fit":
         check_batches(settings, job.resources)
     elif evaluate_after:
-        raise ValueError(f"--evaluate_after evaluates what fit has trained, and this is {job.arguments[0]}")
+        raise ValueError(f"--evaluate-after evaluates what fit has trained, and this is {job.arguments[0]}")
     return evaluated_shards(evaluate_after, settings)
 
 
@@ -150,7 +151,7 @@ def submit(job: Job, chain: int, after: str | None) -> list[str]:
     if job.arguments[0] == "fit" and all((run / "finished").exists() for run in runs):
         raise RuntimeError(
             f"{job.run_folder} is finished. To train it for longer, remove the file 'finished' in it; for another run, "
-            "choose another --run_folder"
+            "choose another --run-folder"
         )
     _check_array(len(job.arms))
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,7 +203,7 @@ def _check_arguments(arguments: Sequence[str], root: Path) -> None:
         raise FileNotFoundError(f"there is no config {', '.join(missing)} (seen from {root})")
     twice = [argument for argument in arguments if argument.split("=")[0] in OWN]
     if twice:
-        raise ValueError(f"{twice} are set by --run_folder, --nodes and --gpus before the --")
+        raise ValueError(f"{twice} are set by --run-folder, --nodes and --gpus before the --")
 
 
 def _check_time(resources: Resources, stopping: Stopping) -> None:
@@ -212,8 +213,13 @@ def _check_time(resources: Resources, stopping: Stopping) -> None:
         )
 
 
+class _HyphenParser(ArgumentParser):
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        return with_hyphens(super().format_help(formatter))
+
+
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = _HyphenParser(
         prog="python -m lightning_modules.submit",
         usage="%(prog)s [--cluster FILE] [--nodes N] [--gpus N] [--time TIME] [...] -- fit -c FILE ...",
         description="Submit a training run to Slurm. What stands after -- is the command line of train.py.",
@@ -235,7 +241,7 @@ def _parser() -> ArgumentParser:
         default=False,
         help="run evaluate.py after training: true = on the validation sets, or a list of shards",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the job script and submit nothing")
+    parser.add_argument("--dry_run", action="store_true", help="print the job script and submit nothing")
     return parser
 
 

@@ -67,7 +67,7 @@ def check_batches(settings: Mapping[str, Any], resources: Resources) -> None:
         loading = run.data.loading
         option, size = "batch_size", loading.batch_size
         if size is None and loading.budget is not None:
-            option, size = "budget.bundle", loading.budget.bundle
+            option, size = "budget.group_size", loading.budget.group_size
         if size is not None and size % processes:
             errors[f"data.loading.{option} {size} counts the samples of all processes together"].append(name)
     if errors:

@@ -1,4 +1,4 @@
-"""What a job asks of Slurm, in what surroundings it runs, and when it stops. The fields are the options."""
+"""What a job asks of Slurm, in what environment it runs, and when it stops. The fields are the options."""
 
 import re
 from dataclasses import dataclass, field
@@ -112,7 +112,7 @@ class Container:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class JobEnvironment:
     """What the processes find.
 
     Args:

@@ -8,9 +8,9 @@ from pathlib import Path
 from shlex import quote
 
 from lightning_modules.preemption import EXIT_STATUS
-from lightning_modules.submit.job_settings import Arm, Container, Resources, Stopping, Surroundings
-from lightning_modules.submit.recording import recording
+from lightning_modules.submit.job_settings import Arm, Container, JobEnvironment, Resources, Stopping
 from lightning_modules.submit.staging import expanded_by_bash, staging
+from lightning_modules.submit.start_record import recording
 
 KILLED = 128 + signal.SIGUSR1
 """Status, by the shell's custom, of a process that SIGUSR1 ended."""
@@ -57,7 +57,7 @@ class Job:
         arms: The sweep's runs; none for a single run.
         parallel: Most arms at once; None = as many as Slurm starts.
         resources: What is asked for.
-        surroundings: What the processes find.
+        environment: What the processes find.
         stopping: What happens when the time is up.
         evaluated: Shards that each run is evaluated on after it, by its arm's name ("" of a single run); may be empty.
     """
@@ -69,7 +69,7 @@ class Job:
     arms: Sequence[Arm] = ()
     parallel: int | None = None
     resources: Resources = field(default_factory=Resources)
-    surroundings: Surroundings = field(default_factory=Surroundings)
+    environment: JobEnvironment = field(default_factory=JobEnvironment)
     stopping: Stopping = field(default_factory=Stopping)
     evaluated: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -93,13 +93,13 @@ def render(job: Job) -> str:
     Returns:
         A bash script with the options of sbatch.
     """
-    stage = job.surroundings.stage
+    stage = job.environment.stage
     sections = [
         _head(_options(job)),
         _run_folder(job, {arm.name: ("of_this_arm", _words(arm_arguments(arm))) for arm in job.arms}),
         FINISHED if job.arguments[0] == "fit" else "",
-        _environment(job.surroundings),
-        recording(job.surroundings, has_gpus=job.resources.gpus > 0),
+        _environment_lines(job.environment),
+        recording(job.environment, has_gpus=job.resources.gpus > 0),
         staging(stage) if stage is not None else "",
         RENDEZVOUS,
         _command(job),
@@ -120,7 +120,7 @@ def render_evaluation(job: Job) -> str:
     """
     shards = {name: [expanded_by_bash(one) for one in each] for name, each in job.evaluated.items()}
     single = "" if job.arms else f"shards=({' '.join(shards[''])})\n"
-    command = f'{quote(job.surroundings.python)} evaluate.py --checkpoint "$checkpoint" --data "${{shards[@]}}"'
+    command = f'{quote(job.environment.python)} evaluate.py --checkpoint "$checkpoint" --data "${{shards[@]}}"'
     lines = [
         'checkpoint="$run_folder/checkpoints/final.ckpt"',
         "# The best one, where checkpoint.monitor says what is best.",
@@ -129,11 +129,11 @@ def render_evaluation(job: Job) -> str:
         f'command=({command} --out "$run_folder/evaluation")',
     ]
     alone = replace(job, resources=replace(job.resources, nodes=1, gpus=min(job.resources.gpus, 1)))
-    stage = job.surroundings.stage
+    stage = job.environment.stage
     sections = [
         _head(_options(alone, evaluates=True)),
         _run_folder(job, {name: ("shards", words) for name, words in shards.items()}) + single,
-        _environment(job.surroundings),
+        _environment_lines(job.environment),
         staging(stage) if stage is not None else "",
         "\n".join([*lines, ""]),
         _srun(alone).removesuffix(" &\n") + "\n",
@@ -190,20 +190,20 @@ def arm_arguments(arm: Arm) -> list[str]:
     return configs + [part for key, value in values for part in (f"--{key}", value)]
 
 
-def _environment(surroundings: Surroundings) -> str:
+def _environment_lines(environment: JobEnvironment) -> str:
     lines = []
-    if surroundings.setup.strip():
-        lines += ["set -e # without its surroundings the job must not start", surroundings.setup.strip(), "set +e"]
-    variables: dict[str, str | int] = dict(surroundings.variables)
-    if surroundings.interface is not None:
-        variables |= {"NCCL_SOCKET_IFNAME": surroundings.interface, "GLOO_SOCKET_IFNAME": surroundings.interface}
+    if environment.setup.strip():
+        lines += ["set -e # the job must not start where its setup fails", environment.setup.strip(), "set +e"]
+    variables: dict[str, str | int] = dict(environment.variables)
+    if environment.interface is not None:
+        variables |= {"NCCL_SOCKET_IFNAME": environment.interface, "GLOO_SOCKET_IFNAME": environment.interface}
     lines += [f"export {name}={quote(str(value))}" for name, value in variables.items()]
     return "".join(f"{line}\n" for line in lines)
 
 
 def _command(job: Job) -> str:
     lines = [
-        f"{quote(job.surroundings.python)} train.py {quote(job.arguments[0])}",
+        f"{quote(job.environment.python)} train.py {quote(job.arguments[0])}",
         *_words(job.arguments[1:]),
         *(['"${of_this_arm[@]}"'] if job.arms else []),
         '--run_folder "$run_folder"',
@@ -214,9 +214,9 @@ def _command(job: Job) -> str:
 
 
 def _srun(job: Job) -> str:
-    container = job.surroundings.container
+    container = job.environment.container
     # --wait: a rank that fails must not leave the others hanging, yet all must have time to leave with their status.
-    options = ["--wait=60", "--label", *job.surroundings.srun]
+    options = ["--wait=60", "--label", *job.environment.srun]
     if job.resources.cpus_per_task is not None:  # srun does not take it from the job
         options.append(f"--cpus-per-task={job.resources.cpus_per_task}")
     inside: list[str] = []

@@ -12,9 +12,9 @@ from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from datamodules.batch import Batch, collate
 from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling
 from datamodules.order.training_order import Draw
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader

@@ -11,6 +11,7 @@ import pytest
 from apps.quickstart import haystack
 from apps.quickstart.clips import Clip, read_clip
 from apps.quickstart.haystack import HaystackShards, build_haystack
+from apps.quickstart.haystack_questions import NUMBERS, TASKS, Task, conversations
 from apps.quickstart.haystack_videos import (
     HaystackSettings,
     Split,
@@ -22,7 +23,6 @@ from apps.quickstart.haystack_videos import (
     plan_video,
 )
 from apps.quickstart.needles import COLOURS, SHAPES, Needle
-from apps.quickstart.questions import NUMBERS, TASKS, Task, conversations
 from datamodules.shards.schema import parse_record
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader

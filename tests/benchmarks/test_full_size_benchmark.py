@@ -20,7 +20,7 @@ from benchmarks.full_size.training import StepCost, TrainingRow
 from benchmarks.results_page import marks, replace_section, replace_summary
 from components.flops.step import StepFlops
 from components.segmenters.scene_tilling import SceneTilling
-from components.selection.gather import AllFrames
+from components.selection.all_frames import AllFrames
 
 CPU = torch.device("cpu")
 PARTS = ("encoder", "language_model", "bridge")

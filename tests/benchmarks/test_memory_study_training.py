@@ -15,9 +15,9 @@ import evaluate
 import train
 from apps.commands import ROOT
 from apps.quickstart.fetch import Parts
+from apps.quickstart.haystack_questions import OPTIONS, TASKS, conversations
 from apps.quickstart.haystack_videos import encode
 from apps.quickstart.needles import Needle
-from apps.quickstart.questions import OPTIONS, TASKS, conversations
 from apps.quickstart.tokenizer import build_language_model_folder, conversation_texts
 from benchmarks.memory_study import data, training
 from benchmarks.memory_study.arms import ARMS, FOLDER, FRESH, Run

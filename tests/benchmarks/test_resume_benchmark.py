@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.resume.__main__ import is_exact, main
 from benchmarks.resume.history import History, Step, compare, read_attempt, surviving
+from tests.process_group import one_group_at_a_time
 
 
 def history(steps: dict[int, str], loss: float = 1.0) -> dict[int, Step]:
@@ -78,6 +79,7 @@ def test_attempt_is_what_all_ranks_finished(tmp_path: Path) -> None:
     assert read_attempt(tmp_path / "killed-before-its-first-step") == {}
 
 
+@one_group_at_a_time
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_run_and_run_with_changing_processes_go_on_exactly(

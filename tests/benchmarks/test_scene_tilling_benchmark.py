@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from benchmarks import scene_tilling as scene_tiling
+from benchmarks import scene_tilling
 from benchmarks.scene_tilling import class_vectors, main, similarity_curves
 from components.segmenters.depth import adjacent_similarity
 
@@ -32,7 +32,7 @@ def test_ten_thousand_frames_take_at_most_a_millisecond_from_the_similarity(
 
 
 def test_a_missed_limit_fails_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(scene_tiling, "LIMIT_MS", 0.0)
+    monkeypatch.setattr(scene_tilling, "LIMIT_MS", 0.0)
     assert main(TINY) == 1
     assert "from the similarity: MISSED" in capsys.readouterr().out
 

@@ -8,7 +8,8 @@ from benchmarks.strategies.__main__ import SINGLE, STRATEGIES, failures, main
 from benchmarks.strategies.held import KINDS, held_bytes
 from benchmarks.strategies.report import Outcome, describe
 from benchmarks.strategies.training import PHASES, Measured, make_strategy
-from lightning_modules.checkpoints.strategy import PortableCheckpoints
+from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
+from tests.process_group import one_group_at_a_time
 
 MIB = 2**20
 FLOAT32 = 4
@@ -65,6 +66,7 @@ def test_every_strategy_is_that_of_its_config(name: str) -> None:
         assert ("offload_optimizer" in config["zero_optimization"]) == name.endswith("offload")
 
 
+@one_group_at_a_time
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_strategies_train_alike_and_spread_what_they_hold(capsys: pytest.CaptureFixture[str]) -> None:

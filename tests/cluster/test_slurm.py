@@ -81,7 +81,7 @@ def submit_recorder(place: Path, capsys: pytest.CaptureFixture[str]) -> Submit:
     """Submits a job of two processes that behaves as told; gives the jobs' numbers."""
 
     def run(*options: str, behaviour: str = "end", arguments: tuple[str, ...] = ()) -> list[str]:
-        own = ["--nodes=2", "--gpus=0", "--time=00:03:00", f"--python={place}/python", "--run_folder=run", *options]
+        own = ["--nodes=2", "--gpus=0", "--time=00:03:00", f"--python={place}/python", "--run-folder=run", *options]
         capsys.readouterr()
         status = submit([*own, "--", "fit", "--behaviour", behaviour, *arguments])
         printed = capsys.readouterr()
@@ -205,7 +205,7 @@ def test_an_evaluation_follows_training_that_ended_well(
     slurm: LocalSlurm, place: Path, submit_recorder: Submit, behaviour: str
 ) -> None:
     """A run that stops and queues again has not ended yet."""
-    training, evaluation = submit_recorder("--evaluate_after=true", behaviour=behaviour)
+    training, evaluation = submit_recorder("--evaluate-after=true", behaviour=behaviour)
     if behaviour == "wait":
         wait_for(lambda: len(list((place / "run").glob("started.*.0"))) == 2, "both processes", 30)
         slurm.run("scancel", "--signal=USR1", training)
@@ -218,7 +218,7 @@ def test_an_evaluation_follows_training_that_ended_well(
 
 
 def test_what_failed_is_not_evaluated(slurm: LocalSlurm, place: Path, submit_recorder: Submit) -> None:
-    training, evaluation = submit_recorder("--evaluate_after=true", behaviour="fail")
+    training, evaluation = submit_recorder("--evaluate-after=true", behaviour="fail")
     slurm.wait_for_state(training, "FAILED")
     slurm.wait_for_state(evaluation, "CANCELLED")
 
@@ -226,7 +226,7 @@ def test_what_failed_is_not_evaluated(slurm: LocalSlurm, place: Path, submit_rec
 def test_each_arm_is_evaluated_after_its_own_training(slurm: LocalSlurm, place: Path, submit_recorder: Submit) -> None:
     sweep = [{"name": "one"}, {"name": "two", "options": {"behaviour": "fail"}}]
     (place / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    submit_recorder("--sweep=sweep.yaml", "--evaluate_after=[x.tar]")
+    submit_recorder("--sweep=sweep.yaml", "--evaluate-after=[x.tar]")
     wait_for(lambda: (place / "run" / "one" / "evaluation").exists(), "the evaluation", 60)
     time.sleep(2)
     assert not (place / "run" / "two" / "evaluation").exists()
@@ -235,7 +235,7 @@ def test_each_arm_is_evaluated_after_its_own_training(slurm: LocalSlurm, place: 
 def test_what_slurm_says_against_a_job_is_passed_on(
     slurm: LocalSlurm, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert submit(["--gpus=0", "--partition=nowhere", "--run_folder=run", "--", "fit"]) == 1
+    assert submit(["--gpus=0", "--partition=nowhere", "--run-folder=run", "--", "fit"]) == 1
     assert "invalid partition specified: nowhere" in capsys.readouterr().err
 
 
@@ -266,7 +266,7 @@ def test_a_preempted_run_on_two_nodes_goes_on_at_the_very_next_sample(
             "--data.loading.num_workers=1",
             f"--trainer.callbacks+={yaml.safe_dump(steps, default_flow_style=True)}",
         ]
-        assert submit([*own, variables, f"--run_folder={tmp_path / name}", "--", *command, *more]) == 0
+        assert submit([*own, variables, f"--run-folder={tmp_path / name}", "--", *command, *more]) == 0
         (number,) = re.findall(r"^job (\d+)", capsys.readouterr().out, re.MULTILINE)
         return str(number)
 

@@ -12,16 +12,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.bridges.mean_pooling import MeanPooling
-from components.bridges.readouts.memory import CacheAndMemoryReadout, LastSegmentReadout, MemoryReadout
+from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
+from components.bridges.readouts.last_segment import LastSegmentReadout
+from components.bridges.readouts.memory import MemoryReadout
 from components.bridges.readouts.retrieved import RetrievedReadout
-from components.bridges.videollamb import VideoLLaMBBridge
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.encoders.cached import CachedFeatures
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.flops.counting import count_flops, meta_copy
 from components.flops.step import ModelFlops, StepFlops, StepWork, work_of
 from components.interfaces import AnswerLoss, FrameFeatures, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
 from components.losses import EverySegmentLoss
 from components.model import VideoLanguageModel
 from components.pooling.patch_pooling import ConvPooling
@@ -53,7 +55,7 @@ def ran(model: VideoLanguageModel, batch: Batch) -> tuple[int, StepWork]:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         output = model.train()(batch)
         output.loss.backward()
-    return counter.get_total_flops(), work_of(batch, output.segment_slots)
+    return counter.get_total_flops(), work_of(batch, output.segment_groups)
 
 
 def expect_equal(model: VideoLanguageModel, batch: Batch, tolerance: float = 0.03) -> StepFlops:
@@ -244,7 +246,7 @@ class CubicLanguageModel(HuggingFaceCausalLM):
 def test_cost_of_an_unknown_form_is_refused(folders: PartFolders) -> None:
     model = make_module(folders, language_model=partial(CubicLanguageModel, folders.language_model)).built
     _, work = ran(model, even_batch(folders))
-    with pytest.raises(ValueError, match="cost of CubicLanguageModel is no polynomial of second degree"):
+    with pytest.raises(ValueError, match="cost of CubicLanguageModel is not quadratic in the"):
         ModelFlops(model).of(work)
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from benchmarks.iteration_loss import LiveTensorBytes, main
 from components.interfaces import TEXT_ONLY, AnswerLoss, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
 from components.losses import (
     EverySegmentLoss,
     FinalSegmentLoss,
     answer_loss_per_reading,
-    penalty_where_answers_are_known,
+    penalty_weighted_by_likelihood,
     weighted_answer_loss,
 )
 from tests.components.tiny_language import make_model_folder, make_text, make_visual
@@ -76,11 +76,11 @@ def test_penalty_counts_as_far_as_answers_are_known() -> None:
     known, unknown = 0.0, 1e4  # loss of answers that the model is sure of, and of those it thinks impossible
     about = torch.tensor([0, 1, TEXT_ONLY, 1])
     answers = answer_loss([known, unknown, known, 3 * torch.tensor(2.0).log().item()], [1, 5, 2, 3])
-    total = penalty_where_answers_are_known(penalty, about, answers)
+    total = penalty_weighted_by_likelihood(penalty, about, answers)
     assert total.item() == pytest.approx((1 * 2.0 + 3 * 0.5 * 6.0) / 11)
     total.backward()
     assert answers.nll.grad is None  # or forgetting answers would make remembering cheaper
-    assert penalty_where_answers_are_known(penalty, torch.full((1,), TEXT_ONLY), answer_loss([1.0], [1])).item() == 0.0
+    assert penalty_weighted_by_likelihood(penalty, torch.full((1,), TEXT_ONLY), answer_loss([1.0], [1])).item() == 0.0
 
 
 def test_loss_is_the_weighted_mean_over_answer_tokens() -> None:

@@ -10,7 +10,7 @@ from components.bridges.readouts.retrieved import RetrievedReadout
 from components.interfaces import IGNORED_LABEL, TEXT_ONLY, VIDEO_PLACEHOLDER
 from components.losses import EverySegmentLoss
 from components.model import VideoLanguageModel, text_of
-from components.questions import before_answer, embed_questions
+from components.question_text import before_answer, embed_questions
 from datamodules.batch import Batch, collate
 from tests.fixtures_models import (
     Dialogue,

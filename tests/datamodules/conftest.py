@@ -7,8 +7,8 @@ import pytest
 from datamodules.conversations import load_tokenizer
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading, Source
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.transforms import Augmentation, PixelOptions
-from datamodules.media.video import FrameSampling
 from tests.datamodules.recorder import mixed_samples, samples
 from tests.fixtures_data import make_tiny_tokenizer, write_shard
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from datamodules.media import decoding_server
 from datamodules.media.decoded_frames import DecodedFrames, FrameSize
-from datamodules.media.decoders import choice as decoders
 from datamodules.media.decoders import decord_decoder
+from datamodules.media.decoders import open_video as decoders
 
 _made = 0
 

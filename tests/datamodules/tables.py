@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.order.draws import MODALITIES, Cost, SampleTable
 from datamodules.order.global_batches import GlobalBatches, global_batches
 from datamodules.order.stream import SourceSamples
 from datamodules.order.training_order import Draw, TrainingOrder
-from datamodules.order.units import MODALITIES, Cost, SampleTable
 
 VIDEO, IMAGE, FEATURES, TEXT = range(len(MODALITIES))
 
@@ -48,7 +48,7 @@ def batches_of(
     order: TrainingOrder = TrainingOrder(),  # noqa: B008  frozen
     **options: Any,
 ) -> GlobalBatches:
-    """Global batches over these sources, of one unit by default."""
+    """Global batches over these sources, of one draw by default."""
     total = sum(len(shard) for one in sources for shard in one.shards)
     lengths = table([1] * total) if samples is None else samples
     sizes = {} if "budget" in options else {"batch_size": 1}
@@ -57,12 +57,12 @@ def batches_of(
 
 
 def take(batches: GlobalBatches, start: int, num_batches: int) -> list[list[Draw]]:
-    """The draws of so many batches after ``start`` units."""
+    """The draws of so many batches after ``start`` draws."""
     return [draws for (draws, _), _ in zip(batches.after(start), range(num_batches), strict=False)]
 
 
 def drawn(batches: GlobalBatches, start: int, count: int) -> list[Draw]:
-    """The ``count`` draws after ``start`` units."""
+    """The ``count`` draws after ``start`` draws."""
     found: list[Draw] = []
     for draws, _ in batches.after(start):
         found += draws

@@ -14,9 +14,9 @@ from datamodules.failures import FailurePolicy
 from datamodules.media.decoded_frames import DecodedFrames
 from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.decoding_process import decode_media
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import Augmentation, PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling
 from datamodules.order.training_order import Draw
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader

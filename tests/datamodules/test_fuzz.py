@@ -20,9 +20,9 @@ from datamodules.dataset import ConversationDataset
 from datamodules.errors import ShardError
 from datamodules.failures import FailurePolicy
 from datamodules.media.decoding import Decoding
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling
 from datamodules.order.training_order import Draw
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader
@@ -31,7 +31,7 @@ from tests.fixtures_data import make_clip, make_gif, make_image, make_record, na
 Generator = np.random.Generator
 Damage = Callable[[bytearray, Generator], bytes]
 
-LONG = [pytest.mark.slow, pytest.mark.timeout(1200)]
+LONG = [pytest.mark.nightly, pytest.mark.timeout(1200)]
 MEDIA_CASES = [pytest.param(range(450), id="450"), pytest.param(range(450, 2000), id="1550", marks=LONG)]
 TAR_CASES = [pytest.param(range(250), id="250"), pytest.param(range(250, 800), id="550", marks=LONG)]
 ROW_CASES = [pytest.param(range(400), id="400"), pytest.param(range(400, 2000), id="1600", marks=LONG)]

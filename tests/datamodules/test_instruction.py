@@ -12,11 +12,11 @@ from datamodules.errors import ShardError, TooManySkippedError
 from datamodules.failures import FailurePolicy, SkippedSamples
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading, Source
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.transforms import Augmentation, PixelOptions
-from datamodules.media.video import FrameSampling
 from datamodules.order.batch_plan import Budget
+from datamodules.order.draws import Cost
 from datamodules.order.training_order import CurriculumStage, TrainingOrder
-from datamodules.order.units import Cost
 from tests.datamodules.recorder import Recorder, Step, checkpoints, samples, trainer
 from tests.fixtures_data import CHAT_TEMPLATE, WORDS, make_clip, make_record, make_tiny_tokenizer, write_shard
 
@@ -32,7 +32,9 @@ def test_a_checkpoint_is_judged_without_training_data(
     assert data.state_dict()["samples_consumed"] == 8
 
 
-BY_BUDGET = Loading(None, Budget(max_frames=24, max_tokens=600, bundle=4), cost=Cost(visual_tokens=2), num_workers=0)
+BY_BUDGET = Loading(
+    None, Budget(max_frames=24, max_tokens=600, group_size=4), cost=Cost(visual_tokens=2), num_workers=0
+)
 
 
 @pytest.mark.parametrize("loading", [Loading(4, num_workers=0), BY_BUDGET])
@@ -103,7 +105,7 @@ def test_evaluation_goes_by_the_budget_of_training(
 
     every_second = FrameSampling(num_frames=None, fps=4.0)  # all 3 frames of a clip, as its meta tells
     keys = [f"b{number:02d}" for number in range(7)]
-    budget = Budget(max_frames=8, bundle=1)
+    budget = Budget(max_frames=8, group_size=1)
     found = batches(sampling=every_second, loading=Loading(None, budget, num_workers=0))
     assert found == [keys[0:2], keys[2:4], keys[4:6], keys[6:]]
     assert batches(sampling=every_second, loading=Loading(None, budget, eval_batch_size=9, num_workers=0)) == [keys]
@@ -117,10 +119,10 @@ def test_videos_of_unknown_length_are_refused_by_a_budget(
         train=[Source(str(shard))],
         predict={"x": str(shard)},
         sampling=FrameSampling(num_frames=None, fps=4.0),
-        loading=Loading(None, Budget(max_frames=8, bundle=1), num_workers=0),
+        loading=Loading(None, Budget(max_frames=8, group_size=1), num_workers=0),
     )
     for loader in (data.train_dataloader, data.predict_dataloader):
-        with pytest.raises(ValueError, match=r"1 of 1 samples do not tell their length.*unknown.tar, key 'x'"):
+        with pytest.raises(ValueError, match=r"1 of 1 samples do not state their length.*unknown.tar, key 'x'"):
             loader()
 
 
@@ -220,7 +222,7 @@ def test_every_setting_comes_from_the_command_line(shards: Path, tokenizer_folde
           order: {temperature: 2, conversations_per_video: 3, modalities: separate, window: 64}
           loading:
             batch_size: null
-            budget: {max_frames: 64, max_tokens: 4096, bundle: 4}
+            budget: {max_frames: 64, max_tokens: 4096, group_size: 4}
             cost: {frame_tokens: 2.5, visual_tokens: 16}
         """
     )

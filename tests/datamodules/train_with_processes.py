@@ -1,4 +1,4 @@
-"""Trains the recorder in one process of a group, as a launcher would start it; see test_resume.py.
+"""Trains the recorder with every way to make batches, in one process of a group; see test_resume.py.
 
 Forking the test process instead would copy its threads' locks, and the copy may wait on them for ever.
 """
@@ -8,7 +8,7 @@ import torchvision_import  # noqa: F401  before anything that imports torchvisio
 # isort: split
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -16,11 +16,11 @@ from lightning.pytorch.callbacks import Callback
 from datamodules.batch import Batch
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading, Source
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.transforms import PixelOptions
-from datamodules.media.video import FrameSampling
 from datamodules.order.batch_plan import Budget
+from datamodules.order.draws import Cost
 from datamodules.order.training_order import TrainingOrder
-from datamodules.order.units import Cost
 from tests.datamodules.recorder import Recorder, checkpoints, trainer
 
 
@@ -37,24 +37,43 @@ class KeyFile(Callback):
             file.writelines(f"{trainer.global_step} {question.key}/{question.id}\n" for question in batch.questions)
 
 
-def main(shards: str, tokenizer: str, folder: str, num_processes: str, end: str, resume: str, way: str) -> None:
-    budget = Budget(max_frames=24, max_tokens=600, bundle=2)
-    loadings = {
-        "fixed": Loading(4, num_workers=1),
-        "budget": Loading(None, budget, cost=Cost(visual_tokens=2), num_workers=1),
-    }
+class Way(NamedTuple):
+    """A way to make batches, and the shards that it is used with."""
+
+    loading: Loading
+    shards: str
+    conversations_per_video: int | None = None
+
+
+BUDGET = Budget(max_frames=24, max_tokens=600, group_size=2)
+WAYS = {
+    "fixed": Way(Loading(4, num_workers=1), "train-*.tar"),
+    "budget": Way(Loading(None, BUDGET, cost=Cost(visual_tokens=2), num_workers=1), "mixed-*.tar", 2),
+}
+
+
+def main(shards: str, tokenizer: str, folder: str, num_processes: str, end: str, last: str) -> None:
+    """Train each way in a folder of its own until step ``end``, from the start or from the checkpoint of ``last``."""
+    for name, way in WAYS.items():
+        own = Path(folder) / name
+        own.mkdir(parents=True, exist_ok=True)
+        train(way, Path(shards), tokenizer, own, int(num_processes), int(end), int(last))
+
+
+def train(way: Way, shards: Path, tokenizer: str, folder: Path, num_processes: int, end: int, last: int) -> None:
     data = InstructionDataModule(
         tokenizer,
-        train=[Source(shards)],
+        train=[Source(str(shards / way.shards))],
         sampling=FrameSampling(num_frames=2),
         pixels=PixelOptions(16),
-        order=TrainingOrder(window=16, conversations_per_video=2 if way == "budget" else None),
-        loading=loadings[way],
+        order=TrainingOrder(window=16, conversations_per_video=way.conversations_per_video),
+        loading=way.loading,
     )
-    callbacks = [checkpoints(Path(folder)), KeyFile(Path(folder))]
-    options = {"devices": int(num_processes), "strategy": "ddp", "use_distributed_sampler": False}
-    trainer(Path(folder), *callbacks, max_steps=int(end), **options).fit(
-        Recorder(reads_length_early=True), datamodule=data, ckpt_path=resume or None
+    callbacks = [checkpoints(folder), KeyFile(folder)]
+    options = {"devices": num_processes, "strategy": "ddp", "use_distributed_sampler": False}
+    resumed = str(folder / f"step={last}.ckpt") if last else None
+    trainer(folder, *callbacks, max_steps=end, **options).fit(
+        Recorder(reads_length_early=True), datamodule=data, ckpt_path=resumed
     )
 
 

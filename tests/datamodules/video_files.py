@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from datamodules.media.decoded_frames import DecodedFrames, Pixels
-from datamodules.media.decoders.choice import VideoDecoder, open_video
-from datamodules.media.video import FrameSampling
-from datamodules.media.video import sample_frames as sample_frames_of_file
+from datamodules.media.decoders.open_video import VideoDecoder, open_video
+from datamodules.media.frame_sampling import FrameSampling
+from datamodules.media.frame_sampling import sample_frames as sample_frames_of_file
 from tests.fixtures_data import frame_level
 
 FORMATS = [

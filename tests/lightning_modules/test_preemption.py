@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.preemption import INTERRUPTED_STATUS, SIGNALS, Preempted, Preemption, StoppedAtOnce
 from tests.fixtures_training import make_trainer
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
 
 NUM_BATCHES = 8
 
@@ -43,7 +43,7 @@ class Signalled(LightningModule):
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[dict[int, Any]]:
+def handlers(default_signals: None) -> Iterator[dict[int, Any]]:
     """What the test process does on each signal, put back after the test: a stopped run leaves its handler."""
     before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     yield before
@@ -232,9 +232,10 @@ def test_without_anything_that_saves_the_run_does_not_start(tmp_path: Path) -> N
         trainer.fit(Signalled(send(), 99), batches())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@one_group_at_a_time
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.nightly), pytest.param(1, marks=pytest.mark.slow)])
 def test_all_ranks_stop_at_one_step_whichever_got_the_signal(rank: int, tmp_path: Path) -> None:
+    """The first rank alone need not be in every run: ``tests/test_stopping.py`` signals it with the other one."""
     run_processes("tests.lightning_modules.train_until_preempted", [str(tmp_path), str(rank), "3"], 2)
     assert [(tmp_path / f"stopped-{number}").read_text() for number in (0, 1)] == ["75 after step 5"] * 2
     assert [path.name for path in tmp_path.glob("step-*.ckpt")] == ["step-00000005.ckpt"]

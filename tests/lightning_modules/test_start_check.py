@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 import train
 from components.language.chat_template import ChatSettings
-from components.language.limits import TextLimitError
+from components.language.text_limits import TextLimitError
 from datamodules.batch import collate
 from lightning_modules.start_check import StartCheck
 from tests.components.tiny_language import make_model_folder

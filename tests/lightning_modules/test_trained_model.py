@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
 from components.checkpoints.file_hashes import content_hash
-from components.checkpoints.format import RunCheckpoint
+from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.model import VideoLanguageModel
+from components.old_class_paths import NEW_CLASS_PATHS
 from components.streaming import StreamingSession
 from lightning_modules.export import export, main
 from lightning_modules.trained_model import load_model
@@ -79,6 +80,42 @@ def test_export_loads_back_equal_and_holds_no_optimizer(run: Run, tmp_path: Path
     weighing = sum(stored.weight(name).nbytes for name in stored.parameters)
     assert weighing < (tmp_path / "out" / "model.safetensors").stat().st_size < 1.3 * weighing
     assert "after step 2" in lines[0]
+
+
+def in_old_words(config: Path) -> str:
+    """A config as an earlier version wrote it."""
+    text = config.read_text(encoding="utf-8")
+    for old, new in NEW_CLASS_PATHS.items():
+        text = text.replace(new, old)
+    assert text != config.read_text(encoding="utf-8")
+    return text
+
+
+def with_config(checkpoint: Path, copy: Path, config: str) -> Path:
+    """A copy of a checkpoint with another config in it."""
+    shutil.copytree(checkpoint, copy)
+    path, index_path = copy / "config.yaml", copy / "index.json"
+    path.write_text(config, encoding="utf-8")
+    index = json.loads(index_path.read_text())
+    index["files"][path.name], index["hashes"][path.name] = path.stat().st_size, content_hash(path)
+    index_path.write_text(json.dumps(index))
+    return copy
+
+
+def test_exports_checkpoints_and_configs_with_old_class_paths_open(run: Run, tmp_path: Path) -> None:
+    export(run.checkpoint, tmp_path / "out")
+    (tmp_path / "out" / "config.yaml").write_text(in_old_words(tmp_path / "out" / "config.yaml"), encoding="utf-8")
+    assert_same(load_model(tmp_path / "out"), run.model, run)
+    config = tmp_path / "config.yaml"
+    config.write_text(in_old_words(run.checkpoint / "config.yaml"), encoding="utf-8")
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("model: {frame_selection: components.gather.AllFrames}\n", encoding="utf-8")
+    assert_same(load_model(run.checkpoint, config=[config, overlay]), run.model, run)
+    readout = "--model.bridge.init_args.readout=components.bridges.readouts.CacheAndMemoryReadout"
+    folder = f"--trainer.logger.init_args.save_dir={tmp_path}"
+    old = with_config(run.checkpoint, tmp_path / "old.ckpt", config.read_text(encoding="utf-8"))
+    cli = train.main(["validate", "-c", str(config), readout, folder, "--ckpt_path", str(old)])
+    assert_same(cli.model.built.eval(), run.model, run)
 
 
 def test_export_over_several_files_and_in_another_dtype_loads_back(run: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from components.bridges.mean_pooling import MeanPooling
-from components.checkpoints.format import RunCheckpoint
+from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.language.causal import HuggingFaceCausalLM
 from components.losses import EverySegmentLoss
 from datamodules.batch import collate, empty_text_sample

@@ -1,4 +1,4 @@
-"""Attention and transformer block of the bridges, over torch's fused attention."""
+"""Attention and transformer block of the bridges, built on torch's fused attention."""
 
 import math
 
@@ -21,14 +21,14 @@ class Attention(nn.Module, SkipsUnusedCompute):
     Args:
         dim: Width D; divisible by ``num_heads``.
         num_heads: Attention heads.
-        typical_keys: Sharpen with the number of keys: scores are multiplied by ``log(real keys) / log(typical_keys)``,
-            where a key counts as much as it weighs. A softmax over eight times as many keys otherwise spreads thinner,
-            and one memory that matters drowns in lengths that training never saw. None leaves scores as they are.
+        typical_keys: Multiply scores by ``log(real keys) / log(typical_keys)``, where a key counts by its weight.
+            Without it a softmax over eight times as many keys is flatter, and in videos longer than those of training
+            one memory that matters gets too little attention. None leaves scores as they are.
 
     Raises:
         ValueError: ``dim`` is not divisible by ``num_heads``, or ``typical_keys`` is below 2.
 
-    Source: the sharpening is that of scalable softmax (arXiv:2501.19399) with a fixed instead of a learned scale.
+    Source: the factor is that of scalable softmax (arXiv:2501.19399) with a fixed instead of a learned scale.
     """
 
     def __init__(self, dim: int, num_heads: int, typical_keys: int | None = None) -> None:
@@ -42,8 +42,8 @@ class Attention(nn.Module, SkipsUnusedCompute):
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
-        # Scores of unit variance on normalised inputs: torch's default is a ninth of it, so every query would begin
-        # by averaging everything, and the average of a segment hides what one of its patches shows.
+        # Scores of unit variance on normalised inputs. With torch's default it is a ninth, so every query would start
+        # as an average over all keys, which hides what one patch of a segment shows.
         for projection in (self.query, self.key_value):
             nn.init.normal_(projection.weight, std=dim**-0.5)
 
@@ -53,8 +53,8 @@ class Attention(nn.Module, SkipsUnusedCompute):
         Args:
             queries: ``[V, Q, D]``.
             context: ``[V, P, D]``.
-            context_mask: ``[V, P]`` bool, or float: the logarithm of every key's weight, -inf for none. A row without
-                any key gives NaN. None for all real.
+            context_mask: ``[V, P]`` bool, or float: the logarithm of every key's weight, -inf for no key. A row without
+                any key gives NaN. None: all keys are real.
 
         Returns:
             ``[V, Q, D]``.
@@ -94,7 +94,7 @@ class Attention(nn.Module, SkipsUnusedCompute):
 
 
 def _count_keys(context: Tensor, context_mask: Tensor | None) -> Tensor:
-    """How many keys there are, each counted as much as it weighs, ``[V]``."""
+    """Number of keys, each counted by its weight, ``[V]``."""
     if context_mask is None:
         return torch.full_like(context[:, 0, 0], context.shape[1])
     return (context_mask if context_mask.dtype == torch.bool else context_mask.exp()).sum(dim=1)
@@ -122,8 +122,8 @@ class TransformerBlock(nn.Module):
 
         Args:
             tokens: ``[V, P, D]``.
-            mask: ``[V, P]`` bool; None for all real.
-            part: The tokens to compute. They attend to all; the others cost no more than their keys and values.
+            mask: ``[V, P]`` bool; None: all tokens are real.
+            part: The tokens to compute. They attend to all; of the others only keys and values are computed.
 
         Returns:
             The mixed tokens of ``part``.

@@ -28,7 +28,7 @@ def few_queries_are_cheaper(num_queries: int, num_keys: int, num_heads: int, dim
 
 
 def add_mask(scores: Tensor, context_mask: Tensor) -> Tensor:
-    """Take keys out of the scores ``[V, heads, Q, P]``, or weigh them, by a mask ``[V, P]``; see ``Attention``."""
+    """Hide or weigh keys in the scores ``[V, heads, Q, P]`` by a mask ``[V, P]``; see ``Attention``."""
     mask = context_mask[:, None, None, :]
     return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
 
@@ -41,14 +41,14 @@ def attend_with_few_queries(
     values: HeadProjection,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Attend; equal to projecting ``context`` with ``keys`` and ``values`` and attending to the result.
+    """Attend to a context without projecting it. The result is that of ordinary attention up to rounding.
 
     Args:
         queries: Projected queries by head, ``[V, heads, Q, D / heads]``.
         context: ``[V, P, D]``.
-        context_mask: ``[V, P]`` bool, or the logarithm of every key's weight; see ``Attention``. None for all real.
-        keys: What gives the keys of the context.
-        values: What gives its values.
+        context_mask: ``[V, P]`` bool, or the logarithm of every key's weight; see ``Attention``. None: all are real.
+        keys: Projection of the context to its keys.
+        values: Projection of the context to its values.
         dropout: Probability that a weight is dropped.
 
     Returns:
@@ -59,8 +59,8 @@ def attend_with_few_queries(
     key_bias, value_bias = (each.bias.view(num_heads, 1, head_dim) for each in (keys, values))
     probes = torch.einsum("vhqi,hid->vhqd", queries, key_weight).flatten(1, 2)  # [V, heads * Q, D]
     scores = torch.matmul(probes, context.transpose(1, 2)).unflatten(1, (num_heads, -1))  # [V, heads, Q, P]
-    # The key's bias shifts all scores of a query alike, which the softmax does not see. It stands here all the same:
-    # a parameter without gradient would stop a run under DDP or ZeRO.
+    # The key's bias adds the same to all scores of a query, so the softmax ignores it. It is added all the same: a
+    # parameter without gradient would stop a run under DDP or ZeRO.
     scores = (scores + (queries * key_bias).sum(dim=-1, keepdim=True)) * head_dim**-0.5
     if context_mask is not None:
         scores = add_mask(scores, context_mask)

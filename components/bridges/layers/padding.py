@@ -1,4 +1,4 @@
-"""Padding of segments of different length, and the work that is saved where there is none."""
+"""Masks and padding for segments of different length; without padding the masks are left out to save work."""
 
 import torch
 from torch import Tensor
@@ -7,21 +7,21 @@ from torch import Tensor
 def is_known_full(mask: Tensor) -> bool:
     """Whether a mask is known to be True everywhere, so that it can be left out.
 
-    Only asked on a CPU. On an accelerator the answer would wait for all work that is queued there, which costs more
-    than the mask does.
+    On an accelerator the answer is always no: reading the mask would wait for all queued work, which costs more than
+    the mask does.
     """
     return mask.device.type == "cpu" and bool(mask.all())
 
 
 def context_mask(num_memory: int, token_mask: Tensor) -> Tensor | None:
-    """Which of the memory tokens (all) and the patch tokens behind them may be attended to.
+    """Mask of a segment's tokens: the memory tokens, which are all real, followed by the patch tokens.
 
     Args:
         num_memory: Memory tokens M.
         token_mask: Which patch tokens are real, ``[V, P]`` bool.
 
     Returns:
-        ``[V, M + P]`` bool, or None where all are known to be real.
+        ``[V, M + P]`` bool, or None if all are known to be real.
     """
     if is_known_full(token_mask):
         return None
@@ -35,8 +35,8 @@ def replace_rows(chosen: Tensor, new: Tensor, old: Tensor, *, shortcut: bool) ->
         chosen: ``[V]`` bool.
         new: ``[V, P, ...]``.
         old: ``[V, P', ...]``.
-        shortcut: Give ``new`` itself where every row is known to be chosen, and leave ``old`` out of the graph: what
-            stands in the graph then depends on the batch.
+        shortcut: Return ``new`` itself if every row is known to be chosen. Then ``old`` is not in the graph, so the
+            graph depends on the batch.
 
     Returns:
         ``[V, max(P, P'), ...]``, or ``new``.

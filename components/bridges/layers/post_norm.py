@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from components.bridges.layers.few_queries import HeadProjection, attend_with_few_queries, few_queries_are_cheaper
 from components.sharding import SkipsUnusedCompute
 
-_NORM_EPS = 1e-12
+_NORM_EPS = 1e-12  # as published
 
 
 class PostNormAttention(nn.Module, SkipsUnusedCompute):
@@ -17,7 +17,7 @@ class PostNormAttention(nn.Module, SkipsUnusedCompute):
     Args:
         dim: Width D; divisible by ``num_heads``.
         num_heads: Attention heads.
-        dropout: Probability for both places.
+        dropout: Probability for both.
 
     Raises:
         ValueError: ``dim`` is not divisible by ``num_heads``.
@@ -43,7 +43,7 @@ class PostNormAttention(nn.Module, SkipsUnusedCompute):
         Args:
             queries: ``[V, Q, D]``.
             context: ``[V, P, D]``.
-            context_mask: ``[V, P]`` bool; every row needs a True, or its result is NaN. None for all real.
+            context_mask: ``[V, P]`` bool; every row needs a True, or its result is NaN. None: all are real.
 
         Returns:
             ``[V, Q, D]``.
@@ -90,8 +90,8 @@ class PostNormBlock(nn.Module):
 
         Args:
             tokens: ``[V, P, D]``.
-            mask: ``[V, P]`` bool; None for all real.
-            part: The tokens to compute. They attend to all; the others cost no more than their keys and values.
+            mask: ``[V, P]`` bool; None: all are real.
+            part: The tokens to compute. They attend to all; of the others only keys and values are computed.
 
         Returns:
             The mixed tokens of ``part``.

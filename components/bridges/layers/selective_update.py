@@ -1,92 +1,119 @@
-"""Decides what of a segment is remembered."""
+"""The gate that decides which segments the memory admits, and how much of each."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+_LEAST = 1e-6  # keeps the noise finite
+_NO_PATCH = -1e4  # logit of a masked patch; finite, so that its gradient is too
+
+
+@dataclass(frozen=True)
+class SelectiveRecurrence:
+    """The numbers of a selective memory: how the gate is sampled and where training starts.
+
+    Args:
+        temperature: Of the sampled gate; the lower, the more often it is exactly open or closed.
+        stretch: How far the sampled value is stretched beyond 0 and 1 before it is cut off there.
+        admit_logit: Outside training a segment is admitted if the gate's logit is above this. 3 is a probability of
+            0.95: segments near the threshold are rare in training, and one uneventful segment in fifty that is admitted
+            would fill the memory of a long video.
+        first_channel_logit: Logit of the channel gates at the start of training: 1 lets most of an admitted segment
+            replace what was in the memory.
+        first_carry: Start of the gate by which the memory enters the next segment, before ``tanh``. It starts half
+            open, because the memory then holds everything that was admitted.
+
+    Raises:
+        ValueError: ``temperature`` or ``stretch`` is not positive.
+
+    Source: temperature and stretch are those of the hard concrete distribution (arXiv:1712.01312).
+    """
+
+    temperature: float = 2.0 / 3.0
+    stretch: float = 0.1
+    admit_logit: float = 3.0
+    first_channel_logit: float = 1.0
+    first_carry: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.temperature <= 0 or self.stretch <= 0:
+            raise ValueError(
+                "temperature and stretch of a selective recurrence must be positive, got "
+                f"{self.temperature} and {self.stretch}"
+            )
+
 
 class Selection(NamedTuple):
-    """What the gates make of one segment."""
+    """The gates' values for one segment."""
 
-    admitted: Tensor  # [V] in 0..1, how much of the segment is remembered at all; outside training 0 or 1
-    gate_probability: Tensor  # [V] in 0..1, what admitting costs in training
-    share: Tensor  # [V, M, D] in 0..1, how much of what the segment wrote replaces the lasting memory
+    admitted: Tensor  # [V] in 0..1, how much of the segment is admitted; outside training 0 or 1
+    gate_probability: Tensor  # [V] in 0..1, chance that the gate opens: what the penalty acts on
+    share: Tensor  # [V, M, D] in 0..1, how much of the lasting memory is replaced by what the segment wrote
 
-    def whole(self) -> "Selection":
-        """The segment admitted whole and for nothing, with the gates in the graph.
+    def with_all_admitted(self) -> "Selection":
+        """The same with everything admitted at no penalty, for a video's first segment.
 
-        A parameter that some batch leaves out of the graph would stop a run under DDP and ZeRO.
+        The gates stay in the graph: a parameter that some batch leaves out would stop a run under DDP and ZeRO.
         """
-        gate_probability = 0.0 * (
-            self.gate_probability + self.share.flatten(1).mean(dim=1)
-        )  # the one that every readout's loss comes by
+        # The penalty reaches the loss whatever the readout reads.
+        gate_probability = 0.0 * (self.gate_probability + self.share.flatten(1).mean(dim=1))
         return Selection(0.0 * self.admitted + 1.0, gate_probability, 0.0 * self.share + 1.0)
 
 
 class SelectiveUpdate(nn.Module):
-    """One gate for the whole segment, which can close, and open, completely, and one for every token and channel.
+    """Two gates between a segment and the memory: one for the whole segment, one for every token and channel.
 
-    The first decides whether anything happened that matters. It closes completely: what a sigmoid lets in of every
-    uneventful segment adds up over hundreds of them, however little it is. It is one gate for all channels, for of
-    hundreds of gates some are always a little open. One patch is enough to open it: an average over a segment hides
-    what one of its patches shows. The second, an ordinary sigmoid, decides which part of the memory changes.
+    The segment gate decides whether anything happened that matters. It can close completely: a sigmoid never does, and
+    the little that it admits of every uneventful segment adds up over hundreds of them. It is one gate for all
+    channels, because of hundreds of gates some are always a little open. The most salient patch can open it alone: an
+    average over the segment would hide one patch. The channel gate, an ordinary sigmoid, decides which part of the
+    memory changes.
 
-    In training the first gate is drawn at random, open with the probability that its logit tells. Without
-    that, a segment that matters need be admitted no more than by a hair, since what follows is normalised, and one that
-    does not matter lies just as little on the other side; what training never saw then falls on either side. Noise
-    drives the two apart. Outside training the gate is open where training would open it in 95 of 100 draws: what lies
-    between is what training never saw, and one uneventful segment in fifty that is let in fills a long video's memory.
+    In training the segment gate is sampled. Later normalisation hides how far the gate opens, so nothing pushes logits
+    away from the threshold and unseen segments fall on either side. Sampling the gate pushes them apart. Outside
+    training the gate is open where its logit is above ``admit_logit``.
 
     Args:
         dim: Width D.
+        settings: The gate's numbers.
 
     Source: the hard concrete distribution (arXiv:1712.01312).
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, settings: SelectiveRecurrence) -> None:
         super().__init__()
+        self.settings = settings
         self.compare = nn.Sequential(nn.LayerNorm(2 * dim), nn.Linear(2 * dim, dim), nn.GELU())
         self.of_memory = nn.Linear(dim, 1)
         last = nn.Linear(dim, 1)
         self.of_patch = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), last)
         self.channel = nn.Linear(dim, dim)
-        for layer, bias in ((self.of_memory, 0.0), (last, 0.0), (self.channel, _FIRST_CHANNEL_LOGIT)):
+        for layer, bias in ((self.of_memory, 0.0), (last, 0.0), (self.channel, settings.first_channel_logit)):
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, bias)
 
     def forward(self, lasting: Tensor, written: Tensor, patches: Tensor, patch_mask: Tensor) -> Selection:
-        """Weigh what a segment wrote against what was there.
+        """Compare what a segment wrote with the memory before it.
 
         Args:
             lasting: Memory before the segment, ``[V, M, D]``.
-            written: Memory tokens as the segment leaves them, ``[V, M, D]``.
-            patches: The segment's patch tokens as they enter the bridge, ``[V, P, D]``.
+            written: Memory tokens after the segment, ``[V, M, D]``.
+            patches: The segment's patch tokens at the bridge's input, ``[V, P, D]``.
             patch_mask: Which of them are real, ``[V, P]`` bool; a video without any admits nothing.
         """
         compared = self.compare(torch.cat([lasting, written], dim=-1))
         salience = self.of_patch(patches).squeeze(2).masked_fill(~patch_mask, _NO_PATCH).amax(dim=1)
         logit = salience + self.of_memory(compared.mean(dim=1)).squeeze(1)
-        admitted = _draw(logit) if self.training else (logit > _CERTAIN).to(logit.dtype)
+        admitted = self._sample(logit) if self.training else (logit > self.settings.admit_logit).to(logit.dtype)
         share = admitted[:, None, None] * torch.sigmoid(self.channel(compared))
         return Selection(admitted, torch.sigmoid(logit), share)
 
-
-def _draw(logit: Tensor) -> Tensor:
-    """Draw from the hard concrete distribution: mostly 0 or 1, seldom between, with a gradient to the logit."""
-    uniform = torch.rand_like(logit, dtype=torch.float32).clamp(_LEAST, 1.0 - _LEAST)
-    concrete = torch.sigmoid((logit + uniform.logit().to(logit.dtype)) / _TEMPERATURE)
-    return (concrete * (1.0 + 2.0 * _STRETCH) - _STRETCH).clamp(0.0, 1.0)
-
-
-# As in the source: how far the sigmoid is stretched beyond 0 and 1 before it is cut off there, and its temperature.
-_STRETCH = 0.1
-_TEMPERATURE = 2.0 / 3.0
-# Logit from which on a segment is admitted outside training: chance 0.95.
-_CERTAIN = 3.0
-# Keeps the noise finite.
-_LEAST = 1e-6
-# Logit where there is no patch to look at: finite, so that its gradient is too.
-_NO_PATCH = -1e4
-# Most of a remembered segment replaces what was there, at the start of training.
-_FIRST_CHANNEL_LOGIT = 1.0
+    def _sample(self, logit: Tensor) -> Tensor:
+        """Sample the hard concrete distribution: mostly 0 or 1, seldom between, with a gradient to the logit."""
+        uniform = torch.rand_like(logit, dtype=torch.float32).clamp(_LEAST, 1.0 - _LEAST)
+        concrete = torch.sigmoid((logit + uniform.logit().to(logit.dtype)) / self.settings.temperature)
+        stretch = self.settings.stretch
+        return (concrete * (1.0 + 2.0 * stretch) - stretch).clamp(0.0, 1.0)

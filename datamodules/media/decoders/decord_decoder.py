@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from datamodules.errors import BrokenMediaError, undecodable
 from datamodules.media.decoded_frames import DecodedFrames, FrameSize, Pixels, decode_in_portions
+from datamodules.media.decoders.orientation_check import check_orientation
 from datamodules.media.decoders.pyav_decoder import read_video_timeline
-from datamodules.media.decoders.turn_check import check_turn
 
 _TOLERANCE_MS = 2
 
@@ -56,7 +56,7 @@ class DecordDecoder:
         self._where = where
         self._error = decord.DECORDError
         self._timeline = read_video_timeline(file, size, where)
-        check_turn(file, size, self._timeline, "decord", where)
+        check_orientation(file, size, self._timeline, "decord", where)
         file.seek(0)
         try:
             self._reader = decord.VideoReader(file, num_threads=1)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from datamodules.errors import BrokenMediaError, undecodable
 from datamodules.media.decoded_frames import DecodedFrames, FrameSize, Pixels, stack_pictures
-from datamodules.media.frame_pixels import Orientation, PixelReader, told_orientation
+from datamodules.media.frame_pixels import Orientation, PixelReader, stored_orientation
+from datamodules.media.video_container import STORED_FORMATS, best_video_stream, open_container
 from datamodules.media.video_seek import SeekMissedError, frames_after_seek, timed_frames
-from datamodules.media.video_stream import STORED_FORMATS, best_video_stream, open_container
 from datamodules.media.video_timeline import VideoTimeline, read_timeline
 
 _SEEK_GAIN_FRAMES = 8
@@ -26,7 +26,7 @@ class FoundFrame(NamedTuple):
 
     number: int
     picture: Any  # av.VideoFrame
-    turn: Orientation  # how it becomes upright
+    orientation: Orientation  # how it becomes upright
 
 
 class PyAVDecoder:
@@ -58,7 +58,7 @@ class PyAVDecoder:
         self._where = where
         self._formats = formats
         self._pixels = PixelReader()
-        self._turn = Orientation()  # of the frame that was decoded last
+        self._orientation = Orientation()  # of the frame that was decoded last
         self.timeline = read_video_timeline(file, size, where, formats)
 
     @property
@@ -141,20 +141,21 @@ class PyAVDecoder:
             if not timeline.has_times:
                 last = len(timeline.shown) - 1
                 yield from (
-                    FoundFrame(min(n, last), frame, self._turn)
+                    FoundFrame(min(n, last), frame, self._orientation)
                     for n, frame in enumerate(self._watched(container.decode(stream)))
                 )
                 return
             frames = self._after_seek(container, stream, first)
             if frames is not None:
                 yield from (
-                    FoundFrame(timeline.index_at(frame.pts), frame, self._turn) for frame in self._watched(frames)
+                    FoundFrame(timeline.index_at(frame.pts), frame, self._orientation)
+                    for frame in self._watched(frames)
                 )
                 return
         with self._open_decoding() as (container, stream):
             for frame in self._watched(timed_frames(container.decode(stream))):
                 if frame.pts >= timeline.shown[0]:
-                    yield FoundFrame(timeline.index_at(frame.pts), frame, self._turn)
+                    yield FoundFrame(timeline.index_at(frame.pts), frame, self._orientation)
 
     def _after_seek(self, container: Any, stream: Any, first: int) -> Iterator[Any] | None:
         """Frames from the keyframe before ``first`` on; None where a seek is not worth it, or leads elsewhere."""
@@ -174,7 +175,7 @@ class PyAVDecoder:
 
         def pictures() -> Iterator[Pixels]:
             size: tuple[int, int] | None = None
-            for index, picture, turn in found:
+            for index, picture, orientation in found:
                 if picture.is_corrupt:
                     indices.clear()
                     return
@@ -182,7 +183,7 @@ class PyAVDecoder:
                     continue
                 size = size or self._size.scaled(picture.width, picture.height)
                 indices.append(index)
-                yield self._pixels.read(picture, *size, turn)
+                yield self._pixels.read(picture, *size, orientation)
 
         stacked = stack_pictures(pictures(), most, self._where)
         if indices:
@@ -210,20 +211,20 @@ class PyAVDecoder:
                     before, after = after, frame
                 position = index + 1
                 if after is not None and after.pts == wanted:
-                    yield FoundFrame(index, after, self._turn)
+                    yield FoundFrame(index, after, self._orientation)
                 elif before is not None:
-                    yield FoundFrame(timeline.index_at(before.pts), before, self._turn)
+                    yield FoundFrame(timeline.index_at(before.pts), before, self._orientation)
                 elif was_sought:
                     raise SeekMissedError
                 elif after is not None:
-                    yield FoundFrame(timeline.index_at(after.pts), after, self._turn)
+                    yield FoundFrame(timeline.index_at(after.pts), after, self._orientation)
 
     def _frames_by_count(self, indices: Sequence[int]) -> Iterator[FoundFrame]:
         wanted = set(indices)
         last: FoundFrame | None = None
         with self._open_decoding() as (container, stream):
             for number, frame in enumerate(self._watched(container.decode(stream))):
-                last = FoundFrame(min(number, len(self.timeline.shown) - 1), frame, self._turn)
+                last = FoundFrame(min(number, len(self.timeline.shown) - 1), frame, self._orientation)
                 if number in wanted:
                     yield last
                 if number == indices[-1]:
@@ -233,7 +234,7 @@ class PyAVDecoder:
 
     def _watched(self, frames: Iterator[Any]) -> Iterator[Any]:
         for frame in frames:
-            self._turn = told_orientation(frame) or self._turn
+            self._orientation = stored_orientation(frame) or self._orientation
             yield frame
 
     def _open_decoding(self) -> contextlib.AbstractContextManager[tuple[Any, Any]]:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from datamodules.errors import BrokenMediaError, undecodable
 from datamodules.media.decoded_frames import DecodedFrames, FrameSize, Pixels, decode_in_portions
+from datamodules.media.decoders.orientation_check import check_orientation
 from datamodules.media.decoders.pyav_decoder import read_video_timeline
-from datamodules.media.decoders.turn_check import check_turn
 
 _TOLERANCE_MS = 2
 
@@ -54,7 +54,7 @@ class TorchCodecDecoder:
                 f"{where}: the file stores no times of its frames, and torchcodec guesses their order; encode it again "
                 "or choose the backend 'pyav'"
             )
-        check_turn(file, size, self._timeline, "torchcodec", where)
+        check_orientation(file, size, self._timeline, "torchcodec", where)
         file.seek(0)
         try:
             self._decoder = decoders.VideoDecoder(

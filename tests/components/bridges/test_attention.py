@@ -23,9 +23,9 @@ def gpu_with_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda _distribution: "2.8.3")
 
 
-@pytest.mark.parametrize("wish", ["sdpa", "eager", "flex_attention"])
-def test_wish_that_can_be_met_is_met(wish: AttentionChoice) -> None:
-    assert resolve_attention(wish, "cpu") == wish
+@pytest.mark.parametrize("choice", ["sdpa", "eager", "flex_attention"])
+def test_choice_that_is_possible_is_taken(choice: AttentionChoice) -> None:
+    assert resolve_attention(choice, "cpu") == choice
 
 
 def test_auto_without_a_gpu_takes_sdpa_and_logs_why(caplog: pytest.LogCaptureFixture) -> None:
@@ -34,10 +34,10 @@ def test_auto_without_a_gpu_takes_sdpa_and_logs_why(caplog: pytest.LogCaptureFix
     assert "attention: sdpa (auto: no FlashAttention 2, it needs an NVIDIA GPU" in caplog.text
 
 
-@pytest.mark.parametrize("wish", ["flash_attention_2", "flash_attention_3"])
-def test_flash_attention_without_a_gpu_is_refused(wish: AttentionChoice) -> None:
-    with pytest.raises(ValueError, match=f"attn='{wish}' cannot be met: it needs an NVIDIA GPU"):
-        resolve_attention(wish, "cpu")
+@pytest.mark.parametrize("choice", ["flash_attention_2", "flash_attention_3"])
+def test_flash_attention_without_a_gpu_is_refused(choice: AttentionChoice) -> None:
+    with pytest.raises(ValueError, match=f"attn='{choice}' cannot be used: it needs an NVIDIA GPU"):
+        resolve_attention(choice, "cpu")
 
 
 def test_flash_attention_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,10 +60,10 @@ def test_flash_attention_in_float32_is_refused() -> None:
         resolve_attention("flash_attention_2", "cuda", torch.float32)
 
 
-def test_unknown_wish_is_refused() -> None:
-    wish: Any = "flash"
+def test_unknown_choice_is_refused() -> None:
+    choice: Any = "flash"
     with pytest.raises(ValueError, match="attn='flash' is unknown; choose one of auto"):
-        resolve_attention(wish, "cpu")
+        resolve_attention(choice, "cpu")
 
 
 @pytest.mark.parametrize("model_class", [Gemma2ForCausalLM, GptOssForCausalLM, BloomForCausalLM, MptForCausalLM])
@@ -76,7 +76,7 @@ def test_auto_takes_eager_attention_where_a_model_has_nothing_else(
 
 
 def test_a_kernel_that_the_model_lacks_is_refused() -> None:
-    with pytest.raises(ValueError, match="attn='sdpa' cannot be met: Gemma2ForCausalLM has no such attention"):
+    with pytest.raises(ValueError, match="attn='sdpa' cannot be used: Gemma2ForCausalLM has no such attention"):
         resolve_attention("sdpa", "cpu", None, Gemma2ForCausalLM)
 
 

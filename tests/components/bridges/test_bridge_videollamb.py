@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from components.bridges.videollamb import VideoLLaMBBridge, VideoLLaMBState
+from components.bridges.videollamb_bridge import VideoLLaMBBridge, VideoLLaMBState
 from components.interfaces import SegmentInput
-from components.pooling.patch_pooling import pool_patches
+from components.pooling.patch_pooling import GridPooling
 
 DIM, OUT_DIM, MEMORY, GRID, PATCHES = 16, 12, 5, 2, 16
 # Frames of every segment of three videos; 0 where a video has no such segment.
@@ -158,7 +158,7 @@ def test_a_given_memory_may_have_another_number_of_tokens() -> None:
 def test_pooling_inside_equals_pooling_outside() -> None:
     inside, outside = build(), build(pool_grid=None)
     frames = torch.randn(3, PATCHES, DIM)
-    pooled = pool_patches(frames, GRID)[None]
+    pooled = GridPooling(frames.shape[-1], grid=GRID)(frames)[None]
     mask = torch.ones(1, 3, dtype=torch.bool)
     state = outside(SegmentInput(pooled, mask, torch.zeros(1, 3, dtype=torch.int64)), None)
     torch.testing.assert_close(inside(segment_of([frames]), None).last_input, state.last_input)

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from components.bridges.mean_pooling import MeanPooling
-from components.bridges.readouts.memory import CacheAndMemoryReadout, CacheReadout, LastSegmentReadout, MemoryReadout
+from components.bridges.readouts.cache import CacheReadout
+from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
+from components.bridges.readouts.last_segment import LastSegmentReadout
+from components.bridges.readouts.memory import MemoryReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.interfaces import MemoryBridge, SegmentInput, VisualTokens
+from components.interfaces import BridgeDiagnostics, MemoryBridge, SegmentInput, VisualTokens
 from components.pooling.patch_pooling import ConvPooling, WindowPooling
 
 DIM = 16
@@ -228,11 +231,38 @@ def test_order_of_segments_matters_even_without_recurrence() -> None:
 
 def test_segment_attention_sums_to_one_over_the_real_segments() -> None:
     bridge = recurrent()
-    attention = bridge.readout.segment_attention(walk(bridge, make_segments(LENGTHS, segments=5)))
+    state = walk(bridge, make_segments(LENGTHS, segments=5))
+    attention = bridge.diagnostics(state, with_attention=True).segment_attention
+    assert attention is not None
     assert attention.shape == (len(LENGTHS), 5, 5)
     torch.testing.assert_close(attention.sum(dim=-1), torch.ones(len(LENGTHS), 5))
     for video, lengths in enumerate(LENGTHS):
         assert not attention[video, :, len(lengths) :].any()
+
+
+@every_bridge
+def test_diagnostics_have_a_row_for_every_video_and_call_no_module(make: Callable[[], MemoryBridge[Any]]) -> None:
+    bridge = make()
+    state = walk(bridge, make_segments(LENGTHS))
+    for module in bridge.modules():
+        module.register_forward_pre_hook(lambda module, _: pytest.fail(f"{type(module).__name__} was called"))
+    shown = bridge.diagnostics(state)
+    assert shown.segment_attention is None
+    assert {len(each) for each in shown if each is not None} <= {len(LENGTHS)}
+
+
+def test_diagnostics_show_what_the_bridge_has() -> None:
+    state = walk(bridge := selective(), make_segments(LENGTHS))
+    shown = bridge.diagnostics(state, with_attention=True)
+    assert shown.memory is state.memory
+    assert shown.admitted is not None
+    assert shown.admitted.tolist() == [[1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
+    assert recurrent().diagnostics(walk(recurrent(), make_segments(LENGTHS))).admitted is None
+    last_segment = recurrent("last_segment")
+    nothing = last_segment.diagnostics(walk(last_segment, make_segments(LENGTHS)), with_attention=True)
+    assert nothing.segment_attention is None
+    averaging = mean_pooling()
+    assert averaging.diagnostics(walk(averaging, make_segments(LENGTHS)), with_attention=True) == BridgeDiagnostics()
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,12 @@ from components.bridges.layers import attention, post_norm
 from components.bridges.layers.attention import Attention, TransformerBlock
 from components.bridges.layers.few_queries import few_queries_are_cheaper
 from components.bridges.layers.post_norm import PostNormAttention, PostNormBlock
-from components.bridges.readouts.memory import CacheAndMemoryReadout, CacheReadout, LastSegmentReadout, MemoryReadout
+from components.bridges.readouts.cache import CacheReadout
+from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
+from components.bridges.readouts.last_segment import LastSegmentReadout
+from components.bridges.readouts.memory import MemoryReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.bridges.videollamb import VideoLLaMBBridge
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.interfaces import MemoryBridge, SegmentInput
 
 DIM, OUT_DIM, MEMORY, PATCHES = 16, 12, 3, 4

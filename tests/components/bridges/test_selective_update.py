@@ -1,11 +1,14 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
-from components.bridges.layers.selective_update import _CERTAIN
-from components.bridges.readouts.memory import MemoryState
+from components.bridges.layers.selective_update import SelectiveRecurrence
+from components.bridges.readouts.cache import CacheReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
+from components.interfaces import MemoryBridge, MemoryState
 from tests.components.bridges.test_bridges import LENGTHS, make_segments, recurrent, walk
 
 
@@ -75,7 +78,9 @@ def test_one_salient_patch_opens_the_gate() -> None:
     salience = [bridge.update.of_patch(bridge._positioned(each.patches)).amax().item() for each in segments]
     chosen = max(range(1, 4), key=lambda index: salience[index])
     others = max(each for index, each in enumerate(salience[1:], 1) if index != chosen)
-    torch.nn.init.constant_(bridge.update.of_memory.bias, _CERTAIN - 0.5 * (salience[chosen] + others))
+    torch.nn.init.constant_(
+        bridge.update.of_memory.bias, SelectiveRecurrence().admit_logit - 0.5 * (salience[chosen] + others)
+    )
     assert [each > 0 for each in admissions(walk(bridge, segments))] == [index in (0, chosen) for index in range(4)]
 
 
@@ -120,3 +125,58 @@ def test_a_video_of_one_segment_leaves_no_part_of_the_gate_out_of_the_graph(read
     state = walk(bridge, make_segments([[2]]))
     (bridge.read(state).tokens.sum() + bridge.penalty(state).sum()).backward()
     assert [name for name, parameter in bridge.update.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize(("admit_logit", "admitted"), [(3.0, [1.0, 0.0, 0.0]), (1.0, [1.0, 1.0, 1.0])])
+def test_threshold_outside_training_can_be_set(admit_logit: float, admitted: list[float]) -> None:
+    bridge = with_gate(selective(recurrence=SelectiveRecurrence(admit_logit=admit_logit)), 2.0)
+    assert admissions(walk(bridge, make_segments([[2, 2, 2]]))) == admitted
+
+
+def test_low_temperature_opens_or_closes_the_gate_completely() -> None:
+    segments = make_segments([[2]] * 500)[0]
+    partly = []
+    for temperature in (2.0 / 3.0, 0.01):
+        torch.manual_seed(0)
+        bridge = with_gate(selective(recurrence=SelectiveRecurrence(temperature=temperature)), 0.0).train()
+        admitted = bridge(segments, bridge(segments, None)).admitted[1]
+        partly.append(((admitted > 0) & (admitted < 1)).float().mean().item())
+    assert partly[0] > 0.3
+    assert partly[1] < 0.02
+
+
+def test_start_of_the_gates_can_be_set() -> None:
+    recurrence = SelectiveRecurrence(first_carry=0.1, first_channel_logit=-2.0)
+    bridge = RecurrentMemoryBridge(16, 12, num_heads=2, recurrence=recurrence)
+    assert bridge.gate.unique().tolist() == pytest.approx([0.1])
+    assert bridge.update is not None
+    assert bridge.update.channel.bias.unique().tolist() == [-2.0]
+
+
+@pytest.mark.parametrize("numbers", [{"temperature": 0.0}, {"stretch": -0.1}])
+def test_temperature_and_stretch_must_be_positive(numbers: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        SelectiveRecurrence(**numbers)
+
+
+def test_numbers_of_the_recurrence_and_the_readout_can_be_set_in_a_config() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--bridge", type=Callable[[int, int], MemoryBridge])
+    readout = {
+        "class_path": "components.bridges.readouts.retrieved.RetrievedReadout",
+        "init_args": {"typical_keys": 16, "time_width": 8, "longest_time": 3.0, "longest_question": 99.0},
+    }
+    init_args = {"num_heads": 2, "recurrence": {"temperature": 0.5}, "readout": readout}
+    config = parser.parse_object(
+        {"bridge": {"class_path": "components.bridges.recurrent.RecurrentMemoryBridge", "init_args": init_args}}
+    )
+    bridge = parser.instantiate(config).bridge(16, 12)
+    assert bridge.update.settings == SelectiveRecurrence(temperature=0.5)
+    read = bridge.readout
+    assert (read.attention.typical_keys, read.time.in_features) == (16, 8)
+    assert (read.longest_time, read.shortest_time, read.longest_question) == (3.0, 1.0, 99.0)
+
+
+def test_odd_time_code_is_refused() -> None:
+    with pytest.raises(ValueError, match="time_width must be even"):
+        CacheReadout(16, 12, time_width=7)

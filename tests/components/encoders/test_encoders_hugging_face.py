@@ -216,7 +216,7 @@ def test_language_model_is_refused(tmp_path: Path) -> None:
         ({"layer": -4}, "got -4"),
         ({"image_size": 3}, "does not take frames 3 pixels wide"),
         ({"max_frames_per_call": 0}, "at least 1, got 0"),
-        ({"attn": "flash_attention_3"}, "cannot be met"),
+        ({"attn": "flash_attention_3"}, "cannot be used"),
     ],
 )
 def test_impossible_options_are_refused(clip_folder: Path, options: dict[str, Any], message: str) -> None:

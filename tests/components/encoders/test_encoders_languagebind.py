@@ -195,7 +195,7 @@ def test_frames_of_another_form_are_refused(frames: Tensor, folders: Folders) ->
 
 
 def test_counts_that_do_not_sum_to_the_frames_are_refused(folders: Folders) -> None:
-    with pytest.raises(ValueError, match="out of step"):
+    with pytest.raises(ValueError, match="give the frame_counts"):
         build(folders)(random_frames(3), torch.tensor([8]))
 
 

@@ -1,6 +1,7 @@
 """Training, asking and scoring use the same ids, for the templates and tokenizers of the field."""
 
 import datetime
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -58,10 +59,12 @@ def conversations(draw: st.DrawFn) -> list[Turn]:
 def format_of(name: str) -> ChatFormat:
     """The format of a tokenizer, with system turns wherever the template has none."""
     system_turns = ChatSettings(system_turns="first_question") if name in WITHOUT_SYSTEM_TURN else ChatSettings()
-    return chat_format(FORMATS[name], system_turns)
+    return chat_format(tokenizer_of(name), system_turns)
 
 
-FORMATS = {name: make() for name, make in ALL.items()}
+@functools.cache
+def tokenizer_of(name: str) -> Any:
+    return ALL[name]()
 
 
 def labelled_runs(encoded: EncodedTurns) -> list[tuple[int, list[int]]]:
@@ -123,12 +126,12 @@ def reference_ids(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
 @pytest.mark.parametrize("name", UNCHANGED_PAST)
 def test_clean_text_has_the_ids_of_the_rendered_conversation(name: str, said: tuple[str, ...], system: str) -> None:
     turns = turns_of(*said, system=system)
-    assert format_of(name).encode(turns).input_ids.tolist() == reference_ids(FORMATS[name], turns)
+    assert format_of(name).encode(turns).input_ids.tolist() == reference_ids(tokenizer_of(name), turns)
 
 
 def text_of(name: str, turns: Sequence[Turn]) -> str:
     ids = format_of(name).encode(turns).input_ids
-    return str(FORMATS[name].decode(ids[ids != VIDEO_PLACEHOLDER]))
+    return str(tokenizer_of(name).decode(ids[ids != VIDEO_PLACEHOLDER]))
 
 
 def test_a_think_block_that_always_stands_before_an_answer_belongs_to_every_prompt() -> None:
@@ -145,7 +148,7 @@ def test_a_system_text_in_the_last_question_is_in_every_question_that_is_asked()
 
 
 def test_both_ends_of_answers_stop_a_generation() -> None:
-    chat, tokenizer = format_of("gpt-oss"), FORMATS["gpt-oss"]
+    chat, tokenizer = format_of("gpt-oss"), tokenizer_of("gpt-oss")
     runs = labelled_runs(chat.encode(turns_of("Which?", "red", "How many?", "one")))
     ends = [tokenizer.convert_ids_to_tokens(labels[-1]) for _, labels in runs]
     assert ends == ["<|end|>", "<|return|>"]
@@ -158,9 +161,9 @@ def test_a_system_turn_that_the_template_refuses_goes_in_front_of_the_first_ques
     with pytest.raises(
         ChatError, match=r"cannot render the turns system, user: .*set system_turns to 'first_question'"
     ):
-        chat_format(FORMATS[name]).encode(turns)
+        chat_format(tokenizer_of(name)).encode(turns)
     merged = [Turn("user", f"Be brief.\n\n{VIDEO_MARK}\nWhich?"), Turn("assistant", "red")]
-    assert format_of(name).encode(turns).input_ids.equal(chat_format(FORMATS[name]).encode(merged).input_ids)
+    assert format_of(name).encode(turns).input_ids.equal(chat_format(tokenizer_of(name)).encode(merged).input_ids)
 
 
 def test_a_template_that_drops_the_system_turn_is_told_what_to_set() -> None:
@@ -208,11 +211,11 @@ def test_the_date_of_a_conversation_is_the_settings_and_not_the_calendars(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns = turns_of("Which?", "red")
-    before = ChatFormat(FORMATS[name]).encode(turns).input_ids
+    before = ChatFormat(tokenizer_of(name)).encode(turns).input_ids
     monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", OtherDay)
-    assert ChatFormat(FORMATS[name]).encode(turns).input_ids.equal(before)
+    assert ChatFormat(tokenizer_of(name)).encode(turns).input_ids.equal(before)
     assert "2024" in text_of(name, turns)
-    later = ChatFormat(FORMATS[name], settings=ChatSettings(date="2025-03-04"))
+    later = ChatFormat(tokenizer_of(name), settings=ChatSettings(date="2025-03-04"))
     assert "2025" in later.tokenizer.decode(later.prompt_ids([Turn("user", "Which?")]))
 
 
@@ -279,7 +282,7 @@ def test_a_changed_template_has_another_format() -> None:
 def test_settings_that_a_caller_left_on_the_tokenizer_change_nothing(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chat, tokenizer = format_of(name), FORMATS[name]
+    chat, tokenizer = format_of(name), tokenizer_of(name)
     turns = turns_of("Which of them was it, and when?", "red")
     before = chat.encode(turns).input_ids
     tokenizer("x", truncation=True, max_length=2, split_special_tokens=True)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from components.interfaces import IGNORED_LABEL, TEXT_ONLY, VIDEO_PLACEHOLDER, TextInputs
 from components.language.causal import HuggingFaceCausalLM
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
 from tests.components.tiny_language import VOCABULARY, WIDTH, make_model_folder, make_text, make_visual, row_of
 
 MIXED = [

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from components.language.adapters import merge_adapters_of
 from components.language.causal import HuggingFaceCausalLM
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
 from components.weights.lora import merge_adapters
 from tests.components.tiny_language import make_model_folder
 

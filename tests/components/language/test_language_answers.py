@@ -5,7 +5,7 @@ import torch
 
 from components.interfaces import TEXT_ONLY, VIDEO_PLACEHOLDER, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
-from components.questions import before_answer
+from components.question_text import before_answer
 from tests.components.tiny_language import make_model_folder, make_text, make_visual, row_of
 from tests.fixtures_data import WORDS, make_tiny_tokenizer
 

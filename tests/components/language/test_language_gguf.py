@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from components.interfaces import TEXT_ONLY
 from components.language.causal import HuggingFaceCausalLM
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
 from tests.components.tiny_language import make_model_folder, make_text, make_visual
 from tests.fixtures_data import CHAT_TEMPLATE
 

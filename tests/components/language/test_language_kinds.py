@@ -19,9 +19,9 @@ from transformers import (
 
 from components.interfaces import TEXT_ONLY, VIDEO_PLACEHOLDER
 from components.language.causal import HuggingFaceCausalLM
-from components.language.limits import TextLimitError, context_length
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
 from components.language.probe import embeddings_problem, unused_parameters
+from components.language.text_limits import TextLimitError, context_length
 from tests.components.tiny_language import VOCABULARY, WIDTH, make_model_folder, make_text, make_visual
 from tests.fixtures_data import make_tiny_tokenizer
 

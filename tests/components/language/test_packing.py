@@ -14,8 +14,8 @@ from transformers.masking_utils import flash_attention_mask
 
 from components.interfaces import TEXT_ONLY, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
-from components.language.packing import pack_rows, place_in_rows
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
+from components.language.packing import assign_to_rows, pack_rows
 from components.language.splice import splice
 from components.losses import answer_loss_per_reading
 from tests.components.tiny_language import make_model_folder, make_text, make_visual
@@ -114,13 +114,13 @@ def test_placed_conversations_fill_rows_without_overlap(largest_first: bool) -> 
     generator = random.Random(0)
     for _ in range(50):
         lengths = [generator.randint(0, 40) for _ in range(generator.randint(1, 30))]
-        places = place_in_rows(lengths, 40, largest_first=largest_first)
+        places = assign_to_rows(lengths, 40, largest_first=largest_first)
         used = [(row, start + step) for (row, start), n in zip(places, lengths, strict=True) for step in range(n)]
         assert len(set(used)) == len(used)
         assert all(column < 40 for _, column in used)
         fill = [sum(each == row for each, _ in used) for row in range(1 + max(row for row, _ in places))]
         assert all(one + other > 40 for one, other in itertools.combinations(fill, 2)), "two rows would fit into one"
-    assert place_in_rows([3, 6, 4, 7], 10) == [(0, 7), (1, 0), (1, 6), (0, 0)]
+    assert assign_to_rows([3, 6, 4, 7], 10) == [(0, 7), (1, 0), (1, 6), (0, 0)]
 
 
 def test_every_segment_loss_lora_and_gradient_checkpointing_work_packed(llama: Path) -> None:

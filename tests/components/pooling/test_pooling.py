@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.interfaces import SegmentInput
-from components.pooling.patch_pooling import ConvPooling, PatchPooling, WindowPooling, pool_patches
+from components.interfaces import PatchPooling, SegmentInput
+from components.pooling.patch_pooling import ConvPooling, GridPooling, WindowPooling
 
-POOLINGS: dict[str, Callable[..., PatchPooling]] = {
+WINDOWS: dict[str, Callable[..., PatchPooling]] = {
     "average": WindowPooling,
     "max": partial(WindowPooling, reduction="max"),
     "conv": partial(ConvPooling, out_dim=7),
 }
-every_pooling = pytest.mark.parametrize("make", POOLINGS.values(), ids=POOLINGS)
+every_window_pooling = pytest.mark.parametrize("make", WINDOWS.values(), ids=WINDOWS)
 
 
 def by_definition(pooling: PatchPooling, patches: Tensor) -> Tensor:
@@ -39,19 +39,19 @@ def test_pooling_equals_adaptive_average_pooling(side: int, grid: int) -> None:
     patches = torch.randn(2, side * side, 5)
     planes = patches.transpose(1, 2).reshape(2, 5, side, side)
     expected = torch.nn.AdaptiveAvgPool2d(grid)(planes).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(pool_patches(patches, grid), expected)
+    torch.testing.assert_close(GridPooling(5, grid=grid)(patches), expected)
 
 
 def test_batch_without_frames_is_pooled_to_nothing() -> None:
-    assert pool_patches(torch.zeros(0, 16, 5), 2).shape == (0, 4, 5)
+    assert GridPooling(5, grid=2)(torch.zeros(0, 16, 5)).shape == (0, 4, 5)
 
 
 def test_patches_that_form_no_square_are_refused() -> None:
     with pytest.raises(ValueError, match="15 patches a frame form no square grid"):
-        pool_patches(torch.zeros(1, 15, 5), 3)
+        GridPooling(5, grid=3)(torch.zeros(1, 15, 5))
 
 
-@every_pooling
+@every_window_pooling
 @pytest.mark.parametrize(("side", "stride"), [(4, 2), (5, 2), (6, 3), (3, 3), (3, 1)])
 def test_windows_are_pooled_as_defined_and_what_is_left_over_is_not_read(
     make: Callable[..., PatchPooling], side: int, stride: int
@@ -62,19 +62,19 @@ def test_windows_are_pooled_as_defined_and_what_is_left_over_is_not_read(
     torch.testing.assert_close(pooled, by_definition(pooling, patches))
 
 
-@every_pooling
+@every_window_pooling
 def test_window_pooling_of_no_square_is_refused(make: Callable[..., PatchPooling]) -> None:
     with pytest.raises(ValueError, match="15 patches a frame form no square grid"):
         make(5)(torch.zeros(1, 15, 5))
 
 
-@every_pooling
+@every_window_pooling
 def test_a_grid_smaller_than_a_window_is_refused(make: Callable[..., PatchPooling]) -> None:
     with pytest.raises(ValueError, match="2 x 2 patches holds no window of 3 x 3"):
         make(5, stride=3)(torch.zeros(1, 4, 5))
 
 
-@every_pooling
+@every_window_pooling
 def test_a_window_without_side_is_refused(make: Callable[..., PatchPooling]) -> None:
     with pytest.raises(ValueError, match="must be at least 1, got stride=0"):
         make(5, stride=0)
@@ -85,7 +85,12 @@ def test_an_unknown_reduction_is_refused() -> None:
         WindowPooling(5, reduction="median")  # type: ignore[arg-type]
 
 
-@every_pooling
+def test_a_pooled_grid_without_side_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be at least 1, got grid=0"):
+        GridPooling(5, grid=0)
+
+
+@pytest.mark.parametrize("make", [*WINDOWS.values(), partial(GridPooling, grid=3)], ids=[*WINDOWS, "grid"])
 def test_the_recurrent_bridge_reads_the_pooled_patches_and_no_others(make: Callable[..., PatchPooling]) -> None:
     torch.manual_seed(0)
     options = {"width": 8, "num_memory": 2, "num_heads": 2}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def depth_by_definition(similarity: list[float]) -> list[float]:
-    """Climb left and right while similarity does not fall; add both rises."""
+    """Go left and right while the similarity does not fall; add both rises."""
     depths = []
     for gap, here in enumerate(similarity):
         left = right = gap
@@ -41,7 +41,7 @@ def declared_by_definition(similarity: list[float], alpha: float, max_segment_fr
     Raises:
         ArithmeticError: A depth lies at the threshold up to rounding, and not because all depths are equal.
     """
-    final: list[int] = []  # gaps whose climb to the right has ended with a fall
+    final: list[int] = []  # gaps whose rise to the right has ended with a fall
     declared: list[int] = []
     history = []
     for newest in range(len(similarity) + 1):

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.scene_tilling import class_vectors, similarity_curves
-from components.segmenters import streaming
+from components.segmenters import segment_streams
 from components.segmenters.scene_tilling import SceneTilling
 
 KINDS = ("random", "monotone", "constant")
@@ -84,7 +84,7 @@ def test_stream_takes_a_frame_in_amortised_constant_time(
     def push_all(curve: list[float]) -> None:
         similarities = iter(curve)
         # The cosine takes most of a push and would hide what grows with the frames before.
-        monkeypatch.setattr(streaming, "adjacent_similarity", lambda _pair: next(similarities))
+        monkeypatch.setattr(segment_streams, "adjacent_similarity", lambda _pair: next(similarities))
         stream = segmenter.stream()
         for _ in range(len(curve) + 1):
             stream.push(cls)

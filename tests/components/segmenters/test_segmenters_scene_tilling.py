@@ -176,13 +176,6 @@ class TestEveryForm:
         together = segmenter.segment(torch.cat(videos), counts)
         assert torch.equal(together, torch.cat([cut(segmenter, video) for video in videos]))
 
-    def test_stream_equals_offline_after_every_frame(self, segmenter: SceneTilling) -> None:
-        for video in (scenes(40, dim=64), scenes(12, repeat=3), torch.ones(20, 4), torch.zeros(5, 4)):
-            stream = segmenter.stream()
-            for count, cls in enumerate(video, start=1):
-                stream.push(cls)
-                assert torch.equal(stream.segment_index(), cut(segmenter, video[:count]))
-
     def test_segments_count_up_from_zero(self, segmenter: SceneTilling) -> None:
         index = cut(segmenter, scenes(60))
         assert index[0] == 0
@@ -239,7 +232,7 @@ def test_bounded_segments_never_exceed_the_bound_and_keep_the_scene_cuts() -> No
     assert set(scene_cuts) <= set(boundaries(bounded))
 
 
-def test_causal_rule_declares_a_cut_once_the_climb_behind_it_ends() -> None:
+def test_causal_rule_declares_a_cut_once_the_rise_behind_it_ends() -> None:
     generator = torch.Generator().manual_seed(0)
     still = torch.eye(2)[[0] * 10 + [1] * 10] + 0.01 * torch.randn(20, 2, generator=generator)
     stream = SceneTilling(alpha=1.0).stream()
@@ -260,9 +253,13 @@ def test_causal_rule_bounds_the_open_segment() -> None:
 
 
 def test_stream_without_frames_has_no_segments() -> None:
-    stream = SceneTilling(k=1).stream()
-    assert stream.segment_index().tolist() == []
-    assert stream.declared() == []
+    assert SceneTilling(k=1).stream().declared() == []
+
+
+def test_similarity_of_a_pair_does_not_depend_on_the_other_frames() -> None:
+    for video in (scenes(40, dim=64), scenes(12, repeat=3), torch.ones(20, 4), torch.zeros(5, 4)):
+        pairs = [adjacent_similarity(video[frame : frame + 2]) for frame in range(len(video) - 1)]
+        assert torch.equal(torch.cat(pairs), adjacent_similarity(video))
 
 
 def test_stream_refuses_another_width() -> None:

@@ -27,13 +27,17 @@ def test_fixed_length_starts_anew_in_every_video() -> None:
     assert cut(FixedLength(3), 7, 2) == [0, 0, 0, 1, 1, 1, 2, 0, 0]
 
 
-@pytest.mark.parametrize("segmenter", [Uniform(3), FixedLength(4)], ids=["uniform", "fixed length"])
-def test_stream_equals_offline_after_every_frame(segmenter: Segmenter) -> None:
-    stream = segmenter.stream()
-    assert stream.segment_index().tolist() == []
+def test_fixed_length_stream_closes_the_offline_segments_when_they_are_full() -> None:
+    stream = FixedLength(4).stream()
+    assert stream.declared() == []
     for count in range(1, 14):
         stream.push(torch.zeros(2))
-        assert stream.segment_index().tolist() == cut(segmenter, count)
+        one_more = cut(FixedLength(4), count + 1)  # shows whether the newest frame ends a segment
+        assert stream.declared() == [frame for frame in range(count) if one_more[frame] != one_more[frame + 1]]
+
+
+def test_uniform_segments_cannot_stream() -> None:
+    assert Uniform(3).stream() is None
 
 
 @pytest.mark.parametrize("part", [Uniform, FixedLength])

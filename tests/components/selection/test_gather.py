@@ -1,16 +1,11 @@
 import pytest
 import torch
 
-from components.interfaces import FrameFeatures, SegmentInput
-from components.selection.gather import (
-    AllFrames,
-    FrameSelection,
-    LinspaceFrames,
-    PooledFrames,
-    group_frames,
-    num_segments_of,
-    select_segment,
-)
+from components.interfaces import FrameFeatures, FrameSelection, SegmentInput
+from components.selection.all_frames import AllFrames
+from components.selection.gather import group_frames, num_segments_of, select_segment
+from components.selection.linspace_frames import LinspaceFrames
+from components.selection.pooled_frames import PooledFrames
 
 # Two videos of 5 and 3 frames: segments of 2, 1 and 2 frames, and one of 3.
 SEGMENT_INDEX = torch.tensor([0, 0, 1, 2, 2, 0, 0, 0])
@@ -43,7 +38,7 @@ def test_selected_segment_holds_the_frames_of_every_video() -> None:
 
 def test_a_video_without_that_segment_is_a_row_without_frames() -> None:
     segments = group_frames(SEGMENT_INDEX, FRAME_COUNTS, 3, AllFrames())
-    assert segments.slot_mask.any(dim=2).tolist() == [[True, True, True], [True, False, False]]
+    assert segments.group_mask.any(dim=2).tolist() == [[True, True, True], [True, False, False]]
 
 
 @pytest.mark.parametrize(
@@ -58,14 +53,14 @@ def test_a_video_without_that_segment_is_a_row_without_frames() -> None:
     ],
 )
 def test_linspace_takes_both_ends_and_rounds_down(max_frames: int, length: int, expected: list[int]) -> None:
-    slots = LinspaceFrames(max_frames).select(torch.tensor([[length]]))
-    assert slots.first[slots.num_frames == 1].tolist() == expected
+    groups = LinspaceFrames(max_frames).select(torch.tensor([[length]]))
+    assert groups.first[groups.num_frames == 1].tolist() == expected
 
 
 def test_linspace_equals_a_truncated_linspace_at_every_length() -> None:
     lengths = torch.arange(1, 200)
-    slots = LinspaceFrames(8).select(lengths[None])
-    positions, mask = slots.first, slots.num_frames == 1
+    groups = LinspaceFrames(8).select(lengths[None])
+    positions, mask = groups.first, groups.num_frames == 1
     for row, length in enumerate(lengths.tolist()):
         exact = torch.linspace(0, length - 1, min(8, length), dtype=torch.float64)
         expected = (exact + 1e-9).long()  # a whole number must not be rounded down to the one before
@@ -108,8 +103,8 @@ def test_batch_equals_single_videos(selection: FrameSelection) -> None:
 @pytest.mark.parametrize("max_frames", [1, 2, 3, 8])
 def test_pooled_slices_are_equal_and_hold_every_frame_once(max_frames: int) -> None:
     lengths = torch.arange(0, 60)
-    slots = PooledFrames(max_frames).select(lengths[None])
-    for length, first, count in zip(lengths.tolist(), slots.first[0], slots.num_frames[0], strict=True):
+    groups = PooledFrames(max_frames).select(lengths[None])
+    for length, first, count in zip(lengths.tolist(), groups.first[0], groups.num_frames[0], strict=True):
         real = count > 0
         assert int(real.sum()) == min(length, max_frames)
         frames = [int(f) + i for f, c in zip(first[real], count[real], strict=True) for i in range(int(c))]
@@ -118,7 +113,7 @@ def test_pooled_slices_are_equal_and_hold_every_frame_once(max_frames: int) -> N
             assert int(count[real].max() - count[real].min()) <= 1
 
 
-def test_pooled_slot_is_the_mean_of_its_frames_at_the_middle_ones_time() -> None:
+def test_pooled_group_is_the_mean_of_its_frames_at_the_middle_ones_time() -> None:
     patches = torch.randn(7, 4, 2)
     [segment] = read_segments([[7]], PooledFrames(2), patches)
     assert segment.patches.shape == (1, 2, 4, 2)

@@ -17,15 +17,15 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from components.bridges.videollamb import VideoLLaMBBridge
-from components.checkpoints.weight_files import CheckpointFiles
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
+from components.checkpoints.weight_files import WeightFiles
 from components.encoders.languagebind_transformer import FrameWindows
 from components.encoders.languagebind_weights import load_vision_transformer
 from components.language.causal import HuggingFaceCausalLM
 from components.weights.conversion import PARTS
+from components.weights.convert_videollamb import main
 from components.weights.encoder_settings import EncoderFacts, encoder_settings
 from components.weights.lora import merge_adapters
-from components.weights.videollamb import main
 from tests.components.encoders.languagebind_folders import RECORDED, TENSORS, WEIGHTS, image_weights, lora_weights
 from tests.fixtures_videollamb import ENCODER_FACTS, VISION, language_config, make_llama_tokenizer, write_original
 
@@ -54,11 +54,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def test_round_trip_gives_back_the_model(original: Path, ours: Path, tmp_path: Path) -> None:
     main(["export", str(ours), str(tmp_path / "back")])
     prefix = PARTS["image_encoder"].prefix
-    stored = CheckpointFiles(original)
+    stored = WeightFiles(original)
     expected = {name: stored[name] for name in stored if not name.startswith(prefix)}
     adapted = {name: stored[name] for name in stored if name.startswith(prefix) and "position_ids" not in name}
     expected |= merge_adapters(adapted, alpha=16)
-    returned = CheckpointFiles(tmp_path / "back")
+    returned = WeightFiles(tmp_path / "back")
     assert returned.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(returned[name], torch.zeros_like(tensor) if UNUSED.search(name) else tensor), name
@@ -68,7 +68,7 @@ def test_language_model_folder_needs_nothing_more(original: Path, ours: Path) ->
     folder = ours / "language_model"
     vocabulary = read_json(folder / "config.json")["vocab_size"]
     reference = LlamaForCausalLM(language_config(vocabulary))
-    stored = CheckpointFiles(original)
+    stored = WeightFiles(original)
     reference.load_state_dict({name: stored[name].float() for name in reference.state_dict()})
     ids = torch.arange(6)[None]
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -172,7 +172,7 @@ def test_weights_keep_their_dtype_unless_asked_and_merged_ones_are_float32(
     original: Path, ours: Path, tmp_path: Path
 ) -> None:
     main(["import", str(original), str(tmp_path), *ENCODER_FACTS, "--dtype", "bfloat16"])
-    kept, cast = (CheckpointFiles(folder / "image_encoder") for folder in (ours, tmp_path))
+    kept, cast = (WeightFiles(folder / "image_encoder") for folder in (ours, tmp_path))
     merged = "encoder.layers.0.self_attn.q_proj.weight"
     assert (kept[merged].dtype, kept["pre_layrnorm.bias"].dtype) == (torch.float32, torch.float16)
     assert {cast[name].dtype for name in cast} == {torch.bfloat16}
@@ -192,7 +192,7 @@ def test_parts_that_were_not_asked_for_are_counted(
 def test_weights_without_their_folder_say_what_is_lacking(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stored = CheckpointFiles(original)
+    stored = WeightFiles(original)
     llama = {
         name: stored[name] for name in stored if name.startswith(("model.layers", "model.embed", "model.norm", "lm_"))
     }

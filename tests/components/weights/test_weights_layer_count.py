@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from components.checkpoints.weight_files import CheckpointFiles
+from components.checkpoints.weight_files import WeightFiles
 from components.encoders.languagebind_transformer import FrameWindows
 from components.encoders.languagebind_weights import load_vision_transformer
 from components.weights.conversion import PARTS, import_checkpoint
+from components.weights.convert_videollamb import main
 from components.weights.original_names import PartName
-from components.weights.videollamb import main
 from tests.fixtures_videollamb import ENCODER_FACTS, write_original
 
 PUBLISHED: list[tuple[PartName, int, int]] = [
@@ -38,7 +38,7 @@ def part_of(part: PartName, num_layers: int, width: int) -> dict[str, Tensor]:
 def write_without(source: Path, target: Path, dropped: str, **settings: Any) -> Path:
     """The checkpoint of a folder in one file, without the tensors that a pattern finds, and its configuration."""
     target.mkdir()
-    stored = CheckpointFiles(source)
+    stored = WeightFiles(source)
     kept = {name: stored[name].contiguous() for name in stored if not re.search(dropped, name)}
     assert len(kept) < len(stored)
     save_file(kept, target / "model.safetensors")
@@ -135,7 +135,7 @@ def test_encoder_without_its_last_layer_is_refused_or_keeps_its_depth(original: 
 def test_part_without_its_last_layer_is_not_exported(part: str, layer: str, original: Path, tmp_path: Path) -> None:
     main(["import", str(original), str(tmp_path / "ours"), "--part", part, *ENCODER_FACTS])
     weights = tmp_path / "ours" / part / "model.safetensors"
-    stored = CheckpointFiles(weights)
+    stored = WeightFiles(weights)
     save_file({name: stored[name].clone() for name in stored if layer not in name}, tmp_path / "cut.safetensors")
     (tmp_path / "cut.safetensors").rename(weights)
     arguments = ["export", str(tmp_path / "ours"), str(tmp_path / "back")]
@@ -143,7 +143,7 @@ def test_part_without_its_last_layer_is_not_exported(part: str, layer: str, orig
         main(arguments)
     assert not (tmp_path / "back").exists()
     main([*arguments, "--allow-missing", f"*{layer}*"])
-    assert CheckpointFiles(tmp_path / "back").keys()
+    assert WeightFiles(tmp_path / "back").keys()
 
 
 @pytest.mark.parametrize("given", ["bridge", "tower=3", "bridge=0", "bridge=many"])

@@ -9,12 +9,12 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.bridges.videollamb import VideoLLaMBBridge
-from components.checkpoints.weight_files import CheckpointFiles
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
+from components.checkpoints.weight_files import WeightFiles
 from components.weights.conversion import PARTS, Allowances, export_part, import_checkpoint
+from components.weights.convert_videollamb import main
 from components.weights.lora import merge_adapters
 from components.weights.original_names import PartName
-from components.weights.videollamb import main
 from tests.fixtures_videollamb import write_sharded
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
@@ -77,7 +77,7 @@ def test_bridge_survives_the_round_trip() -> None:
 def test_whole_model_is_read_from_shards(kind: str, tmp_path: Path) -> None:
     original = whole_model()
     write_sharded(original, tmp_path / "original", kind)
-    parts = import_checkpoint(CheckpointFiles(tmp_path / "original"), num_layers=DEPTHS).parts
+    parts = import_checkpoint(WeightFiles(tmp_path / "original"), num_layers=DEPTHS).parts
     assert parts.keys() == PARTS.keys()
     back: dict[str, Tensor] = {}
     for name, part in parts.items():
@@ -211,7 +211,7 @@ def test_command_line_exports_a_lone_projector(suffix: str, tmp_path: Path) -> N
     target = tmp_path / f"mm_projector.{suffix}"
     main(["import", str(GOLDENS / "bridge_weights.safetensors"), str(tmp_path / "ours"), *STATED])
     main(["export", str(tmp_path / "ours"), str(target), "--part", "bridge"])
-    exported = CheckpointFiles(target)
+    exported = WeightFiles(target)
     assert exported.keys() == {f"model.mm_projector.{name}" for name in ORIGINAL_BRIDGE}
 
 
@@ -232,4 +232,4 @@ def test_command_line_refuses_with_the_reason(tmp_path: Path) -> None:
 def test_help_is_shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(arguments)
-    assert "components.weights.videollamb" in capsys.readouterr().out
+    assert "components.weights.convert_videollamb" in capsys.readouterr().out

@@ -27,8 +27,13 @@ def write_media(root: Path, *names: str) -> Path:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(PICTURE if path.suffix.lower() in (".jpg", ".jpeg") else CLIP)
+        path.write_bytes(media_bytes(name))
     return root
+
+
+def media_bytes(name: str) -> bytes:
+    """A clip or, where the ending tells so, a picture."""
+    return PICTURE if name.lower().endswith((".jpg", ".jpeg")) else CLIP
 
 
 def llava_item(question: str = "what ?", answer: str = "a star", **fields: Any) -> dict[str, Any]:

@@ -42,5 +42,5 @@ class Impatient(Preparation):
 
 
 def _impatient(*fields: Any) -> Preparation:
-    datamodules.convert.workers._PATIENCE_S = 1
+    datamodules.convert.workers._TIMEOUT_S = 1
     return Preparation(*fields)

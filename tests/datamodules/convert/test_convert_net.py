@@ -9,7 +9,7 @@ import pytest
 
 from command_errors import run_and_exit
 from datamodules.convert.paths import find_media
-from datamodules.convert.prepare import Preparation, Prepared, Wanted
+from datamodules.convert.prepare import MediaJob, Preparation, PreparedMedia
 from datamodules.convert.row_problems import ConversionError, Reason, RowProblem
 from datamodules.convert.video_check import probe_video
 from datamodules.convert.workers import prepare_all
@@ -49,10 +49,10 @@ def test_any_error_in_the_work_on_a_file_costs_its_sample_only(
 def test_an_error_in_a_worker_process_costs_its_sample_only(tmp_path: Path) -> None:
     many_clips(tmp_path, 1)
     names = ["clips/000.mp4", Failing("clips/000.mp4"), "clips/000.mp4"]
-    jobs = [Wanted(number, name, (str(tmp_path),), None, None) for number, name in enumerate(names)]
+    jobs = [MediaJob(number, name, (str(tmp_path),), None, None) for number, name in enumerate(names)]
     first, second, third = prepare_all(jobs, Preparation(True, None, tmp_path), num_workers=1)
-    assert isinstance(first, Prepared)
-    assert isinstance(third, Prepared)
+    assert isinstance(first, PreparedMedia)
+    assert isinstance(third, PreparedMedia)
     assert isinstance(second, RowProblem)
     assert second.reason is Reason.CRASHED
 
@@ -132,7 +132,7 @@ def test_an_error_of_the_whole_conversion_in_a_worker_ends_it(tmp_path: Path, mo
 
     monkeypatch.setattr("datamodules.convert.prepare.find_media", fail)
     with pytest.raises(ConversionError):
-        list(prepare_all([Wanted(0, "a", (), None, None)], Preparation(True, None, tmp_path), num_workers=0))
+        list(prepare_all([MediaJob(0, "a", (), None, None)], Preparation(True, None, tmp_path), num_workers=0))
 
 
 def test_a_fault_of_the_program_has_a_status_of_its_own_and_says_so_last(

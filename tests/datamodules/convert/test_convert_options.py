@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.convert.__main__ import main
-from datamodules.convert.plan import Plan, Progress
+from datamodules.convert.plan import Plan
+from datamodules.convert.planned_samples import Progress
 from tests.datamodules.convert.conversions import (
     convert,
     left_out,
@@ -22,7 +23,7 @@ from tests.datamodules.convert.conversions import (
     write_media,
 )
 
-KEEP_PROGRESS = Plan.keep_progress
+STORE_PROGRESS = Plan.store_progress
 
 
 @pytest.fixture
@@ -68,11 +69,11 @@ def test_a_run_killed_within_the_samples_of_one_file_goes_on_to_the_same_bytes(
             calls = iter(range(99))
 
             def stop(plan: Plan, progress: Progress, number: int = stop_at, calls: Iterator[int] = calls) -> None:
-                KEEP_PROGRESS(plan, progress)
+                STORE_PROGRESS(plan, progress)
                 if next(calls) == number:
                     raise KeyboardInterrupt
 
-            patched.setattr(Plan, "keep_progress", stop)
+            patched.setattr(Plan, "store_progress", stop)
             with pytest.raises(KeyboardInterrupt):
                 convert("llava", rows, out, *options)
         convert("llava", rows, out, *options)

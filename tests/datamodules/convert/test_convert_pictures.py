@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from datamodules.convert.prepare import Preparation, Wanted
+from datamodules.convert.prepare import MediaJob, Preparation
 from datamodules.convert.reencode_picture import probe_image, write_animation, write_picture
 from datamodules.convert.reencode_video import Reencoding
 from datamodules.convert.row_problems import Reason, RowProblem
 from datamodules.convert.workers import prepare_all
 from datamodules.media.decoded_frames import DecodedFrames
+from datamodules.media.frame_sampling import FrameSampling, sample_frames
 from datamodules.media.pictures import read_image
-from datamodules.media.video import FrameSampling, sample_frames
 from datamodules.shards.shard_reader import RawSample
 from tests.datamodules.convert.conversions import (
     CLIP,
@@ -178,7 +178,7 @@ def test_nothing_is_kept_of_what_was_written_for_a_sample_that_is_left_out(
 ) -> None:
     (tmp_path / "a.webp").write_bytes(animated("WEBP"))
     (tmp_path / "scratch").mkdir()
-    wanted = Wanted(0, "a.webp", (str(tmp_path),), 5_000_000, None, "video")
+    wanted = MediaJob(0, "a.webp", (str(tmp_path),), 5_000_000, None, "video")
     (outcome,) = prepare_all([wanted], Preparation(True, reencoding, tmp_path / "scratch"), 0)
     assert isinstance(outcome, RowProblem)
     assert outcome.reason is Reason.SPAN

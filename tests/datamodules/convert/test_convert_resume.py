@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.convert.plan import Plan
-from datamodules.convert.prepare import Prepared, Wanted
+from datamodules.convert.prepare import MediaJob, PreparedMedia
 from datamodules.convert.row_problems import Reason, RowProblem
 from datamodules.convert.workers import prepare_all
 from tests.datamodules.convert.conversions import (
@@ -109,7 +109,7 @@ def test_a_run_killed_between_a_shard_and_its_note_writes_it_again(
                 if next(calls) == number:
                     raise KeyboardInterrupt
 
-            patched.setattr("datamodules.convert.plan.Plan.keep_progress", stop)
+            patched.setattr("datamodules.convert.plan.Plan.store_progress", stop)
             with pytest.raises(KeyboardInterrupt):
                 convert("llava", rows, out, "--max-samples", 2)
         convert("llava", rows, out, "--max-samples", 2)
@@ -225,10 +225,10 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_own_sample_only(tmp_path: Pat
     write_media(tmp_path, "a.mp4")
     names = ["a.mp4", "a.mp4", Deadly("b.mp4"), "a.mp4", None, "none.mp4"]
     folders = (str(tmp_path),)
-    jobs = [None if name is None else Wanted(number, name, folders, None, None) for number, name in enumerate(names)]
-    jobs.append(Wanted(6, "a.mp4", Endless(folders), None, None))
+    jobs = [None if name is None else MediaJob(number, name, folders, None, None) for number, name in enumerate(names)]
+    jobs.append(MediaJob(6, "a.mp4", Endless(folders), None, None))
     outcomes = list(prepare_all(jobs, Impatient(True, None, tmp_path), num_workers=1))
-    whole = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Prepared)]
+    whole = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, PreparedMedia)]
     reasons = {number: one.reason for number, one in enumerate(outcomes) if isinstance(one, RowProblem)}
     assert whole == [0, 1, 3]
     assert outcomes[4] is None

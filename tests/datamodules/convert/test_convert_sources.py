@@ -6,8 +6,8 @@ import pytest
 
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.transforms import PixelOptions
-from datamodules.media.video import FrameSampling
 from tests.datamodules.convert.conversions import (
     CLIP,
     PICTURE,
@@ -19,6 +19,7 @@ from tests.datamodules.convert.conversions import (
     write_json,
     write_media,
 )
+from tests.fixtures_data import write_members
 
 
 def pllava(folder: Path) -> list[object]:
@@ -92,12 +93,18 @@ def mixture(folder: Path) -> list[object]:
     return [folder / "mixture.yaml", folder / "out", "--media-root", folder]
 
 
+def webdataset(folder: Path) -> list[object]:
+    members = [("1.mp4", CLIP), ("1.json", json.dumps(llava_item()).encode()), ("2.jpg", PICTURE), ("2.txt", b"one")]
+    return [write_members(folder / "set-000.tar", members), folder / "out"]
+
+
 SOURCES = {
     "pllava": pllava,
     "llava": llava,
     "videollamb": videollamb,
     "llava-video": llava_video,
     "mixture": mixture,
+    "webdataset": webdataset,
 }
 
 

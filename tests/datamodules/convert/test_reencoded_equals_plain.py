@@ -12,7 +12,7 @@ from datamodules.convert.reencode_video import Reencoding, reencode_video
 from datamodules.convert.video_check import probe_video
 from datamodules.media.decoded_frames import DecodedFrames, FrameSize
 from datamodules.media.decoders.pyav_decoder import PyAVDecoder
-from datamodules.media.video_stream import CONVERTED_FORMATS
+from datamodules.media.video_container import CONVERTED_FORMATS
 from tests.datamodules.made_videos import (
     EIGHT_MATRICES,
     HEIGHT,
@@ -117,7 +117,7 @@ def test_a_video_that_was_scaled_down_equals_the_plain_one(form: Form, tmp_path:
     check(form, tmp_path, HEIGHT // 2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("size", [HEIGHT, HEIGHT // 2])
 @pytest.mark.parametrize("form", list(every_combination()), ids=str)
 def test_every_form_equals_the_plain_one(form: Form, size: int, tmp_path: Path) -> None:

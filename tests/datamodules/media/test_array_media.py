@@ -7,7 +7,7 @@ import torch
 
 from datamodules.errors import BrokenMediaError, SampleError
 from datamodules.media.array_media import read_array
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.shards.schema import Record
 
 PIXELS = np.arange(6 * 2 * 4 * 3, dtype=np.uint8).reshape(6, 2, 4, 3)

@@ -10,7 +10,7 @@ import pytest
 from datamodules.errors import BrokenMediaError, OversizedMediaError, SampleError
 from datamodules.media.decoded_frames import FrameSize
 from datamodules.media.decoders.pyav_decoder import PyAVDecoder
-from datamodules.media.video import FrameSampling, choose_frames
+from datamodules.media.frame_sampling import FrameSampling, choose_frames
 from tests.datamodules.video_files import FORMATS, SAMPLING, sample_frames
 from tests.fixtures_data import make_clip, make_image
 

@@ -27,8 +27,8 @@ from datamodules.media import decoding_process
 from datamodules.media.decoded_frames import FrameSize
 from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.decoding_process import decode_media
+from datamodules.media.frame_sampling import FrameSampling, sample_frames
 from datamodules.media.pictures import read_image
-from datamodules.media.video import FrameSampling, sample_frames
 from datamodules.shards.media_range import MediaRange
 from tests.fixtures_data import make_clip, make_gif, make_image
 

@@ -4,7 +4,7 @@ import pytest
 
 from datamodules.errors import BrokenMediaError
 from datamodules.media.file_formats import HEAD_BYTES, format_of
-from datamodules.media.video_stream import check_container
+from datamodules.media.video_container import check_container
 from tests.fixtures_data import make_clip, make_gif, make_image
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from datamodules.convert.video_check import probe_video
-from datamodules.media.frame_pixels import Orientation, PixelReader, orientation
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_pixels import Orientation, PixelReader, frame_orientation
+from datamodules.media.frame_sampling import FrameSampling
 from tests.datamodules.made_videos import EIGHT_MATRICES, Form, as_stored, make_video, numbered_frame, numbers, turned
 from tests.datamodules.video_files import sample_frames
 
@@ -46,7 +46,7 @@ def test_a_frame_with_side_data_that_pyav_does_not_name_is_turned(turn: int) -> 
             raise ValueError("31 is not a valid Type")
 
     pixels = numbered_frame(5)
-    assert np.array_equal(orientation(Frame()).apply(pixels), np.rot90(pixels, turn))
+    assert np.array_equal(frame_orientation(Frame()).apply(pixels), np.rot90(pixels, turn))
 
 
 def test_unusual_colour_matrices_are_read_or_named() -> None:

@@ -31,7 +31,7 @@ from tests.datamodules.picture_files import (
 )
 
 Generator = np.random.Generator
-LONG = [pytest.mark.slow, pytest.mark.timeout(1200)]
+LONG = [pytest.mark.nightly, pytest.mark.timeout(1200)]
 
 
 class Picture(NamedTuple):

@@ -25,7 +25,7 @@ from datamodules.media.media_reader import MediaReader
 from datamodules.shards.schema import Record
 from datamodules.shards.shard_reader import RawSample
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 
 def peak_mb(pid):
     status = Path(f"/proc/{{pid}}/status").read_text()
@@ -67,7 +67,7 @@ def write_film(path: Path, minutes: int) -> tuple[int, int]:
     return BEFORE, end - BEFORE
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1200)
 def test_two_hours_at_64_frames_stay_under_600_mb(tmp_path: Path) -> None:
     offset, size = write_film(tmp_path / "film.tar", 120)

@@ -16,7 +16,7 @@ from datamodules.convert.video_check import probe_video
 from datamodules.errors import BrokenMediaError
 from datamodules.media.decoded_frames import FrameSize
 from datamodules.media.decoders.pyav_decoder import PyAVDecoder, first_frame
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from tests.datamodules.made_videos import Form, make_video, numbered_frame, numbers
 from tests.datamodules.video_files import opened, sample_frames
 from tests.fixtures_data import make_image

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules.errors import BrokenMediaError
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from tests.datamodules.made_videos import EIGHT_MATRICES, Form, make_video
 from tests.datamodules.media.test_odd_videos import FILM, remuxed, with_hidden_packets
 from tests.datamodules.video_files import sample_frames

@@ -12,8 +12,8 @@ import torch
 from datamodules.errors import BrokenMediaError, SampleError
 from datamodules.media.decoded_frames import DecodedFrames, FrameSize, Pixels, decode_in_portions
 from datamodules.media.decoders.pyav_decoder import PyAVDecoder
+from datamodules.media.frame_sampling import FrameSampling, choose_frames, frame_times_ms
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling, choose_frames, frame_times_ms
 from tests.datamodules.video_files import FORMATS, SAMPLING, assert_frames, opened, sample_frames
 from tests.fixtures_data import make_clip, make_gif, natural_frames
 

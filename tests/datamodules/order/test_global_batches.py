@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from benchmarks.batches import WAYS, make_batches, make_samples, measure
 from datamodules.order.batch_plan import Budget
+from datamodules.order.draws import MODALITIES, SampleTable
 from datamodules.order.global_batches import GlobalBatches
 from datamodules.order.rank_batches import TrainingBatches
 from datamodules.order.training_order import CurriculumStage, Draw, TrainingOrder
-from datamodules.order.units import MODALITIES, SampleTable
 from tests.datamodules.tables import IMAGE, TEXT, VIDEO, batches_of, mixed_table, numbers, source, table, take
 
-BUNDLE = 4
-BUDGET = Budget(max_frames=400, max_tokens=3000, bundle=BUNDLE)
+GROUP_SIZE = 4
+BUDGET = Budget(max_frames=400, max_tokens=3000, group_size=GROUP_SIZE)
 ORDERS = st.builds(
     TrainingOrder,
     seed=st.integers(0, 5),
@@ -29,7 +29,7 @@ SIZES = st.lists(st.integers(30, 90), min_size=1, max_size=3)
 def planned(sizes: list[int], order: TrainingOrder, *, fixed: bool, seed: int = 0) -> tuple[GlobalBatches, SampleTable]:
     """Batches of four within a pass over one shard of each size, by budget or of a fixed size."""
     samples = mixed_table(sum(sizes), seed)
-    how = {"batch_size": BUNDLE, "budget": None} if fixed else {"budget": BUDGET}
+    how = {"batch_size": GROUP_SIZE, "budget": None} if fixed else {"budget": BUDGET}
     return batches_of(source(0, *sizes), samples=samples, order=order, **how), samples
 
 
@@ -50,16 +50,16 @@ def test_every_conversation_is_trained_on_once_a_pass(
 ) -> None:
     batches, samples = planned(sizes, order, fixed=fixed, seed=seed)
     num_passes = 4
-    draws = whole_batches(batches, num_passes * units_of_a_pass(samples, order))
+    draws = whole_batches(batches, num_passes * draws_of_a_pass(samples, order))
     seen = conversations_of(draws, samples)
     counts = np.array([seen[conversation] for conversation in range(len(samples.tokens))])
     assert np.abs(counts - num_passes).max() <= 1
-    # So many draws hold all batches of their passes. What tied no whole bundle of its modality waits for the next pass.
-    most_waiting = len(MODALITIES) * (BUNDLE - 1) * (order.conversations_per_video or 3)
+    # So many draws hold all batches of their passes. What fills no group of its modality waits.
+    most_waiting = len(MODALITIES) * (GROUP_SIZE - 1) * (order.conversations_per_video or 3)
     assert (num_passes - counts).clip(min=0).sum() <= most_waiting
 
 
-def units_of_a_pass(samples: SampleTable, order: TrainingOrder) -> int:
+def draws_of_a_pass(samples: SampleTable, order: TrainingOrder) -> int:
     counts = np.diff(samples.first_conversation)
     size = order.conversations_per_video
     return len(counts) if size is None else int((-(-counts // size)).sum())
@@ -92,7 +92,7 @@ def test_from_any_border_on_the_batches_are_those_of_an_uninterrupted_run(
 
 @given(order=ORDERS, seed=st.integers(0, 9))
 @settings(max_examples=25, deadline=None)
-def test_batches_keep_their_budget_and_hold_whole_bundles_of_every_modality(order: TrainingOrder, seed: int) -> None:
+def test_batches_keep_their_budget_and_hold_full_groups_of_every_modality(order: TrainingOrder, seed: int) -> None:
     batches, samples = planned([90], order, fixed=False, seed=seed)
     for batch in take(batches, 0, 50):
         found = np.array([draw.sample for draw in batch])
@@ -100,7 +100,7 @@ def test_batches_keep_their_budget_and_hold_whole_bundles_of_every_modality(orde
         assert samples.frames[found].sum() <= 400
         assert tokens <= 3000
         kinds = Counter(samples.modality[found].tolist())
-        assert all(count % BUNDLE == 0 for count in kinds.values())
+        assert all(count % GROUP_SIZE == 0 for count in kinds.values())
         assert len(kinds) == 1 or order.modalities == "mixed"
 
 
@@ -116,7 +116,9 @@ def test_separate_batches_keep_the_shares_of_the_modalities() -> None:
 
 def test_mixed_batches_keep_the_shares_of_the_modalities_in_every_batch() -> None:
     samples = mixed_table(2000, 0, num_conversations=1)
-    batches = batches_of(source(0, 2000), samples=samples, budget=Budget(max_frames=1600, max_tokens=20_000, bundle=2))
+    batches = batches_of(
+        source(0, 2000), samples=samples, budget=Budget(max_frames=1600, max_tokens=20_000, group_size=2)
+    )
     for batch in take(batches, 0, 20):
         videos = np.mean(samples.modality[[draw.sample for draw in batch]] == VIDEO)
         assert abs(videos - 0.5) < 0.12
@@ -138,11 +140,11 @@ def test_a_batch_is_made_of_one_window() -> None:
     window, size = 50, 1000
     order = TrainingOrder(window=window, shuffle_block=1)
     batches = batches_of(
-        source(0, size), samples=table([1] * size), order=order, budget=Budget(max_frames=10, bundle=2)
+        source(0, size), samples=table([1] * size), order=order, budget=Budget(max_frames=10, group_size=2)
     )
     for batch in take(batches, 0, 100):
-        places = [draw.sample for draw in batch]  # one shard in blocks of one: the stream is 0, 1, 2, ...
-        assert max(places) - min(places) < window
+        drawn = [draw.sample for draw in batch]  # one shard in blocks of one: the stream is 0, 1, 2, ...
+        assert max(drawn) - min(drawn) < window
         assert len(batch) == 10
 
 
@@ -163,7 +165,7 @@ def test_conversations_of_a_video_are_grouped_anew_in_every_pass() -> None:
 def test_a_curriculum_in_batches_of_a_budget_ends_after_its_steps() -> None:
     samples = table([4] * 40 + [30] * 160)
     order = TrainingOrder(curriculum=[CurriculumStage(5, 4)])
-    options = {"samples": samples, "order": order, "batches_a_step": 2, "budget": Budget(max_frames=240, bundle=4)}
+    options = {"samples": samples, "order": order, "batches_a_step": 2, "budget": Budget(max_frames=240, group_size=4)}
     straight = take(batches_of(source(0, 200), **options), 0, 50)
     longest = [max(samples.frames[draw.sample] for draw in batch) for batch in straight]
     assert longest[:10] == [4] * 10
@@ -175,10 +177,10 @@ def test_a_curriculum_in_batches_of_a_budget_ends_after_its_steps() -> None:
         assert fresh.consumed_after(borders[3], number) == borders[3 + number]
 
 
-def test_a_place_between_two_borders_is_refused() -> None:
+def test_a_position_within_a_batch_is_refused() -> None:
     batches, _ = planned([60], TrainingOrder(), fixed=False)
     size = len(take(batches, 0, 1)[0])
-    with pytest.raises(ValueError, match=rf"no global batch ends after {size - 1} units"):
+    with pytest.raises(ValueError, match=rf"no global batch ends after {size - 1} draws"):
         next(batches.after(size - 1))
 
 
@@ -201,8 +203,8 @@ def test_ranks_have_equal_work_on_a_realistic_mixture(name: str, world_size: int
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        (Budget(max_frames=79), r"max_frames 79 cannot hold a bundle of 8 units of 10 frames.*raise it to 80"),
-        (Budget(max_tokens=100), r"max_tokens 100 cannot hold a bundle of 8 units of 27 tokens.*raise it to 216"),
+        (Budget(max_frames=79), r"max_frames 79 cannot hold a group of 8 draws of 10 frames.*raise it to 80"),
+        (Budget(max_tokens=100), r"max_tokens 100 cannot hold a group of 8 draws of 27 tokens.*raise it to 216"),
         (Budget(max_frames=999), "does not limit text"),
     ],
 )
@@ -216,17 +218,17 @@ def test_a_budget_that_cannot_be_kept_is_refused_at_the_start(budget: Budget, me
 def test_a_pass_that_is_smaller_than_a_batch_fills_one_with_the_next_passes() -> None:
     batches = batches_of(source(0, 3), samples=table([1] * 3), budget=Budget(max_frames=8))
     assert sorted(Counter(numbers(batches, 0, 24)).values()) == [8, 8, 8]
-    with pytest.raises(ValueError, match=r"less than one batch; lower budget.bundle or set trainer.max_steps"):
+    with pytest.raises(ValueError, match=r"less than one batch; lower budget.group_size or set trainer.max_steps"):
         TrainingBatches(batches, None, 0, 1, int)
 
 
-def test_a_bundle_that_the_ranks_cannot_share_is_refused() -> None:
+def test_a_group_size_that_the_ranks_cannot_share_is_refused() -> None:
     batches = batches_of(source(0, 50), budget=Budget(max_frames=24))
-    with pytest.raises(ValueError, match=r"budget.bundle 8 counts the samples of all ranks.*3 ranks"):
+    with pytest.raises(ValueError, match=r"budget.group_size 8 counts the samples of all ranks.*3 ranks"):
         TrainingBatches(batches, None, 0, 3, int)
 
 
-@pytest.mark.parametrize("wrong", [{}, {"max_frames": 0}, {"max_frames": 1, "bundle": 0}])
+@pytest.mark.parametrize("wrong", [{}, {"max_frames": 0}, {"max_frames": 1, "group_size": 0}])
 def test_a_senseless_budget_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="max_frames"):
         Budget(**wrong)
@@ -239,3 +241,9 @@ def test_weights_of_sources_hold_in_a_budget_too() -> None:
     seen = np.bincount(numbers(batches, 0, 2400), minlength=200)  # eight passes
     assert abs(seen[:100].sum() - 800) <= 8
     assert np.abs(seen[100:] - 16).max() <= 1
+
+
+def test_the_earlier_name_of_the_group_size_is_read_with_a_warning() -> None:
+    with pytest.warns(FutureWarning, match="bundle is called group_size now"):
+        budget = Budget(max_frames=8, bundle=2)
+    assert budget == Budget(max_frames=8, group_size=2)

@@ -135,14 +135,14 @@ def test_a_source_that_is_drawn_often_comes_pass_after_pass() -> None:
             lambda: batches_of(
                 source(0, 3), stated_frames=None, order=TrainingOrder(curriculum=[CurriculumStage(5, 1)])
             ),
-            "stated_frames, and none",
+            "stated_frames of the samples, and none",
         ),
         (
             lambda: batches_of(
                 source(0, 3), samples=table([1, -1, 1]),
                 order=TrainingOrder(curriculum=[CurriculumStage(5, 1)]),
             ),
-            "1 samples do not tell their length",
+            "1 samples do not state their length",
         ),
         (
             lambda: batches_of(
@@ -165,7 +165,7 @@ def test_a_source_that_is_drawn_often_comes_pass_after_pass() -> None:
             lambda: batches_of(source(0, 9, weight=0.5), order=TrainingOrder(temperature=2.0)),
             "by order.temperature or by their weights",
         ),
-        (lambda: batches_of(source(0, 900), source(900, 9, weight=0.01)), r"source 1 \(9 units\) would never be drawn"),
+        (lambda: batches_of(source(0, 900), source(900, 9, weight=0.01)), r"source 1 \(of 9 draws\) would never"),
     ],
 )  # fmt: skip
 def test_impossible_orders_are_refused(make: object, message: str) -> None:

@@ -10,20 +10,20 @@ from tests.datamodules.tables import mixed_table, table
 
 @given(costs=st.lists(st.floats(0, 1e6), min_size=8, max_size=60), world=st.integers(1, 8))
 @settings(max_examples=100, deadline=None)
-def test_every_unit_goes_to_one_rank_and_numbers_differ_by_at_most_one(costs: list[float], world: int) -> None:
+def test_every_draw_goes_to_one_rank_and_numbers_differ_by_at_most_one(costs: list[float], world: int) -> None:
     parts = split_over_ranks(costs, world)
-    assert sorted(place for part in parts for place in part) == list(range(len(costs)))
+    assert sorted(index for part in parts for index in part) == list(range(len(costs)))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     assert parts == split_over_ranks(costs, world)
 
 
-def test_a_costly_unit_gets_cheap_company() -> None:
+def test_a_costly_draw_gets_cheap_company() -> None:
     costs = [100, 30, 30, 30, 30, 1, 1, 1]
     parts = split_over_ranks(costs, 2)
-    assert sorted(sum(costs[place] for place in part) for part in parts) == [103, 120]  # 100 with all the ones
+    assert sorted(sum(costs[index] for index in part) for part in parts) == [103, 120]  # 100 with all the ones
 
 
-def test_units_of_equal_cost_are_dealt_out_in_turn() -> None:
+def test_draws_of_equal_cost_are_dealt_out_in_turn() -> None:
     assert split_over_ranks([0.0] * 6, 2) == [[0, 2, 4], [1, 3, 5]]
 
 
@@ -75,7 +75,7 @@ def test_lengths_that_are_unknown_leave_the_turns() -> None:
 
 
 def test_fewer_samples_than_ranks_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 samples cannot be judged on 2 ranks"):
+    with pytest.raises(ValueError, match="1 samples cannot be evaluated on 2 ranks"):
         EvaluationBatches(table([4]), batch_size=4, world_size=2)
-    with pytest.raises(ValueError, match="3 units cannot be split over 4 ranks"):
+    with pytest.raises(ValueError, match="3 draws cannot be split over 4 ranks"):
         split_over_ranks(np.ones(3), 4)

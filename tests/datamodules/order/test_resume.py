@@ -12,14 +12,15 @@ from torch import Tensor
 from datamodules.batch import Batch
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading, Source
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.order.batch_plan import Budget
+from datamodules.order.draws import Cost
 from datamodules.order.training_order import CurriculumStage, TrainingOrder
-from datamodules.order.units import Cost
+from tests.datamodules import train_with_processes
 from tests.datamodules.recorder import Recorder, checkpoints, trainer
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
 
-BUDGET = Budget(max_frames=24, max_tokens=600, bundle=2)
+BUDGET = Budget(max_frames=24, max_tokens=600, group_size=2)
 
 
 @pytest.mark.parametrize(
@@ -254,29 +255,20 @@ def read_keys(folder: Path) -> dict[int, list[str]]:
     return {step: sorted(keys) for step, keys in steps.items()}
 
 
+@one_group_at_a_time
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("way", ["fixed", "budget"])
 def test_a_run_goes_on_exactly_with_another_number_of_processes(
-    shards: Path, tokenizer_folder: Path, tmp_path: Path, way: str
+    shards: Path, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    def run(num_processes: int, end: int, resume: str, folder: Path) -> None:
-        command = [
-            str(shards / ("mixed-*.tar" if way == "budget" else "train-*.tar")),
-            str(tokenizer_folder),
-            str(folder),
-            str(num_processes),
-            str(end),
-            resume,
-            way,
-        ]
-        run_processes("tests.datamodules.train_with_processes", command, num_processes)
+    def run(num_processes: int, end: int, last: int, folder: Path) -> None:
+        command = [str(shards), str(tokenizer_folder), str(folder), str(num_processes), str(end), str(last)]
+        run_processes(train_with_processes.__name__, command, num_processes)
 
-    (tmp_path / "straight").mkdir()
-    run(1, 6, "", tmp_path / "straight")
-    changing = tmp_path / "changing"
-    changing.mkdir()
+    run(1, 6, 0, tmp_path / "straight")
     for num_processes, end, last in ((2, 2, 0), (1, 4, 2), (2, 6, 4)):
-        run(num_processes, end, str(changing / f"step={last}.ckpt") if last else "", changing)
-    assert read_keys(changing) == read_keys(tmp_path / "straight")
-    assert len(read_keys(changing)) == 6
+        run(num_processes, end, last, tmp_path / "changing")
+    for way in train_with_processes.WAYS:
+        changed = read_keys(tmp_path / "changing" / way)
+        assert changed == read_keys(tmp_path / "straight" / way), way
+        assert len(changed) == 6, way

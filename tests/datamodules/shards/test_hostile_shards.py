@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from datamodules.errors import BrokenMediaError, SampleError, ShardError
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video import FrameSampling
 from datamodules.shards.schema import MAX_JSON_BYTES
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_names import find_shards

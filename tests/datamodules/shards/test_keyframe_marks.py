@@ -58,5 +58,5 @@ def test_frames_that_are_wrongly_marked_as_keyframes_do_not_make_frames_wrong(
 @pytest.mark.parametrize("codec", ["mpeg4", "libvpx-vp9"])
 def test_playing_from_a_frame_that_is_wrongly_marked_shows_it_whole(mark: Mark, codec: str) -> None:
     video = PyAVDecoder(io.BytesIO(mark(film(codec))), FrameSize(), "film")
-    played = [video._pixels.read(found.picture, 128, 64, found.turn) for found in video.play(27)]
+    played = [video._pixels.read(found.picture, 128, 64, found.orientation) for found in video.play(27)]
     assert numbers(np.stack(played)) == list(range(27, NUM_FRAMES))

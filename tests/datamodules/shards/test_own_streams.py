@@ -13,7 +13,7 @@ from datamodules.convert.reencode_video import Reencoding, reencode_video
 from datamodules.convert.row_problems import RowProblem
 from datamodules.convert.video_check import probe_video
 from datamodules.errors import BrokenMediaError
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from tests.datamodules.made_videos import Form, make_video, numbers
 from tests.datamodules.video_files import opened, sample_frames
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datamodules.media.decoding import Decoding
-from datamodules.media.video import FrameSampling
+from datamodules.media.frame_sampling import FrameSampling
 from datamodules.shards.shard_cache import ShardCache
 from datamodules.shards.shard_index import load_index
 from datamodules.validate.__main__ import main

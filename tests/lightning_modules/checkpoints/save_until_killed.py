@@ -1,4 +1,7 @@
-"""Saves over and over, and is killed in the middle of one: ``python -m ... FOLDER POINT``; see test_kills.py.
+"""Saves over and over, and is killed in the middle of one: ``python -m ... FOLDER POINT ...``; see test_kills.py.
+
+Each point has a process and a folder ``FOLDER/POINT`` of its own; how the processes ended is printed, one a line. They
+are forked from one that has imported everything and has no threads yet.
 
 POINT is ``CALL:NUMBER`` or ``CALL:NUMBER:before``: the process kills itself with SIGKILL at the so-many-th time that
 the call (of the operating system) is made in the second save.
@@ -12,8 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.checkpoints import folder as folders
-from components.checkpoints import saving, tensor_file
+from components.checkpoints import atomic_folder, safetensors_writer, saving
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from tests.lightning_modules.checkpoints.small_runs import batches, make_module, make_trainer
 
@@ -22,9 +24,9 @@ CALLS: dict[str, list[tuple[Any, str]]] = {
     "rename": [(os, "rename")],
     "replace": [(os, "replace")],
     "rmtree": [(shutil, "rmtree")],
-    "add": [(tensor_file.TensorFile, "add")],
+    "add": [(safetensors_writer.SafetensorsWriter, "add")],
     "index": [(saving, "_write_file")],
-    "publish": [(folders, "publish")],
+    "publish": [(atomic_folder, "publish")],
 }
 
 
@@ -64,5 +66,10 @@ class Arm(KeepCheckpoints):
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    make_trainer(target.parent, 8, Arm(str(target), sys.argv[2])).fit(make_module(), batches())
+    for each in sys.argv[2:]:
+        target = Path(sys.argv[1]) / each / "kept"
+        process = os.fork()
+        if process == 0:
+            make_trainer(target.parent, 8, Arm(str(target), each)).fit(make_module(), batches())
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)

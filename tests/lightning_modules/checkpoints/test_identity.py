@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from components.checkpoints.format import RunCheckpoint
-from components.checkpoints.identity import refuse_other_frozen_weights, take_fingerprints
+from components.checkpoints.frozen_parts_check import refuse_other_frozen_weights, take_fingerprints
 from components.checkpoints.parameter_access import DirectAccess
-from components.weights.random_weights import mark_random
+from components.checkpoints.run_checkpoint import RunCheckpoint
+from components.random_weights import mark_random
 from tests.lightning_modules.checkpoints.small_runs import (
     IndexArray,
     batches,

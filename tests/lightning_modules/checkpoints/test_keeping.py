@@ -8,9 +8,10 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from components.checkpoints.folder import newest_checkpoint
-from components.checkpoints.format import RunCheckpoint
-from lightning_modules.checkpoints import keeping, strategy
+from components.checkpoints.atomic_folder import newest_checkpoint
+from components.checkpoints.run_checkpoint import RunCheckpoint
+from lightning_modules.checkpoints import keeping
+from lightning_modules.checkpoints import portable_checkpoints as strategy
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from tests.lightning_modules.checkpoints.small_runs import batches, make_module, make_trainer
 

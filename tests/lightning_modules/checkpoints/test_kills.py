@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.checkpoints import folder
-from components.checkpoints.folder import newest_checkpoint
-from components.checkpoints.format import RunCheckpoint
+from components.checkpoints import atomic_folder
+from components.checkpoints.atomic_folder import newest_checkpoint
+from components.checkpoints.run_checkpoint import RunCheckpoint
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from tests.lightning_modules.checkpoints.small_runs import batches, make_module, make_trainer, train_and_save
 
@@ -26,17 +26,25 @@ POINTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What runs left that were killed, in folders named after the points."""
+    folder = tmp_path_factory.mktemp("killed")
+    runs = subprocess.run(
+        [sys.executable, "-m", "tests.lightning_modules.checkpoints.save_until_killed", str(folder), *POINTS.values()],
+        cwd=ROOT, capture_output=True, check=False, timeout=250, text=True,
+    )  # fmt: skip
+    ends = [line for line in runs.stdout.splitlines() if line.lstrip("-").isdigit()]  # Lightning prints there too
+    assert ends == ["-9"] * len(POINTS), runs.stderr[-2000:]
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS.values(), ids=POINTS.keys())
-def test_run_that_is_killed_while_it_saves_goes_on_exactly(tmp_path: Path, point: str) -> None:
+def test_run_that_is_killed_while_it_saves_goes_on_exactly(tmp_path: Path, killed_runs: Path, point: str) -> None:
     whole = make_module()
     make_trainer(tmp_path, 8).fit(whole, batches())
-    kept = tmp_path / "kept"
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.lightning_modules.checkpoints.save_until_killed", str(kept), point],
-        cwd=ROOT, capture_output=True, check=False, timeout=200,
-    )  # fmt: skip
-    assert killed.returncode == -9, killed.stderr.decode()[-2000:]
+    kept = killed_runs / point / "kept"
     visible = [path for path in kept.iterdir() if not path.name.startswith(".")]
     assert visible
     steps = {path.name: RunCheckpoint(path).step for path in visible}  # each opens, so each is whole
@@ -78,8 +86,8 @@ def test_overwriting_leaves_a_whole_checkpoint_whenever_it_is_killed(
         return called
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder.os, "rename", stopping(os.rename))
-        patch.setattr(folder.shutil, "rmtree", stopping(folder.shutil.rmtree))
+        patch.setattr(atomic_folder.os, "rename", stopping(os.rename))
+        patch.setattr(atomic_folder.shutil, "rmtree", stopping(atomic_folder.shutil.rmtree))
         with pytest.raises(Killed):
             train_and_save(path, make_module(), 3)
     step = RunCheckpoint(path).step
@@ -96,12 +104,12 @@ def test_removing_never_leaves_half_a_checkpoint_under_its_name(
     path = tmp_path / "a.ckpt"
     train_and_save(path, make_module(), 2)
     with monkeypatch.context() as patch:
-        patch.setattr(folder.shutil, "rmtree", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(atomic_folder.shutil, "rmtree", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
-            folder.remove(path)
+            atomic_folder.remove(path)
     assert not path.exists()
     assert newest_checkpoint(tmp_path) is None
-    folder.tidy(tmp_path)
+    atomic_folder.tidy(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

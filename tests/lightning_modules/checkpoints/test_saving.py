@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from components.checkpoints import saving
-from components.checkpoints.format import RunCheckpoint
+from components.checkpoints.run_checkpoint import RunCheckpoint
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.strategies.replicated import SingleDevice
 from tests.lightning_modules.checkpoints.small_runs import batches, make_module, make_trainer, train_and_save
@@ -159,7 +159,7 @@ def test_failing_rank_says_why_and_the_others_that_one_failed() -> None:
 def test_every_rank_writes_its_share(tmp_path: Path) -> None:
     module = make_module(frozen=(), deeper=True)
     trainer = train_and_save(tmp_path / "a.ckpt", module)
-    access = trainer.strategy._opened()[1]
+    access = trainer.strategy._module_and_access()[1]
     items = saving._items(module, access, 2, saving.Content({"optimizer_states": []}, [], None))
     loads = [sum(access.shape(item.parameter).numel() for item in items if item.rank == rank) for rank in (0, 1)]
     assert len(items) == 6 + 4 * 2 + 1, "weights, two moments of what had a gradient, a buffer"

@@ -11,9 +11,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from components.bridges.mean_pooling import MeanPooling
-from components.bridges.readouts.memory import CacheAndMemoryReadout, CacheReadout, Readout
+from components.bridges.readouts.cache import CacheReadout
+from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
 from components.bridges.readouts.retrieved import RetrievedReadout
 from components.encoders.cached import CachedFeatures
+from components.interfaces import Readout
 from datamodules.batch import Batch, collate
 from lightning_modules.monitoring import VideoInspection, inspection
 from tests.fixtures_models import (

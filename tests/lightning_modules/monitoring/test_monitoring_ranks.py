@@ -8,7 +8,9 @@ import pytest
 
 from tests.fixtures_models import PartFolders
 from tests.lightning_modules.monitoring.monitor_with_strategies import monitored_run
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
+
+pytestmark = one_group_at_a_time
 
 Logged = list[tuple[int | None, dict[str, float]]]
 
@@ -29,19 +31,13 @@ def by_step(logged: Logged, name: str) -> dict[int | None, float]:
     return {step: values[name] for step, values in logged if name in values}
 
 
-@pytest.mark.parametrize(
-    "strategies",
-    [
-        pytest.param("ddp,fsdp2", marks=pytest.mark.slow),
-        pytest.param("zero1,zero2,zero3", marks=pytest.mark.slow),
-    ],
-)
-def test_two_ranks_log_what_one_logs(folders: PartFolders, tmp_path: Path, strategies: str) -> None:
+@pytest.mark.slow
+def test_two_ranks_log_what_one_logs(folders: PartFolders, tmp_path: Path) -> None:
+    strategies = ["ddp", "fsdp2", "zero1", "zero2", "zero3"]
     expected = monitored_run("single_device", folders, tmp_path, 0, 1)
-    run_processes(
-        "tests.lightning_modules.monitoring.monitor_with_strategies", [strategies, *folders, str(tmp_path)], 2
-    )
-    for strategy in strategies.split(","):
+    arguments = [",".join(strategies), *folders, str(tmp_path)]
+    run_processes("tests.lightning_modules.monitoring.monitor_with_strategies", arguments, 2)
+    for strategy in strategies:
         logged: Any = json.loads((tmp_path / f"{strategy}-0.json").read_text(encoding="utf-8"))
         for name in SAME:
             assert by_step(logged, name) == pytest.approx(by_step(expected, name), rel=2e-3), (strategy, name)

@@ -133,7 +133,7 @@ def test_share_of_the_peak_is_work_over_time(
     logger = run(folders, tmp_path, monkeypatch, monitor=ThroughputMonitor(PEAK), changes=changes)
     model = make_module(folders, **changes).built
     batch = make_batch(folders)
-    total = ModelFlops(model).of(work_of(batch, model(batch).segment_slots)).total
+    total = ModelFlops(model).of(work_of(batch, model(batch).segment_groups)).total
     assert logger.values("throughput/mfu") == pytest.approx([4 * total / 43.0 / PEAK], rel=1e-5)
     assert logger.values("throughput/model_teraflops_a_device") == pytest.approx([4 * total / 43.0 / 1e12], rel=1e-5)
 

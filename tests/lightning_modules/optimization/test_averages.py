@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from components.checkpoints.format import RunCheckpoint
+from components.checkpoints.run_checkpoint import RunCheckpoint
 from datamodules.batch import collate
 from lightning_modules.optimization import Optimization
 from tests.fixtures_models import RATES, PartFolders, make_batch, make_mixed_samples, make_module

@@ -8,7 +8,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from components.language.causal import HuggingFaceCausalLM
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
 from datamodules.batch import Batch, collate
 from lightning_modules.monitoring import GradientMonitor
 from lightning_modules.optimization import Optimization, TrainingPoint

@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 
 from tests.fixtures_models import WITHOUT_GRADIENT, PartFolders
 from tests.lightning_modules.optimization.train_with_strategy import BAD, START, STEPS
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
+
+pytestmark = one_group_at_a_time
 
 
 class Run(NamedTuple):
@@ -23,13 +25,17 @@ class Run(NamedTuple):
 
 
 def train(
-    folders: PartFolders, out: Path, strategy: str, *, precision: str = "32-true", accumulate: int = 1, bad: str = "bad"
-) -> Run:
-    out.mkdir()
-    arguments = [strategy, *folders, str(out), precision, str(accumulate), bad]
+    folders: PartFolders, out: Path, strategies: list[str], *, precision: str = "32-true", accumulate: int = 1
+) -> dict[str, Run]:
+    """Train under one strategy after another, in one group of processes."""
+    arguments = [",".join(strategies), *folders, str(out), precision, str(accumulate)]
     run_processes("tests.lightning_modules.optimization.train_with_strategy", arguments, num_processes=2)
-    written: list[Any] = [json.loads((out / f"digests-{rank}.json").read_text()) for rank in range(2)]
-    weights = [load_file(out / f"weights-{rank}.safetensors") for rank in range(2)]
+    return {strategy: read(out / strategy) for strategy in strategies}
+
+
+def read(folder: Path) -> Run:
+    written: list[Any] = [json.loads((folder / f"digests-{rank}.json").read_text()) for rank in range(2)]
+    weights = [load_file(folder / f"weights-{rank}.safetensors") for rank in range(2)]
     assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items()), "the ranks differ"
     return Run([each["taken"] for each in written], written[0]["logged"], weights[0])
 
@@ -49,45 +55,36 @@ def check(run: Run) -> None:
     assert run.logged["learning_rate/language_model"][:START] == [0.0] * START
 
 
-@pytest.fixture(scope="module")
-def ddp(folders: PartFolders, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train(folders, tmp_path_factory.mktemp("runs") / "ddp", "ddp")
-
-
-def test_ddp(ddp: Run) -> None:
-    check(ddp)
+def test_ddp(folders: PartFolders, tmp_path: Path) -> None:
+    check(train(folders, tmp_path, ["ddp"])["ddp"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["fsdp2", "zero1", "zero2", "zero3"])
-def test_every_strategy_leaves_out_freezes_and_clips_as_ddp_does(
-    folders: PartFolders, tmp_path: Path, ddp: Run, strategy: str
-) -> None:
-    run = train(folders, tmp_path / strategy, strategy)
-    check(run)
-    assert run.weights.keys() == ddp.weights.keys()
-    for name, value in run.weights.items():
-        if name.endswith(WITHOUT_GRADIENT):
-            continue
-        torch.testing.assert_close(value, ddp.weights[name], rtol=1e-4, atol=1e-5, msg=name)
+def test_every_strategy_leaves_out_freezes_and_clips_as_ddp_does(folders: PartFolders, tmp_path: Path) -> None:
+    runs = train(folders, tmp_path, ["ddp", "fsdp2", "zero1", "zero2", "zero3"])
+    expected = runs["ddp"].weights
+    for strategy, run in runs.items():
+        check(run)
+        assert run.weights.keys() == expected.keys()
+        for name, value in run.weights.items():
+            if not name.endswith(WITHOUT_GRADIENT):
+                torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=f"{strategy}: {name}")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
 def test_bad_steps_in_bfloat16_leave_the_engines_float32_weights_as_they_were(
-    folders: PartFolders, tmp_path: Path, strategy: str
+    folders: PartFolders, tmp_path: Path
 ) -> None:
-    check(train(folders, tmp_path / strategy, strategy, precision="bf16-mixed"))
+    for run in train(folders, tmp_path, ["zero2", "zero3"], precision="bf16-mixed").values():
+        check(run)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero1"])
-def test_bad_batch_of_one_rank_spoils_the_accumulated_step_of_all(
-    folders: PartFolders, tmp_path: Path, strategy: str
-) -> None:
+def test_bad_batch_of_one_rank_spoils_the_accumulated_step_of_all(folders: PartFolders, tmp_path: Path) -> None:
     """Of four steps of two batches, only the second has no bad batch; the language model is still frozen in it."""
-    run = train(folders, tmp_path / strategy, strategy, accumulate=2)
-    assert run.logged["train/skipped_steps"] == [1, 1, 2, 3]
-    for taken in run.taken:
-        assert [before == after for before, after in itertools.pairwise(taken)] == [True] * 3 + [False] + [True] * 4
-        assert len({each["language_model"] for each in taken}) == 1
+    for strategy, run in train(folders, tmp_path, ["ddp", "fsdp2", "zero1"], accumulate=2).items():
+        assert run.logged["train/skipped_steps"] == [1, 1, 2, 3], strategy
+        for taken in run.taken:
+            same = [before == after for before, after in itertools.pairwise(taken)]
+            assert same == [True] * 3 + [False] + [True] * 4, strategy
+            assert len({each["language_model"] for each in taken}) == 1, strategy

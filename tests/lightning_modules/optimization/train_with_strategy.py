@@ -1,4 +1,4 @@
-"""Trains one rank of a group through both stages and three bad steps; see test_strategies.py.
+"""Trains one rank through both stages and three bad steps, under one strategy after another; see test_strategies.py.
 
 Writes what stood before and after every batch as digests of whole weights and of this rank's share of the optimizer's
 states, and the weights at the end.
@@ -105,21 +105,27 @@ def make_staged_module(folders: PartFolders) -> VideoLanguageModule:
     )
 
 
-def main(strategy: str, encoder: str, language_model: str, out: str, precision: str, accumulate: str, bad: str) -> None:
-    folders = PartFolders(encoder, language_model)
+def main(strategies: str, encoder: str, language_model: str, out: str, precision: str, accumulate: str) -> None:
+    for strategy in strategies.split(","):
+        folder = Path(out) / strategy
+        folder.mkdir(exist_ok=True)
+        train(strategy, PartFolders(encoder, language_model), folder, precision, int(accumulate))
+
+
+def train(strategy: str, folders: PartFolders, folder: Path, precision: str, accumulate: int) -> None:
     seed_everything(1)
-    module = poison(make_staged_module(folders), BAD if bad == "bad" else {}, rank=1)
+    module = poison(make_staged_module(folders), BAD, rank=1)
     digests, logger = Digests(), RecordingLogger()
     trainer = make_trainer(
-        Path(out),
-        STEPS // int(accumulate),
+        folder,
+        STEPS // accumulate,
         devices=2,
         strategy=STRATEGIES[strategy](),
         precision=precision,
         logger=logger,
         callbacks=[digests],
         gradient_clip_val=0.1,
-        accumulate_grad_batches=int(accumulate),
+        accumulate_grad_batches=accumulate,
         use_distributed_sampler=False,
     )
     samples = make_mixed_samples(folders)
@@ -128,11 +134,11 @@ def main(strategy: str, encoder: str, language_model: str, out: str, precision: 
     )
     weights = {name: whole(p).detach().float().clone() for name, p in module.named_parameters() if p.requires_grad}
     rank = trainer.global_rank
-    save_file(weights, Path(out) / f"weights-{rank}.safetensors")
+    save_file(weights, folder / f"weights-{rank}.safetensors")
     logged = {
         name: logger.values(name) for name in ("train/loss", "train/skipped_steps", "learning_rate/language_model")
     }
-    (Path(out) / f"digests-{rank}.json").write_text(json.dumps({"taken": digests.taken, "logged": logged}))
+    (folder / f"digests-{rank}.json").write_text(json.dumps({"taken": digests.taken, "logged": logged}))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import torch
 
 from tests.fixtures_models import WITHOUT_GRADIENT, PartFolders, make_part_folders
 from tests.lightning_modules.strategies import train_with_strategies
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), one_group_at_a_time]
 
 
 def run(names: list[str], folder: Path, num_ranks: int) -> dict[str, dict[str, Any]]:
@@ -47,13 +47,14 @@ def test_two_processes_train_as_one_does_under_every_strategy(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["checkpointing", "every_segment", "both", "lora"])
-def test_what_saves_memory_changes_no_number(variant: str, tmp_path: Path) -> None:
-    names = [f"{strategy}+{variant}" for strategy in ("zero2", "zero3", "fsdp2")]
-    results = run(names, tmp_path, 2)
-    alone = train_alone(f"single_device+{variant}", tmp_path / "alone")
-    for name in names:
-        assert_equal_training(results[name], alone)
+def test_what_saves_memory_changes_no_number(tmp_path: Path) -> None:
+    variants = ("checkpointing", "every_segment", "both", "lora")
+    strategies = ("zero2", "zero3", "fsdp2")
+    results = run([f"{strategy}+{variant}" for variant in variants for strategy in strategies], tmp_path, 2)
+    for variant in variants:
+        alone = train_alone(f"single_device+{variant}", tmp_path / variant)
+        for strategy in strategies:
+            assert_equal_training(results[f"{strategy}+{variant}"], alone)
 
 
 @pytest.mark.slow

@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from tests.components.tiny_language import make_model_folder
 from tests.fixtures_models import make_encoder_folder
 from tests.lightning_modules.strategies import build_sharded
-from tests.process_group import run_processes
+from tests.process_group import one_group_at_a_time, run_processes
+
+pytestmark = one_group_at_a_time
 
 BYTES_OF_FLOAT32 = 4
 

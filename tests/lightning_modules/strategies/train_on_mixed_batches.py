@@ -61,36 +61,43 @@ def make_batches(folders: PartFolders, rank: int, num_steps: int) -> list[Batch]
     return batches
 
 
-def main(strategy: str, schedule: str, num_steps: str, encoder: str, language_model: str, folder: str) -> None:
-    rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+def main(encoder: str, language_model: str, folder: str, *runs: str) -> None:
+    """Train once for every ``strategy,schedule,steps``."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # thousands of lines would hide where a rank stands
-    folders = PartFolders(encoder, language_model)
+    for run in runs:
+        strategy, schedule, num_steps = run.split(",")
+        train(strategy, schedule, int(num_steps), PartFolders(encoder, language_model), Path(folder))
+
+
+def train(strategy: str, schedule: str, num_steps: int, folders: PartFolders, folder: Path) -> None:
+    rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     # The ranks need different numbers of encoder calls, segments and readings.
-    few_frames_a_call = partial(HuggingFaceVisionEncoder, encoder, layer=-1, max_frames_per_call=4)
+    few_frames_a_call = partial(HuggingFaceVisionEncoder, folders.encoder, layer=-1, max_frames_per_call=4)
     bridge = partial(RecurrentMemoryBridge, width=16, num_memory=3, num_heads=2)
     module = make_unbuilt_module(folders, encoder=few_frames_a_call, bridge=bridge, loss_schedule=SCHEDULES[schedule])
     logger = RecordingLogger()
     trainer = make_trainer(
-        Path(folder),
-        int(num_steps),
+        folder,
+        num_steps,
         devices=num_ranks,
         strategy=make_strategy(strategy),
         logger=logger,
         use_distributed_sampler=False,
         callbacks=[HangWatch()],
     )
-    batches = make_batches(folders, rank, int(num_steps))
+    batches = make_batches(folders, rank, num_steps)
     validation = make_batches(folders, rank + num_ranks, 10)
     trainer.fit(module, make_loader(batches), make_loader(validation))
     options = [["red", "blue", "green square"]] * len(validation[0].questions)
     scores = module.built.score_options(validation[0], options)
     assert len(scores) == len(options)
     losses = logger.values("train/loss")
-    assert len(losses) == int(num_steps), losses
+    assert len(losses) == num_steps, losses
     assert all(loss == loss and loss < 20 for loss in losses), losses
-    some = int(num_steps) // 3
+    some = num_steps // 3
     assert sum(losses[-some:]) < sum(losses[:some]), "nothing was learned"
+    faulthandler.cancel_dump_traceback_later()
 
 
 if __name__ == "__main__":

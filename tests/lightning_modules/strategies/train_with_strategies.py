@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 from components.language.causal import HuggingFaceCausalLM
-from components.language.pretrained import LoraSettings
+from components.language.model_loading import LoraSettings
 from components.losses import EverySegmentLoss
 from datamodules.batch import Batch, collate
 from lightning_modules.optimization.adamw import PartwiseAdamW

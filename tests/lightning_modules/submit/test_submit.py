@@ -69,7 +69,7 @@ def run_with(script: str, tmp_path: Path, **variables: str) -> list[str]:
 
 
 def test_a_job_has_one_process_for_every_gpu(render: Render) -> None:
-    script = render("--nodes=4", "--gpus=8", "--time=24:00:00", "--cpus_per_task=12")
+    script = render("--nodes=4", "--gpus=8", "--time=24:00:00", "--cpus-per-task=12")
     options = options_of(script)
     assert (options["nodes"], options["ntasks-per-node"], options["gpus-per-node"]) == ("4", "8", "8")
     assert (options["time"], options["cpus-per-task"]) == ("24:00:00", "12")
@@ -109,7 +109,7 @@ def test_the_command_gets_every_argument_as_it_was(render: Render, tmp_path: Pat
 
 @pytest.mark.parametrize("task", [0, 1, 2])
 def test_each_task_of_a_sweep_is_its_own_run(render: Render, tmp_path: Path, task: int) -> None:
-    script = render("--sweep=configs/cluster/sweep.yaml", "--parallel=2", "--run_folder=runs/my sweep", "--name=s")
+    script = render("--sweep=configs/cluster/sweep.yaml", "--parallel=2", "--run-folder=runs/my sweep", "--name=s")
     assert options_of(script)["array"] == "0-2%2"
     assert options_of(script)["output"].endswith("slurm-%A_%a.out")
     words = run_with(script, tmp_path, SLURM_ARRAY_TASK_ID=str(task), SLURM_ARRAY_JOB_ID="9")
@@ -168,7 +168,7 @@ def test_site_defaults_come_from_a_file_and_the_command_line_wins(render: Render
 
 
 def test_the_site_says_how_gpus_are_asked_for_and_what_else(render: Render) -> None:
-    options = options_of(render("--gpu_option=--gres=gpu:a100:{gpus}", "--sbatch=[--exclusive, --comment=a b]"))
+    options = options_of(render("--gpu-option=--gres=gpu:a100:{gpus}", "--sbatch=[--exclusive, --comment=a b]"))
     assert options["gres"] == "gpu:a100:8"
     assert "exclusive" in options
     assert options["comment"] == "a b"
@@ -193,20 +193,20 @@ def test_only_training_can_be_finished(render: Render) -> None:
         ([], ["fit", "--config=none.yaml"], "there is no config none.yaml"),
         ([], [], r"what train.py gets, fit\|validate"),
         ([], ["train"], "got \\['train'\\]"),
-        ([], ["fit", "--trainer.devices=4"], "'--trainer.devices=4'.* are set by --run_folder, --nodes and --gpus"),
+        ([], ["fit", "--trainer.devices=4"], "'--trainer.devices=4'.* are set by --run-folder, --nodes and --gpus"),
         (["--time=noon"], ["fit"], "time 'noon' is not a time limit"),
         (["--time=00:00:00"], ["fit"], "time '00:00:00' is not a time limit"),
         (["--nodes=0"], ["fit"], "must be positive"),
         (["--nodes=many"], ["fit"], "nodes"),
         (["--signal=INT@60"], ["fit"], "must be USR1@SECONDS"),
         (["--signal=USR1@300", "--time=00:05:00"], ["fit"], "would stop the job as soon as it starts"),
-        (["--gpu_option=--gpus=8"], ["fit"], "must say where the number goes"),
+        (["--gpu-option=--gpus=8"], ["fit"], "must say where the number goes"),
         (["--sbatch=[exclusive]"], ["fit"], "sbatch takes options such as --exclusive"),
         (["--variables={A-B: 1}"], ["fit"], r"\['A-B'\] cannot be exported"),
         (["--container.image=x", "--container.mounts=[/data]"], ["fit"], "must be HOST:INSIDE"),
         (["--container.image=x", "--container.program=docker"], ["fit"], "program"),
         (["--name=bash"], ["fit"], "cannot be named 'bash'"),
-        (["--run_folder=runs/a b"], ["fit"], "cannot be named 'a b'"),
+        (["--run-folder=runs/a b"], ["fit"], "cannot be named 'a b'"),
         (["--chain=0"], ["fit"], "must be positive"),
         (["--parallel=2"], ["fit"], "there is none"),
         (["--sweep=none.yaml"], ["fit"], "there is no sweep file none.yaml"),
@@ -231,7 +231,7 @@ def test_what_is_wrong_is_named_before_anything_is_submitted(
         ([{"name": "../a"}], "'../a' cannot name an arm"),
         ([{"name": "a", "config": ["x"]}], "config"),
         ([{"name": "a", "configs": ["none.yaml"]}], "there is no config none.yaml"),
-        ([{"name": "a", "options": {"run_folder": "x"}}], "set by --run_folder"),
+        ([{"name": "a", "options": {"run_folder": "x"}}], "set by --run-folder"),
         ([], "must be a list of runs"),
     ],
 )
@@ -258,7 +258,7 @@ def test_without_slurm_the_message_says_where_to_submit(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert main([f"--run_folder={tmp_path}/run", "--", "fit"]) == 1
+    assert main([f"--run-folder={tmp_path}/run", "--", "fit"]) == 1
     assert "no sbatch on PATH" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -271,5 +271,5 @@ def test_a_finished_run_is_not_submitted_again(
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "finished").touch()
-    assert main([f"--run_folder={tmp_path}/run", "--", "fit"]) == 1
+    assert main([f"--run-folder={tmp_path}/run", "--", "fit"]) == 1
     assert "is finished" in capsys.readouterr().err

@@ -78,8 +78,8 @@ def test_an_interpolation_that_leads_nowhere_is_named(refused: Refused) -> None:
         (["--nodes=3", "--gpus=0"], (), r"batch_size 32 .*\n.* 3 nodes x 1 processes = 3"),
         (
             ["--nodes=2", "--gpus=4"],
-            ("--data.loading.batch_size=null", "--data.loading.budget={max_frames: 99, bundle: 4}"),
-            r"budget.bundle 4 .*\n.* = 8",
+            ("--data.loading.batch_size=null", "--data.loading.budget={max_frames: 99, group_size: 4}"),
+            r"budget.group_size 4 .*\n.* = 8",
         ),
     ],
 )
@@ -111,14 +111,14 @@ def test_variables_that_only_the_job_has_are_understood(
 
 def test_evaluation_takes_the_validation_sets_or_the_given_shards(capsys: pytest.CaptureFixture[str]) -> None:
     sets = "{a: '/data/a b.tar', b: ['${oc.env:SLURM_TMPDIR}/b.tar', c.tar]}"
-    assert main(["--dry-run", "--evaluate_after=true", "--", "fit", *MODEL, f"--data.validation={sets}"]) == 0
+    assert main(["--dry-run", "--evaluate-after=true", "--", "fit", *MODEL, f"--data.validation={sets}"]) == 0
     script = capsys.readouterr().out
     assert """shards=('/data/a b.tar' "$SLURM_TMPDIR"/b.tar c.tar)""" in script
     evaluation = script[script.index("# The job that evaluates") :]
     assert "--gpus-per-node=1\n" in evaluation
     assert "train.py" not in evaluation
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    assert main(["--dry-run", "--evaluate_after=[x.tar, y.tar]", "--", "fit", *MODEL]) == 0
+    assert main(["--dry-run", "--evaluate-after=[x.tar, y.tar]", "--", "fit", *MODEL]) == 0
     assert "shards=(x.tar y.tar)" in capsys.readouterr().out
 
 
@@ -133,7 +133,7 @@ def test_evaluation_takes_the_validation_sets_or_the_given_shards(capsys: pytest
 def test_an_evaluation_that_could_not_run_is_refused(
     refused: Refused, subcommand: str, more: tuple[str, ...], said: str
 ) -> None:
-    assert said in refused("--evaluate_after=true", more=more, subcommand=subcommand)
+    assert said in refused("--evaluate-after=true", more=more, subcommand=subcommand)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_sweep_of_more_runs_than_an_array_may_have_is_refused(
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     sweep = write_sweep(tmp_path / "sweep.yaml", {"name": "a"}, {"name": "b"}, {"name": "c"})
-    assert main(["--gpus=1", sweep, f"--run_folder={tmp_path}/run", "--", "fit", *MODEL]) == 1
+    assert main(["--gpus=1", sweep, f"--run-folder={tmp_path}/run", "--", "fit", *MODEL]) == 1
     assert "the sweep has 3 runs, and this Slurm takes 2 tasks" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -219,7 +219,7 @@ def test_a_sweep_of_more_runs_than_an_array_may_have_is_refused(
 def test_every_start_records_commit_changes_hosts_versions_and_date(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--dry-run", "--run_folder=run", "--", "fit", *MODEL]) == 0
+    assert main(["--dry-run", "--run-folder=run", "--", "fit", *MODEL]) == 0
     script = capsys.readouterr().out.replace(f"#SBATCH --chdir={ROOT}", "")
     programs = {
         "srun": "exit 1",

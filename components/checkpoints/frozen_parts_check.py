@@ -1,0 +1,166 @@
+"""Whether what a checkpoint leaves out is what it was trained beside: frozen weights and the tokenizer."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from components.checkpoints.parameter_access import ParameterAccess
+from components.checkpoints.tokenizer_fingerprint import tokenizer_fingerprint
+from components.checkpoints.weight_fingerprint import (
+    MEASURE_LENGTH,
+    WeightFingerprint,
+    fingerprint_of,
+    is_same,
+    measure,
+    plain_name,
+)
+
+SumOverRanks = Callable[[Tensor], Tensor]
+"""Adds a tensor over all ranks; every rank must call it."""
+
+_TOKENIZER_FACTS = {"vocabulary": "vocabulary", "special_ids": "special tokens", "chat_template": "chat template"}
+
+
+class WeightsOfRun(Protocol):
+    """What the comparison asks of a checkpoint or an export."""
+
+    path: Path
+    left_out: frozenset[str]
+    fingerprints: dict[str, WeightFingerprint]
+    tokenizer: dict[str, str] | None
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """Names of the parameters and buffers whose values it has."""
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a parameter belongs to, such as ``model.bridge``."""
+    return ".".join(name.split(".")[:2])
+
+
+def count_by_part(names: Iterable[str]) -> str:
+    """How many tensors of each part there are, for a message."""
+    return ", ".join(f"{part} ({count} tensors)" for part, count in Counter(map(part_of, names)).items())
+
+
+def take_fingerprints(
+    parameters: Mapping[str, Tensor], access: ParameterAccess, sum_over_ranks: SumOverRanks
+) -> dict[str, WeightFingerprint]:
+    """Take the fingerprints of parameters; every rank must call it with the same names.
+
+    Ranks communicate once, whatever the number of parameters.
+    """
+    measured = torch.zeros(len(parameters), MEASURE_LENGTH, dtype=torch.float64)
+    for row, parameter in enumerate(parameters.values()):
+        share = access.share(parameter)
+        measured[row] = measure(share.values, share.start, access.shape(parameter).numel())
+    if parameters:
+        measured = sum_over_ranks(measured)
+    return {
+        name: fingerprint_of(row, parameter.dtype, access.shape(parameter))
+        for row, (name, parameter) in zip(measured, parameters.items(), strict=True)
+    }
+
+
+def refuse_other_frozen_weights(
+    module: nn.Module,
+    access: ParameterAccess,
+    checkpoint: WeightsOfRun,
+    sum_over_ranks: SumOverRanks,
+    parts: Collection[str] | None = None,
+) -> dict[str, WeightFingerprint]:
+    """Check that the weights that a checkpoint leaves out are those that it was trained beside.
+
+    Args:
+        module: The model, with the weights that it was built with.
+        access: Where its parameters are.
+        checkpoint: The checkpoint. One that was written before there were fingerprints is not checked.
+        sum_over_ranks: See ``SumOverRanks``.
+        parts: Parts to look at, such as ``model.bridge``; all by default.
+
+    Returns:
+        Fingerprints of the parameters that were compared.
+
+    Raises:
+        ValueError: There are others, fewer, or more.
+    """
+    kept = {
+        plain_name(name): fingerprint
+        for name, fingerprint in checkpoint.fingerprints.items()
+        if parts is None or part_of(name) in parts
+    }
+    if not kept:
+        return {}
+    own = {name: parameter for name, parameter in module.named_parameters() if plain_name(name) in kept}
+    found = take_fingerprints(own, access, sum_over_ranks)
+    differing = [name for name, fingerprint in found.items() if not is_same(kept[plain_name(name)], fingerprint)]
+    missing = sorted(kept.keys() - {plain_name(name) for name in found})
+    stored = {plain_name(name) for name in checkpoint.parameters}
+    more = [
+        name
+        for name, parameter in module.named_parameters()
+        if not parameter.requires_grad
+        and part_of(name) in set(map(part_of, kept))
+        and plain_name(name) not in kept
+        and plain_name(name) not in stored
+    ]
+    if differing or missing or more:
+        raise ValueError(_message(checkpoint, module, differing, missing, more))
+    return found
+
+
+def refuse_other_tokenizer(
+    checkpoint: WeightsOfRun, tokenizers: Mapping[str, Any], facts: Collection[str] = tuple(_TOKENIZER_FACTS)
+) -> None:
+    """Check that a tokenizer is the one that a checkpoint was trained with.
+
+    Args:
+        checkpoint: The checkpoint. One that was written before there were fingerprints is not checked.
+        tokenizers: The tokenizers by the setting that names them, such as ``data.tokenizer``.
+        facts: What is compared, names of fields of ``TokenizerFingerprint``.
+
+    Raises:
+        ValueError: It differs: the same text would have other ids.
+    """
+    kept = checkpoint.tokenizer or {}
+    for setting, tokenizer in tokenizers.items() if kept else ():
+        now = tokenizer_fingerprint(tokenizer)._asdict()
+        differing = [_TOKENIZER_FACTS[fact] for fact in facts if now[fact] != kept.get(fact, now[fact])]
+        if differing:
+            raise ValueError(
+                f"{setting}: the tokenizer in {tokenizer.name_or_path!r} is not the one that {checkpoint.path} was "
+                f"trained with: another {' and '.join(differing)}. The same text would be other tokens. Name the "
+                "folder that the run was trained with, and put its tokenizer files and chat_template.jinja back"
+            )
+
+
+def language_tokenizer(module: Any) -> Any | None:
+    """The tokenizer of a module's language model, where it has one."""
+    return getattr(getattr(getattr(module, "model", None), "language_model", None), "tokenizer", None)
+
+
+def _message(
+    checkpoint: WeightsOfRun, module: nn.Module, differing: list[str], missing: list[str], more: list[str]
+) -> str:
+    kinds = {"with other values or shapes": differing, "that it does not have any more": missing, "more": more}
+    found = [f"{count_by_part(names)} {kind}, such as {names[0]}" for kind, names in kinds.items() if names]
+    parts = sorted({part_of(name) for names in kinds.values() for name in names})
+    places = [f"{part} is now from {place!r}" for part in parts if (place := _source_of(module.get_submodule(part)))]
+    return (
+        f"the frozen weights are not those that {checkpoint.path} was trained beside: {'; '.join(found)}. "
+        f"{'. '.join([*places, ''])}What does not train is not in a checkpoint. Name the folder that the run was "
+        "trained with, with the files it had then; or, to begin a new run with some of its parts alone, name them: "
+        f"--model.initial_weights='{{bridge: {checkpoint.path}}}'"
+    )
+
+
+def _source_of(part: Any) -> str | None:
+    """Folder or hub name that a part was loaded from, as far as it says so."""
+    tokenizer = getattr(part, "tokenizer", None)
+    place: str | None = getattr(part, "path", None) or getattr(tokenizer, "name_or_path", None)
+    return place

@@ -1,0 +1,109 @@
+"""Writes a safetensors file tensor by tensor, so that no more than one of them has to be in memory."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from components.checkpoints.file_hashes import ContentHash
+
+_PIECE = 2**20  # bytes that are hashed and then written, so few that they are still in the cache
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+class TensorSpec(NamedTuple):
+    """What a tensor will look like in its file."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+
+
+class SafetensorsWriter:
+    """A safetensors file that is being written.
+
+    The format wants to know all tensors before the first one comes, and takes them in that order.
+
+    Args:
+        path: File to write.
+        specs: Every tensor's spec by name, in the order in which they will be added.
+
+    Raises:
+        TypeError: A tensor has a dtype that the format has no name for.
+
+    Source: https://github.com/huggingface/safetensors, "Format".
+    """
+
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec]) -> None:
+        self._specs = dict(specs)
+        self._waiting = list(specs)[::-1]
+        self._hash = ContentHash()
+        self._file = path.open("wb")
+        header = _header(self._specs)
+        self._write(len(header).to_bytes(8, "little") + header)
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Write the next tensor.
+
+        Args:
+            name: Its name.
+            tensor: Its value, on any device.
+
+        Raises:
+            ValueError: Another tensor is next, or it looks different from what was announced; the file would be wrong.
+        """
+        expected = self._waiting.pop() if self._waiting else None
+        spec = TensorSpec(tensor.dtype, tensor.shape)
+        if name != expected or spec != self._specs[name]:
+            raise ValueError(f"got {name} ({spec}), expected {expected} ({self._specs.get(expected or '')})")
+        values = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+        self._write(values.numpy().data)
+
+    def close(self) -> str:
+        """Wait until the disk has it.
+
+        Returns:
+            Hash of the file's content, see ``components.checkpoints.file_hashes``.
+
+        Raises:
+            ValueError: Announced tensors did not come.
+        """
+        with self._file as file:
+            file.flush()
+            os.fsync(file.fileno())
+        if self._waiting:
+            raise ValueError(f"the file ends without {self._waiting[::-1][:5]}")
+        return self._hash.hexdigest()
+
+    def _write(self, content: bytes | memoryview) -> None:
+        content = memoryview(content)
+        for start in range(0, len(content), _PIECE):
+            piece = content[start : start + _PIECE]
+            self._hash.update(piece)
+            self._file.write(piece)
+
+
+def _header(specs: Mapping[str, TensorSpec]) -> bytes:
+    entries, end = {}, 0
+    for name, (dtype, shape) in specs.items():
+        if dtype not in _DTYPES:
+            raise TypeError(f"{name} has dtype {dtype}; safetensors files are written for {list(_DTYPES)}")
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(entries).encode()
+    return text + b" " * (-len(text) % 8)  # so that the tensors start aligned

@@ -1,0 +1,73 @@
+"""Contracts of the parts that only decide and have no weights: segmenter, frame selection, loss schedule."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from components.interfaces.records import FrameGroups
+
+
+class SegmenterStream(Protocol):
+    """A segmenter that takes one frame at a time and closes segments while the video plays."""
+
+    def push(self, cls: Tensor) -> None:
+        """Take the next frame's class vector ``[D]``."""
+
+    def declared(self) -> list[int]:
+        """Last frame of every closed segment so far, ascending. It only grows; no entry ever changes."""
+
+
+class Segmenter(ABC):
+    """Cuts every video into segments. It has no state and no weights."""
+
+    @abstractmethod
+    def segment(self, cls: Tensor, frame_counts: Tensor) -> Tensor:
+        """Number the segments.
+
+        Args:
+            cls: Class vectors of the packed frames, ``[F, D]``.
+            frame_counts: Frames of every video, ``[V]`` int64, each at least 1.
+
+        Returns:
+            Segment of every frame in its video, ``[F]`` int64: starts at 0 in every video, grows by 0 or 1.
+        """
+
+    def stream(self) -> SegmenterStream | None:
+        """Start to segment one video frame by frame.
+
+        The default is None: no boundary is known before the video has ended, so the segmenter cannot stream.
+        """
+        return None
+
+
+class FrameSelection(ABC):
+    """Decides which frames of a segment the bridge reads, and which of them it reads as one group."""
+
+    @abstractmethod
+    def select(self, lengths: Tensor) -> FrameGroups:
+        """Group the frames of every segment.
+
+        Args:
+            lengths: Frames of every segment, ``[V, S]`` int64; 0 where a video has no such segment.
+
+        Returns:
+            The groups of every segment; a segment with frames has at least one.
+        """
+
+
+class LossSchedule(ABC):
+    """Decides after which segments the language model's loss is taken, and how much each counts."""
+
+    @abstractmethod
+    def steps(self, num_segments: int) -> Sequence[int]:
+        """Segments to read after; depends on S alone, so that every rank makes the same calls."""
+
+    @abstractmethod
+    def weights(self, segment_mask: Tensor) -> Tensor:
+        """Weight of every reading, ``[V, R]`` float32 for the R steps of ``steps(S)``; every row sums to 1.
+
+        Args:
+            segment_mask: Which segments are real, ``[V, S]`` bool.
+        """

@@ -1,0 +1,47 @@
+"""The contract between the recurrent memory bridge and its readouts."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from components.interfaces.records import Questions, VisualTokens
+
+
+class MemoryState(NamedTuple):
+    """State of a recurrent memory bridge after some segments. D is the bridge's inner width here."""
+
+    memory: Tensor  # [V, M, D] lasting memory after the last real segment of every video
+    gate_probability: Tensor  # [V] chance that the gate opens, summed over the segments after the first; 0 without gate
+    cache: tuple[Tensor, ...]  # one [V, M, D] a segment: the memory tokens that it wrote
+    cache_mask: tuple[Tensor, ...]  # one [V] bool a segment: videos that have it
+    admitted: tuple[Tensor, ...]  # one [V] in 0..1 a segment: how much of it the gate admitted; empty without gate
+    cache_ms: tuple[Tensor, ...]  # one [V] int64 a segment: time of its middle frame
+    end_ms: Tensor  # [V] int64, time of the last frame so far
+    last_input: Tensor  # [V, M + P, D] memory and patch tokens of the last real segment, input of the last layer
+    tokens: Tensor  # [V, P, D] patch tokens after the last layer; P = 0 unless the readout reads them
+    token_mask: Tensor  # [V, P] bool
+
+
+class Readout(nn.Module, ABC):
+    """Turns the state of a recurrent memory bridge into visual tokens. Built as ``Readout(dim, out_dim, *, options)``.
+
+    Attributes:
+        reads_tokens: Whether ``forward`` reads ``tokens`` and ``token_mask`` of the state. If not, the bridge neither
+            computes nor stores them.
+        reads_questions: Whether ``forward`` needs the questions.
+    """
+
+    reads_tokens: bool = False
+    reads_questions: bool = False
+
+    @abstractmethod
+    def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
+        """Read the state: a row for every video; where ``reads_questions``, a row for every conversation."""
+
+    def segment_attention(self, state: MemoryState, questions: Questions | None = None) -> Tensor | None:
+        """Attention of each query to each segment, ``[V, Q, S]``, for pictures; None if no query attends to segments.
+
+        Where ``reads_questions`` it has a row for every conversation, ``[C, Q, S]``. Every row sums to 1.
+        """
+        return None

@@ -1,0 +1,15 @@
+"""Frame selection that reads every frame of a segment."""
+
+from torch import Tensor
+
+from components.interfaces import FrameGroups, FrameSelection
+from components.packed_frames import count_up
+
+
+class AllFrames(FrameSelection):
+    """The bridge reads every frame of a segment by itself."""
+
+    def select(self, lengths: Tensor) -> FrameGroups:
+        """Make one group of each frame; see ``FrameSelection``."""
+        positions = count_up(lengths)
+        return FrameGroups(positions, (positions < lengths[..., None]).long())

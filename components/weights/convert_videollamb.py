@@ -1,0 +1,296 @@
+"""Imports original VideoLLaMB checkpoints, and writes trained parts back under the original's names.
+
+    python -m components.weights.convert_videollamb import CHECKPOINT FOLDER
+    python -m components.weights.convert_videollamb export SOURCE CHECKPOINT
+
+CHECKPOINT is a file or folder as its authors publish it: a whole model (sharded or not, .bin or .safetensors), some of
+its parts, a lone mm_projector.bin, or a LLaVA-1.5 model. FOLDER gets our form, which configs/model/videollamb_7b.yaml
+reads: bridge.safetensors and the folders video_encoder, image_encoder and language_model, each with its config.json;
+the language model's also with tokenizer and conversation template. SOURCE is such a folder, or the .ckpt folder of a
+training run.
+
+Nothing is skipped in silence: tensors that are missing or unknown are listed and refused unless they are named as
+allowed. No file is unpickled beyond its tensors.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from command_errors import run_and_exit
+from components.checkpoints.file_modes import follow_umask
+from components.checkpoints.weight_files import WeightFiles
+from components.weights.conversion import (
+    NO_DEPTHS,
+    NOTHING_ALLOWED,
+    PARTS,
+    Allowances,
+    export_part,
+    import_checkpoint,
+)
+from components.weights.encoder_settings import EncoderFacts, encoder_settings
+from components.weights.language_settings import write_language_settings
+from components.weights.layer_count import read_depth, read_depths
+from components.weights.original_names import PartName, num_layers_of
+from components.weights.original_settings import keep_original_settings, write_original_settings
+from components.weights.trained_parts import parts_of_run
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+class ImportOptions(NamedTuple):
+    """What an import may be told.
+
+    Attributes:
+        parts: Parts to import; all that the checkpoint has by default.
+        allowed: Names that may be missing or unknown.
+        lora_alpha: ``lora_alpha`` of the image encoder's adapters, should it have any.
+        num_layers: Layers of the parts, where neither ``config.json`` nor the width of a published model tells, or
+            where they tell it wrong.
+        encoder: What the encoders' tensors do not show.
+        dtype: Dtype to cast to. None keeps every tensor's own; weights that adapters were merged into are float32.
+    """
+
+    parts: Sequence[PartName] = ()
+    allowed: Allowances = NOTHING_ALLOWED
+    lora_alpha: float = 16.0
+    num_layers: Mapping[PartName, int] = NO_DEPTHS
+    encoder: EncoderFacts = EncoderFacts()
+    dtype: str | None = None
+
+
+class ExportOptions(NamedTuple):
+    """What an export may be told.
+
+    Attributes:
+        parts: Parts to export; all that there are by default.
+        allowed: Our names that may be missing or unknown.
+        frozen: Folder of imported parts that training started from; gives what a ``.ckpt`` folder leaves out because it
+            did not train.
+        lora_alpha: ``alpha`` of the run's LoRA settings, where the language model trained adapters.
+        dtype: Dtype to cast to. None keeps every tensor's own; weights that adapters were merged into are float32.
+    """
+
+    parts: Sequence[PartName] = ()
+    allowed: Allowances = NOTHING_ALLOWED
+    frozen: Path | None = None
+    lora_alpha: float | None = None
+    dtype: str | None = None
+
+
+def write_parts(source: Path, folder: Path, options: ImportOptions) -> list[str]:
+    """Import an original checkpoint into a folder of ours.
+
+    Args:
+        source: The original checkpoint, a file or a folder.
+        folder: Where to write.
+        options: See ``ImportOptions``.
+
+    Returns:
+        What was done, line by line.
+
+    Raises:
+        FileNotFoundError: There is no checkpoint at ``source``.
+        ValueError: See ``import_checkpoint`` and ``encoder_settings``.
+    """
+    checkpoint = WeightFiles(source)
+    depths = read_depths(source) | dict(options.num_layers)
+    imported = import_checkpoint(checkpoint, options.parts, options.allowed, options.lora_alpha, depths)
+    settings = {
+        name: encoder_settings(part.tensors, part.num_layers, options.encoder, name)
+        for name, part in imported.parts.items()
+        if name in ("video_encoder", "image_encoder")
+    }  # before anything is written, for it may refuse
+    lines: list[str] = []
+    for name, part in imported.parts.items():
+        target = _part_path(folder, name)
+        _write_tensors(_cast(part.tensors, options.dtype), target)
+        lines.append(f"{name}: {len(part.tensors)} tensors in {target}")
+        if name in settings:
+            (target / "config.json").write_text(json.dumps(settings[name], indent=2), encoding="utf-8")
+        if name == "language_model":
+            lines += write_language_settings(source, target, part.num_layers, options.dtype)
+            keep_original_settings(source, target)
+        lines += [f"  dropped, never used: {dropped}" for dropped in part.dropped]
+        lines += [f"  missing, allowed: {missing}" for missing in part.missing]
+    lines += [f"left out, not asked for: {name} ({len(names)} tensors)" for name, names in imported.not_wanted.items()]
+    return lines + [f"left out, unknown: {name}" for name in imported.unknown]
+
+
+def write_original(source: Path, target: Path, options: ExportOptions) -> list[str]:
+    """Export parts under the original's names.
+
+    Args:
+        source: What ``write_parts`` wrote, or the ``.ckpt`` folder of a training run.
+        target: A ``.bin`` or ``.safetensors`` file, or else a folder, which gets safetensors shards and an index.
+        options: See ``ExportOptions``.
+
+    Returns:
+        What was done, line by line.
+
+    Raises:
+        FileNotFoundError: The source has none of the wanted parts.
+        ValueError: See ``export_part`` and ``parts_of_run``.
+    """
+    is_run = source.suffix == ".ckpt"
+    configured = options.frozen if is_run else source
+    parts = {} if configured is None else _parts_in(configured)
+    language_model = None if configured is None else _part_path(configured, "language_model")
+    if is_run:
+        parts = parts_of_run(source, parts, language_model, options.lora_alpha, options.allowed)
+    chosen = [part for part in PARTS if part in (options.parts or parts)]
+    absent = [part for part in chosen if part not in parts]
+    if absent or not chosen:
+        raise FileNotFoundError(
+            f"{source} has no {' and no '.join(absent) or 'part to export'}: expected one of "
+            f"{[_part_path(source, part).name for part in PARTS]} in a folder, or parts that trained in a .ckpt folder "
+            "(--frozen FOLDER adds those that did not)"
+        )
+    tensors: dict[str, Tensor] = {}
+    for part in chosen:
+        num_layers = None if configured is None else read_depth(_part_path(configured, part))
+        tensors |= export_part(part, parts[part], options.allowed, num_layers)
+    _write_tensors(_cast(tensors, options.dtype), target)
+    lines = [f"{', '.join(chosen)}: {len(tensors)} tensors in {target}"]
+    if "language_model" in chosen and target.is_dir():
+        bridge_layers = num_layers_of(parts["bridge"]) if "bridge" in chosen else 0
+        lines += write_original_settings(language_model, target, options.dtype, bridge_layers)
+    return lines
+
+
+def _parts_in(folder: Path) -> dict[PartName, Mapping[str, Tensor]]:
+    return {part: WeightFiles(path) for part in PARTS if (path := _part_path(folder, part)).exists()}
+
+
+def _part_path(folder: Path, part: PartName) -> Path:
+    return folder / ("bridge.safetensors" if part == "bridge" else part)
+
+
+def _cast(tensors: Mapping[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
+    if dtype is None:
+        return dict(tensors)
+    wanted: torch.dtype = getattr(torch, dtype)
+    return {name: tensor.to(wanted) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def _write_tensors(tensors: Mapping[str, Tensor], target: Path) -> None:
+    is_file = target.suffix in (".bin", ".safetensors")
+    (target.parent if is_file else target).mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".bin":
+        torch.save(dict(tensors), target)
+    elif target.suffix == ".safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target)
+    else:
+        save_torch_state_dict(dict(tensors), target)
+    follow_umask(target)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m components.weights.convert_videollamb",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    importing = commands.add_parser(
+        "import", help="from the original's names to ours", description="Import an original checkpoint."
+    )
+    _add_import_arguments(importing)
+    exporting = commands.add_parser(
+        "export", help="from our names to the original's", description="Export parts under the original's names."
+    )
+    _add_export_arguments(exporting)
+    for command in (importing, exporting):
+        command.add_argument(
+            "--part", action="append", default=[], choices=PARTS, help="only this part; may be given several times"
+        )
+        command.add_argument(
+            "--dtype", choices=_DTYPES, help="cast to this (default: as stored; where LoRA was merged, float32)"
+        )
+        for kind in ("missing", "unknown"):
+            command.add_argument(
+                f"--allow-{kind}",
+                nargs="+",
+                default=[],
+                metavar="NAME",
+                help=f"tensors that may be {kind}, * for any text",
+            )
+    return parser
+
+
+def _add_import_arguments(command: argparse.ArgumentParser) -> None:
+    published = EncoderFacts()
+    command.add_argument("checkpoint", type=Path, help="file or folder as published")
+    command.add_argument("folder", type=Path, help="where to write our form, such as weights/videollamb_7b")
+    command.add_argument(
+        "--lora-alpha", type=float, default=16.0, help="of the image encoder's adapters, if it has any (default: 16)"
+    )
+    command.add_argument(
+        "--num-layers",
+        action="extend",
+        nargs="+",
+        type=_stated_depth,
+        default=[],
+        metavar="PART=N",
+        help="layers of a part (default: as the checkpoint's config.json says, else as published for its width: "
+        "encoders 24 and bridge 1 for 1024, language model 32 for 4096 and 40 for 5120; else needed)",
+    )
+    command.add_argument(
+        "--encoder-heads", type=int, help="attention heads of the encoders (default: 16 for width 1024, else needed)"
+    )
+    command.add_argument(
+        "--encoder-activation",
+        default=published.activation,
+        help="of the encoders; tensors do not show it (default: %(default)s, as in LanguageBind's published models)",
+    )
+    command.add_argument(
+        "--encoder-norm-eps",
+        type=float,
+        default=published.norm_eps,
+        help="of the encoders' layer norms; tensors do not show it (default: %(default)s, as published)",
+    )
+
+
+def _stated_depth(text: str) -> tuple[PartName, int]:
+    given, _, number = text.partition("=")
+    part = next((part for part in PARTS if part == given), None)
+    if part is None or not number.isdecimal() or int(number) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected PART=N, at least one layer of one of {', '.join(PARTS)}")
+    return part, int(number)
+
+
+def _add_export_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", type=Path, help="a folder of ours, or the .ckpt folder of a training run")
+    command.add_argument("checkpoint", type=Path, help=".bin or .safetensors file, else a folder that gets shards")
+    command.add_argument(
+        "--frozen", type=Path, metavar="FOLDER", help="folder of ours with what a .ckpt folder leaves out as untrained"
+    )
+    command.add_argument(
+        "--lora-alpha", type=float, help="alpha of the run's LoRA settings, where its language model trained adapters"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    given = _parser().parse_args(arguments)
+    allowed = Allowances(given.allow_missing, given.allow_unknown)
+    if given.command == "import":
+        facts = EncoderFacts(given.encoder_heads, given.encoder_activation, given.encoder_norm_eps)
+        depths = dict(given.num_layers)
+        importing = ImportOptions(given.part, allowed, given.lora_alpha, depths, facts, given.dtype)
+        lines = write_parts(given.checkpoint, given.folder, importing)
+    else:
+        exporting = ExportOptions(given.part, allowed, given.frozen, given.lora_alpha, given.dtype)
+        lines = write_original(given.source, given.checkpoint, exporting)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    run_and_exit(main)

@@ -1,0 +1,259 @@
+"""Draws data_flow.svg, the way of a video from a shard to the loss: ``python docs/images/draw_data_flow.py``.
+
+Plain SVG, written without a library. ``tests/test_docs.py`` checks that the committed file is what this script draws,
+and that every file named in the picture exists.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 1140, 610
+SANS = "font-family='Helvetica, Arial, sans-serif'"
+MONO = "font-family='Menlo, Consolas, monospace'"
+DATA, FROZEN, TRAINED = "#eef2f7", "#dbeafe", "#fde9cf"
+INK, LINE = "#1f2937", "#64748b"
+PATH_SIZE = 9.2
+SEGMENT_COLOURS = ("#93c5fd", "#fca5a5", "#86efac")
+
+
+class Box(NamedTuple):
+    """A step of the data flow.
+
+    Attributes:
+        title: What the step is.
+        lines: What it does, one string a line.
+        result: Shape of what it gives.
+        files: Files that do it, written below the box.
+        left: Left edge.
+        top: Upper edge.
+        width: Width; the height follows from the lines.
+        colour: ``DATA``, ``FROZEN`` or ``TRAINED``.
+    """
+
+    title: str
+    lines: tuple[str, ...]
+    result: str
+    files: tuple[str, ...]
+    left: int
+    top: int
+    width: int
+    colour: str
+
+    @property
+    def height(self) -> int:
+        """Room for all lines."""
+        return 66 + 17 * len(self.lines)
+
+
+UPPER = (
+    Box(
+        "Shard",
+        ("a tar file: videos, pictures,", "and questions as JSON"),
+        "bytes + conversations",
+        ("datamodules/shards/shard_reader.py",),
+        20,
+        54,
+        204,
+        DATA,
+    ),
+    Box(
+        "Decode",
+        ("a few frames a second,", "resized; text to token ids"),
+        "uint8 [T, 3, H, W]",
+        ("datamodules/media/media_reader.py",),
+        244,
+        54,
+        204,
+        DATA,
+    ),
+    Box(
+        "Batch",
+        ("frames of all videos one", "after the other, no padding"),
+        "uint8 [F, 3, H, W]",
+        ("datamodules/batch.py",),
+        468,
+        54,
+        204,
+        DATA,
+    ),
+    Box(
+        "Encoder (frozen)",
+        ("a vision transformer: class", "vector and patches a frame"),
+        "[F, D] and [F, N, D]",
+        ("components/encoders/hugging_face.py",),
+        692,
+        54,
+        206,
+        FROZEN,
+    ),
+    Box(
+        "SceneTilling",
+        ("segmenter: cuts where class", "vectors begin to differ"),
+        "segment of every frame",
+        ("components/segmenters/scene_tilling.py",),
+        918,
+        54,
+        202,
+        FROZEN,
+    ),
+)
+STEPS = tuple(
+    Box(
+        f"Bridge, segment {name}",
+        ("memory tokens and", "patches attend to each other"),
+        "memory [M, width]",
+        (),
+        left,
+        340,
+        186,
+        TRAINED,
+    )
+    for name, left in (("1", 20), ("2", 246), ("3", 472))
+)
+READOUT = Box(
+    "Readout",
+    ("makes visual tokens of the", "last state; by default their", "number is always the same"),
+    "visual tokens [Q, E]",
+    ("components/bridges/readouts/",),
+    698,
+    332,
+    196,
+    TRAINED,
+)
+LANGUAGE = Box(
+    "Language model",
+    ("reads visual tokens where", "<video> is, and the text;", "trained in full or by LoRA"),
+    "text [C, K, E]",
+    ("components/language/splice.py", "components/language/causal.py"),
+    924,
+    332,
+    196,
+    TRAINED,
+)
+OUTCOMES = (
+    ("Training: loss of the answer", "components/losses.py", 698, 540),
+    ("Otherwise: the answer", "evaluate.py", 924, 540),
+)
+
+
+def escape(text: str) -> str:
+    """Text for XML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def text(left: float, top: float, words: str, size: float, *, mono: bool = False, style: str = "") -> str:
+    """One line of text whose baseline is ``top``."""
+    family = MONO if mono else SANS
+    return f"<text x='{left}' y='{top}' font-size='{size}' {family} fill='{INK}' {style}>{escape(words)}</text>"
+
+
+def arrow(*points: tuple[float, float]) -> str:
+    """A line through the points that ends in an arrow head."""
+    way = " ".join(f"{x},{y}" for x, y in points)
+    return f"<polyline points='{way}' fill='none' stroke='{LINE}' stroke-width='1.8' marker-end='url(#head)'/>"
+
+
+def draw_box(box: Box) -> list[str]:
+    """A rounded box with its lines."""
+    inside = box.left + 12
+    parts = [
+        f"<rect x='{box.left}' y='{box.top}' width='{box.width}' height='{box.height}' rx='8' fill='{box.colour}' "
+        f"stroke='{LINE}'/>",
+        text(inside, box.top + 23, box.title, 14, style="font-weight='bold'"),
+    ]
+    parts += [text(inside, box.top + 42 + 17 * number, line, 11.8) for number, line in enumerate(box.lines)]
+    below = box.top + 42 + 17 * len(box.lines)
+    parts.append(text(inside, below, box.result, 11, mono=True))
+    return parts + draw_files(box)
+
+
+def draw_files(box: Box) -> list[str]:
+    """The names of a box's files, below it."""
+    bottom = box.top + box.height
+    return [
+        text(box.left, bottom + 16 + 14 * number, file, PATH_SIZE, mono=True) for number, file in enumerate(box.files)
+    ]
+
+
+def draw_film() -> list[str]:
+    """The frames as small squares; frames of one segment have one colour and stand above their bridge step."""
+    parts = [text(20, 210, "The frames of one video, cut into segments (here three)", 12.5)]
+    for step, colour, count in zip(STEPS, SEGMENT_COLOURS, (5, 3, 4), strict=True):
+        left = step.left + (step.width - 30 * count) / 2
+        for number in range(count):
+            parts.append(
+                f"<rect x='{left + 30 * number + 2}' y='250' width='26' height='26' rx='3' fill='{colour}' "
+                f"stroke='{LINE}'/>"
+            )
+        middle = step.left + step.width / 2
+        parts.append(arrow((middle, 284), (middle, 336)))
+    parts.append(text(20, 226, "which of them the bridge reads: components/selection/", PATH_SIZE, mono=True))
+    return parts
+
+
+def draw_bridge() -> list[str]:
+    """The bridge's steps, the state between them, and what reads the last state."""
+    parts = [part for step in STEPS for part in draw_box(step)]
+    middle = STEPS[0].top + STEPS[0].height / 2
+    for one, other in pairwise(STEPS):
+        parts.append(arrow((one.left + one.width, middle), (other.left - 2, middle)))
+        parts.append(text(one.left + one.width + 4, middle - 8, "state", 11, mono=True))
+    last = STEPS[-1]
+    parts.append(arrow((last.left + last.width, middle), (READOUT.left - 2, middle)))
+    parts.append(text(last.left + last.width + 2, middle - 8, "state", 11, mono=True))
+    below = STEPS[0].top + STEPS[0].height
+    parts.append(
+        text(20, below + 18, "the same module at every step: components/bridges/recurrent.py", PATH_SIZE, mono=True)
+    )
+    gate = "a gate decides whether the segment is remembered: components/bridges/layers/selective_update.py"
+    parts.append(text(20, below + 34, gate, PATH_SIZE, mono=True))
+    parts += [*draw_box(READOUT), *draw_box(LANGUAGE)]
+    parts.append(arrow((READOUT.left + READOUT.width, middle), (LANGUAGE.left - 2, middle)))
+    return parts
+
+
+def draw_outcomes() -> list[str]:
+    """What the language model gives, the text that it reads, and the legend."""
+    parts = []
+    for title, file, left, top in OUTCOMES:
+        parts.append(text(left, top, title, 12, style="font-weight='bold'"))
+        parts.append(text(left, top + 16, file, PATH_SIZE, mono=True))
+    bottom = LANGUAGE.top + LANGUAGE.height
+    right = LANGUAGE.left + 182
+    parts.append(arrow((right, bottom), (right, 522)))
+    parts.append(arrow((right, 506), (760, 506), (760, 522)))
+    parts.append(text(698, 306, "Question and answer as token ids [C, K]", 12.5))
+    parts.append(arrow((948, 302), (LANGUAGE.left + 60, 302), (LANGUAGE.left + 60, LANGUAGE.top - 2)))
+    for left, colour, name in ((20, DATA, "data loading"), (140, FROZEN, "not trained"), (250, TRAINED, "trained")):
+        parts.append(f"<rect x='{left}' y='566' width='16' height='16' rx='3' fill='{colour}' stroke='{LINE}'/>")
+        parts.append(text(left + 22, 579, name, 12))
+    parts.append(text(340, 579, "components/model.py runs all steps from the encoder on", 12))
+    return parts
+
+
+def draw() -> str:
+    """The picture as SVG."""
+    parts = [
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}' height='{HEIGHT}'>",
+        "<title>From a shard to the loss</title>",
+        "<defs><marker id='head' markerUnits='userSpaceOnUse' markerWidth='9' markerHeight='8' refX='8' "
+        "refY='4' orient='auto'>"
+        f"<path d='M0,0 L9,4 L0,8 z' fill='{LINE}'/></marker></defs>",
+        f"<rect width='{WIDTH}' height='{HEIGHT}' fill='white'/>",
+        text(20, 34, "From a shard to the loss", 18, style="font-weight='bold'"),
+    ]
+    for box in UPPER:
+        parts += draw_box(box)
+    for one, other in pairwise(UPPER):
+        middle = one.top + one.height / 2
+        parts.append(arrow((one.left + one.width, middle), (other.left - 2, middle)))
+    corner = UPPER[-1].left + UPPER[-1].width / 2
+    last = STEPS[-1].left + STEPS[-1].width
+    parts.append(arrow((corner, UPPER[-1].top + UPPER[-1].height + 24), (corner, 263), (last + 12, 263)))
+    parts += [*draw_film(), *draw_bridge(), *draw_outcomes(), "</svg>"]
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("data_flow.svg").write_text(draw(), encoding="utf-8")

@@ -1,0 +1,126 @@
+"""Continues an evaluation that was stopped: reads what its folder holds and finds the samples still to be asked."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from lightning_modules.evaluation.predictions import Prediction, read_predictions
+
+PREDICTIONS = "predictions.jsonl"
+SKIPPED = "skipped.jsonl"
+EVALUATION = "evaluation.json"
+"""Says what was evaluated, so that answers of different evaluations do not mix in one folder."""
+
+
+class Samples(Protocol):
+    """What is asked of the evaluated samples; ``datamodules.shards.shard_reader.ShardReader`` has it."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def entry(self, index: int) -> Any:
+        """A sample's ``key`` and ``num_conversations``."""
+
+    def entries(self) -> Iterable[Any]:
+        """``entry`` of every sample, in order."""
+
+    def shard(self, index: int) -> Any:
+        """A sample's shard, with its ``url``."""
+
+
+class SkippedQuestions(NamedTuple):
+    """The questions that have no answer because their sample was skipped."""
+
+    samples: list[dict[str, Any]]  # one record for each skipped sample
+    num_skipped: int  # questions of these samples
+    num_questions: int  # questions of all samples
+
+
+def begin(out: Path, about: dict[str, Any], restart: bool) -> list[Prediction]:
+    """Begin an evaluation, or continue the one in the folder.
+
+    Args:
+        out: The evaluation's folder; created if it is missing.
+        about: What is evaluated. Stored in the folder, and compared with what is stored there.
+        restart: Delete the answers in the folder first.
+
+    Returns:
+        The answers that the folder already holds.
+
+    Raises:
+        ValueError: The folder holds answers of an evaluation of something else.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    predictions, evaluation, skipped = out / PREDICTIONS, out / EVALUATION, out / SKIPPED
+    if restart:
+        predictions.unlink(missing_ok=True)
+        evaluation.unlink(missing_ok=True)
+    if not predictions.exists() or not (predictions.stat().st_size or skipped.exists()):
+        skipped.unlink(missing_ok=True)
+        evaluation.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        return []
+    earlier = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.exists() else {}
+    if earlier != about:
+        differing = sorted(key for key in {*earlier, *about} if earlier.get(key) != about.get(key))
+        raise ValueError(
+            f"{out} holds answers of another evaluation: {', '.join(differing)} differ. Choose another --out, or give "
+            "--restart to begin anew"
+        )
+    return read_predictions(predictions)
+
+
+def split_answered(
+    samples: Samples, predictions: Sequence[Prediction], skipped: Container[tuple[str, str]] = ()
+) -> tuple[list[Prediction], list[int]]:
+    """Find the samples that are still to be asked.
+
+    Args:
+        samples: The samples.
+        predictions: The answers so far. The last batch may be incomplete, if writing it was interrupted.
+        skipped: Shard and key of the samples that were skipped; they are not asked again.
+
+    Returns:
+        The answers of the samples whose questions are all answered, and the indexes of the samples still to be asked.
+    """
+    by_key: defaultdict[str, list[Prediction]] = defaultdict(list)
+    for prediction in predictions:
+        by_key[prediction.key].append(prediction)
+    complete: list[Prediction] = []
+    remaining = []
+    for index in range(len(samples)):
+        entry = samples.entry(index)
+        answered, needed = by_key[entry.key], entry.num_conversations
+        if needed and len(answered) >= needed:
+            complete += answered[:needed]
+            del answered[:needed]  # another shard may have a sample of the same key
+        elif (samples.shard(index).url, entry.key) not in skipped:
+            remaining.append(index)
+    return complete, remaining
+
+
+def skipped_questions(samples: Samples, skipped: Mapping[tuple[str, str], Mapping[str, Any]]) -> SkippedQuestions:
+    """Count the questions of skipped samples.
+
+    Args:
+        samples: The samples.
+        skipped: Shard and key of every skipped sample -> its line in ``skipped.jsonl``.
+    """
+    records = []
+    num_questions = num_skipped = 0
+    for index, entry in enumerate(samples.entries()):
+        num_questions += entry.num_conversations
+        line = skipped.get((samples.shard(index).url, entry.key))
+        if line is not None:
+            num_skipped += entry.num_conversations
+            records.append({name: value for name, value in line.items() if name != "position"})
+    return SkippedQuestions(records, num_skipped, num_questions)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or all of the new one, even if writing is interrupted."""
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,59 @@
+"""Several config files merge as on the command line of ``train.py``."""
+
+from pathlib import Path
+
+import pytest
+
+from lightning_modules.console.config_files import read_config
+from lightning_modules.console.settings_errors import SettingsError
+from lightning_modules.video_language import VideoLanguageModule
+
+SECTIONS = {"model": VideoLanguageModule}
+FIRST = """
+model:
+  encoder: {class_path: components.encoders.cached.CachedFeatures, init_args: {dim: 8, num_patches: 4}}
+  segmenter: {class_path: components.segmenters.fixed_length.FixedLength, init_args: {frames: 2}}
+  bridge:
+    class_path: components.bridges.recurrent.RecurrentMemoryBridge
+    init_args: {num_memory: 3, width: 16, num_heads: 2}
+  language_model: {class_path: components.language.causal.HuggingFaceCausalLM, init_args: {path: folder}}
+  max_new_tokens: "${..data.longest}"
+data: {longest: 4, sets: {a: 1}}
+"""
+
+
+def write(folder: Path, *texts: str) -> list[Path]:
+    paths = [folder / f"{number}.yaml" for number in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text, encoding="utf-8")
+    return paths
+
+
+def test_another_class_keeps_the_options_that_it_has(tmp_path: Path) -> None:
+    overlay = "model: {bridge: {class_path: components.bridges.videollamb_bridge.VideoLLaMBBridge}}\n"
+    bridge = read_config(write(tmp_path, FIRST, overlay), SECTIONS)["model"]["bridge"]
+    assert bridge["class_path"].endswith(".VideoLLaMBBridge")
+    assert bridge["init_args"] == {"num_memory": 3, "num_heads": 2}  # it has no width
+    tokens = "model: {bridge: {init_args: {num_memory: 5}}}\n"
+    bridge = read_config(write(tmp_path, FIRST, tokens), SECTIONS)["model"]["bridge"]
+    assert bridge["init_args"] == {"num_memory": 5, "width": 16, "num_heads": 2}
+
+
+def test_references_are_resolved_after_merging_and_reach_other_sections(tmp_path: Path) -> None:
+    read = read_config(write(tmp_path, FIRST, "data: {longest: 9, sets: {b: 2}}\n"), SECTIONS)
+    assert read["model"]["max_new_tokens"] == 9
+    assert read["data"]["sets"] == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ("model: {bridge: components.bridges.mean_pooling.MeenPooling}\n", "did you mean 'MeanPooling'"),
+        ("model: {max_new_tokens: many}\n", "max_new_tokens: Expected a .*int.*many"),
+        ("- a\n", "1.yaml holds a list, no settings"),
+        ("model: [\n", "1.yaml, line 2, column 1 is no YAML"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_reason(overlay: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=message):
+        read_config(write(tmp_path, FIRST, overlay), SECTIONS)

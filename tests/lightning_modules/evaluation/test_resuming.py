@@ -1,0 +1,51 @@
+"""Which samples an evaluation that goes on still asks, and what it says of the others."""
+
+from pathlib import Path
+
+import pytest
+
+from datamodules.shards.shard_index import load_index
+from datamodules.shards.shard_reader import ShardReader
+from lightning_modules.evaluation.predictions import Prediction, to_json_lines
+from lightning_modules.evaluation.resuming import begin, replace_text, skipped_questions, split_answered
+from tests.fixtures_data import make_record, write_shard
+
+QUESTIONS = [("which colour ?", "red"), ("which shape ?", "circle")]
+LINE = Prediction("same", "q0", "made", "colour", "0", "which ?", "red", "red", True)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> ShardReader:
+    """Two shards with a sample of the same key and two questions each."""
+    shards = [
+        write_shard(tmp_path / f"{number}.tar", [("same", make_record(QUESTIONS, media=False), None, None)])
+        for number in range(2)
+    ]
+    return ShardReader([load_index(shard) for shard in shards])
+
+
+def test_samples_of_one_key_in_two_shards_are_told_apart(reader: ShardReader) -> None:
+    half, one = [LINE], [LINE, LINE._replace(id="q1")]
+    assert split_answered(reader, half) == ([], [0, 1])
+    assert split_answered(reader, one) == (one, [1])
+    assert split_answered(reader, one + half) == (one, [1])
+    assert split_answered(reader, one + one) == (one + one, [])
+
+
+def test_questions_of_skipped_samples_are_counted_and_not_asked_again(reader: ShardReader) -> None:
+    skipped = {(reader.shard(1).url, "same"): {"shard": reader.shard(1).url, "key": "same", "position": 3}}
+    assert split_answered(reader, [], skipped) == ([], [0])
+    counted = skipped_questions(reader, skipped)
+    assert counted.samples == [{"shard": reader.shard(1).url, "key": "same"}]
+    assert (counted.num_skipped, counted.num_questions) == (2, 4)
+
+
+def test_a_folder_continues_its_own_evaluation_only(tmp_path: Path) -> None:
+    about = {"averaged": False, "shards": ["a"]}
+    assert begin(tmp_path / "out", about, restart=False) == []
+    replace_text(tmp_path / "out" / "predictions.jsonl", to_json_lines([LINE]))
+    assert begin(tmp_path / "out", about, restart=False) == [LINE]
+    with pytest.raises(ValueError, match="another evaluation: shards differ"):
+        begin(tmp_path / "out", {**about, "shards": ["b"]}, restart=False)
+    assert begin(tmp_path / "out", {**about, "shards": ["b"]}, restart=True) == []
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["evaluation.json"]
