@@ -1,4 +1,4 @@
-"""Train, validate, test and predict: ``python train.py fit -c configs/base.yaml -c ANOTHER.yaml --KEY VALUE``."""
+"""Train, validate, test and predict: ``python train.py fit -c CONFIG.yaml --KEY VALUE``."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,6 +1,6 @@
 r"""Writes a frozen encoder's outputs into feature shards, which training then reads instead of pixels.
 
-    python -m apps.cache_features -c configs/base.yaml -c configs/quickstart_pixels.yaml \
+    python -m apps.cache_features -c configs/quickstart_pixels.yaml \
         --shards runs/quickstart/videos --out runs/quickstart/features
 
 Encoder, frame sampling and pixel settings come from the training config, so the loss is the same as from pixels (up to
