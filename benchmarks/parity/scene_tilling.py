@@ -27,7 +27,7 @@ def scene_tilling_cases(folder: Path) -> Iterator[CaseResult]:
     tensors = load_file(folder / "scene_tiling.safetensors")
     for name, case in recorded["cases"].items():
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        yield run_case(f"scene_tiling {name}", _compare, own, case)
+        yield run_case(f"scene_tilling {name}", _compare, own, case)
 
 
 def _compare(tensors: dict[str, Tensor], case: dict[str, Any]) -> Sequence[Check]:
