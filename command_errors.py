@@ -1,11 +1,11 @@
-"""Runs a command so that its last line says what went wrong. Every command of this project ends through it.
+"""Runs a command so that its last line says what went wrong. Every command of this project uses it.
 
-An error that this project raises on purpose says what is wrong and what to do. It is printed as one ``error: ...``
-without a traceback, and the command exits with status 2. Any other exception is a fault of the program, or an input
-that nobody has thought of: its traceback is printed above its line, and the status is 70.
-``MEMBRIDGE_TRACEBACK=1`` prints the traceback in every case.
+An error that this project raises on purpose says what is wrong and what to do. It is printed as one line
+``error: ...`` without a traceback, and the exit status is 2. Any other exception is a bug, or an input that was not
+foreseen: its traceback is printed first, and the exit status is 70. ``MEMBRIDGE_TRACEBACK=1`` prints the traceback in
+every case.
 
-This module imports nothing but the standard library, so that it stands below all packages and starts at once.
+This module imports only the standard library, so that every package can import it and a command starts at once.
 """
 
 import dis
@@ -24,11 +24,11 @@ from typing import NoReturn
 
 TRACEBACK = "MEMBRIDGE_TRACEBACK"
 REFUSED = 2
-"""Exit status of a command that was given something wrong: the status of a wrong command line, too."""
+"""Exit status after a wrong input or a wrong command line."""
 CRASHED = 70
-"""Exit status after any other exception: EX_SOFTWARE of BSD's ``sysexits.h``. A status of 1 has other meanings."""
+"""Exit status after any other exception: EX_SOFTWARE of BSD's ``sysexits.h``."""
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells."""
 
 _ROOT = Path(__file__).resolve().parent
 _RAISE = dis.opmap["RAISE_VARARGS"]
@@ -50,7 +50,7 @@ _ADVICE = {
 
 
 def _identity(pid: int) -> str:
-    """A process, told apart from others that had the same number by when it was started."""
+    """A process by number and start time, because numbers are used again."""
     try:
         started = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19]
     except OSError:
@@ -59,9 +59,9 @@ def _identity(pid: int) -> str:
 
 
 _PARENT_IDENTITY = _identity(os.getppid())
-"""Read at once: the first rank may be gone when its children fail, and they then have another parent."""
+"""Read at import: the first rank may have ended when its children fail, and they then have another parent."""
 _GIVEN = dict(os.environ)
-"""At once, too: Lightning removes from it how many ranks there are before an error comes here."""
+"""Read at import: Lightning removes the number of ranks from it before an error is reported."""
 _STARTED_BY_LAUNCHER = "TORCHELASTIC_RUN_ID" in _GIVEN or int(_GIVEN.get("SLURM_NTASKS") or 1) > 1
 
 
@@ -85,7 +85,7 @@ def run_and_exit(main: Callable[[], object]) -> NoReturn:
         raise
     except KeyboardInterrupt:
         _interrupted()
-    except BrokenPipeError:  # what reads the output, such as head, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(CRASHED)
     except Exception as error:
@@ -95,10 +95,10 @@ def run_and_exit(main: Callable[[], object]) -> NoReturn:
 
 
 def report(error: Exception) -> int:
-    """Print what went wrong, once for all processes of a run on this machine that fail alike.
+    """Print what went wrong, once for all processes of a run on this machine that fail with the same message.
 
     Args:
-        error: What ended the command.
+        error: The exception that ended the command.
 
     Returns:
         The exit status.
@@ -113,13 +113,13 @@ def report(error: Exception) -> int:
 
 
 def explain(error: BaseException) -> str | None:
-    """What to tell the user about an error.
+    """The message for the user about an error.
 
     Args:
         error: The error.
 
     Returns:
-        Its message where it was meant for the user; None for a fault of the program.
+        The message, if the error is for the user; None for a bug.
     """
     worker = _IN_WORKER.match(str(error))
     if worker:
@@ -153,7 +153,7 @@ def _explain_refusal(error: OSError, advice: str) -> str:
 def _was_raised_here(trace: TracebackType | None) -> bool:
     """Whether a ``raise`` in this project's own code began the error.
 
-    An operation that fails in this project's code, such as an attribute that is not there, is a fault.
+    An operation that fails in this project's code, such as a missing attribute, is a bug.
     """
     if trace is None:
         return False
@@ -169,7 +169,7 @@ def _is_own(file: str) -> bool:
 
 
 def _explain_text(text: str, kind: str) -> str | None:
-    """Read the traceback that a worker process has sent as text."""
+    """Find the message in a traceback that a worker process sent as text."""
     frames = re.findall(r'^ *File "([^"]+)", line \d+, in .*\n +(.*)$', text, re.MULTILINE)
     _, found, message = text.rpartition(f"\n{kind}: ")
     if not found:
@@ -186,9 +186,10 @@ def _interrupted() -> NoReturn:
 
 
 def _is_first_to_say(message: str) -> bool:
-    """Whether no other process of this run has said it on this machine.
+    """Whether no other process of this run has printed the message on this machine.
 
-    Ranks mostly fail alike. A file tells that one has spoken; it bears what started all of them, and when.
+    Ranks usually fail with the same message. A file shows that one has printed it. Its name contains the process that
+    started all ranks, and the start time of that process.
     """
     is_child = _STARTED_BY_LAUNCHER or _GIVEN.get("LOCAL_RANK", "0") != "0"
     if not is_child and "LOCAL_RANK" not in os.environ:  # Lightning sets it where it starts the other ranks
@@ -199,6 +200,6 @@ def _is_first_to_say(message: str) -> bool:
         Path(tempfile.gettempdir(), f"membridge-said-{name}").open("x").close()
     except FileExistsError:
         return False
-    except OSError:  # where nothing can be written, saying it twice does less harm than not at all
+    except OSError:  # without a file, printing twice is better than not at all
         return True
     return True

@@ -1,16 +1,16 @@
-"""Judge a checkpoint: ``python evaluate.py --checkpoint CKPT --data SHARDS [SHARDS ...] --out DIR``.
+"""Evaluate a checkpoint: ``python evaluate.py --checkpoint CKPT --data SHARDS [SHARDS ...] --out DIR``.
 
-With ``--config YAML [YAML ...]`` instead of a checkpoint it judges the pretrained weights that these files name.
+With ``--config YAML [YAML ...]`` instead of a checkpoint it evaluates the pretrained weights that these files name.
 
-Writes ``predictions.jsonl``, ``report.json``, ``report.md`` and ``accuracy_by_length.png``. Predictions are appended
-batch by batch; the same command goes on where a stopped one was, and asks no question twice. Runs on one device.
+Writes ``predictions.jsonl``, ``report.json``, ``report.md`` and ``accuracy_by_length.png``. Predictions are written
+after each batch. The same command continues a stopped evaluation, and asks no question twice. Runs on one device.
 
-A sample that cannot be judged (its media is broken, a conversation is too long, ...) ends nothing. It is listed in
-``skipped.jsonl`` and in the report, and counts neither as right nor as wrong; it is not tried again until its line is
-removed. Where too many are, the command fails once everything is written.
+A sample that cannot be evaluated (broken media, a conversation that is too long, ...) is skipped: it is listed in
+``skipped.jsonl`` and in the report, and counts neither as right nor as wrong. It is tried again once its line is
+removed. If too many samples are skipped, the command fails after everything is written.
 
-Two parts that know nothing of each other meet here: the reader, which turns shards into predictions, and the scorer
-(``lightning_modules.evaluation.report``), which turns predictions into a report. A benchmark is another pair of them.
+This file is the command: it answers the questions of shards. ``lightning_modules.evaluation`` scores the answers,
+makes the report and continues stopped evaluations; it reads no shards.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def build(
 
     Args:
         run: The run's config.
-        predictions: File that answers are appended to.
+        predictions: File to which answers are appended.
         batch_size: Samples at once; as in the run's validation by default.
         max_new_tokens: Longest answer; as in the run by default.
         max_skipped_share: Largest part of the samples that may be left out; as in the run by default.
@@ -97,8 +97,8 @@ def make_loader(
     Args:
         data: Settings of the run.
         reader: The samples.
-        numbers: Which of them.
-        skipped_file: Lists those that are left out.
+        numbers: Their indexes.
+        skipped_file: List of the skipped samples.
     """
     # Lightning cannot know that this sampler leaves nothing out.
     warnings.filterwarnings("ignore", message=".*custom batch sampler `EvaluationBatches` for prediction.*")
@@ -107,14 +107,14 @@ def make_loader(
 
 
 def check_start(cli: VideoLanguageCLI, shards: list[str]) -> None:
-    """Build the parts where they are not there yet, and check them against tokenizer and shards.
+    """Build the parts, and check that they fit tokenizer and shards.
 
     Raises:
         ValueError: They do not fit each other.
     """
     cli.model.configure_model()
     cli.datamodule.evaluation_sources["predict"] = {"evaluated": shards}
-    # One conversation that is too long is left out when its turn comes; it does not end the evaluation.
+    # A conversation that is too long is skipped later; it does not end the evaluation.
     check_settings(cli.model.built, "predict", cli.datamodule, cli.model.max_new_tokens, long_texts_are_skipped=True)
 
 
@@ -124,14 +124,14 @@ def predict(
     """Answer the questions of the remaining samples.
 
     Args:
-        cli: What ``build`` gives.
+        cli: The result of ``build``.
         reader: The samples.
-        remaining: Numbers of those that are to be asked about.
-        path: Where the trainer's callback writes the answers.
-        skipped: Where what cannot be judged is listed.
+        remaining: Indexes of the samples to ask about.
+        path: File to which the trainer's callback writes the answers.
+        skipped: List of the samples that cannot be evaluated.
 
     Raises:
-        TooManySkippedError: More samples cannot be judged than is allowed.
+        TooManySkippedError: More samples cannot be evaluated than is allowed.
     """
     most = cli.datamodule.loading.failures.max_skipped_in_a_row
     for _ in range(most + 1):
@@ -139,7 +139,7 @@ def predict(
             loader = make_loader(cli.datamodule, reader, remaining, skipped.path)
             cli.trainer.predict(cli.model, loader, return_predictions=False)
             return
-        except SampleLimitError as error:  # only the model knows it, and the rest of its batch has no answers yet
+        except SampleLimitError as error:  # found by the model, so the rest of its batch has no answers either
             number = next(index for index in remaining if reader.entry(index).key == error.key)
             shard, media = reader.shard(number).url, str(reader.entry(number).meta.get("media", ""))
             reason = ModelLimitError(f"{reader.where(number)}: {error.reason}")
@@ -154,10 +154,10 @@ def predict(
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """Ask the questions that are still to be asked, and report on all.
+    """Ask the questions that have no answer yet, and report on all answers.
 
     Args:
-        options: What ``_parse`` gives.
+        options: The result of ``_parse``.
 
     Returns:
         The report.
@@ -190,7 +190,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         check_start(cli, options.data)
         try:
             predict(cli, reader, remaining, path, skipped)
-        except TooManySkippedError as error:  # once what there is has been written
+        except TooManySkippedError as error:  # raised after the report is written
             stopped = error
     shown = {
         "checkpoint": "none, pretrained weights" if weights is None else str(options.checkpoint),
@@ -208,19 +208,19 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def summarise(reader: ShardReader, out: Path, shown: dict[str, Any], skipped: SkippedSamples) -> dict[str, Any]:
-    """Write and print the report on what stands.
+    """Write and print the report on the answers so far.
 
     Args:
         reader: The samples.
         out: Folder of the evaluation.
         shown: What was evaluated.
-        skipped: The samples that were left out.
+        skipped: The samples that were skipped.
 
     Returns:
         The report.
 
     Raises:
-        TooManySkippedError: There is no answer, because samples were left out.
+        TooManySkippedError: There is no answer, because samples were skipped.
     """
     predictions = read_predictions(out / PREDICTIONS)
     unanswered = skipped_questions(reader, skipped.lines())
@@ -261,9 +261,9 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Judge a checkpoint on shards: accuracy by length and category.")
+    parser = argparse.ArgumentParser(description="Evaluate a checkpoint on shards: accuracy by length and category.")
     parser.add_argument(
-        "--checkpoint", type=Path, help="checkpoint of a run, or its export; none judges what --config names"
+        "--checkpoint", type=Path, help="checkpoint of a run, or its export; without it, --config is evaluated"
     )
     parser.add_argument("--data", nargs="+", required=True, help="shards, folders or glob patterns")
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions and report")
@@ -287,7 +287,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--restart", action="store_true", help="ask all questions again")
     options = parser.parse_args(args)
     if options.checkpoint is None and options.config is None:
-        parser.error("give --checkpoint, or --config to judge the pretrained weights that it names")
+        parser.error("give --checkpoint, or --config to evaluate the pretrained weights that it names")
     if options.checkpoint is None and options.averaged:
         parser.error("--averaged needs a --checkpoint that has averages")
     return options

@@ -22,17 +22,17 @@ def main(args: Sequence[str] | None = None) -> VideoLanguageCLI:
 
 
 def parse(args: Sequence[str]) -> Any:
-    """Read a command line as ``main`` would, and build nothing.
+    """Read a command line as ``main`` does, and build nothing.
 
     Args:
         args: Command line after the program's name.
 
     Returns:
-        The settings of its subcommand, all files merged.
+        The settings of its subcommand, with all files merged.
 
     Raises:
-        SystemExit: It is wrong; the message has been printed.
-        ValueError: It names a setting that is not there by ``${...}``, or one of the trainer that harms the parts.
+        SystemExit: The command line is wrong; the message has been printed.
+        ValueError: ``${...}`` names a setting that does not exist, or the trainer has a harmful setting.
     """
     read = CommandLineReader(VideoLanguageModule, InstructionDataModule, args=list(args))
     return read.config[read.subcommand]

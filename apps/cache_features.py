@@ -3,11 +3,11 @@ r"""Writes a frozen encoder's outputs into feature shards, which training then r
     python -m apps.cache_features -c configs/quickstart_pixels.yaml \
         --shards runs/quickstart/videos --out runs/quickstart/features
 
-Encoder, frame sampling and pixel settings are those of the training config, so the loss is the same as from pixels
-(to the rounding of the encoder's own dtype); augmentation must be off, for a cached frame cannot change any more.
-Every shard gets one of the same name in the output folder. What was written from the same shard with the same settings
-is kept, so a stopped run goes on where it was; anything else is written again (``features.json`` tells them apart).
-Equal frames are encoded once where the encoder looks at each frame alone.
+Encoder, frame sampling and pixel settings come from the training config, so the loss is the same as from pixels (up to
+rounding in the encoder's dtype). Augmentation must be off, because a cached frame cannot change.
+Every shard gives one of the same name in the output folder. A shard that exists and was made from the same data and
+settings (see ``features.json``) is kept, so the same command resumes a stopped run. Others are written again.
+Equal frames are encoded once if the encoder reads each frame by itself.
 """
 
 import argparse
@@ -60,24 +60,24 @@ class _DecodedSamples(Dataset[_Decoded]):
     def __getitem__(self, index: int) -> _Decoded:
         raw = self.reader.read(index)
         if raw.ending in FEATURE_ENDINGS:
-            raise ValueError(f"{raw.where} holds cached features already; give shards of videos or images")
+            raise ValueError(f"{raw.where} has cached features already; give shards of videos or images")
         video = self.media.read(raw, seed=(0,))
-        raw = raw._replace(media=None)  # the encoded bytes need not travel between processes
+        raw = raw._replace(media=None)  # the encoded bytes are not needed in the main process
         return _Decoded(raw, None, None) if video is None else _Decoded(raw, video.frames, video.frame_ms)
 
 
 class DistinctFrames:
-    """Encodes packed frames, equal ones only once; remembers the latest distinct frames across calls.
+    """Encodes packed frames, equal ones only once. Features of recent frames are remembered across calls.
 
     Args:
         encoder: The frozen encoder, on its device.
         max_bytes: Memory for the features of remembered frames.
 
     Attributes:
-        num_encoded: Frames that went through the encoder so far.
+        num_encoded: Number of frames encoded so far.
 
     Raises:
-        ValueError: The encoder has no weights: it reads features that are cached already.
+        ValueError: The encoder has no weights, because it reads cached features.
     """
 
     def __init__(self, encoder: FrameEncoder, max_bytes: int = 1 << 30) -> None:
@@ -122,11 +122,11 @@ def cache_shard(
 
     Args:
         shard: Shard of videos, images or text.
-        out: Feature shard to write; appears only when it is whole.
+        out: Feature shard to write. It appears when it is complete.
         encode: The frozen encoder.
         media: Decoder, frame sampling and pixel transform.
         num_workers: Decoding processes.
-        frames_per_call: Samples are joined until they have this many frames; bounds memory.
+        frames_per_call: Samples are joined until they have this many frames. It limits memory.
 
     Returns:
         Number of frames encoded.
@@ -188,7 +188,7 @@ def main(args: Sequence[str] | None = None) -> None:
     cli = VideoLanguageCLI(VideoLanguageModule, InstructionDataModule, args=[*settings, *overrides], run=False)
     data: InstructionDataModule = cli.datamodule
     if data.pixels.augmentation != Augmentation():
-        raise ValueError("data.pixels.augmentation is on; cached features cannot be augmented, so switch it off")
+        raise ValueError("data.pixels.augmentation is on; cached features cannot be augmented; switch it off")
     encoder = cli.model.make_encoder().to(known.device)
     media = MediaReader(data.sampling, PixelTransform(data.pixels, train=False), data.loading.decoding)
     known.out.mkdir(parents=True, exist_ok=True)

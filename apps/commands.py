@@ -1,4 +1,4 @@
-"""Runs the project's own commands, each in a process of its own and from the project's root."""
+"""Runs the project's commands, each in a process of its own, from the project's root folder."""
 
 import contextlib
 import os
@@ -15,10 +15,10 @@ def run_command(command: Sequence[str]) -> None:
     """Print one of the project's commands and run it.
 
     Args:
-        command: What stands after ``python``, such as ``["train.py", "fit", ...]``.
+        command: Arguments of ``python``, such as ``["train.py", "fit", ...]``.
 
     Raises:
-        SystemExit: The command failed; its own message stands above.
+        SystemExit: The command failed; its own message is printed above.
     """
     print("$ python " + " ".join(command), flush=True)
     finished = subprocess.run([sys.executable, *command], cwd=ROOT, check=False, env=environment())
@@ -29,18 +29,18 @@ def run_command(command: Sequence[str]) -> None:
 def run_together(commands: Mapping[str, Sequence[str]], logs: Path) -> None:
     """Run several commands at the same time, each on its share of the cores.
 
-    A small model keeps one core busy and hardly two, so this is faster than one after another. The first command prints
-    as always, the others into files.
+    A small model uses one core well but not two, so this is faster than one after another. The first command prints as
+    usual, the others into files.
 
     Args:
-        commands: Name -> what stands after ``python``.
+        commands: Name -> arguments of ``python``.
         logs: Folder of the files, ``NAME.log``.
 
     Raises:
         SystemExit: A command failed; its last lines are printed first, and the others are stopped.
     """
     threads = max(1, usable_cores() // len(commands))
-    variables = {"OMP_NUM_THREADS": str(threads), **environment()}  # a number that the user has set counts
+    variables = {"OMP_NUM_THREADS": str(threads), **environment()}  # a number set by the user wins
     logs.mkdir(parents=True, exist_ok=True)
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
@@ -69,12 +69,12 @@ def run_together(commands: Mapping[str, Sequence[str]], logs: Path) -> None:
 def _check_status(name: str, status: int, log: Path) -> None:
     if status:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        print("\n".join(lines[-_LINES_OF_A_FAILURE:]), flush=True)  # none of the first command, which has printed them
+        print("\n".join(lines[-_LINES_OF_A_FAILURE:]), flush=True)  # the first command has no log: it has printed them
         raise SystemExit(f"stopped: the command of {name} ended with status {status}")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those that it is bound to, and no more than its control group is given."""
+    """Number of cores that this process may use, by its CPU affinity and by the limit of its control group."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")  # of control groups, version 2: QUOTA PERIOD, or max PERIOD
     if quota.is_file():
@@ -85,14 +85,14 @@ def usable_cores() -> int:
 
 
 def environment() -> dict[str, str]:
-    """The environment of such a process."""
+    """Environment variables of these processes."""
     return {
-        # Where all cores are taken by other work, threads that spin while they wait for one another take most of the
-        # time: a training step of the quickstart was then 20 times slower than with threads that sleep.
+        # If other programs use all cores, threads that spin while waiting take most of the time: a training step of the
+        # quickstart was then 20 times slower than with threads that sleep.
         "OMP_WAIT_POLICY": "PASSIVE",
         "KMP_BLOCKTIME": "0",  # the same for builds of torch with Intel's OpenMP
         **os.environ,
-        # The real parts lie in folders; without this a missing file would be looked for on a hub, slowly.
+        # Parts are loaded from folders. Without this, a missing file is searched for on a hub, which is slow.
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -1,9 +1,10 @@
-"""How evenly the ranks are loaded, and how long planning takes: ``python -m benchmarks.batches``.
+"""Measures how evenly ranks are loaded, and how long planning batches takes: ``python -m benchmarks.batches``.
 
-Plans a pass over made lengths of videos (log-normal durations, at one frame a second), images and text. For every way
-to make batches and every number of ranks it tells in how many steps the busiest rank has at most 1.1 times the mean
-work, how much busier it is in the worst step, in all steps together (where the others wait for the busiest in each) and
-over a pass. Work is what ``datamodules.order.draws.Cost`` counts. No video is read and no model runs.
+Plans a pass over random lengths of videos (log-normal durations, one frame a second), images and text. For every way to
+make batches and every number of ranks it prints: the share of steps in which the busiest rank has at most 1.1 times the
+mean work; the largest such ratio of a step; the ratio over all steps if ranks wait for the busiest in each step; and
+the ratio of the busiest rank over the pass. ``datamodules.order.draws.Cost`` counts the work. No video is read, no
+model runs.
 """
 
 import argparse
@@ -31,19 +32,19 @@ class Balance(NamedTuple):
 
     batches: int
     draws: float  # of a global batch, on average
-    within_limit: float  # part of the steps in which the busiest rank has at most 1.1 times the mean work
+    within_limit: float  # share of the steps in which the busiest rank has at most 1.1 times the mean work
     worst: float  # busiest rank's work over the mean, in the worst step
     lost: float  # the busiest ranks' work of all steps over the mean work
     epoch: float  # the busiest rank's work of all steps over the mean
 
 
 def make_samples(count: int, seed: int = 0, max_frames: int = 512) -> SampleTable:
-    """Make the lengths of a mixed training set: 60 % videos of about half a minute, images and text.
+    """Make random lengths of a mixed training set: 60 % videos of about half a minute, images and text.
 
     Args:
         count: Samples.
         seed: Seed of the lengths.
-        max_frames: Bound of a video's frames.
+        max_frames: Most frames of a video.
     """
     generator = np.random.default_rng(seed)
     kinds = [MODALITIES.index(name) for name in SHARES]
@@ -110,7 +111,7 @@ WAYS: dict[str, tuple[TrainingOrder, int | None, Budget | None]] = {
 def main(args: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=100_000, help="of the balance table")
+    parser.add_argument("--samples", type=int, default=100_000, help="samples for the table of balance")
     parser.add_argument("--planned", type=int, default=1_000_000, help="samples whose pass is planned and timed")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8])
     add_clock_option(parser)

@@ -1,4 +1,4 @@
-"""The clocks that benchmarks on a CPU may count with."""
+"""The clocks that a benchmark on a CPU can use."""
 
 import argparse
 import time
@@ -14,5 +14,5 @@ def add_clock_option(parser: argparse.ArgumentParser) -> None:
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="cpu counts processor time of all threads: with --threads 1 the fair one on a machine that others use",
+        help="cpu = processor time of all threads; with --threads 1 other programs on the machine do not change it",
     )

@@ -1,16 +1,15 @@
-"""What the per-iteration loss costs: ``python -m benchmarks.iteration_loss``.
+"""Measures memory and time of the loss after every segment: ``python -m benchmarks.iteration_loss``.
 
-Compares two ways to take the language model's loss after every one of K segments. The naive form calls the model K
-times and keeps K graphs; ``answer_loss_per_reading`` keeps one and runs the others again in the backward pass. Prints,
-for each form and K: peak memory beyond the parameters and the visual tokens with their gradient (the inputs); its
-ratio to K = 1; the forwards of a step; the largest relative difference of the gradients to the naive form; seconds a
-step. Exits 1 where ours needs more than 1.2 times the memory of K = 1, or its gradients differ by more than 1e-6
-(float32, CPU).
+Compares two ways to compute the language model's loss after each of K segments. The naive way calls the model K times
+and stores K graphs. ``answer_loss_per_reading`` stores one graph and computes the others again in the backward pass.
+Prints for each way and K: peak memory without parameters, visual tokens and their gradient; its ratio to K = 1; number
+of forward passes of a step; largest relative difference of the gradients to the naive way; seconds a step. Exits with 1
+if ours needs more than 1.2 times the memory of K = 1, or its gradients differ by more than 1e-6 (float32, CPU).
 
-From the second reading on, the sum of the parameters' gradients so far stands beside one whole graph, as in any
-gradient accumulation; with one reading the graph shrinks while the gradients grow. That sum is printed; ``--freeze``
-does without. Memory is counted two ways: bytes of all live tensors (exact; on CUDA the allocator's own peak), and, with
-``--rss``, the growth of the resident size of a process that runs nothing else (Linux).
+From the second reading on, accumulated gradients of the parameters are in memory beside one complete graph. Their size
+is printed; with ``--freeze`` there are none. Memory is measured in two ways: bytes of all live tensors (exact; on CUDA
+the allocator's own peak), and, with ``--rss``, the growth of the resident size of a process that runs nothing else
+(Linux).
 """
 
 import argparse
@@ -53,7 +52,7 @@ class Sizes(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """One form of the loss at one K."""
+    """What was measured of one way at one K."""
 
     peak_bytes: int
     forwards: int
@@ -65,7 +64,7 @@ LossForm = Callable[[HuggingFaceCausalLM, Sequence[VisualTokens], TextInputs], l
 
 
 def naive(model: HuggingFaceCausalLM, readings: Sequence[VisualTokens], text: TextInputs) -> list[AnswerLoss]:
-    """Call the language model once a reading and keep every graph."""
+    """Call the language model once a reading and store every graph."""
     return [model(reading, text) for reading in readings]
 
 
@@ -129,7 +128,7 @@ def build_model(sizes: Sizes, device: torch.device, freeze: bool) -> HuggingFace
 
 
 def build_inputs(sizes: Sizes, num_readings: int, device: torch.device) -> tuple[list[VisualTokens], TextInputs]:
-    """Random readings that ask for their gradient, and conversations about them."""
+    """Random readings that need gradients, and conversations about them."""
     generator = torch.Generator().manual_seed(num_readings)
     shape = (sizes.videos, sizes.visual_tokens, sizes.width)
     readings = [
@@ -148,7 +147,7 @@ def build_inputs(sizes: Sizes, num_readings: int, device: torch.device) -> tuple
 
 
 def step(model: HuggingFaceCausalLM, form: LossForm, readings: Sequence[VisualTokens], text: TextInputs) -> None:
-    """Forward and backward, every video having all K segments."""
+    """Forward and backward pass; every video has all K segments."""
     torch.manual_seed(1)
     segment_mask = readings[0].mask.new_ones(readings[0].mask.shape[0], len(readings))
     weights = EverySegmentLoss().weights(segment_mask)
@@ -232,7 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--readings", type=int, default=16, help="K, to compare with K = 1")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rss", action="store_true", help="also the resident size, one process a row (CPU)")
-    parser.add_argument("--freeze", action="store_true", help="train the visual tokens alone")
+    parser.add_argument(
+        "--freeze", action="store_true", help="freeze the model, so that only the visual tokens get gradients"
+    )
     options = parser.parse_args(arguments)
     sizes = Sizes(**{field: getattr(options, field) for field in Sizes._fields})
     num_readings, device = options.readings, torch.device(options.device)
@@ -254,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ours = rows["ours", num_readings]
     memory = ours.peak_bytes / rows["ours", 1].peak_bytes
     difference = largest_difference(ours.gradients, rows["naive", num_readings].gradients)
-    # Atomic adds on CUDA sum in another order every time.
+    # Atomic additions on CUDA have a different order each time.
     exact = difference <= (GRADIENT_LIMIT if device.type == "cpu" else 1e-4)
     met = memory <= MEMORY_LIMIT and exact and ours.forwards <= 2 * num_readings
     print(f"limits (memory {MEMORY_LIMIT} x, gradients, one extra forward a reading): {'met' if met else 'MISSED'}")

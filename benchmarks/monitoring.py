@@ -1,12 +1,12 @@
-"""What the monitoring costs: ``python -m benchmarks.monitoring --threads 1 --clock cpu``.
+"""Measures how much time monitoring takes: ``python -m benchmarks.monitoring --threads 1 --clock cpu``.
 
-One training run in which blocks of steps with and without the callbacks of ``lightning_modules.monitoring`` take turns.
-A block is as long as the interval of the log, so each one with them also writes its values once. Prints the median time
-of a step in both, the ratio of each block to those beside it with a 95 % bootstrap interval over the blocks, and, less
-noisy, the time inside the callbacks' own calls as a share of the step. The first two blocks, in which every new length
-is counted once, are left out. Exits 1 if the ratio is above 1.01 beyond doubt.
+One training run alternates blocks of steps with and without the callbacks of ``lightning_modules.monitoring``. A block
+is as long as the logging interval, so each block with callbacks writes its values once. Prints the median time of a
+step in both; the ratio of each block to the blocks beside it, with a 95 % bootstrap interval over blocks; and the time
+inside the callbacks as a share of the step, which varies less. The first two blocks do not count, because each new
+length is counted once there. Exits with 1 if the complete interval is above 1.01.
 
-The model is of the quickstart's kind: cached features, a recurrent bridge and a small Llama, all trained. Lengths of
+The model resembles the quickstart's: cached features, a recurrent bridge and a small Llama, all trained. Lengths of
 videos differ from batch to batch.
 """
 
@@ -59,7 +59,7 @@ class Settings(NamedTuple):
 
 
 class TakingTurns(Callback):
-    """Lets monitors work in every second block of steps, and times the blocks.
+    """Calls the monitors in every second block of steps, and times the blocks.
 
     Attributes:
         seconds: Seconds a step, of every block, by whether the monitors worked in it.
@@ -89,7 +89,7 @@ class TakingTurns(Callback):
             monitor.on_train_end(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Change turns between blocks, when all that belongs to the last step is done, writing of the log included."""
+        """Switch between blocks, when the last step is complete, including writing the log."""
         if batch_idx % self._interval:
             return
         now = self._now()
@@ -121,7 +121,7 @@ class TakingTurns(Callback):
 
 
 def build_module(settings: Settings, device: torch.device) -> VideoLanguageModule:
-    """The quickstart's kind of model."""
+    """A model like the quickstart's."""
     language_model = build_model(Sizes(layers=settings.layers, width=settings.width), device, freeze=False)
     return VideoLanguageModule(
         encoder=lambda: CachedFeatures(_WIDTH, _PATCHES),
@@ -159,9 +159,9 @@ def build_batch(settings: Settings, seed: int) -> Batch:
 
 
 def ratio_to_neighbours(with_them: Sequence[float], without: Sequence[float]) -> tuple[float, float, float]:
-    """How much longer a block takes with them than the two blocks without them beside it.
+    """Time of a block with monitors, relative to the two blocks without them beside it.
 
-    Other work on the machine comes and goes slowly; it makes neighbours alike slow.
+    Other work on the machine changes slowly, so it slows neighbouring blocks equally.
 
     Args:
         with_them: Seconds of each block, in order.
@@ -178,7 +178,7 @@ def ratio_to_neighbours(with_them: Sequence[float], without: Sequence[float]) ->
 
 
 def measure(settings: Settings, clock: Callable[[], float], device: torch.device) -> TakingTurns:
-    """Train, with the callbacks and without by turns."""
+    """Train, alternating blocks with and without callbacks."""
     module = build_module(settings, device)
     batches = [build_batch(settings, seed) for seed in range(settings.interval)]
     monitors = [ThroughputMonitor(peak_flops=1e12), GradientMonitor(), MemoryTokenMonitor()]

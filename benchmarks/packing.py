@@ -1,13 +1,12 @@
-"""What packing conversations saves: ``python -m benchmarks.packing``.
+"""Measures what packing conversations saves: ``python -m benchmarks.packing``.
 
-The language model scores the same batches twice: each conversation padded to the longest of its batch, and several
-conversations in one row. Prints for both, summed over the batches: positions computed, the share of them that is real
-tokens, seconds of a forward and of a forward with its backward, peak memory of a step beyond the parameters and the
-inputs, and how far the losses are from the padded ones. Exits 1 where a conversation's loss differs by more than 1e-5
-a token (float32, CPU).
+The language model scores the same batches twice: with each conversation padded to the longest of its batch, and with
+several conversations in one row. Prints for both, summed over the batches: positions computed; their share of real
+tokens; seconds of a forward pass, and with its backward pass; peak memory of a step without parameters and inputs; and
+the difference of the losses. Exits with 1 if a conversation's loss differs by more than 1e-5 a token (float32, CPU).
 
-Lengths are drawn, not measured: words of a conversation are log-normal (the many short answers and few long ones of
-instruction data), a share of the conversations is text only, and videos have a fixed number of visual tokens.
+Lengths are random: the number of words is log-normal (many short answers and few long ones, as in instruction data), a
+share of the conversations is text only, and videos have a fixed number of visual tokens.
 """
 
 import argparse
@@ -48,15 +47,15 @@ class Measured(NamedTuple):
 
 
 def build_batch(settings: Batches, sizes: Sizes, seed: int, device: torch.device) -> tuple[VisualTokens, TextInputs]:
-    """Conversations of drawn lengths, a fifth of them text only, the second half of each scored."""
+    """Conversations of random lengths, a fifth of them text only; the second half of each is scored."""
     generator = torch.Generator().manual_seed(seed)
     spread = torch.randn(settings.conversations, generator=generator)  # of the logarithm, standard deviation 1
     lengths = (settings.median_words * spread.exp()).long().clamp(8, settings.most_words)  # [C]
     longest = int(lengths.max())
     ids = torch.randint(3, sizes.vocabulary, (settings.conversations, longest), generator=generator)
-    places = torch.arange(longest)
-    mask = places < lengths[:, None]
-    labels = ids.where(mask & (places >= lengths[:, None] // 2), torch.tensor(IGNORED_LABEL))
+    positions = torch.arange(longest)
+    mask = positions < lengths[:, None]
+    labels = ids.where(mask & (positions >= lengths[:, None] // 2), torch.tensor(IGNORED_LABEL))
     video_index = torch.arange(settings.conversations)
     video_index[::5] = TEXT_ONLY
     ids[video_index != TEXT_ONLY, 2] = VIDEO_PLACEHOLDER
@@ -69,7 +68,7 @@ def build_batch(settings: Batches, sizes: Sizes, seed: int, device: torch.device
 def measure(
     model: HuggingFaceCausalLM, batches: Sequence[tuple[VisualTokens, TextInputs]], clock: Callable[[], float]
 ) -> Measured:
-    """Score every batch, twice for its gradients: once against the clock and once for its memory."""
+    """Score every batch, and compute its gradients twice: once for the time and once for the memory."""
     positions = 0
 
     def count(_: Any, __: Any, arguments: dict[str, Any]) -> None:
@@ -121,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 1 if the losses differ.
     """
-    parser = argparse.ArgumentParser(description="Padded and packed conversations, side by side.")
+    parser = argparse.ArgumentParser(description="Compare padded and packed conversations.")
     for field, default in Batches()._asdict().items():
         parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=default)
     parser.add_argument("--layers", type=int, default=4)
@@ -136,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes, device = Sizes(layers=options.layers, width=options.width), torch.device(options.device)
 
     batches = [build_batch(settings, sizes, seed, device) for seed in range(settings.batches)]
-    model = build_model(sizes, device, freeze=False).eval()  # without dropout, which draws differently in other rows
+    model = build_model(sizes, device, freeze=False).eval()  # without dropout, whose masks depend on the rows
     rows = {}
     for name, model.pack in (("padded", False), ("packed", True)):
         rows[name] = measure(model, batches, CLOCKS[options.clock])

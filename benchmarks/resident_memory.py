@@ -1,4 +1,4 @@
-"""Peak resident size of a piece of work, measured in a process that runs nothing else (Linux)."""
+"""Measures the peak resident memory of a function in a process of its own (Linux)."""
 
 import multiprocessing
 import os
@@ -13,10 +13,10 @@ Result = TypeVar("Result")
 def in_fresh_process(
     work: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
 ) -> Result:
-    """Run a module's function in a new process and hand back what it returns.
+    """Run a module's function in a new process and return its result.
 
-    Large blocks go straight back to the kernel there: glibc's heap does not fill the gaps that aligned blocks leave,
-    and would grow although no tensor stays.
+    There, large blocks are returned to the kernel at once. Otherwise glibc's heap would grow although no tensor is
+    alive, because it does not reuse the gaps between aligned blocks.
     """
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -24,7 +24,7 @@ def in_fresh_process(
 
 
 class PeakResidentBytes:
-    """Measures by how much the resident size grows at most inside a ``with`` block.
+    """Measures the largest growth of the resident size inside a ``with`` block.
 
     Attributes:
         growth: Bytes, once the block has ended.
@@ -33,8 +33,8 @@ class PeakResidentBytes:
     growth: int
 
     def __enter__(self) -> "PeakResidentBytes":
-        """Forget the peak so far."""
-        forget_peak()
+        """Reset the peak."""
+        reset_peak()
         self._before = resident_bytes()
         return self
 
@@ -49,12 +49,12 @@ def resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
-    """Largest resident size since ``forget_peak``. ``getrusage`` would hand on the parent's."""
+    """Largest resident size since ``reset_peak``. ``getrusage`` would include the parent's."""
     return _status_bytes("VmHWM")
 
 
-def forget_peak() -> None:
-    """Begin anew with the largest resident size."""
+def reset_peak() -> None:
+    """Reset the largest resident size."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -7,7 +7,7 @@ SUMMARY = ("what was measured", "figure", "command", "device", "date", "section"
 
 
 def marks(name: str) -> tuple[str, str]:
-    """What stands before and after the section of this name, each on a line of its own."""
+    """The lines before and after the section of this name."""
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
@@ -17,7 +17,7 @@ def replace_section(page: str, name: str, section: str) -> str:
     Args:
         page: Markdown page.
         name: Of the section.
-        section: What stands between the marks afterwards.
+        section: New text between the marks.
 
     Raises:
         ValueError: Only one mark is there, or they are in the wrong order, so where the section ends is unknown.
@@ -27,7 +27,9 @@ def replace_section(page: str, name: str, section: str) -> str:
     if begin not in page and end not in page:
         return f"{page.rstrip()}\n\n{marked}" if page.strip() else marked
     if not 0 <= page.find(begin) < page.find(end):
-        raise ValueError(f"the page must hold {begin!r} and then {end!r}, or neither; mend it and report again")
+        raise ValueError(
+            f"the page must have {begin!r} and then {end!r}, or neither; correct the page and write the report again"
+        )
     before, rest = page.split(begin, 1)
     return before + marked + rest.split(end, 1)[1].removeprefix("\n")
 

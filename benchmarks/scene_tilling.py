@@ -1,9 +1,9 @@
-"""How long SceneTilling takes for long videos: ``python -m benchmarks.scene_tilling``.
+"""Measures the time of SceneTilling for long videos: ``python -m benchmarks.scene_tilling``.
 
-Times both forms on similarity curves that are random, monotone and constant (a definition that climbs step by step is
-quadratic on the last two): from the similarity curve alone, for one video and for a batch of them, and as a whole call
-from the class vectors of one video, which reads T x D numbers. The fastest of some runs counts. Exits 1 where the
-boundaries of a video take more than a millisecond from the similarity.
+Times both forms on random, monotone and constant similarity curves (a step-by-step search for peaks takes quadratic
+time on the last two). It times the part from the similarity curve on, for one video and for a batch, and the complete
+call from the class vectors of one video, which reads T x D numbers. The fastest of several runs counts. Exits with 1 if
+finding the boundaries of a video from its similarity curve takes more than a millisecond.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def class_vectors(kind: str, num_frames: int, dim: int, device: str) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     if kind == "random":
         return torch.randn(num_frames, dim, generator=generator).to(device)
-    # Neighbours turned by an angle that shrinks (or stays) frame by frame, in the plane of the first two axes.
+    # Each frame is the one before, rotated in the plane of the first two axes by an angle that shrinks or stays.
     turn = torch.linspace(1.0, 0.1, num_frames) if kind == "monotone" else torch.full((num_frames,), 0.1)
     angle = turn.double().cumsum(0)
     vectors = torch.zeros(num_frames, dim)
@@ -44,7 +44,7 @@ def class_vectors(kind: str, num_frames: int, dim: int, device: str) -> Tensor:
 
 
 def similarity_curves(kind: str, num_videos: int, num_frames: int, device: str) -> Tensor:
-    """Similarity of every gap, ``[V, T - 1]``; see ``class_vectors`` for the kinds."""
+    """Similarity of every gap, ``[V, T - 1]``; see ``class_vectors`` for ``kind``."""
     if kind == "random":
         curves = torch.rand(num_videos, num_frames - 1, generator=torch.Generator().manual_seed(0))
     else:
@@ -53,7 +53,7 @@ def similarity_curves(kind: str, num_videos: int, num_frames: int, device: str) 
 
 
 def milliseconds(call: Callable[[], Tensor], device: str, repeats: int, clock: Callable[[], float]) -> float:
-    """Fastest time of a call, its result waited for: what else runs on the machine only adds."""
+    """Fastest time of a call until its result is there; other work on the machine can only make it slower."""
     fastest = float("inf")
     for _ in range(repeats + 2):
         start = clock()

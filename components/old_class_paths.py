@@ -1,26 +1,34 @@
 """Reads configs that name a class by the path that it had in an earlier version.
 
-Configs of users, runs, checkpoints and exports name classes by their module. ``NEW_CLASS_PATHS`` lists every class that
-a config can name and that has moved since. Whoever moves or renames such a class adds a line.
+Configs of users, runs, checkpoints and exports name classes by their module. The table below lists every class that a
+config can name and whose module has changed. Whoever moves such a class adds a row.
 """
 
 import logging
 import re
 
-NEW_CLASS_PATHS = {
-    "components.bridges.readouts.CacheAndMemoryReadout": "components.bridges.readouts.memory.CacheAndMemoryReadout",
-    "components.bridges.readouts.CacheReadout": "components.bridges.readouts.memory.CacheReadout",
-    "components.bridges.readouts.LastSegmentReadout": "components.bridges.readouts.memory.LastSegmentReadout",
-    "components.bridges.readouts.MemoryReadout": "components.bridges.readouts.memory.MemoryReadout",
-    "components.bridges.retrieved_readout.RetrievedReadout": "components.bridges.readouts.retrieved.RetrievedReadout",
-    "components.gather.AllFrames": "components.selection.gather.AllFrames",
-    "components.gather.LinspaceFrames": "components.selection.gather.LinspaceFrames",
-    "components.gather.PooledFrames": "components.selection.gather.PooledFrames",
-    "components.pooling.ConvPooling": "components.pooling.patch_pooling.ConvPooling",
-    "components.pooling.WindowPooling": "components.pooling.patch_pooling.WindowPooling",
-    "components.segmenters.scene_tiling.SceneTilling": "components.segmenters.scene_tilling.SceneTilling",
-    "lightning_modules.predictions.PredictionWriter": "lightning_modules.evaluation.predictions.PredictionWriter",
-}
+_MOVED = (  # old module, new module, classes
+    ("components.bridges.readouts", "components.bridges.readouts.cache", "CacheReadout"),
+    ("components.bridges.readouts", "components.bridges.readouts.cache_and_memory", "CacheAndMemoryReadout"),
+    ("components.bridges.readouts", "components.bridges.readouts.last_segment", "LastSegmentReadout"),
+    ("components.bridges.readouts", "components.bridges.readouts.memory", "MemoryReadout"),
+    ("components.bridges.readouts.memory", "components.bridges.readouts.cache", "CacheReadout"),
+    ("components.bridges.readouts.memory", "components.bridges.readouts.cache_and_memory", "CacheAndMemoryReadout"),
+    ("components.bridges.readouts.memory", "components.bridges.readouts.last_segment", "LastSegmentReadout"),
+    ("components.bridges.retrieved_readout", "components.bridges.readouts.retrieved", "RetrievedReadout"),
+    ("components.bridges.videollamb", "components.bridges.videollamb_bridge", "VideoLLaMBBridge"),
+    ("components.gather", "components.selection.all_frames", "AllFrames"),
+    ("components.gather", "components.selection.linspace_frames", "LinspaceFrames"),
+    ("components.gather", "components.selection.pooled_frames", "PooledFrames"),
+    ("components.language.pretrained", "components.language.model_loading", "LoraSettings"),
+    ("components.pooling", "components.pooling.patch_pooling", "ConvPooling WindowPooling"),
+    ("components.segmenters.scene_tiling", "components.segmenters.scene_tilling", "SceneTilling"),
+    ("components.selection.gather", "components.selection.all_frames", "AllFrames"),
+    ("components.selection.gather", "components.selection.linspace_frames", "LinspaceFrames"),
+    ("components.selection.gather", "components.selection.pooled_frames", "PooledFrames"),
+    ("lightning_modules.predictions", "lightning_modules.evaluation.predictions", "PredictionWriter"),
+)
+NEW_CLASS_PATHS = {f"{old}.{name}": f"{new}.{name}" for old, new, names in _MOVED for name in names.split()}
 """Old path -> new path."""
 
 _log = logging.getLogger(__name__)

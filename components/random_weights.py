@@ -1,7 +1,7 @@
-"""Which weights of a model come from no file.
+"""Marks weights that were initialised at random, so that checkpoints store them even if they are frozen.
 
-A frozen weight is left out of a checkpoint, because it is in the file that it was loaded from. A weight that was drawn
-at random is in no file: whoever builds a part says so here, and the weight is written.
+Frozen weights are normally not stored, because they can be loaded from their file again. Random weights have no file.
+The code that builds a part marks them with ``mark_random``.
 """
 
 from collections.abc import Iterable
@@ -12,21 +12,21 @@ _MARK = "names_of_random_weights"
 
 
 def mark_random(model: nn.Module, names: Iterable[str] = ("",)) -> None:
-    """Note that weights of a model were drawn at random.
+    """Mark weights of a model as randomly initialised.
 
     Args:
-        model: The model. Adapters may be put into it later.
-        names: Names of its parameters, or what they begin with; all of them by default.
+        model: The model. Adapters may be added to it later.
+        names: Names, or beginnings of names, of parameters; all by default.
     """
     setattr(model, _MARK, tuple(names))
 
 
 def random_parameters(module: nn.Module) -> set[str]:
-    """Names of the parameters of a module that were drawn at random, as far as its parts have noted it."""
+    """Names of all parameters in a module and its submodules that are marked as random."""
     found = set()
-    for place, part in module.named_modules():
+    for path, part in module.named_modules():
         beginnings: tuple[str, ...] = getattr(part, _MARK, ())
         if beginnings:
             names = (name for name, _ in part.named_parameters() if name.startswith(beginnings))
-            found |= {f"{place}.{name}" if place else name for name in names}
+            found |= {f"{path}.{name}" if path else name for name in names}
     return found

@@ -4,16 +4,16 @@ Schema, with V videos (an image is a video of one frame), F frames of all videos
 
     frames        uint8 [F, 3, H, W]   pixels, videos back to back, never padded
                   float [F, 1 + N, D]  or cached features, class token first, in the encoder's own dtype
-    frame_counts  int64 [V]            frames of every video, each at least 1; sums to F
+    frame_counts  int64 [V]            frames of every video, each at least 1; their sum is F
     frame_ms      int64 [F]            time of every frame in its video, milliseconds
-    input_ids     int64 [C, K]         padded on the right; VIDEO_PLACEHOLDER where visual tokens belong
+    input_ids     int64 [C, K]         padded on the right; VIDEO_PLACEHOLDER is replaced by visual tokens
     text_mask     bool  [C, K]         True = real token
-    labels        int64 [C, K]         IGNORED_LABEL where not scored; not shifted
-    video_index   int64 [C]            conversation -> video of this batch, TEXT_ONLY without one
-    questions     C records            what was asked, in plain text, for reports and logs
-    left_out      names                why samples that belong here were left out, a kind for each of them
+    labels        int64 [C, K]         IGNORED_LABEL where the loss ignores the token; not shifted
+    video_index   int64 [C]            video of every conversation, TEXT_ONLY without one
+    questions     C records            question and answer in plain text, for reports and logs
+    left_out      names                for every sample left out of this batch, the kind of its error
 
-A batch without any video has V = 0 and F = 0. Several conversations may point at one video: it is decoded once.
+A batch without any video has V = 0 and F = 0. Several conversations may have the same video: it is decoded once.
 """
 
 from collections.abc import Sequence
@@ -26,16 +26,16 @@ from components.interfaces import IGNORED_LABEL, TEXT_ONLY
 from components.interfaces import VIDEO_PLACEHOLDER as VIDEO_PLACEHOLDER
 
 SKIPPED_KEY = ""
-"""Key of the stand-in for a batch whose samples were all left out. Nothing of it is scored, counted or written."""
+"""Key of the sample that fills a batch whose samples were all left out. It is not scored, counted or written."""
 
-_PADDING_ID = 0  # masked everywhere; any id that every embedding table has will do
+_PADDING_ID = 0  # always masked; any id that every embedding table has
 
 
 class Question(NamedTuple):
-    """What one conversation asks, in plain text. Holds no tensor, so device moves and float casts leave it alone.
+    """Question and answer of one conversation, in plain text. Without tensors, so device moves do not change it.
 
-    ``question`` and ``answer`` are the first of the conversation: its answer is what a model generates when it is
-    given all that stands before the first labelled token.
+    ``question`` and ``answer`` are the first ones of the conversation. The model generates an answer from all tokens
+    before the first labelled one.
     """
 
     key: str
@@ -58,19 +58,19 @@ class EncodedConversation(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One video (or image, or nothing) and the conversations about it: what ``collate`` joins."""
+    """One video (or image, or none) and the conversations about it; ``collate`` makes batches of samples."""
 
     key: str
     frames: Tensor | None  # uint8 [T, 3, H, W], features [T, 1 + N, D], or None for text only
-    frame_ms: Tensor | None  # [T] int64, None exactly where frames is
+    frame_ms: Tensor | None  # [T] int64; None if frames is None
     conversations: tuple[EncodedConversation, ...]
 
 
 def empty_text_sample(why: str = "") -> Sample:
-    """Stands for a sample that was left out: text of which nothing is scored.
+    """Make a sample that takes the place of one that was left out: text without any label.
 
-    ``collate`` drops it where the batch has another sample. Where it has none the rank must still take the step, for
-    the other ranks wait for it; another sample in place of the wrong ones would be read twice.
+    ``collate`` drops it if the batch has another sample. If not, the rank still needs a batch, because the other ranks
+    wait for it in this step. Another real sample instead would be read twice.
 
     Args:
         why: Kind of error for which it was left out, see ``datamodules.errors``.
@@ -99,14 +99,14 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
     Args:
         samples: Any mix of videos of different length, images and text; at least one, each with a conversation. Of
-            stand-ins one is taken, and only where there is nothing else.
+            samples by ``empty_text_sample`` one is used, and only if there is no other sample.
 
     Returns:
         The batch, conversations in the order of the samples.
 
     Raises:
-        ValueError: Frames, times and conversations do not fit each other. Joined anyway, every later video of the
-            batch would be shown the wrong frames.
+        ValueError: Frames, times and conversations do not match. Joined anyway, every later video of the batch would
+            get wrong frames.
     """
     if not samples:
         raise ValueError("collate got no sample; a batch needs at least one")

@@ -1,4 +1,4 @@
-"""From the turns of a conversation to token ids and labels, through the tokenizer's own chat template."""
+"""Encodes conversations: from turns to token ids and labels, by the tokenizer's chat template."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +20,8 @@ def load_tokenizer(path: str) -> Any:
         path: Folder, or name on the model hub.
 
     Raises:
-        ValueError: There is no tokenizer, it cannot tell where its tokens lie in the text, or no prompts can be made
-            with its chat template (see ``components.language.chat.ChatFormat``).
+        ValueError: There is no tokenizer, it does not give the positions of tokens in the text, or its chat template
+            makes no prompts (see ``components.language.chat.ChatFormat``).
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -29,7 +29,7 @@ def load_tokenizer(path: str) -> Any:
         kind = "folder" if Path(path).is_dir() else "folder that exists or a hub name that can be reached"
         raise ValueError(f"no tokenizer in {path!r}: expected a tokenizer's {kind} ({error})") from error
     if not tokenizer.is_fast:
-        raise ValueError(f"the tokenizer {path!r} has no tokenizer.json, which tells where each token lies in the text")
+        raise ValueError(f"the tokenizer {path!r} has no tokenizer.json, which gives each token's position in the text")
     chat_format(tokenizer)
     return tokenizer
 
@@ -42,22 +42,21 @@ def build_turns(
     max_length: int | None = None,
     where: str = "conversation",
 ) -> EncodedTurns:
-    """Encode a conversation; only what the assistant says is labelled, with the token that ends its turn.
+    """Encode a conversation. Labels are the assistant's text and the token that ends its turn.
 
     Args:
-        turns: The conversation, checked as ``datamodules.shards.schema`` tells.
+        turns: The conversation, checked by ``datamodules.shards.schema``.
         tokenizer: Tokenizer with a chat template, see ``load_tokenizer``.
         chat: What the text depends on besides conversation and template.
-        max_length: Most ids that fit. None = no bound.
+        max_length: Most ids. None = no limit.
         where: Shard, key and conversation, for messages.
 
     Returns:
         Ids and labels as ``components.language.chat.ChatFormat.encode`` gives them.
 
     Raises:
-        ConversationError: The template cannot render these turns or does not show them as they are.
-        LongConversationError: The conversation is too long. Cut short it could lose its answer, and then it would
-            train on nothing.
+        ConversationError: The template cannot render these turns, or changes their text.
+        LongConversationError: The conversation is too long. It is not truncated, because it could lose its answer.
     """
     form = chat_format(tokenizer, chat)
     try:
@@ -73,10 +72,10 @@ def build_turns(
 
 
 def num_unknown_words(ids: Tensor, tokenizer: Any) -> int:
-    """How many of the ids ``[k]`` stand for words that the tokenizer does not know.
+    """How many of the ids ``[k]`` are the unknown token.
 
-    Where that id also begins, ends or pads a text (GPT-2, GPT-NeoX, OPT), it stands for no word: such tokenizers know
-    every byte.
+    Tokenizers that use the same id to begin, end or pad texts (GPT-2, GPT-NeoX, OPT) can encode every byte; the
+    result is then 0.
     """
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):

@@ -1,4 +1,4 @@
-"""From a sample's number to frames and token ids: what runs in the data loader's worker processes."""
+"""Reads samples: from a sample's number to frames and token ids. Runs in the data loader's worker processes."""
 
 import logging
 from collections.abc import Sequence, Set
@@ -19,24 +19,25 @@ from datamodules.shards.shard_reader import RawSample, ShardReader
 
 _log = logging.getLogger(__name__)
 
-# Part of a conversation's tokens; a rare name or two is nothing to warn of.
+# Share of a conversation's tokens; a few rare names cause no warning.
 _MANY_UNKNOWN_WORDS = 0.1
 
 
 class ConversationDataset(Dataset[Sample]):
-    """Samples by number: media decoded once, every conversation about it that was drawn encoded.
+    """The dataset: for a draw it decodes the media once and encodes the drawn conversations about it.
 
     Args:
         reader: The shards.
         tokenizer: See ``load_tokenizer``.
         media: How media bytes become frames.
         chat: What the text of conversations depends on besides the chat template.
-        max_length: Most ids of a conversation; None = no bound.
-        seed: Seed of the augmentation, with a draw's position in the stream.
+        max_length: Most ids of a conversation; None = no limit.
+        seed: Seed of the augmentation, together with a draw's position in the stream.
         failures: What happens to wrong samples.
 
     Raises:
-        SampleError: The index knows of a wrong sample and the policy is to raise: better now than hours later.
+        SampleError: The index lists a wrong sample and ``on_error`` is ``raise``. Without this check the run would fail
+            hours later.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class ConversationDataset(Dataset[Sample]):
         self.seed = seed
         self.skipped = failures.skipped_samples()
         self._bounds = SkipBounds(failures)
-        self._unknown_words_told = False
+        self._warned_of_unknown_words = False
         if failures.on_error == "raise":
             self._check_index()
 
@@ -66,7 +67,7 @@ class ConversationDataset(Dataset[Sample]):
         return len(self.reader)
 
     def locate(self, keys: Set[str]) -> dict[str, list[tuple[str, list[str]]]]:
-        """Tell where samples lie: shard and member names of all samples that have one of these keys."""
+        """Find samples by key: for each key, shard and member names of all samples that have it."""
         found: dict[str, list[tuple[str, list[str]]]] = {key: [] for key in keys}
         for number, entry in enumerate(self.reader.entries()):
             if entry.key in found:
@@ -83,8 +84,8 @@ class ConversationDataset(Dataset[Sample]):
         raw = self.reader.read(draw.sample)
         frames = self.media.read(raw, (self.seed, draw.position))
         num_frames = 0 if frames is None else len(frames.frames)
-        spoken = raw.record.conversations
-        chosen = spoken if draw.conversations is None else [spoken[number] for number in draw.conversations]
+        every = raw.record.conversations
+        chosen = every if draw.conversations is None else [every[number] for number in draw.conversations]
         conversations = tuple(self._encode(raw, item, num_frames) for item in chosen)
         if frames is None:
             return Sample(raw.key, None, None, conversations)
@@ -94,11 +95,11 @@ class ConversationDataset(Dataset[Sample]):
         """Read one rank's part of a batch, as PyTorch's data loader asks for it.
 
         Returns:
-            One sample a draw; a stand-in for each that was left out.
+            One sample a draw; an ``empty_text_sample`` for each that was left out.
 
         Raises:
-            SampleError: A sample is wrong and the policy is to raise.
-            TooManySkippedError: More samples are wrong than the policy lets be left out.
+            SampleError: A sample is wrong and ``on_error`` is ``raise``.
+            TooManySkippedError: More samples are wrong than may be left out.
         """
         if self.skipped is None:
             return [self[draw] for draw in draws]
@@ -138,14 +139,14 @@ class ConversationDataset(Dataset[Sample]):
         return EncodedConversation(encoded.input_ids, encoded.labels, question)
 
     def _warn_of_unknown_words(self, ids: Tensor, where: str) -> None:
-        if self._unknown_words_told:
+        if self._warned_of_unknown_words:
             return
         share = num_unknown_words(ids, self.tokenizer) / len(ids)
         if share > _MANY_UNKNOWN_WORDS:
-            self._unknown_words_told = True
+            self._warned_of_unknown_words = True
             _log.warning(
                 "%s: %.0f %% of its tokens are %r, words that the tokenizer does not know; training on them teaches "
-                "nothing. Take the tokenizer of a language model that knows the language (said once)",
+                "nothing. Take the tokenizer of a language model that knows the language (this warning comes once)",
                 where,
                 100 * share,
                 self.tokenizer.unk_token,

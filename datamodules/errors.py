@@ -1,51 +1,51 @@
-"""The ways in which data can be wrong. Every message says which file, which key and what to do."""
+"""Errors about data. Every message names the file and the key and says what to do."""
 
 from typing import ClassVar
 
 
 class ShardError(ValueError):
-    """A shard as a whole cannot be read: missing, empty, truncated, or holding a member that is refused."""
+    """A shard cannot be read: it is missing, empty or truncated, or has a member that is refused."""
 
 
 class SampleError(ValueError):
-    """One sample is wrong: its JSON, its conversations, or what it says about its media."""
+    """One sample is wrong: its JSON, its conversations, or its media."""
 
     kind: ClassVar[str] = "sample"
-    """Under which name a sample that was left out is counted."""
+    """Name under which samples with this error are counted."""
 
 
 class MembersError(SampleError):
-    """A sample lacks its JSON, or has several media."""
+    """A sample has no JSON, or several media."""
 
     kind = "members"
 
 
 class MalformedJsonError(SampleError):
-    """A sample's JSON cannot be read at all."""
+    """A sample's JSON cannot be parsed."""
 
     kind = "json"
 
 
 class VideoMarkError(SampleError):
-    """The video mark stands where no media belongs, or not where it does."""
+    """The video mark is missing, or is where none is allowed."""
 
     kind = "video mark"
 
 
 class ConversationError(SampleError):
-    """A conversation cannot be written through the chat template."""
+    """The chat template cannot render a conversation."""
 
     kind = "conversation"
 
 
 class LongConversationError(SampleError):
-    """A conversation has more tokens than are allowed."""
+    """A conversation has more tokens than allowed."""
 
     kind = "length"
 
 
 class ModelLimitError(SampleError):
-    """The language model cannot read a conversation: it is too long, or has ids that the model has no embedding for."""
+    """The language model cannot read a conversation: it is too long, or has ids without an embedding."""
 
     kind = "model limit"
 
@@ -57,31 +57,31 @@ class BrokenMediaError(SampleError):
 
 
 class OversizedMediaError(BrokenMediaError):
-    """The media has more pixels or needs more memory than is allowed."""
+    """The media has more pixels or needs more memory than allowed."""
 
     kind = "size"
 
 
 class StuckDecoderError(BrokenMediaError):
-    """The decoder did not come to an end in time and was killed."""
+    """The decoder took too long and was killed."""
 
     kind = "timeout"
 
 
 class CrashedDecoderError(BrokenMediaError):
-    """The decoder took its process down, or failed in a way that it should not."""
+    """The decoder crashed its process, or failed with an unexpected error."""
 
     kind = "crash"
 
 
 class QuarantinedError(SampleError):
-    """The sample's decoder hung or crashed before, so it is not tried again."""
+    """The sample's decoder hung or crashed earlier, so the sample is not tried again."""
 
     kind = "quarantined"
 
 
 class TooManySkippedError(ValueError):
-    """So many samples are left out that the run would learn from, or be judged on, something else than was asked."""
+    """Too many samples were left out: the run would train or be evaluated on other data than configured."""
 
 
 def kinds_of_errors() -> tuple[str, ...]:
@@ -95,7 +95,7 @@ def kinds_of_errors() -> tuple[str, ...]:
 
 
 def undecodable(where: str, reason: object) -> str:
-    """Say that a video cannot be decoded, in one form for every backend."""
+    """Message for a video that cannot be decoded, the same for every backend."""
     return f"{where}: the video cannot be decoded ({reason}); fetch or encode it again, or leave the sample out"
 
 

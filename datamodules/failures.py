@@ -1,24 +1,24 @@
-"""What happens to samples that are wrong, and the list of those that were left out.
+"""Decides what happens to wrong samples, and lists those that were left out.
 
-The list is a file of JSON lines, one a sample, shared by all processes of a run and read again when it is resumed::
+The list is a file of JSON lines, one a sample. All processes of a run share it, and a resumed run reads it again::
 
     {"shard": "data/train-000.tar", "key": "clips/000123", "kind": "timeout", "position": 5121, "reason": "...",
      "media": "clips/cat.mp4"}
 
-``media`` is the file that the sample was made from, where its shard names one. ``kind`` is ``sample`` (its JSON),
-``conversation`` (the chat template refuses it), ``length`` (too many tokens), ``media`` (undecodable), ``size`` (too
-many pixels or too much memory), ``timeout`` or ``crash`` (the decoder had to be killed, or took its process down).
+``media`` is the file that the sample was made from, if its shard names one. ``kind`` is the kind of error: ``sample``
+(its JSON), ``conversation`` (the chat template refuses it), ``length`` (too many tokens), ``media`` (not decodable),
+``size`` (too many pixels or too much memory), ``timeout`` (the decoder was killed) or ``crash`` (it crashed).
 
-A sample that is wrong in itself is found wrong again each time, at little cost. A time-out costs minutes, a crash may
-be chance; so these two are a quarantine: from the listed position of the training stream on the sample is left out
-untried. A run that was killed and resumed therefore leaves out exactly what the uninterrupted one did, also where a
-decoder hung but once. To try a sample again, remove its line.
+A sample with wrong content fails again each time, at little cost. A timeout costs minutes and a crash may be chance, so
+after these two the sample is in quarantine: from the listed position of the training stream on it is left out without
+a try. So a resumed run leaves out exactly what an uninterrupted run leaves out, even if a decoder hung only once. To
+try a sample again, remove its line.
 
-Leaving out has bounds, for each process and data set by itself: a run must not go on, or end well, on other data than
-it was given. Where too many samples are left out in a row or of a stretch, it ends and says why.
+The number of samples left out is limited, for each process and data set. If too many are left out in a row, or of the
+last 500, the run ends with an error, because it would use other data than configured.
 
-What is judged (validation, test, predict) never ends at one wrong sample: it is left out whatever ``on_error`` says,
-and listed in a file of the run's own folder. It counts neither as right nor as wrong.
+Validation, test and predict never end at one wrong sample. It is left out whatever ``on_error`` says, listed in a file
+in the run's folder, and counts neither as right nor as wrong.
 """
 
 import json
@@ -39,7 +39,7 @@ from datamodules.errors import (
 
 _log = logging.getLogger(__name__)
 
-_STRETCH = 500  # samples: enough that a share of them is no chance, few enough that an hour is not lost
+_NUM_RECENT = 500  # samples: enough for a meaningful share, few enough to end the run early
 _QUARANTINE = {StuckDecoderError.kind, CrashedDecoderError.kind}
 
 
@@ -48,15 +48,15 @@ class FailurePolicy:
     """What happens to a sample that is wrong or whose media is broken.
 
     Args:
-        on_error: ``raise`` ends training. ``skip`` leaves the sample out: its batch gets smaller, no other sample takes
-            its place. What is judged is always skipped.
-        skipped_file: Where ``skip`` lists the samples that training left out.
+        on_error: ``raise`` ends training. ``skip`` leaves the sample out, and its batch is smaller. Evaluation always
+            skips.
+        skipped_file: File in which ``skip`` lists the samples that training left out.
         max_skipped_in_a_row: Most samples that one process may leave out one after the other.
-        max_skipped_share: Largest part that one process may leave out of 500 samples in a row, and that may be left
-            out of all that ``validate``, ``test``, ``predict`` or ``evaluate.py`` judge.
+        max_skipped_share: Largest share that one process may leave out of its last 500 samples, and that may be left
+            out of all samples of ``validate``, ``test``, ``predict`` or ``evaluate.py``.
 
     Raises:
-        ValueError: ``skip`` has no file to list its samples in, or a bound is none.
+        ValueError: ``skip`` has no file for its list, or a limit is out of range.
     """
 
     on_error: Literal["raise", "skip"] = "raise"
@@ -74,26 +74,26 @@ class FailurePolicy:
             raise ValueError("on_error 'skip' needs skipped_file, the file that lists the skipped samples")
 
     def skipped_samples(self) -> "SkippedSamples | None":
-        """The list of what was left out; None where nothing may be."""
+        """The list of samples left out; None if none may be."""
         if self.on_error == "raise" or self.skipped_file is None:
             return None
         return SkippedSamples(Path(self.skipped_file))
 
     def for_evaluation(self, skipped_file: Path) -> "FailurePolicy":
-        """The same bounds for samples that are judged, with a list of their own."""
+        """The same limits for an evaluation, with a list of its own."""
         return replace(self, on_error="skip", skipped_file=str(skipped_file))
 
     def check_share(self, kinds: Mapping[str, int], num_samples: int, listed_in: Path, setting: str) -> None:
-        """Refuse an evaluation that left out too much. One sample is never too much, however few there are.
+        """Refuse an evaluation that left out too many samples. One is never too many, however few there are.
 
         Args:
-            kinds: How many samples were left out for each kind of reason.
-            num_samples: All samples, with those.
-            listed_in: The list of what was left out.
-            setting: Where ``max_skipped_share`` is set.
+            kinds: How many samples were left out, by kind of error.
+            num_samples: All samples, those included.
+            listed_in: File that lists them.
+            setting: Name of the setting for ``max_skipped_share``, for the message.
 
         Raises:
-            TooManySkippedError: Of several samples more than ``max_skipped_share`` of all were left out.
+            TooManySkippedError: More than one sample and more than ``max_skipped_share`` of all were left out.
         """
         num_skipped = sum(kinds.values())
         if num_skipped > 1 and num_skipped > self.max_skipped_share * num_samples:
@@ -105,30 +105,30 @@ class FailurePolicy:
 
 
 def in_words(kinds: Mapping[str, int]) -> str:
-    """How many samples were left out for each kind of reason, the most frequent one first."""
+    """Text for messages: how many samples were left out by kind of error, the most frequent first."""
     return ", ".join(f"{count} of kind {kind!r}" for kind, count in Counter(kinds).most_common() if count)
 
 
 class SkipBounds:
-    """Ends the run where one process leaves too many samples out.
+    """Ends the run if one process leaves too many samples out.
 
     Args:
-        policy: Has the bounds.
+        policy: Has the limits.
     """
 
     def __init__(self, policy: FailurePolicy) -> None:
         self._policy = policy
-        self._kinds: deque[str | None] = deque(maxlen=_STRETCH)  # why each of the last samples was left out
+        self._kinds: deque[str | None] = deque(maxlen=_NUM_RECENT)  # of the last samples; None for one that was read
         self._in_a_row = 0
 
     def add(self, error: SampleError | None) -> None:
         """Count the next sample.
 
         Args:
-            error: Why it was left out; None if it was not.
+            error: Why it was left out; None if it was read.
 
         Raises:
-            TooManySkippedError: A bound is exceeded.
+            TooManySkippedError: A limit is exceeded.
         """
         self._kinds.append(None if error is None else error.kind)
         self._in_a_row = 0 if error is None else self._in_a_row + 1
@@ -137,7 +137,7 @@ class SkipBounds:
         kinds = Counter(kind for kind in self._kinds if kind is not None)
         if self._in_a_row > self._policy.max_skipped_in_a_row:
             what, setting = f"{self._in_a_row} samples in a row", "max_skipped_in_a_row"
-        elif kinds.total() > self._policy.max_skipped_share * _STRETCH:
+        elif kinds.total() > self._policy.max_skipped_share * _NUM_RECENT:
             what, setting = f"{kinds.total()} of the last {len(self._kinds)} samples", "max_skipped_share"
         else:
             return
@@ -150,10 +150,10 @@ class SkipBounds:
 
 
 class SkippedSamples:
-    """The list of the samples that were left out. Any number of processes may read and extend it at once.
+    """The list of samples left out. Any number of processes may read and extend it at the same time.
 
     Args:
-        path: The list's file; it need not exist.
+        path: The list's file, which need not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -167,17 +167,17 @@ class SkippedSamples:
         return len(self._lines)
 
     def counts(self) -> dict[str, int]:
-        """How many samples were left out for each kind of reason, over all processes, this run and earlier ones."""
+        """How many samples were left out by kind of error, over all processes, in this run and earlier ones."""
         self._read_news()
         return dict(Counter(line["kind"] for line in self._lines.values()))
 
     def lines(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """What is listed of every sample, by its shard and key; see the top of this file."""
+        """The line of every sample, by shard and key; see the top of this file."""
         self._read_news()
         return dict(self._lines)
 
     def check(self, shard: str, key: str, position: int) -> None:
-        """Refuse a sample in quarantine.
+        """Refuse a sample that is in quarantine.
 
         Args:
             shard: Path of the sample's shard.
@@ -203,7 +203,7 @@ class SkippedSamples:
             key: The sample's key.
             position: Of the draw in the training stream.
             error: Why it was left out.
-            media: The file that the sample was made from; empty where it is not known.
+            media: The file that the sample was made from; empty if unknown.
         """
         self._read_news()
         if error.kind in _QUARANTINE:
@@ -215,7 +215,9 @@ class SkippedSamples:
         line = {"shard": shard, "key": key, "kind": error.kind, "position": position, "reason": str(error)}
         line |= {"media": media} if media else {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:  # one short append: lines of several processes do not mix
+        with self.path.open(
+            "a", encoding="utf-8"
+        ) as file:  # one short append, so lines of several processes do not mix
             file.write(json.dumps(line) + "\n")
         made_from = f" (made from {media})" if media else ""
         _log.warning("sample left out, %d so far, listed in %s: %s%s", len(self), self.path, error, made_from)
@@ -229,9 +231,9 @@ class SkippedSamples:
                 news = file.read()
         except FileNotFoundError:
             return
-        whole = news[: news.rfind(b"\n") + 1]  # another process may be writing the last line
-        self._num_read += len(whole)
-        for text in whole.splitlines():
+        complete = news[: news.rfind(b"\n") + 1]  # another process may be writing the last line
+        self._num_read += len(complete)
+        for text in complete.splitlines():
             self._take(text)
 
     def _take(self, text: bytes) -> None:

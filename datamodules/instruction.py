@@ -1,8 +1,7 @@
-"""The LightningDataModule: sources in, batches out, and one integer that resumes training exactly.
+"""The LightningDataModule: makes batches from sources, and resumes training exactly from one integer.
 
-Training is resumed through ``state_dict``: it holds how many units were trained on (samples, or groups of their
-conversations). Batches that were only fetched do not count, so prefetching loses nothing. Everything that the order
-follows from is in the fingerprint beside it.
+``state_dict`` has the number of draws that were trained on (samples, or groups of their conversations). Batches that
+were only prefetched do not count, so none is lost. Beside it is everything that fixes the order, for a check.
 """
 
 import warnings
@@ -35,22 +34,22 @@ from datamodules.start_sample import StartReader, StartSample
 class InstructionDataModule(LightningDataModule):
     """Video, image and text conversations from shards.
 
-    Every rank takes its own part of each global batch, so the trainer must not add a sampler of its own:
+    This module splits every global batch over the ranks, so the trainer must not add a sampler of its own:
     ``configs/base.yaml`` sets ``trainer.use_distributed_sampler: false``.
 
     Args:
-        tokenizer: Folder or hub name of a tokenizer with a chat template; the command line takes the language model's
-            where it is left out.
+        tokenizer: Folder or hub name of a tokenizer with a chat template; by default the command line takes that of the
+            language model.
         train: Training sources, mixed by weight.
         validation: Name -> shards; one data loader each, in this order.
         test: The same for ``test``.
         predict: The same for ``predict``.
         sampling: How many frames a video gives.
         pixels: Frame size and augmentation.
-        order: What fixes the order of training samples.
-        loading: Batch size, workers, what happens to wrong samples.
-        num_steps: Optimizer steps of the whole training run, which then is one epoch; -1 = an epoch is one pass. It
-            changes no order.
+        order: The order of training samples.
+        loading: Batch size, workers, handling of wrong samples.
+        num_steps: Optimizer steps of the training run, which is then one epoch; -1 = an epoch is one pass. It does not
+            change the order.
     """
 
     def __init__(
@@ -101,16 +100,16 @@ class InstructionDataModule(LightningDataModule):
         return self._tokenizer
 
     def prepare_data(self) -> None:
-        """Index the shards once a node, so that the other ranks find the indexes beside them."""
+        """Index the shards once a node, so that the other ranks find the stored indexes."""
         named = [shards for sources in self.evaluation_sources.values() for shards in sources.values()]
         for patterns in [*(source.shards for source in self.train_sources), *named]:
             open_shards(patterns, self.loading.cache)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the training stream, from where training stands.
+        """Batches of the training stream, from the current position of training.
 
         Raises:
-            ValueError: There is no training source, or the order cannot be followed.
+            ValueError: There is no training source, or the data do not allow this order.
         """
         refuse_other_sampler(self.trainer)
         if not self.train_sources:
@@ -119,7 +118,7 @@ class InstructionDataModule(LightningDataModule):
         weights = [source.weight for source in self.train_sources]
         reader = ShardReader([shard for one in readers for shard in one.shards])
         rank, world_size = self._rank()
-        # One process with batches of a fixed size has no use for the lengths of texts.
+        # With one process and a fixed batch size, lengths of texts are not needed.
         samples = self._lengths(reader, readers if self.loading.budget is not None or world_size > 1 else [])
         if self.loading.budget is not None:
             samples.check_lengths(reader)
@@ -152,14 +151,14 @@ class InstructionDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> list[DataLoader[Batch]]:
         """One data loader a prediction set, in the order of ``names``."""
-        # Lightning cannot know that this sampler leaves nothing out.
+        # Lightning cannot know that this sampler reads every sample.
         warnings.filterwarnings("ignore", message=".*custom batch sampler `EvaluationBatches` for prediction.*")
         return self._evaluation_loaders("predict")
 
     def dataset(
         self, reader: ShardReader, *, train: bool, failures: FailurePolicy | None = None
     ) -> ConversationDataset:
-        """Make the dataset of these shards with this module's settings; ``failures`` None = those of training."""
+        """Make the dataset of these shards with this module's settings; ``failures`` None = as in training."""
         return ConversationDataset(
             reader,
             self.tokenizer,
@@ -171,14 +170,14 @@ class InstructionDataModule(LightningDataModule):
         )
 
     def evaluation_batches(self, reader: ShardReader, numbers: Sequence[int] | None = None) -> EvaluationBatches:
-        """Make batches to judge these samples in, as this module's settings have it.
+        """Make the batches of an evaluation of these samples, with this module's settings.
 
         Args:
             reader: The samples.
             numbers: Which of them, in this order; None = all.
 
         Raises:
-            ValueError: A sample does not tell its length, which a budget goes by; or there are too few for the ranks.
+            ValueError: A budget is set and a sample does not state its length, or there are fewer samples than ranks.
         """
         loading = self.loading
         fixed = loading.eval_batch_size or loading.batch_size
@@ -204,69 +203,69 @@ class InstructionDataModule(LightningDataModule):
         return StartReader(self.tokenizer, self.pixels.size, self.loading, self.order.seed).read(sources)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Count what a stage of the run reads; the few batches of a sanity check say nothing about a run."""
+        """Count what a stage of the run reads, without the batches of the sanity check."""
         trainer: Any = self.trainer  # which calls this
         if not trainer.sanity_checking:
             self._read_batches.add(trainer.state.stage.value, batch)
         return batch
 
     def teardown(self, stage: str) -> None:
-        """Refuse to end well what has read nothing, or judged too little; see ``ReadBatches.finish``."""
+        """Fail if all samples, or too many in an evaluation, were left out; see ``ReadBatches.finish``."""
         counted, self._read_batches = self._read_batches, ReadBatches()
         counted.finish(self.trainer, self.loading.failures)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many units were trained on, and what their order follows from."""
+        """Number of draws trained on, and everything that fixes their order."""
         if self._facts is None:
             return self._restored or {}
         return {"samples_consumed": self.samples_consumed, "fingerprint": self._facts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over where a checkpoint stands. It is checked when training goes on: judging needs no training data."""
+        """Take over a checkpoint's position. It is checked when training starts: evaluation needs no training data."""
         self._restored = dict(state_dict)
         self._start_samples = int(state_dict.get("samples_consumed", 0))
         self._start_batches = None
 
     @property
     def samples_consumed(self) -> int:
-        """Units (samples, or groups of their conversations) trained on so far, over all ranks and restarts."""
+        """Number of draws trained on so far, over all ranks and restarts."""
         if self._start_batches is None or self._batches is None:
             return self._start_samples
-        trained = self._trained_batches(whole_steps=True) - self._start_batches
+        trained = self._trained_batches(complete_steps=True) - self._start_batches
         return self._batches.consumed_after(self._start_samples, max(0, trained))
 
     @property
     def batches_per_pass(self) -> int:
-        """Whole global batches of a pass over the training data; 0 before the training loader is made."""
+        """Global batches that a pass over the training data fills; 0 before the training loader is made."""
         return 0 if self._batches is None else self._batches.batches_per_pass
 
     def _resume_position(self) -> int:
-        """Where an iteration of the training loader starts; asked at its first batch, after Lightning has restored."""
+        """Position at which the training loader starts; called at its first batch, after Lightning has restored."""
         if self._restored and self._facts is not None:
             check_facts(self._restored["fingerprint"], self._facts)
         if self._start_batches is None:
             self._start_batches = self._trained_batches()
         return self.samples_consumed
 
-    def _trained_batches(self, *, whole_steps: bool = False) -> int:
+    def _trained_batches(self, *, complete_steps: bool = False) -> int:
         """Batches whose training step has ended, over all restarts, as Lightning's loop counts them.
 
-        With ``whole_steps`` without those of an optimizer step under way: no checkpoint holds their gradient.
+        With ``complete_steps``, batches of an unfinished optimizer step do not count: no checkpoint has their gradient.
         """
         if self.trainer is None:
             return 0
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress  # Lightning types it too narrowly
         of_epoch = batches.current.processed
-        all_count = not whole_steps or of_epoch >= self.trainer.num_training_batches
+        all_count = not complete_steps or of_epoch >= self.trainer.num_training_batches
         return int(batches.total.processed - (0 if all_count else of_epoch % self.trainer.accumulate_grad_batches))
 
-    def _evaluation_loaders(self, kind: str) -> list[DataLoader[Batch]]:
+    def _evaluation_loaders(self, sources: str) -> list[DataLoader[Batch]]:
         refuse_other_sampler(self.trainer)
         loaders = []
         failures = self.loading.failures
         if self.trainer is not None:
-            failures = failures.for_evaluation(skipped_file(self.trainer, kind))
-        for patterns in self.evaluation_sources[kind].values():
+            failures = failures.for_evaluation(skipped_file(self.trainer, sources))
+        for patterns in self.evaluation_sources[sources].values():
             reader = open_shards(patterns, self.loading.cache)
             dataset = self.dataset(reader, train=False, failures=failures)
             batches = self.evaluation_batches(reader)
@@ -274,7 +273,7 @@ class InstructionDataModule(LightningDataModule):
         return loaders
 
     def _lengths(self, reader: ShardReader, measured: Sequence[ShardReader]) -> SampleTable:
-        """Lengths of the samples; their text's only where there are ``measured`` sources to fit them to."""
+        """Lengths of the samples. Lengths of texts are estimated from ``measured`` sources, or 0 without any."""
         loading = self.loading
         text = None
         if measured:

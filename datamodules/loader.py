@@ -1,4 +1,4 @@
-"""Which shards are read, how they are batched, and the data loaders that do it."""
+"""Settings for reading and batching shards, and the data loaders."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ from datamodules.shards.shard_cache import ShardCache
 
 @dataclass(frozen=True)
 class Source:
-    """Training shards of one kind.
+    """Training shards that are mixed with one weight.
 
     Args:
         shards: Path, url, folder or pattern as ``find_shards`` reads it, or several.
-        weight: How often a sample comes in a pass; 1 draws every sample once, 0.5 half of them. Stays 1 where
-            ``order.temperature`` mixes the sources.
+        weight: How often a sample is drawn in a pass: 1 draws every sample once, 0.5 half of them. It must be 1 if
+            ``order.temperature`` is set.
     """
 
     shards: str | list[str]
@@ -33,22 +33,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Loading:
-    """How samples are read and joined.
+    """How samples are read and made into batches.
 
     Args:
-        batch_size: Samples (videos with all their conversations, or with ``order.conversations_per_video`` of them) of
-            one batch over all ranks together, so that the number of ranks changes nothing. None with a budget.
-        budget: Frames and tokens of one batch over all ranks together, instead of a number of samples.
+        batch_size: Draws (videos with all their conversations, or with ``order.conversations_per_video`` of them) of
+            one batch, over all ranks together, so the number of ranks changes nothing. None with a budget.
+        budget: Most frames and tokens of one batch over all ranks together, instead of a number of draws.
         eval_batch_size: Samples of a batch in validation, test and predict. None = as in training: ``batch_size``
             samples, or as many as the budget holds.
-        cost: How much work a sample is: the ranks' is balanced by it, and a budget groups by it.
+        cost: How the work of a draw is counted. It balances the ranks, and a budget groups draws by it.
         num_workers: Worker processes of every rank.
-        max_length: Most text tokens of a conversation; None = no bound.
-        chat: What the text of conversations depends on besides the chat template; the command line takes the language
-            model's where it is left out.
-        decoding: With what videos and pictures are decoded, and when a decoder is given up.
+        max_length: Most text tokens of a conversation; None = no limit.
+        chat: What the text of conversations depends on besides the chat template; by default the command line takes
+            that of the language model.
+        decoding: Decoder of videos and pictures, and its time limits.
         failures: What happens to wrong samples.
-        cache: Where local copies of remote shards are kept.
+        cache: Where local copies of remote shards are stored.
 
     Raises:
         ValueError: A size is not positive, or not exactly one of ``batch_size`` and ``budget`` is given.
@@ -74,31 +74,31 @@ class Loading:
         if self.budget is not None and self.budget.max_tokens is not None and self.cost.visual_tokens is None:
             raise ValueError(
                 "budget.max_tokens counts the visual tokens too: set cost.visual_tokens to how many the language model "
-                "reads of a video, what the bridge's readout gives (0 where there is text only)"
+                "reads of a video, the length of the bridge's readout (0 if there is text only)"
             )
 
     @property
     def chat_settings(self) -> ChatSettings:
-        """``chat``; the defaults where it is left out."""
+        """``chat``, or the defaults if it is None."""
         return self.chat or ChatSettings()
 
 
 class LateLoader(DataLoader[Batch]):
-    """A data loader that reads nothing before its first batch is asked for, and whose workers begin without signals.
+    """A data loader that reads nothing before its first batch is requested, and whose workers start without signals.
 
-    Lightning may make the iterator before it restores the checkpoint (its issue 20550: ``estimated_stepping_batches``
-    in ``configure_optimizers`` is enough, and sharding strategies restore late anyway). Started then, workers would
-    fetch from where the run once began.
+    Lightning may make the iterator before it restores the checkpoint: ``estimated_stepping_batches`` in
+    ``configure_optimizers`` causes this (its issue 20550), and sharding strategies always restore late. Workers that
+    start then would read from the beginning of the run.
     """
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator is what starts late
-        with signals_held_in_children():  # worker_init_fn says what they do with them from then on
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator, so that it starts late
+        with signals_held_in_children():  # worker_init_fn sets their handling
             batches = super().__iter__()
         yield from batches
 
 
 class ResumableLoader(LateLoader):
-    """Tells Lightning that it can resume; where to is the datamodule's state, which is restored in time."""
+    """Tells Lightning that this loader can resume. The position is in the datamodule's state."""
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: see the class."""
@@ -128,7 +128,7 @@ def batch_loader(kind: type[LateLoader], dataset: Any, batches: Any, num_workers
 
 
 def refuse_other_sampler(trainer: Any) -> None:
-    """Refuse a sampler of Lightning's beside this project's own split over the ranks.
+    """Refuse Lightning's distributed sampler, because the datamodule splits batches over the ranks.
 
     Args:
         trainer: Lightning's trainer, None without one.

@@ -1,4 +1,4 @@
-"""Counts what a run reads and leaves out, and refuses to end well where that is nothing, or judges too little."""
+"""Counts the samples that a run reads and leaves out, and fails if too many were left out."""
 
 from collections import Counter
 from pathlib import Path
@@ -17,7 +17,7 @@ _SOURCES = {"validate": "validation"}
 
 
 def skipped_file(trainer: Any, sources: str) -> Path:
-    """The list of what an evaluation left out. Every rank must ask: they agree on the folder.
+    """File that lists the samples left out of an evaluation. Every rank must call this: the ranks agree on the folder.
 
     Args:
         trainer: Lightning's trainer.
@@ -27,7 +27,7 @@ def skipped_file(trainer: Any, sources: str) -> Path:
 
 
 class ReadBatches:
-    """Counts of this rank by stage of the run: batches, those of which every sample was left out, and samples."""
+    """Counts of this rank by stage: batches, batches of which every sample was left out, samples."""
 
     def __init__(self) -> None:
         self._read: Counter[str] = Counter()
@@ -44,22 +44,22 @@ class ReadBatches:
         self._left_out.setdefault(stage, Counter()).update(batch.left_out)
 
     def finish(self, trainer: Any, failures: FailurePolicy) -> None:
-        """Judge, once a run has ended, what it is worth. Every rank must call it.
+        """Check the counts when a run has ended. Every rank must call it.
 
         Args:
             trainer: Lightning's trainer.
-            failures: Has the bounds.
+            failures: Has the limits.
 
         Raises:
-            TooManySkippedError: Over all ranks, all samples of a stage were left out; or more than the largest share
-                of those that ``validate``, ``test`` or ``predict`` have judged.
+            TooManySkippedError: Over all ranks, all samples of a stage were left out, or more than
+                ``max_skipped_share`` of the samples of ``validate``, ``test`` or ``predict``.
         """
         for stage, num_read in sorted(self._read.items()):
             if trainer.strategy.reduce_boolean_decision(self._empty[stage] == num_read, all=True):
                 raise TooManySkippedError(
-                    f"stage {stage!r}: every sample of all {num_read} batches was left out, so its results are about "
-                    "nothing. The list of skipped samples says why: data.loading.failures.skipped_file of training, "
-                    "skipped_*.jsonl in the folder of the logs of what is judged"
+                    f"stage {stage!r}: every sample of all {num_read} batches was left out, so it has no "
+                    "results. The list of skipped samples says why: data.loading.failures.skipped_file for training, "
+                    "skipped_*.jsonl in the log folder for an evaluation"
                 )
         if trainer.state.fn != TrainerFn.FITTING:
             self._finish_evaluation(trainer, failures)

@@ -1,4 +1,4 @@
-"""A few samples of every source, read before a run starts, so that it need not find out hours later what they are."""
+"""Reads a few samples of every source before a run starts, so that errors show at once and not hours later."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,39 +23,39 @@ _MOST_CONVERSATIONS = 16  # of a sample, the longest: some pictures have thousan
 
 
 class StartText(NamedTuple):
-    """One conversation as the language model will read it."""
+    """One conversation as the language model reads it."""
 
     where: str  # shard, key and conversation, for messages
     input_ids: Tensor  # [k] int64
     labels: Tensor  # [k] int64
     has_media: bool
-    is_answered: bool  # the model will generate an answer to it, as in validation
+    is_answered: bool  # the model generates an answer to it, as in validation
 
 
 class StartMedia(NamedTuple):
-    """Frames as the encoder will get them."""
+    """Form of the frames that the encoder gets."""
 
     where: str  # shard and key, for messages
     dtype: torch.dtype
-    shape: tuple[int, ...]  # of one frame; its sides are 0 where data.pixels.size is not set
+    shape: tuple[int, ...]  # of one frame; height and width are 0 if data.pixels.size is not set
 
 
 class StartSample(NamedTuple):
-    """What a few samples of every source are."""
+    """Texts and media of a few samples of every source."""
 
     texts: list[StartText]
-    media: list[StartMedia]  # one of every kind of frames in every source
-    problems: list[str]  # what cannot be read
+    media: list[StartMedia]  # of every source one with pixels and one with features, if it has them
+    problems: list[str]  # messages about samples that cannot be read
 
 
 class StartReader(NamedTuple):
-    """Reads the samples; of each source the longest conversations and some drawn ones of one local shard.
+    """Reads the samples: of each source the longest conversations and some random ones of one local shard.
 
-    Remote shards are left alone: a shard is fetched as a whole, and to fetch one of each source may take minutes.
+    Remote shards are not read: a shard is downloaded completely, and one of each source may take minutes.
     """
 
     tokenizer: Any
-    frame_side: int | None  # pixels; None where it is not known
+    frame_side: int | None  # pixels; None if unknown
     loading: Loading
     seed: int
 
@@ -63,7 +63,7 @@ class StartReader(NamedTuple):
         """Read samples.
 
         Args:
-            sources: Shards of every source as ``find_shards`` reads them, and whether its questions will be answered.
+            sources: Shards of every source as ``find_shards`` reads them, and whether the model answers its questions.
 
         Raises:
             ShardError: A source names no shard, or its shard cannot be read.
@@ -82,13 +82,13 @@ class StartReader(NamedTuple):
     ) -> None:
         wrong: list[str] = []
         num_right = 0
-        kinds: set[bool] = set()
+        found: set[bool] = set()
         for index in _chosen(reader, generator):
             try:
                 raw = reader.read(index)
-                if raw.media is not None and (raw.ending in FEATURE_ENDINGS) not in kinds:
+                if raw.media is not None and (raw.ending in FEATURE_ENDINGS) not in found:
                     result.media.append(self._form(raw))
-                    kinds.add(raw.ending in FEATURE_ENDINGS)
+                    found.add(raw.ending in FEATURE_ENDINGS)
                 result.texts.extend(self._texts(raw, is_answered))
                 num_right += 1
             except SampleError as error:
@@ -123,9 +123,9 @@ class StartReader(NamedTuple):
 
 
 def _chosen(reader: ShardReader, generator: np.random.Generator) -> list[int]:
-    """Numbers of the samples with the longest conversations, and of some drawn ones; those that are no use left out."""
+    """Numbers of the samples with the longest conversations and of some random ones, without wrong samples."""
     lengths = [max(entry.text_lengths, default=0) if entry.problem is None else -1 for entry in reader.entries()]
     usable = [number for number, length in enumerate(lengths) if length >= 0]
     longest = sorted(usable, key=lambda number: -lengths[number])[:_LONGEST]
-    drawn = [usable[int(place)] for place in generator.permutation(len(usable))[:_DRAWN]]
+    drawn = [usable[int(index)] for index in generator.permutation(len(usable))[:_DRAWN]]
     return sorted({*longest, *drawn})

@@ -1,4 +1,4 @@
-"""Makes plain weights of a checkpoint: ``python -m lightning_modules.export CKPT OUT``.
+"""Exports the weights of a checkpoint: ``python -m lightning_modules.export CKPT OUT``.
 
 OUT is a folder of safetensors with the parameters as ``VideoLanguageModel`` names them, and the run's config; it needs
 no trainer, whichever strategy wrote the checkpoint. ``lightning_modules.trained_model.load_model`` opens it.
@@ -42,19 +42,19 @@ def export(
     """Write the weights of a checkpoint; one tensor is in memory at a time.
 
     Args:
-        checkpoint: What training wrote.
-        out: New folder. It is there when it is whole.
-        averaged: Take the running averages of the parameters that have one.
-        dtype: Dtype to cast to; None keeps the one that was trained in.
-        language_model: Also write the whole language model, adapters merged, as a Hugging Face folder
+        checkpoint: A checkpoint of a training run.
+        out: New folder. It appears once it is complete.
+        averaged: Use the running averages of the parameters that have one.
+        dtype: Dtype to cast to; None = as trained.
+        language_model: Also write the complete language model, adapters merged, as a Hugging Face folder
             ``OUT/language_model``. Needs memory for the model.
-        largest_file: Bytes of weights beyond which another file is begun.
+        largest_file: Largest size of a file of weights, in bytes.
 
     Returns:
-        What was done, line by line.
+        Lines that say what was done.
 
     Raises:
-        FileExistsError: ``out`` is there.
+        FileExistsError: ``out`` exists.
         FileNotFoundError: There is no checkpoint.
         ValueError: The checkpoint is damaged, or has no averages.
     """
@@ -101,7 +101,7 @@ def _spec(opened: RunCheckpoint, name: str, dtype: torch.dtype | None, averaged:
 def _write_files(
     target: Path, opened: RunCheckpoint, specs: Mapping[str, TensorSpec], largest_file: int, averaged: bool
 ) -> int:
-    """Write the weights, with an index where they fill several files; the bytes written."""
+    """Write the weights, with an index if there are several files; returns the bytes written."""
     shards = list(_shards(specs, largest_file))
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     names = names if len(names) > 1 else ["model.safetensors"]
@@ -141,7 +141,7 @@ def _plain(name: str) -> str:
 
 
 def _write_language_model(opened: RunCheckpoint, target: Path, averaged: bool, dtype: torch.dtype | None) -> None:
-    """Write a folder that transformers opens."""
+    """Write the language model as a folder that transformers opens."""
     settings = stored_config(opened.path)["model"]["language_model"]["init_args"]
     trained: Any = load_model(opened.path, averaged=averaged).language_model
     merged = merge_adapters_of(trained.model)
@@ -154,7 +154,7 @@ def _write_language_model(opened: RunCheckpoint, target: Path, averaged: bool, d
         trained.tokenizer.save_pretrained(target)
         follow_umask(target)
         return
-    # As they are: transformers forgets some of a tokenizer's settings when it saves one.
+    # Copied, because transformers loses some of a tokenizer's settings when it saves one.
     for path in source.iterdir():
         if path.suffix in _TEXT_FILES and path.name != "config.json" and not path.name.endswith(".index.json"):
             shutil.copy(path, target / path.name)

@@ -1,4 +1,4 @@
-"""Stops a run that must leave its machine, or whose user presses Ctrl-C, with a checkpoint to go on from."""
+"""On a signal or Ctrl-C: saves a checkpoint and stops the run, so that it can be resumed."""
 
 import os
 import signal
@@ -13,16 +13,16 @@ from lightning_modules.checkpoints.keeping import LAST, KeepCheckpoints
 from lightning_modules.rank_agreement import LargestOfAllRanks
 
 EXIT_STATUS = 75
-"""Of a run that stopped for a signal and can go on: the EX_TEMPFAIL of BSD's ``sysexits.h``, "try again"."""
+"""Exit status of a run that stopped for a signal and can be resumed: EX_TEMPFAIL of BSD's ``sysexits.h``."""
 
 INTERRUPTED_STATUS = 130
-"""Of a run that its user stopped with Ctrl-C, as shells have it: whatever starts runs again leaves this one alone."""
+"""Exit status after Ctrl-C, as in shells. A job script does not restart such a run."""
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 class Preempted(SystemExit):
-    """Ends the process after a signal, with no traceback.
+    """Ends the process after a signal, without a traceback.
 
     Args:
         number: The signal.
@@ -33,7 +33,7 @@ class Preempted(SystemExit):
 
 
 class StoppedAtOnce(SystemExit):
-    """Ends a run in the middle of a step: its user would not wait for the end of it."""
+    """Ends a run within a step, because its user pressed Ctrl-C twice."""
 
     def __init__(self) -> None:
         super().__init__(INTERRUPTED_STATUS)
@@ -51,24 +51,24 @@ class Preemption(Checkpoint):
     SIGINT    Ctrl-C                                                      130
     ========  ==========================================================  ===========
 
-    The handler only notes the signal, so nothing is ever cut in two: not a step, a collective, a validation nor the
-    writing of a checkpoint. Further signals change nothing, but for a second Ctrl-C: it ends the run at once, and what
-    was trained since the last checkpoint is lost. So does the first one where nothing has been trained yet.
+    The handler only records the signal, so no step, collective call, validation or checkpoint is interrupted. Further
+    signals change nothing, except a second Ctrl-C: it ends the run at once, and the training since the last checkpoint
+    is lost. Before the first step, the first Ctrl-C ends the run.
 
-    The signal may reach one rank only, or ranks at different steps. So after each step all ranks reduce what they have
-    noted, and look at the result after the step that follows, when it has long arrived: nobody waits for it. A run thus
-    stops one or two optimizer steps after the signal, later by a validation that falls between; leave that much time,
-    and that for the checkpoint, before the machine is taken. A validation that was due in the very step is left out. In
-    its last step a run rather ends than stops.
+    The signal may reach only one rank, or ranks at different steps. So after each step all ranks reduce the signal that
+    they recorded, and read the result after the next step, when no rank has to wait for it. A run thus stops one or two
+    optimizer steps after the signal, and after a validation that happens in between. Plan that time, and the time of
+    writing a checkpoint, before the machine is taken away. A validation that is due after the same step is skipped. In
+    its last step a run ends as if there had been no signal.
 
-    ``KeepCheckpoints`` saves, so the checkpoint is one like all others. Starting again is the caller's affair: the
-    script of ``lightning_modules.submit`` requeues a job that exits with 75, and ``--run_folder`` finds the checkpoint.
+    ``KeepCheckpoints`` saves, so the checkpoint is like all others. This callback does not restart a run: the script of
+    ``lightning_modules.submit`` requeues a job that exits with 75, and ``--run_folder`` finds the checkpoint.
 
-    With this callback, Lightning's own handling of these signals is out of use: it saves in the handler, where ranks
-    may stand in different collectives. As one that has checkpoints written, it comes after the other callbacks, so that
-    their state is that of the step's end.
+    This callback replaces Lightning's handling of these signals, which saves in the handler, while ranks may be in
+    different collective calls. It is a ``Checkpoint`` so that Lightning calls it after the other callbacks, whose state
+    is then that of the step's end.
 
-    Validation, test and prediction have nothing to save; ``EndsAtOnce`` is for them.
+    Validation, test and prediction have nothing to save; ``EndsAtOnce`` handles their signals.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Preemption(Checkpoint):
         self._trainer: Trainer | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen from here on: loading weights may take minutes.
+        """Handle signals from now on: loading weights may take minutes.
 
         Raises:
             ValueError: There is no ``KeepCheckpoints`` to save.
@@ -97,11 +97,11 @@ class Preemption(Checkpoint):
             self._listen()
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen in place of Lightning, which has put handlers of its own since ``setup``."""
+        """Set the handlers again: Lightning has set its own since ``setup``."""
         self._listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen as above, and note where training starts."""
+        """Set the handlers again, and store the step at which training starts."""
         self._listen()
         self._step = trainer.global_step
         self._question = None
@@ -110,7 +110,7 @@ class Preemption(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After an optimizer step: stop if a rank was asked to."""
+        """After an optimizer step: stop if any rank got a signal."""
         if trainer.global_step == self._step:  # gradients are being accumulated
             return
         self._step = trainer.global_step
@@ -124,11 +124,11 @@ class Preemption(Checkpoint):
             self._stop(trainer, signal.Signals(received))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let no signal cut off what little is left to do."""
+        """Ignore signals from now on: the run is about to end."""
         self._is_leaving = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let signals end a run that has failed; one that was stopped still has to leave with its own status."""
+        """Let signals end a run that failed; a run that was stopped still has to exit with its own status."""
         self._has_failed = not isinstance(exception, Preempted | StoppedAtOnce)
         self._is_leaving = not self._has_failed
         launcher = trainer.strategy.launcher
@@ -136,7 +136,7 @@ class Preemption(Checkpoint):
             launcher.kill(signal.SIGKILL)  # the processes that this one has started wait for it
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the handlers back that were there before."""
+        """Restore the earlier handlers."""
         self._trainer = None
         while self._earlier:
             signal.signal(*self._earlier.popitem())
@@ -174,14 +174,14 @@ class Preemption(Checkpoint):
         self._is_interrupted = True
 
     def _leave_terminals(self) -> None:
-        """Have what is still printed go nowhere: writing to a terminal that is gone fails, and the run would too."""
+        """Discard further output: writing to a closed terminal raises an error, which would end the run."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in self._terminals:
             os.dup2(nowhere, stream)
         os.close(nowhere)
 
     def _say(self, line: str) -> None:
-        """Print from within a handler, which may have interrupted a print or the writing of a log."""
+        """Print in a signal handler, which may have interrupted another print."""
         if self._trainer is None or self._trainer.is_global_zero:
             os.write(2, f"\n{line}\n".encode())
 
@@ -198,22 +198,22 @@ class Preemption(Checkpoint):
 
 
 class EndsAtOnce(Callback):
-    """Has SIGTERM end validation, test and prediction: Lightning's own handler notes it, and nothing looks at the note.
+    """Lets SIGTERM end validation, test and prediction; Lightning's own handler would ignore it there.
 
-    What has been answered is in the file of predictions. Ctrl-C ends them in any case.
+    The answers so far are in the file of predictions. Ctrl-C ends them without this callback.
     """
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Unless it is a validation within training."""
+        """Restore the default handler, unless the validation is within training."""
         if trainer.state.fn != "fit":
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See the class."""
+        """Restore the default handler."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See the class."""
+        """Restore the default handler."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

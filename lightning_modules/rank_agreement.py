@@ -1,4 +1,4 @@
-"""Numbers that all ranks agree on; without a process group, those of the one rank there is."""
+"""Combines numbers of all ranks; without a process group they are returned unchanged."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ def largest_of_all_ranks(value: int, device: torch.device) -> int:
 
     Args:
         value: This rank's.
-        device: Where the ranks' communication takes its numbers from.
+        device: Device of the process group's communication.
     """
     if not _several_ranks():
         return value
@@ -22,7 +22,7 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     """Mean of the ranks' values, a float32 scalar without gradient; every rank must call it.
 
     Args:
-        value: This rank's, a scalar on the device of the ranks' communication.
+        value: This rank's, a scalar on the device of the process group's communication.
     """
     mean = value.detach().float()
     if _several_ranks():
@@ -37,7 +37,7 @@ def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
 
     Args:
         values: This rank's, of the same shape and dtype on every rank.
-        device: Where the ranks' communication takes its numbers from.
+        device: Device of the process group's communication.
     """
     if not _several_ranks():
         return values
@@ -47,13 +47,13 @@ def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
 
 
 class LargestOfAllRanks:
-    """The largest of the numbers that the ranks gave, without making anyone wait while it is found.
+    """Finds the largest number of all ranks while the ranks go on working.
 
-    Every rank of a process group must make one in the same place.
+    Every rank of the process group must create one, in the same order of collective calls.
 
     Args:
         number: This rank's.
-        device: Where the process group communicates.
+        device: Device of the process group's communication.
     """
 
     def __init__(self, number: int, device: torch.device) -> None:
@@ -61,7 +61,7 @@ class LargestOfAllRanks:
         self._work = torch.distributed.all_reduce(self._result, torch.distributed.ReduceOp.MAX, async_op=True)
         self._arrived: torch.cuda.Event | None = None
         if device.type == "cuda":
-            # Reading it from the device later would wait for all that is queued there by then.
+            # Reading it from the device later would wait for all work that is queued there by then.
             self._work.wait()
             self._result = torch.empty(1, dtype=torch.int32, pin_memory=True).copy_(self._result, non_blocking=True)
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
-"""Asks, before the first step, whether parts, tokenizer and data fit each other; all that is wrong is said at once.
+"""Checks before the first step that parts, tokenizer and data fit each other, and reports all problems at once.
 
-``check_settings`` runs when the parts are built and needs no weights of the language model, so it is the same under
-every strategy. ``StartCheck`` then lets the language model read two tokens, once it is where it will run. Neither
-changes the state of any generator of random numbers, so a resumed run goes on as if there were no check.
+``check_settings`` runs when the parts are built. It needs no weights of the language model, so it works under every
+strategy. ``StartCheck`` then lets the language model read two tokens on the device where it will run. Neither changes
+the state of a random number generator, so a resumed run continues as if there were no check.
 """
 
 from typing import Any, NamedTuple
@@ -25,11 +25,11 @@ from lightning_modules.optimization.groups import refuse_float16
 
 
 class _Limits(NamedTuple):
-    """What a run asks of the language model's context."""
+    """What a run needs of the language model's context."""
 
-    visual_tokens: int  # of a video of one frame, the fewest there are
+    visual_tokens: int  # of a video of one frame, the smallest number
     max_new_tokens: int
-    is_predicting: bool  # answers alone are wanted, no losses
+    is_predicting: bool  # only answers are needed, no losses
     long_texts_are_skipped: bool
 
 
@@ -41,14 +41,14 @@ def check_settings(
     *,
     long_texts_are_skipped: bool = False,
 ) -> None:
-    """Check what needs no weights of the language model.
+    """Check everything that needs no weights of the language model.
 
     Args:
         model: The parts, just built.
-        stage: What begins: fit, validate, test or predict; None where that is not known, and no data are read.
+        stage: What begins: fit, validate, test or predict; None = unknown, and the data are not checked.
         datamodule: The data; None, or one without ``start_sample``, is not checked.
         max_new_tokens: Longest answer that is generated.
-        long_texts_are_skipped: Whether a conversation beyond the model's context is left out later, and no problem.
+        long_texts_are_skipped: Whether conversations that are too long for the model are skipped later (no problem).
 
     Raises:
         ValueError: Parts, tokenizer and data do not fit each other.
@@ -85,7 +85,7 @@ def _check_data(model: VideoLanguageModel, datamodule: Any, stage: str, limits: 
 
 
 def _fewest_visual_tokens(model: VideoLanguageModel) -> int:
-    """Visual tokens of a video of one frame, by letting the bridge read one. It is whole while parts are built."""
+    """Visual tokens of a video of one frame, computed by the bridge. It is not sharded yet while parts are built."""
     weights = next(model.bridge.parameters(), torch.zeros(1))
     patches = weights.new_zeros(1, 1, model.encoder.num_patches, model.encoder.dim)
     one = torch.ones(1, 1, dtype=torch.bool, device=weights.device)
@@ -98,7 +98,7 @@ def _fewest_visual_tokens(model: VideoLanguageModel) -> int:
 
 
 def _check_frames(encoder: FrameEncoder, media: Any) -> None:
-    """Let the encoder say what is wrong with frames of another form than it reads."""
+    """Report the encoder's error about frames whose shape or type it does not read."""
     expected = encoder.dummy_frames("cpu")
     frames = torch.zeros(1, *media.shape, dtype=media.dtype)
     if frames.shape == expected.shape and frames.is_floating_point() == expected.is_floating_point():
@@ -133,19 +133,19 @@ def _check_chat(language_model: HuggingFaceCausalLM, datamodule: Any) -> None:
 
 
 def _check_text(language_model: HuggingFaceCausalLM, text: Any, limits: _Limits) -> None:
-    """Hold one conversation to the language model's vocabulary and context."""
+    """Check one conversation against the language model's vocabulary and context."""
     try:
         language_model.limits.check_ids(text.input_ids[None])
     except TextLimitError as error:
         raise ValueError(f"{text.where}: {error.reason}") from error
     path, context = language_model.limits.path, language_model.limits.context_length
-    visual = limits.visual_tokens - 1 if text.has_media else 0  # one stands for the placeholder
+    visual = limits.visual_tokens - 1 if text.has_media else 0  # the placeholder is one of them already
     prompt = int((text.labels != IGNORED_LABEL).cumsum(0).eq(0).sum())
-    whole = 0 if limits.is_predicting else len(text.input_ids)
+    complete = 0 if limits.is_predicting else len(text.input_ids)
     answered = prompt + limits.max_new_tokens if text.is_answered else 0
-    needed = max(whole, answered) + visual
+    needed = max(complete, answered) + visual
     if context is not None and needed > context:
-        with_answer = f" (a prompt of {prompt}, {limits.max_new_tokens} for the answer)" if answered >= whole else ""
+        with_answer = f" (a prompt of {prompt}, {limits.max_new_tokens} for the answer)" if answered >= complete else ""
         raise ValueError(
             f"{text.where}: it needs {needed} tokens{with_answer}, {visual + 1 if text.has_media else 0} or more "
             f"visual ones among them, but max_position_embeddings of {path!r} is {context}: {CONTEXT_ADVICE}"
@@ -153,7 +153,7 @@ def _check_text(language_model: HuggingFaceCausalLM, text: Any, limits: _Limits)
 
 
 class StartCheck(Callback):
-    """Lets the language model read two tokens and answer with two, where and as it will run."""
+    """Lets the language model read two tokens and answer with two, on the device and in the precision of the run."""
 
     def __init__(self) -> None:
         self._is_done = False
@@ -163,11 +163,11 @@ class StartCheck(Callback):
         self._check(trainer, pl_module.built)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Check before judging."""
+        """Check before evaluating."""
         self._check(trainer, pl_module.built)
 
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Check before judging."""
+        """Check before evaluating."""
         self._check(trainer, pl_module.built)
 
     def on_predict_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -193,7 +193,7 @@ class StartCheck(Callback):
 
 
 def _unused(names: list[str], world_size: int) -> list[str]:
-    """A problem where ranks wait for the gradients of all parameters; elsewhere a warning."""
+    """A problem if several ranks wait for the gradients of all parameters; else a warning."""
     if not names:
         return []
     text = (

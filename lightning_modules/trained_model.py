@@ -1,4 +1,4 @@
-"""Opens trained models for one's own code: no trainer, no process group."""
+"""Opens a trained model in Python code, without trainer or process group."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,19 +34,19 @@ def load_model(
 ) -> VideoLanguageModel:
     """Build the model of a training run with its trained weights.
 
-    What did not train is not in a checkpoint and comes from the folders that the config names, relative ones as seen
-    from the working directory.
+    Weights that were not trained are not in a checkpoint. They are read from the folders that the config names;
+    relative paths are relative to the working directory.
 
     Args:
         path: A checkpoint (``runs/NAME/version_0/checkpoints/final.ckpt``), or what
             ``python -m lightning_modules.export`` made of one.
-        config: The run's config, or files that are merged in order; by default the one in the checkpoint.
-        averaged: Take the running averages of the parameters that have one.
-        device: Where the model is put.
+        config: The run's config, or several files, merged in order; by default the config in the checkpoint.
+        averaged: Use the running averages of the parameters that have one.
+        device: Device of the model.
 
     Returns:
-        The model in evaluation mode. Its inputs are as in training: ``components.streaming.StreamingSession`` takes
-        frames as they come.
+        The model in evaluation mode, with the same inputs as in training. For frames that arrive one by one see
+        ``components.streaming.StreamingSession``.
 
     Raises:
         FileNotFoundError: There is no checkpoint, or one of the folders is missing.
@@ -67,7 +67,7 @@ def load_model(
 
 
 def load_weights(module: VideoLanguageModule, weights: SavedWeights, *, averaged: bool = False) -> None:
-    """Put trained weights into a module that is not under a strategy; its parts are built if they are not yet.
+    """Load trained weights into a module without a strategy, after building its parts.
 
     Raises:
         ValueError: They do not fit the module, there are no averages, or the frozen weights or the tokenizer are not
@@ -93,11 +93,11 @@ def build_module(model: Mapping[str, Any]) -> VideoLanguageModule:
 def stored_config(folder: Path) -> dict[str, Any]:
     """Read the config in a checkpoint or an export.
 
-    A config names the classes that are built, and whoever wrote it chose them; so one that comes with a checkpoint is
-    taken only if they are this project's.
+    Building a model imports the classes that its config names. A config that comes with a checkpoint may be from
+    anybody, so it is accepted only if all these classes are of this project.
 
     Args:
-        folder: The checkpoint itself, no link to it.
+        folder: The checkpoint's folder, not a link to it.
 
     Raises:
         ValueError: There is none, or it names classes of other packages.
@@ -116,7 +116,7 @@ def stored_config(folder: Path) -> dict[str, Any]:
 
 
 def _class_names(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Whatever in model and data is imported by name."""
+    """Names of the classes that a config's model and data import."""
     model = settings.get("model", {})
     yield from (model[part] for part in _FACTORIES if isinstance(model.get(part), str))
     waiting: list[Any] = [model, settings.get("data", {})]

@@ -1,4 +1,4 @@
-"""After which optimizer steps a run validates, and how far through the data it is."""
+"""Decides after which optimizer steps a run validates, and logs its passes over the data."""
 
 import math
 from typing import Any
@@ -10,15 +10,15 @@ from lightning_modules.logging_steps import logging_interval
 
 
 class ValidationSchedule(Callback):
-    """Validates every so many optimizer steps, and in any case after the last one.
+    """Validates every ``every_n_steps`` optimizer steps, and after the last one.
 
-    Lightning counts batches or epochs; a run here is one epoch, which would give a single validation at its end. Where
-    ``trainer.val_check_interval`` is set, that is followed instead, and the last step still has its validation.
+    Lightning counts batches or epochs; a run here is one epoch, so it would validate only at the end. If
+    ``trainer.val_check_interval`` is set, it is used instead, and the last step is still followed by a validation.
 
-    It logs ``epoch``, too: passes over the training data, in place of Lightning's own, which stays 0 here.
+    Also logs ``epoch``, the passes over the training data. Lightning's own value stays 0 here.
 
     Args:
-        every_n_steps: Optimizer steps between two validations; None for the end alone.
+        every_n_steps: Optimizer steps between two validations; None = only at the end.
 
     Raises:
         ValueError: The number of steps is not positive.
@@ -34,14 +34,14 @@ class ValidationSchedule(Callback):
         self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where training starts and what the trainer was told."""
+        """Store where training starts and whether the trainer has an interval of its own."""
         settings: Any = trainer
         self._follows_trainer = settings.val_check_interval != 1.0 or settings._val_check_time_interval is not None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Have Lightning validate after this batch, or not."""
+        """Tell Lightning whether to validate after this batch."""
         step, is_new = trainer.global_step, trainer.global_step != self._step
         self._step = step
         every = logging_interval(trainer)
@@ -52,12 +52,12 @@ class ValidationSchedule(Callback):
         loop: Any = trainer  # Lightning sets val_check_batch where a type checker does not see it
         if is_last or (is_due and not self._follows_trainer):
             loop.val_check_batch = 1  # after every batch, so after this one
-            loop._last_val_time = -math.inf  # where the interval is a time, it is over
+            loop._last_val_time = -math.inf  # if the interval is a time, it has passed
         elif not self._follows_trainer:
-            loop.val_check_batch = math.inf  # after the epoch's last batch alone
+            loop.val_check_batch = math.inf  # only after the epoch's last batch
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the passes beside the scores."""
+        """Log the passes together with the scores."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._log_passes(trainer, pl_module)
 

@@ -1,4 +1,4 @@
-"""The LightningModule: builds the parts, trains them, judges answers. What the parts compute is in ``components``."""
+"""The LightningModule: builds the model from its parts, trains it and evaluates it. The model is in ``components``."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,22 +37,22 @@ from lightning_modules.start_check import StartCheck, check_settings
 
 
 class VideoLanguageModule(TrainingModule):
-    """Trains a memory-bridge video language model and judges its answers.
+    """Trains and evaluates a video language model with a memory bridge.
 
-    Large parts arrive as factories and are built in ``configure_model``, where a strategy can shard them from the
-    start; the bridge gets its widths from its neighbours, so no width stands twice in a config.
+    Large parts are given as factories and built in ``configure_model``, where the strategy can shard them from the
+    start. The bridge gets its widths from encoder and language model, so a config states each width once.
 
     Args:
         encoder: Builds the frame encoder.
         bridge: Builds the memory bridge from vision width D and language model width E.
         language_model: Builds the language model.
         segmenter: Cuts videos into segments.
-        loss_schedule: After which segments the loss is taken; after the last one by default.
+        loss_schedule: After which segments the loss is computed; by default after the last one.
         frame_selection: Which frames of a segment the bridge reads; all by default.
-        optimization: Learning rates by part, decay, schedule, what is frozen until when.
+        optimization: Learning rate and weight decay of each part, schedule, and when frozen parts begin to train.
         max_new_tokens: Longest answer generated in validation, test and predict.
-        initial_weights: Checkpoint or export of another run whose weights training begins with; or one for each part
-            that is named, such as ``{bridge: CHECKPOINT}``. A resumed run has its own.
+        initial_weights: Checkpoint or export of another run, from whose weights training begins; or one for each named
+            part, such as ``{bridge: CHECKPOINT}``. A resumed run ignores it.
     """
 
     adamw: PartwiseAdamW
@@ -60,7 +60,7 @@ class VideoLanguageModule(TrainingModule):
     def __init__(
         self,
         encoder: Callable[[], FrameEncoder],
-        bridge: Callable[[int, int], MemoryBridge],  # type: ignore[type-arg]  # the state is the bridge's own affair
+        bridge: Callable[[int, int], MemoryBridge],  # type: ignore[type-arg]  # every bridge has a state type of its own
         language_model: Callable[[], LanguageModel],
         segmenter: Segmenter,
         loss_schedule: LossSchedule | None = None,
@@ -80,7 +80,7 @@ class VideoLanguageModule(TrainingModule):
         self.max_new_tokens = max_new_tokens
         self.initial_weights = initial_weights
         self.model: VideoLanguageModel | None = None
-        self.judgement = ValidationMetrics()
+        self.metrics = ValidationMetrics()
         self._seed = 0
         self.non_finite_steps = NonFiniteSteps(optimization.non_finite)
         self.step_tokens = StepTokens()
@@ -109,18 +109,18 @@ class VideoLanguageModule(TrainingModule):
             check_settings(self.model, None if stage is None else stage.value, datamodule, self.max_new_tokens)
 
     def configure_callbacks(self) -> list[Callback]:
-        """What belongs to every training run; frozen gradients go before the others are judged."""
+        """The callbacks of every training run. Frozen gradients are removed before the others are checked."""
         callbacks: list[Callback] = [StartCheck(), Freezing(), self.non_finite_steps, self.step_tokens, WholeSteps()]
         return [*callbacks, *([AveragesInValidation()] if self.optimization.validate_averages else [])]
 
     def configure_optimizers(self) -> PartwiseAdamW:
-        """AdamW with settings for each part; ``on_before_optimizer_step`` sets the rates."""
+        """AdamW with settings for each part; ``on_before_optimizer_step`` sets the learning rates."""
         self.adamw = build_optimizer(self.built, self.optimization)
         return self.adamw
 
     @property
     def rates(self) -> RateSchedule:
-        """The rates of this run, once its length is known; training has it from its start."""
+        """The learning rates of this run; known once training has started."""
         if self._rates is None:
             trainer = self.trainer
             self._rates = RateSchedule(self.optimization, trainer.max_steps, partial(steps_per_epoch, trainer))
@@ -138,10 +138,10 @@ class VideoLanguageModule(TrainingModule):
         return self.model
 
     def on_fit_start(self) -> None:
-        """Take the initial weights, where the run begins and is not resumed.
+        """Load the initial weights, unless the run is resumed.
 
         Raises:
-            TypeError: The strategy is none of this project's and cannot open checkpoints.
+            TypeError: The strategy is not one of this project, so it cannot open checkpoints.
         """
         self._rates = None
         if self.initial_weights is not None and self.trainer.ckpt_path is None:
@@ -153,20 +153,20 @@ class VideoLanguageModule(TrainingModule):
             strategy.load_weights(self.initial_weights)
 
     def on_train_start(self) -> None:
-        """Note the run's seed, which a resumed run is started with again."""
+        """Store the run's seed; a resumed run has the same."""
         self._seed = torch.initial_seed()
 
     def on_train_batch_start(self, batch: EvaluatedBatch, batch_index: int) -> None:
-        """Seed dropout from the run's seed, the rank and the batches before.
+        """Seed dropout from the run's seed, the rank and the number of earlier batches.
 
-        A resumed run draws the masks that the uninterrupted one would have drawn, and no two ranks draw the same.
+        A resumed run thus draws the same dropout masks as an uninterrupted one, and every rank draws others.
         """
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total  # Lightning types it too narrowly
         seeds = np.random.SeedSequence([self._seed, self.global_rank, progress.processed])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def training_step(self, batch: EvaluatedBatch, batch_index: int) -> Tensor:
-        """Loss of one batch; divided by the step's batches, it is its share of the step's mean over answer tokens."""
+        """Loss of one batch; divided by the step's batches, its part of the mean over the step's answer tokens."""
         with naming_the_sample(batch.questions):
             output: ModelOutput = self.built(batch, self.step_tokens.tokens_of_a_batch(self.trainer))
         self._log_output(output, len(batch.questions))
@@ -175,47 +175,47 @@ class VideoLanguageModule(TrainingModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the learning rates and log them."""
         self.rates.apply(optimizer.param_groups, self.global_step)
-        # DeepSpeed comes here with every batch of a step.
+        # DeepSpeed calls this for every batch of a step.
         if not logs_after_this_step(self.trainer) or is_accumulating(self.trainer):
             return
         for group in optimizer.param_groups:
             self.log(f"learning_rate/{group['name']}", float(group["lr"]))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take the step, or leave it out; then count it."""
+        """Run the optimizer, which may skip the step; then count the step."""
         super().optimizer_step(*args, **kwargs)
         self.non_finite_steps.count(self.trainer, self.adamw)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting answers."""
-        self.judgement = ValidationMetrics()
+        self.metrics = ValidationMetrics()
 
     def on_test_epoch_start(self) -> None:
         """Start counting answers."""
-        self.judgement = ValidationMetrics()
+        self.metrics = ValidationMetrics()
 
     def validation_step(self, batch: EvaluatedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
-        """Score and answer one batch; gives the generated answers, which callbacks may show."""
+        """Evaluate one batch; returns the generated answers, which callbacks show."""
         with naming_the_sample(batch.questions):
-            return self.judgement.of_batch(self, batch, "val", self.evaluation_name("val", dataloader_idx))
+            return self.metrics.of_batch(self, batch, "val", self.evaluation_name("val", dataloader_idx))
 
     def test_step(self, batch: EvaluatedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
         """Like ``validation_step``."""
         with naming_the_sample(batch.questions):
-            return self.judgement.of_batch(self, batch, "test", self.evaluation_name("test", dataloader_idx))
+            return self.metrics.of_batch(self, batch, "test", self.evaluation_name("test", dataloader_idx))
 
     def predict_step(self, batch: EvaluatedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:
-        """Generated answers, one a conversation."""
+        """Generated answers, one for each conversation."""
         with naming_the_sample(batch.questions):
             return self.built.generate(batch, self.max_new_tokens)
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies."""
-        self.judgement.log_accuracies(self, "val")
+        self.metrics.log_accuracies(self, "val")
 
     def on_test_epoch_end(self) -> None:
         """Log the accuracies."""
-        self.judgement.log_accuracies(self, "test")
+        self.metrics.log_accuracies(self, "test")
 
     def evaluation_name(self, stage: str, loader: int) -> str:
         """Name of an evaluation set.
@@ -225,7 +225,7 @@ class VideoLanguageModule(TrainingModule):
             loader: Index of its data loader.
 
         Returns:
-            The name that the datamodule gives it; the index where data loaders came without a datamodule.
+            Its name in the datamodule; without a datamodule the index.
         """
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         if datamodule is None:
@@ -234,9 +234,10 @@ class VideoLanguageModule(TrainingModule):
         return names[loader]
 
     def _log_output(self, output: ModelOutput, size: int) -> None:
-        """Log what a step's batches gave, the last with ``size`` conversations.
+        """Log the losses of an optimizer step after its last batch, which has ``size`` conversations.
 
-        Losses are means over all answer tokens of the step, on this rank alone except in steps that are written.
+        Losses are means over all answer tokens of the step; over all ranks in the steps that the logger writes, else of
+        this rank.
         """
         self._step_losses.add(output, self.trainer.accumulate_grad_batches)
         if is_accumulating(self.trainer):

@@ -155,7 +155,7 @@ def test_few_files_are_directly_in_datamodules() -> None:
     assert len(directly) <= MOST_FILES_IN_DATAMODULES
 
 
-def test_a_stand_in_is_known_by_the_same_key_where_it_is_made_and_where_answers_are_judged() -> None:
+def test_a_stand_in_is_known_by_the_same_key_where_it_is_made_and_where_answers_are_scored() -> None:
     assert datamodules.batch.SKIPPED_KEY == lightning_modules.evaluation.scoring.SKIPPED_KEY
 
 

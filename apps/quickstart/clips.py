@@ -1,4 +1,4 @@
-"""Backgrounds for the haystacks: short runs of frames cut from real clips and joined."""
+"""Makes backgrounds of the videos: short runs of frames, cut from real clips and joined."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Part = Literal["train", "held_out"]
-Backgrounds = Literal["natural", "varied"]  # varied ones are also turned, and their colours changed beyond the natural
+Backgrounds = Literal["natural", "varied"]  # varied ones are also rotated, with unnatural colours
 
-TRAIN_END = 0.70  # training videos use the clips before this share of their frames,
-HELD_OUT_START = 0.75  # held-out videos the clips after this one; what lies between is used by neither
-_HEIGHTS = (120, 160, 240)  # frames are kept at these heights, so that crops differ in scale
+TRAIN_END = 0.70  # training videos use the frames of a clip before this share,
+HELD_OUT_START = 0.75  # held-out videos those after this one; no video uses those between
+_HEIGHTS = (120, 160, 240)  # frames are stored at these heights, so that crops differ in scale
 _NATURAL_HEIGHTS = 2  # natural backgrounds show the first of them
 MAX_RUN = 6  # frames
 _STEPS = (1, 6)  # clip frames from one frame of a run to the next: 0.04 to 0.24 s at 25 frames a second
@@ -26,7 +26,7 @@ class Clip(NamedTuple):
     scales: tuple[NDArray[np.uint8], ...]  # RGB frames [T, H, W, 3], once for each of the heights
 
 
-class Look(NamedTuple):
+class ColourChange(NamedTuple):
     """How colours differ from the clip's: ``gain * value + offset`` in each channel."""
 
     gain: tuple[float, float, float]
@@ -35,7 +35,7 @@ class Look(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Consecutive frames from one place of one clip."""
+    """Consecutive frames of one clip, cropped at one position."""
 
     clip: int
     scale: int
@@ -43,18 +43,18 @@ class Run(NamedTuple):
     top: int
     left: int
     mirrored: bool
-    look: Look
-    turns: int = 0  # quarters of a circle
+    colours: ColourChange
+    turns: int = 0  # by 90 degrees each
 
 
 def read_clip(path: Path) -> Clip:
-    """Decode a whole clip at every scale.
+    """Decode a clip at every scale.
 
     Args:
         path: A video file.
 
     Raises:
-        ValueError: The file holds no frame.
+        ValueError: The file has no frame.
     """
     scales: list[list[NDArray[np.uint8]]] = [[] for _ in _HEIGHTS]
     with av.open(str(path)) as container:
@@ -63,12 +63,12 @@ def read_clip(path: Path) -> Clip:
                 width = round(height * frame.width / frame.height)
                 frames.append(frame.reformat(width=width, height=height, format="rgb24").to_ndarray())
     if not scales[0]:
-        raise ValueError(f"{path} holds no video frame; fetch the clips again with `python -m apps.quickstart.fetch`")
+        raise ValueError(f"{path} has no video frame; fetch the clips again with `python -m apps.quickstart.fetch`")
     return Clip(path.stem, tuple(np.stack(frames) for frames in scales))
 
 
 def usable_frames(num_frames: int, part: Part) -> range:
-    """Frames of a clip that training or held-out videos may show; the two never meet.
+    """Frames of a clip that training or held-out videos may use. They do not overlap.
 
     Args:
         num_frames: Frames of the clip.
@@ -85,12 +85,12 @@ def plan_run(
     """Choose a run.
 
     Args:
-        random: Source of every choice.
+        random: Source of randomness.
         clips: What to cut from.
         part: Which frames of the clips may be used.
-        size: Side of the square crop in pixels, at most the smallest kept height.
-        backgrounds: How far a run may differ from its clip. Three clips have few scenes; what looks at varied
-            backgrounds learns less of them by heart.
+        size: Side of the square crop in pixels, at most the smallest height.
+        backgrounds: How much a run may differ from its clip. Three clips have few scenes; with varied backgrounds a
+            model memorises them less.
 
     Returns:
         A run of ``MAX_RUN`` frames, or of fewer from a very short clip.
@@ -111,7 +111,7 @@ def plan_run(
         top=int(random.integers(height - size, endpoint=True)),
         left=int(random.integers(width - size, endpoint=True)),
         mirrored=bool(random.integers(2)),
-        look=_plan_varied_look(random) if varied else _plan_look(random),
+        colours=_plan_varied_colours(random) if varied else _plan_colours(random),
         turns=int(random.integers(4)) if varied else 0,
     )
 
@@ -130,18 +130,18 @@ def render(clips: Sequence[Clip], runs: Sequence[Run], size: int) -> NDArray[np.
     return np.concatenate([_render_run(clips[run.clip].scales[run.scale], run, size) for run in runs])
 
 
-def _plan_look(random: np.random.Generator) -> Look:
+def _plan_colours(random: np.random.Generator) -> ColourChange:
     brightness = random.uniform(0.8, 1.15)
     red, green, blue = (float(brightness * random.uniform(0.94, 1.06)) for _ in range(3))
-    return Look(gain=(red, green, blue), offset=float(random.uniform(-12, 12)))
+    return ColourChange(gain=(red, green, blue), offset=float(random.uniform(-12, 12)))
 
 
-def _plan_varied_look(random: np.random.Generator) -> Look:
+def _plan_varied_colours(random: np.random.Generator) -> ColourChange:
     brightness = random.uniform(0.55, 1.3)
     red, green, blue = (float(brightness * random.uniform(0.75, 1.25)) for _ in range(3))
     first, second, third = (int(channel) for channel in random.permutation(3))
     offset = float(random.uniform(-30, 30))
-    return Look(gain=(red, green, blue), offset=offset, channels=(first, second, third))
+    return ColourChange(gain=(red, green, blue), offset=offset, channels=(first, second, third))
 
 
 def _render_run(frames: NDArray[np.uint8], run: Run, size: int) -> NDArray[np.uint8]:
@@ -151,6 +151,8 @@ def _render_run(frames: NDArray[np.uint8], run: Run, size: int) -> NDArray[np.ui
         crop = crop[:, :, ::-1]
     crop = np.rot90(crop, run.turns, axes=(1, 2))
     values = np.arange(256)
-    tables = [np.clip(np.rint(gain * values + run.look.offset), 0, 255).astype(np.uint8) for gain in run.look.gain]
-    shown = zip(tables, run.look.channels, strict=True)
+    tables = [
+        np.clip(np.rint(gain * values + run.colours.offset), 0, 255).astype(np.uint8) for gain in run.colours.gain
+    ]
+    shown = zip(tables, run.colours.channels, strict=True)
     return np.stack([table[crop[..., channel]] for table, channel in shown], axis=-1)

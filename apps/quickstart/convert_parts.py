@@ -1,4 +1,4 @@
-"""Writes pretrained weights that come as an ONNX graph or a GGUF file as ordinary Hugging Face folders."""
+"""Converts pretrained weights from an ONNX graph or a GGUF file to Hugging Face folders."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor, nn
 
-# DINOv2 was trained on 37 x 37 patches of 14 px; transformers resizes this grid to the frames it is given.
+# DINOv2 was trained on 37 x 37 patches of 14 px; transformers resizes this grid for other frame sizes.
 _DINOV2_CONFIG = {
     "hidden_size": 384,
     "num_hidden_layers": 12,
@@ -49,8 +49,8 @@ def dinov2_folder(onnx_file: Path, folder: Path) -> None:
         folder: Existing folder that receives ``config.json``, ``preprocessor_config.json`` and the weights.
 
     Raises:
-        ValueError: The folder does not load completely, or the loaded model does not give the graph's own numbers;
-            attention left at random values would otherwise pass unnoticed.
+        ValueError: The folder does not load completely, or the loaded model gives other numbers than the graph.
+            Without this check, random attention weights would not be noticed.
     """
     import onnx
     from safetensors.torch import save_file
@@ -67,8 +67,8 @@ def dinov2_folder(onnx_file: Path, folder: Path) -> None:
 def dinov2_weights(model: "ModelProto") -> "dict[str, Tensor]":
     """Read the weights of the ``Dinov2Model`` called ``backbone`` from an ONNX graph.
 
-    The exporter keeps the names of most parameters, but folds a linear layer's weight into an anonymous, transposed
-    constant: there the MatMul node's own name is the module's path. It also splits the position embeddings in two.
+    The exporter keeps the names of most parameters. The weight of a linear layer becomes an unnamed, transposed
+    constant, and the name of its MatMul node is the module's path. Position embeddings are split in two.
 
     Args:
         model: The ONNX model.
@@ -99,16 +99,16 @@ def dinov2_weights(model: "ModelProto") -> "dict[str, Tensor]":
     except KeyError as missing:
         raise ValueError(
             f"no {missing} in the ONNX graph, where the position embeddings of a transformers Dinov2Model are; "
-            "the file is another export than the one this code knows"
+            "the file was exported in another way than this code expects"
         ) from missing
     weights["embeddings.position_embeddings"] = torch.cat([class_position, patch_positions], dim=1)
-    # Only masked-image training uses it, so the export left it out.
+    # Only masked-image training uses it, so the export does not have it.
     weights["embeddings.mask_token"] = torch.zeros(1, class_position.shape[-1])
     return weights
 
 
 def load_completely(model_class: type, folder: Path, **options: object) -> "nn.Module":
-    """Load a Hugging Face folder and refuse a model that is partly random.
+    """Load a Hugging Face folder; refuse a model with missing weights.
 
     Args:
         model_class: A transformers model class.
@@ -121,7 +121,7 @@ def load_completely(model_class: type, folder: Path, **options: object) -> "nn.M
     model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)  # type: ignore[attr-defined]
     problems = {name: sorted(map(str, keys)) for name, keys in report.items() if keys}
     if problems:
-        raise ValueError(f"{folder} does not hold exactly a {model_class.__name__}: {problems}")
+        raise ValueError(f"{folder} does not have exactly the weights of a {model_class.__name__}: {problems}")
     loaded: nn.Module = model.eval()
     return loaded
 
@@ -138,13 +138,13 @@ def _check_dinov2(folder: Path) -> None:
     difference = (got - wanted).abs().max().item()
     if not difference < _DINOV2_TOLERANCE:
         raise ValueError(
-            f"{folder} differs from the ONNX graph it was made from by {difference:.2g} (allowed {_DINOV2_TOLERANCE}); "
+            f"{folder} differs from its ONNX graph by {difference:.2g} (allowed {_DINOV2_TOLERANCE}); "
             "the installed transformers reads the weights differently than this code expects"
         )
 
 
 def _check_image() -> "Tensor":
-    """An image made of integers, so that every machine makes the same one."""
+    """An image computed from integers, equal on every machine."""
     import torch
 
     return ((torch.arange(3 * 224 * 224) % 251) / 125 - 1).reshape(1, 3, 224, 224)
@@ -165,7 +165,7 @@ def smollm2_folder(gguf_file: Path, folder: Path) -> None:
 
     source = {"pretrained_model_name_or_path": gguf_file.parent, "gguf_file": gguf_file.name}
     quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
-    # A model read from GGUF refuses to be saved; a fresh one with the same weights does not.
+    # A model loaded from GGUF cannot be saved; a new one with the same weights can.
     config = quantised.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -174,7 +174,7 @@ def smollm2_folder(gguf_file: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(**source)
     if not tokenizer.chat_template:
-        raise ValueError(f"{gguf_file} holds no chat template, so questions could not be put to the model")
+        raise ValueError(f"{gguf_file} has no chat template, so the model cannot be asked questions")
     tokenizer.save_pretrained(folder)
     follow_umask(folder)
     load_completely(type(quantised), folder)

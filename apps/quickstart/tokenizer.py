@@ -1,4 +1,4 @@
-"""Trains a small tokenizer on the text of shards and describes a small Llama for it, as a Hugging Face folder."""
+"""Trains a small tokenizer on the text of shards, and writes it with the config of a small Llama."""
 
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -24,21 +24,21 @@ _FEED_FORWARD_STEP = 64
 def build_language_model_folder(
     shards: Sequence[Path], folder: Path, *, num_layers: int = 4, width: int = 256, num_heads: int = 4
 ) -> Path:
-    """Write a folder that a small causal language model can be built from, untrained.
+    """Write a Hugging Face folder from which a small untrained language model can be built.
 
     Args:
-        shards: WebDataset shards whose conversations hold every word that is needed.
-        folder: Receives the tokenizer, ``config.json`` and ``generation_config.json``; what it holds is overwritten.
+        shards: WebDataset shards whose conversations have every word that is needed.
+        folder: Receives the tokenizer, ``config.json`` and ``generation_config.json``; existing files are overwritten.
         num_layers: Layers of the model.
         width: Its width, divisible by ``2 * num_heads``.
         num_heads: Its attention heads.
 
     Returns:
-        The folder, good for ``AutoTokenizer.from_pretrained`` and ``AutoConfig.from_pretrained``.
+        The folder, for ``AutoTokenizer.from_pretrained`` and ``AutoConfig.from_pretrained``.
 
     Raises:
-        ValueError: The width cannot be shared between the heads (rotary embeddings turn pairs of channels), or the
-            shards hold no text.
+        ValueError: The width cannot be divided over the heads (rotary embeddings need pairs of channels), or the shards
+            have no text.
     """
     if width % (2 * num_heads):
         raise ValueError(f"width {width} is not a multiple of twice the {num_heads} heads")
@@ -54,7 +54,8 @@ def build_language_model_folder(
         num_key_value_heads=num_heads,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
-        initializer_range=width**-0.5,  # the usual 0.02 suits widths of thousands; here it would mute every layer
+        initializer_range=width
+        ** -0.5,  # the usual 0.02 is for widths of thousands; here outputs of layers would be too small
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -65,7 +66,7 @@ def build_language_model_folder(
 
 
 def conversation_texts(shards: Sequence[Path]) -> Iterator[str]:
-    """Everything that is said in the conversations of shards, without the video mark.
+    """All texts of the conversations of shards, without the video mark.
 
     Args:
         shards: WebDataset shards.
@@ -94,17 +95,17 @@ def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
         texts: What to train on.
 
     Returns:
-        Tokenizer with padding, an end-of-turn token and a ChatML template; words it has not seen become ``<|unk|>``.
+        Tokenizer with padding, an end-of-turn token and a ChatML template; unknown words become ``<|unk|>``.
 
     Raises:
-        ValueError: There is no text; a model could then say nothing.
+        ValueError: There is no text.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.WordLevelTrainer(special_tokens=[PAD, UNKNOWN, TURN_START, TURN_END], show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() == len(trainer.special_tokens):
-        raise ValueError("the shards hold no text to train a tokenizer on; were the conversations written?")
+        raise ValueError("the shards have no text to train a tokenizer on; were the conversations written?")
     tokenizer.add_tokens([role for role in _ROLES if tokenizer.token_to_id(role) is None])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

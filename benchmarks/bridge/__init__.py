@@ -1,1 +1,1 @@
-"""Speed and memory of the memory bridges beside the published one."""
+"""Compares speed and memory of the memory bridges with the published code."""

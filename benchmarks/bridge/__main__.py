@@ -1,17 +1,17 @@
-"""What a bridge costs beside the published one: ``python -m benchmarks.bridge``.
+"""Compares time and memory of bridges with the published code: ``python -m benchmarks.bridge``.
 
-Times forward (inference) and forward + backward (gradients of all bridge weights) from the encoder's features to the
+Times forward (inference) and forward + backward (gradients of all bridge weights), from the encoder's features to the
 language model's visual tokens, at width 1024, language model width 4096, 8 heads, 256 patches a frame pooled to 12x12:
 
-    original     the published bridge as its code computes it (``original.py``), one video a call
-    published    our ``VideoLLaMBBridge``: the same numbers, all videos of a batch at once
-    default      our ``RecurrentMemoryBridge`` as it is by default, on the same frames (at most 4 x 8 a video)
+    original     the published bridge, computed as in its code (``original.py``), one video a call
+    published    our ``VideoLLaMBBridge``: the same numbers, all videos of a batch in one call
+    default      our ``RecurrentMemoryBridge`` with default settings, on the same frames (at most 4 x 8 a video)
     every_frame  the same on all frames, in segments of at most 8
 
-All forms run in turns in one process, the fastest of some rounds counts, and the ratios are to the original in the same
-run: other loads on the machine hit all alike. Peak memory is what the resident size of a fresh process grows beyond
-weights and features. Exits 1 where the published form's output is not the original's (1.5e-5 relative to the largest
-entry) or its gradients are not (1e-5 relative).
+All forms alternate in one process and the fastest of several rounds counts, so other work on the machine affects all
+equally. Ratios are to ``original`` of the same run. Peak memory is the growth of a new process's resident size beyond
+weights and features. Exits with 1 if the output of ``published`` differs from the original's by more than 1.5e-5 of the
+largest entry, or its gradients by more than 1e-5.
 """
 
 import argparse
@@ -54,7 +54,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     add_clock_option(parser)
-    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (a process a case)")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="do not measure peak memory, which takes a process for each case"
+    )
     for field, default in Widths()._asdict().items():
         parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=default)
     return parser.parse_args(arguments)

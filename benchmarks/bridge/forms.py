@@ -1,4 +1,4 @@
-"""The bridges that are compared, each as one call from the encoder's features to what the language model sees."""
+"""The bridges to compare, each as one call from the encoder's features to the visual tokens."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ class Widths(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A bridge and the way its videos reach it."""
+    """A bridge, and how videos are passed to it."""
 
     build: Callable[[Widths], MemoryBridge[Any]]
     read: Callable[[MemoryBridge[Any], Tensor], Tensor]
@@ -40,9 +40,9 @@ class Form(NamedTuple):
 
 
 def make_videos(num_videos: int, num_frames: int, dim: int) -> Tensor:
-    """Random features of videos, ``[V, T, 1 + N, D]``, class token first; a video's do not depend on the others.
+    """Random features of videos, ``[V, T, 1 + N, D]``, class token first; independent of the number of videos.
 
-    Class tokens, which decide where a video is cut, are all different. Patches are those of a few frames in turn.
+    Class tokens, which decide where a video is cut, are all different. Patches repeat those of a few frames.
     """
     distinct = torch.randn(_DISTINCT_FRAMES, NUM_PATCHES, dim, generator=torch.Generator().manual_seed(0))
     videos = torch.empty(num_videos, num_frames, 1 + NUM_PATCHES, dim)
@@ -54,7 +54,7 @@ def make_videos(num_videos: int, num_frames: int, dim: int) -> Tensor:
 
 
 def build_published(widths: Widths) -> VideoLLaMBBridge:
-    """The published form with random weights, without dropout; distinct memory tokens, so that errors would show."""
+    """The published form with random weights, without dropout. Memory tokens differ, so that errors are visible."""
     torch.manual_seed(0)
     bridge = VideoLLaMBBridge(widths.dim, widths.out_dim, num_heads=HEADS, pool_grid=GRID)
     torch.nn.init.normal_(bridge.initial_memory)
@@ -62,7 +62,7 @@ def build_published(widths: Widths) -> VideoLLaMBBridge:
 
 
 def build_default(widths: Widths) -> RecurrentMemoryBridge:
-    """Our default form with its gates open: every segment is remembered, which is the most work there can be."""
+    """Our default form with open gates: every segment is stored in memory, which is the most work possible."""
     torch.manual_seed(0)
     bridge = RecurrentMemoryBridge(widths.dim, widths.out_dim, num_heads=HEADS)
     admit_everything(bridge)
@@ -85,7 +85,7 @@ def _read_original(bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:
 def _walk(
     bridge: MemoryBridge[Any], videos: Tensor, segmenter: Segmenter, frames: FrameSelection, pool_grid: int | None
 ) -> Tensor:
-    """Cut, select, pool and recur as ``VideoLanguageModel`` does."""
+    """Cut into segments, select frames, pool, and run the bridge, as ``VideoLanguageModel`` does."""
     num_videos, num_frames = videos.shape[:2]
     packed = videos.flatten(0, 1)
     counts = torch.full((num_videos,), num_frames)

@@ -1,4 +1,4 @@
-"""Seconds, peak memory and agreement of the forms."""
+"""Measures time and memory of the forms, and compares their results."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from components.interfaces import MemoryBridge
 
 
 class Case(NamedTuple):
-    """A form and how many videos of how many frames it reads in one call."""
+    """A form, and the number of videos and frames of one call."""
 
     form: str
     num_videos: int
@@ -37,7 +37,7 @@ class Peaks(NamedTuple):
 
 @torch.no_grad()
 def run_forward(form: str, bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:
-    """Visual tokens without a graph."""
+    """Visual tokens, without gradients."""
     return FORMS[form].read(bridge, videos)
 
 
@@ -49,7 +49,7 @@ def run_both(form: str, bridge: MemoryBridge[Any], videos: Tensor) -> None:
 
 
 def _pulls(tokens: Tensor) -> Tensor:
-    """A gradient that differs from token to token and from channel to channel; padding behind a video gets one too."""
+    """Gradients that differ between tokens and between channels; padding after a video gets some too."""
     by_token = torch.linspace(1.0, 2.0, tokens.shape[1])[:, None]
     return (by_token * torch.linspace(-1.0, 1.0, tokens.shape[2])).expand_as(tokens)
 
@@ -57,7 +57,7 @@ def _pulls(tokens: Tensor) -> Tensor:
 def measure_seconds(
     cases: Sequence[Case], widths: Widths, videos: Tensor, rounds: int, clock: str
 ) -> dict[Case, Seconds]:
-    """Run the cases in turns, forward and both, and keep the fastest of each by one of ``CLOCKS``."""
+    """Run the cases alternately, forward and both passes; the fastest time of each by one of ``CLOCKS``."""
     bridges = {case: FORMS[case.form].build(widths) for case in cases}
     fastest = dict.fromkeys(cases, Seconds(float("inf"), float("inf")))
     for _ in range(rounds):
@@ -77,7 +77,7 @@ def _seconds(clock: Callable[[], float], work: Callable[..., object], *arguments
 
 
 def measure_peaks(case: Case, widths: Widths, threads: int) -> Peaks:
-    """Peak memory of both kinds of call; meant for a fresh process."""
+    """Peak memory of the forward pass and of both passes; call it in a new process."""
     torch.set_num_threads(threads)
     bridge = FORMS[case.form].build(widths)
     videos = make_videos(case.num_videos, case.num_frames, widths.dim)
@@ -98,7 +98,7 @@ def compare_with_original(widths: Widths, videos: Tensor) -> tuple[float, float]
         gradients = {name: weight.grad for name, weight in bridge.named_parameters() if weight.grad is not None}
         results.append((tokens, gradients))
     (theirs, their_gradients), (ours, our_gradients) = results
-    # The true gradient of a key's bias is zero: what there is of it is rounding.
+    # The true gradient of a key's bias is zero; its values are rounding errors.
     names = [name for name in their_gradients if not name.endswith("key.bias")]
     gradient_error = max(relative_error(our_gradients[name], their_gradients[name]) for name in names)
     return largest_error(ours, theirs) / float(theirs.abs().max()), gradient_error

@@ -1,10 +1,9 @@
-"""The published bridge as its code computes it: one video at a time, eager attention, nothing left out.
+"""The published bridge, computed as in its code: one video at a time, with eager attention and all its extra work.
 
-It takes the weights of a ``VideoLLaMBBridge`` and gives its numbers; only the way differs. It keeps what the published
-code spends: all frames of the video are pooled although at most 8 of each segment are read, the scores of the attention
-are held in memory, every segment's tokens run through the whole layer and the projection although the language model
-sees only the last segment's, memory is retrieved once more after the last segment, and the depth scores come from a
-loop over single numbers.
+It takes the weights of a ``VideoLLaMBBridge`` and gives the same numbers. As in the published code, all frames of the
+video are pooled although at most 8 of each segment are read; attention scores are stored; the tokens of every segment
+go through the complete layer and the projection although the language model gets only the last ones; memory is
+retrieved once more after the last segment; and depth scores are computed in a loop over single numbers.
 
 Source: VideoLLaMB (arXiv:2409.01071) and its code, commit a885b99.
 """
@@ -21,10 +20,10 @@ MAX_FRAMES = 8
 
 
 def read_one_video(bridge: VideoLLaMBBridge, features: Tensor) -> Tensor:
-    """What the language model sees of a video.
+    """Visual tokens that the language model gets of a video.
 
     Args:
-        bridge: Holds the weights; one retrieval layer, no dropout (``eval``).
+        bridge: Has the weights; one retrieval layer, no dropout (``eval``).
         features: ``[T, 1 + N, D]``, class token first.
 
     Returns:

@@ -1,1 +1,1 @@
-"""What reading training data costs beside decoding it."""
+"""Compares reading training data with decoding alone."""

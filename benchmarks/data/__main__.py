@@ -1,20 +1,20 @@
-"""What the data costs beside decoding it alone: ``python -m benchmarks.data``.
+"""Compares the speed of the data pipeline with decoding alone: ``python -m benchmarks.data``.
 
-Makes H.264 clips with several questions each, packs them into shards and reads them in six ways, all with the same
+Makes H.264 clips with several questions each, writes them into shards and reads them in six ways, all with the same
 decoder, number of workers and batch size:
 
-    decoding in the workers      chosen frames decoded in the data loader's workers, and thrown away
-    decoding in their servers    the same through the processes that can be killed: what the datamodule does
-    decoding and resizing        the same, and the frames brought to the encoder's size
+    decoding in the workers      the data loader's workers decode the chosen frames and drop them
+    decoding in their servers    the same in processes that can be killed, as the datamodule does
+    decoding and resizing        the same, with frames resized for the encoder
     datamodule                   ``InstructionDataModule``: index, order, chat template, collate, loader
     one decode a question        the same with ``conversations_per_video`` 1
     webdataset                   ``webdataset`` reads, shuffles and batches; decoding in the workers, transform, chat
                                  template and collate as in the datamodule
 
-Each is run in turns, in a process of its own; medians of the rounds, ratios within a round. A worker's first batch is
-left out, with what it starts; with ``--clock cpu`` a second is one of processor time of all processes together (loader,
-workers, servers). The time to the first batch is by the clock on the wall, without imports, the index made before.
-Memory is looked at in a round of its own: loader, workers and servers together, pages that they share once.
+The ways alternate, each in a process of its own. Printed are medians over the rounds; ratios are taken within a round.
+A worker's first batch does not count, because it includes the start. With ``--clock cpu``, seconds are processor time
+of all processes together (loader, workers, servers). The time to the first batch is wall time, without imports, with an
+existing index. Memory is measured in a round of its own: of all processes together, shared pages counted once.
 """
 
 import argparse
@@ -33,7 +33,7 @@ GOAL = 0.95
 """Least speed of the datamodule, of decoding alone."""
 
 ALONE, SERVED = "decoding in the workers", "decoding in their servers"
-WHOLE, APART = "datamodule", "one decode a question"
+FULL, APART = "datamodule", "one decode a question"
 
 
 def describe(name: str, rounds: Sequence[dict[str, Cost]], peak: int | None) -> str:
@@ -48,12 +48,12 @@ def describe(name: str, rounds: Sequence[dict[str, Cost]], peak: int | None) -> 
 
 
 def speed(rounds: Sequence[dict[str, Cost]], name: str, other: str) -> float:
-    """How many videos a pipeline reads for one that another reads."""
+    """Videos that a pipeline reads in the time in which another reads one."""
     return median(costs[other].video / costs[name].video for costs in rounds)
 
 
 def asked_speed(rounds: Sequence[dict[str, Cost]], name: str) -> float:
-    """How many questions a pipeline reads for one of the datamodule that decodes for every question."""
+    """Questions that a pipeline reads in the time in which ``one decode a question`` reads one."""
     return median(
         costs[name].conversations / costs[name].video * costs[APART].video / costs[APART].conversations
         for costs in rounds
@@ -64,7 +64,7 @@ def measure(clips: Clips, workload: Workload, rounds: int, clock: str, *, memory
     """Run everything and print the table."""
     peaks = {name: measure_peak(name, workload) if memory else None for name in PIPELINES}
     costs = []
-    for number in range(rounds):  # there and back, so that a load that rises or falls hits all alike
+    for number in range(rounds):  # forwards and backwards, so that a rising or falling load affects all equally
         names = list(PIPELINES)[:: -1 if number % 2 else 1]
         costs.append({name: measure_cost(name, workload, clock) for name in names})
     print(f"{clips}, {workload.material.kilobits_per_second:.0f} kbit/s; {workload.workers} workers, ", end="")
@@ -74,11 +74,9 @@ def measure(clips: Clips, workload: Workload, rounds: int, clock: str, *, memory
     print("|---" * 8 + "|")
     print("\n".join(describe(name, costs, peaks[name]) for name in PIPELINES))
     for name, alone in (("in the workers", ALONE), ("in their servers", SERVED)):
-        found = speed(costs, WHOLE, alone)
+        found = speed(costs, FULL, alone)
         print(f"datamodule at {found:.3f} of decoding {name}: goal of {GOAL} {'met' if found >= GOAL else 'MISSED'}")
-    print(
-        f"{asked_speed(costs, WHOLE):.2f} times the questions of one decode a question, of {clips.questions} possible"
-    )
+    print(f"{asked_speed(costs, FULL):.2f} times the questions of one decode a question, of {clips.questions} possible")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=4, help="videos")
     parser.add_argument("--batches", type=int, default=10, help="of a run, at least two a worker")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--no-memory", action="store_true", help="leave out the round that looks at the memory")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     add_clock_option(parser)
     given = parser.parse_args(arguments)
     clips = Clips(**{field: getattr(given, field) for field in Clips._fields})

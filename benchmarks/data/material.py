@@ -1,4 +1,4 @@
-"""What is read: shards of made clips with several questions each, and a tokenizer for them."""
+"""Makes the data: shards of generated clips with several questions each, and a tokenizer."""
 
 import io
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from datamodules.shards.shard_writer import ShardWriter
 
 FRAMES_PER_SECOND = 30
 _CONTENTS = 8
-_NOISE = 4.0  # grey levels, standard deviation; without noise a clip costs next to nothing to decode
+_NOISE = 4.0  # standard deviation in grey levels; without noise, decoding would be far too cheap
 _NOISE_PICTURES = 8
 _SHARDS = 4
 _QUESTION = "What does the person in the middle of the picture do after scene {number} has begun?"
@@ -24,7 +24,7 @@ _ANSWER = "She puts the red box on the table, looks at it for a while and walks 
 
 
 class Clips(NamedTuple):
-    """The clips that are made."""
+    """Number and form of the clips."""
 
     clips: int = 24
     height: int = 240
@@ -33,7 +33,7 @@ class Clips(NamedTuple):
 
 
 class Material(NamedTuple):
-    """What was made."""
+    """Where the data are, and their bit rate."""
 
     shards: str  # folder
     tokenizer: str  # folder
@@ -45,7 +45,7 @@ def make_material(folder: Path, clips: Clips) -> Material:
 
     Args:
         folder: Receives both.
-        clips: How many, how large and how long. The contents recur under other keys.
+        clips: How many, how large and how long. Contents repeat under other keys.
     """
     contents = [encode_clip(clips, seed) for seed in range(min(_CONTENTS, clips.clips))]
     with ShardWriter(folder / "shards" / "clips", max_samples=-(-clips.clips // _SHARDS)) as writer:
@@ -73,7 +73,7 @@ def encode_clip(clips: Clips, seed: int) -> bytes:
 
 
 def _pictures(height: int, width: int, count: int, seed: int) -> Iterator[NDArray[np.uint8]]:
-    """A picture with the spectrum of photographs that drifts sideways under a camera's noise, ``[H, W, 3]`` each."""
+    """Frames ``[H, W, 3]`` of a picture with a photograph's spectrum that moves sideways, with camera noise."""
     generator = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     amplitude = 1 / np.maximum(frequency, 1 / max(height, width)) ** 1.2

@@ -1,4 +1,4 @@
-"""Runs a pipeline in a process of its own and tells what its batches cost."""
+"""Runs a pipeline in a process of its own and measures its batches."""
 
 import contextlib
 import multiprocessing
@@ -15,20 +15,20 @@ import torch
 from benchmarks.data.pipelines import PIPELINES, Workload
 from benchmarks.data.stamps import Stamp, children
 
-_LOOK_S = 0.02  # from one look at the memory to the next
+_LOOK_S = 0.02  # seconds between two measurements of memory
 
 
 class Arrival(NamedTuple):
-    """A batch in the process that asked for it."""
+    """When a batch arrived in the main process."""
 
     stamp: Stamp
     processor: float  # seconds, of this process alone
 
 
 class Cost(NamedTuple):
-    """What a pipeline costs once it runs."""
+    """Time that a pipeline takes once it has started."""
 
-    first_batch: float  # seconds by the clock on the wall, from nothing but the imports
+    first_batch: float  # seconds of wall time, without imports
     video: float  # seconds a decoded video
     conversations: float  # of a decoded video
 
@@ -38,7 +38,7 @@ def measure_cost(name: str, workload: Workload, clock: str) -> Cost:
 
     Args:
         name: One of ``PIPELINES``.
-        workload: What it is asked for.
+        workload: What it reads.
         clock: ``wall``, or ``cpu`` for the processor time of all of the pipeline's processes together.
 
     Raises:
@@ -48,9 +48,9 @@ def measure_cost(name: str, workload: Workload, clock: str) -> Cost:
 
 
 def measure_peak(name: str, workload: Workload) -> int:
-    """Run a pipeline and look at the memory of all of its processes together, in bytes.
+    """Run a pipeline and measure the memory of all its processes together, in bytes.
 
-    What they share with this process, the imported libraries, counts once.
+    Memory shared with this process (the imported libraries) counts once.
 
     Raises:
         RuntimeError: The pipeline failed.
@@ -65,10 +65,10 @@ def measure_peak(name: str, workload: Workload) -> int:
 
 
 def cost_of(arrivals: Sequence[Arrival], first_batch: float, clock: str) -> Cost:
-    """Tell the cost of a video from the batches.
+    """Compute the time of a video from the batches.
 
-    What a worker had spent when it made its first batch counts as its start. Between that stamp and its last one lie
-    whole batches only, so nothing is cut off that was prefetched.
+    A worker's time until its first batch is its start. Between its first and last stamp there are complete batches
+    only, so prefetched batches are counted correctly.
 
     Args:
         arrivals: All batches of a run, in order.
@@ -97,7 +97,7 @@ def cost_of(arrivals: Sequence[Arrival], first_batch: float, clock: str) -> Cost
 
 
 def descendants(process: int) -> Iterator[int]:
-    """A process and all that it and its children started, as far as they still run."""
+    """A process and all its running descendants."""
     yield process
     try:
         started = list(children(process))
@@ -110,7 +110,7 @@ def descendants(process: int) -> Iterator[int]:
 def memory_of(processes: Iterable[int]) -> int:
     """Resident bytes of processes together; pages that several of them share count once.
 
-    The frames that a decoding process hands over lie in a file in memory that nobody maps; it counts too.
+    A decoding process passes frames in a memory file that no process maps; it counts too.
     """
     total = 0
     frames: dict[int, int] = {}
@@ -123,7 +123,7 @@ def memory_of(processes: Iterable[int]) -> int:
 
 
 def _files_in_memory(process: int) -> dict[int, int]:
-    """Bytes of the files in memory that a process has open, by their number."""
+    """Bytes of the memory files that a process has open, by inode."""
     found = {}
     for file in list(Path(f"/proc/{process}/fd").iterdir()):
         with contextlib.suppress(FileNotFoundError):  # it has just been closed
@@ -134,7 +134,7 @@ def _files_in_memory(process: int) -> dict[int, int]:
 
 
 def _run_apart(name: str, workload: Workload, clock: str, look: Callable[[int], None] | None) -> Cost:
-    """Run in a fork of this process, which has all that is imported and nothing that was read."""
+    """Run in a fork of this process, which has all imports and has read no data."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(name, workload, clock, theirs))

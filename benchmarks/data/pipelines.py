@@ -1,4 +1,4 @@
-"""The pipelines that are compared: data loaders whose batches are stamped where they are made."""
+"""The pipelines to compare: data loaders whose batches get a stamp in the worker that makes them."""
 
 import io
 from collections.abc import Callable, Iterable
@@ -25,11 +25,11 @@ from datamodules.shards.shard_names import find_shards
 from datamodules.shards.shard_reader import RawSample, open_shards
 
 _FRAME_SIDE = 224  # pixels
-_SHUFFLED = 100  # samples that webdataset shuffles among each other
+_SHUFFLED = 100  # samples that webdataset shuffles together
 
 
 class Workload(NamedTuple):
-    """What every pipeline is asked for."""
+    """What every pipeline reads."""
 
     material: Material
     workers: int
@@ -38,7 +38,7 @@ class Workload(NamedTuple):
 
 
 class _Clips(Dataset[None]):
-    """Decodes clips and keeps nothing. What says where a clip lies was read before."""
+    """Decodes clips and drops the frames. The positions of the clips were read before."""
 
     def __init__(self, material: Material, decode: Callable[[RawSample], Any]) -> None:
         reader = open_shards(material.shards)
@@ -53,7 +53,7 @@ class _Clips(Dataset[None]):
 
 
 def decode_in_worker(workload: Workload) -> Iterable[Stamped]:
-    """The decoder in the worker itself."""
+    """Decode in the worker."""
     media = _media_reader()
     size = media.transform.frame_size(media.decoding.max_pixels)
 
@@ -66,7 +66,7 @@ def decode_in_worker(workload: Workload) -> Iterable[Stamped]:
 
 
 def decode_in_server(workload: Workload) -> Iterable[Stamped]:
-    """The decoder in the process that can be killed; the frames come back to the worker."""
+    """Decode in a process that can be killed, and send the frames to the worker."""
     media = _media_reader()
     size = media.transform.frame_size(media.decoding.max_pixels)
 
@@ -78,13 +78,13 @@ def decode_in_server(workload: Workload) -> Iterable[Stamped]:
 
 
 def decode_and_resize(workload: Workload) -> Iterable[Stamped]:
-    """The same, and the frames are brought to the encoder's size."""
+    """The same, and resize the frames for the encoder."""
     media = _media_reader()
     return _decoding_loader(workload, lambda raw: media.read(raw, (0, 0)))
 
 
 def datamodule(workload: Workload, conversations_per_video: int | None = None) -> Iterable[Stamped]:
-    """All of ``InstructionDataModule``."""
+    """The complete ``InstructionDataModule``."""
     data = InstructionDataModule(
         workload.material.tokenizer,
         [Source(workload.material.shards)],
@@ -157,7 +157,7 @@ PIPELINES: dict[str, Callable[[Workload], Iterable[Stamped]]] = {
 
 
 def _media_reader() -> MediaReader:
-    """As the datamodule makes it from its defaults."""
+    """A reader with the datamodule's default settings."""
     return MediaReader(FrameSampling(), PixelTransform(PixelOptions(_FRAME_SIDE), train=True), Decoding())
 
 

@@ -1,4 +1,4 @@
-"""What a batch tells about the worker process that made it."""
+"""Stamps batches with figures of the worker process that makes them."""
 
 import os
 import time
@@ -12,7 +12,7 @@ _PROCESS_CLOCK = 2  # the kernel's name for the processor time of all threads of
 
 
 class Stamp(NamedTuple):
-    """Where a worker stands when it has made a batch."""
+    """State of a worker when it has made a batch."""
 
     worker: int  # process id
     videos: int  # decoded for the batch
@@ -33,7 +33,7 @@ class StampedCollate(Generic[Items]):
 
     Args:
         collate: Joins samples to a batch.
-        count: Tells how many conversations a batch has.
+        count: Returns the number of conversations of a batch.
     """
 
     def __init__(self, collate: Callable[[Sequence[Items]], Any], count: Callable[[Any], int]) -> None:
@@ -51,7 +51,7 @@ def family_processor_seconds() -> float:
     """Processor time of this process and its children that run, all threads."""
     total = time.process_time()
     for child in children(os.getpid()):
-        # The same clock of another process; the number is what clock_getcpuclockid(3) gives.
+        # The same clock of another process; the number is that of clock_getcpuclockid(3).
         total += time.clock_gettime((~child << 3) | _PROCESS_CLOCK)
     return total
 

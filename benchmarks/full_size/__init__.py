@@ -1,1 +1,1 @@
-"""What the 7B shape costs on one GPU: ``python -m benchmarks.full_size``."""
+"""Measures a 7B model on one GPU: ``python -m benchmarks.full_size``."""

@@ -1,15 +1,15 @@
-"""What the 7B shape costs on one GPU: ``python -m benchmarks.full_size --results docs/RESULTS.md``.
+"""Measures time and memory of a 7B model on one GPU: ``python -m benchmarks.full_size --results docs/RESULTS.md``.
 
 Builds the model of ``configs/model/videollamb_7b.yaml`` with random weights on the device, in bfloat16: nothing is
-downloaded. Prints two tables, and writes them into the results page where one is given:
+downloaded. Prints two tables, and writes them into the results page if one is given:
 
 - a training step (forward, loss, backward with activation checkpointing, AdamW) at 16 and 320 frames: seconds, peak
   memory, operations by the project's own counter and their share of the device's peak (MFU), by what trains;
 - the longest video that fits for inference, read whole and streamed.
 
-``--bridges`` are the published one and the project's default (selective), ``--trains`` says what trains. A case that
-does not fit is a row that says so. Without a GPU it refuses; ``--tiny`` runs the same code with tiny sizes anywhere,
-to see that it works, and writes no results.
+``--bridges`` are the published one and the project's default (selective), ``--trains`` says what trains. If a case
+does not fit into memory, its row says so. It needs a GPU; ``--tiny`` runs the same code with tiny sizes anywhere, to
+check that it works, and writes no results.
 """
 
 import torchvision_import  # noqa: F401  before anything that imports torchvision
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(cells: Sequence[str]) -> None:
-    """Show a row as soon as it is there; the tables come at the end."""
+    """Print a row as soon as it is measured; the tables come at the end."""
     print(" | ".join(cells), file=sys.stderr, flush=True)
 
 
@@ -110,7 +110,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in _COUNTS:
         default = getattr(FULL_WORKLOAD, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=_positive, help=f"default: {default}")
-    parser.add_argument("--tiny", action="store_true", help="tiny sizes, on a CPU too: shows that it works, no more")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, also on a CPU, only to check that it works")
     parser.add_argument("--results", type=Path, help="page that gets the tables, such as docs/RESULTS.md")
     options = parser.parse_args(arguments)
     if options.tiny and options.results is not None:

@@ -46,7 +46,7 @@ def build_model(shape: Shape, form: BridgeForm, trains: Trains | None, device: t
         form: The configuration's own bridge, or the project's default in its place, which gets the same pooled patches
             and has its gate open: every segment is remembered, which is the most work there can be.
         trains: What trains; None freezes all and gives a model in evaluation mode.
-        device: Where the weights are drawn.
+        device: Where the weights are made.
 
     Returns:
         The model; encoders and language model in bfloat16, the bridge too unless it trains beside frozen weights.
@@ -92,7 +92,7 @@ def build_model(shape: Shape, form: BridgeForm, trains: Trains | None, device: t
 
 
 def read_every_frame(model: VideoLanguageModel) -> None:
-    """Let the model read all frames, in segments of at most as many as it read of one before."""
+    """Make the model read all frames; a segment has at most as many frames as were read of one before."""
     segmenter, selection = model.segmenter, model.frame_selection
     assert isinstance(segmenter, SceneTilling)
     assert isinstance(selection, LinspaceFrames)
@@ -110,7 +110,7 @@ def _build_bridge(form: BridgeForm, dim: int, out_dim: int, arguments: Mapping[s
 
 
 def _describe_parts(folder: Path, shape: Shape) -> None:
-    """Write what the parts read before they draw their weights: configurations and a small tokenizer."""
+    """Write the files that the parts need to be built with random weights: configurations and a small tokenizer."""
     (folder / "vision").mkdir()
     (folder / "vision" / "config.json").write_text(json.dumps(dict(shape.vision)), encoding="utf-8")
     train_tokenizer(iter([QUESTION])).save_pretrained(folder / "language")
@@ -118,7 +118,7 @@ def _describe_parts(folder: Path, shape: Shape) -> None:
 
 
 def _in_float32(language_model: HuggingFaceCausalLM) -> None:
-    """Adapters begin in the dtype of the weights beside them, in which AdamW's small steps would be rounded away."""
+    """Cast adapters to float32. In the dtype of the frozen weights, AdamW's small steps would be rounded to zero."""
     for parameter in language_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

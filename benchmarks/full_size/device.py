@@ -1,4 +1,4 @@
-"""Time and memory of the device that is measured."""
+"""Measures time and memory of a device."""
 
 import gc
 import time
@@ -18,14 +18,14 @@ class Found(NamedTuple):
 
 
 def now(device: torch.device) -> float:
-    """Seconds by the clock on the wall, when the device has done all it was told."""
+    """Wall time in seconds, after the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
-    """Do the work; None if the device's memory does not suffice. Memory of earlier work is given back before."""
+    """Do the work; None if the device has too little memory. Unused memory is freed first."""
     if torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()
@@ -38,16 +38,16 @@ def unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
 def largest_that_fits(
     attempt: Callable[[int], Result | None], first: int, most: int, grain: int = 1
 ) -> tuple[Found, Result] | None:
-    """Find the largest size that fits, by doubling and then halving what is between.
+    """Find the largest size that fits, by doubling and then by bisection.
 
     Args:
-        attempt: Tries a size; None if it does not fit. What fits must fit at any smaller size.
+        attempt: Tries a size; returns None if it does not fit. If a size fits, every smaller one must fit.
         first: The first size to try.
         most: The largest one to try.
-        grain: How close to the limit to come: the next size that is ``grain`` larger does not fit.
+        grain: Precision: a size that is larger by ``grain`` does not fit.
 
     Returns:
-        The size and what its attempt gave; None where not even ``grain`` fits.
+        The size and the result of its attempt; None if not even ``grain`` fits.
 
     Raises:
         ValueError: ``grain`` or ``first`` is not positive, or ``first`` is above ``most``.

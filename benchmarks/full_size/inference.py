@@ -1,4 +1,4 @@
-"""The longest video that fits: read whole, as files are judged, and streamed, as one that still plays."""
+"""Finds the longest video that fits: read at once, as in evaluation, and streamed, as during playback."""
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -23,7 +23,7 @@ _FRAMES_A_PUSH = 64  # what the encoder takes at once
 
 
 class Reading(NamedTuple):
-    """What it took to read a video and answer a question about it."""
+    """Cost of reading a video and answering a question about it."""
 
     seconds: float  # until the language model could see
     answer_seconds: float
@@ -32,7 +32,7 @@ class Reading(NamedTuple):
 
 
 class InferenceRow(NamedTuple):
-    """The longest video of one bridge, read in one way; no reading where not even the smallest fits."""
+    """The longest video of one bridge, read in one way; without a reading if not even the smallest fits."""
 
     way: Way
     form: BridgeForm
@@ -45,7 +45,7 @@ class InferenceRow(NamedTuple):
 def measure_inference(
     shape: Shape, form: BridgeForm, workload: Workload, device: torch.device
 ) -> Iterator[InferenceRow]:
-    """Build a frozen model and look for the longest video that it can read, in both ways.
+    """Build a frozen model and show for the longest video that it can read, in both ways.
 
     Args:
         shape: Sizes of the parts.
@@ -67,34 +67,34 @@ def _longest(
 ) -> InferenceRow:
     if row.way == "streamed":
         read_every_frame(model)
-    look = look_whole if row.way == "whole" else look_streamed
+    show = show_all if row.way == "whole" else show_streamed
     most = workload.most_frames if row.way == "whole" else workload.most_streamed
     side = int(shape.vision["image_size"])
 
     def attempt(num_frames: int) -> Reading | None:
-        return unless_out_of_memory(lambda: read_video(model, look, num_frames, side, workload.new_tokens, device))
+        return unless_out_of_memory(lambda: read_video(model, show, num_frames, side, workload.new_tokens, device))
 
     found = largest_that_fits(attempt, min(workload.first_frames, most), most, workload.grain)
     if found is None:
         return row
     (frames, is_most), reading = found
     return row._replace(
-        frames=frames, is_most=is_most, reading=reading, flops=flops_of_looking(model, frames, reading.groups)
+        frames=frames, is_most=is_most, reading=reading, flops=flops_of_reading(model, frames, reading.groups)
     )
 
 
-Look = Callable[[VideoLanguageModel, int, int, torch.device], VisualTokens]
+Show = Callable[[VideoLanguageModel, int, int, torch.device], VisualTokens]
 
 
 @torch.no_grad()
 def read_video(
-    model: VideoLanguageModel, look: Look, num_frames: int, side: int, new_tokens: int, device: torch.device
+    model: VideoLanguageModel, show: Show, num_frames: int, side: int, new_tokens: int, device: torch.device
 ) -> Reading:
     """Read a video of noise and answer a question about it.
 
     Args:
         model: In evaluation mode.
-        look: One of ``look_whole`` and ``look_streamed``.
+        show: One of ``show_all`` and ``show_streamed``.
         num_frames: Frames of the video.
         side: Of a frame, in pixels.
         new_tokens: Longest answer.
@@ -103,7 +103,7 @@ def read_video(
     peak_memory(device)
     begin = now(device)
     with _GroupsRead(model.bridge) as groups:
-        visual = look(model, num_frames, side, device)
+        visual = show(model, num_frames, side, device)
     seen = now(device)
     model.language_model.generate(visual, model.language_model.prompts([QUESTION]), new_tokens)
     answered = now(device)
@@ -111,7 +111,7 @@ def read_video(
     return Reading(seen - begin, answered - seen, peak, groups.counts())
 
 
-def look_whole(model: VideoLanguageModel, num_frames: int, side: int, device: torch.device) -> VisualTokens:
+def show_all(model: VideoLanguageModel, num_frames: int, side: int, device: torch.device) -> VisualTokens:
     """Show all frames at once."""
     text = model.language_model.prompts([QUESTION])
     count = torch.tensor([num_frames], device=device)
@@ -119,8 +119,8 @@ def look_whole(model: VideoLanguageModel, num_frames: int, side: int, device: to
     return model.visual_tokens(Batch(_noise(num_frames, side, device), count, times, *text, questions=()))
 
 
-def look_streamed(model: VideoLanguageModel, num_frames: int, side: int, device: torch.device) -> VisualTokens:
-    """Show a few frames after the other; none is kept."""
+def show_streamed(model: VideoLanguageModel, num_frames: int, side: int, device: torch.device) -> VisualTokens:
+    """Show a few frames at a time; no frame is stored."""
     session = StreamingSession(model)
     for start in range(0, num_frames, _FRAMES_A_PUSH):
         end = min(start + _FRAMES_A_PUSH, num_frames)
@@ -128,7 +128,7 @@ def look_streamed(model: VideoLanguageModel, num_frames: int, side: int, device:
     return session.visual_tokens()
 
 
-def flops_of_looking(model: VideoLanguageModel, num_frames: int, groups: tuple[int, ...]) -> float:
+def flops_of_reading(model: VideoLanguageModel, num_frames: int, groups: tuple[int, ...]) -> float:
     """Operations of encoder and bridge for one video, without the readout; the model must be frozen."""
     none = torch.empty(0, dtype=torch.int64)
     work = StepWork(torch.tensor([num_frames]), torch.tensor([groups]), none, none, none, none)

@@ -31,7 +31,7 @@ VICUNA: Settings = {
 
 
 class Shape(NamedTuple):
-    """What a model is built from; everything else is as the configuration says."""
+    """Sizes of a model's parts; everything else follows the configuration."""
 
     vision: Settings  # of both encoders' config.json
     language: Settings  # of the language model's config.json
@@ -39,11 +39,11 @@ class Shape(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """How much is measured."""
+    """What is measured."""
 
     frames: tuple[int, ...]  # of every video in a training step
     videos: int  # of a training step
-    text_tokens: int  # of a conversation, its answer and the place of the video included
+    text_tokens: int  # of a conversation, its answer and the video mark included
     answer_tokens: int
     warm_up: int  # steps that are not timed
     steps: int  # steps that are

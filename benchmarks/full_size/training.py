@@ -1,4 +1,4 @@
-"""What a training step costs: forward, loss, backward with activation checkpointing, optimizer."""
+"""Measures a training step: forward, loss, backward with activation checkpointing, optimizer."""
 
 import statistics
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _RATE = 1e-5
 
 
 class StepCost(NamedTuple):
-    """What was measured of a step."""
+    """Cost of a training step."""
 
     seconds: float  # median
     peak_gib: float  # of tensors on CUDA; on the CPU the process's, since it began
@@ -29,7 +29,7 @@ class StepCost(NamedTuple):
 
 
 class TrainingRow(NamedTuple):
-    """A case and its cost; None where memory did not suffice."""
+    """A case and its cost; None if there was too little memory."""
 
     trains: Trains
     form: BridgeForm
@@ -88,7 +88,7 @@ def make_batch(shape: Shape, workload: Workload, num_frames: int, device: torch.
 
 
 class _Stepping:
-    """A model and its optimizer, whose states are made in the first step.
+    """A model and its optimizer. The optimizer's states are created in the first step.
 
     Args:
         model: The model.
@@ -104,7 +104,7 @@ class _Stepping:
         self._optimizer = torch.optim.AdamW(self._trained, lr=_RATE, fused=True)
 
     def measure(self, batch: Batch, workload: Workload) -> StepCost:
-        """Do the steps on one batch; the warm-up counts for the memory, not for the time."""
+        """Do the steps on one batch. Warm-up steps count for memory, not for time."""
         self._optimizer.zero_grad()  # a step that ran out of memory leaves gradients behind
         peak_memory(self._device)
         output = self._step(batch)

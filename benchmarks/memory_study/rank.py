@@ -1,4 +1,4 @@
-"""How many directions a trained bridge's memory uses: ``python -m benchmarks.memory_study.rank --help``."""
+"""Measures how many directions a trained bridge's memory uses: ``python -m benchmarks.memory_study.rank --help``."""
 
 import argparse
 import json
@@ -29,13 +29,13 @@ def ranks_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool =
     """Measure the memory's rank after the last segment of held-out videos.
 
     Args:
-        checkpoint: What training wrote.
+        checkpoint: Checkpoint of a training run.
         shards: Shards, folders or glob patterns of videos or features, with conversations.
         progress: Whether to show a progress bar.
 
     Returns:
         By length, in their natural order: ``mean`` over the videos, ``videos``, and ``num_memory``, the largest rank
-        possible. Empty where the bridge keeps no memory tokens.
+        possible. Empty if the bridge has no memory tokens.
     """
     with tempfile.TemporaryDirectory() as scratch:
         weights = open_weights(checkpoint)

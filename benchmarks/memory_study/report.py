@@ -1,4 +1,4 @@
-"""Writes the study's tables into the results page and draws its plot."""
+"""Writes the study's tables into the results page, and draws its plot."""
 
 import io
 import os
@@ -152,13 +152,13 @@ def draw(results: Results) -> Figure:
     panels = figure.subplots(1, len(results.accuracy), sharey=True, squeeze=False)[0]
     for panel, (task, of_task) in zip(panels, results.accuracy.items(), strict=True):
         for arm, by_length in of_task.items():
-            places = [results.lengths.index(length) for length in by_length]
+            ticks = [results.lengths.index(length) for length in by_length]
             means = [entry.mean for entry in by_length.values()]
             errors = [entry.standard_error or 0.0 for entry in by_length.values()]
-            (line,) = panel.plot(places, means, marker="o", markersize=4, label=arm.replace("_", " "))
+            (line,) = panel.plot(ticks, means, marker="o", markersize=4, label=arm.replace("_", " "))
             low = [mean - error for mean, error in zip(means, errors, strict=True)]
             high = [mean + error for mean, error in zip(means, errors, strict=True)]
-            panel.fill_between(places, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+            panel.fill_between(ticks, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         panel.set_title(task)
         panel.set_xticks(range(len(results.lengths)), results.lengths)
         panel.set_xlabel("length of video")

@@ -1,4 +1,4 @@
-"""Gathers what the study's runs were judged by: accuracy by arm, task and length over seeds, and the memory's rank."""
+"""Collects the results of the study's runs: accuracy by arm, task and length over seeds, and the memory's rank."""
 
 import json
 import math
@@ -16,7 +16,7 @@ _TASK_OF_CATEGORY = {"first": "order", "last": "order", "count": "count"}
 
 
 class OverSeeds(NamedTuple):
-    """A figure that every seed gave once."""
+    """Mean and error of a figure over seeds."""
 
     mean: float
     standard_error: float | None  # over seeds; None with a single one
@@ -32,13 +32,13 @@ class Results(NamedTuple):
     rank: dict[str, dict[str, OverSeeds]]  # arm -> length; empty where an arm has no memory tokens
     num_memory: dict[str, int]  # arm -> memory tokens
     settings: list[dict[str, Any]]  # of every run
-    fresh: dict[str, dict[str, dict[str, OverSeeds]]]  # arm -> task -> length, for runs judged on fresh videos too
+    fresh: dict[str, dict[str, dict[str, OverSeeds]]]  # arm -> task -> length, for runs evaluated on new videos too
     fresh_seeds: dict[str, int]  # arm -> such runs
     fresh_questions: dict[str, dict[str, int]]  # as ``questions``
 
 
 def finished_runs(study: Path) -> list[Run]:
-    """The study's runs that are trained and judged, arm by arm.
+    """The study's runs that are trained and evaluated, arm by arm.
 
     Args:
         study: Folder of the study.
@@ -51,14 +51,14 @@ def finished_runs(study: Path) -> list[Run]:
 
 
 def collect_results(runs: Sequence[Run]) -> Results:
-    """Read what was written about finished runs.
+    """Read the results of finished runs.
 
     Args:
         runs: The runs; at least one.
 
     Raises:
         ValueError: There is no run, or the runs were not asked the same numbers of questions or not trained for
-            equally many steps: their figures cannot stand in one table.
+            equally many steps, so their figures cannot be compared.
     """
     if not runs:
         raise ValueError("no run is finished; first run `python -m benchmarks.memory_study train`")
@@ -74,8 +74,8 @@ def collect_results(runs: Sequence[Run]) -> Results:
             )
     by_arm = {arm: [run for run in runs if run.arm == arm] for arm in ARMS}
     by_arm = {arm: of_arm for arm, of_arm in by_arm.items() if of_arm}
-    judged_fresh = {arm: [run for run in of_arm if run.fresh_report.exists()] for arm, of_arm in by_arm.items()}
-    fresh = {arm: of_arm for arm, of_arm in judged_fresh.items() if of_arm}
+    with_fresh = {arm: [run for run in of_arm if run.fresh_report.exists()] for arm, of_arm in by_arm.items()}
+    fresh = {arm: of_arm for arm, of_arm in with_fresh.items() if of_arm}
     asked = {
         task: {length: of_task[length] for length in sorted(of_task, key=length_order)}
         for task, of_task in questions[runs[0]].items()

@@ -1,4 +1,4 @@
-"""Trains and judges arms over seeds, several runs side by side; what is finished is kept."""
+"""Trains and evaluates arms over seeds, several runs at the same time; finished runs are kept."""
 
 import hashlib
 import json
@@ -23,41 +23,40 @@ _LINES_OF_A_FAILURE = 15
 
 
 def train_arms(runs: Sequence[Run], *, steps: int | None = None, jobs: int = 2) -> list[Run]:
-    """Train and judge what is not finished yet.
+    """Train and evaluate the runs that are not finished.
 
-    Every run has one thread: two runs of one thread side by side do more than one after the other with two. What a
-    run prints goes to ``log.txt`` in its folder.
+    Every run has one thread: two runs of one thread at the same time are faster than one after the other with two
+    threads. The output of a run goes to ``log.txt`` in its folder.
 
     Args:
         runs: What to train, all of one study.
         steps: Optimizer steps of a run; None takes the study's config.
-        jobs: Runs side by side.
+        jobs: Number of runs at the same time.
 
     Returns:
         The runs that failed.
 
     Raises:
-        ValueError: Some runs in the folder were made with other settings; their results would stand beside others
-            that they cannot be compared with.
+        ValueError: Some runs in the folder have other settings, so results could not be compared.
     """
     settings = {run: describe_settings(run, steps) for run in runs}
     _refuse_other_settings(settings)
     todo = [run for run in runs if not run.rank.exists()]
-    return _side_by_side(lambda run: _train_and_judge(run, settings[run], steps), todo, len(runs), jobs)
+    return _side_by_side(lambda run: _train_and_evaluate(run, settings[run], steps), todo, len(runs), jobs)
 
 
-def judge_fresh(runs: Sequence[Run], *, jobs: int = 2) -> list[Run]:
-    """Judge finished runs on the fresh held-out videos, those that were not yet.
+def evaluate_fresh(runs: Sequence[Run], *, jobs: int = 2) -> list[Run]:
+    """Evaluate finished runs on the new held-out videos, unless they have been already.
 
     Args:
         runs: The runs, all of one study.
-        jobs: Runs side by side.
+        jobs: Number of runs at the same time.
 
     Returns:
         The runs that failed.
     """
     todo = [run for run in runs if not run.fresh_report.exists()]
-    return _side_by_side(_judge_fresh, todo, len(runs), jobs)
+    return _side_by_side(_evaluate_fresh, todo, len(runs), jobs)
 
 
 def _side_by_side(work: Callable[[Run], None], todo: Sequence[Run], total: int, jobs: int) -> list[Run]:
@@ -83,7 +82,7 @@ def _side_by_side(work: Callable[[Run], None], todo: Sequence[Run], total: int, 
 
 
 def describe_settings(run: Run, steps: int | None) -> dict[str, Any]:
-    """What decides a run's result, apart from the code.
+    """Everything besides the code that decides a run's result.
 
     Args:
         run: The run.
@@ -102,7 +101,7 @@ def describe_settings(run: Run, steps: int | None) -> dict[str, Any]:
 
 
 def training_command(run: Run, steps: int | None) -> list[str]:
-    """The command that trains a run, without ``python``; it goes on from the last checkpoint where there is one."""
+    """The command that trains a run, without ``python``; it resumes from the last checkpoint if there is one."""
     configs = (*_BASE, study_config(run.study), *ARMS[run.arm])
     command = ["train.py", "fit", *(part for config in configs for part in ("-c", config))]
     command += ["--seed_everything", str(run.seed), "--data.order.seed", str(run.seed)]
@@ -124,7 +123,7 @@ def study_config(study: Path) -> str:
     return str(copy)
 
 
-def _train_and_judge(run: Run, settings: dict[str, Any], steps: int | None) -> None:
+def _train_and_evaluate(run: Run, settings: dict[str, Any], steps: int | None) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     run.settings.write_text(json.dumps({**settings, "device": _device()}, indent=2) + "\n", encoding="utf-8")
     checkpoint = ["--checkpoint", str(run.checkpoint)]
@@ -133,14 +132,14 @@ def _train_and_judge(run: Run, settings: dict[str, Any], steps: int | None) -> N
         if not run.checkpoint.exists():
             _run_logged(training_command(run, steps), log)
         if not run.report.exists():
-            judge = ["evaluate.py", *checkpoint, "--data", f"{features}/eval-*.tar"]
-            _run_logged([*judge, "--out", str(run.report.parent)], log)
+            evaluation = ["evaluate.py", *checkpoint, "--data", f"{features}/eval-*.tar"]
+            _run_logged([*evaluation, "--out", str(run.report.parent)], log)
         # The videos of one task are enough: ranks differ little, and the longest videos take long.
         rank = ["-m", "benchmarks.memory_study.rank", *checkpoint, "--data", f"{features}/eval-needle-*.tar"]
         _run_logged([*rank, "--out", str(run.rank)], log)
 
 
-def _judge_fresh(run: Run) -> None:
+def _evaluate_fresh(run: Run) -> None:
     data = str(run.study / FRESH / "features" / "eval-*.tar")
     command = ["evaluate.py", "--checkpoint", str(run.checkpoint), "--data", data]
     with (run.folder / "log.txt").open("a", encoding="utf-8") as log:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.parity --goldens DIR
 
-DIR holds JSON files that list the cases, and safetensors files with inputs, original weights and outputs; an output
-that is named like ``hidden.0_every8th`` holds the first of every eight tokens. Every case prints its largest error
-beside the tolerance. Cases that the original handles by accident (several videos fused into one) are declined with the
-reason. The exit status is 1 if a case is above its tolerance, breaks down, or is of a kind that is not known here.
+DIR has JSON files that list the cases, and safetensors files with inputs, original weights and outputs. An output
+with a name like ``hidden.0_every8th`` has the first of every eight tokens. For every case the largest error and the
+tolerance are printed. Cases that the original does not handle properly (several videos joined into one) are declined,
+with the reason. Exits with 1 if a case is above its tolerance, raises an error, or is unknown.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def compare_folder(folder: Path) -> Iterator[CaseResult]:
     """Run every case of a folder of recordings.
 
     Args:
-        folder: The folder; JSON files in it that no section knows are declined.
+        folder: The folder; unknown JSON files in it are declined.
 
     Raises:
         FileNotFoundError: The folder has no recordings.

@@ -1,4 +1,4 @@
-"""The recurrent memory bridge against its recordings: ``bridge.json``."""
+"""Compares the recurrent memory bridge with recordings of the original: ``bridge.json``."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -32,14 +32,14 @@ from components.weights.conversion import Allowances, import_checkpoint
 from components.weights.original_names import num_layers_of
 
 _PUBLISHED = {"mm_layer_norm_eps": 1e-12, "mm_hidden_act": "gelu"}
-# What the published bridge fixes and a configuration may leave out.
+# Fixed values of the published bridge, which a configuration may omit.
 _POOL_GRID, _K, _MAX_FRAMES = 12, 3, 8
 _GIVEN_MEMORY = "read_memories_in"
 _INPUTS = ("features", _GIVEN_MEMORY)
 
 
 class Walk(NamedTuple):
-    """A bridge's way through some videos of equal length."""
+    """States and outputs of a bridge after each segment of videos of equal length."""
 
     frame_indices: list[list[int]]  # frames read of each segment of the first video
     boundaries: list[int]  # last frame of each segment of the first video
@@ -57,7 +57,7 @@ def build_bridge(weights: dict[str, Tensor], config: dict[str, Any], **options: 
     """Build a bridge of a recorded configuration and load original weights into it, strictly.
 
     Raises:
-        ValueError: The configuration has what the published bridge fixes otherwise.
+        ValueError: The configuration has a value that differs from the published bridge's fixed one.
     """
     differing = {key: config[key] for key, value in _PUBLISHED.items() if config.get(key, value) != value}
     if differing:
@@ -89,7 +89,7 @@ def walk(
     frame_selection: FrameSelection,
     start: VideoLLaMBState | None = None,
 ) -> Walk:
-    """Cut videos of equal length and walk a bridge through them, as the model does."""
+    """Cut videos of equal length into segments and run a bridge over them, as the model does."""
     num_frames = features.cls.shape[0] // num_videos
     counts = torch.full((num_videos,), num_frames)
     segment_index = segmenter.segment(features.cls, counts)
@@ -111,7 +111,7 @@ def projected(bridge: VideoLLaMBBridge, state: VideoLLaMBState) -> Tensor:
 
 
 def decline_fused(num_videos: int, num_frames: int) -> None:
-    """Refuse what the original handles by accident.
+    """Decline cases that the original does not handle properly.
 
     Raises:
         DeclinedError: There are several videos of several frames.
@@ -131,7 +131,7 @@ def _features(tensors: dict[str, Tensor], case: dict[str, Any]) -> FrameFeatures
 
 
 class Recording(NamedTuple):
-    """A case of the bridge: what went in and what came out."""
+    """A case of the bridge: inputs and recorded outputs."""
 
     case: dict[str, Any]
     config: dict[str, Any]
@@ -145,7 +145,7 @@ class Recording(NamedTuple):
         return build_bridge(load_float32(folder / self.case["weights"]), self.config, pool_grid=grid.pop())
 
     def walk(self, bridge: VideoLLaMBBridge) -> Walk:
-        """Send the recorded features through a bridge."""
+        """Run a bridge on the recorded features."""
         features = _features(self.tensors, self.case)
         num_videos = stored_input(self.tensors, "features", self.case).shape[0]
         start = None
@@ -162,7 +162,7 @@ def open_recording(folder: Path, name: str, recorded: dict[str, Any]) -> Recordi
     """Read one case of ``bridge.json``.
 
     Raises:
-        DeclinedError: It holds several videos.
+        DeclinedError: It has several videos.
     """
     case = recorded["cases"][name]
     tensors = load_file(folder / case.get("file", f"{name}.safetensors"))
@@ -171,7 +171,7 @@ def open_recording(folder: Path, name: str, recorded: dict[str, Any]) -> Recordi
 
 
 def segmenter_of(case: dict[str, Any], k: int) -> Segmenter:
-    """What cuts the videos of a case: SceneTilling, or the recorded cuts where the original's choice was a tie."""
+    """Segmenter of a case: SceneTilling, or the recorded cuts where the original chose between equal scores."""
     margins = [case.get("topk_margin"), case.get("threshold_margin")]  # null where nothing competes
     is_tied = any(margin is not None and margin <= TIE_MARGIN for margin in margins)
     if is_tied and case.get("boundaries") is not None:
@@ -183,7 +183,7 @@ def segmenter_of(case: dict[str, Any], k: int) -> Segmenter:
 
 
 class _RecordedCuts(Segmenter):
-    """Cuts where the recording did."""
+    """Cuts at the recorded positions."""
 
     def __init__(self, boundaries: list[int]) -> None:
         self.boundaries = torch.tensor(boundaries)
@@ -214,7 +214,7 @@ def _compare_case(folder: Path, name: str, recorded: dict[str, Any]) -> Sequence
 
 
 def _output(key: str, bridge: VideoLLaMBBridge, walked: Walk, recording: Recording) -> Tensor:
-    """Our counterpart of a recorded tensor."""
+    """Our tensor that corresponds to a recorded one."""
     kind, _, index = key.partition(".")
     if index:
         state = walked.states[int(index)]

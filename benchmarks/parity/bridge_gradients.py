@@ -1,4 +1,4 @@
-"""Gradients of the recurrent memory bridge against their recordings: ``bridge.json``."""
+"""Compares gradients of the recurrent memory bridge with recordings of the original: ``bridge.json``."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -52,7 +52,7 @@ def _compare(folder: Path, name: str, recorded: dict[str, Any]) -> Sequence[Chec
 
 
 def _case_name(name: str, gradients: dict[str, Any], cases: dict[str, Any]) -> str:
-    """The case whose features a gradient is of: as it says, or the longest name that its own begins with."""
+    """Case of a gradient: the one it names, or the one with the longest name that its own begins with."""
     if "case" in gradients:
         return str(gradients["case"])
     candidates = [case for case in cases if name.startswith(case)]
@@ -64,8 +64,8 @@ def _case_name(name: str, gradients: dict[str, Any], cases: dict[str, Any]) -> s
 def _gradient(bridge: VideoLLaMBBridge, original_name: str) -> Tensor:
     """Gradient of the parameter with an original name.
 
-    Zero where there is none: for what we drop because nothing reads it, and for what this case does not read, such as
-    the learned memory where another one is given.
+    Zero for parameters that we do not have because nothing reads them, and for those that this case does not use, such
+    as the learned memory if another one is given.
     """
     num_layers = len(bridge.layers)
     if original_name in unused_bridge_names(num_layers):
@@ -96,9 +96,9 @@ def _compare_norms(bridge: VideoLLaMBBridge, gradients: dict[str, Any]) -> Itera
 
 
 def _weight_of(key_bias: str) -> str:
-    """The weight beside a key's bias, against whose gradient the bias's is measured.
+    """The weight that belongs to a key's bias; the error of the bias is relative to this weight's gradient.
 
-    A softmax does not see a shift of all its scores: the true gradient of a key's bias is zero, and what was recorded
-    is rounding.
+    A softmax does not change if all its scores are shifted. So the true gradient of a key's bias is zero, and the
+    recorded one is a rounding error.
     """
     return key_bias.removesuffix("bias") + "weight"

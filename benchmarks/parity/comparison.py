@@ -1,4 +1,4 @@
-"""What a parity case is, and how tensors are compared."""
+"""Parity cases, and how tensors are compared."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ class Check(NamedTuple):
 
 
 class CaseResult(NamedTuple):
-    """One case; without checks and with a reason if it was declined or broke down."""
+    """Result of one case. If it was declined or raised an error, it has a reason and no checks."""
 
     name: str
     checks: Sequence[Check]
@@ -43,14 +43,14 @@ class CaseResult(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether the case counts against us; one that compared nothing and was not declined does."""
+        """Whether the case failed. A case that compared nothing and was not declined has failed."""
         if self.declined is not None:
             return False
         return self.broken is not None or not self.checks or not all(check.passed for check in self.checks)
 
 
 class DeclinedError(Exception):
-    """Raised inside a case that the original handles by accident; the message is the reason that is printed."""
+    """Raised in a case that the original does not handle properly; the message is printed as the reason."""
 
 
 def run_case(name: str, compare: Callable[..., Sequence[Check]], *arguments: object) -> CaseResult:
@@ -59,7 +59,7 @@ def run_case(name: str, compare: Callable[..., Sequence[Check]], *arguments: obj
         return CaseResult(name, compare(*arguments))
     except DeclinedError as reason:
         return CaseResult(name, (), declined=str(reason))
-    except Exception as error:  # whatever breaks a case is reported as its failure, and the others still run
+    except Exception as error:  # any error is reported as a failure of the case, and the other cases still run
         return CaseResult(name, (), broken=f"{type(error).__name__}: {error}")
 
 
@@ -96,12 +96,12 @@ def every_nth(name: str) -> tuple[str, int]:
 
 
 def exact_check(what: str, ours: object, theirs: object) -> Check:
-    """Compare what must be equal; the error is 0 or 1."""
+    """Compare values that must be equal; the error is 0 or 1."""
     return Check(f"{what} {theirs}", float(ours != theirs), 0.0)
 
 
 def load_float32(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file; weights and features were stored as float16 where that is exact."""
+    """Tensors of a file in float32; some were stored as float16 without loss."""
     return {name: tensor.float() for name, tensor in load_file(path).items()}
 
 

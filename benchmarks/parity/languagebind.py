@@ -1,4 +1,4 @@
-"""LanguageBind's vision transformers against their recordings: ``languagebind.json``."""
+"""Compares LanguageBind's vision transformers with recordings of the original: ``languagebind.json``."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -58,7 +58,7 @@ def _compare(folder: Path, name: str, recorded: dict[str, Any], tensors: dict[st
     ours = {f"hidden_states.{index}": state for index, state in enumerate(states)}
     if temporal:
         ours = {key: state.view(num_videos, num_frames, *state.shape[1:]) for key, state in ours.items()}
-    # Not a part of ours, for VideoLLaMB does not read it.
+    # VideoLLaMB does not read it, so our part does not compute it.
     norm = (weights["post_layernorm.weight"], weights["post_layernorm.bias"], config.layer_norm_eps)
     cls = functional.layer_norm(states[-1][:, 0], (config.hidden_size,), *norm)
     ours["pooler_output"] = cls.view(num_videos, num_frames, -1).mean(dim=1)

@@ -1,4 +1,4 @@
-"""The original's projectors without memory, assembled from our blocks and pooling for the comparison."""
+"""The original's projectors without memory, made of our blocks and pooling, for the comparison."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ _FRAMES = 4
 def compare_transformer(
     stored: Tensor, outputs: dict[str, Tensor], weights: dict[str, Tensor], config: dict[str, Any]
 ) -> Sequence[Check]:
-    """``TransformerProjector``: the video averaged to 4 x 12 x 12 places, blocks, projection, GELU.
+    """``TransformerProjector``: the video averaged to 4 x 12 x 12 positions, blocks, projection, GELU.
 
     Args:
         stored: Patches, ``[V, T, N, D]``; images are pooled to 12 x 12.
@@ -64,7 +64,7 @@ def compare_spatial_pool(mode: str, stored: Tensor, outputs: dict[str, Tensor], 
         mode: ``average``, ``max`` or ``conv``.
         stored: Patches of some frames, ``[F, N, D]``.
         outputs: The recorded output, and the weights below ``weights.``.
-        case: Has the windows' side, and the convolution's width.
+        case: Has the side of the windows, and the convolution's width.
 
     Raises:
         ValueError: The mode is unknown.
@@ -98,7 +98,7 @@ def _compare_tokens(tokens: Tensor, outputs: dict[str, Tensor]) -> list[Check]:
 
 
 def _run_blocks(tokens: Tensor, weights: dict[str, Tensor], config: dict[str, Any], dim: int) -> Tensor:
-    """Send tokens ``[V, P, D]`` through blocks with the original weights ``layers.*``."""
+    """Run tokens ``[V, P, D]`` through blocks with the original weights ``layers.*``."""
     num_layers = num_layers_of(weights)
     heads, mlp_width = config["mm_num_attention_heads"], config["mm_intermediate_size"]
     blocks = nn.ModuleList(PostNormBlock(dim, heads, mlp_width, dropout=0.0) for _ in range(num_layers))

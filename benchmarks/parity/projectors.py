@@ -1,6 +1,6 @@
-"""The original's other projectors against their recordings: ``other_projectors.json``.
+"""Compares the original's other projectors with recordings: ``other_projectors.json``.
 
-The recurrent ones are our bridge with other settings; those without memory are assembled from our parts.
+Recurrent projectors are our bridge with other settings; those without memory are made of our parts.
 """
 
 import json
@@ -36,8 +36,8 @@ class _Settings(NamedTuple):
     bridge: dict[str, Any]
     k: int
     frame_selection: FrameSelection
-    cut_token: int  # the token of every frame that decides about the cuts
-    memory: str = ""  # recorded tensor that takes the place of the weights' initial memory
+    cut_token: int  # token of every frame from which the cuts are computed
+    memory: str = ""  # recorded tensor that replaces the initial memory of the weights
 
 
 _RETENTION_MEMORY = "retent.read_memory_emb"
@@ -104,7 +104,7 @@ def _compare_recurrent(
     num_videos, num_frames = stored.shape[:2]  # of [V, T, tokens, D]
     decline_fused(num_videos, num_frames)
     packed = stored.flatten(0, 1)
-    # As images the original reads every token as a patch, as frames of a video all but the first.
+    # Of an image the original reads every token as a patch; of a video's frame all but the first.
     patches = packed if num_frames == 1 else packed[:, 1:]
     walked = walk(
         bridge,

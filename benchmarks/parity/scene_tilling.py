@@ -1,4 +1,4 @@
-"""SceneTilling against its recordings: ``scene_tiling.json``."""
+"""Compares SceneTilling with recordings of the original: ``scene_tiling.json``."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ def scene_tilling_cases(folder: Path) -> Iterator[CaseResult]:
     tensors = load_file(folder / "scene_tiling.safetensors")
     for name, case in recorded["cases"].items():
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        yield run_case(f"scene_tilling {name}", _compare, own, case)
+        yield run_case(f"scene_tiling {name}", _compare, own, case)
 
 
 def _compare(tensors: dict[str, Tensor], case: dict[str, Any]) -> Sequence[Check]:
@@ -37,7 +37,7 @@ def _compare(tensors: dict[str, Tensor], case: dict[str, Any]) -> Sequence[Check
     checks = [output_check(key, ours[key], theirs) for key, theirs in tensors.items() if key in ours]
     for form, depth in (("segment", both), ("segment_left", left)):
         for option, theirs in case.get(form, {}).items():
-            # Where k exceeds the gaps the original raises; here every gap is a cut and there is nothing to compare.
+            # If k exceeds the number of gaps, the original raises an error; ours cuts at every gap.
             if not isinstance(theirs, str):
                 chosen = _boundaries(form, option, depth)
                 is_tied = option in case.get(f"{form}_tied_options", ())
@@ -48,7 +48,7 @@ def _compare(tensors: dict[str, Tensor], case: dict[str, Any]) -> Sequence[Check
 
 
 def _boundaries(form: str, option: str, depth: Tensor) -> list[int]:
-    """Last frame of every segment. The original's one-sided form has no cap and leaves out the video's last frame."""
+    """Last frame of every segment. The original's one-sided form has no maximum and omits the video's last frame."""
     kind, value = option.split("=")
     two_sided = form == "segment"
     if kind == "k":

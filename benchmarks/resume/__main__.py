@@ -1,15 +1,15 @@
-"""Whether a killed run goes on exactly: ``python -m benchmarks.resume --kills 20``.
+"""Checks that a killed run resumes exactly: ``python -m benchmarks.resume --kills 20``.
 
-Trains tiny parts on real mp4 shards through ``train.py`` on the CPU, with a checkpoint every two steps. The run is
-killed with SIGKILL at random moments: while it starts, while it trains, while it writes a checkpoint. Each time it is
-started again as a user would, from ``last.ckpt``, until it is through. Then the same run changes from 2 processes to 1
-and back (DDP over gloo), killed each time in the middle of the epoch and of a pass over the data.
+Trains tiny parts on real mp4 shards with ``train.py`` on the CPU, with a checkpoint every two steps. The run is killed
+with SIGKILL at random moments: while it starts, trains, or writes a checkpoint. It is restarted from ``last.ckpt``, as
+a user would do, until training has finished. Then the same run changes from 2 processes to 1 and back (DDP over gloo),
+killed each time in the middle of an epoch and of a pass over the data.
 
-Both are held against a run that nobody stopped, on one process. Samples that were trained again after a kill are no
-doubles, because what the first time had taught is gone; ``benchmarks/resume/history.py`` tells what counts. On one
-process the losses have to be equal bit for bit; with another number of processes sums are rounded differently, so
-there the largest difference is printed. Exits 1 where a sample is lost, doubled or trained in another step, or a loss
-differs (for 2 -> 1 -> 2 by more than 1e-4).
+Both are compared with an uninterrupted run on one process. Samples trained again after a kill are not doubled, because
+the weights from the first time are lost; ``benchmarks/resume/history.py`` defines what counts. On one process the
+losses must be equal bit for bit. With another number of processes, sums are rounded differently, so the largest
+difference is printed. Exits with 1 if a sample is lost, doubled or trained in another step, or a loss differs (for 2 ->
+1 -> 2 by more than 1e-4).
 """
 
 import argparse
@@ -31,7 +31,7 @@ ROUNDING_LIMIT = 1e-4
 """Largest difference of a loss between one process and several."""
 
 _MOMENTS = ("saving", "training", "saving", "training", "starting")
-_STEPS_A_KILL = 8  # more than a kill lets pass, so that no run is through before its last kill
+_STEPS_A_KILL = 8  # more than between two kills, so that no run finishes before its last kill
 _STEPS_BEFORE_CHANGE = 7
 
 
@@ -42,12 +42,12 @@ def train_straight(run: Run) -> History:
 
 
 def train_with_kills(run: Run, kills: int, seed: int) -> list[Ended]:
-    """Train, killed at random moments, until the run is through.
+    """Train with kills at random moments, until training has finished.
 
     Args:
         run: What is trained.
-        kills: How often.
-        seed: Of the moments.
+        kills: Number of kills.
+        seed: Seed of the moments.
     """
     chance = random.Random(seed)
     startups = [10.0]  # seconds
@@ -96,7 +96,7 @@ def is_exact(result: Comparison, steps: int, limit: float) -> bool:
 
 
 def measure(folder: Path, kills: int, seed: int) -> int:
-    """Train everything, print the table; the exit status."""
+    """Train all runs and print the table; returns the exit status."""
     parts, steps = build_workload(folder / "parts", dropout=DROPOUT), _STEPS_A_KILL * kills + 20
     straight = train_straight(Run(parts, folder / "straight", steps))
     ended = train_with_kills(Run(parts, folder / "killed", steps), kills, seed)
@@ -104,7 +104,7 @@ def measure(folder: Path, kills: int, seed: int) -> int:
     exact = is_exact(killed, steps, 0.0)
     rows = [describe(f"1 process, dropout {DROPOUT}", ended, killed)]
 
-    # Every rank draws dropout masks of its own, so with another number of ranks they cannot be the same.
+    # Every rank has its own dropout masks, so they cannot be the same with another number of ranks.
     parts, steps = build_workload(folder / "parts-without-dropout", dropout=0.0), 3 * _STEPS_BEFORE_CHANGE + 9
     straight = train_straight(Run(parts, folder / "straight-without-dropout", steps))
     ended = train_with_changes(Run(parts, folder / "changed", steps))
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line; the process's own if None.
 
     Returns:
-        Exit status: 1 if a resumed run is not the uninterrupted one.
+        Exit status: 1 if a resumed run differs from the uninterrupted one.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.resume",
@@ -137,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, default=None, help="new folder to keep records and checkpoints in")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of kills")
+    parser.add_argument("--out", type=Path, help="new folder for records and checkpoints, which then stay")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() if options.out is None else nullcontext(options.out) as folder:
         return measure(Path(folder).resolve(), options.kills, options.seed)

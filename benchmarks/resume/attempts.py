@@ -1,4 +1,4 @@
-"""Starts training, and kills it with SIGKILL at a moment that it cannot know."""
+"""Starts training, and kills it with SIGKILL."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ class Ended(NamedTuple):
 class Attempt:
     """One start of ``train.py``, from the last checkpoint if there is one, with all of its processes.
 
-    Leaving the ``with`` block kills whatever is left of them.
+    At the end of the ``with`` block all processes that still run are killed.
 
     Args:
         run: What is trained.
@@ -78,7 +78,7 @@ class Attempt:
         return self._ended(None)
 
     def kill_after_steps(self, steps: int, delay_s: float) -> Ended:
-        """Kill it some time after this many steps."""
+        """Kill it a random time after this many steps."""
         self._wait(lambda: self._finished_steps() >= steps, f"{steps} steps", alive=True)
         first = time.monotonic()
         time.sleep(delay_s)
@@ -87,7 +87,7 @@ class Attempt:
         return self._ended(first)
 
     def kill_while_saving(self, steps: int) -> Ended:
-        """Kill it when, after this many steps, a checkpoint is being written."""
+        """After this many steps, kill it while it writes a checkpoint."""
         self._wait(lambda: self._finished_steps() >= steps, f"{steps} steps", alive=True)
         first = time.monotonic()
         before = self._unfinished()
@@ -98,7 +98,7 @@ class Attempt:
         return self._ended(first)
 
     def kill_after_seconds(self, seconds: float) -> Ended:
-        """Kill it so long after its start."""
+        """Kill it this many seconds after its start."""
         time.sleep(seconds)
         self._refuse_ended()
         self._kill()
@@ -113,12 +113,12 @@ class Attempt:
         return len(read_attempt(self._records))
 
     def _unfinished(self) -> set[tuple[str, int]]:
-        """Checkpoints that were being written, or are: name and time of each."""
+        """Unfinished checkpoint files: name and time of each."""
         found = set()
         for path in self._checkpoints.glob(".*.writing"):
             try:
                 found.add((path.name, path.stat().st_ctime_ns))
-            except FileNotFoundError:  # renamed meanwhile: it is whole
+            except FileNotFoundError:  # renamed meanwhile, so it is complete
                 continue
         return found
 

@@ -1,9 +1,9 @@
-"""What a run that was killed and resumed has really trained on, and how that compares with an uninterrupted run.
+"""Finds what a killed and resumed run has trained on, and compares it with an uninterrupted run.
 
-A killed run leaves steps behind that no checkpoint holds. The next attempt starts at the checkpoint before them, and
-trains their samples again; the weights that came of the first time are gone with the process. So what counts is the
-*surviving history*: of every step the attempt that trained it last. A sample is lost if the surviving history has it
-fewer times than the uninterrupted run, doubled if it has it more often.
+The last steps before a kill are in no checkpoint. The next attempt starts at the checkpoint before them and trains
+their samples again; the weights from the first time are lost. So only the *surviving history* counts: for every step,
+the last attempt that trained it. A sample is lost if the surviving history has it fewer times than the uninterrupted
+run, and doubled if it has it more often.
 """
 
 import json
@@ -18,11 +18,11 @@ class Step(NamedTuple):
     """One optimizer step over all ranks."""
 
     losses: tuple[float, ...]  # of every rank
-    conversations: tuple[str, ...]  # sorted, since ranks share a batch in their own way
+    conversations: tuple[str, ...]  # sorted, because the order depends on the split over ranks
 
     @property
     def loss(self) -> float:
-        """Mean over the ranks, which is that of the whole batch where they have equally many answer tokens."""
+        """Mean over ranks. It is the loss of the batch if all ranks have equally many answer tokens."""
         return fmean(self.losses)
 
 
@@ -31,7 +31,7 @@ History = Mapping[int, Step]
 
 
 class Comparison(NamedTuple):
-    """A resumed run beside the uninterrupted one."""
+    """Differences of a resumed run from the uninterrupted one."""
 
     steps: int
     lost: int
@@ -44,10 +44,10 @@ class Comparison(NamedTuple):
 def read_attempt(folder: Path) -> dict[int, Step]:
     """The steps that one attempt finished on all of its ranks.
 
-    A line that a kill cut short is no step: had it been in a checkpoint, the line would be whole.
+    A line cut off by a kill is not counted: the line of a step in a checkpoint is complete.
 
     Args:
-        folder: What ``StepRecorder`` wrote into; an attempt that was killed before its first step has none.
+        folder: Folder of ``StepRecorder``; an attempt that was killed before its first step has none.
     """
     ranks = [dict(_read_lines(path)) for path in sorted(folder.glob("rank-*.jsonl"))]
     if not ranks:
@@ -70,7 +70,7 @@ def _read_lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
 
 
 def surviving(attempts: Sequence[History]) -> dict[int, Step]:
-    """Join attempts: each drops what earlier ones trained from its own first step on.
+    """Join attempts: each replaces the steps of earlier ones from its own first step on.
 
     Args:
         attempts: Their steps, in the order of the attempts.
@@ -84,7 +84,7 @@ def surviving(attempts: Sequence[History]) -> dict[int, Step]:
 
 
 def compare(resumed: History, straight: History) -> Comparison:
-    """Hold a surviving history against the uninterrupted run.
+    """Compare a surviving history with the uninterrupted run.
 
     Args:
         resumed: The surviving history.

@@ -1,4 +1,4 @@
-"""Writes down what a training process trained on, step by step, so that it is known however the process ends."""
+"""Records what a training process trains on, step by step, so that it is known even after a kill."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ from datamodules.batch import Batch
 class StepRecorder(Callback):
     """Appends one JSON line a step to ``rank-R.jsonl``: its number, its loss to the last bit, its conversations.
 
-    Callbacks run before a checkpoint is written, and here every rank waits for the others: what a checkpoint holds is
-    on record.
+    Callbacks run before a checkpoint is written, and every rank waits here for the others. So all steps of a checkpoint
+    are recorded.
 
     Args:
         folder: Receives the files; a folder of its own for every attempt.

@@ -1,4 +1,4 @@
-"""The training run that is killed: tiny in every part, but through the project's own command line on real videos."""
+"""The training run that is killed: tiny parts, but with the real command line and real videos."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ _VIDEOS_A_SHARD = 10
 
 
 class Run(NamedTuple):
-    """A run of the workload, over all of its attempts."""
+    """A training run with all its attempts."""
 
     parts: Path  # what ``build_workload`` made
     folder: Path
@@ -30,7 +30,7 @@ class Run(NamedTuple):
 
     @property
     def checkpoints(self) -> Path:
-        """Where its checkpoints lie."""
+        """Folder of the checkpoints."""
         return self.folder / "checkpoints"
 
 
@@ -38,12 +38,12 @@ def build_workload(folder: Path, *, dropout: float) -> Path:
     """Make shards of mp4s, an encoder and a language model.
 
     Every answer is one word, so that all ranks have equally many answer tokens: the mean of their losses is then the
-    loss of the whole batch, whatever their number.
+    loss of the batch, for any number of ranks.
 
     Args:
         folder: Receives everything.
-        dropout: Of the language model's attention. Its masks are drawn anew in every step, and are the same in a
-            resumed run only if that draws the same numbers.
+        dropout: Dropout of the language model's attention. Masks are random in every step, and equal in a resumed run
+            only if it has the same random state.
 
     Returns:
         The folder.
@@ -58,7 +58,7 @@ def build_workload(folder: Path, *, dropout: float) -> Path:
 
 
 def write_config(run: Run, records: Path, *, processes: int) -> Path:
-    """Write what ``train.py`` is given beside ``configs/base.yaml`` for one attempt.
+    """Write the config of one attempt, which ``train.py`` reads after ``configs/base.yaml``.
 
     Args:
         run: What is trained.
@@ -107,7 +107,7 @@ def _model(folder: Path) -> dict[str, Any]:
         "segmenter": {"class_path": "components.segmenters.uniform.Uniform", "init_args": {"num_segments": 3}},
         "bridge": {
             "class_path": "components.bridges.recurrent.RecurrentMemoryBridge",
-            # The selective memory draws its gate at random, on other ranks otherwise: losses would not be comparable.
+            # The gate of the selective memory is random and differs between ranks: losses would not be comparable.
             "init_args": {"width": 16, "num_memory": 3, "num_heads": 2, "recurrence": "replacing"},
         },
         "language_model": {

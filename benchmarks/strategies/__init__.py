@@ -1,1 +1,1 @@
-"""What a rank holds, writes and loses in exactness under every strategy: ``python -m benchmarks.strategies``."""
+"""Measures memory, checkpoints and exactness of every strategy: ``python -m benchmarks.strategies``."""

@@ -3,15 +3,15 @@
 Each strategy trains from the same weights on the same global batches for a few steps, on two processes (on CUDA one a
 GPU) and once more on one, saves, and the checkpoint is exported. Prints, in MiB:
 
-- what a rank holds of parameters, gradients and optimizer states after backward, counted from the tensors;
-- by how much memory grew at its peak while the model was built, trained and saved: on the CPU the resident size (mapped
-  files and what the ranks' communication takes included), on CUDA what tensors have of the GPU;
-- the checkpoint, what each rank wrote of it, how many tensors of frozen parts are in it (0: they come from where the
-  parts come from), and how many tensors ``lightning_modules.export`` made of it;
-- the largest difference of a step's loss to ``single_device``, and the time of a step beside DDP's.
+- parameters, gradients and optimizer states that a rank has after the backward pass, counted from the tensors;
+- the largest growth of memory while the model was built, trained and saved: on the CPU of the resident size (mapped
+  files and communication included), on CUDA of the tensors;
+- the size of the checkpoint and of each rank's part; how many tensors of frozen parts it has (0, because frozen parts
+  are loaded from their own folders); and how many tensors ``lightning_modules.export`` made of it;
+- the largest difference of a step's loss to ``single_device``, and the time of a step relative to DDP.
 
-Exits 1 if a frozen tensor is in a checkpoint, exports hold different tensors, or a loss differs by more than
-1e-4. ZeRO's buckets are cut to 2 M elements; all else is as the configs say.
+Exits 1 if a frozen tensor is in a checkpoint, exports have different tensors, or a loss differs by more than
+1e-4. ZeRO's buckets have 2 M elements here; all other settings are those of the configs.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def train_in_processes(folder: Path, name: str, num_processes: int) -> None:
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
     command += ["-m", "benchmarks.strategies.training", str(folder), name]
-    # Memory of a tensor that is gone must not count any more.
+    # Freed memory must not count.
     own = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**16)}
     log = folder / f"{name}.log"
     with log.open("wb") as output:
@@ -67,7 +67,7 @@ def train_in_processes(folder: Path, name: str, num_processes: int) -> None:
 
 
 def measure(folder: Path, names: Sequence[str], settings: Settings, num_processes: int) -> dict[str, Outcome]:
-    """Train under each strategy in turn, export its checkpoint, and read what was measured.
+    """Train with each strategy, export its checkpoint, and read the measurements.
 
     Args:
         folder: Receives everything.
@@ -90,7 +90,7 @@ def measure(folder: Path, names: Sequence[str], settings: Settings, num_processe
 
 
 def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """What is wrong, one line each."""
+    """Failed checks, one line each."""
     wrong = []
     reference = outcomes[SINGLE]
     for name, outcome in outcomes.items():
@@ -136,7 +136,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES)
     parser.add_argument("--processes", type=int, help="default: one a GPU, on the CPU 2")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--out", type=Path, help="new folder to keep everything in")
+    parser.add_argument("--out", type=Path, help="new folder for all files, which then stay")
     options = parser.parse_args(arguments)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Counts the bytes of the tensors that a rank holds between two calls, wherever its strategy keeps them."""
+"""Counts the bytes of the tensors that a rank has between two calls, wherever its strategy stores them."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,14 +13,14 @@ KINDS = ("parameters", "gradients", "optimizer")
 
 
 def held_bytes(module: nn.Module, optimizer: Any) -> dict[str, dict[str, int]]:
-    """Count what a rank holds after backward and before the optimizer's step.
+    """Count the tensors of a rank after the backward pass and before the optimizer's step.
 
-    Memory that tensors share is counted once, with the first kind that has it. What is only there during a call
-    (activations, gathered weights, buckets of gradients) is not in it.
+    Memory that tensors share is counted once, for the first of ``KINDS`` that has it. Tensors that exist only during a
+    call (activations, gathered weights, buckets of gradients) are not counted.
 
     Args:
-        module: The model; of a spread parameter this rank's share counts, and the whole one while it is gathered.
-        optimizer: The optimizer, or what DeepSpeed made of it; its float32 copies of the weights count as its own.
+        module: The model. Of a sharded parameter this rank's shard counts, or all of it while it is gathered.
+        optimizer: The optimizer, or DeepSpeed's wrapper. Its float32 copies of weights count as optimizer states.
 
     Returns:
         Bytes by ``KINDS`` and by kind of device.
@@ -37,7 +37,7 @@ def held_bytes(module: nn.Module, optimizer: Any) -> dict[str, dict[str, int]]:
     }
 
 
-# Where DeepSpeed's ZeRO keeps them is no part of its interface: names as of 0.19.
+# DeepSpeed has no public interface for these tensors: names as of 0.19.
 def _masters(optimizer: Any) -> list[Any]:
     names = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
     return [getattr(optimizer, name, None) for name in names]

@@ -1,4 +1,4 @@
-"""Puts what the ranks of every strategy measured side by side."""
+"""Makes the table from the measurements of all strategies."""
 
 import json
 import math
@@ -17,7 +17,7 @@ _MIB = 2**20
 
 
 class Outcome(NamedTuple):
-    """What one strategy did."""
+    """Measurements of one strategy."""
 
     ranks: Sequence[Measured]
     checkpoint_bytes: int
@@ -28,15 +28,15 @@ class Outcome(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """A step of the slowest rank."""
+        """Seconds of a step on the slowest rank."""
         return max(rank.seconds for rank in self.ranks)
 
 
 def read_outcome(folder: Path, name: str, num_ranks: int, exported: frozenset[str]) -> Outcome:
-    """Read what the ranks measured, and look into their checkpoint.
+    """Read the measurements of the ranks and the content of their checkpoint.
 
     Args:
-        folder: Where they wrote.
+        folder: Folder with their files.
         name: The strategy.
         num_ranks: Its processes.
         exported: Names of the tensors that exporting the checkpoint gave.
@@ -57,7 +57,7 @@ def read_outcome(folder: Path, name: str, num_ranks: int, exported: frozenset[st
 
 
 def loss_difference(outcome: Outcome, reference: Outcome) -> float:
-    """Largest difference of a step's loss on any rank to another run's; NaN if a loss is none."""
+    """Largest difference of a step's loss on any rank to another run's; NaN if a loss is NaN."""
     differences = [
         abs(mine - wanted)
         for rank in outcome.ranks
@@ -67,13 +67,13 @@ def loss_difference(outcome: Outcome, reference: Outcome) -> float:
 
 
 def describe(outcomes: Mapping[str, Outcome], reference: str, pace: str, device: str) -> str:
-    """The table; of a figure that differs between the ranks, the largest.
+    """The table. Figures are the largest over the ranks.
 
     Args:
         outcomes: By strategy.
-        reference: The strategy whose losses the others are held against.
-        pace: The one whose time of a step is 1.
-        device: On which they ran; what is held elsewhere is told apart.
+        reference: The strategy with which losses are compared.
+        pace: The strategy whose time of a step counts as 1.
+        device: Device of the run; memory on other devices is shown separately.
     """
     head = ["strategy", "processes", *KINDS, "together", *(f"peak {phase}" for phase in PHASES)]
     head += [

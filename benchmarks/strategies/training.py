@@ -1,6 +1,6 @@
-"""One rank of the run under one strategy: ``torchrun ... -m benchmarks.strategies.training FOLDER STRATEGY``.
+"""Trains with one strategy, as one rank: ``torchrun ... -m benchmarks.strategies.training FOLDER STRATEGY``.
 
-A tiny model is trained first, so that what a process imports and sets up once is there before memory is measured.
+A tiny model is trained first, so that memory for imports and other one-time setup is not measured.
 """
 
 import torchvision_import  # noqa: F401  before anything that imports torchvision
@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from apps.commands import ROOT
-from benchmarks.resident_memory import forget_peak, peak_resident_bytes, resident_bytes
+from benchmarks.resident_memory import peak_resident_bytes, reset_peak, resident_bytes
 from benchmarks.strategies.held import held_bytes
 from benchmarks.strategies.workload import Settings, Sizes, make_batches, make_module, write_parts
 from command_errors import run_and_exit
@@ -33,24 +33,24 @@ from command_errors import run_and_exit
 CHECKPOINT = "{}.ckpt"
 PHASES = ("building", "training", "saving")
 _WARM_UP = Sizes(layers=1, width=64, vocabulary=100, encoder_layers=1, encoder_width=32, steps=2)
-# The configs' 200 M elements are for large models; beside a small one they would be most of its memory.
+# The configs' 200 M elements are for large models; here they would be most of the memory.
 _BUCKET_ELEMENTS = 2_000_000
 
 
 class Measured(NamedTuple):
-    """What one rank measured."""
+    """Measurements of one rank."""
 
     losses: list[float]  # of the global batches
     seconds: float  # a step, median without the first two
     held: dict[str, dict[str, int]]  # see ``held_bytes``
-    peaks: dict[str, int]  # bytes beyond what was there before the model, by phase
+    peaks: dict[str, int]  # growth in bytes since before the model was built, by phase
 
 
 class Watch(Callback):
-    """Measures a run and saves at its end.
+    """Measures a run and saves a checkpoint at its end.
 
     Args:
-        checkpoint: Where to.
+        checkpoint: Path of the checkpoint.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -61,11 +61,11 @@ class Watch(Callback):
         self._began = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note what is there before the model is built."""
+        """Measure memory before the model is built."""
         gc.collect()
         device = trainer.strategy.root_device
         self._before = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
-        _forget_peak(device)
+        _reset_peak(device)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Model and optimizer are set up."""
@@ -76,7 +76,7 @@ class Watch(Callback):
         self._began = _now(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Count what is held, once the optimizer has made its states."""
+        """Count tensors, once the optimizer has created its states."""
         if trainer.global_step == 1:
             self.measured = self.measured._replace(
                 held=held_bytes(pl_module, getattr(optimizer, "_optimizer", optimizer))
@@ -100,22 +100,22 @@ class Watch(Callback):
         device = trainer.strategy.root_device
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
         self.measured.peaks[phase] = peak - self._before
-        _forget_peak(device)
+        _reset_peak(device)
 
 
 def make_strategy(name: str) -> Strategy:
-    """The strategy of ``configs/strategy/NAME.yaml``, ZeRO's buckets made for a small model."""
+    """The strategy of ``configs/strategy/NAME.yaml``, with ZeRO's buckets sized for a small model."""
     config = OmegaConf.load(ROOT / "configs" / "strategy" / f"{name}.yaml").trainer.strategy
     options = dict(config.get("init_args", {}))
     if name.startswith("zero"):
         options |= {"reduce_bucket_size": _BUCKET_ELEMENTS, "gather_bucket_size": _BUCKET_ELEMENTS}
-    place, _, class_name = config.class_path.rpartition(".")
-    strategy: Strategy = getattr(import_module(place), class_name)(**options)
+    module, _, class_name = config.class_path.rpartition(".")
+    strategy: Strategy = getattr(import_module(module), class_name)(**options)
     return strategy
 
 
 def train(parts: Path, name: str, settings: Settings, checkpoint: Path) -> Measured:
-    """Train under a strategy and save.
+    """Train with a strategy and save.
 
     Args:
         parts: What ``write_parts`` wrote.
@@ -146,7 +146,7 @@ def train(parts: Path, name: str, settings: Settings, checkpoint: Path) -> Measu
 
 
 def main(folder: Path, name: str) -> None:
-    """Train under one strategy; every rank writes ``STRATEGY-RANK.json``."""
+    """Train with one strategy; every rank writes ``STRATEGY-RANK.json``."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rank = os.environ["RANK"]
@@ -169,11 +169,11 @@ def _now(trainer: Trainer) -> float:
     return time.perf_counter()
 
 
-def _forget_peak(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        forget_peak()
+        reset_peak()
 
 
 if __name__ == "__main__":

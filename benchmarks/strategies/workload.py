@@ -1,4 +1,4 @@
-"""The one training run that every strategy does: made parts, made data, the same global batches."""
+"""The training run of every strategy: generated parts and data, the same global batches."""
 
 import json
 from functools import partial
@@ -47,7 +47,7 @@ class Sizes(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What every rank of every strategy is told."""
+    """Settings of the run, the same for every rank and strategy."""
 
     sizes: Sizes
     device: Literal["cpu", "cuda"]
@@ -73,10 +73,10 @@ def write_parts(folder: Path, sizes: Sizes) -> None:
 
 
 def make_module(folder: Path) -> VideoLanguageModule:
-    """The module, its parts not yet built."""
+    """The module, before its parts are built."""
     return VideoLanguageModule(
         encoder=partial(HuggingFaceVisionEncoder, str(folder / "encoder"), layer=-1),
-        # The selective memory draws its gate at random, on other ranks otherwise: losses would not be comparable.
+        # The gate of the selective memory is random and differs between ranks: losses would not be comparable.
         bridge=partial(RecurrentMemoryBridge, num_memory=8, recurrence="replacing", readout=CacheReadout),
         language_model=partial(HuggingFaceCausalLM, str(folder / "language_model")),
         segmenter=FixedLength(2),

@@ -48,7 +48,7 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], SkipsUnusedCompute):
         pool_grid: Side of the square grid that each frame's patches are averaged to; None pools nothing.
         retrieval: False passes the memory tokens to the next segment unchanged, the "no retrieval" ablation of the
         paper.
-        weights: Safetensors file with the trained bridge, as ``components.weights.convert_videollamb`` writes it.
+        weights: Safetensors file with the trained bridge, as ``components.weights.videollamb`` writes it.
 
     Raises:
         ValueError: ``dim`` is not divisible by ``num_heads``, a size is not positive, or ``weights`` holds a
@@ -174,6 +174,6 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], SkipsUnusedCompute):
                 f"{path} does not fit this bridge: missing {sorted(own.keys() - stored.keys())[:5]}, unknown "
                 f"{sorted(stored.keys() - own.keys())[:5]}, of another shape {sorted(differing)[:5]}. Set the bridge's "
                 "sizes as they were trained; original checkpoints are imported by `python -m "
-                "components.weights.convert_videollamb import`"
+                "components.weights.videollamb import`"
             )
         self.load_state_dict(stored)

@@ -1,4 +1,8 @@
-"""How a checkpoint's folder gets its name: when it is whole, in one step, whatever stood there before."""
+"""Creates, replaces and removes folders and links atomically.
+
+A folder is written under a temporary name and renamed when it is complete. A process that is killed at any time leaves
+either the old folder or the new one, never a part of one.
+"""
 
 import os
 import shutil
@@ -7,19 +11,19 @@ from pathlib import Path
 from components.checkpoints.run_checkpoint import INDEX, REPLACED
 
 _UNFINISHED = ".{}.writing"
-_UNWANTED = ".{}.removing"
+_REMOVING = ".{}.removing"
 
 
 def unfinished_path(folder: Path) -> Path:
-    """Where a checkpoint is written before it gets its name."""
+    """Temporary path of a folder or file until it is complete."""
     return folder.with_name(_UNFINISHED.format(folder.name))
 
 
 def begin(folder: Path) -> None:
-    """Make the empty folder to write in; what killed runs left beside it goes.
+    """Create the empty temporary folder, and remove what killed processes left beside it.
 
     Args:
-        folder: Name that the checkpoint will have.
+        folder: Final path of the folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     tidy(folder.parent)
@@ -27,13 +31,13 @@ def begin(folder: Path) -> None:
 
 
 def publish(folder: Path) -> None:
-    """Give the checkpoint its name, once all of its files are on disk.
+    """Rename the complete temporary folder to its final path, after all of its files are on disk.
 
-    A kill at any point leaves a whole one: under the name or, between the two renames, the one before under the name
-    at which ``RunCheckpoint`` looks as well.
+    If the process is killed between the two renames, the previous folder is still under its temporary name, which
+    ``RunCheckpoint`` also tries.
 
     Args:
-        folder: Its name. What has it now (a folder, a file, a link) goes.
+        folder: Final path. A folder, file or link that is there now is removed.
     """
     flush(unfinished_path(folder))
     replaced = folder.with_name(REPLACED.format(folder.name))
@@ -45,19 +49,19 @@ def publish(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint; what bears a checkpoint's name is whole even while one is removed."""
-    unwanted = folder.with_name(_UNWANTED.format(folder.name))
+    """Rename a folder, then delete it, so that its own name never belongs to an incomplete folder."""
+    removing = folder.with_name(_REMOVING.format(folder.name))
     if os.path.lexists(folder):
-        os.rename(folder, unwanted)
-        _delete(unwanted)
+        os.rename(folder, removing)
+        _delete(removing)
 
 
 def link(name: Path, folder: Path) -> None:
-    """Let a name lead to a checkpoint, in one step, whatever it led to before.
+    """Create or replace a symbolic link to a folder, atomically.
 
     Args:
-        name: The link's path; not that of a folder.
-        folder: The checkpoint; the link is relative, so that the folder of both can be moved.
+        name: Path of the link; must not be a folder.
+        folder: Its target. The link is relative, so that the parent of both can be moved.
     """
     new = unfinished_path(name)
     new.unlink(missing_ok=True)
@@ -67,15 +71,15 @@ def link(name: Path, folder: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file; what reads it sees the old one or the new one."""
+    """Write a small text file. A reader sees either the old content or the new one."""
     new = unfinished_path(path)
     new.write_text(text, encoding="utf-8")
     os.replace(new, path)
 
 
 def tidy(parent: Path) -> None:
-    """Undo what a kill interrupted: unfinished folders go, and a replaced one whose successor never came is back."""
-    for pattern in (_UNFINISHED, _UNWANTED):
+    """Clean up after killed processes: delete unfinished folders, restore a folder whose replacement never came."""
+    for pattern in (_UNFINISHED, _REMOVING):
         for leftover in list(parent.glob(pattern.format("*"))):
             _delete(leftover)
     for replaced, folder in _replaced(parent):
@@ -86,16 +90,16 @@ def tidy(parent: Path) -> None:
 
 
 def newest_checkpoint(*parents: Path) -> Path | None:
-    """The checkpoint that was finished last in some folders; links to checkpoints do not count."""
+    """The most recently completed checkpoint in some folders; links to checkpoints are ignored."""
     found = [path for parent in parents for path in parent.glob("[!.]*") if not path.is_symlink()]
-    places = {path: path / INDEX for path in found}
-    places |= {folder: replaced / INDEX for parent in parents for replaced, folder in _replaced(parent)}
-    times = {path: index.stat().st_mtime_ns for path, index in places.items() if index.is_file()}
+    indices = {path: path / INDEX for path in found}
+    indices |= {folder: replaced / INDEX for parent in parents for replaced, folder in _replaced(parent)}
+    times = {path: index.stat().st_mtime_ns for path, index in indices.items() if index.is_file()}
     return max(times, key=times.__getitem__) if times else None
 
 
 def flush(folder: Path) -> None:
-    """Have the disk hold a folder's names."""
+    """Write a folder's list of names to disk (fsync)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -104,7 +108,7 @@ def flush(folder: Path) -> None:
 
 
 def _replaced(parent: Path) -> list[tuple[Path, Path]]:
-    """Folders that were renamed to make room, each with the name it had."""
+    """Folders that were renamed to be replaced, each with its original path."""
     before, after = REPLACED.split("{}")
     found = list(parent.glob(REPLACED.format("*")))
     return [(path, path.with_name(path.name.removeprefix(before).removesuffix(after))) for path in found]

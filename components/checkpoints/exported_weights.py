@@ -1,7 +1,7 @@
-"""Opens the weights that ``python -m lightning_modules.export`` writes.
+"""Opens exports: folders of plain weights that ``python -m lightning_modules.export`` writes.
 
-The folder holds plain safetensors (one ``model.safetensors``, or several files and their index) with the parameters as
-``VideoLanguageModel`` names them, ``export.json`` about them, and the run's ``config.yaml``.
+A folder contains ``model.safetensors`` (or several such files and their index), with parameters named as in
+``VideoLanguageModel``; a description, ``export.json``; and the run's ``config.yaml``.
 """
 
 import json
@@ -17,24 +17,24 @@ from components.checkpoints.weight_fingerprint import read_fingerprints
 
 ABOUT = EXPORT_ABOUT
 PREFIX = "model."
-"""What stands before a parameter's name in a training run's module, and not in an export."""
+"""Prefix of a parameter's name in a training run's module; names in an export do not have it."""
 
 
 class ExportedWeights:
-    """An export, with the names that the parameters have in a training run.
+    """The weights of an export, under the names that parameters have in a training run.
 
     Args:
         path: The folder.
 
     Attributes:
         path: The folder.
-        left_out: Parameters that are not in it because they did not train.
+        left_out: See ``RunCheckpoint``.
         fingerprints: See ``RunCheckpoint``.
         tokenizer: See ``RunCheckpoint``.
         has_averages: Whether some of the weights are running averages.
 
     Raises:
-        FileNotFoundError: There is no export.
+        FileNotFoundError: There is no export at ``path``.
         ValueError: Its files and their index disagree, or a file was changed.
     """
 
@@ -52,18 +52,18 @@ class ExportedWeights:
 
     @property
     def parameters(self) -> frozenset[str]:
-        """Names of the parameters and buffers whose values it has."""
+        """Names of the stored parameters and buffers."""
         return frozenset(PREFIX + name for name in self._files)
 
     def shape(self, parameter: str) -> torch.Size:
-        """Shape of a parameter or buffer; nothing of it is read."""
+        """Shape of a parameter or buffer; its values are not read."""
         return self.weight(parameter).shape
 
     def weight(self, parameter: str, *, averaged: bool = False) -> Tensor:
-        """Value of a parameter or buffer; what is averaged was decided by the export."""
+        """Value of a parameter or buffer. ``averaged`` has no effect: the export has either averages or weights."""
         return self._files[parameter.removeprefix(PREFIX)]
 
 
 def open_weights(path: Path) -> RunCheckpoint | ExportedWeights:
-    """Open a checkpoint or an export; see ``RunCheckpoint`` for what is raised."""
+    """Open a checkpoint or an export; see ``RunCheckpoint`` for errors."""
     return ExportedWeights(path) if (path / ABOUT).is_file() else RunCheckpoint(path)

@@ -1,9 +1,9 @@
-"""Content hashes of files: a checkpoint whose files were changed or damaged is told from one that is whole.
+"""Content hashes that detect changed or damaged files of a checkpoint.
 
-The hash is the SHA-256 of the sums of a file's pages and of its length. A sum is taken at the speed of memory; SHA-256
-of the whole content would double the time that saving takes where no core is idle. Every change of a single number,
-every page that is lost, cleared or in another's place, and every other file is found. It is no protection against
-somebody who changes a file on purpose and keeps the sums: whoever can do that can also write the index.
+The hash is the SHA-256 of the file's length and of one sum per page (4096 bytes). Sums are as fast as reading memory;
+SHA-256 of the complete content would double the time to save where no core is idle. The hash detects a change of any
+single number, pages that are lost, cleared or exchanged, and other files. It does not protect against deliberate
+changes that preserve the sums; somebody who can make them can also change the index.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ _FILES_AT_ONCE = 8
 
 
 class ContentHash:
-    """Hash of a content that comes piece by piece; how it is cut into pieces does not matter."""
+    """Computes the hash of a content that arrives in pieces; the result does not depend on their sizes."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self._length = 0
-        self._rest = b""  # of the last page, which is not full yet
+        self._rest = b""  # beginning of a page that is not complete yet
 
     def update(self, content: bytes | memoryview) -> None:
         """Add the next piece."""
@@ -37,19 +37,19 @@ class ContentHash:
             if len(self._rest) < _PAGE:
                 return
             self._add_pages(self._rest)
-        whole = len(piece) - len(piece) % _PAGE
-        self._add_pages(piece[:whole])
-        self._rest = bytes(piece[whole:])
+        end_of_pages = len(piece) - len(piece) % _PAGE
+        self._add_pages(piece[:end_of_pages])
+        self._rest = bytes(piece[end_of_pages:])
 
     def hexdigest(self) -> str:
-        """The hash of all that has come, in hexadecimal digits."""
+        """The hash of everything added so far, in hexadecimal digits."""
         end = self._hash.copy()
         end.update(self._rest + self._length.to_bytes(8, "little"))
         return end.hexdigest()
 
     def _add_pages(self, pages: bytes | memoryview) -> None:
         numbers = np.frombuffer(pages, dtype="<u8").reshape(-1, _PAGE // 8)
-        self._hash.update(numbers.sum(axis=1, dtype="<u8").tobytes())  # what is beyond 64 bits is dropped
+        self._hash.update(numbers.sum(axis=1, dtype="<u8").tobytes())  # sums wrap around at 64 bits
 
 
 def content_hash(path: Path) -> str:
@@ -62,14 +62,14 @@ def content_hash(path: Path) -> str:
 
 
 def refuse_changed_files(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Compare files with what they held when they were written.
+    """Check that files have the content that they were written with.
 
     Args:
-        folder: Where they are.
-        hashes: File name to content hash.
+        folder: Folder of the files.
+        hashes: Content hash by file name.
 
     Raises:
-        ValueError: A file is missing, or holds something else.
+        ValueError: A file is missing, or its content was changed.
     """
     missing = [name for name in hashes if not (folder / name).is_file()]
     if missing:

@@ -1,6 +1,6 @@
-"""File modes of what libraries write.
+"""Sets the permissions of files that libraries wrote.
 
-Some write through a temporary file, which only its owner may read; in a group's folder nobody else could open it.
+Some libraries write through a temporary file that only its owner may read. Other members of a group could not open it.
 """
 
 import stat
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def follow_umask(path: Path) -> None:
-    """Give a file, or all files directly in a folder, the mode that a new file there has.
+    """Give a file, or all files directly in a folder, the default permissions of new files.
 
     Args:
-        path: What a library wrote.
+        path: The file or folder that a library wrote.
     """
     folder, files = (path.parent, [path]) if path.is_file() else (path, [each for each in path.iterdir()])
     new = folder / f".{path.name}.mode"

@@ -1,4 +1,7 @@
-"""Whether what a checkpoint leaves out is what it was trained beside: frozen weights and the tokenizer."""
+"""Checks that frozen weights and the tokenizer are those that a checkpoint was trained with.
+
+A checkpoint does not store them, only fingerprints of them. Other ones would give wrong results without any error.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,13 +23,13 @@ from components.checkpoints.weight_fingerprint import (
 )
 
 SumOverRanks = Callable[[Tensor], Tensor]
-"""Adds a tensor over all ranks; every rank must call it."""
+"""Returns the sum of a tensor over all ranks; every rank must call it."""
 
 _TOKENIZER_FACTS = {"vocabulary": "vocabulary", "special_ids": "special tokens", "chat_template": "chat template"}
 
 
 class WeightsOfRun(Protocol):
-    """What the comparison asks of a checkpoint or an export."""
+    """What these checks need from a checkpoint or an export."""
 
     path: Path
     left_out: frozenset[str]
@@ -35,7 +38,7 @@ class WeightsOfRun(Protocol):
 
     @property
     def parameters(self) -> frozenset[str]:
-        """Names of the parameters and buffers whose values it has."""
+        """Names of the stored parameters and buffers."""
 
 
 def part_of(name: str) -> str:
@@ -44,17 +47,14 @@ def part_of(name: str) -> str:
 
 
 def count_by_part(names: Iterable[str]) -> str:
-    """How many tensors of each part there are, for a message."""
+    """Number of tensors in each part, as text for a message."""
     return ", ".join(f"{part} ({count} tensors)" for part, count in Counter(map(part_of, names)).items())
 
 
 def take_fingerprints(
     parameters: Mapping[str, Tensor], access: ParameterAccess, sum_over_ranks: SumOverRanks
 ) -> dict[str, WeightFingerprint]:
-    """Take the fingerprints of parameters; every rank must call it with the same names.
-
-    Ranks communicate once, whatever the number of parameters.
-    """
+    """Compute fingerprints of parameters; every rank must call it with the same names. Ranks communicate once."""
     measured = torch.zeros(len(parameters), MEASURE_LENGTH, dtype=torch.float64)
     for row, parameter in enumerate(parameters.values()):
         share = access.share(parameter)
@@ -74,39 +74,39 @@ def refuse_other_frozen_weights(
     sum_over_ranks: SumOverRanks,
     parts: Collection[str] | None = None,
 ) -> dict[str, WeightFingerprint]:
-    """Check that the weights that a checkpoint leaves out are those that it was trained beside.
+    """Check that the weights that a checkpoint does not store are the same as in its run.
 
     Args:
         module: The model, with the weights that it was built with.
-        access: Where its parameters are.
-        checkpoint: The checkpoint. One that was written before there were fingerprints is not checked.
+        access: Access to its parameters.
+        checkpoint: The checkpoint. One without fingerprints (an older version wrote it) is not checked.
         sum_over_ranks: See ``SumOverRanks``.
-        parts: Parts to look at, such as ``model.bridge``; all by default.
+        parts: Parts to check, such as ``model.bridge``; all by default.
 
     Returns:
         Fingerprints of the parameters that were compared.
 
     Raises:
-        ValueError: There are others, fewer, or more.
+        ValueError: Weights differ, are missing, or are additional.
     """
-    kept = {
+    stored_prints = {
         plain_name(name): fingerprint
         for name, fingerprint in checkpoint.fingerprints.items()
         if parts is None or part_of(name) in parts
     }
-    if not kept:
+    if not stored_prints:
         return {}
-    own = {name: parameter for name, parameter in module.named_parameters() if plain_name(name) in kept}
+    own = {name: parameter for name, parameter in module.named_parameters() if plain_name(name) in stored_prints}
     found = take_fingerprints(own, access, sum_over_ranks)
-    differing = [name for name, fingerprint in found.items() if not is_same(kept[plain_name(name)], fingerprint)]
-    missing = sorted(kept.keys() - {plain_name(name) for name in found})
+    differing = [name for name, own_print in found.items() if not is_same(stored_prints[plain_name(name)], own_print)]
+    missing = sorted(stored_prints.keys() - {plain_name(name) for name in found})
     stored = {plain_name(name) for name in checkpoint.parameters}
     more = [
         name
         for name, parameter in module.named_parameters()
         if not parameter.requires_grad
-        and part_of(name) in set(map(part_of, kept))
-        and plain_name(name) not in kept
+        and part_of(name) in set(map(part_of, stored_prints))
+        and plain_name(name) not in stored_prints
         and plain_name(name) not in stored
     ]
     if differing or missing or more:
@@ -120,17 +120,17 @@ def refuse_other_tokenizer(
     """Check that a tokenizer is the one that a checkpoint was trained with.
 
     Args:
-        checkpoint: The checkpoint. One that was written before there were fingerprints is not checked.
+        checkpoint: The checkpoint. One without a fingerprint (an older version wrote it) is not checked.
         tokenizers: The tokenizers by the setting that names them, such as ``data.tokenizer``.
-        facts: What is compared, names of fields of ``TokenizerFingerprint``.
+        facts: What to compare: names of fields of ``TokenizerFingerprint``.
 
     Raises:
         ValueError: It differs: the same text would have other ids.
     """
-    kept = checkpoint.tokenizer or {}
-    for setting, tokenizer in tokenizers.items() if kept else ():
+    stored = checkpoint.tokenizer or {}
+    for setting, tokenizer in tokenizers.items() if stored else ():
         now = tokenizer_fingerprint(tokenizer)._asdict()
-        differing = [_TOKENIZER_FACTS[fact] for fact in facts if now[fact] != kept.get(fact, now[fact])]
+        differing = [_TOKENIZER_FACTS[fact] for fact in facts if now[fact] != stored.get(fact, now[fact])]
         if differing:
             raise ValueError(
                 f"{setting}: the tokenizer in {tokenizer.name_or_path!r} is not the one that {checkpoint.path} was "
@@ -150,17 +150,17 @@ def _message(
     kinds = {"with other values or shapes": differing, "that it does not have any more": missing, "more": more}
     found = [f"{count_by_part(names)} {kind}, such as {names[0]}" for kind, names in kinds.items() if names]
     parts = sorted({part_of(name) for names in kinds.values() for name in names})
-    places = [f"{part} is now from {place!r}" for part in parts if (place := _source_of(module.get_submodule(part)))]
+    sources = [f"{part} is now from {source!r}" for part in parts if (source := _source_of(module.get_submodule(part)))]
     return (
-        f"the frozen weights are not those that {checkpoint.path} was trained beside: {'; '.join(found)}. "
-        f"{'. '.join([*places, ''])}What does not train is not in a checkpoint. Name the folder that the run was "
-        "trained with, with the files it had then; or, to begin a new run with some of its parts alone, name them: "
-        f"--model.initial_weights='{{bridge: {checkpoint.path}}}'"
+        f"the frozen weights are not those that {checkpoint.path} was trained with: {'; '.join(found)}. "
+        f"{'. '.join([*sources, ''])}A checkpoint does not store weights that do not train. Name the folder that the "
+        "run was trained with, with the files it had then; or, to start a new run with some of its parts alone, name "
+        f"them: --model.initial_weights='{{bridge: {checkpoint.path}}}'"
     )
 
 
 def _source_of(part: Any) -> str | None:
-    """Folder or hub name that a part was loaded from, as far as it says so."""
+    """Folder or hub name that a part was loaded from; None where it does not have one."""
     tokenizer = getattr(part, "tokenizer", None)
-    place: str | None = getattr(part, "path", None) or getattr(tokenizer, "name_or_path", None)
-    return place
+    source: str | None = getattr(part, "path", None) or getattr(tokenizer, "name_or_path", None)
+    return source

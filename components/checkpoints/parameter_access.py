@@ -1,4 +1,7 @@
-"""Reads and writes whole parameters and their optimizer states, wherever a strategy keeps them."""
+"""Reads and writes complete parameters and optimizer states, however a strategy shards them.
+
+``DirectAccess`` serves one device, DDP and FSDP2. ZeRO's is in ``lightning_modules.checkpoints.zero_access``.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,7 +16,7 @@ from components.sharding import gathered, is_dtensor, local_part, local_slices
 
 
 class OptimizerSlot(NamedTuple):
-    """What the optimizer keeps one state for: a parameter, or the piece of memory in which a strategy joins several."""
+    """A tensor for which the optimizer has one state: a parameter, or a buffer in which ZeRO joins several."""
 
     tensor: Tensor
     group: Mapping[str, Any]
@@ -23,17 +26,17 @@ class OptimizerSlot(NamedTuple):
 class Share(NamedTuple):
     """This rank's part of a parameter, flattened."""
 
-    values: Tensor  # [n], a view of the memory in which it is kept
-    start: int  # where it begins in the whole parameter
+    values: Tensor  # [n], a view of the stored part
+    start: int  # index of its first element in the complete, flattened parameter
 
 
 class ParameterAccess(ABC):
-    """Whole parameters and optimizer states, one at a time.
+    """Reads and writes parameters and optimizer states, one at a time.
 
-    Every rank makes the same calls in the same order: some of them communicate.
+    Every rank must make the same calls in the same order, because some of them communicate.
 
     Args:
-        optimizer: The optimizer itself, below what a strategy wraps around it; None where nothing trains.
+        optimizer: The torch optimizer, without a strategy's wrapper; None if nothing trains.
     """
 
     def __init__(self, optimizer: Optimizer | None) -> None:
@@ -41,7 +44,7 @@ class ParameterAccess(ABC):
 
     @abstractmethod
     def slots(self) -> list[OptimizerSlot]:
-        """All that the optimizer may keep a state for, in the same order on every rank."""
+        """All slots of the optimizer, in the same order on every rank."""
 
     @abstractmethod
     def slot_tensor(self, parameter: Tensor) -> Tensor | None:
@@ -49,56 +52,56 @@ class ParameterAccess(ABC):
 
     @abstractmethod
     def shape(self, parameter: Tensor) -> torch.Size:
-        """Shape of the whole parameter."""
+        """Shape of the complete parameter."""
 
     @abstractmethod
     def dtype(self, parameter: Tensor, state: str | None) -> torch.dtype:
-        """Dtype of what ``whole`` gives."""
+        """Dtype of what ``gather`` returns."""
 
     @abstractmethod
     def gather(self, parameter: Tensor, state: str | None, rank: int) -> Tensor | None:
-        """Bring a parameter, or a state of it, together.
+        """Gather a complete parameter, or one of its optimizer states, on one rank.
 
         Args:
             parameter: The parameter.
-            state: Name of a tensor of the optimizer; None for the parameter itself, in float32 where the strategy
-                keeps a float32 copy.
-            rank: Who needs it.
+            state: Name of a tensor of the optimizer, such as ``exp_avg``; None for the parameter itself, in float32 if
+                the strategy has a float32 copy.
+            rank: The rank that needs the result.
 
         Returns:
-            The whole tensor in the parameter's shape, on ``rank``; on the others anything.
+            The complete tensor in the parameter's shape on ``rank``; unspecified on other ranks.
         """
 
     @abstractmethod
     def share(self, parameter: Tensor) -> Share:
-        """The part of a parameter that this rank accounts for: every element is in one rank's share.
+        """This rank's share of a parameter, in the dtype that the module computes in. Does not communicate.
 
-        It is the parameter as the module computes with it, in its dtype. Nothing is communicated.
+        Each element belongs to the share of exactly one rank.
         """
 
     @abstractmethod
-    def assign(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
-        """Take this rank's share of a whole tensor; the counterpart of ``whole``.
+    def assign(self, parameter: Tensor, state: str | None, complete: Tensor) -> None:
+        """Write a parameter or optimizer state from a complete tensor; the reverse of ``gather``.
 
         Args:
             parameter: The parameter.
-            state: See ``whole``; the optimizer must have it.
-            whole: The whole tensor, of any dtype.
+            state: See ``gather``; the optimizer must have it.
+            complete: The complete tensor, any dtype.
         """
 
     def tensor_states(self, parameter: Tensor) -> list[str]:
-        """Names of the optimizer's tensors that are shaped like the parameter."""
+        """Names of the optimizer states that have the parameter's shape."""
         return [name for name, value in self._state(parameter).items() if not _is_number(name, value)]
 
     def step_counts(self, parameter: Tensor) -> dict[str, float]:
-        """The optimizer's numbers for the parameter: how many steps it has had."""
+        """The optimizer's step counts of a parameter, by name of the state."""
         return {name: float(value) for name, value in self._state(parameter).items() if _is_number(name, value)}
 
     def make_state(self, slot: OptimizerSlot) -> None:
-        """Have the optimizer make the state that it would make at the first step, all as if no step was done.
+        """Let the optimizer create the state of a slot, as it does in its first step.
 
-        Only the optimizer knows what its state looks like, so it does a step with a gradient of zeros and without
-        decay: that leaves the weights as they are, to the bit.
+        Only the optimizer knows the form of its state. So it performs a step with a zero gradient and no weight decay,
+        which leaves the weights exactly as they are.
         """
         assert self.optimizer is not None
         groups, gradient = self.optimizer.param_groups, slot.tensor.grad
@@ -110,11 +113,11 @@ class ParameterAccess(ABC):
             self.optimizer.param_groups = groups
             slot.tensor.grad = gradient
 
-    def set_step_counts(self, slot: OptimizerSlot, numbers: Mapping[str, float]) -> None:
-        """Set the optimizer's numbers, each in the form in which the optimizer keeps it."""
+    def set_step_counts(self, slot: OptimizerSlot, counts: Mapping[str, float]) -> None:
+        """Set the step counts of a slot, in the type that the optimizer uses (tensor or number)."""
         assert self.optimizer is not None
         state = self.optimizer.state[slot.tensor]
-        for name, value in numbers.items():
+        for name, value in counts.items():
             if isinstance(state.get(name), Tensor):
                 state[name].fill_(value)
             elif name in state:
@@ -122,18 +125,18 @@ class ParameterAccess(ABC):
 
     def _state(self, parameter: Tensor) -> Mapping[str, Any]:
         tensor = self.slot_tensor(parameter)
-        # Not by subscript: the optimizer's mapping would make an empty entry.
+        # Not by subscript, which would add an empty entry to the optimizer's default dict.
         return {} if self.optimizer is None or tensor is None else self.optimizer.state.get(tensor, {})
 
 
 class DirectAccess(ParameterAccess):
-    """Parameters that the module itself holds: whole ones (one device, DDP), or FSDP2's ``DTensor``.
+    """Access to parameters of the module itself: complete ones (one device, DDP) or FSDP2's ``DTensor``.
 
     Args:
         optimizer: See ``ParameterAccess``.
-        device: Where the ranks communicate; weights that rest on the host are brought there first.
+        device: Device on which ranks communicate; offloaded weights are moved there to be gathered.
         rank: This rank.
-        num_ranks: All ranks, each of which calls the methods.
+        num_ranks: Number of ranks, each of which calls the methods.
     """
 
     def __init__(self, optimizer: Optimizer | None, device: torch.device, rank: int = 0, num_ranks: int = 1) -> None:
@@ -171,29 +174,29 @@ class DirectAccess(ParameterAccess):
         tensor = parameter.detach()
         if not is_dtensor(tensor):
             return even_share(tensor, self._rank, self._num_ranks)
-        local = local_part(tensor)  # some rows: FSDP2 cuts along the first dimension
+        local = local_part(tensor)  # some rows: FSDP2 shards along the first dimension
         first_row = local_slices(tensor)[0].start
         return Share(local.reshape(-1), first_row * math.prod(tensor.shape[1:]) if local.numel() else 0)
 
-    def assign(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
+    def assign(self, parameter: Tensor, state: str | None, complete: Tensor) -> None:
         """See ``ParameterAccess``."""
         tensor = self._tensor(parameter, state).detach()
         if is_dtensor(tensor):
-            whole = whole[local_slices(tensor)]
-        local_part(tensor).copy_(whole)
+            complete = complete[local_slices(tensor)]
+        local_part(tensor).copy_(complete)
 
     def _tensor(self, parameter: Tensor, state: str | None) -> Tensor:
         tensor: Tensor = parameter if state is None else self._state(parameter)[state]
         return tensor
 
 
-def even_share(whole: Tensor, rank: int, num_ranks: int) -> Share:
-    """The part that a rank accounts for of a tensor that all ranks hold."""
-    flat = whole.reshape(-1)
+def even_share(complete: Tensor, rank: int, num_ranks: int) -> Share:
+    """A rank's share of a tensor that all ranks hold completely: an equal division of its elements."""
+    flat = complete.reshape(-1)
     length = -(-len(flat) // num_ranks)
     return Share(flat[rank * length : (rank + 1) * length], rank * length)
 
 
 def _is_number(name: str, value: Any) -> bool:
-    # A parameter may have no dimension either, and then its moments have none.
+    # Not by the number of dimensions: a parameter may be a scalar, and then its moments are scalars too.
     return not isinstance(value, Tensor) or name == "step"

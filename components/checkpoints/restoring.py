@@ -1,4 +1,4 @@
-"""Reads a checkpoint into a model and its optimizer: every rank what it needs, found by name."""
+"""Loads a checkpoint into a model and its optimizer. Tensors are matched by name; each rank reads what it needs."""
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
@@ -15,7 +15,7 @@ from components.checkpoints.saving import named_groups, persistent_buffers
 
 
 class SavedWeights(WeightsOfRun, Protocol):
-    """What restoring weights asks of a checkpoint; an export gives it as well."""
+    """What restoring weights needs from a checkpoint or an export."""
 
     @property
     def has_averages(self) -> bool:
@@ -40,22 +40,22 @@ def restore_weights(
     averaged: bool = False,
     parts: Collection[str] | None = None,
 ) -> None:
-    """Take over a checkpoint's parameters and buffers.
+    """Load a checkpoint's parameters and buffers into a model.
 
-    Parameters that it left out because they did not train keep the value that they were built with.
+    Parameters that are not stored, because they did not train, keep the values that the model was built with.
 
     Args:
         module: The model.
-        access: Where its parameters are.
-        checkpoint: The checkpoint; that it fits the model was checked (``refuse_misfit``).
-        averaged: Take the running averages of the parameters that have one.
-        parts: Parts to take over, such as ``model.bridge``; all by default.
+        access: Access to its parameters.
+        checkpoint: The checkpoint, already checked by ``refuse_misfit``.
+        averaged: Load running averages where they are stored.
+        parts: Parts to load, such as ``model.bridge``; all by default.
 
     Raises:
-        ValueError: The checkpoint has no averages.
+        ValueError: ``averaged`` is set, but the checkpoint has no averages.
     """
     if averaged and not checkpoint.has_averages:
-        raise ValueError(f"{checkpoint.path} has no running averages: the run did not keep any")
+        raise ValueError(f"{checkpoint.path} has no running averages: the run did not compute any")
     stored = _wanted(checkpoint.parameters, parts)
     own = _wanted(dict(module.named_parameters()), parts)
     for name, parameter in module.named_parameters():
@@ -64,31 +64,31 @@ def restore_weights(
     for name, buffer in persistent_buffers(module).items():
         if name in stored:
             buffer.copy_(checkpoint.weight(name))
-    late = [name for name, parameter in module.named_parameters() if parameter.requires_grad and name in own - stored]
-    if late:
-        _log.info("did not train in %s and start from where they came from: %s", checkpoint.path, count_by_part(late))
+    new = [name for name, parameter in module.named_parameters() if parameter.requires_grad and name in own - stored]
+    if new:
+        _log.info("not stored in %s, so they start from their initial values: %s", checkpoint.path, count_by_part(new))
 
 
 def refuse_misfit(
     module: nn.Module, access: ParameterAccess, checkpoint: SavedWeights, parts: Collection[str] | None = None
 ) -> None:
-    """Check that a checkpoint is of these parts.
+    """Check that the names and shapes of a checkpoint's tensors match the model.
 
     Args:
         module: The model.
-        access: Where its parameters are.
+        access: Access to its parameters.
         checkpoint: The checkpoint.
-        parts: Parts to look at; all by default.
+        parts: Parts to check; all by default.
 
     Raises:
-        ValueError: Trainable tensors are missing though their part trained, it has tensors that the model does not
-            know, or of another shape: the configured parts are not those that were trained, and the result would be
-            partly random.
+        ValueError: Trainable tensors are missing though their part was trained, or tensors are unknown to the model or
+            have another shape. The configured parts are then not the trained ones, and the model would be partly
+            random.
     """
     stored = _wanted(checkpoint.parameters, parts)
     own = {name: value for name, value in module.named_parameters() if name in _wanted([name], parts)}
     known = own | persistent_buffers(module)
-    # What was frozen then may train now; so may tensors that were added to a part of which nothing trained (adapters).
+    # Parameters that were frozen may train now. So may tensors that are new (adapters) in a part that was all frozen.
     trained = {part_of(name) for name in stored}
     untrained = {part_of(name) for name in checkpoint.left_out} - trained
     missing = [
@@ -114,7 +114,7 @@ def refuse_misfit(
 
 
 def _advice(missing: Collection[str], unknown: Collection[str], checkpoint: Path) -> str:
-    """What to do about tensors that have no counterpart."""
+    """What the user can do about missing or unknown tensors."""
     stage = (
         f"export it (python -m lightning_modules.export {checkpoint} OUT --language-model), name OUT/language_model as "
         f"model.language_model.init_args.path and take the other parts from it: "
@@ -132,45 +132,45 @@ def _is_adapter(name: str) -> bool:
 
 
 def _wanted(names: Iterable[str], parts: Collection[str] | None) -> frozenset[str]:
-    """Of some names, those that are of one of the parts."""
+    """The names that belong to one of the parts."""
     return frozenset(name for name in names if parts is None or part_of(name) in parts)
 
 
 @torch.no_grad()
 def restore_optimizer(
-    module: nn.Module, access: ParameterAccess, checkpoint: RunCheckpoint, kept: Mapping[str, Any]
+    module: nn.Module, access: ParameterAccess, checkpoint: RunCheckpoint, described: Mapping[str, Any]
 ) -> None:
-    """Take over an optimizer's states and learning rates; its other settings stay those of the config.
+    """Load an optimizer's states and learning rates; its other settings stay those of the config.
 
-    Rates are found by the group's name, states by the parameter's: groups may have changed. What did not train before
-    starts without a state.
+    Learning rates are matched by the name of the group, states by the name of the parameter, because groups may have
+    changed. Parameters that did not train before start without a state.
 
     Args:
-        module: The model, its weights restored.
-        access: Where the optimizer's states are.
+        module: The model with restored weights.
+        access: Access to the optimizer's states.
         checkpoint: The checkpoint.
-        kept: What ``describe_optimizer`` gave.
+        described: The stored result of ``describe_optimizer``.
     """
     assert access.optimizer is not None
-    rates = {group["name"]: group["lr"] for group in kept["groups"]}
+    rates = {group["name"]: group["lr"] for group in described["groups"]}
     for name, group in named_groups(access.optimizer):
-        group["lr"] = rates.get(name, group["lr"])  # which a scheduler sets after the next step, and not before
+        group["lr"] = rates.get(name, group["lr"])  # a scheduler only sets it after the next step
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     states = checkpoint.optimizer_states()
     fresh = []
     for slot in access.slots():
         inside = {names[id(parameter)]: parameter for parameter in slot.parameters}
-        numbers = [kept["numbers"].get(name) for name in inside]
-        if numbers[0] is None or any(each != numbers[0] for each in numbers):
-            # One state serves all of the slot. With some parameters' moments and others' zeros under one count of
-            # steps, the first updates of the latter would be several times too large.
+        counts = [described["numbers"].get(name) for name in inside]
+        if counts[0] is None or any(each != counts[0] for each in counts):
+            # All parameters of a slot share one step count. If only some had moments, Adam's bias correction would
+            # be wrong for the others, and their first updates several times too large.
             fresh += [name for name, parameter in inside.items() if parameter.requires_grad]
             continue
         access.make_state(slot)
-        access.set_step_counts(slot, numbers[0])
+        access.set_step_counts(slot, counts[0])
         for name, parameter in inside.items():
             for state in access.tensor_states(parameter):
                 if state in states.get(name, ()):
                     access.assign(parameter, state, checkpoint[state_name(state, name)])
     if fresh:
-        _log.info("the optimizer starts anew for: %s", count_by_part(fresh))
+        _log.info("the optimizer starts without a stored state for: %s", count_by_part(fresh))

@@ -1,16 +1,17 @@
-"""Opens the checkpoint folders that training writes, without ever running code that a file carries.
+"""Defines and reads the checkpoint folders of training runs. Code in a checkpoint is never executed.
 
-A folder ``NAME.ckpt`` holds
+A folder ``NAME.ckpt`` contains
 
-- ``index.json``: format, version, optimizer steps done, size and content hash of every file, the file of every tensor,
-  the parameters that were left out because they did not train with a fingerprint of each, and one of the tokenizer;
-- ``tensors-RRRRR-of-WWWWW.safetensors``, one a rank: whole (unsharded) tensors, named ``model/<parameter>`` and
+- ``index.json``: format, version, number of optimizer steps, size and content hash of every file, the file of every
+  tensor, the names and fingerprints of the parameters that are not stored because they did not train, and the
+  fingerprint of the tokenizer;
+- ``tensors-RRRRR-of-WWWWW.safetensors``, one per rank: complete (unsharded) tensors, named ``model/<parameter>`` and
   ``optimizer/<state>/<parameter>``;
-- ``state.pt``: everything that is no tensor of the model or its optimizer (loops, callbacks, schedules, the place in
-  the data), and the optimizer's groups and step counts;
+- ``state.pt``: everything else (loops, callbacks, schedules, position in the data, groups and step counts of the
+  optimizer);
 - ``config.yaml``: the config of the run, where the run had one.
 
-How it is written is in ``lightning_modules.checkpoints``.
+``components.checkpoints.saving`` writes such a folder.
 """
 
 import json
@@ -37,9 +38,9 @@ OPTIMIZER = "optimizer/"
 AVERAGE = "average"
 """Name of the optimizer state that is a running average of the weights."""
 EXPORT_ABOUT = "export.json"
-"""What an export has and a checkpoint has not."""
+"""Description of an export; a checkpoint has no such file."""
 REPLACED = ".{}.replaced"
-"""Where a folder stands for the moment in which another takes its name."""
+"""Temporary name of a folder while a new one replaces it."""
 
 
 def state_name(state: str, parameter: str) -> str:
@@ -48,24 +49,23 @@ def state_name(state: str, parameter: str) -> str:
 
 
 class RunCheckpoint(Mapping[str, Tensor]):
-    """A whole checkpoint; its tensors are mapped into memory, so only what is used of one is read.
+    """A checkpoint of a training run. Tensors are memory-mapped: only those that are used are read from disk.
 
     Args:
         path: The folder, or a link to it.
-        rank: Where several processes open it together, the number of this one. They share the hashing of the files.
-        num_ranks: How many processes open it together.
+        rank: Rank of this process, where several open the checkpoint together. They divide the hashing of the files.
+        num_ranks: Number of processes that open it together.
 
     Attributes:
-        path: The folder itself.
+        path: The folder, links resolved.
         step: Optimizer steps that the run had done.
-        left_out: Parameters that are not in it because they did not train.
-        fingerprints: Fingerprints of these. Checkpoints that were written before there were any have none.
-        tokenizer: Hashes of the language model's tokenizer, see ``tokenizer_identity``; None where
-            the checkpoint has none.
+        left_out: Names of parameters that are not stored because they did not train.
+        fingerprints: Fingerprints of these parameters; empty in checkpoints from before fingerprints existed.
+        tokenizer: Hashes of the language model's tokenizer, see ``TokenizerFingerprint``; None if not stored.
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
-        ValueError: It is no checkpoint of this project, one of a newer version, or a file is missing, cut off or
+        ValueError: It is not a checkpoint of this project, it has another version, or a file is missing, truncated or
             changed.
     """
 
@@ -101,16 +101,16 @@ class RunCheckpoint(Mapping[str, Tensor]):
 
     @property
     def parameters(self) -> frozenset[str]:
-        """Names of the parameters and buffers whose values it has."""
+        """Names of the stored parameters and buffers."""
         return frozenset(name.removeprefix(WEIGHT) for name in self if name.startswith(WEIGHT))
 
     @property
     def has_averages(self) -> bool:
-        """Whether training kept running averages of some parameters."""
+        """Whether running averages of some parameters are stored."""
         return any(name.startswith(state_name(AVERAGE, "")) for name in self)
 
     def shape(self, parameter: str) -> torch.Size:
-        """Shape of a parameter or buffer; nothing of it is read."""
+        """Shape of a parameter or buffer; its values are not read."""
         name = WEIGHT + parameter
         return torch.Size(self._opened(self._file_of[name]).get_slice(name).get_shape())
 
@@ -119,7 +119,7 @@ class RunCheckpoint(Mapping[str, Tensor]):
 
         Args:
             parameter: Its name.
-            averaged: Whether to take its running average, where training kept one.
+            averaged: Return its running average instead, where one is stored.
         """
         average = state_name(AVERAGE, parameter)
         return self[average] if averaged and average in self else self[WEIGHT + parameter]
@@ -134,17 +134,17 @@ class RunCheckpoint(Mapping[str, Tensor]):
         return found
 
     def state(self) -> dict[str, Any]:
-        """Everything that is no tensor of the model or its optimizer.
+        """State of loops, callbacks and schedules: all that is not a tensor of the model or its optimizer.
 
         Raises:
-            ValueError: The file is damaged, or holds more than plain values; unpickling that could run code.
+            ValueError: The file is damaged, or contains more than plain values; unpickling those could execute code.
         """
         path = self.path / STATE
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise ValueError(
-                f"{path} is damaged, or holds more than plain values and is not opened, for unpickling it could run "
+                f"{path} is damaged, or holds more than plain values; it is not opened, because unpickling could run "
                 f"code ({str(error).splitlines()[0]}). Use another checkpoint"
             ) from error
         return state
@@ -159,7 +159,7 @@ class RunCheckpoint(Mapping[str, Tensor]):
 
 
 def _find(path: Path) -> Path:
-    """The folder that a path means; a kill while it was replaced left the one before under another name."""
+    """Resolve links. If the process was killed while it replaced the folder, the previous one has a temporary name."""
     folder = Path(os.path.realpath(path))
     replaced = folder.with_name(REPLACED.format(folder.name))
     if folder.is_dir():
@@ -168,8 +168,8 @@ def _find(path: Path) -> Path:
         return replaced.resolve()
     if folder.exists():
         raise ValueError(
-            f"{path} is a single file; training writes folders now, and files of before are not read any more. Train "
-            "again, or go on with the version of the code that wrote it"
+            f"{path} is a single file; training writes folders now, and the older files are no longer read. Train "
+            "again, or continue with the version of the code that wrote it"
         )
     linked = f", where it points to {folder}" if path.is_symlink() else ""
     raise FileNotFoundError(f"there is no checkpoint {path} (seen from {Path.cwd()}{linked})")
@@ -194,15 +194,15 @@ def _read_index(folder: Path) -> dict[str, Any]:
     strangers = [name for name in index["files"] if Path(name).name != name]
     strangers += [name for name in index["tensors"].values() if name not in index["files"]]
     if strangers:
-        raise ValueError(f"{path} is damaged: it places tensors in {strangers[:3]}, which are no files of the folder")
+        raise ValueError(f"{path} is damaged: it names the files {strangers[:3]}, which are not files of the folder")
     return dict(index)
 
 
 def _what_it_is(folder: Path) -> str:
-    """More about a folder that is no checkpoint, for a message."""
+    """Explain, for an error message, what a folder contains instead of a checkpoint."""
     if (folder / EXPORT_ABOUT).is_file():
         return (
-            ". It is an export: weights without the state of a run, so a run cannot be resumed from it. Begin a new "
+            ". It is an export: weights without the state of a run, so a run cannot be resumed from it. Start a new "
             f"run with --model.initial_weights={folder}, or evaluate it: python evaluate.py --checkpoint {folder}"
         )
     if (folder / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""Writes a safetensors file tensor by tensor, so that no more than one of them has to be in memory."""
+"""Writes a safetensors file one tensor at a time, so that only one has to be in memory."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from components.checkpoints.file_hashes import ContentHash
 
-_PIECE = 2**20  # bytes that are hashed and then written, so few that they are still in the cache
+_PIECE = 2**20  # bytes that are hashed and then written; few enough to stay in the CPU's cache
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -28,23 +28,23 @@ _DTYPES = {
 
 
 class TensorSpec(NamedTuple):
-    """What a tensor will look like in its file."""
+    """Dtype and shape of a tensor in a file."""
 
     dtype: torch.dtype
     shape: torch.Size
 
 
 class SafetensorsWriter:
-    """A safetensors file that is being written.
+    """Writes the tensors of a safetensors file in a declared order.
 
-    The format wants to know all tensors before the first one comes, and takes them in that order.
+    The header of the format describes all tensors, so their dtypes and shapes are declared before the first is written.
 
     Args:
         path: File to write.
-        specs: Every tensor's spec by name, in the order in which they will be added.
+        specs: Dtype and shape of every tensor by name, in the order in which they will be added.
 
     Raises:
-        TypeError: A tensor has a dtype that the format has no name for.
+        TypeError: The format does not support a tensor's dtype.
 
     Source: https://github.com/huggingface/safetensors, "Format".
     """
@@ -65,7 +65,7 @@ class SafetensorsWriter:
             tensor: Its value, on any device.
 
         Raises:
-            ValueError: Another tensor is next, or it looks different from what was announced; the file would be wrong.
+            ValueError: The tensor is not the next in the declared order, or has another dtype or shape than declared.
         """
         expected = self._waiting.pop() if self._waiting else None
         spec = TensorSpec(tensor.dtype, tensor.shape)
@@ -75,13 +75,13 @@ class SafetensorsWriter:
         self._write(values.numpy().data)
 
     def close(self) -> str:
-        """Wait until the disk has it.
+        """Close the file, after its content is on disk (fsync).
 
         Returns:
             Hash of the file's content, see ``components.checkpoints.file_hashes``.
 
         Raises:
-            ValueError: Announced tensors did not come.
+            ValueError: Declared tensors were not added.
         """
         with self._file as file:
             file.flush()
@@ -106,4 +106,4 @@ def _header(specs: Mapping[str, TensorSpec]) -> bytes:
         start, end = end, end + math.prod(shape) * dtype.itemsize
         entries[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(entries).encode()
-    return text + b" " * (-len(text) % 8)  # so that the tensors start aligned
+    return text + b" " * (-len(text) % 8)  # aligns the first tensor to 8 bytes

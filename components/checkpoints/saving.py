@@ -1,7 +1,7 @@
-"""Writes a checkpoint: every rank its share of the parameters, each brought together just before it is written.
+"""Writes a checkpoint. The tensors are divided among the ranks; each is gathered just before its rank writes it.
 
-Besides what it trains with, a rank holds one whole tensor at a time. Every rank sends its part of every tensor, once;
-so saving moves what the checkpoint weighs over the network, and each rank writes its share of it to the disk.
+A rank holds at most one complete tensor in addition to its training state. Every rank sends its part of every tensor
+once, so the network traffic of saving is the size of the checkpoint.
 """
 
 import io
@@ -28,21 +28,21 @@ from components.random_weights import random_parameters
 
 
 class Ranks(NamedTuple):
-    """What writing together takes."""
+    """This rank, the number of ranks, and how they communicate."""
 
     rank: int
     world_size: int
-    all_agree: Callable[[bool], bool]  # whether all ranks say yes; every rank must ask
+    all_agree: Callable[[bool], bool]  # whether the argument is True on all ranks; every rank must call it
     sum_over_ranks: SumOverRanks = lambda values: values
 
 
 class Content(NamedTuple):
-    """What a checkpoint holds beside the model."""
+    """What a checkpoint contains besides the weights."""
 
-    state: Mapping[str, Any]  # of the trainer; with ``optimizer_states``, the optimizer's tensors are written too
+    state: Mapping[str, Any]  # of the trainer; if it has ``optimizer_states``, the optimizer's tensors are written too
     left_out: Collection[str]  # parameters not to write
     config: str | None  # of the run, as YAML
-    fingerprints: Mapping[str, WeightFingerprint] = MappingProxyType({})  # of what is left out
+    fingerprints: Mapping[str, WeightFingerprint] = MappingProxyType({})  # of the parameters that are left out
     tokenizer: Mapping[str, str] | None = None  # hashes of the language model's tokenizer
 
 
@@ -52,18 +52,18 @@ class _StoredTensor(NamedTuple):
     name: str
     parameter: Tensor
     state: str | None
-    rank: int  # who writes it
+    rank: int  # the rank that writes it
 
 
 def parameters_to_leave_out(module: nn.Module, access: ParameterAccess, changed: Collection[str]) -> list[str]:
-    """Parameters whose values are in a file elsewhere: they do not train, never did, and came from no checkpoint.
+    """Names of parameters that need not be stored, because their values are in the file they were loaded from.
 
-    A parameter that was drawn at random is in no file.
+    They do not train, never trained, were not loaded from a checkpoint, and were not initialised at random.
 
     Args:
         module: The model.
-        access: Where the optimizer's states are.
-        changed: Names of parameters that are known to differ from what the model was built with.
+        access: Access to the optimizer's states.
+        changed: Names of parameters that differ from the values that the model was built with.
     """
     written = {*changed, *random_parameters(module)}
     return [
@@ -74,24 +74,24 @@ def parameters_to_leave_out(module: nn.Module, access: ParameterAccess, changed:
 
 
 def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Buffers that belong to a model's state, by name."""
-    kept = {}
-    for place, child in module.named_modules():
-        for name, buffer in child.named_buffers(place, recurse=False):
+    """Buffers that belong to a model's state dict, by name."""
+    found = {}
+    for prefix, child in module.named_modules():
+        for name, buffer in child.named_buffers(prefix, recurse=False):
             if name.rpartition(".")[2] not in child._non_persistent_buffers_set:
-                kept[name] = buffer
-    return kept
+                found[name] = buffer
+    return found
 
 
 def describe_optimizer(module: nn.Module, access: ParameterAccess) -> dict[str, Any]:
-    """What else than tensors there is to keep of an optimizer.
+    """The part of an optimizer's state that is not tensors.
 
     Args:
         module: The model.
-        access: Where the optimizer's states are.
+        access: Access to the optimizer's states.
 
     Returns:
-        ``groups``, name and rate of each, and ``numbers``, the optimizer's numbers (its steps) for each parameter.
+        ``groups`` (name and learning rate of each group) and ``numbers`` (step counts of each parameter).
     """
     groups = [] if access.optimizer is None else named_groups(access.optimizer)
     rates = [{"name": name, "lr": float(group["lr"])} for name, group in groups]
@@ -100,23 +100,24 @@ def describe_optimizer(module: nn.Module, access: ParameterAccess) -> dict[str, 
 
 
 def named_groups(optimizer: Optimizer) -> list[tuple[str, dict[str, Any]]]:
-    """An optimizer's groups by name; by place where they have none."""
-    return [(str(group.get("name", place)), group) for place, group in enumerate(optimizer.param_groups)]
+    """An optimizer's groups with their names; a group without a name is named by its index."""
+    return [(str(group.get("name", index)), group) for index, group in enumerate(optimizer.param_groups)]
 
 
 def write_checkpoint(path: Path, module: nn.Module, access: ParameterAccess, content: Content, ranks: Ranks) -> None:
     """Write a checkpoint; every rank must call it.
 
     Args:
-        path: Its folder, which all ranks see; what is there goes when the new one is whole.
+        path: Its folder, which all ranks can access. A folder that is there now is replaced once the new one is
+            complete.
         module: The model.
-        access: Where its parameters and the optimizer's states are.
-        content: What else is to be written.
+        access: Access to its parameters and the optimizer's states.
+        content: What else to write.
         ranks: This rank and the others.
 
     Raises:
-        ValueError: The state has values that could only be read back by running code.
-        RuntimeError: Another rank could not write; what was there under the checkpoint's name still is.
+        ValueError: The state has values that could only be read back by executing code.
+        RuntimeError: Another rank could not write. A previous checkpoint at ``path`` is unchanged.
     """
     items = _items(module, access, ranks.world_size, content)
     encoded = b""
@@ -125,7 +126,7 @@ def write_checkpoint(path: Path, module: nn.Module, access: ParameterAccess, con
         try:
             encoded = _encode(content.state)
             atomic_folder.begin(path)
-        except Exception as error:  # the other ranks wait for this one: it tells them before it stops
+        except Exception as error:  # reported to the other ranks first, which wait for this one
             failure = error
     _agree(failure, ranks, path)
     failure, digest = _write_tensors(atomic_folder.unfinished_path(path), items, access, ranks)
@@ -141,7 +142,7 @@ def write_checkpoint(path: Path, module: nn.Module, access: ParameterAccess, con
 
 
 def _items(module: nn.Module, access: ParameterAccess, num_ranks: int, content: Content) -> list[_StoredTensor]:
-    """All tensors in an order that is the same on every rank, the writing spread by size."""
+    """All tensors in the same order on every rank, assigned to ranks such that all write about equally much."""
     tensors: dict[str, Tensor] = {
         name: parameter for name, parameter in module.named_parameters() if name not in content.left_out
     }
@@ -171,9 +172,9 @@ def _file_name(rank: int, num_ranks: int) -> str:
 def _write_tensors(
     target: Path, items: Iterable[_StoredTensor], access: ParameterAccess, ranks: Ranks
 ) -> tuple[Exception | None, str | None]:
-    """Write this rank's share; gives what failed, and the content hash of its file, where it has one.
+    """Write this rank's file. Returns the error if one occurred, and the content hash of the file if there is one.
 
-    After a failure it goes on bringing tensors together: the others wait for its parts.
+    After an error it continues to gather tensors, because the other ranks wait for its parts.
     """
     digest = None
     own = {item.name for item in items if item.rank == ranks.rank}
@@ -186,12 +187,12 @@ def _write_tensors(
     except Exception as error:
         failure = error
     for item in items:
-        whole = access.gather(item.parameter, item.state, item.rank)
+        gathered = access.gather(item.parameter, item.state, item.rank)
         if item.name not in own or file is None or failure is not None:
             continue
         try:
-            assert whole is not None
-            file.add(item.name, whole)
+            assert gathered is not None
+            file.add(item.name, gathered)
         except Exception as error:
             failure = error
     try:
@@ -203,7 +204,7 @@ def _write_tensors(
 
 
 def _digests_of_all_ranks(digest: str | None, ranks: Ranks) -> list[str | None]:
-    """Content hash of every rank's file; None for a rank that has none."""
+    """Content hash of every rank's file; None for a rank without a file."""
     length = len(bytes.fromhex(ContentHash().hexdigest()))
     gathered = torch.zeros(ranks.world_size, 1 + length, dtype=torch.int64)
     if digest is not None:
@@ -217,15 +218,15 @@ def _spec(item: _StoredTensor, access: ParameterAccess) -> TensorSpec:
 
 
 def _encode(state: Mapping[str, Any]) -> bytes:
-    """Pickle what is no tensor of the model, and make sure that it can be read without running code."""
+    """Pickle the trainer's state, and check that it can be read without executing code."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     try:
         torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            "a checkpoint may hold plain values and tensors only, or reading it could run code; give the state of "
-            f"callbacks, datamodule and hyper-parameters as such ({str(error).splitlines()[0]})"
+            "a checkpoint may hold plain values and tensors only, because reading other objects could run code. Change "
+            f"the state of callbacks, datamodule or hyper-parameters to such values ({str(error).splitlines()[0]})"
         ) from error
     return buffer.getvalue()
 
@@ -233,7 +234,7 @@ def _encode(state: Mapping[str, Any]) -> bytes:
 def _write_rest(
     target: Path, items: Iterable[_StoredTensor], digests: Sequence[str | None], content: Content, state: bytes
 ) -> None:
-    """Write everything but the tensors; the index last."""
+    """Write all files except the tensors, the index last."""
     num_ranks = len(digests)
     files = {STATE: state} | ({} if content.config is None else {CONFIG: content.config.encode()})
     for name, text in files.items():
@@ -262,9 +263,9 @@ def _write_file(path: Path, content: bytes) -> None:
 
 
 def _agree(failure: Exception | None, ranks: Ranks, path: Path) -> None:
-    """Go on if every rank can."""
-    everybody = ranks.all_agree(failure is None)
+    """Raise on every rank if one of them failed."""
+    all_succeeded = ranks.all_agree(failure is None)
     if failure is not None:
         raise failure
-    if not everybody:
+    if not all_succeeded:
         raise RuntimeError(f"another rank could not write its share of {path}; its message says why")

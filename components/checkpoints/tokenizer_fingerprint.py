@@ -1,10 +1,10 @@
-"""What makes two tokenizers the same: equal fingerprints give equal ids for equal conversations."""
+"""Fingerprints of tokenizers: if two are equal, the same conversation gets the same token ids."""
 
 import hashlib
 import json
 from typing import Any, NamedTuple
 
-# Ids of this text differ where vocabularies are equal but text is cut otherwise: blanks, lines, digits, accents, emoji.
+# Tokenizers with equal vocabularies that split text differently give different ids for this text.
 _SAMPLE_TEXT = "Which colour?  The 2nd one,\nsaid naïve Zoë:\n\n\t1234 + 5 = 1239; it's “red” 🙂 视频 "
 
 
@@ -12,9 +12,8 @@ class TokenizerFingerprint(NamedTuple):
     """Hashes of the three things that decide which ids a conversation gets, each a hexadecimal string.
 
     Attributes:
-        vocabulary: Every token with its id, and the ids of a sample text (two tokenizers of one vocabulary may still
-            cut text in different ways).
-        special_ids: Ids that begin, end, pad or stand for unknown words, and all tokens that are marked as special.
+        vocabulary: Every token with its id, and the ids of a sample text.
+        special_ids: Ids of the begin, end, padding and unknown tokens, and of all tokens that are marked as special.
         chat_template: Text of the chat template.
     """
 
@@ -24,7 +23,7 @@ class TokenizerFingerprint(NamedTuple):
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> TokenizerFingerprint:
-    """Fingerprint a Hugging Face tokenizer. It depends on its content alone, not on its folder or on versions.
+    """Compute the fingerprint of a Hugging Face tokenizer. It does not depend on its folder or on library versions.
 
     Args:
         tokenizer: Any Hugging Face tokenizer, with or without a chat template.

@@ -1,4 +1,4 @@
-"""Reads tensors from checkpoint files without ever running code that a file carries."""
+"""Reads tensors from weight files of any project (safetensors, torch.save). Code in a file is never executed."""
 
 import json
 import pickle
@@ -16,9 +16,9 @@ _FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "mm_projector.bin")
 
 
 class WeightFiles(Mapping[str, Tensor]):
-    """The tensors of a checkpoint by name; each is read when it is asked for.
+    """The tensors of a weight file or a folder of weight files, by name. A tensor is read when it is accessed.
 
-    Pickled files are opened with ``weights_only=True``, which unpickles nothing but tensors.
+    Pickled files are opened with ``weights_only=True``, which unpickles only tensors.
 
     Args:
         source: A ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file, or a folder with (the first found, in this
@@ -27,7 +27,7 @@ class WeightFiles(Mapping[str, Tensor]):
 
     Raises:
         FileNotFoundError: There is no such file, no checkpoint in the folder, or a shard is missing.
-        ValueError: A file holds something else than named tensors, or index and shards disagree.
+        ValueError: A file contains something other than named tensors, or index and shards disagree.
     """
 
     def __init__(self, source: Path) -> None:
@@ -38,7 +38,9 @@ class WeightFiles(Mapping[str, Tensor]):
             self._shards[path] = _open(path)
             for name in self._shards[path].names():
                 if name in self._shard_of:
-                    raise ValueError(f"{name} stands in {path} and in another shard of {source}")
+                    raise ValueError(
+                        f"{name} is in {path} and in another shard of {source}; fetch the checkpoint again"
+                    )
                 self._shard_of[name] = self._shards[path]
         for path, names in expected.items():
             held = set(self._shards[path].names())
@@ -59,7 +61,7 @@ class WeightFiles(Mapping[str, Tensor]):
 
 
 class _Shard:
-    """One file, opened but not read."""
+    """One open file; tensors are read on access."""
 
     def __init__(self, names: list[str], read: Any) -> None:
         self._names = names
@@ -86,13 +88,13 @@ def _open(path: Path) -> _Shard:
 
 
 def load_pickled_tensors(path: Path) -> Any:
-    """Open what ``torch.save`` wrote, unpickling nothing but tensors and plain containers of them.
+    """Open a file that ``torch.save`` wrote. Only tensors and plain containers are unpickled.
 
     Args:
-        path: The file. Its tensors are mapped into memory and read when they are used.
+        path: The file. Its tensors are memory-mapped, and read when they are used.
 
     Raises:
-        ValueError: The file holds anything else, as unpickling that could run code, or is damaged.
+        ValueError: The file contains anything else (unpickling it could execute code), or is damaged.
     """
     is_zip = zipfile.is_zipfile(path)
     with path.open("rb") as file:
@@ -103,17 +105,17 @@ def load_pickled_tensors(path: Path) -> Any:
             "that Git LFS leaves in a file's place. Fetch it again"
         )
     try:
-        # Only the zip form can be mapped into memory; files from before torch 1.6 are read whole.
+        # Only the zip format can be memory-mapped; files from before torch 1.6 are read completely.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} holds more than tensors and is not opened, for unpickling it could run code. Save its state "
-            "dict alone, best as safetensors"
+            f"{path} holds more than tensors and is not opened, because unpickling it could run code. Save its state "
+            "dict alone, preferably as safetensors"
         ) from error
 
 
 def _shards_of(source: Path) -> dict[Path, set[str] | None]:
-    """The files of a checkpoint and, where an index says so, the names each must hold."""
+    """The files of a checkpoint. Where there is an index, with the names of the tensors that each must contain."""
     if source.is_file():
         return {source: None}
     for name in _INDEX_NAMES:
@@ -130,7 +132,7 @@ def _read_index(index: Path) -> dict[Path, set[str] | None]:
     shards: dict[Path, set[str] | None] = {}
     for name, file_name in json.loads(index.read_text())["weight_map"].items():
         if Path(file_name).name != file_name:
-            raise ValueError(f"{index} places {name} in {file_name!r}: shards must lie beside their index")
+            raise ValueError(f"{index} names {file_name!r} for {name}: shards must be in the folder of their index")
         names = shards.setdefault(index.parent / file_name, set())
         assert names is not None
         names.add(name)

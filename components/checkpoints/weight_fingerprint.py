@@ -1,8 +1,8 @@
-"""Fingerprints of weights: whether two tensors are the same, told from a few numbers.
+"""Fingerprints of weights: a few numbers that show whether two tensors are the same.
 
-A fingerprint is taken share by share: every rank measures what it holds, and the measures of all ranks add up. So it
-is the same for the same weights, however they are spread. Weights that were converted to another dtype on the way are
-known again too.
+Every rank measures the share of a tensor that it has, and the sum over ranks is the measure of the tensor. The
+fingerprint therefore does not depend on how weights are sharded. It also matches weights that were converted to
+another dtype.
 """
 
 import math
@@ -14,26 +14,26 @@ import torch
 from torch import Tensor
 
 NUM_VALUES = 16
-"""Elements of a tensor that its fingerprint holds, at equal distances, the first and the last among them."""
+"""Number of elements in a fingerprint: evenly spaced, including the first and the last of the tensor."""
 MEASURE_LENGTH = 2 + NUM_VALUES
 
 _BLOCK = 4096  # elements that are added in float32; blocks are added in float64
-_CHUNK = 1024 * _BLOCK  # elements that are converted at once
-# Blocks begin elsewhere where weights are spread otherwise, and are then rounded otherwise.
+_CHUNK = 1024 * _BLOCK  # elements that are converted to float32 at once
+# Relative tolerance of the sums: with another sharding, blocks start at other elements and round differently.
 _ROUNDING = 1e-5
 _BASE_LAYER = re.compile(r"(?:\.base_layer)+(?=\.)")
-_TINY = 1e-30  # of two zeros, one may have been less than a coarse dtype can hold
+_TINY = 1e-30  # absolute tolerance: a value may have become zero in a coarser dtype
 
 
 class WeightFingerprint(NamedTuple):
-    """What is kept of a tensor.
+    """The numbers that identify a tensor.
 
     Attributes:
         dtype: Name of its dtype, such as ``bfloat16``.
         shape: Its shape.
         total: Sum of its elements.
         square_total: Sum of their squares.
-        values: Its first ``NUM_VALUES`` elements at equal distances; all of them where it has no more.
+        values: ``NUM_VALUES`` evenly spaced elements; all of them if it has fewer.
     """
 
     dtype: str
@@ -44,34 +44,34 @@ class WeightFingerprint(NamedTuple):
 
 
 def measure(share: Tensor, start: int, num_elements: int) -> Tensor:
-    """Measure a share of a tensor; the measures of all shares add up to that of the tensor.
+    """Measure a share of a tensor. The measures of all shares sum to the measure of the tensor.
 
     Args:
-        share: Some consecutive elements of the flattened tensor, of any dtype, on any device.
-        start: Which element of the tensor is the first of them.
-        num_elements: Elements of the whole tensor.
+        share: Consecutive elements of the flattened tensor, ``[n]``, any dtype, any device.
+        start: Index of the first of them in the flattened tensor.
+        num_elements: Number of elements of the tensor.
 
     Returns:
-        Sum, sum of squares and single values, float64 ``[MEASURE_LENGTH]``, on the host.
+        Sum, sum of squares and single values, float64 ``[MEASURE_LENGTH]``, on the CPU.
     """
     found = torch.zeros(MEASURE_LENGTH, dtype=torch.float64)
     sums = [_sums(chunk.float()) for chunk in share.split(_CHUNK)] if share.numel() else []
     if sums:
         found[:2] = torch.stack(sums).cpu().double().sum(dim=0)
     inside = [
-        (number, place - start)
-        for number, place in enumerate(_positions(num_elements))
-        if start <= place < start + len(share)
+        (number, position - start)
+        for number, position in enumerate(_positions(num_elements))
+        if start <= position < start + len(share)
     ]
     if inside:
-        numbers, places = map(list, zip(*inside, strict=True))
-        values = share[torch.tensor(places, device=share.device)]
+        numbers, positions = map(list, zip(*inside, strict=True))
+        values = share[torch.tensor(positions, device=share.device)]
         found[2 + torch.tensor(numbers)] = values.cpu().double()
     return found
 
 
 def fingerprint_of(measured: Tensor, dtype: torch.dtype, shape: torch.Size) -> WeightFingerprint:
-    """Make the fingerprint of a tensor.
+    """Make a fingerprint from measures.
 
     Args:
         measured: Sum of the measures of all shares, ``[MEASURE_LENGTH]``.
@@ -84,32 +84,32 @@ def fingerprint_of(measured: Tensor, dtype: torch.dtype, shape: torch.Size) -> W
 
 
 def fingerprint_of_tensor(tensor: Tensor) -> WeightFingerprint:
-    """Make the fingerprint of a whole tensor."""
+    """Make the fingerprint of a complete (unsharded) tensor."""
     return fingerprint_of(measure(tensor.reshape(-1), 0, tensor.numel()), tensor.dtype, tensor.shape)
 
 
 def plain_name(name: str) -> str:
-    """Name of a parameter without the level that adapters beside it add."""
+    """Name of a parameter without ``.base_layer``, which LoRA adds to it."""
     return _BASE_LAYER.sub("", name)
 
 
 def read_fingerprints(facts: Mapping[str, Any]) -> dict[str, WeightFingerprint]:
-    """Read the fingerprints in a checkpoint's or an export's facts; those of before have none."""
+    """Read the fingerprints from the index of a checkpoint or export; older ones have none."""
     return {name: WeightFingerprint(**entry) for name, entry in facts.get("fingerprints", {}).items()}
 
 
 def is_same(one: WeightFingerprint, other: WeightFingerprint) -> bool:
-    """Whether two fingerprints are of the same weights, which one of them may hold in another dtype.
+    """Whether two fingerprints belong to the same weights, possibly in different dtypes.
 
-    Of one dtype, they are the same but for the order in which numbers are added. Of two, the values are equal in the
-    coarser one, and the sums differ by no more than rounding every element may cause.
+    With the same dtype, sums may differ by the order of additions only. With different dtypes, values must be equal in
+    the coarser one, and sums may differ by the rounding of every element.
     """
     if list(one.shape) != list(other.shape):
         return False
     eps = _coarseness(one, other)
     norm = math.sqrt(one.square_total) if one.square_total >= 0 else math.nan
     num_elements = math.prod(one.shape)
-    # Rounding to a coarser dtype may move all elements to one side; the order of additions moves the sum at random.
+    # Rounding to a coarser dtype may shift all elements in one direction; the order of additions shifts at random.
     slack = norm * (_ROUNDING if eps is None else eps * math.sqrt(num_elements)) + abs(one.total) * _ROUNDING
     square_slack = one.square_total * (_ROUNDING + 4 * (eps or 0.0))
     return (
@@ -120,15 +120,15 @@ def is_same(one: WeightFingerprint, other: WeightFingerprint) -> bool:
 
 
 def _sums(chunk: Tensor) -> Tensor:
-    """Sum and sum of squares of float32 elements ``[n]``, added block by block, ``[2]`` in float64."""
-    whole = len(chunk) - len(chunk) % _BLOCK
-    parts = [part for part in (chunk[:whole].view(-1, _BLOCK), chunk[whole:].view(1, -1)) if part.numel()]
+    """Sum and sum of squares of float32 elements ``[n]``, float64 ``[2]``; blocks are summed first."""
+    end = len(chunk) - len(chunk) % _BLOCK  # of the last complete block
+    parts = [part for part in (chunk[:end].view(-1, _BLOCK), chunk[end:].view(1, -1)) if part.numel()]
     sums = [torch.stack([part.sum(dim=1), torch.linalg.vector_norm(part, dim=1).square()]) for part in parts]
     return torch.cat(sums, dim=1).double().sum(dim=1)
 
 
 def _positions(num_elements: int) -> Iterator[int]:
-    """Flat indices of the elements that a fingerprint holds."""
+    """Indices, in the flattened tensor, of the elements that a fingerprint contains."""
     count = min(NUM_VALUES, num_elements)
     return (number * (num_elements - 1) // max(1, count - 1) for number in range(count))
 
@@ -144,7 +144,7 @@ def _coarseness(one: WeightFingerprint, other: WeightFingerprint) -> float | Non
 def _are_equal_values(one: WeightFingerprint, other: WeightFingerprint) -> bool:
     dtypes = {getattr(torch, fingerprint.dtype) for fingerprint in (one, other)}
     first, second = (torch.tensor(fingerprint.values, dtype=torch.float64) for fingerprint in (one, other))
-    if dtypes == {torch.float16, torch.bfloat16}:  # neither holds the other's values: both were rounded once
+    if dtypes == {torch.float16, torch.bfloat16}:  # neither represents all values of the other: both were rounded
         return torch.allclose(first, second, rtol=2 * float(torch.finfo(torch.bfloat16).eps), atol=1e-6, equal_nan=True)
     coarse = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps if dtype.is_floating_point else 0.0)
     return torch.allclose(first.to(coarse).double(), second.to(coarse).double(), rtol=0.0, atol=0.0, equal_nan=True)

@@ -1,4 +1,4 @@
-"""Features that a frozen encoder computed earlier, read in place of frames."""
+"""Uses features that a frozen encoder computed earlier, instead of frames."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ from components.interfaces import FrameEncoder, FrameFeatures
 
 
 class CachedFeatures(FrameEncoder):
-    """Splits cached features into class vectors and patches; has no weights.
+    """Splits cached features into class vectors and patch features. It has no weights.
 
     Args:
-        dim: Vision width D of the cache.
-        num_patches: Patches of a frame in the cache, N.
+        dim: Width D of the cached features.
+        num_patches: Number of patches per frame in the cache, N.
     """
 
     def __init__(self, dim: int, num_patches: int) -> None:
@@ -24,13 +24,13 @@ class CachedFeatures(FrameEncoder):
 
         Args:
             frames: Features of packed frames, class token first, ``[F, 1 + N, D]``, in the dtype of the cache.
-            frame_counts: Not read.
+            frame_counts: Ignored.
 
         Returns:
             The features, in the dtype of the cache.
 
         Raises:
-            ValueError: The shape is another one: the shards hold pixels, or another encoder wrote them.
+            ValueError: The shape is different: the shards contain pixels, or features of another encoder.
         """
         if frames.ndim != 3 or frames.shape[1:] != (1 + self.num_patches, self.dim):
             raise ValueError(
@@ -41,5 +41,5 @@ class CachedFeatures(FrameEncoder):
         return FrameFeatures(frames[:, 0], frames[:, 1:])
 
     def dummy_frames(self, device: object) -> Tensor:
-        """Features of one frame, all zero, float32 ``[1, 1 + N, D]``."""
+        """Features of one frame, zeros, float32 ``[1, 1 + N, D]``."""
         return torch.zeros(1, 1 + self.num_patches, self.dim, device=torch.device(str(device)))

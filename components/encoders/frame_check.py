@@ -1,20 +1,20 @@
-"""What every encoder of pixels demands of its frames."""
+"""Checks the dtype and size of frames, for all encoders that read pixels."""
 
 import torch
 from torch import Tensor
 
 
 def check_frames(frames: Tensor, size: int, encoder: str) -> None:
-    """Check that packed frames have the form that an encoder reads.
+    """Check that packed frames have the dtype and shape that an encoder reads.
 
     Args:
         frames: The packed frames, ``[F, ...]``.
-        size: Side of the frames that the encoder reads, in pixels.
-        encoder: Names the encoder, for the message.
+        size: Side of the square frames that the encoder reads, in pixels.
+        encoder: Name of the encoder, for the message.
 
     Raises:
-        ValueError: They are cached features, or of another size or dtype; they are not resized here, but where they are
-            decoded.
+        ValueError: They are cached features, or have another size or dtype. Frames are resized where they are decoded,
+            not here.
     """
     if frames.dtype == torch.uint8 and frames.shape[1:] == (3, size, size):
         return
@@ -26,10 +26,10 @@ def _advice(frames: Tensor, size: int) -> str:
     if frames.is_floating_point() and frames.ndim == 3:
         num_patches, dim = frames.shape[1] - 1, frames.shape[2]
         return (
-            f"{got}: these shards hold cached features, which an encoder has computed already. Set model.encoder to "
+            f"{got}: these shards hold cached features, which an encoder computed earlier. Set model.encoder to "
             f"components.encoders.cached.CachedFeatures with dim {dim} and num_patches {num_patches}, or give shards "
             "of videos and pictures"
         )
     if frames.dtype == torch.uint8 and frames.ndim == 4 and frames.shape[1] == 3:
-        return f"{got}: set data.pixels.size to {size}, or leave it out, and it is the encoder's"
-    return f"{got}: give decoded frames as they are, red, green and blue, not normalised"
+        return f"{got}: set data.pixels.size to {size}, or leave it out to use the encoder's size"
+    return f"{got}: give decoded RGB frames that are not normalised"

@@ -1,4 +1,4 @@
-"""Any Hugging Face vision transformer as a frozen frame encoder."""
+"""A frozen frame encoder for any Hugging Face vision transformer."""
 
 from typing import Literal
 
@@ -23,30 +23,31 @@ from components.sharding import hand_to_sharding
 
 
 class HuggingFaceVisionEncoder(FrameEncoder):
-    """Reads class vector and patches from one layer of a vision transformer (CLIP, SigLIP, DINOv2 and their kin).
+    """Computes a class vector and patch features per frame, from one layer of a vision transformer.
 
-    Only the vision part of a dual model is kept, and only the layers up to the chosen one are built. The output is the
-    chosen layer's, before any final norm. The class vector is the class token's; a model without one (SigLIP) gives
-    the mean of its patches. Register tokens are dropped. The encoder is frozen: no gradient, always in eval mode.
+    Works with CLIP, SigLIP, DINOv2 and similar models. Of a dual model (vision and text), only the vision part is
+    loaded, and only the layers up to the chosen one. Features are the output of that layer, before any final norm. The
+    class vector is the class token; for a model without one (SigLIP), it is the mean of the patches. Register tokens
+    are dropped. The encoder is frozen: no gradients, always in eval mode.
 
     Args:
-        path: Folder or hub name of the checkpoint; needs its ``preprocessor_config.json``.
-        layer: Whose output to take, as an index into the checkpoint's hidden states: 1 is after the first layer, -1
-            after the last, -2 after the last but one. A negative one fits encoders of any depth.
-        patch_grid: Average the square patch grid to this side; None keeps all patches.
-        image_size: Side of the frames in pixels; None takes the checkpoint's. Another size than the position
-            embeddings were trained for is reached by interpolating them. Where it is no multiple of the patch size,
-            the pixels left over on the right and at the bottom are not read, as in the model itself.
+        path: Folder or hub name of the checkpoint, with ``preprocessor_config.json``.
+        layer: Layer to take the output of, as an index into the hidden states: 1 is after the first layer, -1 after the
+            last, -2 after the second to last.
+        patch_grid: Average the square grid of patches to this side; None keeps all patches.
+        image_size: Side of the frames in pixels; None is the checkpoint's. Position embeddings are interpolated for
+            other sizes. If it is not a multiple of the patch size, the remaining pixels on the right and at the bottom
+            are ignored, as in the original model.
         dtype: Dtype of weights and features.
         attn: Attention kernel, see ``resolve_attention``.
-        max_frames_per_call: Frames that run through the transformer at once; bounds memory, not the result.
+        max_frames_per_call: Maximum number of frames per forward pass. Limits memory; does not change the result.
 
     Attributes:
         image_size: Side of the frames that ``forward`` reads, in pixels.
 
     Raises:
-        ValueError: The checkpoint is no vision transformer, lacks weights or pixel settings, has no such layer, or
-            cannot take images of that size. Everything that is wrong is said at once.
+        ValueError: The checkpoint is not a vision transformer, has no weights or pixel settings, has no such layer, or
+            cannot process images of that size. The message lists all problems.
     """
 
     def __init__(
@@ -86,16 +87,16 @@ class HuggingFaceVisionEncoder(FrameEncoder):
         self._sharding = hand_to_sharding(self.vision_model, getattr(torch, dtype))
 
     def train(self, mode: bool = True) -> "HuggingFaceVisionEncoder":
-        """Stay in eval mode: dropout or stochastic depth in a frozen encoder would only add noise."""
+        """Always stay in eval mode: dropout in a frozen encoder would only add noise."""
         super().train(False)
         return self
 
     @staticmethod
     def frame_side(path: str, image_size: int | None = None, **_others: object) -> int:
-        """Side of the frames, in pixels, that an encoder with these arguments reads, without building it.
+        """Side of the frames, in pixels, for these constructor arguments. The encoder is not built.
 
         Raises:
-            ValueError: The checkpoint does not tell it.
+            ValueError: The checkpoint does not have an image size.
         """
         return read_image_settings(path).size if image_size is None else image_size
 
@@ -105,13 +106,13 @@ class HuggingFaceVisionEncoder(FrameEncoder):
 
         Args:
             frames: uint8 ``[F, 3, image_size, image_size]``; F may be 0.
-            frame_counts: Not read; every frame is encoded by itself.
+            frame_counts: Ignored; frames are encoded independently.
 
         Returns:
             Features of the F frames in the encoder's dtype.
 
         Raises:
-            ValueError: The frames have another dtype or shape; they are not resized here, but where they are decoded.
+            ValueError: The frames have another dtype or shape. They are resized where they are decoded, not here.
         """
         check_frames(frames, self.image_size, f"the encoder {self.path}")
         if frames.shape[0] == 0 and self._sharding is None:
@@ -121,7 +122,7 @@ class HuggingFaceVisionEncoder(FrameEncoder):
         rounds = len(parts) if self._sharding is None else self._sharding.largest_of_all_ranks(len(parts))
         chunks = [self._encode(part) for part in parts]
         for _ in range(rounds - len(parts)):
-            self._encode(self.dummy_frames(frames.device))  # keeps step with ranks that have more
+            self._encode(self.dummy_frames(frames.device))  # equal numbers of calls on all ranks
         return FrameFeatures(torch.cat([chunk.cls for chunk in chunks]), torch.cat([chunk.patches for chunk in chunks]))
 
     def dummy_frames(self, device: object) -> Tensor:

@@ -1,14 +1,14 @@
-"""Pixel settings of a checkpoint, as its own image processor has them."""
+"""Reads the image size and the pixel normalisation of a checkpoint from its image processor's settings."""
 
 from typing import Any, NamedTuple
 
 from transformers.image_processing_base import ImageProcessingMixin
 
-_RESCALE_FACTOR = 1 / 255  # older image processor files leave it out and mean this
+_RESCALE_FACTOR = 1 / 255  # the default in older image processor files
 
 
 class ImageSettings(NamedTuple):
-    """How frames become what a vision model was trained on."""
+    """Image size and pixel normalisation of a vision model."""
 
     size: int  # side of the square image, pixels
     scales: tuple[float, float, float]  # normalised = pixel * scale + shift, one each for red, green and blue
@@ -25,8 +25,8 @@ def read_image_settings(path: str) -> ImageSettings:
         The settings.
 
     Raises:
-        ValueError: The file is missing, cannot be read or lacks a value; guessed settings would silently shift every
-            feature.
+        ValueError: The file is missing, cannot be read, or has no such value. Default values would silently change all
+            features.
     """
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(path)

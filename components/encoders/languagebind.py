@@ -1,4 +1,4 @@
-"""LanguageBind's video and image transformers as one frozen frame encoder."""
+"""A frozen frame encoder made of LanguageBind's video transformer and image transformer."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -22,39 +22,36 @@ from components.sharding import hand_to_sharding
 
 
 class LanguageBindEncoder(FrameEncoder):
-    """Reads class vector and patches from LanguageBind, the encoder of VideoLLaMB.
+    """Computes a class vector and patch features per frame with LanguageBind, the encoder of VideoLLaMB.
 
-    A video of one frame goes through the image transformer, any other through the video transformer. There, frames
-    attend to each other within windows of 8 neighbouring frames, counted from the start of their video; a window never
-    holds frames of two videos. What is left at the end of a video forms a shorter window: its r frames have the
-    temporal positions 0 to r - 1 and attend to each other only. The original counts windows through the whole batch
-    and needs multiples of 8; wherever every video has a multiple of 8 frames, both give the same.
+    Videos with one frame are encoded by the image transformer, other videos by the video transformer. In the video
+    transformer, frames attend to each other within windows of 8 consecutive frames of a video. The last window of a
+    video may be shorter: its r frames have the temporal positions 0 to r - 1. The original code forms windows across
+    the batch and needs multiples of 8 frames; if every video has a multiple of 8 frames, both give the same result.
 
-    The output is the chosen layer's, before any final norm; later layers are not built. The encoder is frozen: no
-    gradient, always in eval mode.
-
-    Both transformers run in every call, if need be on no frames.
+    Features are the output of the chosen layer, before any final norm; later layers are not built. The encoder is
+    frozen: no gradients, always in eval mode. Both transformers run in every call, if necessary on zero frames.
 
     Args:
-        video_path: Folder of the video transformer (with full weights, such as LanguageBind_Video_merge): its
-            ``config.json`` and weights, or a weights file that ``config.json`` lies beside.
-        image_path: The same for the image transformer, with LoRA adapters or without; they are merged.
-        layer: Whose output to take, as an index into the hidden states: 0 is before the first layer, -1 after the
-            last, -2 after the last but one.
-        patch_grid: Average the square patch grid to this side; None keeps all patches.
+        video_path: Folder with ``config.json`` and complete weights of the video transformer (such as
+            LanguageBind_Video_merge), or a weights file with ``config.json`` in the same folder.
+        image_path: The same for the image transformer. LoRA adapters in it are merged.
+        layer: Layer to take the output of, as an index into the hidden states: 0 is before the first layer, -1 after
+            the last, -2 after the second to last.
+        patch_grid: Average the square grid of patches to this side; None keeps all patches.
         dtype: Dtype of weights and features.
-        max_frames_per_call: Frames that run through a transformer at once, a multiple of 8; bounds memory, not the
-            result.
-        weights: ``pretrained`` loads the weights, ``random`` builds the transformers of the ``config.json`` untrained:
-            what they say means nothing, what they cost does.
+        max_frames_per_call: Maximum number of frames per forward pass, a multiple of 8. Limits memory; does not change
+            the result.
+        weights: ``pretrained`` loads the weights, ``random`` initialises the transformers at random, for measurements
+            of speed and memory.
 
     Attributes:
         image_size: Side of the frames that ``forward`` reads, in pixels.
 
     Raises:
         FileNotFoundError: A configuration or weights do not exist.
-        ValueError: A checkpoint does not hold exactly what its configuration describes, has no such layer, the two
-            transformers do not fit together, or ``weights`` is neither of the two.
+        ValueError: A checkpoint does not match its configuration, has no such layer, the two transformers have
+            different sizes, or ``weights`` has another value.
 
     Source: LanguageBind (arXiv:2310.01852), as VideoLLaMB (arXiv:2409.01071) runs it.
     """
@@ -97,17 +94,17 @@ class LanguageBindEncoder(FrameEncoder):
             self._sharding = hand_to_sharding(transformer, weights_dtype)
 
     def train(self, mode: bool = True) -> "LanguageBindEncoder":
-        """Stay in eval mode, as a frozen encoder should."""
+        """Always stay in eval mode, because the encoder is frozen."""
         super().train(False)
         return self
 
     @staticmethod
     def frame_side(video_path: str, **_others: object) -> int:
-        """Side of the frames, in pixels, that an encoder with these arguments reads, without building it.
+        """Side of the frames, in pixels, for these constructor arguments. The encoder is not built.
 
         Raises:
             FileNotFoundError: There is no configuration.
-            ValueError: It does not tell.
+            ValueError: The configuration does not have an image size.
         """
         return read_vision_config(video_path).image_size
 
@@ -117,27 +114,27 @@ class LanguageBindEncoder(FrameEncoder):
 
         Args:
             frames: uint8 ``[F, 3, image_size, image_size]``; F may be 0.
-            frame_counts: Frames of every video, ``[V]`` int64; says which frames may look at each other.
+            frame_counts: Number of frames of every video, ``[V]`` int64; windows do not cross videos.
 
         Returns:
             Features of the F frames in the encoder's dtype.
 
         Raises:
-            ValueError: The frames have another dtype or shape, since position embeddings are not interpolated, or the
-                counts do not sum to F.
+            ValueError: The frames have another dtype or shape (position embeddings are not interpolated), or the counts
+                do not sum to F.
         """
         check_frames(frames, self.image_size, "LanguageBind")
         num_frames = frames.shape[0]
         cls = torch.empty(num_frames, self.dim, dtype=self._dtype, device=frames.device)
         patches = torch.empty(num_frames, self.num_patches, self.dim, dtype=self._dtype, device=frames.device)
         for call in self._calls(frame_counts.cpu(), num_frames):
-            places = call.places.to(frames.device)
+            index = call.frame_index.to(frames.device)
             windows = None if call.lengths is None else FrameWindows.of_lengths(call.lengths, frames.device)
             transformer = self.image_transformer if windows is None else self.video_transformer
-            tokens = transformer(self._normalised(frames[places]), windows).to(self._dtype)  # [f, 1 + N, D]
-            cls[places] = tokens[:, 0]
-            kept = tokens[:, 1:]
-            patches[places] = kept if self.pooling is None else self.pooling(kept)
+            tokens = transformer(self._normalised(frames[index]), windows).to(self._dtype)  # [f, 1 + N, D]
+            cls[index] = tokens[:, 0]
+            full_grid = tokens[:, 1:]
+            patches[index] = full_grid if self.pooling is None else self.pooling(full_grid)
         return FrameFeatures(cls, patches)
 
     def dummy_frames(self, device: object) -> Tensor:
@@ -149,21 +146,21 @@ class LanguageBindEncoder(FrameEncoder):
         return self.video_transformer.embeddings.class_embedding.dtype  # a precision plugin may have changed it
 
     def _calls(self, frame_counts: Tensor, num_frames: int) -> "Iterator[_Call]":
-        """Share the frames out over calls of bounded size; at least one for each transformer.
+        """Divide the frames into calls of limited size, at least one per transformer.
 
-        Where weights are sharded, as many as on the rank that has most, the last ones on no frames.
+        If weights are sharded, all ranks make as many calls as the rank with the most; additional calls have no frames.
         """
         is_image = (frame_counts == 1)[locate_frames(frame_counts, num_frames).video_index]  # [F] bool
         images = is_image.nonzero().squeeze(1)
         for number in range(self._rounds(len(images), self.max_frames_per_call)):
             yield _Call(images[number * self.max_frames_per_call :][: self.max_frames_per_call], None)
         lengths = window_lengths([count for count in frame_counts.tolist() if count > 1])
-        places = (~is_image).nonzero().squeeze(1)
+        video_frames = (~is_image).nonzero().squeeze(1)
         num_windows = self.max_frames_per_call // WINDOW_FRAMES
         start = 0
         for number in range(self._rounds(len(lengths), num_windows)):
             some = lengths[number * num_windows :][:num_windows]
-            yield _Call(places[start : start + sum(some)], some)
+            yield _Call(video_frames[start : start + sum(some)], some)
             start += sum(some)
 
     def _rounds(self, num_items: int, at_once: int) -> int:
@@ -178,15 +175,15 @@ class LanguageBindEncoder(FrameEncoder):
 
 
 def window_lengths(frame_counts: list[int]) -> list[int]:
-    """Cut every video into windows of 8 frames; its last one may be shorter."""
+    """Divide every video into windows of 8 frames; its last window may be shorter."""
     return [min(WINDOW_FRAMES, count - start) for count in frame_counts for start in range(0, count, WINDOW_FRAMES)]
 
 
 class _Call(NamedTuple):
-    """Frames that run through a transformer at once."""
+    """The frames of one forward pass."""
 
-    places: Tensor  # [f] int64 into the packed frames
-    lengths: list[int] | None  # frames of every window; None for images
+    frame_index: Tensor  # [f] int64, index into the packed frames
+    lengths: list[int] | None  # number of frames of every window; None for images
 
 
 def _refuse_other_sizes(video: VisionTransformer, video_path: str, image: VisionTransformer, image_path: str) -> None:

@@ -1,7 +1,7 @@
-"""The vision transformer of LanguageBind: CLIP's, with attention over neighbouring frames where wanted.
+"""The vision transformer of LanguageBind: CLIP's, in the video variant with attention across frames.
 
-Modules are named as in the published checkpoints (``pre_layrnorm`` is spelled so there), hence their tensors load
-under their own names. Nothing after the last layer is built: VideoLLaMB reads hidden states only.
+Modules have the names of the published checkpoints (including the spelling ``pre_layrnorm``), so that tensors load
+without renaming. There is no final norm or pooler, because VideoLLaMB uses hidden states only.
 
 Source: LanguageBind (arXiv:2310.01852), as VideoLLaMB (arXiv:2409.01071) runs it.
 """
@@ -15,11 +15,11 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 WINDOW_FRAMES = 8
-"""Frames that attend to each other in time; every published checkpoint has a temporal embedding of this length."""
+"""Number of frames that attend to each other: the length of the temporal embedding in all published checkpoints."""
 
 
 class VisionConfig(NamedTuple):
-    """What a checkpoint's ``config.json`` says of its vision transformer, under the names used there."""
+    """Settings of the vision transformer, under their names in ``config.json``."""
 
     hidden_size: int
     intermediate_size: int
@@ -32,37 +32,37 @@ class VisionConfig(NamedTuple):
 
     @property
     def num_patches(self) -> int:
-        """Patches of a frame, N."""
+        """Number of patches per frame, N."""
         return (self.image_size // self.patch_size) ** 2
 
 
 class FrameWindows(NamedTuple):
-    """The runs of frames that attend to each other in time; W of them, packed back to back."""
+    """W windows of consecutive frames. The frames of a window attend to each other."""
 
     num_windows: int
-    place: Tensor  # [F] int64 into the W * WINDOW_FRAMES places of all windows
-    real: Tensor | None  # [W, WINDOW_FRAMES] bool; None where every place is taken
+    position: Tensor  # [F] int64, position of every frame in the W * WINDOW_FRAMES positions of all windows
+    mask: Tensor | None  # [W, WINDOW_FRAMES] bool, False at positions without a frame; None if there are none
 
     @classmethod
     def of_lengths(cls, lengths: Sequence[int], device: torch.device) -> "FrameWindows":
-        """Lay out windows.
+        """Make windows from their lengths.
 
         Args:
-            lengths: Frames of every window, each in 1..WINDOW_FRAMES.
-            device: Where the tensors shall lie.
+            lengths: Number of frames of every window, each in 1..WINDOW_FRAMES.
+            device: Device of the tensors.
         """
-        real = torch.arange(WINDOW_FRAMES) < torch.tensor(lengths, dtype=torch.int64)[:, None]  # [W, WINDOW_FRAMES]
-        place = real.flatten().nonzero().squeeze(1)
-        return cls(len(lengths), place.to(device), None if bool(real.all()) else real.to(device))
+        mask = torch.arange(WINDOW_FRAMES) < torch.tensor(lengths, dtype=torch.int64)[:, None]  # [W, WINDOW_FRAMES]
+        position = mask.flatten().nonzero().squeeze(1)
+        return cls(len(lengths), position.to(device), None if bool(mask.all()) else mask.to(device))
 
 
 class VisionTransformer(nn.Module):
-    """Turns normalised frames into the hidden states of their class token and patches.
+    """Computes the hidden states of the class token and the patches of normalised frames.
 
     Args:
         config: Sizes and activation.
-        num_layers: Layers to build, at most those of ``config``.
-        temporal: Whether frames of one window attend to each other (the video variant) or not (the image variant).
+        num_layers: Number of layers to build, at most that of ``config``.
+        temporal: Whether the frames of a window attend to each other (video variant) or not (image variant).
 
     Attributes:
         config: As given.
@@ -77,11 +77,11 @@ class VisionTransformer(nn.Module):
         self.encoder = LayerStack([make_layer(config) for _ in range(num_layers)])
 
     def forward(self, pixels: Tensor, windows: FrameWindows | None = None) -> Tensor:
-        """Give the last hidden state.
+        """Compute the last hidden state.
 
         Args:
             pixels: Normalised frames, ``[F, 3, H, W]``; F may be 0.
-            windows: Windows of the F frames; needed by the video variant, not read by the image variant.
+            windows: Windows of the F frames; required by the video variant, ignored by the image variant.
 
         Returns:
             ``[F, 1 + N, D]``, class token first, without a final norm.
@@ -90,7 +90,7 @@ class VisionTransformer(nn.Module):
         return last
 
     def hidden_states(self, pixels: Tensor, windows: FrameWindows | None = None) -> Iterator[Tensor]:
-        """Give the hidden states one by one: before the first layer, then after every layer.
+        """Compute the hidden states one by one: before the first layer, then after every layer.
 
         Args:
             pixels: See ``forward``.
@@ -107,7 +107,7 @@ class VisionTransformer(nn.Module):
 
 
 class LayerStack(nn.Module):
-    """Holds the layers under the name that checkpoints give them."""
+    """A list of layers, under its name in checkpoints."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class LayerStack(nn.Module):
 
 
 class PatchEmbeddings(nn.Module):
-    """Class token and patches, with learned positions."""
+    """Embeds the class token and the patches, with learned positions."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class SpaceLayer(nn.Module):
 
 
 class SpaceTimeLayer(SpaceLayer):
-    """Before ``SpaceLayer``: attention over the frames of a window, for every token position by itself."""
+    """A ``SpaceLayer`` preceded by attention across the frames of a window, separately for every token position."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__(config)
@@ -165,28 +165,28 @@ class SpaceTimeLayer(SpaceLayer):
         """Map ``[F, 1 + N, D]`` to the same shape.
 
         Raises:
-            ValueError: There are no windows; which frames belong together cannot be guessed.
+            ValueError: ``windows`` is None.
         """
         if windows is None:
             raise ValueError("a layer with temporal attention needs the windows of the frames, got None")
-        time = self.temporal_embedding[0, windows.place % WINDOW_FRAMES]  # [F, D]
-        tokens = tokens + time[:, None]  # to the residual stream itself, in every layer
+        time = self.temporal_embedding[0, windows.position % WINDOW_FRAMES]  # [F, D]
+        tokens = tokens + time[:, None]  # added to the residual stream in every layer, as in LanguageBind
         tokens = tokens + self._attend_across_frames(self.temporal_layer_norm1(tokens), windows)
         return super().forward(tokens, windows)
 
     def _attend_across_frames(self, tokens: Tensor, windows: FrameWindows) -> Tensor:
         grid = (windows.num_windows, WINDOW_FRAMES)
-        if windows.real is None:
+        if windows.mask is None:
             attended: Tensor = self.temporal_attn(tokens.unflatten(0, grid)).flatten(0, 1)
             return attended
-        places = tokens.new_zeros(windows.num_windows * WINDOW_FRAMES, *tokens.shape[1:])
-        grouped = places.index_copy(0, windows.place, tokens).unflatten(0, grid)  # [W, WINDOW_FRAMES, 1 + N, D]
-        attended = self.temporal_attn(grouped, windows.real[:, None, None]).flatten(0, 1)
-        return attended[windows.place]
+        padded = tokens.new_zeros(windows.num_windows * WINDOW_FRAMES, *tokens.shape[1:])
+        grouped = padded.index_copy(0, windows.position, tokens).unflatten(0, grid)  # [W, WINDOW_FRAMES, 1 + N, D]
+        attended = self.temporal_attn(grouped, windows.mask[:, None, None]).flatten(0, 1)
+        return attended[windows.position]
 
 
 class AxisAttention(nn.Module):
-    """Multi-head attention along axis 1; what lies between it and the width is independent, as heads are."""
+    """Multi-head attention along axis 1; axes between it and the last one are independent, like heads."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -197,27 +197,27 @@ class AxisAttention(nn.Module):
         """Attend.
 
         Args:
-            tokens: ``[B, A, ..., D]``; attends over the A entries.
-            mask: What may be attended to, bool, broadcast to ``[B, heads, A, A]``.
+            tokens: ``[B, A, ..., D]``; the A entries attend to each other.
+            mask: True where attention is allowed, bool, broadcast to ``[B, heads, A, A]``.
 
         Returns:
-            Same shape.
+            Tokens of the same shape.
         """
         query, key, value = (
-            # [B, A, ..., D] -> [B, independent, A, head_dim]; unlike reshape(-1), flatten also takes an empty batch
+            # [B, A, ..., D] -> [B, independent, A, head_dim]; flatten works for an empty batch, reshape(-1) does not
             project(tokens).unflatten(-1, (-1, self.head_dim)).flatten(2, -2).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         if tokens.numel():
             attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        else:  # CUDA's fused kernels refuse an empty batch
+        else:  # CUDA's fused kernels do not support an empty batch
             attended = value
         mixed: Tensor = self.out_proj(attended.transpose(1, 2).reshape(tokens.shape))
         return mixed
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation between."""
+    """Two linear layers with an activation between them."""
 
     def __init__(self, dim: int, hidden_dim: int, activation: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Reads LanguageBind's vision transformers from checkpoints, strictly."""
+"""Loads LanguageBind's vision transformers from checkpoints. Missing and unknown tensors are errors."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from components.weights.lora import merge_adapters
 from components.weights.original_names import image_encoder_names, video_encoder_names
 
 _VISION_PREFIX = "vision_model."
-# The rest of a published checkpoint, which is a dual encoder of text and vision.
+# Other tensors of a published checkpoint, which is a dual encoder of text and vision.
 _OTHER_PARTS = re.compile(r"(?:text_model\.|(?:text|visual)_projection\.|logit_scale$)")
 _POSITION_IDS = "embeddings.position_ids"  # a buffer that older versions of transformers stored
 _SHOWN = 8  # names in an error message
@@ -29,31 +29,31 @@ def load_vision_transformer(path: str, layer: int, temporal: bool, dtype: torch.
 
     Args:
         path: Folder with ``config.json`` and weights (``model.safetensors`` or ``pytorch_model.bin``, sharded or not),
-            or a weights file that ``config.json`` lies beside.
+            or a weights file with ``config.json`` in the same folder.
         layer: See ``build_vision_transformer``.
         temporal: Whether to load the video variant.
         dtype: Dtype of the weights.
 
     Returns:
-        The transformer, with gradients still on.
+        The transformer; its parameters require gradients.
 
     Raises:
         FileNotFoundError: The configuration or the weights do not exist.
-        ValueError: See ``parse_vision_config`` and ``build_vision_transformer``, or there are adapters but the
-            configuration does not say how they are scaled.
+        ValueError: See ``parse_vision_config`` and ``build_vision_transformer``; or there are adapters, but no
+            ``lora_alpha`` in the configuration.
     """
     settings = _read_settings(Path(path))
     tensors = _vision_part(WeightFiles(Path(path)), path)
     if any(".lora_" in name for name in tensors):
         if "lora_alpha" not in settings:
             raise ValueError(f"{path} has LoRA adapters, but its config.json has no 'lora_alpha' to scale them by")
-        # Merged in float32, as adapters beside the weight would act; half-precision weights would round the sum.
+        # Merged in float32: rounding the sum to half precision would change the results.
         tensors = merge_adapters({name: tensor.float() for name, tensor in tensors.items()}, settings["lora_alpha"])
     return build_vision_transformer(parse_vision_config(settings, path), tensors, layer, temporal, dtype, path)
 
 
 def random_vision_transformer(path: str, layer: int, temporal: bool, dtype: torch.dtype) -> VisionTransformer:
-    """Build a transformer up to one of its layers with untrained weights; nothing but ``config.json`` is read.
+    """Build a transformer up to one of its layers with random weights; only ``config.json`` is read.
 
     Args:
         path: Folder with ``config.json``.
@@ -62,7 +62,7 @@ def random_vision_transformer(path: str, layer: int, temporal: bool, dtype: torc
         dtype: Dtype of the weights.
 
     Returns:
-        The transformer, with gradients still on.
+        The transformer; its parameters require gradients.
 
     Raises:
         FileNotFoundError: The configuration does not exist.
@@ -75,23 +75,23 @@ def random_vision_transformer(path: str, layer: int, temporal: bool, dtype: torc
 
 
 def read_vision_config(path: str) -> VisionConfig:
-    """Read what a transformer is built from; see ``load_vision_transformer`` for ``path`` and what is raised."""
+    """Read the settings of a transformer; see ``load_vision_transformer`` for ``path`` and errors."""
     return parse_vision_config(_read_settings(Path(path)), path)
 
 
 def parse_vision_config(settings: Mapping[str, Any], source: str) -> VisionConfig:
-    """Pick out what the transformer is built from.
+    """Select and check the settings of the transformer.
 
     Args:
         settings: The vision part of a ``config.json``.
-        source: Where it comes from, for messages.
+        source: Its folder, for messages.
 
     Returns:
-        The configuration.
+        The settings.
 
     Raises:
-        ValueError: A value is missing (LanguageBind's own defaults differ from its published models, so none is
-            assumed), is of another type, or does not fit the others.
+        ValueError: A value is missing, has another type, or does not match the others. There are no defaults, because
+            those in LanguageBind's code differ from its published models.
     """
     problems = []
     for name, expected in VisionConfig.__annotations__.items():
@@ -103,10 +103,10 @@ def parse_vision_config(settings: Mapping[str, Any], source: str) -> VisionConfi
     config = VisionConfig(*(settings[name] for name in VisionConfig._fields))
     if config.hidden_act not in ACT2FN:
         raise ValueError(f"{source}: 'hidden_act' {config.hidden_act!r} is unknown; choose one of {sorted(ACT2FN)}")
-    for whole, part in (("hidden_size", "num_attention_heads"), ("image_size", "patch_size")):
-        if getattr(config, part) < 1 or getattr(config, whole) % getattr(config, part):
+    for size, divisor in (("hidden_size", "num_attention_heads"), ("image_size", "patch_size")):
+        if getattr(config, divisor) < 1 or getattr(config, size) % getattr(config, divisor):
             raise ValueError(
-                f"{source}: {whole!r} {getattr(config, whole)} is no multiple of {part!r} {getattr(config, part)}"
+                f"{source}: {size!r} {getattr(config, size)} is no multiple of {divisor!r} {getattr(config, divisor)}"
             )
     return config
 
@@ -114,26 +114,26 @@ def parse_vision_config(settings: Mapping[str, Any], source: str) -> VisionConfi
 def build_vision_transformer(
     config: VisionConfig, tensors: Mapping[str, Tensor], layer: int, temporal: bool, dtype: torch.dtype, source: str
 ) -> VisionTransformer:
-    """Put weights into a transformer that ends at one of its layers.
+    """Build a transformer up to one of its layers, with given weights.
 
     Args:
         config: Sizes and activation.
         tensors: Weights under LanguageBind's names, without prefix and adapters.
-        layer: Whose output the transformer gives, as an index into its hidden states: 0 is before the first layer, -1
-            after the last, -2 after the last but one.
+        layer: Last layer, as an index into the hidden states: 0 is before the first layer, -1 after the last, -2 after
+            the second to last.
         temporal: Whether to build the video variant.
-        dtype: Dtype of the weights; where a strategy shards, they keep that of their file.
-        source: Where the weights come from, for messages.
+        dtype: Dtype of the weights; under a sharding strategy, they still have the dtype of their file.
+        source: Folder or file of the weights, for messages.
 
     Returns:
         The transformer.
 
     Raises:
-        ValueError: There is no such layer, or tensors are missing, unknown or of another shape. Those of layers after
-            the chosen one may be missing.
+        ValueError: There is no such layer, or tensors are missing, unknown or of another shape. Tensors of later layers
+            may be missing.
     """
     num_layers = _layers_up_to(layer, config, source)
-    with torch.device("meta"):  # the weights take the place of these, so none need be drawn
+    with torch.device("meta"):  # all weights are assigned below, so none need be initialised
         transformer = VisionTransformer(config, num_layers, temporal)
     wanted = transformer.state_dict()
     all_names = (video_encoder_names if temporal else image_encoder_names)(config.num_hidden_layers)
@@ -141,13 +141,13 @@ def build_vision_transformer(
     problems = [f"missing {name}" for name in sorted(wanted.keys() - tensors.keys())]
     problems += [f"unknown {name}" for name in sorted(unknown)]
     problems += [
-        f"{name} has shape {list(tensors[name].shape)}, config.json means {list(tensor.shape)}"
+        f"{name} has shape {list(tensors[name].shape)}, expected {list(tensor.shape)} by config.json"
         for name, tensor in wanted.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     variant = "video transformer (with temporal attention)" if temporal else "image transformer (without temporal one)"
     _refuse(problems, f"{source} does not fit LanguageBind's {variant}")
-    # Where a strategy shards, each weight is converted when it is cut up, see hand_to_sharding.
+    # A sharding strategy converts each weight when it shards it, see hand_to_sharding.
     loaded = {name: tensors[name] if active_sharding() else tensors[name].to(dtype) for name in wanted}
     transformer.load_state_dict(loaded, assign=True)
     return transformer
@@ -189,6 +189,6 @@ def _refuse(problems: Collection[str], what: str) -> None:
         shown = "; ".join(list(problems)[:_SHOWN])
         rest = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ValueError(
-            f"{what}: {shown}{rest}. An original VideoLLaMB checkpoint is taken apart first, with "
-            "`python -m components.weights.convert_videollamb import`"
+            f"{what}: {shown}{rest}. Convert an original VideoLLaMB checkpoint first, with "
+            "`python -m components.weights.videollamb import`"
         )

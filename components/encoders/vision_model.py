@@ -1,4 +1,4 @@
-"""Reads and loads the vision part of a Hugging Face checkpoint, and asks it which frames it takes."""
+"""Loads the vision part of a Hugging Face checkpoint, and finds out the form of its tokens for a size of frames."""
 
 import inspect
 from typing import Any, NamedTuple
@@ -13,16 +13,16 @@ from components.random_weights import mark_random
 from components.sharding import active_sharding
 
 _CLASS_TOKEN_NAMES = ("class_embedding", "cls_token")
-# Parameters that nothing before the chosen layer's output reads; published checkpoints lack some of them.
+# Parameters that the output of the chosen layer does not depend on; published checkpoints lack some of them.
 _UNREAD = ("embeddings.mask_token", "post_layernorm.", "layernorm.", "norm.", "pooler.", "head.")
 
 
 class FrameLayout(NamedTuple):
-    """What a vision model makes of a frame of one size."""
+    """The tokens that a vision model computes for a frame of one size."""
 
-    options: dict[str, bool]  # arguments of its forward that let it take frames of that size
+    options: dict[str, bool]  # arguments of its forward that are needed for that size
     has_class_token: bool
-    num_prefix_tokens: int  # class and register tokens, which stand before the patches
+    num_prefix_tokens: int  # class and register tokens, which precede the patches
     num_patches: int
 
 
@@ -33,7 +33,7 @@ def read_vision_config(path: str) -> Any:
         path: Folder or hub name.
 
     Raises:
-        ValueError: There is none, or its model does not read frames as pixels.
+        ValueError: There is no configuration, or its model does not read frames as pixels.
     """
     try:
         config = AutoConfig.from_pretrained(path)
@@ -65,7 +65,7 @@ def read_vision_config(path: str) -> Any:
 
 
 def layers_needed(layer: int, num_layers: int) -> int:
-    """How many layers have to be built for an index into the hidden states.
+    """Number of layers that must be built for an index into the hidden states.
 
     Raises:
         ValueError: There is no such layer.
@@ -74,24 +74,24 @@ def layers_needed(layer: int, num_layers: int) -> int:
     if not 1 <= needed <= num_layers:
         raise ValueError(
             f"it has {num_layers} layers, so layer must be in 1..{num_layers} or -{num_layers}..-1, got {layer} (a "
-            "negative layer is counted from the end and fits encoders of any depth; -2 is customary)"
+            "negative layer is counted from the end; -2 is customary)"
         )
     return needed
 
 
 def probe_frames(config: Any, image_size: int) -> FrameLayout:
-    """Run dummy frames through a model of this configuration that has shapes but no weights.
+    """Find out the tokens of a model, by running it on dummy frames on the meta device, without weights.
 
     Args:
-        config: Configuration of a vision model, with as many layers as are needed.
+        config: Configuration of a vision model, with the required number of layers.
         image_size: Side of the frames in pixels.
 
     Raises:
-        ValueError: The model does not take frames of that size, or gives other tokens than one for every patch behind
-            its class and register tokens.
+        ValueError: The model cannot process frames of that size, or its tokens are not class and register tokens
+            followed by one token per patch.
     """
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what it says of initial values does not matter here
+    logging.set_verbosity_error()  # hides warnings about initial values
     try:
         with torch.device("meta"):
             model = AutoModel.from_config(config)
@@ -100,11 +100,12 @@ def probe_frames(config: Any, image_size: int) -> FrameLayout:
     model.eval()
     num_class, num_prefix = _count_prefix_tokens(model, config)
     options = _options_for_size(model, config, image_size)
-    frames = torch.zeros(2, 3, image_size, image_size, dtype=model.dtype, device="meta")  # two: some join all frames
-    num_patches: list[int] = []  # of one frame, as its cut into patches gives them
+    # Two frames, to detect models that join the tokens of all frames.
+    frames = torch.zeros(2, 3, image_size, image_size, dtype=model.dtype, device="meta")
+    num_patches: list[int] = []  # of one frame, counted at the convolution that embeds patches
     hooks = [
-        cut.register_forward_hook(lambda _module, _inputs, output: num_patches.append(output[0, 0].numel()))
-        for cut in _patch_convolutions(model)
+        convolution.register_forward_hook(lambda _module, _inputs, output: num_patches.append(output[0, 0].numel()))
+        for convolution in _patch_convolutions(model)
     ]
     shape: torch.Size | None = None
     try:
@@ -113,7 +114,7 @@ def probe_frames(config: Any, image_size: int) -> FrameLayout:
     except ValueError as error:
         raise ValueError(f"it does not take frames {image_size} pixels wide: {error}") from error
     except RuntimeError as error:
-        # A few models look at values to find positions (SmolVLM), which a model without weights has not got.
+        # A few models (SmolVLM) compute positions from values, which the meta device does not have.
         if "meta tensors" not in str(error) or not num_patches:
             raise ValueError(
                 f"it does not take frames {image_size} pixels wide, because its position embeddings are for "
@@ -128,7 +129,7 @@ def probe_frames(config: Any, image_size: int) -> FrameLayout:
 
 
 def _count_prefix_tokens(model: nn.Module, config: Any) -> tuple[int, int]:
-    """Class tokens, and all tokens in front of the patches: those, registers and a distillation token."""
+    """Number of class tokens, and of all tokens before the patches (class, distillation and register tokens)."""
     names = [name for name, _ in getattr(model, "embeddings", model).named_parameters()]
     num_class = int(any(name.endswith(_CLASS_TOKEN_NAMES) for name in names))
     num_distilled = int(any(name.endswith("distillation_token") for name in names))
@@ -136,13 +137,13 @@ def _count_prefix_tokens(model: nn.Module, config: Any) -> tuple[int, int]:
 
 
 def _patch_convolutions(model: nn.Module) -> list[nn.Conv2d]:
-    """The convolution that cuts a frame into patches; none where a model does it in another way."""
+    """The convolution that embeds the patches of a frame, if the model has one."""
     convolutions = [each for each in model.modules() if isinstance(each, nn.Conv2d)]
     return [each for each in convolutions[:1] if each.in_channels == 3 and each.kernel_size == each.stride]
 
 
 def _check_tokens(shape: torch.Size, num_prefix: int, num_patches: list[int]) -> int:
-    """Hold what a model gives for two frames to the patches that it cuts them into; the number of patches."""
+    """Check that a model's output for two frames has one token per patch. Returns the number of patches."""
     found = shape[1] - num_prefix if len(shape) == 3 and shape[0] == 2 else 0
     expected = str(num_patches[0]) if num_patches else "several"
     if found < 1 or (num_patches and found != num_patches[0]):
@@ -155,11 +156,11 @@ def _check_tokens(shape: torch.Size, num_prefix: int, num_patches: list[int]) ->
 
 
 def layer_output(model: Any, num_layers: int, pixels: Tensor, options: dict[str, bool]) -> Tensor:
-    """Hidden states ``[F, tokens, D]`` after the last of the layers that were built, before any final norm.
+    """Hidden states ``[F, tokens, D]`` after the last layer that was built, before any final norm.
 
     Args:
         model: A vision model.
-        num_layers: How many layers it has.
+        num_layers: Its number of layers.
         pixels: Normalised frames ``[F, 3, H, W]``.
         options: Further arguments of its forward.
     """
@@ -181,18 +182,18 @@ def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: Attentio
 
     Args:
         path: Folder or hub name.
-        config: Its configuration, with as many layers as are needed.
-        dtype: Dtype of the weights; where a strategy shards they still have that of their file.
+        config: Its configuration, with the required number of layers.
+        dtype: Dtype of the weights; under a sharding strategy, they still have the dtype of their file.
         attn: Attention kernel, see ``resolve_attention``.
 
     Raises:
-        ValueError: The checkpoint lacks weights, or its model has no such attention.
+        ValueError: Weights are missing, or the model does not support the kernel.
     """
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     kernel = resolve_attention(attn, device_type, dtype, model_class_of(config, AutoModel))
     loaded = dtype if active_sharding() is None else "auto"
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its report lists the text part and the layers left out on purpose
+    logging.set_verbosity_error()  # hides the list of tensors that are not loaded on purpose (text part, later layers)
     try:
         model, loading = AutoModel.from_pretrained(
             path,
@@ -200,7 +201,7 @@ def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: Attentio
             dtype=loaded,
             attn_implementation=kernel,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            ignore_mismatched_sizes=True,  # reported below, with their names
         )
     except OSError as error:
         raise ValueError(f"no weights could be read from {path!r} ({error})") from error
@@ -210,10 +211,10 @@ def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: Attentio
     problems += [f"{mismatch} has another shape" for mismatch in sorted(map(str, loading["mismatched_keys"]))]
     if problems:
         raise ValueError(
-            f"{path}: the checkpoint does not hold the weights that its config.json describes, and random ones would "
-            f"take their place: {'; '.join(problems[:8])}{' ...' if len(problems) > 8 else ''}"
+            f"{path}: the checkpoint does not hold the weights that its config.json describes, so they would be "
+            f"random: {'; '.join(problems[:8])}{' ...' if len(problems) > 8 else ''}"
         )
-    if loading["missing_keys"]:  # nothing reads them, but they differ each time that the model is built
+    if loading["missing_keys"]:  # unused, but initialised at random each time
         mark_random(model, sorted(loading["missing_keys"]))
     return model
 
@@ -226,7 +227,7 @@ def _last_layer_of(model: nn.Module, num_layers: int) -> nn.Module:
 
 
 def _options_for_size(model: Any, config: Any, image_size: int) -> dict[str, bool]:
-    """Arguments that let the model take frames of that size; DINOv2 and models with rotary positions need none."""
+    """Arguments of forward for that size of frames; DINOv2 and models with rotary positions need none."""
     trained = config.image_size
     sides = set(trained) if isinstance(trained, list | tuple) else {trained}
     can_interpolate = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters

@@ -1,4 +1,7 @@
-"""Merges the adapters in a language model into its weights, by the rule of the library that put them there."""
+"""Merges LoRA adapters of a loaded language model into its weights, with peft's own rule for each kind of layer.
+
+``components.weights.lora`` does the same for tensors of a file, without a model.
+"""
 
 from collections import Counter
 from typing import Any
@@ -9,20 +12,20 @@ from torch import nn
 
 
 def merge_adapters_of(model: Any) -> bool:
-    """Add adapters to the weights beside them and take them out, in place.
+    """Replace every layer that has an adapter by a plain layer with the merged weight, in place.
 
-    The adapted layers become float32: in half precision the sum would be rounded, and the model would not compute what
-    it did with its adapters. A weight that another layer uses too (tied embeddings) gets a copy first, for only one of
-    the two has an adapter; the model's configuration then says that they are not tied any more.
+    Adapted layers become float32, because rounding the sum to half precision would change the model's results. A weight
+    that two layers share (tied embeddings) is copied first, because only one of the two has the adapter. The model's
+    configuration then says that they are not tied.
 
     Args:
         model: A Hugging Face model, with or without adapters.
 
     Returns:
-        Whether there were any.
+        Whether there were adapters.
 
     Raises:
-        ValueError: Adapters are left that the library does not merge.
+        ValueError: There are adapters that peft cannot merge.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
     outermost = [name for name in layers if not any(name.startswith(f"{other}.") for other in layers)]
@@ -36,14 +39,14 @@ def merge_adapters_of(model: Any) -> bool:
     leftover = [name for name in model.state_dict() if "lora_" in name]
     if leftover:
         raise ValueError(
-            f"the adapters {leftover[:3]} ({len(leftover)} in all) cannot be merged into the weights beside them; "
+            f"the adapters {leftover[:3]} ({len(leftover)} in all) cannot be merged into their weights; "
             "export without the language model, or train with lora.target_modules that name linear layers"
         )
     return bool(layers)
 
 
 def _merged(layer: Any) -> nn.Module:
-    if hasattr(layer, "unload_and_optionally_merge_module"):  # of fused experts, one adapter lies in another
+    if hasattr(layer, "unload_and_optionally_merge_module"):  # adapters of fused experts are nested
         special: nn.Module = layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
         return special
     layer.merge(safe_merge=True)
@@ -52,7 +55,7 @@ def _merged(layer: Any) -> nn.Module:
 
 
 def _untie(layer: Any, uses: Counter[int]) -> bool:
-    """Give a layer its own copy of weights that other layers use too; whether there were any."""
+    """Copy the weights of a layer that other layers share. Returns whether there were any."""
     shared = [
         (module, name, parameter)
         for module in layer.modules()

@@ -1,4 +1,4 @@
-"""Any Hugging Face causal language model as the part that answers."""
+"""The language model part, for any Hugging Face causal language model."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,27 +25,27 @@ from components.sharding import hand_to_sharding, is_sharded
 class HuggingFaceCausalLM(LanguageModel):
     """A causal language model and its tokenizer from a Hugging Face folder or hub name.
 
-    Visual tokens are written over the placeholders of the embedded text; from there on the model is used as it is.
-    Only hidden states whose next token is labelled reach the output layer. Everything trains unless ``freeze`` or
-    ``lora`` says otherwise; gradients reach the visual tokens in any case.
+    Visual tokens replace the placeholders in the embedded text; the model itself is unchanged. The output layer
+    computes logits only where the next token is labelled. All weights train unless ``freeze`` or ``lora`` is set;
+    gradients always reach the visual tokens.
 
     Args:
         path: Folder or hub name with ``config.json``, tokenizer files (chat template included) and weights. Of a
-            composite model (Gemma-3 4B, LLaVA) the text part is taken alone.
-        weights: ``pretrained`` loads the weights, ``random`` builds the model of ``config.json`` untrained.
-        dtype: Dtype of the weights; ``auto`` takes the one that the configuration names.
+            composite model (Gemma-3 4B, LLaVA) only the language model is used.
+        weights: ``pretrained`` loads the weights, ``random`` initialises the model of ``config.json`` at random.
+        dtype: Dtype of the weights; ``auto`` is the one that the configuration names.
         attn: Attention kernel, see ``resolve_attention``.
         lora: Train adapters instead of the weights.
-        freeze: Train nothing here; only what produces the visual tokens learns.
-        gradient_checkpointing: Compute every layer again in the backward pass instead of keeping its activations.
-        gguf_file: Name of a GGUF file in ``path`` that holds configuration, tokenizer and weights instead.
-        pack: Score several conversations in one row, none of which sees another, instead of padding each to the
-            longest: the same losses with fewer positions computed. See ``components.language.packing``.
-        chat: What the text of questions depends on besides the chat template.
+        freeze: Train none of the language model's weights.
+        gradient_checkpointing: Recompute every layer in the backward pass instead of storing its activations.
+        gguf_file: Name of a GGUF file in ``path`` to read configuration, tokenizer and weights from.
+        pack: Put several conversations into one row instead of padding each to the longest: the same losses with fewer
+            positions computed. See ``components.language.packing``.
+        chat: Settings of the chat text besides the template.
 
     Raises:
         ValueError: The arguments contradict each other, the model cannot be packed or does not take embeddings, weights
-            are missing, the tokenizer is another model's, or its chat template is missing or ends no turn.
+            are missing, the tokenizer belongs to another model, or its chat template is missing or ends no turn.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class HuggingFaceCausalLM(LanguageModel):
         if lora is not None and freeze:
             raise ValueError("freeze=True and lora are both set; LoRA freezes the weights itself, so drop freeze")
         source = {} if gguf_file is None else {"gguf_file": gguf_file}
-        # Loading leaves evaluation mode on, in which gradient checkpointing does nothing; Lightning would keep it.
+        # from_pretrained leaves evaluation mode on, in which gradient checkpointing does nothing.
         model, weights_dtype = build_model(path, source, weights, dtype, attn)
         self.model = model.train()
         self.tokenizer = tokenizer = AutoTokenizer.from_pretrained(path, **source)
         embeddings = self.model.get_input_embeddings()
         self.limits = TextLimits(self.model, tokenizer, path)
         self.chat = ChatFormat(tokenizer, end_of_sequence_ids(self.model), chat)
-        # Greedy and nothing else: penalties and sampling of a generation_config.json would be merged in otherwise.
+        # Replaces the settings of a generation_config.json, so that decoding is greedy, without penalties.
         self.model.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=self.chat.stop_ids, pad_token_id=self.chat.pad_id
         )
@@ -81,7 +81,7 @@ class HuggingFaceCausalLM(LanguageModel):
         if pack:
             refuse_unpackable(self.model)
         self.pack = pack
-        self._packing_checked = False  # not checked yet
+        self._packing_checked = False
         if freeze:
             self.model.requires_grad_(False)
         if lora is not None:
@@ -92,7 +92,7 @@ class HuggingFaceCausalLM(LanguageModel):
         self.may_run_again = not gradient_checkpointing or self._sharding is None or self._sharding.nested_checkpoints
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """Embed ids ``[C, K]``; the placeholder's negative id reads row 0, which the splice replaces."""
+        """Embed ids ``[C, K]``. The placeholder's negative id gets the embedding of id 0, which the splice replaces."""
         return self._embed(input_ids)
 
     def _embed(self, input_ids: Tensor) -> Tensor:
@@ -101,10 +101,10 @@ class HuggingFaceCausalLM(LanguageModel):
         return embedded
 
     def prompts(self, questions: Sequence[str]) -> TextInputs:
-        """Write questions about the first video through the chat template; see ``LanguageModel.prompts``.
+        """Convert questions about the first video to prompts; see ``LanguageModel.prompts``.
 
         Raises:
-            ValueError: The template loses the place of the visual tokens.
+            ValueError: The template drops or repeats the placeholder of the visual tokens.
         """
         rows = [torch.tensor(self.chat.prompt_ids(question)) for question in questions]
         device = self.model.get_input_embeddings().weight.device
@@ -113,14 +113,14 @@ class HuggingFaceCausalLM(LanguageModel):
         return TextInputs(ids, mask, torch.full_like(ids, IGNORED_LABEL), ids.new_zeros(len(rows)))
 
     def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
-        """Score the answers; only the labelled positions reach the output layer.
+        """Compute the loss of the labelled tokens of every conversation.
 
         Args:
             visual: Visual tokens of the batch's videos, width ``dim``.
-            text: The conversations. A label on a row's first position is not scored: nothing predicts it.
+            text: The conversations. A label at a row's first position is ignored, because no token precedes it.
 
         Returns:
-            Loss of every conversation; zeros, with their graph, where nothing is labelled.
+            Loss of every conversation; zeros that are connected to the graph where nothing is labelled.
         """
         inputs = self._splice(visual, text)
         scored = inputs.labels[:, 1:] != IGNORED_LABEL  # [C, T-1], whether the next token is scored
@@ -143,18 +143,18 @@ class HuggingFaceCausalLM(LanguageModel):
 
     @torch.no_grad()
     def generate(self, visual: VisualTokens, text: TextInputs, max_new_tokens: int) -> list[str]:
-        """Answer greedily. Each prompt is what stands before its conversation's first labelled token.
+        """Generate answers by greedy decoding. The prompt is the text before a conversation's first labelled token.
 
-        An answer ends at the token with which the chat template ends a turn (or the tokenizer's or generation
-        config's end of sequence), at the latest after ``max_new_tokens``.
+        An answer ends at the token with which the chat template ends a turn, at an end-of-sequence token of tokenizer
+        or generation config, or after ``max_new_tokens``.
 
         Args:
             visual: Visual tokens of the batch's videos.
             text: The conversations.
-            max_new_tokens: Longest answer.
+            max_new_tokens: Length limit of an answer.
 
         Returns:
-            One answer a conversation, without special tokens and surrounding white space.
+            One answer per conversation, without special tokens and surrounding white space.
 
         Raises:
             ValueError: A prompt is shorter than two tokens, or text and videos are out of step.
@@ -165,23 +165,23 @@ class HuggingFaceCausalLM(LanguageModel):
                 inputs_embeds=inputs.embeddings,
                 attention_mask=inputs.mask.long(),
                 max_new_tokens=max_new_tokens,
-                synced_gpus=self._sharding is not None,  # runs until the longest answer of any rank has ended
+                synced_gpus=self._sharding is not None,  # all ranks run until the longest answer has ended
             )
         return [self.chat.decode(ids) for ids in generated.tolist()]
 
     @torch.no_grad()
     def score_options(self, visual: VisualTokens, text: TextInputs, options: Sequence[Sequence[str]]) -> list[Tensor]:
-        """Mean log likelihood per token of every answer option, the token that ends the turn included.
+        """Mean log likelihood per token of every answer option, including the token that ends the turn.
 
-        Keys and values of a prompt are computed once and shared by its options.
+        The keys and values of a prompt are computed once for all of its options.
 
         Args:
             visual: Visual tokens of the batch's videos.
-            text: The conversations; their own answers are not read.
-            options: Answer options of every conversation, C lists of at least one.
+            text: The conversations; their own answers are ignored.
+            options: Answer options of every conversation: C lists with at least one option each.
 
         Returns:
-            One float32 tensor ``[number of options]`` a conversation, at most 0.
+            One float32 tensor ``[number of options]`` per conversation, values at most 0.
 
         Raises:
             ValueError: A conversation has no options, a prompt is shorter than two tokens, or text and videos are
@@ -205,17 +205,17 @@ class HuggingFaceCausalLM(LanguageModel):
                     first=row,
                 )
                 scores.append(self._score_answers(prompt.embeddings, answers))
-        return scores[: len(counts)]  # what follows only kept step with ranks that have more
+        return scores[: len(counts)]  # drops calls that only matched the number of calls on other ranks
 
     def _score_answers(self, prompt: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
         """Mean log likelihood of each answer's ids after a prompt ``[1, T, E]``."""
         answer_ids = [torch.tensor(answer, device=prompt.device) for answer in answers]
         ids = nn.utils.rnn.pad_sequence(answer_ids, batch_first=True, padding_value=self.chat.pad_id)  # [options, A]
         lengths = torch.tensor([len(each) for each in answer_ids], device=prompt.device)
-        # The prompt's last token is left to the second call, so that all answer tokens are predicted there.
-        nowhere = torch.empty(0, dtype=torch.long, device=prompt.device)
-        cache = self._logits_at(nowhere, nowhere, inputs_embeds=prompt[:, :-1], use_cache=True).past_key_values
-        cache.reorder_cache(ids.new_zeros(len(answers)))  # the prompt's once for every answer
+        # The prompt's last token is part of the second call, which then predicts all answer tokens.
+        none = torch.empty(0, dtype=torch.long, device=prompt.device)
+        cache = self._logits_at(none, none, inputs_embeds=prompt[:, :-1], use_cache=True).past_key_values
+        cache.reorder_cache(ids.new_zeros(len(answers)))  # one copy of the prompt's keys and values per answer
         last = prompt[:, -1:].expand(len(answers), -1, -1)
         embeddings = torch.cat([last, self._embed(ids[:, :-1])], dim=1)  # [options, A, E]
         places = torch.arange(ids.shape[1], device=ids.device)
@@ -234,7 +234,7 @@ class HuggingFaceCausalLM(LanguageModel):
         return log_likelihood.new_zeros(len(answers)).index_add(0, rows, log_likelihood) / lengths
 
     def _packed_logits(self, inputs: SplicedInputs, rows: Tensor, columns: Tensor) -> tuple[Tensor, int]:
-        """Logits at ``n`` positions, ``[n, vocabulary]``, from rows that several conversations share; all positions."""
+        """Logits at ``n`` positions of packed rows, ``[n, vocabulary]``, and the number of computed positions."""
         packed = pack_rows(inputs, single_row=is_flash(self.model))
         shared = packed.embeddings.shape[0] < packed.row.shape[0]
         check = shared and not self._packing_checked
@@ -248,13 +248,13 @@ class HuggingFaceCausalLM(LanguageModel):
     def _splice(
         self, visual: VisualTokens, text: TextInputs, *, pad_left: bool = False, new_tokens: int = 0, first: int = 0
     ) -> SplicedInputs:
-        """Put visual tokens into the text, whose ``first`` conversation has this number in the batch."""
+        """Insert visual tokens into the text; ``first`` is the index of its first conversation in the batch."""
         inputs = splice(visual, text, self._embed(text.input_ids), pad_left=pad_left)
         self.limits.check_positions(inputs.mask.shape[1], inputs.mask, visual.mask.shape[1], new_tokens, first)
         return inputs
 
     def probe(self) -> list[str]:
-        """Let the model read and answer with two tokens; gives what is wrong with it. Every rank must call it."""
+        """Run the model on two tokens. Returns the problems that were found. Every rank must call it."""
         with torch.no_grad(), evaluation_mode(self.model):
             ids = self._two_ids()
             problem = embeddings_problem(self.model, ids, self._embed(ids))
@@ -262,27 +262,27 @@ class HuggingFaceCausalLM(LanguageModel):
         return [] if problem is None else [problem]
 
     def unused_parameters(self) -> list[str]:
-        """Names of trainable parameters that no answer depends on; none are looked for where weights are sharded."""
+        """Names of trainable parameters that no answer depends on; empty where weights are sharded (not checked)."""
         if is_sharded(self.model):
             return []
         with evaluation_mode(self.model):
             return unused_parameters(self.model, self._embed(self._two_ids()))
 
     def _two_ids(self) -> Tensor:
-        """Two ids that have embeddings, ``[1, 2]``."""
+        """Two valid ids, ``[1, 2]``."""
         device = self.model.get_input_embeddings().weight.device
         return torch.tensor([[self.chat.end_of_turn_id] * 2], device=device)
 
     def _logits_at(self, rows: Tensor, columns: Tensor, **inputs: Any) -> Any:
-        """Run the model with logits at ``n`` chosen positions only.
+        """Run the model and compute logits at ``n`` positions only.
 
-        The output layer is given just these hidden states. Going through the whole model keeps what some of them do
-        around that layer (Gemma's soft cap, Granite's and Cohere's scaling) and the hooks of sharding strategies.
+        A hook selects the hidden states that enter the output layer. The model's own forward runs, because some models
+        do more around that layer (Gemma's soft cap, scaling in Granite and Cohere) and strategies attach hooks to it.
 
         Args:
-            rows: Conversation of each position, ``[n]``.
-            columns: Place of each position in its sequence, ``[n]``.
-            **inputs: What the Hugging Face model takes.
+            rows: Row of each position, ``[n]``.
+            columns: Column of each position, ``[n]``.
+            **inputs: Arguments of the Hugging Face model.
 
         Returns:
             The Hugging Face output, ``logits`` reduced to ``[n, vocabulary]``.

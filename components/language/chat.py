@@ -1,17 +1,15 @@
-"""The one place where conversations become token ids: for training, for asking, and for the options of an answer.
+"""Converts conversations to token ids: for training, for prompts, and for answer options. No other code does.
 
-**A prompt** is all that stands before an answer and does not depend on it: what the template writes to ask for an
-answer, and what it then always writes in front of one (the empty think block of Qwen3, the channel of gpt-oss). It is
-not labelled, not generated and not counted. Blanks at its end belong to the answer, because tokenizers read a blank and
-the word behind it as one token.
+A *prompt* is the text before an answer. It includes what the template always writes at the beginning of an answer (the
+empty think block of Qwen3, the channel of gpt-oss). It has no labels. Spaces at its end belong to the answer, because
+tokenizers encode a space and the next word as one token.
 
-**Every answer is written as it is when it is asked for.** Some templates write an answer, its question or its end
-otherwise once more turns follow (Qwen3 drops the think block, Mistral v0.3 shows the system text in the last question
-alone). A conversation is therefore put together from the prompt of each of its answers: what is new in a prompt since
-the answer before. So the prompt for a turn equals what training saw before its answer, for every turn.
+The prompt of a turn is the same in training and in generation, for every turn. Some templates render a turn differently
+when other turns follow (Qwen3 drops the think block; Mistral v0.3 shows the system text only in the last question).
+Therefore each answer's prompt is rendered separately, and a conversation is the sequence of what is new in each prompt.
 
-**Text is cut before every answer**, and both sides are tokenized apart. Else the first letters of an answer could
-change the last ids of its prompt, which is asked without them.
+Text is split before every answer, and both sides are tokenized separately. Otherwise the first letters of an answer
+could change the last ids of its prompt.
 """
 
 from collections.abc import Sequence
@@ -28,32 +26,31 @@ from components.language.chat_text import ANSWER, OTHER_QUESTION, QUESTION, Conv
 
 
 class EncodedTurns(NamedTuple):
-    """One conversation as the language model reads it."""
+    """Token ids and labels of one conversation."""
 
-    input_ids: Tensor  # [k] int64, VIDEO_PLACEHOLDER where the visual tokens belong
+    input_ids: Tensor  # [k] int64, VIDEO_PLACEHOLDER where visual tokens are inserted
     labels: Tensor  # [k] int64, IGNORED_LABEL outside the assistant's turns
 
 
 class ChatFormat:
-    """Turns conversations into token ids with labels, questions into prompts, and generated ids back into answers.
+    """Converts conversations to token ids with labels, questions to prompts, and generated ids to text.
 
     Args:
         tokenizer: A fast Hugging Face tokenizer with a chat template.
-        more_stop_ids: Ids that end a generation besides the template's own, such as those of a generation config.
+        more_stop_ids: Ids that end a generation in addition to the template's, such as those of a generation config.
         settings: See ``ChatSettings``.
 
     Attributes:
         tokenizer: The tokenizer.
-        settings: What the text depends on besides the template.
+        settings: See ``ChatSettings``.
         end_of_turn_id: The first special token that the template writes after the last answer.
-        stop_ids: Every id that ends a generation.
+        stop_ids: All ids that end a generation.
         pad_id: Id for padding.
 
     Raises:
-        ValueError: There is no chat template, or one from which no prompt can be made: it does not show the answer as
-            it is, what it writes before an answer depends on the answer or is left out when an answer is asked for, or
-            no special token ends an assistant's turn (such a model could neither learn nor be told when to stop). Or
-            the tokenizer loses letters of plain text.
+        ValueError: There is no chat template, or it cannot be used: it changes the text of an answer, the text before
+            an answer depends on the answer or is missing from the prompt, or no special token ends an assistant's turn
+            (the model could not learn to stop). Or the tokenizer loses letters of plain text.
     """
 
     def __init__(
@@ -72,7 +69,7 @@ class ChatFormat:
         }
         self._control_ids = {*special, *written, *tokenizer.all_special_ids}
         if tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
-            self._control_ids.discard(tokenizer.unk_token_id)  # it stands for words
+            self._control_ids.discard(tokenizer.unk_token_id)  # it replaces unknown words of the text
         self._text = ConversationText(template)
         self._pieces = PieceTokenizer(tokenizer, self._control_ids)
         self._text_before_answer = self._pieces.text_before(self._text.header.rstrip(" "))
@@ -80,7 +77,7 @@ class ChatFormat:
         self._check_read_back(word_ids)
         ends = {self.end_of_turn_id, self._end_of_earlier_turn()}
         if not ends.isdisjoint(written.keys() - special.keys()):
-            # They are not marked as special, and still must not end a turn where somebody types them.
+            # These tokens end a turn although they are not marked as special: typed in a text, they must not end one.
             controls |= {written[index] for index in ends & written.keys()}
             self._text = ConversationText(ChatTemplate(tokenizer, settings, controls))
         eos_ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -88,15 +85,15 @@ class ChatFormat:
         self.pad_id: int = self.end_of_turn_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
     def encode(self, turns: Sequence[Turn]) -> EncodedTurns:
-        """Ids and labels of a conversation that ends with an answer.
+        """Convert a conversation that ends with an answer to ids and labels.
 
-        Labelled are the assistant's turns, from the first token of the answer to the special token that ends it.
+        The tokens of every answer and the special token that ends it are labelled.
 
         Args:
-            turns: The conversation; ``<video>`` in a user turn marks the visual tokens' place.
+            turns: The conversation; visual tokens are inserted at ``<video>`` in a user turn.
 
         Raises:
-            ChatError: The template refuses these turns, or does not show them as they are.
+            ChatError: The template cannot render these turns, or changes their text.
         """
         first, *others = self._text.pieces(turns)
         ids = self._pieces.beginning(first.text)
@@ -110,25 +107,24 @@ class ChatFormat:
         return EncodedTurns(torch.tensor(ids), torch.tensor(labels))
 
     def prompt_ids(self, asked: str | Sequence[Turn]) -> list[int]:
-        """Token ids up to where an answer begins: those that ``encode`` gives before the first label of that answer.
+        """Convert a question to the ids of its prompt: the ids that ``encode`` returns before the answer's labels.
 
         Args:
-            asked: What the user says about a video, ``<video>`` at the visual tokens' place (on a line in front where
-                it has none). Or the turns so far, the last of which is a user's.
+            asked: A question about a video; without ``<video>`` in it, the visual tokens are inserted on a line before
+                it. Or the turns so far, the last of which is the user's.
 
         Returns:
-            The ids, VIDEO_PLACEHOLDER where the visual tokens belong.
+            The ids, VIDEO_PLACEHOLDER where visual tokens are inserted.
 
         Raises:
-            ChatError: The template refuses these turns, or does not show the mark of a question exactly once.
+            ChatError: The template cannot render these turns, or a question has several ``<video>``.
         """
         if isinstance(asked, str):
             if asked.count(VIDEO_MARK) > 1:
                 raise ChatError(
-                    f"in {asked!r} {VIDEO_MARK} stands {asked.count(VIDEO_MARK)} times; exactly one is needed to place "
-                    "the visual tokens"
+                    f"in {asked!r} {VIDEO_MARK} occurs {asked.count(VIDEO_MARK)} times; visual tokens need exactly one"
                 )
-            # As the converters of the training data write it.
+            # The same text as in converted training data.
             asked = [PlainTurn("user", asked if VIDEO_MARK in asked else f"{VIDEO_MARK}\n{asked}")]
         first, *others = self._text.pieces(asked)
         ids = self._pieces.beginning(first.text)
@@ -137,26 +133,26 @@ class ChatFormat:
         return ids
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Token ids of an answer, up to and including the token that ends the turn; at least one.
+        """Token ids of an answer, including the token that ends the turn.
 
         Raises:
-            ChatError: The template does not show the answer as it is, or ends the turn without a special token.
+            ChatError: The template changes the answer's text, or ends the turn without a special token.
         """
         _, piece = self._text.pieces([QUESTION, PlainTurn("assistant", answer)])
         read = self._pieces.continuation(piece.text, self._text_before_answer)
         return read.ids[: self._end_of_answer(piece, read)[0] + 1]
 
     def decode(self, generated_ids: Sequence[int]) -> str:
-        """Text of a generated answer: up to the first id that stops, without special tokens, stripped."""
-        stop = next((place for place, token in enumerate(generated_ids) if token in self.stop_ids), len(generated_ids))
+        """Text of a generated answer up to its first stop id, without special tokens and surrounding white space."""
+        stop = next((index for index, token in enumerate(generated_ids) if token in self.stop_ids), len(generated_ids))
         text: str = self.tokenizer.decode(generated_ids[:stop], skip_special_tokens=True)
         return text.strip()
 
     def _end_of_answer(self, piece: Piece, read: PieceIds) -> tuple[int, int]:
-        """The token that ends the answer with which a piece begins: its place, and its first character."""
-        for place, start in read.controls:
+        """The token that ends the answer at the beginning of a piece: its index in the ids, and in the text."""
+        for index, start in read.controls:
             if start >= piece.answer_length:
-                return place, start
+                return index, start
         raise ChatError(
             f"{self._text.source} ends an assistant's turn without a special token: {piece.text!r}. Generation "
             f"could not stop; let the template write one, such as {self.tokenizer.eos_token or '<|im_end|>'!r}, after "
@@ -164,16 +160,16 @@ class ChatFormat:
         )
 
     def _end_of_earlier_turn(self) -> int:
-        """The special token that ends an answer which another question follows."""
+        """The special token that ends an answer when another question follows."""
         _, piece = self._text.pieces([QUESTION, ANSWER, OTHER_QUESTION])
         read = self._pieces.continuation(piece.text, self._text_before_answer)
-        place, start = self._end_of_answer(piece, read)
+        index, start = self._end_of_answer(piece, read)
         if start >= piece.text.find(OTHER_QUESTION.content, piece.answer_length):
             raise ChatError(
                 f"{self._text.source} ends an answer without a special token where another question follows: "
                 f"{piece.text!r}; let the template write one after every answer"
             )
-        return read.ids[place]
+        return read.ids[index]
 
     def _check_read_back(self, word_ids: Sequence[int]) -> None:
         read_back = self.tokenizer.decode(word_ids).strip()
@@ -187,7 +183,7 @@ class ChatFormat:
 
 
 def chat_format(tokenizer: Any, settings: ChatSettings = ChatSettings()) -> ChatFormat:  # noqa: B008  frozen
-    """The format of a tokenizer, made once: learning it takes several renderings.
+    """The chat format of a tokenizer; cached, because constructing one renders the template several times.
 
     Raises:
         ValueError: See ``ChatFormat``.
@@ -197,5 +193,5 @@ def chat_format(tokenizer: Any, settings: ChatSettings = ChatSettings()) -> Chat
 
 @lru_cache(maxsize=8)
 def _chat_format(tokenizer: Any, template: str, settings: ChatSettings) -> ChatFormat:
-    """The template's text is a key alone: a tokenizer whose template was changed has another format."""
+    """``template`` is only a cache key: if a tokenizer's template changes, it gets another format."""
     return ChatFormat(tokenizer, settings=settings)

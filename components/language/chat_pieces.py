@@ -1,4 +1,4 @@
-"""From pieces of a text to token ids: every piece gets the ids that it has behind the text in front of it."""
+"""Tokenizes the pieces of a text separately, each with the ids that it has as part of the text."""
 
 import re
 from collections.abc import Set as AbstractSet
@@ -16,18 +16,18 @@ class PieceIds(NamedTuple):
     """Token ids of a piece."""
 
     ids: list[int]
-    controls: list[tuple[int, int]]  # of the control tokens: place in ids, first character in the piece
+    controls: list[tuple[int, int]]  # of every control token: index in ids, index of its first character in the piece
 
 
 class PieceTokenizer:
-    """Tokenizes texts that are cut at known places.
+    """Tokenizes texts that are split at known positions.
 
-    A piece that continues a text must not be read as the beginning of one: many tokenizers of LLaMA's family put a
-    blank in front of every text. Such a piece is tokenized behind a bit of text whose ids are dropped.
+    Many tokenizers (LLaMA's family) add a space at the beginning of every text, which is wrong for a piece in the
+    middle of a text. Such a piece is tokenized after a short text whose ids are then dropped.
 
     Args:
         tokenizer: A fast Hugging Face tokenizer.
-        control_ids: Ids of the tokens with which templates structure a text.
+        control_ids: Ids of tokens with a meaning to the chat template, such as ``<|im_end|>``.
     """
 
     def __init__(self, tokenizer: Any, control_ids: AbstractSet[int]) -> None:
@@ -43,11 +43,10 @@ class PieceTokenizer:
             self._mid_text = _LINE_BREAK
 
     def beginning(self, text: str) -> list[int]:
-        """Ids of a piece that begins a text.
+        """Ids of the first piece of a text. No special tokens are added, because the template has written them.
 
-        The template has written the special tokens, so none is added. The token that begins a text is cut off first:
-        to LLaMA's tokenizer what follows it begins the text and gets a blank in front, but reads as the middle of one
-        if both are tokenized together.
+        A begin-of-sequence token is removed first: LLaMA's tokenizer adds its leading space to the text after it only
+        if that is tokenized separately.
         """
         if self._begin is None or not text.startswith(self._begin[0]):
             return self.continuation(text, "").ids
@@ -55,11 +54,13 @@ class PieceTokenizer:
         return [index, *self.continuation(text[len(begin) :], "").ids]
 
     def continuation(self, text: str, before: str) -> PieceIds:
-        """Ids of a piece that follows another, VIDEO_PLACEHOLDER at the video mark. Behind that mark a text begins.
+        """Ids of a piece in the middle of a text, with VIDEO_PLACEHOLDER for the video mark.
+
+        Text after a video mark is tokenized like the beginning of a text.
 
         Args:
             text: The piece.
-            before: What ``text_before`` gives for the text in front.
+            before: The result of ``text_before`` for the preceding text.
         """
         first, *others = _INNER_BORDERS.split(text)
         ids, controls = self._read(first, before)
@@ -69,18 +70,18 @@ class PieceTokenizer:
                 ids.append(VIDEO_PLACEHOLDER)
                 position += len(VIDEO_MARK)
             read = self._read(part, self._mid_text if border == CUT else "")
-            controls += [(len(ids) + place, position + start) for place, start in read.controls]
+            controls += [(len(ids) + index, position + start) for index, start in read.controls]
             ids += read.ids
             position += len(part)
         return PieceIds(ids, controls)
 
     def text_before(self, text: str) -> str:
-        """What is put before a piece that follows ``text``: the control token that it ends with, or a line break."""
+        """Text to tokenize before a piece that follows ``text``: the control token at its end, or a line break."""
         ids, controls = self._read(text, "")
         return text[controls[-1][1] :] if controls and controls[-1][0] == len(ids) - 1 else self._mid_text
 
     def _read(self, text: str, before: str) -> PieceIds:
-        """Ids of a text without those of the text before it."""
+        """Tokenize ``before + text`` and return the ids of ``text``."""
         encoding = self._encode(before + text)
         ids: list[int] = encoding.ids
         length = len(before)
@@ -89,22 +90,22 @@ class PieceTokenizer:
             start, end = encoding.token_to_chars(dropped)
             if start >= length:
                 break
-            # A control token may reach into the text: some take the blanks behind them along. Letters that the
-            # tokenizer does not know may be one token with a line break that it does not know.
+            # A control token may extend into the text: some include the spaces after them. An unknown letter may form
+            # one unknown token with the line break before it.
             if end > length and ids[dropped] not in self._control_ids:
                 if ids[dropped] == self._unknown_id:
                     break
                 raise ChatError(
                     f"the tokenizer of {self._name!r} reads a line break and {text[:20]!r} as one token, so the text "
-                    "cannot be cut between them; remove white space where the text begins"
+                    "cannot be split between them; remove the white space at the beginning of the text"
                 )
             dropped += 1
         ids = ids[dropped:]
-        found = [place for place, index in enumerate(ids) if index in self._control_ids]
-        return PieceIds(ids, [(place, encoding.token_to_chars(dropped + place)[0] - length) for place in found])
+        found = [index for index, token in enumerate(ids) if token in self._control_ids]
+        return PieceIds(ids, [(index, encoding.token_to_chars(dropped + index)[0] - length) for index in found])
 
     def _encode(self, text: str) -> Any:
-        """Encode as transformers would, which sets these switches before every call and leaves them set."""
+        """Encode without truncation and padding, which earlier calls through transformers may have left switched on."""
         if self._backend.truncation is not None:
             self._backend.no_truncation()
         if self._backend.padding is not None:

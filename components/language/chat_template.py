@@ -1,8 +1,8 @@
-"""A tokenizer's chat template, filled in such that every answer, control token and system text can be found again.
+"""Renders a tokenizer's chat template such that answers, control tokens and system texts can be located in the result.
 
-Templates are programs: they trim, move and leave out what they are given. So the texts are marked with characters that
-no text holds before the template is filled in, and where the marks stand afterwards is where the texts stand. Nothing
-is searched for by its own words, which may stand in the template too.
+Templates are programs that may trim, move or omit their inputs. So every text is marked, before rendering, with Unicode
+characters that no text contains. The positions of these marks in the result are the positions of the texts. Searching
+for the texts themselves would be wrong, because the template may contain the same words.
 """
 
 import re
@@ -15,13 +15,13 @@ from typing import Any, Literal, Protocol
 from jinja2 import TemplateError
 
 VIDEO_MARK = "<video>"
-"""Where the visual tokens belong in a user turn."""
+"""Text in a user turn at which visual tokens are inserted."""
 
 # Noncharacters of Unicode: valid in strings, no part of any text.
 ANSWER_START, ANSWER_END, SYSTEM_TEXT, CUT = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
 _MARKS = re.compile(f"[{ANSWER_START}{ANSWER_END}{SYSTEM_TEXT}{CUT}]")
 
-# Shadows the function of this name that transformers gives to templates, which tells today's date.
+# Replaces the function of this name that transformers provides to templates, which returns today's date.
 _FIXED_DATE_MACRO = (
     "{% macro strftime_now(format) %}{% set written = namespace(text=format) %}"
     "{% for directive, text in date_parts.items() %}{% set written.text = written.text | replace(directive, text) %}"
@@ -31,11 +31,11 @@ _DATE_DIRECTIVES = "aAbBcdDeFHIjmMpSUwWxXyY"
 
 
 class ChatError(ValueError):
-    """A conversation cannot be written through the chat template."""
+    """A conversation cannot be rendered through the chat template."""
 
 
 class Turn(Protocol):
-    """One utterance of a conversation."""
+    """One turn of a conversation."""
 
     @property
     def role(self) -> str:
@@ -43,48 +43,49 @@ class Turn(Protocol):
 
     @property
     def content(self) -> str:
-        """What is said."""
+        """The text."""
 
 
 Message = dict[str, str]
-"""A turn as templates read it, with the keys ``role`` and ``content``."""
+"""A turn in the form that templates read, with the keys ``role`` and ``content``."""
 
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What the text of a conversation depends on besides the conversation and the template.
+    """Settings of the chat text besides the template.
 
     Args:
-        date: The day, as ``2024-07-26``, that templates are told where they ask for today's date (Llama-3.2, SmolLM3,
-            Granite, gpt-oss). It is fixed, so that training, resuming and evaluating on other days reads the same text.
-        system_turns: ``template`` leaves system turns to the template. ``first_question`` puts a system turn in front
-            of the first question, for templates that have no system turn (Gemma-2, Mistral v0.1).
+        date: The date, such as ``2024-07-26``, for templates that ask for today's date (Llama-3.2, SmolLM3, Granite,
+            gpt-oss). It is fixed, so that training and evaluation use the same text on every day.
+        system_turns: ``template`` passes system turns to the template. ``first_question`` puts the system text before
+            the first question, for templates without system turns (Gemma-2, Mistral v0.1).
 
     Raises:
-        ValueError: The date is no date.
+        ValueError: The date is invalid.
     """
 
-    date: str = "2024-07-26"  # what Llama-3.2's template writes where no date can be asked for
+    date: str = "2024-07-26"  # the default in Llama-3.2's template
     system_turns: Literal["template", "first_question"] = "template"
 
     def __post_init__(self) -> None:
         try:
             datetime.fromisoformat(self.date)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"date {self.date!r} is no day, such as '2024-07-26' ({error})") from error
+            raise ValueError(f"date {self.date!r} is no date; write one like '2024-07-26' ({error})") from error
 
 
 class ChatTemplate:
-    """Fills in a tokenizer's chat template.
+    """Renders a tokenizer's chat template.
 
     Args:
         tokenizer: A Hugging Face tokenizer with a chat template.
         settings: See ``ChatSettings``.
-        control_tokens: Tokens with a meaning to the model. Typed in a text they are cut apart and stay text. So are
-            other added tokens that the template writes, but not in answers: they may mean them (``<think>``).
+        control_tokens: Tokens with a meaning to the model, such as ``<|im_end|>``. Where they occur in a turn's text,
+            they are split, so that they are tokenized as plain text. In questions and system texts, so are other added
+            tokens that the template writes; in answers these keep their meaning (``<think>``).
 
     Attributes:
-        source: Name for messages.
+        source: Name of the template for messages.
 
     Raises:
         ValueError: There is no chat template.
@@ -112,15 +113,15 @@ class ChatTemplate:
         self._in_questions = _any_of({*control_tokens, *written})
 
     def writes(self, token: str) -> bool:
-        """Whether the template writes this token. White space and plain words are no tokens to a template."""
+        """Whether the template writes this token. False for white space and plain words, which are ordinary text."""
         is_plain = not token.strip() or token.strip().isalnum()
         return not is_plain and (token in self._text or token in self._sample)
 
     def mark(self, turns: Sequence[Turn]) -> list[Message]:
-        """Turns as messages, with marks around answers, in system texts and inside of typed control tokens.
+        """Convert turns to messages with marks: around answers, in system texts, and inside typed control tokens.
 
         Raises:
-            ChatError: A text holds a mark already.
+            ChatError: A text already contains a character that is used as a mark.
         """
         messages = [self._mark(turn, index) for index, turn in enumerate(turns)]
         first_question = next((message for message in messages if message["role"] == "user"), None)
@@ -130,10 +131,14 @@ class ChatTemplate:
         return messages
 
     def render(self, messages: Sequence[Message], *, ask: bool) -> str:
-        """Text of these messages, with the request for an answer behind it or without.
+        """Render messages.
+
+        Args:
+            messages: The messages.
+            ask: Whether to append the generation prompt.
 
         Raises:
-            ChatError: The template refuses them.
+            ChatError: The template cannot render them.
         """
         try:
             text: str = self._tokenizer.apply_chat_template(
@@ -149,13 +154,13 @@ class ChatTemplate:
         return text
 
     def _render_sample(self) -> str:
-        """A short conversation as the template writes it; tells whether contents are texts or lists of parts to it.
+        """Render a short conversation, and find out whether the template reads contents as text or as a list of parts.
 
-        Templates of composite models (LLaVA, SmolVLM) loop over parts. Given a text, they show nothing of it.
+        Templates of composite models (LLaVA, SmolVLM) loop over parts, and omit contents that are plain text.
         """
         messages = [{"role": role, "content": CUT} for role in ("user", "assistant")]
         for self._reads_lists in (False, True):
-            with suppress(ChatError):  # raised again when a conversation is written
+            with suppress(ChatError):  # raised again when a conversation is rendered
                 sample = self.render(messages, ask=False)
                 if sample.count(CUT) == len(messages):
                     return sample
@@ -167,7 +172,7 @@ class ChatTemplate:
         return {**message, "content": [{"type": "text", "text": content}] if self._reads_lists else content}
 
     def advice(self, messages: Sequence[Message]) -> str:
-        """What to do where a system turn is what the template refuses."""
+        """Advice for the case that the template does not support system turns; empty if there is none."""
         if not any(message["role"] == "system" for message in messages):
             return ""
         return (
@@ -179,12 +184,12 @@ class ChatTemplate:
     def _mark(self, turn: Turn, index: int) -> Message:
         content = turn.content
         if _MARKS.search(content):
-            raise ChatError(f"turn {index} holds a noncharacter of Unicode (U+FDD0 to U+FDD3), no text does; remove it")
+            raise ChatError(f"turn {index} holds a noncharacter of Unicode (U+FDD0 to U+FDD3); remove it from the text")
         typed = {"user": self._in_questions, "system": self._in_system_texts}.get(turn.role, self._in_answers)
         content = typed.sub(_cut_apart, content)
         if turn.role == "user":
             return {"role": turn.role, "content": content}
-        # Marks go inside of the white space around a text, so that a template can trim it.
+        # The white space around a text stays outside of the marks, so that a template can trim it.
         core = content.strip()
         start = content.index(core)
         before, after = content[:start], content[start + len(core) :]
@@ -193,12 +198,12 @@ class ChatTemplate:
 
 
 def without_marks(text: str) -> str:
-    """The text as it is read."""
+    """Remove all marks."""
     return _MARKS.sub("", text)
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    # A token of one character cannot be cut. Longer ones first, for one may begin with another.
+    # A token of one character cannot be split. Longer ones first, because a token may start with another one.
     by_length = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, by_length)) or "(?!)")  # (?!) never matches
 
@@ -208,6 +213,6 @@ def _cut_apart(found: re.Match[str]) -> str:
 
 
 def _date_parts(date: datetime) -> dict[str, str]:
-    """What every directive of ``strftime`` writes for a date; ``%-d`` is ``%d`` without a leading zero."""
+    """The text for every directive of ``strftime``; ``%-d`` is ``%d`` without a leading zero."""
     plain = {f"%{letter}": date.strftime(f"%{letter}") for letter in _DATE_DIRECTIVES}
     return plain | {f"%-{letter}": date.strftime(f"%{letter}").lstrip("0") or "0" for letter in _DATE_DIRECTIVES}

@@ -1,4 +1,7 @@
-"""The text of a conversation, cut where its answers begin, as a chat template writes it when each is asked for."""
+"""Renders conversations through a chat template and splits the text before every answer.
+
+Every answer's prompt is rendered as for generation, without the turns after it; see ``components.language.chat``.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,41 +27,41 @@ class PlainTurn(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Text from where one answer begins to where the next one does; control tokens that were typed are cut in it."""
+    """Text from the beginning of one answer to the beginning of the next. Typed control tokens in it are split."""
 
     text: str
-    answer_length: int  # characters of the answer that it begins with; 0 in the first piece
+    answer_length: int  # characters of the answer at its beginning; 0 in the first piece
 
 
 QUESTION, ANSWER = PlainTurn("user", "question"), PlainTurn("assistant", "answer")
-"""What a template is tried with."""
+"""A short conversation on which the form of a template is measured."""
 
 OTHER_QUESTION, OTHER_ANSWER = (
     PlainTurn("user", "Which of the 2 ?"),
     PlainTurn("assistant", "No.\n\n3 others: both\nand more"),
 )
-"""What it is tried with again, to see what stays the same."""
+"""A second one: the form must be the same."""
 
 
 class ConversationText:
-    """Writes conversations and cuts them where answers begin.
+    """Renders conversations and splits them before every answer.
 
     Args:
         template: The chat template.
 
     Attributes:
         source: Name of the template for messages.
-        header: All that the template writes between a question and its answer.
+        header: The text that the template writes between a question and its answer.
 
     Raises:
-        ChatError: The template does not show the answer as it is, or what it writes before an answer depends on the
-            answer or is left out when an answer is asked for.
+        ChatError: The template changes the text of an answer, or the text before an answer depends on the answer or is
+            missing from the prompt.
     """
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
         self.source = template.source
-        # The lead is what the template writes between the prompt and the answer.
+        # The lead is text that the template writes between its generation prompt and the answer.
         self._lead, self.header = self._learn(QUESTION, ANSWER)
         other = self._learn(OTHER_QUESTION, OTHER_ANSWER)
         if other != (self._lead, self.header):
@@ -69,10 +72,10 @@ class ConversationText:
             )
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
-        """Write a conversation. Without a last answer the text ends where that would begin.
+        """Render a conversation and split it. If the last turn is not an answer, the text ends with the prompt for one.
 
         Raises:
-            ChatError: The template refuses these turns, or does not show them as they are.
+            ChatError: The template cannot render these turns, or changes their text.
         """
         messages = self._template.mark(turns)
         ends = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
@@ -103,10 +106,10 @@ class ConversationText:
         return pieces
 
     def _shown(self, messages: Sequence[Message], prompt: str) -> tuple[str, str]:
-        """The last answer as the template shows it, with the white space that it keeps in front, and what follows.
+        """The last answer as rendered, including white space before it, and the text after it.
 
-        What the prompt ends with must be in front of the answer too. It may depend on the turns before: SmolLM3 writes
-        a think block where the system text holds ``/no_think``.
+        The text before the answer must equal the end of the prompt. It may depend on earlier turns: SmolLM3 writes a
+        think block if the system text contains ``/no_think``.
         """
         text = self._template.render(messages, ask=False)
         core, start, end = self._find_answer(text, messages[-1])
@@ -115,13 +118,13 @@ class ConversationText:
         kept_space = text[header_end:start]
         if header_end < len(header) or kept_space.strip():
             raise ChatError(
-                f"{self.source} writes {without_marks(text)!r}: what stands before this answer is not what it writes "
-                f"when it asks for it ({header!r}); the answer may hold words that the template looks for"
+                f"{self.source} writes {without_marks(text)!r}: the text before this answer is not the end of its "
+                f"prompt ({header!r}); the answer may hold words that the template looks for"
             )
         return kept_space + core, text[end + 1 :]
 
     def _find_answer(self, text: str, answer: Message) -> tuple[str, int, int]:
-        """What was said, and where the marks around it stand."""
+        """The text of an answer, and the positions of the marks around it."""
         said = answer["content"]
         core = said[said.index(ANSWER_START) + 1 : said.index(ANSWER_END)]
         start, end = text.rfind(ANSWER_START), text.rfind(ANSWER_END)
@@ -132,7 +135,7 @@ class ConversationText:
         return core, start, end
 
     def _learn(self, question: Turn, answer: Turn) -> tuple[str, str]:
-        """What the template writes between prompt and answer, and all that it writes between question and answer."""
+        """Measure the text between generation prompt and answer, and the text between question and answer."""
         messages = self._template.mark([question, answer])
         messages[0]["content"] += SYSTEM_TEXT  # marks where the question ends
         prompt = self._template.render(messages[:1], ask=True)

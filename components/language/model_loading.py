@@ -1,4 +1,4 @@
-"""Builds Hugging Face language models: trained or untrained, whole or with low-rank adapters."""
+"""Loads Hugging Face language models, or builds them with random weights, and adds LoRA adapters."""
 
 import inspect
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from components.random_weights import mark_random
 from components.sharding import active_sharding
 
 _ALL_LINEAR = "all-linear"
-_EXPERTS = "experts"  # transformers' name of the module that holds a layer's experts
+_EXPERTS = "experts"  # name in transformers of the module that contains a layer's experts
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Low-rank adapters beside frozen weights.
+    """Settings of LoRA adapters. The weights that they are added to are frozen.
 
     Attributes:
         rank: Rank of every adapter.
         alpha: Adapters are scaled by ``alpha / rank``.
         dropout: Dropout before the adapters while training.
-        target_modules: Names of the linear layers that get one; ``all-linear`` is all of them but the output layer. A
-            mixture of experts keeps its experts as they are: attention and what every token passes get adapters.
+        target_modules: Names of the linear layers that get an adapter; ``all-linear`` is all except the output layer.
+            In a mixture of experts, ``all-linear`` excludes the experts: only layers that process every token count.
 
     Source: LoRA (arXiv:2106.09685).
     """
@@ -42,15 +42,22 @@ class LoraSettings:
 def build_model(
     path: str, source: dict[str, str], weights: str, dtype: str, attn: AttentionChoice
 ) -> tuple[Any, torch.dtype]:
-    """Load a model, or build it untrained from its configuration; of a composite model, its text part.
+    """Load a model, or build it with random weights; of a composite model, only its language model.
+
+    Args:
+        path: Folder or hub name.
+        source: Further arguments of transformers that select the file, such as ``gguf_file``.
+        weights: ``pretrained`` or ``random``.
+        dtype: Dtype of the weights, or ``auto`` for the one of the configuration.
+        attn: Attention kernel, see ``resolve_attention``.
 
     Returns:
-        The model and the dtype that its weights are wanted in. Where a strategy shards they still have that of their
-        file, see ``hand_to_sharding``.
+        The model and the requested dtype of its weights. Under a sharding strategy, weights still have the dtype of
+        their file, see ``hand_to_sharding``.
 
     Raises:
-        ValueError: There is none, it lacks weights that would stay random, there are adapters beside it, or it cannot
-            generate from embeddings.
+        ValueError: There is no model at ``path``, weights are missing (they would stay random), the folder contains
+            adapters, or the model cannot generate from embeddings.
     """
     if weights not in ("pretrained", "random"):
         raise ValueError(f"weights is {weights!r}; expected 'pretrained' or 'random'")
@@ -59,16 +66,16 @@ def build_model(
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no language model in {path!r}: expected a folder with its config.json, or a hub name that can be reached "
-            f"({_first_line(error)}). The config file that names it says where it comes from"
+            f"({_first_line(error)}). The config file that names it says where to get it"
         ) from error
     text_config = text_config_of(config, path)
     chosen: torch.dtype = (
         (config.dtype or text_config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
     )
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
-    # Float32 weights may still attend in half precision under autocast: an explicit wish is left to the user.
-    attending = chosen if attn == "auto" else None
-    kernel = resolve_attention(attn, device_type, attending, model_class_of(text_config, AutoModelForCausalLM))
+    # An explicit kernel is not checked against the dtype: under autocast, float32 weights compute in half precision.
+    attention_dtype = chosen if attn == "auto" else None
+    kernel = resolve_attention(attn, device_type, attention_dtype, model_class_of(text_config, AutoModelForCausalLM))
     if weights == "random":
         model = AutoModelForCausalLM.from_config(text_config, dtype=chosen, attn_implementation=kernel)
         mark_random(model)
@@ -88,7 +95,7 @@ def _load(path: str, config: Any, options: dict[str, Any]) -> Any:
     known = model_class_of(config, AutoModelForCausalLM) is not None
     auto_class: Any = AutoModelForCausalLM if known else AutoModelForImageTextToText
     try:
-        # Weights of other shapes are refused below, with their names.
+        # Weights of other shapes are reported below, with their names.
         options = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
         model, report = auto_class.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
@@ -96,8 +103,8 @@ def _load(path: str, config: Any, options: dict[str, Any]) -> Any:
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(
             f"{path!r} holds adapters (adapter_config.json) with its language model, and it would not be clear what "
-            "trains and what a checkpoint holds. Merge them with the tool that trained them (peft: merge_and_unload) "
-            "and name the result, or take adapter_config.json and adapter_model.* out to go without them"
+            "trains and what a checkpoint stores. Merge them with the tool that trained them (peft: merge_and_unload) "
+            "and name the result, or remove adapter_config.json and adapter_model.* to use the model without them"
         )
     if report["missing_keys"]:
         raise ValueError(
@@ -108,17 +115,17 @@ def _load(path: str, config: Any, options: dict[str, Any]) -> Any:
         name, stored, wanted = sorted(report["mismatched_keys"])[0]
         raise ValueError(
             f"the checkpoint {path!r} has {len(report['mismatched_keys'])} weights of other shapes than the model that "
-            f"its config.json describes, such as {name} {list(stored)} instead of {list(wanted)}: put the config.json "
-            "back that belongs to the weights"
+            f"its config.json describes, such as {name} {list(stored)} instead of {list(wanted)}: use the config.json "
+            "that belongs to the weights"
         )
     return take_text_part(model, path) if composite else model
 
 
 def add_adapters(model: Any, settings: LoraSettings) -> None:
-    """Freeze a model and put trainable adapters beside its linear layers, in place.
+    """Freeze a model and add trainable adapters to its linear layers, in place.
 
     Raises:
-        ValueError: The settings name layers that cannot have adapters like these, or none that is there.
+        ValueError: The named layers do not exist, or do not support such adapters.
     """
     targets = settings.target_modules
     if targets == _ALL_LINEAR and _has_experts(model):
@@ -145,23 +152,23 @@ def _has_experts(model: nn.Module) -> bool:
 
 
 def _linear_layers(model: Any) -> list[str]:
-    """Names of the linear layers that every token passes, but for the output layer."""
+    """Names of the linear layers that process every token, without the output layer."""
     output_layer = model.get_output_embeddings()
     return [
         name
         for name, module in model.named_modules()
-        if getattr(type(module), "forward", None) in (nn.Linear.forward, Conv1D.forward)  # Llama-4's router adds to it
+        if getattr(type(module), "forward", None) in (nn.Linear.forward, Conv1D.forward)  # not Llama-4's router
         and module is not output_layer
         and _EXPERTS not in name.split(".")
     ]
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says first: transformers goes on with lists of all its classes, or with advice for its authors."""
+    """First line of an error message; in transformers, the rest is often a list of all classes."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def end_of_sequence_ids(model: Any) -> list[int]:
-    """Ids that end a text, as the model's generation settings name them; there may be none."""
+    """End-of-sequence ids in the model's generation config; may be empty."""
     ids: int | list[int] | None = model.generation_config.eos_token_id
     return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

@@ -1,17 +1,16 @@
-"""Lays several conversations into one row of the language model, where padding would otherwise be computed.
+"""Packs several conversations into one row of the language model, to compute less padding.
 
-Conversations of a batch differ in length, and each as a row of its own is computed at the length of the longest.
-Packed, they share rows: positions start again at 0 with every conversation, and no mask is given. From both together
-transformers (5.17 to 5.23, ``masking_utils`` and ``modeling_flash_attention_utils``) knows that a row is packed, and
-lets every token attend to the earlier ones of its own conversation alone, within the model's sliding windows where it
-has them. ``refuse_mixed_conversations`` checks that it did: some models never hand the positions to the mask.
+Without packing, every conversation of a batch is padded to the longest. With packing they share rows: position ids
+restart at 0 for every conversation, and no mask is passed. From this, transformers (5.17 to 5.23, ``masking_utils`` and
+``modeling_flash_attention_utils``) detects packed rows, and masks attention between different conversations. Sliding
+windows work as before. Some models ignore position ids in their mask; ``refuse_mixed_conversations`` detects them.
 
-- SDPA, eager and flex attention: rows as long as the longest conversation, filled first-fit by falling length. They
-  compute or read a square mask a row, so longer rows would cost more than they save.
-- FlashAttention: one row of all conversations with their boundaries; no position is padding.
+- SDPA, eager and flex attention: rows are as long as the longest conversation, filled by first-fit decreasing. These
+  kernels use a square mask per row, so longer rows would cost more than they save.
+- FlashAttention: a single row with all conversations and their boundaries, without padding.
 
-Ranks may pack to different numbers of rows: with ZeRO-3 and FSDP only the number of calls has to be equal, and packing
-does not change it.
+The number of rows may differ between ranks. ZeRO-3 and FSDP require equal numbers of calls only, which packing does not
+change.
 """
 
 import inspect
@@ -29,17 +28,17 @@ _PACKABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 class PackedRows(NamedTuple):
-    """Conversations in R rows of P positions, and where each of them lies."""
+    """C conversations in R rows of P positions, and the position of each."""
 
     embeddings: Tensor  # [R, P, E], zero after a row's last conversation
     position_ids: Tensor  # [R, P] int64, 0 at a conversation's first token and after a row's last one
     row: Tensor  # [C] int64, row of every conversation
     start: Tensor  # [C] int64, column of its first token
-    boundaries: Tensor | None  # [C + 1] int32, running sum of the lengths; None unless all lie in one row for flash
+    boundaries: Tensor | None  # [C + 1] int32, cumulative lengths, for FlashAttention's single row; None otherwise
     longest: int  # tokens of the longest conversation
 
     def arguments(self) -> dict[str, Any]:
-        """What the Hugging Face model is called with."""
+        """Keyword arguments for the Hugging Face model."""
         inputs = {"inputs_embeds": self.embeddings, "position_ids": self.position_ids, "attention_mask": None}
         if self.boundaries is None:
             return inputs
@@ -48,28 +47,27 @@ class PackedRows(NamedTuple):
 
 
 def pack_rows(inputs: SplicedInputs, *, single_row: bool) -> PackedRows:
-    """Lay conversations into rows.
-
-    Their lengths are read on the host, one transfer of C numbers a call.
+    """Pack conversations into rows. Copies their C lengths to the CPU once per call.
 
     Args:
         inputs: The conversations, padded on the right.
-        single_row: One row of all of them in order, as FlashAttention reads it, instead of rows as long as the longest.
+        single_row: Put all into one row, in order, for FlashAttention. Otherwise rows are as long as the longest
+            conversation.
 
     Returns:
-        The rows; every real token stands in exactly one place.
+        The rows. Padding is dropped; every other token occurs exactly once.
     """
     lengths: list[int] = inputs.mask.sum(dim=1).tolist()
     longest = max(lengths)
     width = sum(lengths) if single_row else longest
-    places = assign_to_rows(lengths, width, largest_first=not single_row)
-    row, start = torch.tensor(places, device=inputs.mask.device).unbind(dim=1)  # [C]
+    assigned = assign_to_rows(lengths, width, largest_first=not single_row)
+    row, start = torch.tensor(assigned, device=inputs.mask.device).unbind(dim=1)  # [C]
     conversation, column = inputs.mask.nonzero(as_tuple=True)
     rows, columns = row[conversation], start[conversation] + column
-    shape = (1 + max(number for number, _ in places), width)
+    shape = (1 + max(number for number, _ in assigned), width)
     embeddings = inputs.embeddings.new_zeros(*shape, inputs.embeddings.shape[-1])
     embeddings = embeddings.index_put((rows, columns), inputs.embeddings[conversation, column])  # [R, P, E]
-    # After the last conversation positions stay 0: a standing position also starts a sequence, so nobody reads there.
+    # Positions after a row's last conversation are 0: each counts as a sequence of its own, so no token attends to it.
     position_ids = torch.zeros(shape, dtype=torch.long, device=rows.device).index_put((rows, columns), column)
     boundaries = None
     if single_row:
@@ -79,66 +77,67 @@ def pack_rows(inputs: SplicedInputs, *, single_row: bool) -> PackedRows:
 
 
 def assign_to_rows(lengths: Sequence[int], width: int, *, largest_first: bool = True) -> list[tuple[int, int]]:
-    """Put each length into the first row that has room for it.
+    """Assign each length to the first row that has room for it.
 
     Args:
         lengths: At most ``width`` each.
         width: Length of a row.
-        largest_first: By falling length, which needs at most 11/9 of the fewest rows possible (and 6/9 of a row);
-            otherwise in the order given.
+        largest_first: Assign in order of decreasing length, which needs at most 11/9 of the minimum number of rows plus
+            6/9; otherwise in the given order.
 
     Returns:
-        Row and start in it, for each of ``lengths``.
+        Row and first column for each of ``lengths``.
 
     Source: first-fit decreasing; its bound is Dósa's (ESCAPE 2007).
     """
     order = sorted(range(len(lengths)), key=lambda number: -lengths[number]) if largest_first else range(len(lengths))
     filled: list[int] = []
-    places = [(0, 0)] * len(lengths)
+    assigned = [(0, 0)] * len(lengths)
     for number in order:
         row = next((row for row, end in enumerate(filled) if end + lengths[number] <= width), len(filled))
         if row == len(filled):
             filled.append(0)
-        places[number] = (row, filled[row])
+        assigned[number] = (row, filled[row])
         filled[row] += lengths[number]
-    return places
+    return assigned
 
 
 def is_flash(model: Any) -> bool:
-    """Whether a Hugging Face model attends through FlashAttention, which reads boundaries instead of masks."""
+    """Whether a Hugging Face model uses FlashAttention, which takes boundaries instead of a mask."""
     return "flash" in model.config._attn_implementation
 
 
 def refuse_unpackable(model: Any) -> None:
-    """Check that only attention connects a model's tokens.
+    """Check that a model has no recurrent layers.
 
     Args:
         model: A Hugging Face causal language model.
 
     Raises:
-        ValueError: It has layers that carry a state from token to token: no mask keeps that within a conversation.
+        ValueError: It has layers with a recurrent state (Mamba, RWKV). A mask does not stop their state at the end of a
+            conversation.
     """
     layers = set(getattr(model.config, "layer_types", None) or ())
     if model._is_stateful or layers - _PACKABLE_LAYERS:
         raise ValueError(
             f"pack=True does not work with {type(model).__name__}: layers of it carry a state from one conversation of "
-            f"a row into the next (layer types: {', '.join(sorted(layers)) or 'not told'}); set pack to false"
+            f"a row into the next (layer types: {', '.join(sorted(layers)) or 'not known'}); set pack to false"
         )
 
 
 @contextmanager
 def refuse_mixed_conversations(model: Any, packed: PackedRows) -> Iterator[None]:
-    """Check, while a model runs on packed rows, that its first layer is told to keep conversations apart.
+    """Check, during a forward pass, that the model's attention mask separates the conversations of a row.
 
-    The mask is read on the host, so once a model is enough.
+    The mask of the first layer is copied to the CPU; check each model only once.
 
     Args:
         model: A Hugging Face causal language model.
-        packed: What it runs on, at least two conversations in some row.
+        packed: Its input, with at least two conversations in some row.
 
     Raises:
-        ValueError: A token may attend to another conversation of its row, or no layer shows what it attends to. Trained
-            like that, a model learns to answer from what it will not be shown.
+        ValueError: Tokens could attend to another conversation of their row, or no layer takes a mask that can be
+            checked. The model would learn to use text that it does not get later.
     """
 
     def check(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -160,16 +159,16 @@ def refuse_mixed_conversations(model: Any, packed: PackedRows) -> Iterator[None]
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether this is a layer, and not a model around layers, that is handed the mask as attention reads it."""
+    """Whether a module is a transformer layer: these take ``hidden_states`` and the final attention mask."""
     parameters = inspect.signature(module.forward).parameters
     return "attention_mask" in parameters and "hidden_states" in parameters
 
 
 def _separates(mask: Tensor | BlockMask | None, position_ids: Tensor) -> bool:
-    """Whether a mask lets no token attend to another conversation; ``position_ids`` is ``[R, P]``."""
+    """Whether a mask prevents attention to other conversations of a row; ``position_ids`` is ``[R, P]``."""
     if mask is None:  # plain causal attention
         return False
-    conversation = (position_ids == 0).cumsum(dim=1)  # [R, P], numbered from 1 in every row
+    conversation = (position_ids == 0).cumsum(dim=1)  # [R, P], counted from 1 in every row
     foreign = conversation[:, None, :, None] != conversation[:, None, None, :]  # [R, 1, P, P]
     if isinstance(mask, BlockMask):
         rows, width = position_ids.shape

@@ -1,4 +1,4 @@
-"""Asks a language model with two tokens whether it does what the part around it needs."""
+"""Runs a language model on two tokens to find out whether it works with embeddings instead of ids."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,69 +7,68 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_LARGEST_DIFFERENCE = 0.02  # of the largest logit; the two ways compute the same, and half precision rounds alike
+_LARGEST_DIFFERENCE = 0.02  # relative to the largest logit; covers rounding in half precision
 
-# How models fail on what they do not know.
-_REFUSALS = (ValueError, TypeError, RuntimeError, AttributeError, LookupError)
+# Errors that models raise on unsupported inputs.
+_UNSUPPORTED = (ValueError, TypeError, RuntimeError, AttributeError, LookupError)
 
 
 def embeddings_problem(model: Any, input_ids: Tensor, embeddings: Tensor) -> str | None:
-    """Compare what a model makes of ids with what it makes of their embeddings.
+    """Check that a model gives the same logits for ids and for their embeddings.
 
-    Some models read the ids beside the embeddings (Gemma-3n's and Gemma-4's embeddings of every layer); visual tokens
-    have none.
+    Some models also need the ids (Gemma-3n and Gemma-4 have embeddings in every layer), but visual tokens have no ids.
 
     Args:
         model: A Hugging Face causal language model.
         input_ids: Two ids of text, ``[1, 2]``.
-        embeddings: The same, embedded ``[1, 2, E]``.
+        embeddings: Their embeddings, ``[1, 2, E]``.
 
     Returns:
-        What is wrong, None where both agree.
+        Description of the problem; None if the logits agree.
     """
     name = type(model).__name__
     try:
         expected = model(input_ids=input_ids, use_cache=False).logits.float()
         got = model(inputs_embeds=embeddings, use_cache=False).logits.float()
-    except _REFUSALS as error:
+    except _UNSUPPORTED as error:
         return f"{name} does not run on embeddings, as visual tokens need ({type(error).__name__}: {error})"
     difference, largest = float((expected - got).abs().max()), float(expected.abs().max())
     if difference <= _LARGEST_DIFFERENCE * largest or not torch.isfinite(expected).all():
         return None
     return (
-        f"{name} gives other logits for embeddings than for the ids that they are of (difference {difference:.3g}, "
-        f"largest logit {largest:.3g}): it reads ids beside the embeddings, and visual tokens have none"
+        f"{name} gives other logits for embeddings than for their ids (difference {difference:.3g}, largest logit "
+        f"{largest:.3g}): it also reads the ids, and visual tokens have none. Choose another language model"
     )
 
 
 def generation_problem(model: Any, embeddings: Tensor, is_sharded: bool) -> str | None:
-    """Let a model generate two tokens after embeddings.
+    """Check that a model can generate two tokens after embeddings.
 
     Args:
         model: A Hugging Face causal language model.
         embeddings: Embedded text ``[1, 2, E]``.
-        is_sharded: Whether all ranks must call it equally often.
+        is_sharded: Whether weights are sharded, so that all ranks need equally many calls.
 
     Returns:
-        What is wrong, None where it can.
+        Description of the problem; None if there is none.
     """
     mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
     try:
         model.generate(inputs_embeds=embeddings, attention_mask=mask, max_new_tokens=2, synced_gpus=is_sharded)
-    except _REFUSALS as error:
+    except _UNSUPPORTED as error:
         return f"{type(model).__name__} cannot answer ({type(error).__name__} while it generates: {error})"
     return None
 
 
 def unused_parameters(model: Any, embeddings: Tensor) -> list[str]:
-    """Names of the trainable parameters that a forward pass leaves out.
+    """Names of trainable parameters that a forward pass does not use.
 
-    Nothing is computed backward: the graph of the logits names what it was made of. Experts are not counted, for other
-    tokens go to others.
+    They are found in the autograd graph of the logits, without a backward pass. Experts are ignored, because other
+    tokens may use other experts.
 
     Args:
-        model: A Hugging Face causal language model with its weights whole.
-        embeddings: Embedded text with its graph, ``[1, 2, E]``.
+        model: A Hugging Face causal language model, not sharded.
+        embeddings: Embedded text, connected to the graph, ``[1, 2, E]``.
     """
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     logits = model(inputs_embeds=embeddings, use_cache=False).logits
@@ -78,7 +77,7 @@ def unused_parameters(model: Any, embeddings: Tensor) -> list[str]:
 
 
 def _leaves(result: Tensor) -> Iterator[Tensor]:
-    """The tensors that require gradients and that a result was computed from."""
+    """The leaf tensors, with gradients, that a result was computed from."""
     waiting = [result.grad_fn]
     seen = set()
     while waiting:
@@ -94,7 +93,7 @@ def _leaves(result: Tensor) -> Iterator[Tensor]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off; gradient checkpointing, which forbids a key-value cache, rests in this mode too."""
+    """Set evaluation mode: no dropout, and no gradient checkpointing, which does not allow a key-value cache."""
     was_training = model.training
     model.eval()
     try:

@@ -1,8 +1,9 @@
-"""Writes every conversation's visual tokens where its placeholder stands. Pure functions, without loops over rows.
+"""Replaces the placeholder of every conversation by the visual tokens of its video, without loops over rows.
 
-One function finds the placeholders and checks them, the other writes. To it everything is a length: a placeholder
-takes as many positions as its video has visual tokens, a real text token takes one, padding takes none. Running sums
-of the lengths say where everything belongs, so videos, images, plain text and any padding are the same case.
+``find_placeholders`` finds and checks the placeholders; ``splice`` builds the joined sequences. Every position of the
+text has a length in the result: a placeholder as many positions as its video has visual tokens, a text token 1, padding
+0. The cumulative sum of these lengths gives the position of each token. Videos, images, text and padding need no
+special cases.
 """
 
 from typing import NamedTuple
@@ -14,28 +15,28 @@ from components.interfaces import IGNORED_LABEL, TEXT_ONLY, VIDEO_PLACEHOLDER, T
 
 
 class SplicedInputs(NamedTuple):
-    """What the language model reads: text and visual tokens in one sequence of T positions."""
+    """Text and visual tokens of every conversation in one sequence of T positions: the language model's input."""
 
-    embeddings: Tensor  # [C, T, E], zero where masked
-    mask: Tensor  # [C, T] bool
-    labels: Tensor  # [C, T] int64, IGNORED_LABEL at visual tokens and where masked
-    position_ids: Tensor  # [C, T] int64, 0 at the first real token of a row
+    embeddings: Tensor  # [C, T, E], zero at padding
+    mask: Tensor  # [C, T] bool, False at padding
+    labels: Tensor  # [C, T] int64, IGNORED_LABEL at visual tokens and padding
+    position_ids: Tensor  # [C, T] int64, 0 at the first token of a row that is not padding
 
 
 def find_placeholders(text: TextInputs, num_videos: int) -> Tensor:
-    """Find where the visual tokens of every conversation belong, and check that text and videos fit together.
+    """Find the placeholder of every conversation, and check that text and videos match.
 
     Args:
         text: The conversations.
-        num_videos: Videos of the batch, V.
+        num_videos: Number of videos in the batch, V.
 
     Returns:
-        ``[C, K]`` bool, True at the one placeholder of every conversation that has a video.
+        ``[C, K]`` bool, True at the placeholder of every conversation that has a video.
 
     Raises:
-        ValueError: A conversation with a video has not exactly one placeholder, one without has some, or
-            ``video_index`` names no video of the batch. Text and video out of step train a model on the wrong pictures
-            without any other sign.
+        ValueError: A conversation with a video does not have exactly one placeholder, one without a video has a
+            placeholder, or ``video_index`` is not the index of a video. The model would be trained on wrong videos
+            without any other error.
     """
     placeholder = (text.input_ids == VIDEO_PLACEHOLDER) & text.text_mask  # [C, K]
     counts = placeholder.sum(dim=1)
@@ -58,19 +59,20 @@ def find_placeholders(text: TextInputs, num_videos: int) -> Tensor:
 
 
 def splice(visual: VisualTokens, text: TextInputs, text_embeddings: Tensor, *, pad_left: bool = False) -> SplicedInputs:
-    """Put visual tokens at the placeholders.
+    """Replace placeholders by visual tokens.
 
     Several conversations may share a video. Masked visual tokens are dropped, so videos may have different numbers of
-    them. Differentiable to ``text_embeddings`` and to ``visual.tokens``, which stay in the graph even if unused.
+    tokens. The result is differentiable with respect to ``text_embeddings`` and ``visual.tokens``; both are part of
+    the graph even if no conversation uses them.
 
     Args:
         visual: Visual tokens of the batch's videos.
-        text: The conversations; one without visual tokens has ``video_index`` TEXT_ONLY.
-        text_embeddings: Embedded ``text.input_ids``, ``[C, K, E]``; not read at placeholders and padding.
-        pad_left: Pad on the left, as generating needs, instead of on the right.
+        text: The conversations; one without a video has ``video_index`` TEXT_ONLY.
+        text_embeddings: Embedded ``text.input_ids``, ``[C, K, E]``; ignored at placeholders and padding.
+        pad_left: Pad on the left, for generation, instead of on the right.
 
     Returns:
-        The joined sequences, as long as the longest of them; same dtype as ``text_embeddings``.
+        The joined sequences, padded to the longest, in the dtype of ``text_embeddings``.
 
     Raises:
         ValueError: See ``find_placeholders``.
@@ -89,16 +91,16 @@ def splice(visual: VisualTokens, text: TextInputs, text_embeddings: Tensor, *, p
     first = longest - totals if pad_left else torch.zeros_like(totals)
     starts = first + ends - lengths
 
-    text_row, text_slot = (text.text_mask & ~placeholder).nonzero(as_tuple=True)
-    visual_row, visual_slot = keep.nonzero(as_tuple=True)
+    text_row, text_column = (text.text_mask & ~placeholder).nonzero(as_tuple=True)
+    visual_row, visual_column = keep.nonzero(as_tuple=True)
     visual_start = (starts * placeholder).sum(dim=1)  # [C]
-    rank = keep.cumsum(dim=1) - 1  # [C, Q], place of a visual token among those kept
+    order = keep.cumsum(dim=1) - 1  # [C, Q], index of a visual token among those of its row that are not masked
     rows = torch.cat([text_row, visual_row])
-    columns = torch.cat([starts[text_row, text_slot], visual_start[visual_row] + rank[visual_row, visual_slot]])
+    columns = torch.cat([starts[text_row, text_column], visual_start[visual_row] + order[visual_row, visual_column]])
     values = torch.cat(
         [
-            text_embeddings[text_row, text_slot],
-            visual.tokens[text.video_index[visual_row], visual_slot].to(text_embeddings.dtype),
+            text_embeddings[text_row, text_column],
+            visual.tokens[text.video_index[visual_row], visual_column].to(text_embeddings.dtype),
         ]
     )
 
@@ -107,6 +109,6 @@ def splice(visual: VisualTokens, text: TextInputs, text_embeddings: Tensor, *, p
     mask = torch.zeros(shape, dtype=torch.bool, device=rows.device)
     mask[rows, columns] = True
     labels = torch.full(shape, IGNORED_LABEL, dtype=text.labels.dtype, device=rows.device)
-    labels[text_row, starts[text_row, text_slot]] = text.labels[text_row, text_slot]
+    labels[text_row, starts[text_row, text_column]] = text.labels[text_row, text_column]
     position_ids = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     return SplicedInputs(embeddings, mask, labels, position_ids)

@@ -1,4 +1,4 @@
-"""What a language model can read: ids that it has embeddings for, and so many positions."""
+"""The limits of a language model's input: ids without an embedding, and the length of the context."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,11 +12,11 @@ CONTEXT_ADVICE = (
 
 
 class TextLimitError(ValueError):
-    """A conversation does not fit the language model.
+    """A conversation is too long for the language model, or contains ids without an embedding.
 
     Args:
-        reason: What is wrong with it.
-        conversation: Its number in the batch.
+        reason: The problem, for the message.
+        conversation: Index of the conversation in the batch.
     """
 
     def __init__(self, reason: str, conversation: int) -> None:
@@ -26,27 +26,27 @@ class TextLimitError(ValueError):
 
 
 class TextLimits:
-    """The limits of one language model; conversations beyond them are refused.
+    """Checks conversations against the limits of one language model.
 
     Args:
         model: A Hugging Face causal language model.
         tokenizer: Its tokenizer.
-        path: Where both come from, for messages.
+        path: Folder or hub name of both, for messages.
 
     Attributes:
-        context_length: Most positions of a sequence; None where the model has no such limit.
-        num_embeddings: Ids below this have an embedding.
+        context_length: Maximum number of positions; None if the model has no limit.
+        num_embeddings: Ids below this number have an embedding.
 
     Raises:
-        ValueError: The tokenizer's own vocabulary, without the tokens that were added to it, is larger than the
-            model's: it is another model's.
+        ValueError: The tokenizer's vocabulary, without added tokens, is larger than the model's. It then belongs to
+            another model.
     """
 
     def __init__(self, model: Any, tokenizer: Any, path: str) -> None:
         self.path = path
         self.context_length = context_length(model.config)
         self.num_embeddings = int(model.get_input_embeddings().num_embeddings)
-        # Gemma-3's text models lack the embedding of one token, which stands for pictures and never in a text.
+        # Gemma-3's text models have no embedding for one added token, the image token, which no text contains.
         self._all_embedded = len(tokenizer) <= self.num_embeddings
         without = range(self.num_embeddings, len(tokenizer))
         if any(index not in tokenizer.added_tokens_decoder for index in without):
@@ -57,37 +57,36 @@ class TextLimits:
             )
 
     def check_ids(self, input_ids: Tensor) -> None:
-        """Refuse ids without an embedding; on a GPU their look-up would end the process without a reason.
+        """Raise on ids without an embedding. On a GPU, looking them up would end the process without a useful message.
 
         Args:
-            input_ids: ``[C, K]``, one conversation a row. Read on the host only where the tokenizer has such ids.
+            input_ids: ``[C, K]``, one conversation per row. Copied to the CPU only if the tokenizer has such ids.
 
         Raises:
-            TextLimitError: A conversation holds one.
+            TextLimitError: A conversation contains such an id.
         """
         if self._all_embedded or not bool((input_ids >= self.num_embeddings).any()):
             return
-        row, place = (input_ids >= self.num_embeddings).nonzero()[0].tolist()
+        row, column = (input_ids >= self.num_embeddings).nonzero()[0].tolist()
         raise TextLimitError(
-            f"it holds id {int(input_ids[row, place])}, but {self.path!r} has embeddings for ids "
-            f"below {self.num_embeddings} only: the token stands for something that is no text, so take it out of the "
-            "conversation",
+            f"it holds id {int(input_ids[row, column])}, but {self.path!r} has embeddings for ids "
+            f"below {self.num_embeddings} only: the token is not a text token, so remove it from the conversation",
             row,
         )
 
     def check_positions(self, longest: int, mask: Tensor, num_visual: int, new_tokens: int = 0, first: int = 0) -> None:
-        """Refuse sequences that are longer than the model's context.
+        """Raise on sequences that are longer than the model's context.
 
         Args:
-            longest: Positions of the longest sequence, known on the host.
-            mask: Real positions of the sequences, ``[C, T]`` bool; read only where one is too long.
-            num_visual: Most visual tokens that one of them may hold, for the message.
-            new_tokens: Most tokens that are generated or scored after each.
-            first: Number of the first of them in its batch.
+            longest: Length of the longest sequence, in positions.
+            mask: Positions that are not padding, ``[C, T]`` bool; read only if a sequence is too long.
+            num_visual: Maximum number of visual tokens in a sequence, for the message.
+            new_tokens: Maximum number of tokens that are generated or scored after a sequence.
+            first: Index of the first sequence in its batch.
 
         Raises:
-            TextLimitError: One is longer. A model with learned positions would fail without a reason, one with rotary
-                ones would be trained on positions that it does not know.
+            TextLimitError: A sequence is too long. A model with learned positions would fail without a useful message;
+                one with rotary positions would be trained on positions that it does not know.
         """
         limit = self.context_length
         if limit is None or longest + new_tokens <= limit:
@@ -105,14 +104,14 @@ class TextLimits:
 
 
 def context_length(config: Any) -> int | None:
-    """Most positions that a model was made for.
+    """Maximum number of positions of a language model.
 
     Args:
         config: Configuration of a Hugging Face language model.
 
     Returns:
-        ``max_position_embeddings`` by whatever name the model has for it, stretched where its rotary positions are
-        scaled (YaRN, linear, dynamic). None where it tells none, or weighs distances and has no positions (ALiBi).
+        ``max_position_embeddings``, multiplied where rotary positions are scaled (YaRN, linear, dynamic). None if the
+        configuration does not have it, or the model uses distances instead of positions (ALiBi).
     """
     text = config.get_text_config(decoder=True)
     stated = getattr(text, "max_position_embeddings", None)
@@ -122,7 +121,7 @@ def context_length(config: Any) -> int | None:
 
 
 def _stretched(rope: Any, stated: int) -> Iterator[int]:
-    """Lengths that scaled rotary positions reach; some models keep settings for each kind of layer."""
+    """Context lengths with scaled rotary positions; some models have settings for each type of layer."""
     if not isinstance(rope, Mapping):
         return
     for inner in rope.values():

@@ -1,4 +1,4 @@
-"""Turns original VideoLLaMB checkpoints into our parts' state dicts and back. Strict: nothing is skipped in silence."""
+"""Converts original VideoLLaMB checkpoints to the state dicts of our parts, and back. Nothing is skipped silently."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from components.weights.original_names import (
     video_encoder_names,
 )
 
-_WRAPPED = r"(?:base_model\.model\.)?"  # a checkpoint saved from inside peft
+_WRAPPED = r"(?:base_model\.model\.)?"  # prefix in checkpoints of a model wrapped by peft
 _POSITION_IDS = re.compile(r"embeddings\.position_ids$")
 _ENCODER_LAYERS = {1024: 24}  # LanguageBind's ViT-L/14
 _LLAMA_LAYERS = {4096: 32, 5120: 40}  # 7B and 13B
@@ -55,7 +55,7 @@ PARTS: Mapping[PartName, PartNames] = {
     ),
     "language_model": PartNames(
         prefix="",
-        # `language_model.` is how transformers' own LLaVA checkpoints begin.
+        # `language_model.` is the prefix in transformers' own LLaVA checkpoints.
         accepted_prefix=re.compile(
             _WRAPPED + r"(?:language_model\.)?(?=model\.(?:layers|embed_tokens|norm)\.|lm_head\.)"
         ),
@@ -69,7 +69,7 @@ PARTS: Mapping[PartName, PartNames] = {
 
 
 class Allowances(NamedTuple):
-    """Names, with ``*`` for any text, that a conversion may do without or leave behind."""
+    """Names of tensors that may be missing or unknown; ``*`` matches any text."""
 
     missing: Sequence[str] = ()
     unknown: Sequence[str] = ()
@@ -83,17 +83,17 @@ class ImportedPart(NamedTuple):
     """One part under our names."""
 
     tensors: dict[str, Tensor]
-    num_layers: int  # that it must have; some may be missing, where that is allowed
-    dropped: list[str]  # original names, with prefix, that nothing reads
-    missing: list[str]  # original names that the checkpoint lacks, all of them allowed
+    num_layers: int  # expected number; tensors of some may be missing, where that is allowed
+    dropped: list[str]  # original names, with prefix, of tensors that are never used
+    missing: list[str]  # original names that the checkpoint does not have; all are allowed
 
 
 class Import(NamedTuple):
-    """What an original checkpoint holds."""
+    """The result of an import."""
 
     parts: dict[PartName, ImportedPart]
-    not_wanted: dict[PartName, list[str]]  # names of the parts that were not asked for
-    unknown: list[str]  # names of no part, all of them allowed
+    not_wanted: dict[PartName, list[str]]  # names of tensors of parts that were not requested
+    unknown: list[str]  # names that belong to no part; all are allowed
 
 
 def import_checkpoint(
@@ -106,20 +106,20 @@ def import_checkpoint(
     """Rename the tensors of an original checkpoint.
 
     Args:
-        checkpoint: Tensors by original name: a whole model, some of its parts, or a lone ``mm_projector``.
-        wanted: Parts to import; all that the checkpoint has by default.
+        checkpoint: Tensors by original name: a complete model, some of its parts, or ``mm_projector`` alone.
+        wanted: Parts to import; by default all that the checkpoint has.
         allowed: Names that may be missing or unknown.
-        lora_alpha: ``lora_alpha`` of the image encoder's adapters, should it have any.
-        num_layers: Layers of the parts. Of a part that is not named, the depth of the published models is known by its
-            width; the layers that are there do not show it, for the last may be missing.
+        lora_alpha: ``lora_alpha`` of the image encoder's adapters, if it has any.
+        num_layers: Number of layers of the parts. For other parts it is that of the published model of the same width.
+            It is not taken from the tensors, because the last layers may be missing.
 
     Returns:
         The parts under our names.
 
     Raises:
-        ValueError: Names are unknown or missing and not allowed, two names mean the same tensor, a wanted part is
-            absent, its depth is unknown, or a part has adapters that nothing here can scale. A model with a part left
-            as it was initialised would run and be wrong.
+        ValueError: Names are unknown or missing and not allowed, two names belong to the same tensor, a requested part
+            is absent, its number of layers is unknown, or a part has adapters that cannot be merged here. Otherwise the
+            model would run with randomly initialised weights.
     """
     by_part, unknown = _sort_by_part(checkpoint)
     chosen = wanted or tuple(by_part)
@@ -150,15 +150,15 @@ def export_part(
     allowed: Allowances = NOTHING_ALLOWED,
     num_layers: int | None = None,
 ) -> dict[str, Tensor]:
-    """Give a part's state dict the original's names, prefix included.
+    """Rename a part's state dict to the original's names, including the prefix.
 
-    Tensors that the original stores but never reads are written as zeros.
+    Tensors that the original stores but never uses are written as zeros.
 
     Args:
         part: The part.
         tensors: Its state dict under our names.
         allowed: Our names that may be missing or unknown.
-        num_layers: Layers that the part must have. None takes it for complete: the last that is there is the last.
+        num_layers: Expected number of layers; None if no layer is missing in ``tensors``.
 
     Raises:
         ValueError: Names are unknown or missing and not allowed.
@@ -178,7 +178,7 @@ def export_part(
 
 
 def _sort_by_part(checkpoint: Mapping[str, Tensor]) -> tuple[dict[PartName, dict[str, str]], list[str]]:
-    """Find the part of every name: ``{part: {name without prefix: full name}}``, and the names of no part."""
+    """Sort names by part: ``{part: {name without prefix: full name}}``, and the names that belong to no part."""
     by_part: dict[PartName, dict[str, str]] = {}
     unknown = []
     for full in checkpoint:
@@ -221,16 +221,16 @@ def _import_part(rules: PartNames, tensors: Mapping[str, Tensor], num_layers: in
 def refuse_differences(
     missing: Sequence[str], unknown: Sequence[str], allowed: Allowances, hints: Sequence[str] = ()
 ) -> None:
-    """Refuse names that nobody allowed.
+    """Raise if names are missing or unknown and not allowed.
 
     Args:
-        missing: Names that should be there and are not.
-        unknown: Names that are there and have no place.
-        allowed: Names that may be either.
-        hints: Why names may differ, for the message.
+        missing: Names that are expected but not there.
+        unknown: Names that are there but not expected.
+        allowed: Names that may be missing or unknown.
+        hints: Possible reasons, for the message.
 
     Raises:
-        ValueError: A name is not allowed; all of them are listed.
+        ValueError: Names are not allowed; the message lists all of them.
     """
     lacking = [name for name in missing if not _is_named(name, allowed.missing)]
     unclear = [name for name in unknown if not _is_named(name, allowed.unknown)]
@@ -238,8 +238,8 @@ def refuse_differences(
         return
     lines = [*hints, *(f"missing tensor {name}" for name in lacking), *(f"unknown tensor {name}" for name in unclear)]
     raise ValueError(
-        f"{len(lacking)} missing and {len(unclear)} unknown tensors. Allow those that you can do without by name "
-        "(--allow-missing, --allow-unknown; * stands for any text):\n  " + "\n  ".join(lines)
+        f"{len(lacking)} missing and {len(unclear)} unknown tensors. If you do not need them, allow them by name "
+        "(--allow-missing, --allow-unknown; * matches any text):\n  " + "\n  ".join(lines)
     )
 
 

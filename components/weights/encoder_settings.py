@@ -1,4 +1,4 @@
-"""Writes down what LanguageBind's transformers are built from, for checkpoints that hold their weights alone."""
+"""Derives the ``config.json`` of LanguageBind's transformers from their tensors, for checkpoints without one."""
 
 import math
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ _PUBLISHED_HEADS = {1024: 16}  # width of the published ViT-L/14 transformers ->
 
 
 class EncoderFacts(NamedTuple):
-    """What no tensor's shape tells. The defaults are those of LanguageBind's published ViT-L/14 models.
+    """Settings that tensor shapes do not show. The defaults are those of LanguageBind's published ViT-L/14 models.
 
     Attributes:
-        num_heads: Attention heads; None knows the published models' 16 for width 1024, and no other.
-        activation: Activation of the feed-forward parts, as transformers names it.
+        num_heads: Number of attention heads. None is 16 for width 1024, as published; other widths need a number.
+        activation: Name in transformers of the activation of the feed-forward networks.
         norm_eps: Epsilon of the layer norms.
 
     Source: LanguageBind (arXiv:2310.01852), the published ``config.json`` of its video and image models.
@@ -26,26 +26,27 @@ class EncoderFacts(NamedTuple):
 
 
 def encoder_settings(tensors: Mapping[str, Tensor], num_layers: int, facts: EncoderFacts, part: str) -> dict[str, Any]:
-    """Describe a vision transformer as its ``config.json`` does.
+    """Make the content of a vision transformer's ``config.json``.
 
     Args:
-        tensors: Weights under LanguageBind's names, without prefix; only their shapes are read.
-        num_layers: Layers of the transformer, of which the last may be missing.
-        facts: What the shapes do not tell.
+        tensors: Weights under LanguageBind's names, without prefix; only their shapes are used.
+        num_layers: Number of layers of the transformer; weights of the last ones may be missing.
+        facts: Settings that shapes do not show.
         part: Name of the part, for messages.
 
     Returns:
-        The settings; with temporal attention where the tensors have it.
+        The settings; with temporal attention if the tensors have it.
 
     Raises:
-        ValueError: A tensor that shows a size is missing, the positions form no square grid, or the heads are unknown
-            or do not divide the width: another number of heads would load and compute something else.
+        ValueError: A tensor that shows a size is missing, the positions do not form a square grid, or the number of
+            heads is unknown or does not divide the width. A wrong number of heads would load without an error and give
+            wrong features.
     """
     patch = _shape(tensors, "embeddings.patch_embedding.weight", part)
     positions, width = _shape(tensors, "embeddings.position_embedding.weight", part)
     side = math.isqrt(positions - 1)
     if side**2 != positions - 1:
-        raise ValueError(f"{part}: {positions - 1} patch positions form no square grid; the image size cannot be told")
+        raise ValueError(f"{part}: {positions - 1} patch positions form no square grid; the image size is unknown")
     heads = _PUBLISHED_HEADS.get(width) if facts.num_heads is None else facts.num_heads
     if heads is None or heads < 1 or width % heads:
         raise ValueError(
@@ -69,5 +70,5 @@ def encoder_settings(tensors: Mapping[str, Tensor], num_layers: int, facts: Enco
 
 def _shape(tensors: Mapping[str, Tensor], name: str, part: str) -> tuple[int, ...]:
     if name not in tensors:
-        raise ValueError(f"{part}: {name} is missing, whose shape the part's config.json is written from")
+        raise ValueError(f"{part}: {name} is missing; its shape is needed to write the part's config.json")
     return tuple(tensors[name].shape)

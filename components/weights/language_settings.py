@@ -1,4 +1,4 @@
-"""Makes a LLaMA folder that transformers reads by itself: configuration, tokenizer and conversation template."""
+"""Writes configuration, tokenizer and chat template of an imported LLaMA model, so that transformers can open it."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 CHAT_TEMPLATE = Path(__file__).parents[1] / "language" / "chat_templates" / "vicuna_v1.jinja"
-"""The conversation template of LLaVA-1.5, Vicuna and VideoLLaMB, none of which publishes it with its tokenizer."""
+"""The chat template of LLaVA-1.5, Vicuna and VideoLLaMB. Their published tokenizers do not include it."""
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -20,19 +20,16 @@ TOKENIZER_FILES = (
 
 
 def write_language_settings(source: Path, target: Path, num_layers: int, dtype: str | None) -> list[str]:
-    """Put what belongs to a language model beside its weights.
-
-    The conversation template is written to the folder whatever ``source`` holds: whoever reads the tokenizer there, for
-    data or for answers, reads the same one.
+    """Write the files of a language model besides its weights. The chat template is always written.
 
     Args:
-        source: The original checkpoint; a folder has configuration and tokenizer.
+        source: The original checkpoint; if it is a folder, its configuration and tokenizer are copied.
         target: Folder of the language model.
-        num_layers: Layers of the language model.
-        dtype: Dtype that the weights were cast to; None leaves what the configuration says.
+        num_layers: Number of layers of the language model.
+        dtype: Dtype that the weights were cast to; None does not change the configuration.
 
     Returns:
-        What is left to do by hand, line by line.
+        Lines that tell the user what remains to be done by hand.
 
     Raises:
         ValueError: The tokenizer's files cannot be read.
@@ -41,9 +38,9 @@ def write_language_settings(source: Path, target: Path, num_layers: int, dtype: 
     if not (source / "config.json").is_file():
         return [f"  {source} has no config.json; put LLaMA's, and the tokenizer's files, into {target} before use"]
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    if "text_config" in config:  # transformers' own LLaVA; the rest is about its image encoder and its projector
+    if "text_config" in config:  # transformers' own LLaVA; other settings belong to its image encoder and projector
         config = {name: config[name] for name in ("dtype", "torch_dtype") if name in config} | config["text_config"]
-    config.pop("auto_map", None)  # would ask for the original's code
+    config.pop("auto_map", None)  # would require the original's code
     config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": num_layers}
     if dtype is not None:
         config.pop("torch_dtype", None)
@@ -61,9 +58,9 @@ def _write_tokenizer(source: Path, target: Path) -> list[str]:
     _keep_old_default(target / "tokenizer_config.json")
     if not (target / "tokenizer.json").is_file():
         try:
-            # Its save_pretrained would lose `legacy`, which _keep_old_default wrote.
+            # Not by save_pretrained, which would drop the setting `legacy` that _keep_old_default wrote.
             AutoTokenizer.from_pretrained(target).backend_tokenizer.save(str(target / "tokenizer.json"))
-        except Exception as error:  # transformers raises whatever its readers of old formats do
+        except Exception as error:  # transformers' readers of old formats raise many types
             raise ValueError(
                 f"{source / 'tokenizer.model'} is no SentencePiece model, as LLaMA's tokenizer is; fetch it again"
             ) from error
@@ -71,10 +68,10 @@ def _write_tokenizer(source: Path, target: Path) -> list[str]:
 
 
 def _keep_old_default(path: Path) -> None:
-    """Say outright how text after a special token begins.
+    """Write the tokenizer setting ``legacy`` explicitly, because its default has changed.
 
-    Up to version 4, whose tokenizers these models were trained with, transformers took a missing ``legacy`` for True;
-    since version 5 it takes it for False, which reads ``</s>USER`` as other tokens.
+    These models were trained with transformers up to version 4, where the default was True. Since version 5 it is
+    False, which gives other tokens for text after a special token, such as ``</s>USER``.
     """
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True} | settings

@@ -1,4 +1,4 @@
-"""Tells how many layers a part has, so that one whose last layers are missing does not pass for a shallower one."""
+"""Determines how many layers a part must have, to detect checkpoints whose last layers are missing."""
 
 import json
 import re
@@ -14,20 +14,20 @@ _BRIDGE_DEPTH = re.compile(r"rmt_r_transformer(\d+)x")  # how the original reads
 
 
 class Depth(NamedTuple):
-    """Number of layers that a part must have, and how that is known."""
+    """Number of layers that a part must have, and the source of this number."""
 
     num_layers: int
     known_from: str
 
 
 def read_depths(source: Path) -> dict[PartName, int]:
-    """Read the depths that a checkpoint's ``config.json`` states.
+    """Read numbers of layers from a checkpoint's ``config.json``.
 
     Args:
-        source: The original checkpoint, a folder or a file; what lies beside a file counts.
+        source: The original checkpoint: a folder, or a file in a folder with ``config.json``.
 
     Returns:
-        Number of layers of those parts of which it says so. Of the encoders the original's never does.
+        Number of layers of every part for which the file has it. The original's never has those of the encoders.
     """
     config = _read_config(source if source.is_dir() else source.parent)
     depths: dict[PartName, int] = {}
@@ -40,7 +40,7 @@ def read_depths(source: Path) -> dict[PartName, int]:
 
 
 def read_depth(folder: Path) -> int | None:
-    """Read the depth that the ``config.json`` of one part's folder states, if there is one and it does."""
+    """Read the number of layers from the ``config.json`` of one part's folder; None if it is not there."""
     return _num_layers_in(_read_config(folder))
 
 
@@ -56,16 +56,16 @@ def _num_layers_in(config: Mapping[str, Any]) -> int | None:
 
 
 def depth_of(part: PartName, rules: PartNames, tensors: Mapping[str, Tensor], stated: int | None) -> Depth:
-    """Tell how many layers a part must have.
+    """Determine how many layers a part must have.
 
     Args:
         part: The part.
         rules: Its names.
         tensors: Its tensors under original names, without prefix; only the width is read from them.
-        stated: What was said about it; None knows the published models by their width, and no others.
+        stated: The number in a config or option; None takes that of the published model with the same width.
 
     Raises:
-        ValueError: Nothing was said, and the width is not that of a published model.
+        ValueError: There is no stated number, and no published model has this width.
     """
     if stated is not None:
         return Depth(stated, "stated")
@@ -74,19 +74,19 @@ def depth_of(part: PartName, rules: PartNames, tensors: Mapping[str, Tensor], st
         sized = f"and {rules.width_from} missing" if width is None else f"for width {width}"
         raise ValueError(
             f"{part}: unknown number of layers {sized}; layers {sorted(layers_of(tensors))} are there, but the last "
-            f"may be missing. Say how many it was trained with: --num-layers {part}=N"
+            f"may be missing. Give the number that it was trained with: --num-layers {part}=N"
         )
     return Depth(rules.published_layers[width], f"published for its width {width}")
 
 
 def depth_problems(part: PartName, rules: PartNames, names: Collection[str], depth: Depth) -> list[str]:
-    """Say which whole layers are missing or too many, in at most one line.
+    """Describe which complete layers are missing or superfluous, in at most one line.
 
     Args:
         part: The part.
         rules: Its names.
-        names: Original names that are there, without prefix.
-        depth: The layers that it must have.
+        names: Original names in the checkpoint, without prefix.
+        depth: The expected number of layers.
     """
     present, expected = layers_of(names), layers_of(rules.names(depth.num_layers))
     missing, beyond = sorted(expected - present), sorted(present - expected)
@@ -96,5 +96,5 @@ def depth_problems(part: PartName, rules: PartNames, names: Collection[str], dep
     surplus = f", beyond them {beyond}" if beyond else ""
     return [
         f"{part}: {found} of the {depth.num_layers} that are {depth.known_from}{surplus}. Fetch the checkpoint's files "
-        f"again, or, if the part was trained with another number of layers, say so: --num-layers {part}=N"
+        f"again, or, if the part was trained with another number of layers, give it: --num-layers {part}=N"
     ]

@@ -1,7 +1,6 @@
-"""Merges low-rank adapters of plain linear layers into the weights beside which they were trained.
+"""Merges LoRA adapters of linear layers into their weights, for the tensors of a file, without a model.
 
-This works on the tensors of a file, where no model is at hand. Where one is, ``components.language.adapters`` merges
-what any kind of layer has.
+For a loaded model, ``components.language.adapters`` merges adapters of any kind of layer.
 """
 
 import re
@@ -17,27 +16,27 @@ _ADVICE = (
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a tensor is part of a low-rank adapter, of whatever kind."""
+    """Whether a tensor is part of a LoRA adapter of any kind of layer."""
     return "lora_" in name
 
 
 def merge_adapters(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """Give a state dict that peft wrapped the names and weights of the plain model.
+    """Convert the state dict of a model with peft adapters to that of the plain model.
 
-    Every weight W ``[out, in]`` with adapters A and B becomes ``W + alpha / rank * B A``, in float32: in half precision
-    the sum would be rounded, and the model would not compute what it did with its adapters. Both forms that peft has
-    written are read: the plain layer below ``base_layer``, or under its own name.
+    Every weight W ``[out, in]`` with adapters A and B becomes ``W + alpha / rank * B A``, in float32, because rounding
+    the sum to half precision would change the model's results. Both of peft's naming schemes are accepted: the plain
+    layer under ``base_layer``, or under its own name.
 
     Args:
         tensors: State dict with or without adapters.
         alpha: ``lora_alpha`` of the adapters' configuration; the rank is read from their shapes.
 
     Returns:
-        A state dict without traces of peft.
+        A state dict with the plain model's names.
 
     Raises:
-        ValueError: An adapter lacks its other half or its weight, or is not that of an ``nn.Linear``; merging the rest
-            would pass for the whole.
+        ValueError: An adapter is incomplete, has no weight to merge into, or does not belong to an ``nn.Linear``. No
+            adapter is merged then.
     """
     plain: dict[str, Tensor] = {}
     adapters: dict[str, dict[str, Tensor]] = {}
@@ -71,14 +70,14 @@ def _refuse_other_kinds(plain: Mapping[str, Tensor]) -> None:
     leftover = [name for name in plain if is_adapter(name)]
     if leftover:
         raise ValueError(
-            f"{len(leftover)} tensors are adapters of other layers than nn.Linear, or of another form than plain LoRA, "
-            f"such as {leftover[0]}: they cannot be merged here, and without them the model computes something else. "
+            f"{len(leftover)} tensors are adapters of other layers than nn.Linear, or of another kind than plain LoRA, "
+            f"such as {leftover[0]}: they cannot be merged here, and without them the model's results would differ. "
             f"{_ADVICE}"
         )
 
 
 def _stores_transposed_weights(plain: Mapping[str, Tensor]) -> bool:
-    """Whether layers are of the kind whose bias is as long as its weight is wide: Conv1D, ``[in, out]``."""
+    """Whether weights are stored as ``[in, out]`` (GPT-2's Conv1D), which shows in the length of a bias."""
     for name, weight in plain.items():
         bias = plain.get(f"{name.removesuffix('weight')}bias") if name.endswith(".weight") else None
         if bias is not None and weight.dim() == 2 and bias.shape[0] == weight.shape[1] != weight.shape[0]:

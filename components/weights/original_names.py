@@ -1,7 +1,7 @@
-"""Tensor names of the VideoLLaMB checkpoints beside ours, part by part.
+"""Tables of tensor names: from the names in original VideoLLaMB checkpoints to ours, for each part.
 
-Every table is a plain dict from an original name to ours, built for a number of layers; read backwards it serves the
-export. A part's original names are those below its prefix in a checkpoint.
+A table is a dict from original name to our name, built for a number of layers. The export uses it in reverse. Original
+names are without the prefix that the part has in a checkpoint.
 
 Source: the VideoLLaMB code, commit a885b99; LanguageBind and LLaMA as in transformers.
 """
@@ -18,12 +18,12 @@ _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 def layers_of(names: Iterable[str]) -> set[int]:
-    """Layers that a part's names speak of; the same for original names and ours."""
+    """Indices of the layers that occur in tensor names; works for original names and ours."""
     return {int(match[1]) for match in map(_LAYER.search, names) if match}
 
 
 def num_layers_of(names: Iterable[str]) -> int:
-    """Layers of a part whose names are complete; of one that may lack its last layers, ``depth.py`` tells."""
+    """Number of layers of a part without missing tensors; otherwise use ``components.weights.layer_count``."""
     return 1 + max(layers_of(names), default=-1)
 
 
@@ -36,16 +36,16 @@ class PartNames:
     """Names of one part of the original model.
 
     Attributes:
-        prefix: What stands before the part's names in an original checkpoint.
-        accepted_prefix: Every prefix that is understood, as a pattern.
-        names: Original name to ours, for a number of layers.
+        prefix: Prefix of the part's names in an original checkpoint.
+        accepted_prefix: Pattern of all prefixes that the import accepts.
+        names: Makes the table from original names to ours, for a number of layers.
         width_from: Original name of a tensor whose last dimension is the part's width.
-        published_layers: Width of the published models to the number of their layers.
-        unused: For a number of layers, the original names whose tensors never influence what the original computes,
-            each with a used one of the same shape. They are dropped on import and written as zeros on export, because
-            the original loads strictly.
-        ignored: Buffers that some versions of the libraries stored, as a pattern; dropped on import.
-        adapters: Whether the original stores the part with LoRA adapters beside its weights.
+        published_layers: Number of layers of the published models, by width.
+        unused: Makes a table of original names whose tensors the original model never uses, each with the name of a
+            used tensor of the same shape. The import drops them; the export writes zeros, because the original model
+            requires them when it loads.
+        ignored: Pattern of buffers that some library versions store; the import drops them.
+        adapters: Whether the original stores the part with LoRA adapters.
     """
 
     prefix: str
@@ -75,7 +75,7 @@ def _bridge_attention(theirs: str, ours: str) -> dict[str, str]:
 
 
 def bridge_names(num_layers: int) -> dict[str, str]:
-    """Names of ``mm_projector`` beside those of ``VideoLLaMBBridge``."""
+    """Names in ``mm_projector``, with those of ``VideoLLaMBBridge``."""
     names = {"projector.read_memory_emb": "initial_memory"}
     for layer in range(num_layers):
         theirs, ours = f"projector.layers.{layer}", f"layers.{layer}"
@@ -92,11 +92,11 @@ def bridge_names(num_layers: int) -> dict[str, str]:
 
 
 def unused_bridge_names(num_layers: int) -> dict[str, str]:
-    """Names in ``mm_projector`` that the original stores but never reads, each with a used one of the same shape."""
+    """Names in ``mm_projector`` that the original never uses, each with a used name of the same shape."""
     unused = {"projector.memory_tokens": "projector.read_memory_emb"}
     for layer in range(num_layers):
         path = f"projector.layers.{layer}"
-        # The names of an attention are the same in both; only their path differs.
+        # Names within an attention layer are the same in both; only the path differs.
         unused |= _same_inside(f"{path}.crossattention", f"{path}.selfattention")
     return unused | _same_inside("retrieval.layers.0.selfattention", "retrieval.layers.0.crossattention")
 
@@ -106,7 +106,7 @@ def _same_inside(unused: str, used: str) -> dict[str, str]:
 
 
 def llama_names(num_layers: int) -> dict[str, str]:
-    """Names of the LLaMA model; ours are those of transformers, which are the original's."""
+    """Names of the LLaMA model; the original and ours both use those of transformers."""
     names = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
     for layer in range(num_layers):
         names += [f"model.layers.{layer}.self_attn.{each}_proj.weight" for each in "qkvo"]

@@ -1,4 +1,4 @@
-"""Reads the parts that a training run changed from the checkpoint that it wrote."""
+"""Reads the trained parts from the checkpoint of a training run, for the export to the original format."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ _PREFIXES: Mapping[PartName, str] = {
     "video_encoder": "model.encoder.video_transformer.",
     "image_encoder": "model.encoder.image_transformer.",
 }
-"""What a part's names begin with in a checkpoint."""
+"""Prefix of a part's names in a checkpoint."""
 _CAN_TRAIN: Sequence[PartName] = ("bridge", "language_model")  # the encoders are always frozen
 
 
@@ -31,19 +31,19 @@ def parts_of_run(
     alpha: float | None,
     allowed: Allowances = NOTHING_ALLOWED,
 ) -> dict[PartName, Mapping[str, Tensor]]:
-    """All parts of a training run: what trained from its checkpoint, the others from where training started.
+    """Collect all parts of a training run: trained parts from its checkpoint, the others from their initial weights.
 
     Args:
         checkpoint: The run's checkpoint.
-        frozen: State dicts of the parts that training started from, under our names; there may be none.
-        language_model: Folder of the language model that training started from.
-        alpha: ``alpha`` of the run's LoRA settings, where it trained adapters.
+        frozen: State dicts of the parts before training, under our names; may be empty.
+        language_model: Folder of the language model before training.
+        alpha: ``alpha`` of the run's LoRA settings, if it trained adapters.
         allowed: Names of the checkpoint's parameters that may be unknown.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: See ``read_trained_parts`` and ``merge_trained_adapters``; or what did not train is not what the run
-            had.
+        ValueError: See ``read_trained_parts`` and ``merge_trained_adapters``; or the frozen parts are not those of the
+            run.
     """
     trained = read_trained_parts(checkpoint, allowed)
     _refuse_other_frozen_parts(checkpoint, frozen)
@@ -54,18 +54,19 @@ def parts_of_run(
 
 
 def read_trained_parts(checkpoint: Path, allowed: Allowances = NOTHING_ALLOWED) -> dict[PartName, dict[str, Tensor]]:
-    """Read the weights of a checkpoint that training wrote.
+    """Read the weights in a checkpoint of a training run.
 
     Args:
-        checkpoint: A ``.ckpt`` folder. Frozen parts are not in it; LoRA adapters are, without the weights beside them.
+        checkpoint: A ``.ckpt`` folder. It does not contain frozen weights, such as those that LoRA adapters belong to.
         allowed: Names of its parameters that may be unknown.
 
     Returns:
-        State dicts of the parts it has, under our names.
+        State dicts of the stored parts, under our names.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It is no checkpoint (see ``RunCheckpoint``), or has tensors of no known part that are not allowed.
+        ValueError: It is not a checkpoint (see ``RunCheckpoint``), or has tensors of unknown parts that are not
+            allowed.
     """
     opened = RunCheckpoint(checkpoint)
     parts: dict[PartName, dict[str, Tensor]] = {}
@@ -83,19 +84,19 @@ def read_trained_parts(checkpoint: Path, allowed: Allowances = NOTHING_ALLOWED) 
 def merge_trained_adapters(
     checkpoint: Path, trained: dict[str, Tensor], frozen: Path | None, alpha: float | None
 ) -> dict[str, Tensor]:
-    """Merge a language model's trained adapters into the weights that they were trained beside.
+    """Merge a language model's trained adapters into its frozen weights.
 
     Args:
-        checkpoint: Where they are from.
-        trained: What the checkpoint has of the language model; given back as it is where there are no adapters.
-        frozen: Folder of the language model that training started from.
+        checkpoint: The run's checkpoint.
+        trained: The language model's tensors in the checkpoint; returned unchanged if there are no adapters.
+        frozen: Folder of the language model before training.
         alpha: ``alpha`` of the run's LoRA settings.
 
     Returns:
-        The whole language model, merged weights in float32.
+        State dict of the complete language model; merged weights are float32.
 
     Raises:
-        ValueError: There are adapters, but no folder or no ``alpha``; or another ``alpha`` than the run's own.
+        ValueError: There are adapters, but no folder or no ``alpha`` is given, or ``alpha`` is not that of the run.
     """
     if not any(is_adapter(name) for name in trained):
         return trained
@@ -114,20 +115,20 @@ def merge_trained_adapters(
 
 
 def _refuse_other_frozen_parts(checkpoint: Path, parts: Mapping[PartName, Mapping[str, Tensor]]) -> None:
-    """Compare parts with the fingerprints of a checkpoint; one that was written before there were any has none."""
-    kept = {plain_name(name): value for name, value in RunCheckpoint(checkpoint).fingerprints.items()}
+    """Check parts against the fingerprints of a checkpoint; older checkpoints have none."""
+    stored = {plain_name(name): value for name, value in RunCheckpoint(checkpoint).fingerprints.items()}
     for part, tensors in parts.items():
         for name in tensors:
-            fingerprint = kept.get(_PREFIXES[part] + name)
+            fingerprint = stored.get(_PREFIXES[part] + name)
             if fingerprint is not None and not is_same(fingerprint, fingerprint_of_tensor(tensors[name])):
                 raise ValueError(
-                    f"{part}: {name} in the --frozen folder is not what {checkpoint} was trained beside. Name the "
-                    "folder that training started from"
+                    f"{part}: {name} in the --frozen folder is not the weight that {checkpoint} was trained with. Name "
+                    "the folder that training started from"
                 )
 
 
 def _alpha_in(checkpoint: Path) -> float | None:
-    """``alpha`` of the adapters as the checkpoint's config states it, if it has one."""
+    """``alpha`` of the adapters in the checkpoint's config; None if it is not there."""
     path = checkpoint / CONFIG
     settings: Any = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for key in ("model", "language_model", "init_args", "lora", "alpha"):

@@ -7,23 +7,24 @@ r"""Converts other projects' instruction data into shards.
     python -m datamodules.convert mixture mixture.yaml OUT --media-root videos --seed 0
     python -m datamodules.convert webdataset 'sets/train-{000000..000012}.tar' OUT
 
-Rows about the same part of the same video become one sample with a conversation each, in the order in which the
-annotations name the videos first; shuffling is the reader's. Beside the shards ``OUT/NAME-000000.tar`` lie
-``NAME.report.json`` (counts), ``NAME.left_out.jsonl`` (every row that was left out, and why) and a hidden plan file.
+Rows about the same part of the same video become one sample with one conversation per row. Samples are in the order in
+which the annotations first name their videos; training shuffles them. Beside the shards ``OUT/NAME-000000.tar`` it
+writes ``NAME.report.json`` (counts), ``NAME.left_out.jsonl`` (every row that was left out, and why) and a hidden plan
+file.
 
 - A row that cannot be used is left out, counted and listed. The exit status is 1 if more than ``--max-missing-rate`` of
-  the rows were; the shards are whole and usable nevertheless. A JSON list that is damaged stops the conversion before
-  anything is written (status 2). Status 70 is a fault of this program.
-- Nothing about one row or one file stops a conversion. What nobody foresaw is listed with the error's type and message.
-- The same command goes on where a stopped or killed one was. Until it has ended, the plan file takes about as much
-  space as the annotations. ``--restart`` removes what an earlier conversion wrote and converts again.
-- ``--part i/n`` converts one of n disjoint parts, so an array job needs no step afterwards: its shards differ by name,
-  and the reader takes them all (``OUT`` or ``OUT/*.tar``).
+  the rows are left out; the shards can be used all the same. A damaged JSON list stops the conversion before anything
+  is written (status 2). Status 70 is an error in this program.
+- No single row or media file stops a conversion. An unexpected error is listed with its type and message.
+- After a stop or kill, the same command continues. Until the end, the plan file takes about as much space as the
+  annotations. ``--restart`` removes what an earlier conversion wrote and converts again.
+- ``--part i/n`` converts one of n disjoint parts, for array jobs. Their shards have different names, so training reads
+  them together (``OUT`` or ``OUT/*.tar``).
 - ``meta`` of a sample: ``media`` (its path in the annotation) and, with ``--probe``, ``width`` and ``height`` and, of
-  videos, ``duration_ms``, the length of the part that is meant (``start_ms`` to ``end_ms``).
-- The bytes of a file tell what it is, not its name. Pictures of other formats become PNG. Animated pictures that a row
-  names by ``video`` become videos.
-- ``@FILE`` stands for arguments in a file, one a line: the 30 media roots of PLLaVA's sets, for instance.
+  videos, ``duration_ms``, the length of the part that the row names (``start_ms`` to ``end_ms``).
+- The format of a file follows from its bytes, not its name. Pictures of other formats become PNG. Animated pictures
+  that a row names in ``video`` become videos.
+- ``@FILE`` reads arguments from a file, one per line: the 30 media roots of PLLaVA's sets, for instance.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from datamodules.convert.sources import SOURCES, MediaRoots
 
 TOO_MANY_LEFT_OUT = 1
 CANNOT_BE_DONE = 2
-"""Exit statuses beside 0. Only 0 and 1 leave shards that can be used; a fault of the program ends with 70."""
+"""Exit statuses other than 0. Shards can be used after 0 and 1 only; an error in the program gives 70."""
 
 _GIGABYTE = 10**9
 
@@ -59,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit status: 0, or 1 where more rows than allowed were left out, or 2 where the conversion cannot be done.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name must not end a run on a plain terminal
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not fail on a file's name
     options = _parser().parse_args(args)
     try:
         conversion = _conversion(options)
@@ -69,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return CANNOT_BE_DONE
     print(report.table())
     if report.missing_rate > options.max_missing_rate:
-        state = "the shards are whole" if report.num_samples else "no row could be used"
+        state = "the shards are complete" if report.num_samples else "no row could be used"
         print(
             f"error: {report.missing_rate:.2%} of the rows were left out, --max-missing-rate allows "
             f"{options.max_missing_rate:.2%}; {state}, the reasons are in {report.listed_in}",
@@ -125,7 +126,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[LABEL=]DIR",
-        help="where media lie; with LABEL only for the annotations below it; several are tried in turn; default: "
+        help="folder of media; with LABEL only for the annotations below it; several are tried in turn; default: "
         "the annotations' own folder",
     )
     add(
@@ -133,7 +134,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FOLDER",
-        help="taken off paths of media that begin with it, such as /data/; what is left is below a media root",
+        help="removed from the start of media paths, such as /data/; the rest is a path below a media root",
     )
     add("--restart", action="store_true", help="remove an earlier conversion of this name from OUT first")
     add("--name", help="start of the shards' names; default: the source's name")
@@ -143,13 +144,13 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         "--probe",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="open media: check and measure them (--reencode always does)",
+        help="open media to check and measure them (--reencode always does)",
     )
     add("--reencode", metavar="SIZE[,KEYINT]", help="store clips with this shorter side and keyframe interval")
-    add("--max-missing-rate", type=_number(float, 0), default=0.0, help="part of the rows that may be left out")
-    add("--max-samples", type=_number(int, 1), default=10_000, help="samples of a shard")
+    add("--max-missing-rate", type=_number(float, 0), default=0.0, help="share of the rows that may be left out")
+    add("--max-samples", type=_number(int, 1), default=10_000, help="most samples in a shard")
     add("--max-gigabytes", type=_number(float, 1e-9), default=1.0, help="a shard that has reached this size is closed")
-    add("--seed", type=int, default=0, help="of a mixture's random:N")
+    add("--seed", type=int, default=0, help="seed of random:N in a mixture")
 
 
 def _number(kind: type[int] | type[float], least: float) -> "type[int] | type[float]":

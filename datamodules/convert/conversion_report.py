@@ -1,4 +1,4 @@
-"""What a conversion read, wrote and left out: ``NAME.report.json``, ``NAME.left_out.jsonl`` and a table for people."""
+"""Reports what a conversion read, wrote and left out: ``NAME.report.json``, ``NAME.left_out.jsonl`` and a table."""
 
 import json
 from collections import Counter
@@ -20,14 +20,14 @@ class Report(NamedTuple):
     num_shards: int
     rows_read: dict[str, int]  # by the annotation's label
     rows_left_out: dict[str, int]
-    reasons: dict[str, int]  # rows by why they were left out
+    reasons: dict[str, int]  # rows that were left out, by reason
     examples: dict[str, list[str]]
-    unread: dict[str, int]  # usable rows by the fields and marks that nothing reads; their media may be missing
+    unread: dict[str, int]  # usable rows by the fields and marks that are not read; their media may be missing
     listed_in: Path
 
     @property
     def missing_rate(self) -> float:
-        """Part of the rows that was left out, for whatever reason."""
+        """Share of the rows that were left out, for any reason."""
         return sum(self.reasons.values()) / max(1, sum(self.rows_read.values()))
 
     def table(self) -> str:
@@ -56,7 +56,7 @@ class Report(NamedTuple):
 
 
 def write_report(plan: Plan, out: Path, stem: str) -> Report:
-    """Count what a finished conversion did, and write it beside its shards."""
+    """Write the report of a finished conversion beside its shards."""
     listed_in = out / f"{stem}.left_out.jsonl"
     rows_left_out: Counter[str] = Counter()
     reasons: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What a conversion depends on: annotations, output folder, part and options."""
+"""The settings of a conversion: annotations, output folder, part and options."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ class Part(NamedTuple):
         """Read ``i/n``.
 
         Raises:
-            ConversionError: It is not, or i is not one of 1 to n.
+            ConversionError: It has another form, or i is not from 1 to n.
         """
         number, _, of = text.partition("/")
         if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
@@ -28,24 +28,24 @@ class Part(NamedTuple):
         return cls(int(number), int(of))
 
     def holds(self, digest: bytes) -> bool:
-        """Whether a sample belongs to this part; rows of one sample never part."""
+        """Whether a sample belongs to this part; all rows of a sample are in the same part."""
         return int.from_bytes(digest[:8]) % self.of == self.number - 1
 
 
 class Conversion(NamedTuple):
-    """All that a conversion depends on.
+    """What to convert, and how.
 
     Attributes:
         annotations: Files of rows.
         out: Folder of shards and report.
         name: Start of their names.
-        part: Which part of the samples.
+        part: Which of the disjoint parts.
         probe: Whether media are opened and measured.
-        reencoding: How media are stored; None = as they are.
+        reencoding: Size of stored media; None = as they are.
         max_samples: Samples of a shard.
         max_bytes: A shard that has reached this size is closed.
-        num_workers: Processes that check and shrink media; changes nothing in the result.
-        stripped: Beginnings that are taken off the paths of media.
+        num_workers: Processes that check and reencode media; the result does not depend on it.
+        stripped: Prefixes that are removed from the paths of media.
     """
 
     annotations: Sequence[Annotation]
@@ -66,7 +66,7 @@ class Conversion(NamedTuple):
         return f"{self.name}{part}"
 
     def settings(self) -> dict[str, Any]:
-        """What the shards' bytes depend on, but for the media."""
+        """Everything that decides the shards' bytes, except the media."""
         return {
             "annotations": [
                 [one.label, str(one.path.resolve()), *_stamp(one.path), str(one.sampling), one.category]
@@ -78,7 +78,7 @@ class Conversion(NamedTuple):
             "reencode": self.reencoding,
             "max_samples": self.max_samples,
             "max_bytes": self.max_bytes,
-            # Only where there are any: plans of earlier versions do not know of them.
+            # Only if there are any: plans of earlier versions do not have them.
             **({"stripped prefixes": self.stripped} if self.stripped else {}),
         }
 

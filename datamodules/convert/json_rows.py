@@ -7,9 +7,8 @@ The forms give the same rows:
 - an object of rows: ``{"1": ROW, "2": ROW}``;
 - objects one after the other: JSON lines, or written over several lines each.
 
-In the last form a wrong row is one bad row, and reading goes on at the next line that begins one. A list or object that
-breaks off or is no JSON somewhere has no rows that could be trusted after that place: reading it raises
-``ConversionError``.
+In the last form a wrong row costs only itself: reading continues at the next line that begins a row. In a list or
+object that is cut off or damaged, nothing after the damage can be trusted: reading raises ``ConversionError``.
 """
 
 import re
@@ -29,10 +28,10 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_rows(path: Path, advance: Callable[[int], object] = lambda num_bytes: None) -> Iterator[Any]:
-    """Yield every row as it stands in the file; a row that cannot be read as a ``RowProblem`` in its place.
+    """Yield every row of a file in its order, or a ``RowProblem`` for a row that cannot be read.
 
     Args:
-        path: A file in one of the forms above; its beginning tells which.
+        path: A file in one of the forms above; its first bytes decide which.
         advance: Called with the number of bytes that were read since the last call.
 
     Yields:
@@ -97,7 +96,7 @@ def _object_rows(text: JsonText, form: str) -> Iterator[Any]:
         elif _is_list_of_rows(name, text.peek_two()):
             if name_of_rows is not None:
                 raise ConversionError(
-                    f"{text.path} holds several lists, {name_of_rows!r} and {name!r}; write the one that is meant to a "
+                    f"{text.path} holds several lists, {name_of_rows!r} and {name!r}; write the list of rows to a "
                     "file of its own"
                 )
             name_of_rows = name
@@ -116,13 +115,13 @@ def _next_row(text: JsonText) -> Any:
     behind = text.peek_in_line()
     if behind and behind not in "\r\n{":
         text.skip_row()
-        return RowProblem(Reason.MALFORMED, f"{behind!r} stands behind the row; expected the next one on a new line")
+        return RowProblem(Reason.MALFORMED, f"{behind!r} follows the row; expected the next one on a new line")
     return row
 
 
 def _value(text: JsonText, what: str) -> Any:
     if text.peek() in "]}":  # or empty
-        raise text.error(f"expected {what}")  # a comma stands before the bracket, or the file breaks off
+        raise text.error(f"expected {what}")  # a comma before the bracket, or the file is cut off
     try:
         return text.decode()
     except BrokenJsonError as error:
@@ -139,14 +138,14 @@ def _is_list_of_rows(name: object, opening: str) -> bool:
 
 
 def _form_of_object(text: str, is_all: bool) -> str:
-    """Tell from a file's beginning, an object, what its rows are.
+    """Decide where the rows are in a file that begins with an object.
 
     Args:
         text: The file's beginning.
-        is_all: Whether that is the whole file.
+        is_all: Whether that is the complete file.
 
     Returns:
-        ``list`` or ``rows`` where the object holds a list of rows or is one of rows; empty where it is a row itself.
+        ``list`` if the object holds a list of rows, ``rows`` if its values are rows, empty if it is a row itself.
     """
     members, names_below, end = _outline(text)
     if (end is not None and text[end:].strip()) or _OF_ROWS & members.keys():

@@ -1,6 +1,6 @@
-"""Reads JSON values from a file of any size, one after the other, holding only a window of its text.
+"""Reads JSON values from a file of any size, one after the other, with only a part of its text in memory.
 
-``json`` reads every value, so a row means the same in each form of file, and as in every program that uses ``json``.
+The standard ``json`` module parses every value, so a row is read as in any other Python program.
 """
 
 import codecs
@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 from datamodules.convert.row_problems import ConversionError, Reason, RowProblem
 
 _CHUNK = 1 << 16
-_MARGIN = 1 << 13  # so near to the window's end more is read, before a row is met that is cut and read for nothing
+_MARGIN = 1 << 13  # less text than this left: read more, so that no row is parsed in vain because it is cut
 _LONGEST_VALUE = 1 << 26  # characters of a row
 _LONGEST_INDENT = 64
-_LONGEST_TOKEN = 32  # an error this near to the window's end may be a word, number or escape that is cut there
+_LONGEST_TOKEN = 32  # an error this close to the window's end may be a word, number or escape that is cut
 
 _SPACE = re.compile(r"[ \t\n\r\v\f\ufeff]*")
 _SPACE_IN_LINE = re.compile(r"[ \t\v\f\ufeff]*")
@@ -39,7 +39,7 @@ class JsonText:
 
     Args:
         path: Of the file, for messages.
-        file: The file, open. Bytes that are no UTF-8 are kept and found again in the value that holds them.
+        file: The file, open. Bytes that are no UTF-8 are reported with the value that holds them.
         advance: Called with the number of bytes that were read since the last call.
     """
 
@@ -53,7 +53,7 @@ class JsonText:
         self._text = ""
         self._at = 0
         self._value_at = 0  # where the last value began
-        self._may_hold_half = False  # characters; then every value of the window is looked through
+        self._may_hold_half = False  # of a character; then every value in the window is checked
 
     def peek(self) -> str:
         """Go to the next character that is no white space, and return it; empty at the end of the file."""
@@ -85,13 +85,13 @@ class JsonText:
         return first and first + self._text[second]
 
     def look_ahead(self, num_characters: int) -> tuple[str, bool]:
-        """The text from the position on, of this length or a little more, and whether that is all of the file."""
+        """At least this much text from the position, and whether that is the rest of the file."""
         while len(self._text) - self._at < num_characters and self._read_on():
             pass
         return self._text[self._at :], self._is_at_end
 
     def take(self, expected: str) -> str:
-        """Go behind the next character that is no white space, which must be one of these, and return it.
+        """Read the next character that is no white space, which must be one of these.
 
         Raises:
             ConversionError: It is another.
@@ -103,14 +103,14 @@ class JsonText:
         return found
 
     def decode(self) -> Any:
-        """Read the value at the position and go behind it.
+        """Read the value at the position.
 
         Returns:
-            The value, or a ``RowProblem`` where its extent is clear but it cannot be used.
+            The value, or a ``RowProblem`` if it cannot be used but its end is known.
 
         Raises:
             BrokenJsonError: There is no JSON value.
-            ConversionError: The value is longer than any row.
+            ConversionError: The value is longer than a row may be.
         """
         self._value_at = self._at
         while True:
@@ -138,9 +138,9 @@ class JsonText:
             return value
 
     def rows_in_window(self) -> Iterator[dict[str, Any]]:
-        """Read rows of a list, each with its comma, as long as no more of the file is needed and nothing is odd.
+        """Read rows of a list, each with its comma, until more of the file is needed or a row is unusual.
 
-        ``decode`` reads what follows, and what follows most rows is another: this is its short way.
+        This is a faster form of ``decode``, which has to read what follows.
         """
         while self.peek() == "{" and not self._may_hold_half:
             text, at = self._text, self._at
@@ -160,7 +160,7 @@ class JsonText:
             yield row
 
     def skip_row(self) -> None:
-        """Go to the next line that begins with an object, as far to the right as the last value."""
+        """Go to the next line that begins an object with the same indent as the last value."""
         before = self._text[max(0, self._value_at - _LONGEST_INDENT) : max(0, self._value_at)]
         indent = before[max(before.rfind("\n"), before.rfind("\r")) + 1 :]
         indent = "" if indent.strip(" \t") else indent
@@ -174,10 +174,10 @@ class JsonText:
         self._at = found.end()
 
     def error(self, why: str) -> ConversionError:
-        """What to raise where the file cannot be read from here on."""
+        """The error to raise if the file cannot be read from here."""
         place = self._place(self._at) if why.startswith("expected") else ""
         return ConversionError(
-            f"{self.path} is no whole JSON list or object of rows: {f'{why} {place}'.strip()}; fetch the file again "
+            f"{self.path} is no complete JSON list or object of rows: {f'{why} {place}'.strip()}; fetch the file again "
             "or repair it there"
         )
 
@@ -189,7 +189,7 @@ class JsonText:
         return f"at byte {position}, got {self._text[at : at + 20]!r}"
 
     def _read_on(self) -> bool:
-        """Read more of the file and drop what is behind; False at its end, where nothing is moved."""
+        """Read more of the file and drop the text before the position; False at the end of the file."""
         if self._is_at_end:
             return False
         num_held = len(self._text) - self._at
@@ -198,7 +198,7 @@ class JsonText:
                 f"{self.path}: a row has more than {_LONGEST_VALUE} characters "
                 f"({self._place(self._at)}); expected a list, an object or lines of rows"
             )
-        data = self._file.read(max(_CHUNK, num_held))  # twice as much each time: a long value is not read often
+        data = self._file.read(max(_CHUNK, num_held))  # twice as much each time, so a long value is not parsed often
         self._is_at_end = not data
         self._num_bytes += len(data)
         self._advance(len(data))
@@ -227,7 +227,7 @@ def _end_of(pattern: re.Pattern[str], text: str, start: int) -> int:
 
 
 def _end_of_value(text: str, start: int) -> int | None:
-    """Where the list or object that begins here ends, by its brackets alone; None where it does not."""
+    """End of the list or object that starts here, found by its brackets; None if it is not closed."""
     depth = 0
     for token in _STRING_OR_BRACKET.finditer(text, start):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token.group(), 0)

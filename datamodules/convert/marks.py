@@ -1,4 +1,4 @@
-"""Marks in texts that stand for media: those of the row's own image or video, and those that nothing is put in for."""
+"""Finds and removes placeholders of media in texts, such as ``<image>``, and finds control tokens."""
 
 import re
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ _ANY = re.compile(
 
 
 def without_marks(text: str) -> str:
-    """Take the marks of the row's image or video out of a text."""
+    """Remove the placeholders of the row's image or video from a text."""
     parts: list[str] = []
     at = 0
     for marks in _MARKS_OF_ITS_MEDIA.finditer(text):
@@ -39,7 +39,7 @@ def has_plain_mark(text: str) -> bool:
 
 
 def other_marks(turns: Iterable[Turn]) -> set[str]:
-    """Marks of media and control tokens in turns that have ``VIDEO_MARK`` where their media belong."""
+    """Placeholders and control tokens other than ``VIDEO_MARK``, which nothing replaces."""
     found = {mark for turn in turns if "<" in turn.content for mark in _ANY.findall(turn.content)}
     found.discard(VIDEO_MARK)
     return found

@@ -1,7 +1,7 @@
 """Finds the media file that a row names.
 
-The annotations were written by others. A path in them never leaves the media roots: absolute paths, ``..`` and urls are
-refused. Links inside the media roots are the user's own and are followed.
+Annotations come from others, so their paths must stay below the media roots: absolute paths, ``..`` and urls are
+refused. Links inside the media roots belong to the user and are followed.
 """
 
 import errno
@@ -31,14 +31,14 @@ _OTHER_VIDEOS = frozenset({"wmv", "asf", "flv", "mpg", "mpeg", "ts", "ogv", "rm"
 
 
 def checked_path(name: str) -> str:
-    """Bring the path that a row names into one form.
+    """Normalise the path that a row names.
 
     Raises:
         RowProblem: It could lead out of the media roots, or cannot be a path.
     """
     if "://" in name or name.startswith(("/", "~")) or ".." in re.split(r"[/\\]", name):
         folder = os.path.dirname(name[:200]).rstrip("/")
-        remedy = f"; --strip-prefix {folder}/ would take the folder off" if name[:1] == "/" else ""
+        remedy = f"; --strip-prefix {folder}/ would remove the folder" if name[:1] == "/" else ""
         raise RowProblem(
             Reason.REFUSED_PATH, f"path {name[:200]!r} is refused: absolute paths, '..' and urls are{remedy}"
         )
@@ -52,7 +52,7 @@ def checked_path(name: str) -> str:
 
 
 def without_prefix(name: str, prefixes: Sequence[str]) -> str:
-    """Take the longest of these folders off the path that a row names; one that begins otherwise stays as it is."""
+    """Remove the longest of these prefixes from a path; a path without any of them is returned as it is."""
     for prefix in sorted(prefixes, key=len, reverse=True):
         rest = name.removeprefix(prefix)
         if rest != name and (prefix.endswith(("/", "\\")) or rest.startswith(("/", "\\"))):
@@ -65,11 +65,11 @@ def find_media(name: str, folders: tuple[str, ...], named_as: NamedAs | None = N
 
     Args:
         name: Path that the row names, as ``checked_path`` gives it.
-        folders: Where it is looked for, in this order.
+        folders: Folders to search, in this order.
         named_as: Field that names it; None = not known, all endings are tried.
 
     Raises:
-        RowProblem: It is in none of the folders, or is itself a folder: one of frames is not supported.
+        RowProblem: It is in none of the folders, or is itself a folder; folders of frames are not supported.
     """
     endings = ("",) if ending_of(name) in _known_endings() else ("", *_tried_endings(named_as))
     obstacles: list[OSError] = []
@@ -80,7 +80,7 @@ def find_media(name: str, folders: tuple[str, ...], named_as: NamedAs | None = N
                 mode = path.stat().st_mode
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            except OSError as error:  # a name that is too long, a folder that may not be entered, a lost network disk
+            except OSError as error:  # a too long name, a folder without permission, a lost network disk
                 obstacles.append(error)
                 continue
             if stat.S_ISREG(mode):
@@ -94,12 +94,12 @@ def find_media(name: str, folders: tuple[str, ...], named_as: NamedAs | None = N
     if obstacles:
         why = ", ".join(dict.fromkeys(str(error.strerror) for error in obstacles))
         advice = _ADVICE.get(obstacles[0].errno or 0, "check the disk")
-        raise RowProblem(Reason.MISSING, f"{where}, as far as could be looked: {why}; {advice}")
+        raise RowProblem(Reason.MISSING, f"{where}, but not every folder could be searched: {why}; {advice}")
     raise RowProblem(Reason.MISSING, f"{where}; fetch it, or set --media-root")
 
 
 def stored_ending(path: Path) -> str | None:
-    """The ending under which a shard stores this file as it is, by its name; None where it cannot."""
+    """The ending under which a shard stores this file, by its name; None if shards do not hold such files."""
     ending = ending_of(path.name)
     ending = _SAME_AS.get(ending, ending)
     return ending if ending in VIDEO_ENDINGS | IMAGE_ENDINGS | ARRAY_ENDINGS else None
@@ -117,7 +117,7 @@ def is_media_ending(ending: str) -> bool:
 
 
 def ending_of(name: str) -> str:
-    """A name's ending in small letters, without its dot."""
+    """A name's ending in lower case, without its dot."""
     return PurePosixPath(name).suffix.lower().lstrip(".")
 
 
@@ -142,9 +142,9 @@ def _candidates(folder: Path, name: str, endings: tuple[str, ...]) -> Iterator[P
 
 
 def _spelled_otherwise(folder: Path, name: str) -> Path | None:
-    """The file whose name shows the same letters: a Mac stores an accent as a letter of its own (NFD), others do not.
+    """The file whose name has the same letters in another Unicode form: Macs store accents separately (NFD).
 
-    Every folder on the way may be spelled in its own way.
+    Every folder of the path may use either form.
     """
     path = folder
     for part in PurePosixPath(name).parts:

@@ -1,8 +1,8 @@
-"""The plan of a conversion, in an SQLite file: which samples to write in which order, and how far writing got.
+"""The plan of a conversion, in an SQLite file: which samples to write in which order, and which are written.
 
-Rows of a gigabyte do not fit into memory, and rows that share a video need not stand together; so a first pass over the
-annotations puts every row into this file under its sample. The second pass reads samples from it. What writing has
-finished is kept in it too: a stopped conversion opens the same file and goes on.
+The rows may not fit into memory, and rows about the same video may be far apart. So a first pass over the annotations
+stores every row under its sample, and the second pass reads the samples. The file also stores the progress of writing,
+so a stopped conversion continues from it.
 """
 
 import json
@@ -25,20 +25,20 @@ CREATE TABLE conversations (number INTEGER PRIMARY KEY, sample INTEGER, annotati
 CREATE TABLE left_out (annotation INTEGER, row INTEGER, media TEXT, reason TEXT, message TEXT);
 """
 _SAMPLES_TABLE = "SELECT sql FROM sqlite_master WHERE name = 'samples'"
-_NEW_COLUMNS = {"named_as": "TEXT", "frame_interval_ms": "REAL"}  # that older versions did not have, in this order
+_NEW_COLUMNS = {"named_as": "TEXT", "frame_interval_ms": "REAL"}  # that older versions do not have, in this order
 _CACHE_KIB = 65_536
 
 
 class Plan:
-    """The open file. No other process can open it at the same time.
+    """The plan file, open and locked against other processes.
 
     Args:
-        path: The file; made if it is not there.
-        settings: What the result depends on. A file that was made with others is refused.
-        restart: Whether what the file holds is removed first, whatever it was made with.
+        path: The file; created if it does not exist.
+        settings: What the result depends on. A file with other settings is refused.
+        restart: Whether to remove the contents of the file first, whatever its settings.
 
     Raises:
-        ConversionError: Another process works on it, or it belongs to a conversion with other settings.
+        ConversionError: Another process uses it, or it belongs to a conversion with other settings.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], restart: bool = False) -> None:
@@ -47,7 +47,7 @@ class Plan:
         try:
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-            self._database.execute("BEGIN EXCLUSIVE")  # the lock stays until the file is closed
+            self._database.execute("BEGIN EXCLUSIVE")  # locked until the file is closed
             tables = [name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             if restart:
                 for table in tables:
@@ -65,7 +65,7 @@ class Plan:
         if self.is_filled:
             self._check_settings(json.loads(json.dumps(settings)))
         else:
-            self._keep("settings", settings)
+            self._store("settings", settings)
 
     def __enter__(self) -> "Plan":
         return self
@@ -73,12 +73,12 @@ class Plan:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._database.close()  # what was not committed is gone, as after a kill
+        self._database.close()  # uncommitted changes are lost, as after a kill
 
     @property
     def is_filled(self) -> bool:
-        """Whether the first pass is through."""
-        return self._kept("filled") is not None
+        """Whether the first pass has finished."""
+        return self._load("filled") is not None
 
     @property
     def num_samples(self) -> int:
@@ -86,28 +86,28 @@ class Plan:
         return int(self._database.execute("SELECT count(*) FROM samples").fetchone()[0])
 
     def progress(self) -> Progress:
-        """How far writing got."""
-        kept = self._kept("progress")
-        return Progress() if kept is None else Progress(*kept)
+        """What is written so far."""
+        stored = self._load("progress")
+        return Progress() if stored is None else Progress(*stored)
 
     def start_filling(self) -> None:
-        """Begin the first pass; until ``end_filling`` nothing of it is kept."""
+        """Begin the first pass; it is stored by ``end_filling``, not before."""
         self._database.execute("BEGIN")
 
     def add_annotation(self, number: int, label: str, num_rows: int) -> None:
-        """Note how many rows of an annotation file were read."""
+        """Store how many rows of an annotation file were read."""
         self._database.execute("INSERT INTO annotations VALUES (?, ?, ?)", (number, label, num_rows))
 
     def add_row(
-        self, identity: SampleIdentity, digest: bytes, source: str, place: tuple[int, int], conversation: str
+        self, identity: SampleIdentity, digest: bytes, source: str, position: tuple[int, int], conversation: str
     ) -> None:
-        """Put a row's conversation under its sample, the first of a sample making it.
+        """Add a row's conversation to its sample, which the first of its rows creates.
 
         Args:
             identity: What the sample shows.
             digest: Of the identity.
-            source: The sample's source, if this row makes it.
-            place: Annotation and row.
+            source: The sample's source, if this row creates the sample.
+            position: Numbers of annotation and row.
             conversation: JSON.
         """
         is_text = not identity.folders
@@ -128,28 +128,28 @@ class Plan:
         (sample,) = self._database.execute("SELECT number FROM samples WHERE digest = ?", (digest,)).fetchone()
         self._database.execute(
             "INSERT INTO conversations (sample, annotation, row, json) VALUES (?, ?, ?, ?)",
-            (sample, *place, conversation),
+            (sample, *position, conversation),
         )
 
-    def leave_out_row(self, place: tuple[int, int], problem: RowProblem) -> None:
+    def leave_out_row(self, position: tuple[int, int], problem: RowProblem) -> None:
         """List a row that cannot be used."""
         self._database.execute(
-            "INSERT INTO left_out VALUES (?, ?, NULL, ?, ?)", (*place, problem.reason, problem.message)
+            "INSERT INTO left_out VALUES (?, ?, NULL, ?, ?)", (*position, problem.reason, problem.message)
         )
 
     def end_filling(self, unread: Mapping[str, int]) -> None:
-        """Keep the first pass.
+        """Store the first pass.
 
         Args:
-            unread: Rows that have a field or a mark which nothing reads, by its name.
+            unread: Number of rows with a field or mark that is not read, by its name.
         """
-        self._keep("unread", unread)
+        self._store("unread", unread)
         self._database.execute("CREATE INDEX conversations_of_sample ON conversations (sample, number)")
-        self._keep("filled", True)
+        self._store("filled", True)
         self._database.execute("COMMIT")
 
     def samples(self, first: int, first_piece: int = 0) -> Iterator[PlannedSample]:
-        """Samples from this number and piece on, in the order in which the annotations name their media first."""
+        """Samples starting with this number and piece, in the order in which the annotations first name their media."""
         rows = self._database.execute("SELECT * FROM samples WHERE number >= ? ORDER BY number", (first,))
         for number, digest, media, folders, start_ms, end_ms, source, named_as, frame_interval_ms in rows:
             conversations = self._database.execute(
@@ -173,7 +173,7 @@ class Plan:
                     )
 
     def start_writing(self) -> None:
-        """Begin the second pass; what happens between two ``store_progress`` is kept together or not at all."""
+        """Begin the second pass; changes between two calls of ``store_progress`` are stored together or not at all."""
         self._database.execute("BEGIN")
 
     def leave_out_sample(self, sample: PlannedSample, problem: RowProblem) -> None:
@@ -185,22 +185,22 @@ class Plan:
         )
 
     def store_progress(self, progress: Progress) -> None:
-        """Note finished shards; to be called when all before ``progress.next_sample`` is written or left out."""
-        self._keep("progress", progress)
-        if progress.finished:  # the rows are in the shards now
+        """Store the progress; call it when all samples before ``progress.next_sample`` are written or left out."""
+        self._store("progress", progress)
+        if progress.finished:  # their rows are in the shards
             self._database.execute("DELETE FROM conversations")
             self._database.execute("DELETE FROM samples")
         self._database.execute("COMMIT")
         self._database.execute("VACUUM" if progress.finished else "BEGIN")
 
     def rows_read(self) -> dict[str, int]:
-        """Rows of every annotation file, by its label."""
+        """Number of rows of every annotation file, by its label."""
         found = self._database.execute("SELECT label, num_rows FROM annotations ORDER BY number")
         return {label: num_rows for label, num_rows in found}
 
     def unread(self) -> dict[str, int]:
-        """Rows that have a field or a mark which nothing reads, by its name."""
-        return self._kept("unread") or {}  # plans of earlier versions do not have it
+        """Number of rows with a field or mark that is not read, by its name."""
+        return self._load("unread") or {}  # plans of earlier versions do not have it
 
     def left_out(self) -> Iterator[LeftOut]:
         """Rows that were not written, in the annotations' order."""
@@ -219,21 +219,21 @@ class Plan:
                 self._database.execute(f"ALTER TABLE samples ADD COLUMN {name} {kind}")
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
-        made_with = self._kept("settings")
-        if made_with != settings:
-            names = settings.keys() | made_with.keys()
-            different = sorted(name for name in names if made_with.get(name) != settings.get(name))
+        stored = self._load("settings")
+        if stored != settings:
+            names = settings.keys() | stored.keys()
+            different = sorted(name for name in names if stored.get(name) != settings.get(name))
             self._database.close()
             raise ConversionError(
                 f"{self.path} belongs to a conversion with other settings or inputs (different: "
-                f"{', '.join(different)}); give the same ones to go on, another OUT or --name to start a second one, "
+                f"{', '.join(different)}); give the same ones to continue, another OUT or --name for a second one, "
                 "or --restart to remove its shards and convert again"
             )
 
-    def _keep(self, name: str, value: Any) -> None:
+    def _store(self, name: str, value: Any) -> None:
         self._database.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, json.dumps(value)))
 
-    def _kept(self, name: str) -> Any:
+    def _load(self, name: str) -> Any:
         found = self._database.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
         return None if found is None else json.loads(found[0])
 

@@ -1,4 +1,4 @@
-"""What a plan holds: samples to write, rows that are left out, and how much is written."""
+"""Records of a plan: samples to write, rows that are left out, and the progress of writing."""
 
 import hashlib
 import json
@@ -10,16 +10,16 @@ from datamodules.convert.row_problems import Reason
 
 
 class PlannedSample(NamedTuple):
-    """Media, a part of it, and what is asked about it.
+    """Media, or a part of it, and the conversations about it.
 
-    Conversations that are too many for one sample are put into several about the same media.
+    If the conversations are too many for one sample, several samples (pieces) have the same media.
     """
 
-    number: int  # of the media; shared by such samples
-    piece: int  # of them, from 0
+    number: int  # the same for all pieces
+    piece: int  # number of the piece, from 0
     key: str
     media: str | None  # relative path as the annotations name it; None for text only
-    folders: tuple[str, ...]  # where to look for it, in this order
+    folders: tuple[str, ...]  # folders to search, in this order
     start_ms: int | None
     end_ms: int | None
     source: str
@@ -32,7 +32,7 @@ class PlannedSample(NamedTuple):
 class SampleIdentity(NamedTuple):
     """Rows with equal identities share a sample."""
 
-    media: str  # for text, what tells the row from all others
+    media: str  # for text, a name that no other row has
     folders: tuple[str, ...]
     start_ms: int | None = None
     end_ms: int | None = None
@@ -40,9 +40,9 @@ class SampleIdentity(NamedTuple):
     frame_interval_ms: float | None = None
 
     def digest(self, number_of_folders: Mapping[tuple[str, ...], int]) -> bytes:
-        """16 bytes that are equal on every machine, wherever the folders lie there."""
+        """Return 16 bytes that are equal on every machine, whatever the paths of its folders."""
         facts = [self.media, number_of_folders[self.folders], self.start_ms, self.end_ms]
-        if self.named_as not in (None, usual_field(self.media)):  # the same file is then prepared in another way
+        if self.named_as not in (None, usual_field(self.media)):  # the same file is then read in another way
             facts.append(self.named_as)
         if self.frame_interval_ms is not None:
             facts.append(self.frame_interval_ms)
@@ -50,20 +50,20 @@ class SampleIdentity(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A row that is not written."""
+    """A row that was left out."""
 
     label: str  # of the annotation file
-    row: int  # counted from 0; of JSON lines, empty ones do not count
+    row: int  # from 0; empty lines of JSON lines do not count
     media: str | None
     reason: Reason
     message: str
 
 
 class Progress(NamedTuple):
-    """How far writing got."""
+    """What is written so far."""
 
-    next_sample: int = 1  # the first that is in no finished shard
+    next_sample: int = 1  # the first one that is in no finished shard
     num_shards: int = 0
     num_samples: int = 0  # in finished shards
     finished: bool = False
-    next_piece: int = 0  # of the next sample: earlier ones are in finished shards
+    next_piece: int = 0  # of the next sample; earlier pieces are in finished shards

@@ -1,4 +1,4 @@
-"""What worker processes do with one sample: find its media, check it, and write it smaller where that is asked."""
+"""Prepares the media of one sample: finds it, checks it, and reencodes it if requested. Worker processes run this."""
 
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -27,12 +27,12 @@ _ENDING_OF_VIDEO = {form: form.lower() for form in VIDEO_FORMATS}
 
 
 class Preparation(NamedTuple):
-    """What is done with media.
+    """How media are prepared.
 
     Attributes:
-        probe: Whether files are opened: checked, and measured for ``meta``.
-        reencoding: How they are stored; None = as they are.
-        scratch: Folder for what is written smaller.
+        probe: Whether files are opened to check them and to measure them for ``meta``.
+        reencoding: Size of stored media; None = as they are.
+        scratch: Folder for temporary files.
     """
 
     probe: bool
@@ -40,12 +40,12 @@ class Preparation(NamedTuple):
     scratch: Path
 
     def scratch_file(self, job: "MediaJob") -> Path:
-        """Where what is written for a sample lies until it is stored."""
+        """Path of a sample's temporary file."""
         return self.scratch / str(job.number)
 
 
 class MediaJob(NamedTuple):
-    """The media of one sample; all that a worker process needs to know."""
+    """The media of one sample, for a worker process."""
 
     number: int
     media: str
@@ -57,31 +57,31 @@ class MediaJob(NamedTuple):
 
 
 class PreparedMedia(NamedTuple):
-    """A file that can be stored."""
+    """A file that can be stored in a shard."""
 
     path: Path
     ending: str
     meta: dict[str, int | float]
-    is_cut: bool = False  # the file holds the wanted part alone, or is a picture, which has no parts
-    is_scratch: bool = False  # to be removed once it is stored
+    is_cut: bool = False  # the file holds only the part that the rows name, or is a picture
+    is_scratch: bool = False  # a temporary file, to be removed after it is stored
 
 
 def prepare(job: MediaJob, preparation: Preparation, tick: Callable[[], None]) -> PreparedMedia:
-    """Find, check and shrink the media of one sample.
+    """Find, check and reencode the media of one sample.
 
-    The file's bytes tell what it is. A name without an ending, or with a wrong one, is no problem.
+    The format follows from the file's bytes, so its name may have no ending or a wrong one.
 
     Args:
         job: Which media.
-        preparation: What is done with it.
-        tick: Called whenever long work gets on.
+        preparation: How it is prepared.
+        tick: Called again and again during long work, to show that it is not stuck.
 
     Returns:
         The file to store. Its ``meta`` holds ``width`` and ``height`` and, of a video, ``duration_ms``: the length of
-        the part that is meant. It is empty where the file was not opened (no ``probe``).
+        the part that the rows name. It is empty if the file was not opened (no ``probe``).
 
     Raises:
-        RowProblem: The media is missing, damaged or of a kind that shards do not hold.
+        RowProblem: The media is missing, damaged or has a format that shards do not hold.
     """
     if not is_tar(job.folders):
         return _prepare_file(find_media(job.media, job.folders, job.named_as), job, preparation, tick)
@@ -102,7 +102,7 @@ def prepare(job: MediaJob, preparation: Preparation, tick: Callable[[], None]) -
 def _prepare_file(path: Path, job: MediaJob, preparation: Preparation, tick: Callable[[], None]) -> PreparedMedia:
     form = format_of(_head(path))
     if form in TEXT_FORMATS:
-        raise RowProblem(Reason.DAMAGED, f"{path} is {form}, perhaps what a server sent instead; fetch the file itself")
+        raise RowProblem(Reason.DAMAGED, f"{path} is {form}, not media; fetch the file itself")
     named_as = job.named_as or usual_field(path.name)
     ending = stored_ending(path)
     if ending in ARRAY_ENDINGS:
@@ -136,12 +136,12 @@ def _head(path: Path) -> bytes:
 
 
 def _fits(form: str | None, ending: str) -> bool:
-    """Whether a file may be what its name says."""
+    """Whether a file may have the format of its ending."""
     return form is None or form in (_ENDING_OF_VIDEO if ending in VIDEO_ENDINGS else _ENDING_OF_PICTURE)
 
 
 def _is_picture(form: str | None, path: Path, named_as: NamedAs) -> bool:
-    if form == "GIF":  # both: the row decides
+    if form == "GIF":  # may be either: the row decides
         return named_as == "image"
     if form in PICTURE_FORMATS or form in _ENDING_OF_VIDEO:
         return form in PICTURE_FORMATS
@@ -149,7 +149,7 @@ def _is_picture(form: str | None, path: Path, named_as: NamedAs) -> bool:
 
 
 def _prepare_array(path: Path, job: MediaJob, probe: bool) -> PreparedMedia:
-    """Check an array of frames, which is stored as it is: it cannot be made smaller without losing pixels."""
+    """Check an array of frames, which is stored as it is, with or without ``reencoding``."""
     if job.frame_interval_ms is None:
         raise RowProblem(Reason.MALFORMED, f"{path}: only a field 'video' may name an npy file")
     meta: dict[str, int | float] = {"frame_interval_ms": job.frame_interval_ms}
@@ -204,7 +204,7 @@ def _shrink_video(
     path: Path, job: MediaJob, preparation: Preparation, reencoding: Reencoding, tick: Callable[[], None]
 ) -> PreparedMedia:
     target = preparation.scratch_file(job)
-    _video_meta(path, job, stored=False)  # a file that breaks off is left out, not stored shorter
+    _video_meta(path, job, stored=False)  # a file that is cut off is left out, not stored shorter
     reencode_video(path, target, reencoding, job.start_ms, job.end_ms, tick)
     width, height, duration_ms = probe_video(target)
     meta: dict[str, int | float] = {"width": width, "height": height, "duration_ms": duration_ms}
@@ -217,7 +217,7 @@ def _video_meta(path: Path, job: MediaJob, *, stored: bool = True) -> dict[str, 
 
 
 def _part_ms(path: Path, job: MediaJob, duration_ms: int) -> int:
-    """Length of the part of a video that a row means."""
+    """Length of the part of a video that a row names, in milliseconds."""
     start, end = job.start_ms or 0, min(job.end_ms or duration_ms, duration_ms)
     if start >= end:
         raise RowProblem(Reason.SPAN, f"{path}: the part starts at {start} ms, but the video ends at {duration_ms} ms")

@@ -1,7 +1,7 @@
-"""Prepares pictures for shards. They are judged by the reader of shards itself: ``datamodules.media.pictures``.
+"""Checks and converts pictures for shards, with the code that reads them in training (``datamodules.media.pictures``).
 
-A JPEG, PNG or WebP picture is stored as it is, whatever its name says. GIF, BMP, TIFF, AVIF and JPEG 2000 pictures
-become PNG, without loss. The bytes tell the format: many data sets call all their pictures ``.jpg``.
+JPEG, PNG and WebP pictures are stored as they are. GIF, BMP, TIFF, AVIF and JPEG 2000 pictures become PNG, without
+loss. The format follows from the bytes, because many data sets name all their pictures ``.jpg``.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from datamodules.media.decoded_frames import FrameSize
 from datamodules.media.pictures import READ_FORMATS, OpenPicture, open_picture
 
 CONVERTED_FORMATS = ("GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
-"""Formats that become PNG, as Pillow names them; not all that it knows: for some it starts other programs."""
+"""Formats that become PNG, as Pillow names them. Formats for which Pillow starts other programs are not among them."""
 
 PICTURE_FORMATS = frozenset({*READ_FORMATS, *CONVERTED_FORMATS, "HEIC", "JPEG XL", "PNM", "PSD", "ICO", "SVG"})
-"""All formats of pictures that are told apart; those neither read nor converted are refused by name."""
+"""All known formats of pictures; those that are neither read nor converted are refused."""
 
-_ANIMATED_FORMATS = ("PNG", "WEBP", "AVIF")  # several pictures of a JPEG (MPO) or TIFF are no animation; GIF is a video
+_ANIMATED_FORMATS = ("PNG", "WEBP", "AVIF")  # not JPEG (MPO) and TIFF with several pictures; GIF is a video
 _SHORTEST_MS = 10
 _USUAL_MS = 100
 _CLOCK = Fraction(1, 1000)  # Matroska's ticks
@@ -33,19 +33,19 @@ _JPEG_QUALITY = 92
 
 
 class PictureFacts(NamedTuple):
-    """What a picture's file tells of it."""
+    """Size and format of a picture."""
 
-    width: int  # as it is shown, after the turn that its EXIF asks for
+    width: int  # upright, after applying the EXIF orientation
     height: int
     format: str  # as Pillow names it
     num_frames: int  # of an animation; 1 for all others
 
 
 def probe_image(path: Path) -> PictureFacts:
-    """Measure a picture, once it was decoded at the smallest scale that its format has.
+    """Measure a picture and decode it, to find damage, at the smallest scale of its format.
 
     Raises:
-        RowProblem: The reader of shards would refuse it even as PNG.
+        RowProblem: Training would refuse it even as PNG.
     """
     with _opened(path) as picture:
         image = picture.image
@@ -111,21 +111,22 @@ def write_animation(path: Path, target: Path, tick: Callable[[], None]) -> None:
 
 
 def _frames(path: Path) -> Iterator[tuple[Image.Image, int]]:
-    """The frames of an animation, in RGB, and how long each is shown, in milliseconds."""
+    """The frames of an animation in RGB, each with its duration in milliseconds."""
     with _opened(path) as picture:
         image = picture.image
-        first = 1 if image.info.get("default_image") else 0  # of an APNG: shown by programs that do not know APNG
+        # The first picture of an APNG may be only for programs that do not know APNG.
+        first = 1 if image.info.get("default_image") else 0
         for number in range(first, getattr(image, "n_frames", 1)):
             image.seek(number)
             rgb = picture.upright_rgb()
             duration_ms = round(image.info.get("duration") or 0)
-            # Browsers take 0 and 10 ms, which nobody means, for 100 ms.
+            # Browsers replace 0 and 10 ms by 100 ms.
             yield rgb, duration_ms if duration_ms > _SHORTEST_MS else _USUAL_MS
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[OpenPicture]:
-    """Open a picture in any format that can be converted; what is wrong with it is the row's problem."""
+    """Open a picture in any format that can be converted; errors become a ``RowProblem``."""
     size = FrameSize()
     try:
         with (

@@ -1,8 +1,8 @@
-"""Stores videos at the training resolution: what decoding costs during training is decided here.
+"""Reencodes videos at the training resolution, so that training decodes them faster.
 
-A video becomes H.264 without sound, its shorter side as long as asked (never longer than it was), a keyframe at least
-every so many frames, and only the part that its rows mean. Every frame is kept, at its own time: a variable frame rate
-stays one. There are no B-frames, so frames are stored in the order in which they are shown.
+A video becomes H.264 without sound. Its shorter side gets the requested length and is never enlarged. It has a keyframe
+at least every ``keyframe_interval`` frames, and only the part that its rows name. Every frame keeps its time, so the
+frame rate may vary. There are no B-frames, so frames are stored in the order in which they are displayed.
 """
 
 import math
@@ -26,7 +26,7 @@ _OPTIONS = {"preset": "veryfast", "crf": "20", "bf": "0"}
 
 
 class Reencoding(NamedTuple):
-    """How media are stored."""
+    """Size and keyframe interval of stored media."""
 
     size: int  # pixels of the shorter side
     keyframe_interval: int = 32  # frames
@@ -36,7 +36,7 @@ class Reencoding(NamedTuple):
         """Read ``SIZE`` or ``SIZE,KEYINT``.
 
         Raises:
-            ConversionError: It is neither, or PyAV was built without the encoder.
+            ConversionError: It has another form, or PyAV was built without the encoder.
         """
         numbers = text.split(",")
         if not 1 <= len(numbers) <= 2 or not all(number.isdecimal() and int(number) > 0 for number in numbers):
@@ -53,7 +53,7 @@ class Reencoding(NamedTuple):
 
 
 def scaled_size(width: int, height: int, shorter: int) -> tuple[int, int]:
-    """Bring the shorter side to ``shorter`` pixels, never beyond its own; both even, as H.264 stores colour."""
+    """Width and height with this shorter side, not enlarged, and rounded to even numbers, which H.264 needs."""
     if shorter >= min(width, height):
         return max(2, width // 2 * 2), max(2, height // 2 * 2)
     scale = shorter / min(width, height)
@@ -70,7 +70,7 @@ def reencode_video(
 ) -> None:
     """Write a video, or a part of it, as MP4.
 
-    The frame that is on show when the part starts is its first one.
+    The first frame is the one on display when the part starts.
 
     Args:
         path: The video.
@@ -102,7 +102,7 @@ def reencode_video(
 
 
 class _Shown(NamedTuple):
-    """A frame and when it is shown, in seconds."""
+    """A frame and the time in which it is displayed, in seconds."""
 
     found: FoundFrame
     start: Fraction
@@ -110,12 +110,12 @@ class _Shown(NamedTuple):
 
 
 def _mean_rate(timeline: VideoTimeline) -> Fraction:
-    """Frames a second; the encoder only budgets by it."""
+    """Frames per second; the encoder uses it only to distribute bits."""
     return Fraction(len(timeline.shown) * 1000, timeline.duration_ms)
 
 
 def _shown_frames(video: PyAVDecoder, start: Fraction) -> Iterator[_Shown]:
-    """Frames from the one on show at ``start`` on, at the times at which training would find them."""
+    """Frames from the one on display at ``start``, with the times that training uses."""
     timeline = video.timeline
     zero = timeline.shown[0]
     first = timeline.index_at(zero + math.floor(start / timeline.time_base))
@@ -126,7 +126,7 @@ def _shown_frames(video: PyAVDecoder, start: Fraction) -> Iterator[_Shown]:
 
 
 def _part(frames: Iterator[_Shown], start: Fraction, end: Fraction | None) -> Iterator[_Shown]:
-    """Frames on show between ``start`` and ``end``, at times after ``start``."""
+    """Frames on display between ``start`` and ``end``, with times counted from ``start``."""
     pending: _Shown | None = None
     for frame in frames:
         if end is not None and frame.start >= end:
@@ -141,7 +141,7 @@ def _part(frames: Iterator[_Shown], start: Fraction, end: Fraction | None) -> It
 
 
 class _Encoder:
-    """Writes frames as H.264, upright and scaled; the first one decides the size."""
+    """Writes frames as H.264, upright and scaled; the first frame decides the size."""
 
     def __init__(self, output: Any, reencoding: Reencoding, rate: Fraction) -> None:
         self._output = output
@@ -150,7 +150,7 @@ class _Encoder:
         self._reader = PixelReader()
         self._writer = Yuv420Writer()
         self._stream: Any = None
-        self._waiting: Any = None  # the last packet: its duration is known when the next frame comes
+        self._waiting: Any = None  # the last packet: its duration follows from the next frame
         self._last_ticks = -1
         self._end_ticks = 0
         self.num_frames = 0
@@ -178,10 +178,7 @@ class _Encoder:
             self._waiting = packet
 
     def _scaled(self, found: FoundFrame) -> Any:
-        picture, orientation = (
-            found.picture,
-            found.orientation,
-        )  # a phone's film lies on its side: the turn is made here, once
+        picture, orientation = found.picture, found.orientation
         if self._stream is None:
             shown = orientation.shown_size(picture.width, picture.height)
             self._open(*scaled_size(*shown, self._reencoding.size))

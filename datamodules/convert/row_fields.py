@@ -1,6 +1,7 @@
-"""Fields of rows: which ones are read, which are known to be harmless, and which change what a row says.
+"""Sorts the fields of rows: read, harmless, or changing what a row means.
 
-Data sets have fields of their own. One that is not known here is told, so that nothing is dropped without a word.
+Data sets have fields of their own. A field that is not known here is counted in the report, so that nothing is dropped
+silently.
 """
 
 import functools
@@ -14,7 +15,7 @@ from datamodules.convert.row_problems import Reason, RowProblem
 
 MEDIA_FIELDS = ("video", "videos", "image", "images")
 OTHER_MEDIA_FIELDS = ("video_path", "video_file", "image_path", "image_file", "media", "media_path")
-"""Read where none of ``MEDIA_FIELDS`` names anything."""
+"""Read if none of ``MEDIA_FIELDS`` names media."""
 
 _INNER = ("meta", "metadata")
 _EMPTY: tuple[object, ...] = (None, "", "[]", "{}", "None", "null", [], {})
@@ -36,12 +37,12 @@ _shown.maxstring = _shown.maxother = 60
 
 
 def shown(value: object) -> str:
-    """Show a JSON value in a message, shortened."""
+    """A shortened form of a JSON value, for messages."""
     return "nothing" if value is None else f"{type(value).__name__} {_shown.repr(value)}"
 
 
 class _Use(Enum):
-    """What a field's name says of it."""
+    """How a field is treated, by its name."""
 
     HARMLESS = 1
     HARMLESS_WITH_MEDIA = 2
@@ -67,32 +68,32 @@ def _use(name: str) -> _Use:
 
 
 def check_fields(fields: Mapping[str, Any], owner: str) -> None:
-    """Refuse a row or an answer with a field that changes what it says and cannot be followed.
+    """Refuse a row or an answer with a field that changes its meaning and is not supported.
 
     Raises:
-        RowProblem: It has audio, tools or objects, or says that it is not to be learnt.
+        RowProblem: It has audio, tools or objects, or must not be learned.
     """
     for name, value in fields.items():
         if (use := _use(name)) not in _CHECKED:
             continue
         if use is _Use.UNSUPPORTED and not isinstance(value, bool) and value not in _EMPTY:
-            raise RowProblem(Reason.FIELD, f"{owner} has {name!r}, which cannot be followed; remove it or the row")
+            raise RowProblem(Reason.FIELD, f"{owner} has {name!r}, which is not supported; remove it or the row")
         if use is _Use.WEIGHT and value is not None and value == 0:
-            raise RowProblem(Reason.FIELD, f"{owner} has {name!r} {value}, so it is not to be learnt; remove the row")
+            raise RowProblem(Reason.FIELD, f"{owner} has {name!r} {value}, so it must not be learned; remove the row")
 
 
 def inner_field(fields: Mapping[str, Any]) -> str | None:
-    """Name of the field that holds further fields; None where there is none."""
+    """Name of the field that holds further fields; None if there is none."""
     return next((name for name in _INNER if isinstance(fields.get(name), dict)), None)
 
 
 def unread_in_row(row: Mapping[str, Any], read: frozenset[str], has_media: bool) -> set[str]:
-    """Name the fields of a row that nothing reads and that are not known to be harmless.
+    """Names of a row's fields that are not read and not known to be harmless.
 
     Args:
         row: The row.
         read: Names that were read.
-        has_media: Whether the row names media; if not, ``video_id`` may have been meant to.
+        has_media: Whether the row names media; if not, ``video_id`` is not harmless.
     """
     inner = inner_field(row)
     unread = {name for name in row.keys() - read if name != inner and _says_something(name, row[name], has_media)}
@@ -104,7 +105,7 @@ def unread_in_row(row: Mapping[str, Any], read: frozenset[str], has_media: bool)
 
 
 def unread_in_turns(turns: Sequence[Mapping[str, Any]], owner: str) -> set[str]:
-    """Name the fields of turns that nothing reads, as ``turn.NAME``.
+    """Names of fields of turns that are not read, as ``turn.NAME``.
 
     Args:
         turns: Turns, or PLLaVA's pairs of question and answer.

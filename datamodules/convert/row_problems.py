@@ -1,14 +1,14 @@
-"""Why a row is left out. Every row that is not written has one reason and a message; both are counted and listed."""
+"""Why a row is left out: a reason, by which rows are counted, and a message, which is listed."""
 
 import errno
 from enum import StrEnum
 from pathlib import Path
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of where the conversion writes, never of one row's media
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of the output disk, not of one row's media
 
 
 class ConversionError(ValueError):
-    """The conversion as a whole cannot go on: wrong settings, or an annotation file that cannot be read."""
+    """The conversion must stop: wrong settings, or an annotation file that cannot be read."""
 
 
 class Reason(StrEnum):
@@ -30,42 +30,42 @@ class Reason(StrEnum):
     CRASHED = "decoder crashed or hung"
 
 
-class RowProblem(Exception):  # noqa: N818  it is one row's fault, not the program's
+class RowProblem(Exception):  # noqa: N818  a problem of one row, not an error of the program
     """One row is left out.
 
     Args:
-        reason: Under which reason it is counted.
-        message: What was got, what was expected and what to do.
+        reason: The reason under which it is counted.
+        message: What was found, what was expected and what to do.
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(reason, message)  # both, so that it can be pickled
         self.reason = reason
-        self.message = message.encode(errors="backslashreplace").decode()  # names of files need not be UTF-8
+        self.message = message.encode(errors="backslashreplace").decode()  # file names may not be UTF-8
 
     def __str__(self) -> str:
         return self.message
 
 
 def damaged(path: Path, why: object) -> RowProblem:
-    """Say that a file is no media that could be decoded.
+    """The problem of a file that cannot be decoded.
 
     Raises:
-        ConversionError: The disk that the conversion writes to is full, which is no fault of the file.
+        ConversionError: The output disk is full, which is no problem of the file.
     """
     refuse_full_disk(why)
     return RowProblem(Reason.DAMAGED, f"{path} cannot be decoded ({why}); fetch it again")
 
 
 def unforeseen(what: str, error: Exception) -> RowProblem:
-    """The problem of a row whose work failed with an error that nobody foresaw.
+    """The problem of a row that failed with an unexpected error.
 
     Args:
         what: The row or its file.
         error: What was raised.
 
     Raises:
-        ConversionError: It concerns the conversion as a whole.
+        ConversionError: The error is about the conversion, not the row.
     """
     if isinstance(error, ConversionError):
         raise error
@@ -74,10 +74,10 @@ def unforeseen(what: str, error: Exception) -> RowProblem:
 
 
 def refuse_full_disk(error: object) -> None:
-    """End the conversion where its own disk takes no more.
+    """Stop the conversion if its output disk is full.
 
     Raises:
-        ConversionError: The error says so.
+        ConversionError: It is full or read-only.
     """
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        raise ConversionError(f"OUT cannot be written to ({error}); make room, then give the same command to go on")
+        raise ConversionError(f"OUT cannot be written to ({error}); make room, then run the same command to continue")

@@ -1,19 +1,19 @@
-"""From a row of somebody's JSON to one conversation of ours.
+"""Converts a row of another project's JSON to one conversation.
 
-What is normalised, so that every source gives the same form:
+Every source gives the same form:
 
 - ``<image>``, ``<video>`` and the marks of other projects (``<|video_pad|>``, ``<ImageHere>``, ``<image_1>``) may stand
-  anywhere in the user's turns, several times or not at all. They are taken out, and where the row names media,
-  ``<video>`` is put in front of the first user turn.
+  anywhere in the user's turns, several times or not at all. They are removed. If the row names media, ``<video>`` is
+  put before the first user turn.
 - Turns are ``{"from", "value"}`` or ``{"role", "content"}``; ``human`` is the user and ``gpt`` the assistant. The text
-  of a field ``system`` or ``system_prompt`` is the system turn where there is none.
+  of a field ``system`` or ``system_prompt`` becomes the system turn if there is none.
 - Assistant turns before the first question are dropped, as LLaVA's own training code does (its 665k mix has some).
 - PLLaVA's ``i`` of the first question becomes the system text. A caption has no question (``q`` is empty): its ``i``
-  is then what the user says. Where both are empty, the user shows the video and says nothing.
-- The part of a video that is meant becomes ``start_ms`` and ``end_ms``: ``datamodules.convert.spans`` has the names.
+  becomes the user's text. If both are empty, the user's turn is ``<video>`` alone.
+- The part of a video that the row names becomes ``start_ms`` and ``end_ms``; ``datamodules.convert.spans`` reads it.
 
-A field that is neither read nor known to be harmless is told in ``Row.unread``. One that changes what the row says and
-cannot be followed, such as ``audio``, is refused.
+A field that is neither read nor known to be harmless is listed in ``Row.unread``. A field that changes the meaning of a
+row and is not supported, such as ``audio``, is refused.
 
 Rows with several images or videos are refused: a sample has one.
 
@@ -61,13 +61,13 @@ class Row(NamedTuple):
     start_ms: int | None
     end_ms: int | None
     turns: tuple[Turn, ...]
-    named_as: NamedAs | None = None  # field that names the media; None without
-    unread: tuple[str, ...] = ()  # fields and marks that say something which is not in the conversation
+    named_as: NamedAs | None = None  # field that names the media; None without media
+    unread: tuple[str, ...] = ()  # fields and marks that are not read and not known to be harmless
     frame_interval_ms: float | None = None  # of a video in an npy file
 
 
 class _Media(NamedTuple):
-    """What a row says of its media, and the fields that told it."""
+    """The media of a row, and the fields in which it was found."""
 
     path: str | None
     start_ms: int | None
@@ -78,7 +78,7 @@ class _Media(NamedTuple):
 
 
 def llava_row(item: Any) -> Row:
-    """Read a row of LLaVA's form: ``conversations`` and ``image`` or ``video`` or neither.
+    """Read a row of LLaVA's form: ``conversations``, with or without ``image`` or ``video``.
 
     Raises:
         RowProblem: The row cannot be used.
@@ -131,7 +131,7 @@ def conversation_json(row: Row, conversation_id: str, category: str) -> str:
     """Write a row as one entry of a record's ``conversations``.
 
     Raises:
-        RowProblem: The reader would refuse it in a shard.
+        RowProblem: Training would refuse it in a shard.
     """
     turns = [turn._asdict() for turn in row.turns]
     conversation = {"id": conversation_id, **({"category": category} if category else {}), "turns": turns}
@@ -157,7 +157,7 @@ def _llava_turn(entry: Any) -> Turn:
         raise RowProblem(Reason.MALFORMED, f"a turn's role is {shown(role)}; expected one of {', '.join(_ROLES)}")
     ours = _ROLES[role.lower()]
     if ours == "assistant" and len(fields) > 2:
-        check_fields(fields, "an answer")  # of questions, nothing is learnt
+        check_fields(fields, "an answer")  # questions are not learned, so their fields do not matter
     return Turn(ours, _string(fields.get("value", fields.get("content")), "a turn's text"))
 
 
@@ -186,7 +186,7 @@ def _media(fields: dict[str, Any]) -> _Media:
 
 
 def _frame_interval_ms(fields: Mapping[str, Any]) -> tuple[float, str]:
-    """The time between two frames of an array, which the array itself does not tell, and the field that tells it."""
+    """The time between two frames of an array, in milliseconds, and the name of the field with it."""
     inner = inner_field(fields)
     value, name = fields.get(_INTERVAL_FIELD), _INTERVAL_FIELD
     if value is None and inner is not None:
@@ -194,7 +194,7 @@ def _frame_interval_ms(fields: Mapping[str, Any]) -> tuple[float, str]:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_FRAME_INTERVAL_MS:
         raise RowProblem(
             Reason.MALFORMED,
-            f"a video in an npy file needs {_INTERVAL_FIELD!r}, the milliseconds from one frame to the next; it has "
+            f"a video in an npy file needs {_INTERVAL_FIELD!r}, the milliseconds from one frame to the next; got "
             f"{shown(value)}",
         )
     return value, name
@@ -240,7 +240,7 @@ def _with_one_mark(turns: Sequence[Turn], media: str | None) -> tuple[Turn, ...]
     if media is None and any(map(has_plain_mark, by_user)):
         raise RowProblem(Reason.PLACEHOLDER, "a question holds <image> or <video>, but the row names no media")
     if any(VIDEO_MARK in turn.content for turn in turns if turn.role != "user"):
-        raise RowProblem(Reason.PLACEHOLDER, "<video> stands outside the user's turns, where it would be read as media")
+        raise RowProblem(Reason.PLACEHOLDER, "<video> is outside the user's turns, where it would be read as media")
     if media is not None:
         check_numbers(by_user)
     first_user = next(number for number, turn in enumerate(turns) if turn.role == "user")
@@ -257,12 +257,12 @@ def _with_one_mark(turns: Sequence[Turn], media: str | None) -> tuple[Turn, ...]
 
 
 def _check_order(turns: Sequence[Turn]) -> None:
-    spoken = [turn.role for turn in turns]
-    if spoken[:1] == ["system"]:
-        spoken = spoken[1:]
-    if not spoken or spoken != ["user", "assistant"] * (len(spoken) // 2):
+    roles = [turn.role for turn in turns]
+    if roles[:1] == ["system"]:
+        roles = roles[1:]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
         got = ", ".join(turn.role for turn in turns[:8]) or "none"
-        raise RowProblem(Reason.TURNS, f"the turns are {got}; expected user and assistant in turn, the assistant last")
+        raise RowProblem(Reason.TURNS, f"the turns are {got}; expected user and assistant by turns, assistant last")
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

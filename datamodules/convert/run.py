@@ -1,8 +1,8 @@
-"""A conversion from the first row to the last shard: fill the plan, then write its samples.
+"""Runs a conversion: stores all rows in a plan, then writes its samples to shards.
 
-One process writes shards, in the plan's order; worker processes check and shrink media ahead of it. A shard's bytes
-follow from the plan and the media alone, so a run that was stopped and goes on writes what an uninterrupted one does:
-it starts after the last whole shard.
+One process writes shards, in the order of the plan; worker processes check and reencode media before it needs them. A
+shard's bytes depend only on the plan and the media. So a stopped run continues after the last complete shard, and
+writes what an uninterrupted run writes.
 """
 
 import itertools
@@ -29,19 +29,19 @@ from datamodules.convert.workers import prepare_all
 from datamodules.errors import SampleError
 from datamodules.shards.shard_writer import ShardWriter
 
-_MOST_NAMES = 1000  # of unread fields, told apart: hostile rows may have any number
+_MOST_NAMES = 1000  # of unread fields, counted separately: hostile rows may have any number
 _SHARD_NUMBER = "[0-9][0-9][0-9][0-9][0-9][0-9].tar"
 
 
 def convert(conversion: Conversion, restart: bool = False) -> Report:
-    """Convert, or go on where the same conversion was stopped.
+    """Convert, or continue the same conversion after a stop.
 
     Args:
         conversion: What to convert.
-        restart: Whether an earlier conversion of this name is removed first.
+        restart: Whether to remove an earlier conversion of this name first.
 
     Returns:
-        What was written and what was left out; it lies beside the shards too.
+        What was written and what was left out; it is stored beside the shards too.
 
     Raises:
         ConversionError: An annotation file cannot be read, or the folder holds something else under this name.
@@ -57,8 +57,9 @@ def convert(conversion: Conversion, restart: bool = False) -> Report:
             _fill(plan, conversion)
         if plan.progress().finished:
             print(
-                "This conversion was finished before; nothing is done, and the report is of then. To convert again, "
-                f"with media that were missing, give --restart: it removes {conversion.out / conversion.stem}-*.tar.",
+                "This conversion was finished before; nothing is done, and this is its report. To convert again, for "
+                "example with media that were missing, give --restart: it removes "
+                f"{conversion.out / conversion.stem}-*.tar.",
                 file=sys.stderr,
             )
         else:
@@ -97,14 +98,14 @@ def _add_row(
     plan: Plan,
     conversion: Conversion,
     annotation: Annotation,
-    place: tuple[int, int],
+    position: tuple[int, int],
     item: Any,
     number_of_folders: dict[tuple[str, ...], int],
     unread: Counter[str],
 ) -> bool:
-    """Plan a row, or list why not; whether it belongs to this part at all."""
+    """Store a row in the plan, or why it is left out; returns whether it belongs to this part."""
     part = conversion.part
-    name = f"{annotation.label}#{place[1]}"
+    name = f"{annotation.label}#{position[1]}"
     identity = SampleIdentity(name, ())
     try:
         if isinstance(item, RowProblem):
@@ -124,9 +125,9 @@ def _add_row(
     except Exception as error:
         if not part.holds(identity.digest(number_of_folders)):
             return False
-        plan.leave_out_row(place, error if isinstance(error, RowProblem) else unforeseen(f"row {name}", error))
+        plan.leave_out_row(position, error if isinstance(error, RowProblem) else unforeseen(f"row {name}", error))
     else:
-        plan.add_row(identity, digest, source, place, conversation)
+        plan.add_row(identity, digest, source, position, conversation)
         unread.update(name if name in unread or len(unread) < _MOST_NAMES else "others" for name in row.unread)
     return True
 
@@ -153,7 +154,7 @@ def _write_shards(plan: Plan, conversion: Conversion) -> None:
         for sample, outcome in zip(samples, outcomes, strict=True):
             num_shards = writer.next_number
             problem = outcome if isinstance(outcome, RowProblem) else _store(writer, sample, outcome)
-            if writer.next_number > num_shards:  # the shards before this sample are whole
+            if writer.next_number > num_shards:  # the shards before this sample are complete
                 plan.store_progress(Progress(sample.number, writer.next_number, num_samples, next_piece=sample.piece))
             if problem is None:
                 num_samples += 1
@@ -179,7 +180,7 @@ def _media_job(sample: PlannedSample, number: int) -> MediaJob | None:
 
 
 def _store(writer: ShardWriter, sample: PlannedSample, prepared: PreparedMedia | None) -> RowProblem | None:
-    """Write a sample; what is wrong with it, if anything, once nothing of it was written."""
+    """Write a sample; returns why it could not be written, or None."""
     span = {"start_ms": sample.start_ms, "end_ms": sample.end_ms}
     if prepared is None or prepared.is_cut:
         span = {}
@@ -203,7 +204,7 @@ def _store(writer: ShardWriter, sample: PlannedSample, prepared: PreparedMedia |
 
 
 def _unreadable(path: Path) -> RowProblem | None:
-    """Why a file cannot be read any more since it was prepared, if that is so."""
+    """Why a file cannot be read any more after it was prepared, or None."""
     try:
         with path.open("rb"):
             return None
@@ -215,7 +216,7 @@ def _refuse_other_shards(conversion: Conversion) -> None:
     others = sorted(conversion.out.glob(f"{conversion.stem}-{_SHARD_NUMBER}"))
     if others:
         raise ConversionError(
-            f"{others[0]} is there already, and not from a conversion that could go on; give another OUT or --name, or "
+            f"{others[0]} exists and is not from a conversion that could continue; give another OUT or --name, or "
             "--restart to remove the old shards"
         )
 

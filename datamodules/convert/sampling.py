@@ -1,7 +1,7 @@
-"""Which rows of an annotation file a mixture takes.
+"""Chooses which rows of an annotation file a mixture uses.
 
-Source: the mixture YAML of LLaVA-NeXT. As there, a percentage is rounded up and a number beyond the file's end takes
-all rows. Unlike there, ``random`` has a seed of its own and keeps the file's order: every run takes the same rows.
+Source: the mixture YAML of LLaVA-NeXT. As there, a percentage is rounded up, and a number larger than the file means
+all rows. Unlike there, ``random`` has its own seed and keeps the order of the file, so every run uses the same rows.
 """
 
 import math
@@ -14,10 +14,10 @@ from datamodules.convert.row_problems import ConversionError
 
 
 class Sampling(NamedTuple):
-    """Which rows to take."""
+    """A rule that chooses rows."""
 
     kind: str = "all"  # all, first, end or random
-    amount: Fraction = Fraction(0)  # rows, or per cent of them
+    amount: Fraction = Fraction(0)  # number of rows, or per cent of them
     is_percent: bool = False
     seed: str = ""  # of random
 
@@ -27,13 +27,13 @@ class Sampling(NamedTuple):
         return self.kind in ("end", "random") or self.is_percent
 
     def choose(self, num_rows: int | None) -> Container[int]:
-        """Choose the rows to take.
+        """Choose rows.
 
         Args:
             num_rows: Rows of the file; may be None where ``needs_count`` is False.
 
         Returns:
-            The chosen rows' numbers, counted from 0. Where it is a ``range``, no row from its ``stop`` on is wanted.
+            The chosen rows' numbers, counted from 0. If it is a ``range``, rows from its ``stop`` need not be read.
         """
         if self.kind == "all":
             return range(1 << 62)
@@ -48,26 +48,26 @@ class Sampling(NamedTuple):
 
 
 class _RandomRows(Container[int]):
-    """So many rows of a file, every choice equally likely; one byte a row."""
+    """A uniformly random choice of ``count`` rows; uses one byte per row."""
 
     def __init__(self, num_rows: int, count: int, seed: str) -> None:
         generator = random.Random(seed)
-        self._taken = bytearray(num_rows)
+        self._is_chosen = bytearray(num_rows)
         for row in range(num_rows):
-            # The rows still to take over the rows still to come.
+            # Probability: rows that are still to be chosen / rows that are still to come.
             if generator.random() * (num_rows - row) < count:
-                self._taken[row] = 1
+                self._is_chosen[row] = 1
                 count -= 1
 
     def __contains__(self, row: object) -> bool:
-        return isinstance(row, int) and bool(self._taken[row])
+        return isinstance(row, int) and bool(self._is_chosen[row])
 
 
 def parse_sampling(text: object, seed: str) -> Sampling:
     """Read ``all``, ``first:N``, ``end:N`` or ``random:N``, N a number or a percentage such as ``12.5%``.
 
     Raises:
-        ConversionError: It is none of these.
+        ConversionError: It has another form.
     """
     kind, _, number = str(text).partition(":")
     if kind == "all" and not number:

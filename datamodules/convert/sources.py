@@ -1,4 +1,4 @@
-"""The layouts of annotations: which files a source has, how their rows are read, and where their media lie.
+"""The layouts of other projects' data: which files they have, how to read the rows, and where the media are.
 
 A new layout is one function that lists ``Annotation``s, and one line in ``SOURCES``.
 
@@ -29,16 +29,16 @@ _SHARD_NUMBER = re.compile(r"[-_.]\d{3,}$|^\d+$")
 
 
 class MediaRoots(NamedTuple):
-    """Folders of media, as the user gave them: ``DIR`` for all annotations or ``LABEL=DIR`` for those below a label."""
+    """Folders of media from the command line: ``DIR`` for all annotations, ``LABEL=DIR`` for those below a label."""
 
     roots: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> "MediaRoots":
-        """Read the command line's form.
+        """Read the options of the command line.
 
         Raises:
-            ConversionError: A folder does not exist; every row would be missing its media.
+            ConversionError: A folder does not exist, so no media would be found.
         """
         roots = []
         for text in texts:
@@ -51,10 +51,10 @@ class MediaRoots(NamedTuple):
         return cls(tuple(roots))
 
     def check_labels(self, labels: Sequence[str]) -> None:
-        """Refuse a root for annotations that there are none of.
+        """Check that the label of every root fits an annotation.
 
         Raises:
-            ConversionError: A root's label fits none of these; the media below it would be looked for elsewhere.
+            ConversionError: A label fits none of these; media would be searched in other folders.
         """
         for name, folder in self.roots:
             if name and not any(_fits(name, label) for label in labels):
@@ -64,7 +64,7 @@ class MediaRoots(NamedTuple):
                 )
 
     def below(self, label: str, default: Sequence[Path]) -> tuple[str, ...]:
-        """The folders of an annotation's media: those with the longest label that fits, else ``default``."""
+        """The folders of an annotation's media: those with the longest label that fits, or ``default``."""
         fitting = [root for root in self.roots if _fits(root[0], label)]
         longest = max((len(name) for name, _ in fitting), default=0)
         found = [folder for name, folder in fitting if len(name) == longest]
@@ -80,12 +80,12 @@ class Annotation(NamedTuple):
 
     Attributes:
         path: JSON list or JSON lines.
-        label: Names it in conversation ids and reports; unique in a conversion.
+        label: Name of the file in conversation ids and reports; unique in a conversion.
         read_row: Reads one of its rows.
-        folders: Where its media lie; tried in this order.
+        folders: Folders of its media, searched in this order; of a tar, the tar itself.
         source: Name of its samples' source, given the path of their media (None for text).
         category: Category of its questions; empty for none.
-        sampling: Which of its rows are taken.
+        sampling: Which of its rows are used.
         read_items: Reads the file: given the path, and what to call with the number of bytes read, it yields what
             ``read_row`` takes, or a ``RowProblem``.
     """
@@ -101,7 +101,7 @@ class Annotation(NamedTuple):
 
     @property
     def is_tar(self) -> bool:
-        """Whether the file holds the media itself."""
+        """Whether the file is a tar, which contains its media."""
         return self.read_items is read_webdataset
 
 
@@ -124,8 +124,8 @@ def pllava(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annota
     for folder in folders:
         if folder.is_file():
             label = folder.parent.resolve().name if folder.stem == "train" else folder.stem
-            places = roots.below(label, [folder.parent])
-            found.append(Annotation(folder, label, pllava_row, places, _always(label)))
+            media_folders = roots.below(label, [folder.parent])
+            found.append(Annotation(folder, label, pllava_row, media_folders, _always(label)))
             continue
         for path in _files(folder, [f"{'*/' * depth}train*.json" for depth in range(4)]):
             parts = path.relative_to(folder).with_suffix("").parts
@@ -136,15 +136,15 @@ def pllava(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annota
 
 
 def llava_video(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
-    """LLaVA-Video-178K: subsets' folders with *_processed.json files, or single files; media lie there or beside."""
+    """LLaVA-Video-178K: subsets' folders with *_processed.json files, or single files; media are there or beside."""
     found = []
     for folder in folders:
         is_file = folder.is_file()
         above = folder.resolve().parent.parent if is_file else folder
         for path in [folder.resolve()] if is_file else _files(folder, ["*_processed.json", "*/*_processed.json"]):
             label = path.relative_to(above).with_suffix("").as_posix()
-            places = roots.below(label, [path.parent, above])
-            found.append(Annotation(path, label, llava_row, places, _always(path.parent.name), _category(path)))
+            media_folders = roots.below(label, [path.parent, above])
+            found.append(Annotation(path, label, llava_row, media_folders, _always(path.parent.name), _category(path)))
     return _with_unique_labels(found)
 
 

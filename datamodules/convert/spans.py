@@ -1,8 +1,8 @@
-"""Which part of a video a row means: start and end under the names and in the units that data sets use.
+"""Reads which part of a video a row names: start and end, in the fields and units that data sets use.
 
-A number is seconds, unless the field's name says milliseconds (``start_ms``). A text is a number with or without a unit
-(``12.5``, ``12.5s``, ``800 ms``) or a time on a clock (``1:02:03.5``, ``02:03``: minutes and seconds). What could be
-read in two ways is refused.
+A number is in seconds, unless the field's name has another unit (``start_ms``). A text is a number with or without a
+unit (``12.5``, ``12.5s``, ``800 ms``) or a time (``1:02:03.5``, ``02:03``: minutes and seconds). Ambiguous times are
+refused.
 """
 
 import functools
@@ -32,13 +32,13 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|secs?|seconds?|ms|msecs?|milli
 _DURATIONS = ("duration", "video_duration")
 _PART_DURATION = re.compile(r"(?:clip_|segment_)?(?:duration|length)(?:_s|_?(?:secs?|seconds?|ms))?", re.IGNORECASE)
 _MAY_BE_SEVERAL = re.compile("timestamp|segments|moment", re.IGNORECASE)
-_LONGEST_S = 100_000  # more than a day: what has no unit and is larger may be milliseconds
+_LONGEST_S = 100_000  # more than a day: a larger number without a unit may be milliseconds
 _LATEST_MS = 1 << 31  # 25 days; no video that is read is longer
-_MOST_DURATIONS = 10  # so often the video's own length: the same
+_MOST_DURATIONS = 10  # an end after this many lengths of the video may be milliseconds
 
 
 class Span(NamedTuple):
-    """The part, and the fields that told it; None where a row leaves it open."""
+    """The part, and the fields with it; None where a row has no start or no end."""
 
     start_ms: int | None
     end_ms: int | None
@@ -49,7 +49,7 @@ class _Edge(NamedTuple):
     name: str
     is_start: bool
     ms: int
-    is_weak: bool = False  # timestamps: may be those of an answer, where another field tells the part
+    is_weak: bool = False  # timestamps may belong to an answer, if another field has the part
 
 
 @functools.lru_cache(4096)
@@ -68,17 +68,17 @@ def _is_in_frames(name: str) -> bool:
 
 
 def read_span(fields: Mapping[str, Any], inner: str | None) -> Span:
-    """Read the part of a video that a row means.
+    """Read the part of a video that a row names.
 
     Args:
         fields: The row.
         inner: The field that holds further ones, such as ``meta``; None where there is none.
 
     Returns:
-        The part. ``names`` of fields inside ``inner`` have its name and a dot in front.
+        The part. Fields inside ``inner`` are named ``INNER.NAME``.
 
     Raises:
-        RowProblem: A time is none, two fields contradict each other, or the unit is unclear.
+        RowProblem: A time cannot be read, two fields contradict each other, or the unit is unclear.
     """
     edges = list(_edges(fields, ""))
     if inner is not None:
@@ -97,7 +97,7 @@ def read_span(fields: Mapping[str, Any], inner: str | None) -> Span:
     if 0 < duration * 1000 * _MOST_DURATIONS < latest:
         raise RowProblem(
             Reason.SPAN,
-            f"the part goes to {latest / 1000:g} s, but the row's duration is {duration:g}; if milliseconds are meant, "
+            f"the part goes to {latest / 1000:g} s, but the row's duration is {duration:g}; for times in milliseconds, "
             "name the fields start_ms and end_ms",
         )
     return Span(start, end, frozenset(edge.name for edge in edges))
@@ -134,14 +134,14 @@ def _edges_of_range(value: Any, name: str, unit: str | None) -> Iterator[_Edge]:
         for number, one in enumerate(value):
             if one is not None:
                 yield _Edge(name, number == 0, _milliseconds(one, name, unit))
-    elif value and not _MAY_BE_SEVERAL.search(name):  # those of several events do not choose a part
+    elif value and not _MAY_BE_SEVERAL.search(name):  # timestamps of several events do not choose a part
         raise RowProblem(Reason.SPAN, f"{name!r} must be a start and an end, got {shown(value)}")
 
 
 def _agreed(edges: list[_Edge]) -> int | None:
     if len({edge.ms for edge in edges}) > 1:
-        told = ", ".join(f"{edge.name!r} {edge.ms} ms" for edge in edges)
-        raise RowProblem(Reason.SPAN, f"several fields tell different times: {told}; leave one of them")
+        times = ", ".join(f"{edge.name!r} {edge.ms} ms" for edge in edges)
+        raise RowProblem(Reason.SPAN, f"several fields have different times: {times}; leave one of them")
     return edges[0].ms if edges else None
 
 

@@ -1,13 +1,13 @@
-"""Lists the members of a tar that somebody else wrote, and copies one of them to a file.
+"""Lists the members of another project's tar, and copies a member to a file.
 
-The tar may be hostile or damaged. Only headers are read here, no link is followed, and no name of a member is used as
-the name of a file.
+The tar may be hostile or damaged. Only headers are parsed, links are not followed, and the name of a member is never
+used as the name of a file.
 """
 
 import functools
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -34,18 +34,19 @@ class TarContents(NamedTuple):
     """The files in a tar, in its order."""
 
     members: tuple[Member, ...]
-    damage: RowProblem | None  # why there may have been more of them
-    size: int = 0  # bytes of the tar; 0 where it cannot be read
+    damage: RowProblem | None  # why files may be missing; None if the tar is complete
+    size: int  # bytes of the tar; 0 if it cannot be read
+    usable: Mapping[str, Member]  # those without a problem, by name
 
 
 def read_contents(path: Path) -> TarContents:
-    """List the files in a tar; a damaged one gives those before the damage."""
+    """List the files in a tar; of a damaged tar, those before the damage."""
     try:
         status = path.stat()
         return _read_contents(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         why = f"{path} cannot be read ({error.strerror}); check its permissions and its disk"
-        return TarContents((), RowProblem(Reason.DAMAGED, why))
+        return TarContents((), RowProblem(Reason.DAMAGED, why), 0, {})
 
 
 def is_tar(folders: Sequence[str]) -> bool:
@@ -60,12 +61,12 @@ def copy_member(tar: Path, name: str, target: Path, tick: Callable[[], None]) ->
         tar: The tar.
         name: Of the member, as ``Member.name``.
         target: File to write.
-        tick: Called after every mebibyte.
+        tick: Called after every mebibyte, to show that the copy is not stuck.
 
     Raises:
-        RowProblem: The tar does not hold it, or cannot be read any more.
+        RowProblem: The tar has changed or cannot be read any more.
     """
-    member = next((one for one in read_contents(tar).members if one.name == name and one.problem is None), None)
+    member = read_contents(tar).usable.get(name)
     if member is None:
         raise RowProblem(Reason.MISSING, f"{tar} does not hold {name} any more; was it changed?")
     with _opened(tar) as source, target.open("wb") as copy:
@@ -111,7 +112,8 @@ def _read_contents(path: Path, size: int, changed_ns: int) -> TarContents:
             why = f"{path} is cut off or no plain tar ({error}); copy it again, and unpack it if it is compressed"
             damage = RowProblem(Reason.DAMAGED, why)
         file.detach()
-    return TarContents(tuple(members), damage, size)
+    usable = {member.name: member for member in members if member.problem is None}
+    return TarContents(tuple(members), damage, size, usable)
 
 
 def _member(info: tarfile.TarInfo, tar_size: int, names: set[str]) -> Member:

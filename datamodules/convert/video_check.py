@@ -1,4 +1,4 @@
-"""Checks and measures a video as training will read it: with the reader's own code, on the file that will be stored."""
+"""Checks and measures a video with the code that reads it in training."""
 
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -14,11 +14,11 @@ from datamodules.media.video_container import CONVERTED_FORMATS, STORED_FORMATS,
 
 
 class VideoFacts(NamedTuple):
-    """What is known of a video."""
+    """Size and length of a video."""
 
     width: int  # as it is shown upright; pixels that are not square are not stretched
     height: int
-    duration_ms: int  # from its first frame on
+    duration_ms: int  # from the start of its first frame to the end of its last one
 
 
 def probe_video(path: Path, *, stored: bool = True) -> VideoFacts:
@@ -26,10 +26,10 @@ def probe_video(path: Path, *, stored: bool = True) -> VideoFacts:
 
     Args:
         path: The video.
-        stored: Whether the file itself will be stored; otherwise it may have any format that can be encoded again.
+        stored: Whether the file will be stored as it is; otherwise it may have any format that can be reencoded.
 
     Raises:
-        RowProblem: Training could not read it, or it is cut off.
+        RowProblem: Training cannot read it, or it is cut off.
     """
     where = str(path)
     formats = STORED_FORMATS if stored else CONVERTED_FORMATS
@@ -59,5 +59,5 @@ def _check_stored_format(file: BinaryIO, path: Path) -> None:
             raise error from None
         raise RowProblem(
             Reason.UNSUPPORTED,
-            f"{path} is {name} by its content, which shards do not hold, whatever its name; try --reencode",
+            f"{path} is {name} by its content, which shards do not hold; try --reencode",
         ) from error

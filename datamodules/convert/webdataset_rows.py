@@ -1,12 +1,12 @@
 """Reads the samples of other projects' WebDataset tars as rows.
 
-What belongs to a sample is decided by the ``webdataset`` library, and the texts are read by it: members that stand side
-by side and have the same name up to the first dot of the base name. Its decoders are never used, because some of them
-unpickle. Only the JSON or text member is opened here; media are copied by ``tar_contents`` when they are needed.
+The ``webdataset`` library groups members into samples and reads the texts. A sample is the members that are side by
+side and have the same name up to the first dot of the base name. The library's decoders are never used, because some of
+them unpickle. Only the JSON or text member is opened here; ``tar_contents`` copies media when they are needed.
 
 - ``KEY.json`` with ``conversations``, ``messages`` or ``QA`` is read as a row of a JSON file is.
-- ``KEY.txt``, or the field ``caption`` or ``text`` of ``KEY.json``, is a caption: the user shows the media, and the
-  assistant says the caption.
+- ``KEY.txt``, or the field ``caption`` or ``text`` of ``KEY.json``, is a caption: the user's turn is ``<video>`` alone,
+  and the answer is the caption.
 - The media member is the row's media, whatever path its JSON names.
 
 Source: the layouts of LLaVA-style exports, img2dataset and video2dataset.
@@ -36,18 +36,18 @@ class WebDatasetSample(NamedTuple):
 
 
 def read_webdataset(path: Path, advance: Callable[[int], object] = lambda num_bytes: None) -> Iterator[Any]:
-    """Yield every sample of a tar; one that cannot be used as a ``RowProblem`` in its place.
+    """Yield every sample of a tar in its order, or a ``RowProblem`` for a sample that cannot be used.
 
     Args:
         path: The tar.
-        advance: Called with the number of bytes that were passed since the last call.
+        advance: Called with the number of bytes read or skipped since the last call.
 
     Yields:
         A ``WebDatasetSample`` or a ``RowProblem``; at the end one more ``RowProblem`` if the tar itself is damaged.
     """
     from webdataset.tariterators import base_plus_ext, group_by_keys  # it imports torch, which takes seconds
 
-    members, damage, size = read_contents(path)
+    members, damage, size, _ = read_contents(path)
     files = ({"fname": member.name, "data": member, "__url__": str(path)} for member in members)
     twice: list[Exception] = []  # members of one sample with the same ending, which the library drops
     passed = 0
@@ -69,7 +69,7 @@ def read_webdataset(path: Path, advance: Callable[[int], object] = lambda num_by
 
 
 def webdataset_row(sample: WebDatasetSample) -> Row:
-    """Turn a sample into a conversation, as if a JSON file had named its media.
+    """Convert a sample to a conversation, as if a JSON file had named its media.
 
     Raises:
         RowProblem: The sample cannot be used.
@@ -91,7 +91,7 @@ def webdataset_row(sample: WebDatasetSample) -> Row:
 
 
 def _noted(errors: list[Exception]) -> Callable[[Exception], bool]:
-    """A handler of the library's that lets it go on after an error."""
+    """An error handler for the library: it stores the error and continues."""
 
     def note(error: Exception) -> bool:
         errors.append(error)
@@ -112,7 +112,7 @@ def _sample(
         return _read_sample(key, members, tar)
     except RowProblem as problem:
         return problem
-    except Exception as error:  # any bytes may be in a tar: what nobody has foreseen costs its own sample only
+    except Exception as error:  # a tar may hold any bytes: an unexpected error costs its own sample only
         return unforeseen(f"sample {key!r}", error)
 
 

@@ -1,7 +1,7 @@
-"""Runs the preparation of media in processes that may crash or hang, and hands results back in order.
+"""Prepares media in worker processes that may crash or hang, and returns the results in order.
 
-Media come from everywhere, and a decoder that meets a damaged one may take its process with it. Then the jobs under way
-are run again, one after the other, which tells whose fault it was; all others go on.
+A decoder may crash its process on a damaged file. Then all unfinished jobs are run again, one at a time, to find the
+file that crashes; the others are not affected.
 """
 
 import multiprocessing
@@ -17,10 +17,10 @@ from datamodules.convert.prepare import MediaJob, Preparation, PreparedMedia, pr
 from datamodules.convert.row_problems import Reason, RowProblem, unforeseen
 
 _TIMEOUT_S = 120
-"""A process in which nothing gets on for so long is ended."""
+"""A process that makes no progress for so many seconds is ended."""
 
 _JOBS_PER_WORKER = 4
-"""Jobs under way at most: bounds memory and scratch space."""
+"""Limit of unfinished jobs, which limits memory and temporary files."""
 
 Outcome = PreparedMedia | RowProblem
 
@@ -31,12 +31,12 @@ def prepare_all(
     """Prepare samples, several at a time.
 
     Args:
-        jobs: Media to prepare; None where there is nothing to do.
-        preparation: What is done with them.
-        num_workers: Processes; 0 = in this one, where a crash is the end.
+        jobs: Media to prepare; None for a sample without media.
+        preparation: How to prepare them.
+        num_workers: Processes; 0 = this process, which a crash ends.
 
     Yields:
-        The outcome of every job, in their order; None for None.
+        The outcome of every job, in order; None for None.
     """
     if num_workers == 0:
         for job in jobs:
@@ -62,14 +62,14 @@ class _Job:
 
     @property
     def was_lost(self) -> bool:
-        """Whether it went down with its processes, by its own fault or another's."""
+        """Whether its process ended before it finished, because of this job or another."""
         if self.future is None or self.outcome is not None:
             return False
         return self.future.cancelled() or isinstance(self.future.exception(), BrokenProcessPool)
 
 
 class _Pool:
-    """Worker processes and the jobs that they were given."""
+    """Worker processes and their jobs."""
 
     def __init__(self, preparation: Preparation, num_workers: int) -> None:
         self._preparation = preparation
@@ -123,7 +123,7 @@ class _Pool:
 
 
 def _crashed(wanted: MediaJob) -> RowProblem:
-    why = f"{wanted.media} crashed the decoder, or nothing got on for {_TIMEOUT_S} s; encode it again"
+    why = f"{wanted.media} crashed the decoder, or made no progress for {_TIMEOUT_S} s; encode it again"
     return RowProblem(Reason.CRASHED, why)
 
 
@@ -134,7 +134,7 @@ def _start_worker(preparation: Preparation) -> None:
     global _preparation
     _preparation = preparation
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even while a library does not return
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even if a library does not return
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -142,7 +142,7 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os._exit(1)  # killed: nobody waits for results, and the scratch folder is another run's now
+    os._exit(1)  # nobody waits for results, and another run may use the scratch folder now
 
 
 def _work(wanted: MediaJob) -> Outcome:
@@ -162,6 +162,6 @@ def _restart_timer() -> None:
 def _outcome(wanted: MediaJob, preparation: Preparation) -> Outcome:
     try:
         return prepare(wanted, preparation, _restart_timer)
-    except Exception as error:  # any bytes may be in a file: what nobody has foreseen costs its own sample only
+    except Exception as error:  # a file may hold any bytes: an unexpected error costs its own sample only
         preparation.scratch_file(wanted).unlink(missing_ok=True)
         return error if isinstance(error, RowProblem) else unforeseen(wanted.media, error)

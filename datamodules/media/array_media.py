@@ -1,8 +1,8 @@
-"""Videos stored as frames in an ``npy`` member: what other tools decoded already.
+"""Reads videos that other tools decoded already: frames stored as an array in an ``npy`` member.
 
-The array is uint8 ``[T, H, W, 3]``, RGB, in C order. The sample's ``meta.frame_interval_ms`` tells the time from one
-frame to the next (40 at 25 frames a second), so such a video is sampled as any other one is. The header is read by
-NumPy's own parser, the rest are pixels: nothing in the file is ever unpickled.
+The array is uint8 ``[T, H, W, 3]``, RGB, in C order. The sample's ``meta.frame_interval_ms`` is the time from one frame
+to the next (40 at 25 frames a second), so such a video is sampled like any other. ``npy_file`` reads the header;
+nothing is ever unpickled.
 """
 
 import io
@@ -21,7 +21,7 @@ from datamodules.shards.schema import Record
 
 
 class ArrayVideo:
-    """Frames in memory, as the decoders present a video.
+    """Frames in memory, with the interface of an open video (``VideoDecoder``).
 
     Args:
         pixels: uint8 ``[T, H, W, 3]``.
@@ -31,9 +31,9 @@ class ArrayVideo:
     def __init__(self, pixels: NDArray[np.uint8], interval_ms: float) -> None:
         self._pixels = pixels
         self.frame_ms = np.rint(np.arange(len(pixels)) * interval_ms).astype(np.int64)
-        """When every frame is first shown, in milliseconds after the first one."""
+        """[T] int64: start of every frame, in milliseconds after the first one."""
         self.duration_ms = array_duration_ms(len(pixels), interval_ms)
-        """When the last frame ends."""
+        """End of the last frame, in milliseconds after the start of the first one."""
 
     def frames(self, indices: Sequence[int]) -> DecodedFrames:
         """The frames of these indices."""
@@ -45,13 +45,13 @@ def read_array(data: bytes, record: Record, sampling: FrameSampling, *, where: s
 
     Args:
         data: The ``npy`` file's bytes.
-        record: The sample's JSON, which tells the frames' interval and which part is meant.
+        record: The sample's JSON, with the interval of the frames and the part of the video to use.
         sampling: How many frames.
         where: Shard and key, for messages.
 
     Raises:
         BrokenMediaError: The bytes are no such array.
-        SampleError: The JSON does not tell the interval, or the part starts after the video's end.
+        SampleError: The JSON has no interval, or the part starts after the video's end.
     """
     video = ArrayVideo(_read_pixels(data, where), _interval_ms(record.meta, where))
     try:

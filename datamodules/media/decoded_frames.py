@@ -1,8 +1,8 @@
-"""What every decoder hands over, and how large it may be. Free of torch, so that a decoding process starts at once.
+"""What every decoder returns, and how large frames may be. It does not import torch, so a decoding process starts fast.
 
-Frames that are more than half as large again as the transform asks for are scaled down one by one as they are decoded:
-a film in 8K never lies in memory at 8K. Frames below that are handed over as they are, because the transform scales
-them faster and exactly; none is ever enlarged here.
+Frames more than 1.5 times as large as the transform needs are scaled down one by one as they are decoded, so a video in
+8K is never in memory at 8K. Smaller frames are returned as they are, because the transform scales them faster and
+exactly. No frame is enlarged here.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +17,9 @@ from datamodules.errors import BrokenMediaError, OversizedMediaError, undecodabl
 Pixels = NDArray[np.uint8]
 """``[H, W, 3]`` or, of several frames, ``[T, H, W, 3]``."""
 
-_WORTH_SCALING = 1.5
+_SCALE_ABOVE = 1.5
+"""Frames are scaled down if they are larger than this many times what is needed."""
+
 _PIXELS_AT_ONCE = 16_000_000
 
 
@@ -25,21 +27,21 @@ class DecodedFrames(NamedTuple):
     """Frames of one video or image."""
 
     pixels: Pixels  # uint8 [T, H, W, 3]
-    frame_ms: NDArray[np.int64]  # [T], after the first frame, or after the start of the part that was asked for
+    frame_ms: NDArray[np.int64]  # [T] milliseconds after the first frame, or after the start of the requested part
 
 
 class FrameSize(NamedTuple):
-    """How large frames may be in the file, and how large they need to be when they are handed over."""
+    """How large frames may be in the file, and how large they must be when they are returned."""
 
     max_pixels: int = 64_000_000  # of one frame; 8K has 33 million
-    side: int | None = None  # pixels that this side needs; None = the file's own size
+    side: int | None = None  # pixels that this side must have; None = the file's own size
     measured: Literal["shorter", "longer"] = "shorter"
 
     def check(self, width: int, height: int, where: str) -> None:
-        """Refuse frames that are too large, before they are decoded.
+        """Refuse too large frames before they are decoded.
 
         Raises:
-            OversizedMediaError: A frame has more than ``max_pixels``; a small file can unpack to any size.
+            OversizedMediaError: A frame has more than ``max_pixels``; a small file can decode to any size.
         """
         if width * height > self.max_pixels:
             raise OversizedMediaError(
@@ -48,17 +50,17 @@ class FrameSize(NamedTuple):
             )
 
     def scaled(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height at which a frame of this size is handed over."""
+        """Width and height at which a frame of this size is returned."""
         if self.side is None:
             return width, height
         measured = min(width, height) if self.measured == "shorter" else max(width, height)
-        if measured <= _WORTH_SCALING * self.side:
+        if measured <= _SCALE_ABOVE * self.side:
             return width, height
         return max(1, round(width * self.side / measured)), max(1, round(height * self.side / measured))
 
 
 def scale_down(pixels: Pixels, size: FrameSize) -> Pixels:
-    """Bring one picture ``[H, W, 3]`` to the size at which it is handed over; bicubic, smoothed."""
+    """Scale one picture ``[H, W, 3]`` to the size at which it is returned; bicubic with antialiasing."""
     height, width = pixels.shape[:2]
     scaled = size.scaled(width, height)
     if scaled == (width, height):
@@ -69,20 +71,20 @@ def scale_down(pixels: Pixels, size: FrameSize) -> Pixels:
 def decode_in_portions(
     indices: Sequence[int], decode: Callable[[list[int]], Pixels], size: FrameSize, where: str
 ) -> Pixels:
-    """Decode some frames at a time, for libraries that hand over frames in the video's own size.
+    """Decode some frames at a time, for libraries that return frames in the video's own size.
 
     Args:
-        indices: Frames wanted.
+        indices: Frames to decode.
         decode: Decodes the frames of a few indices, ``[t, H, W, 3]``.
-        size: Largest frame, and how large frames need to be.
+        size: Largest frame, and how large frames must be.
         where: Shard and key, for messages.
 
     Returns:
-        ``[T, H, W, 3]`` at the size at which frames are handed over.
+        ``[T, H, W, 3]`` at the size at which frames are returned.
 
     Raises:
         OversizedMediaError: The frames are larger than is allowed.
-        BrokenMediaError: The library gives fewer frames than it was asked for, or frames that differ in size.
+        BrokenMediaError: The library returns fewer frames than requested, or frames that differ in size.
     """
     stacked = stack_pictures(_portions(indices, decode, size, where), len(indices), where)
     if stacked is None or len(stacked) < len(indices):
@@ -104,11 +106,11 @@ def _portions(
 
 
 def stack_pictures(pictures: Iterable[Pixels], count: int, where: str) -> Pixels | None:
-    """Lay pictures of one size behind each other, each as soon as it comes.
+    """Stack pictures of one size, each as soon as it is decoded.
 
     Args:
         pictures: Pictures ``[H, W, 3]``.
-        count: How many there are at most.
+        count: Most pictures that come.
         where: Shard and key, for messages.
 
     Returns:

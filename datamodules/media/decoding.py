@@ -1,4 +1,4 @@
-"""How media is decoded: the settings, and what one process asks of another that decodes for it."""
+"""Settings of decoding, and the request that is sent to the decoding process."""
 
 import json
 import os
@@ -13,20 +13,20 @@ from datamodules.shards.media_range import MediaRange
 
 @dataclass(frozen=True)
 class Decoding:
-    """What decodes videos and images, and within which bounds.
+    """Which library decodes videos, and the limits of time and memory.
 
     Args:
-        backend: ``pyav`` reads any video that FFmpeg knows. ``decord`` reads whole files into memory, decodes them from
-            their start on, and refuses some. ``torchcodec`` needs FFmpeg's shared libraries, refuses some, and its
-            process starts as late as torch.
-        timeout_s: Seconds after which a decoder that has not finished counts as stuck. Time in which an overloaded
-            machine did not let it run is not counted.
+        backend: ``pyav`` reads any video that FFmpeg knows. ``decord`` reads complete files into memory, decodes them
+            from their first frame, and refuses some. ``torchcodec`` needs FFmpeg's shared libraries, refuses some, and
+            its process imports torch, so it starts slowly.
+        timeout_s: Seconds after which a decoder that has not finished counts as stuck. Time in which the decoder waited
+            for a processor is not counted.
         max_pixels: Largest frame or picture that is decoded; 8K has 33 million pixels.
-        memory_mb: Memory that decoding one sample may take. Frames are scaled down as they come, so this is seldom met
-            by anything but a hostile file or very many frames.
+        memory_mb: Memory that decoding one sample may take. Frames are scaled down as they are decoded, so only hostile
+            files or very many frames reach this limit.
 
     Raises:
-        ValueError: The backend is unknown or a bound not positive.
+        ValueError: The backend is unknown or a limit is not positive.
     """
 
     backend: Literal["pyav", "decord", "torchcodec"] = "pyav"
@@ -42,7 +42,7 @@ class Decoding:
 
 
 class MediaRequest(NamedTuple):
-    """What is to be decoded, and how."""
+    """Which media to decode, and how."""
 
     media: MediaRange
     is_image: bool
@@ -51,16 +51,16 @@ class MediaRequest(NamedTuple):
     where: str  # shard and key, for messages
     start_ms: int | None = None
     end_ms: int | None = None
-    every_frame: bool = False  # decode each once, to find damage, and hand over the first one only
+    every_frame: bool = False  # decode every frame to find damage, and return the first one only
 
     def to_bytes(self) -> bytes:
-        """As JSON, which a file name in any encoding passes through unchanged."""
-        place = [os.fspath(self.media.path), self.media.offset, self.media.size]
-        return json.dumps(self._asdict() | {"media": place, "sampling": asdict(self.sampling)}).encode()
+        """Serialize as JSON, which preserves file names in any encoding."""
+        media = [os.fspath(self.media.path), self.media.offset, self.media.size]
+        return json.dumps(self._asdict() | {"media": media, "sampling": asdict(self.sampling)}).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "MediaRequest":
-        """The request that gave these bytes."""
+        """Restore a request from ``to_bytes``."""
         fields = json.loads(data)
         path, offset, size = fields["media"]
         sampling = FrameSampling(**fields["sampling"])

@@ -1,10 +1,10 @@
 """Decodes media in a process of its own that can be killed.
 
-A decoder may hang, crash or ask for any amount of memory over a damaged or hostile file, so none runs in the training
-process or its data loader workers. Each of those keeps one ``decoding_server``, started when it is first needed. What
-does not come back in time is killed with its process, and the sample alone is lost.
+A decoder may hang, crash or request any amount of memory on a damaged or hostile file, so none runs in the training
+process or its data loader workers. Each of those starts one ``decoding_server`` when it first needs one. A server that
+does not answer in time is killed, and only its sample is lost.
 
-The worker waits while its server decodes, so the two take one core together. Linux only.
+The worker waits while its server decodes, so the two use one core together. Linux only.
 """
 
 import contextlib
@@ -47,23 +47,23 @@ _ERRORS = {
 def decode_media(request: MediaRequest, settings: Decoding) -> DecodedFrames:
     """Decode in this process's server for these settings; it is started if there is none.
 
-    A sample that takes a server down which decoded others before is tried once more in a new one: what they left
-    behind is not held against it.
+    A sample that ends a server which decoded others before is retried once in a fresh process, in case earlier samples
+    corrupted this one.
 
     Args:
         request: What to decode.
-        settings: Backend and bounds.
+        settings: Backend and limits.
 
     Returns:
-        The frames, in memory of their own; equal to those that decoding in this process would give.
+        The frames, copied out of the shared memory; equal to those that decoding in this process would give.
 
     Raises:
         StuckDecoderError: The decoder did not finish within ``timeout_s`` and was killed.
-        CrashedDecoderError: It took its process down.
-        OversizedMediaError: Frames or memory are beyond their bounds.
+        CrashedDecoderError: Its process ended.
+        OversizedMediaError: Frames or memory are beyond their limits.
         BrokenMediaError: The media cannot be decoded.
-        SampleError: The part that was asked for is not there.
-        ShardError: The shard is gone.
+        SampleError: The requested part is not in the video.
+        ShardError: The shard was removed.
         ImportError: The backend is not installed.
     """
     with _lock:
@@ -96,25 +96,25 @@ class _Server:
         self._wait_until_ready()
 
     def ask(self, request: MediaRequest) -> DecodedFrames:
-        """See ``decode_media``. Unless it is the sample's own error, the server is gone afterwards."""
+        """See ``decode_media``. After any error other than the sample's own, the server has ended."""
         self.num_asked += 1
-        with request.media.open_whole() as file:  # reached through this process, it is there though its name goes
-            place = request.media._replace(path=Path(f"/proc/{os.getpid()}/fd/{file.fileno()}"))
+        with request.media.open_file() as file:  # the server reads it by descriptor, even if its name is removed
+            media = request.media._replace(path=Path(f"/proc/{os.getpid()}/fd/{file.fileno()}"))
             try:
-                reply = self._exchange(request._replace(media=place))
-            except BaseException:  # an interrupt too: the late answer would be taken for that to the next request
+                reply = self._exchange(request._replace(media=media))
+            except BaseException:  # an interrupt too: a late answer would be read as the answer to the next request
                 self.kill()
                 raise
         if "error" in reply:
             self._raise(reply["error"], reply["message"], request.where)
         pixels = np.empty(reply["shape"], dtype=np.uint8)
-        with open(self._memory, "rb", closefd=False) as file:  # opened anew, since it buffers what it has read
+        with open(self._memory, "rb", closefd=False) as file:  # opened again, because a file object has a buffer
             file.seek(0)
             file.readinto(pixels.data.cast("B"))
         return DecodedFrames(pixels, np.array(reply["frame_ms"], dtype=np.int64))
 
     def stop(self) -> int | None:
-        """Let the process end, which it does when nobody is left to ask, and tell its exit status."""
+        """Close the connection, which ends the process, and return its exit status."""
         self._close()
         try:
             return self._process.wait(_END_S)
@@ -122,7 +122,7 @@ class _Server:
             return self.kill()
 
     def kill(self) -> int | None:
-        """End the process at once and tell its exit status, None if the kernel cannot end it."""
+        """Kill the process and return its exit status; None if the kernel cannot end it."""
         self._close()
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -142,7 +142,7 @@ class _Server:
             reply: dict[str, Any] = json.loads(self._connection.recv_bytes())
         except (EOFError, ConnectionError) as error:
             raise CrashedDecoderError(
-                f"{request.where}: the decoder ({self._settings.backend}) took its process down "
+                f"{request.where}: the decoder ({self._settings.backend}) ended its process "
                 f"({_exit_reason(self.stop())}); encode the media again or leave the sample out"
             ) from error
         return reply
@@ -164,7 +164,7 @@ class _Server:
     def _raise(self, error: str, message: str, where: str) -> None:
         if error != "MemoryError":
             raise _ERRORS[error](message)
-        self.stop()  # a process that met its bound may be left in any state
+        self.stop()  # after a failed allocation the process may be in any state
         raise OversizedMediaError(
             f"{where}: decoding takes more memory than memory_mb {self._settings.memory_mb} allows; scale the media "
             "down, ask for fewer frames, or raise memory_mb"
@@ -178,7 +178,7 @@ class _Server:
             reply = json.loads(self._connection.recv_bytes())
         except (EOFError, ConnectionError) as error:
             raise RuntimeError(
-                f"the decoding process could not be started ({_exit_reason(self.stop())}); what it printed says why"
+                f"the decoding process could not be started ({_exit_reason(self.stop())}); read what it printed"
             ) from error
         if "error" in reply:
             self.stop()
@@ -186,9 +186,9 @@ class _Server:
 
 
 def _seconds_without_processor(pid: int) -> float:
-    """How long a process would have run but for others that the machine had to run; 0 where the kernel does not tell.
+    """How long a process waited for a processor; 0 where the kernel does not report it.
 
-    On an overloaded node that can be most of the time. A sample must not be lost to what else runs there.
+    On an overloaded node that can be most of the time. A sample must not fail because of other programs there.
     """
     waited = 0
     for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
@@ -207,7 +207,7 @@ def _exit_reason(status: int | None) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with this package in reach, one thread, and an allocator that keeps a film's worth of memory."""
+    """This process's environment, with this package on the path, one thread, and memory that stays allocated."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -233,11 +233,11 @@ def _stop_servers() -> None:
         server.stop()
 
 
-def _leave_servers_to_parent() -> None:
-    """A forked child starts servers of its own; two may not ask the same one."""
+def _forget_servers() -> None:
+    """Forget the servers after a fork: two processes must not use the same one."""
     global _lock
     _lock = threading.Lock()
     _servers.clear()
 
 
-os.register_at_fork(after_in_child=_leave_servers_to_parent)
+os.register_at_fork(after_in_child=_forget_servers)

@@ -1,8 +1,8 @@
-"""The process that decodes for another one. It is started by ``decoding_process``, not by hand.
+"""The program of the process that decodes for another one. ``decoding_process`` starts it; do not start it by hand.
 
-It gets requests over a socket, reads the shard itself, and leaves the frames in a file in memory that both processes
-hold, whose pages are used again and again. It imports no torch, so it starts within a fraction of a second. It ends
-when the other side is gone, stuck or not.
+It gets requests over a socket, reads the shard itself, and writes the frames to a file in shared memory, whose pages
+are reused. It does not import torch, so it starts within a fraction of a second. It ends when its client has ended,
+even if a decoder hangs.
 
     python -m datamodules.media.decoding_server SOCKET MEMORY SETTINGS
 """
@@ -30,15 +30,15 @@ from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.frame_sampling import check_every_frame, sample_frames
 from datamodules.media.pictures import read_image
 
-_KEPT_BYTES = 1 << 26
-"""What the shared memory is not shrunk below: fresh pages cost more than the frames' way through them."""
+_MIN_MEMORY_BYTES = 1 << 26
+"""The shared memory is not made smaller than this: new pages cost more time than copying the frames."""
 
 
 def main() -> None:
-    """Serve one other process until it is gone."""
+    """Serve one client process until it ends."""
     connection, memory = Connection(int(sys.argv[1])), int(sys.argv[2])
     settings = Decoding(**json.loads(sys.argv[3]))
-    _stand_alone()
+    _ignore_signals()
     try:
         if settings.backend != "pyav":
             importlib.import_module(f"datamodules.media.decoders.{settings.backend}_decoder").import_backend()
@@ -50,34 +50,34 @@ def main() -> None:
     while True:
         try:
             request = MediaRequest.from_bytes(connection.recv_bytes())
-            with _ending_with(connection):
+            with _end_with_client(connection):
                 reply = _answer(request, settings.backend, memory)
             _send(connection, reply)
         except (EOFError, ConnectionError):
             return
 
 
-def _stand_alone() -> None:
-    """Let nothing but the other side's end or a kill end this process."""
+def _ignore_signals() -> None:
+    """Let this process end only when its client ends, or by a kill."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):  # Slurm sends these to every process of a job
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    Image.MAX_IMAGE_PIXELS = None  # max_pixels is checked instead
+    Image.MAX_IMAGE_PIXELS = None  # ``FrameSize.check`` is used instead
 
 
 @contextlib.contextmanager
-def _ending_with(connection: Connection) -> Iterator[None]:
-    """Have the kernel end this process when the other side is gone, however deep in a library it hangs.
+def _end_with_client(connection: Connection) -> Iterator[None]:
+    """Let the kernel end this process when its client ends, even while a library does not return.
 
-    Nothing is sent to it while it decodes, so the only event that its end of the socket can signal is a hang-up.
+    The client sends nothing while this process decodes, so the only event on the socket is its close.
     """
     descriptor = connection.fileno()
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)
-    if connection.poll():  # it went before the signal was asked for
+    if connection.poll():  # the client ended before the signal was requested
         raise EOFError
     yield
     fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
@@ -94,12 +94,12 @@ def _limit_memory(megabytes: int) -> None:
 def _answer(request: MediaRequest, backend: str, memory: int) -> dict[str, Any]:
     try:
         frames = _decode(request, backend)
-        _lay_down(frames.pixels, memory)
+        _write_frames(frames.pixels, memory)
     except (SampleError, ShardError) as error:
         return {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
         return {"error": "MemoryError", "message": ""}
-    except Exception as error:  # any bytes may be in there: what a library has not foreseen must not end the run
+    except Exception as error:  # a file may hold any bytes: an unexpected error of a library must not end the run
         reason = f"{request.where}: the decoder failed with {type(error).__name__}: {error}; leave the sample out"
         return {"error": "CrashedDecoderError", "message": reason}
     return {"shape": frames.pixels.shape, "frame_ms": frames.frame_ms.tolist()}
@@ -122,9 +122,9 @@ def _decode(request: MediaRequest, backend: str) -> DecodedFrames:
         )
 
 
-def _lay_down(pixels: Pixels, memory: int) -> None:
-    kept = min(os.fstat(memory).st_size, _KEPT_BYTES)
-    os.ftruncate(memory, max(pixels.nbytes, kept))
+def _write_frames(pixels: Pixels, memory: int) -> None:
+    least = min(os.fstat(memory).st_size, _MIN_MEMORY_BYTES)
+    os.ftruncate(memory, max(pixels.nbytes, least))
     with open(memory, "wb", closefd=False) as file:
         file.seek(0)
         file.write(np.ascontiguousarray(pixels).data)

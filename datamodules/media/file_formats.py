@@ -1,4 +1,4 @@
-"""Tells what a file is from its first bytes. Names and endings are often wrong; the bytes are not."""
+"""Finds the format of a file from its first bytes, because names and endings are often wrong."""
 
 import re
 
@@ -9,7 +9,7 @@ VIDEO_FORMATS = ("MP4", "MOV", "MKV", "WEBM", "AVI", "GIF")
 """Videos that shards hold."""
 
 TEXT_FORMATS = ("a page of text", "a pointer of Git LFS")
-"""What no media file is, but what is often found under the name of one."""
+"""No media, but often found under the name of a media file."""
 
 _SIGNATURES = (
     (rb"\xff\xd8\xff", "JPEG"),
@@ -45,7 +45,6 @@ def format_of(head: bytes) -> str | None:
         head: Its first bytes; ``HEAD_BYTES`` of them are enough.
 
     Returns:
-        The format's name, as Pillow writes it where Pillow knows it, or None for bytes that are none of those known
-        here.
+        The format's name, as Pillow writes it where Pillow knows it, or None for an unknown format.
     """
     return next((name for pattern, name in _PATTERNS if pattern.match(head)), None)

@@ -1,9 +1,9 @@
-"""From a decoded frame to the pixels that a viewer sees. Training and conversion both do it here.
+"""Converts a decoded frame to upright RGB pixels, for training and conversion alike.
 
-What describes a frame's pixels: its pixel format and bit depth, its colour matrix and range (BT.601 limited where a
-file tells nothing, as FFmpeg takes it), its alpha, and how a player turns or mirrors it. Two things are left as they
-are stored, as other loaders do: pixels that are not square are not stretched, and HDR is not mapped to the range of a
-standard screen.
+The conversion follows the frame's pixel format and bit depth, colour matrix and range (BT.601 limited where the file
+has none, FFmpeg's default), alpha, and the rotation or mirror of a player. Two things stay as they are stored, as in
+other
+loaders: pixels that are not square are not stretched, and HDR is not mapped to the range of a standard screen.
 """
 
 from typing import Any, NamedTuple
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from datamodules.media.decoded_frames import Pixels
 
 _SCALER_MATRICES = {3: Colorspace.ITU601, 10: Colorspace.BT2020}
-"""Numbers of AVColorSpace that FFmpeg's scaler refuses, and what it should take: a reserved number says nothing, and
-BT.2020 with constant luminance is nearest to BT.2020."""
+"""Numbers of AVColorSpace that FFmpeg's scaler refuses, and the matrix to use instead: a reserved number has no
+meaning, and BT.2020 with constant luminance is nearest to BT.2020."""
 
 _OTHER_MATRICES = {8: "YCgCo", 11: "SMPTE 2085", 12: "chroma-derived", 13: "chroma-derived", 14: "ICtCp"}
 
@@ -26,13 +26,13 @@ _OTHER_MATRICES = {8: "YCgCo", 11: "SMPTE 2085", 12: "chroma-derived", 13: "chro
 class Orientation(NamedTuple):
     """How stored pixels become upright: one of the eight symmetries of a rectangle."""
 
-    transposed: bool = False  # rows and columns change places, before the mirrors
-    mirrored: bool = False  # left and right change places
-    flipped: bool = False  # top and bottom change places
+    transposed: bool = False  # rows and columns are swapped, before the mirrors
+    mirrored: bool = False  # left and right are swapped
+    flipped: bool = False  # top and bottom are swapped
 
     @classmethod
     def of_matrix(cls, matrix: NDArray[np.int32]) -> "Orientation":
-        """Read the nine numbers ``a b u c d v x y w`` of a display matrix; the nearest symmetry counts.
+        """Read the nine numbers ``a b u c d v x y w`` of a display matrix, rounded to the nearest symmetry.
 
         A stored point ``(p, q)`` is shown at ``(a p + c q + x, b p + d q + y)``. Source: ISO/IEC 14496-12, 8.3.2.
         """
@@ -43,7 +43,7 @@ class Orientation(NamedTuple):
 
     @property
     def is_mirror(self) -> bool:
-        """Whether no turn alone makes the pixels upright."""
+        """Whether rotation alone cannot make the pixels upright."""
         return self.transposed ^ self.mirrored ^ self.flipped
 
     def shown_size(self, width: int, height: int) -> tuple[int, int]:
@@ -51,12 +51,12 @@ class Orientation(NamedTuple):
         return (height, width) if self.transposed else (width, height)
 
     def apply(self, pixels: Pixels) -> Pixels:
-        """Turn ``[H, W, 3]``."""
-        turned = pixels.transpose(1, 0, 2) if self.transposed else pixels
-        return turned[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
+        """Make ``[H, W, 3]`` upright."""
+        swapped = pixels.transpose(1, 0, 2) if self.transposed else pixels
+        return swapped[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
 
 
-_QUARTER_TURNS = (  # counterclockwise
+_ROTATIONS = (  # by 0, 90, 180 and 270 degrees counterclockwise
     Orientation(),
     Orientation(transposed=True, flipped=True),
     Orientation(mirrored=True, flipped=True),
@@ -65,42 +65,40 @@ _QUARTER_TURNS = (  # counterclockwise
 
 
 def stored_orientation(frame: Any) -> Orientation | None:
-    """How a player turns and mirrors this frame; None where the frame tells nothing.
+    """The orientation that is stored with this frame; None where there is none.
 
-    A container's matrix comes with every frame. One in the film's own stream comes with some frames, and holds for
-    those after it.
+    The matrix of a container comes with every frame. A matrix in the video stream comes with some frames, and is valid
+    for the frames after it too.
     """
     try:
         side_data = frame.side_data.get(Type.DISPLAYMATRIX)
-    except (
-        ValueError
-    ):  # PyAV cannot list side data that it has no name for, such as Exif; the turn it tells all the same
-        return _QUARTER_TURNS[round(frame.rotation / 90) % 4]
+    except ValueError:  # PyAV cannot list side data that it has no name for, such as Exif; ``rotation`` still works
+        return _ROTATIONS[round(frame.rotation / 90) % 4]
     return None if side_data is None else Orientation.of_matrix(np.frombuffer(bytes(side_data), dtype=np.int32))
 
 
 def frame_orientation(frame: Any) -> Orientation:
-    """How a player turns and mirrors this frame, the first one of a film."""
+    """The orientation of this frame, the first one of a video; upright where none is stored."""
     return stored_orientation(frame) or Orientation()
 
 
 class PixelReader:
-    """Makes RGB pixels of frames; keeps FFmpeg's tables from frame to frame."""
+    """Converts frames to RGB pixels; reuses FFmpeg's tables for all frames."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
     def read(self, frame: Any, width: int, height: int, orientation: Orientation) -> Pixels:
-        """Convert, scale and turn a frame.
+        """Convert and scale a frame, and make it upright.
 
         Args:
             frame: PyAV's decoded frame.
-            width: Pixels that its rows are scaled to, before it is turned.
-            height: The same of its columns.
+            width: Pixels of a row after scaling, as stored.
+            height: Pixels of a column after scaling, as stored.
             orientation: How it becomes upright.
 
         Returns:
-            RGB ``[height, width, 3]``, or ``[width, height, 3]`` where the turn transposes.
+            RGB ``[height, width, 3]``, or ``[width, height, 3]`` where the orientation transposes.
 
         Raises:
             ValueError: Its colour matrix is one that FFmpeg's scaler does not know.
@@ -121,7 +119,7 @@ class PixelReader:
 
 
 def _matrix(frame: Any) -> Colorspace | None:
-    """The colour matrix that the scaler has to take; None = the frame's own."""
+    """The colour matrix for the scaler; None = the frame's own."""
     number = int(frame.colorspace)
     if (number in _OTHER_MATRICES or number > max(_OTHER_MATRICES)) and not frame.format.is_rgb:
         raise ValueError(f"its colour matrix {_OTHER_MATRICES.get(number, number)} is not converted")
@@ -129,7 +127,7 @@ def _matrix(frame: Any) -> Colorspace | None:
 
 
 def _on_white(pixels: Pixels) -> Pixels:
-    """Lay RGBA ``[H, W, 4]`` on a white ground, as pictures are."""
+    """Blend RGBA ``[H, W, 4]`` with white, as for pictures."""
     alpha = pixels[..., 3:].astype(np.uint16)
     if alpha.min() == 255:
         return np.ascontiguousarray(pixels[..., :3])
@@ -137,14 +135,14 @@ def _on_white(pixels: Pixels) -> Pixels:
 
 
 class Yuv420Writer:
-    """Makes frames for an encoder: 4:2:0, BT.601, limited range. Tag the stream through ``tag``."""
+    """Makes frames for an encoder: 4:2:0, BT.601, limited range. ``tag`` writes that into the stream."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
     @staticmethod
     def tag(codec_context: Any) -> None:
-        """Let the stream tell the form that its frames have."""
+        """Write the pixel format and colours of the frames into the stream's header."""
         codec_context.pix_fmt = "yuv420p"
         codec_context.colorspace = 6  # AVCOL_SPC_SMPTE170M, which is BT.601
         codec_context.color_range = ColorRange.MPEG

@@ -1,4 +1,4 @@
-"""From a video's bytes to chosen frames and their times."""
+"""Chooses which frames of a video are used, and decodes them."""
 
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -12,17 +12,17 @@ from datamodules.media.decoders.pyav_decoder import PyAVDecoder
 from datamodules.media.video_container import check_container
 
 MOST_FRAMES = 100_000
-"""More frames than this are asked of no video on purpose, but of one that claims to last for years."""
+"""Limit for one video. Only a damaged file that claims to last for years would exceed it."""
 
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """How many frames a video gives; they lie at the centres of equal slices.
+    """How many frames of a video are used; they are at the centres of equal slices.
 
     Args:
-        num_frames: Frames of every video, whatever its length. None where ``fps`` decides.
-        fps: Frames per second of video instead.
-        max_frames: Upper bound where ``fps`` decides; a longer video is sampled more thinly.
+        num_frames: Frames of every video, whatever its length; None = use ``fps``.
+        fps: Frames per second of video.
+        max_frames: Upper limit with ``fps``; longer videos get fewer frames per second.
 
     Raises:
         ValueError: Not exactly one of ``num_frames`` and ``fps`` is given, or a value is not positive.
@@ -41,7 +41,7 @@ class FrameSampling:
             raise ValueError(f"frame sampling needs positive values, got {self}")
 
     def count(self, duration_ms: int) -> int:
-        """Frames that a video of this length gives, at least one."""
+        """Number of frames of a video of this length, at least one."""
         if self.num_frames is not None:
             return self.num_frames
         assert self.fps is not None
@@ -50,17 +50,17 @@ class FrameSampling:
 
 
 def frame_times_ms(duration_ms: int, num_frames: int) -> list[int]:
-    """Place frames at the centres of equal slices, favouring neither end.
+    """Times of frames at the centres of equal slices.
 
     Args:
         duration_ms: Length in milliseconds.
-        num_frames: Frames wanted, T.
+        num_frames: Number of frames, T.
 
     Returns:
         T non-decreasing times in milliseconds, each in ``[0, duration_ms)``.
 
     Raises:
-        ValueError: An argument is not positive; a broken clip must not become a valid sample.
+        ValueError: An argument is not positive, as of a broken clip.
     """
     if duration_ms < 1 or num_frames < 1:
         raise ValueError(f"need a positive duration and number of frames, got {duration_ms} ms and {num_frames}")
@@ -70,16 +70,16 @@ def frame_times_ms(duration_ms: int, num_frames: int) -> list[int]:
 def choose_frames(
     video: VideoDecoder, sampling: FrameSampling, start_ms: int | None = None, end_ms: int | None = None
 ) -> list[int]:
-    """Choose the frames that are shown at the sampled times.
+    """Choose the frames on display at the sampled times.
 
     Args:
         video: The open video.
         sampling: How many frames.
-        start_ms: Start of the part that is meant; None = from the beginning.
+        start_ms: Start of the part to use; None = from the beginning.
         end_ms: End of that part; None = to the end.
 
     Returns:
-        Increasing frame indices. A part with fewer frames than asked gives each of them once.
+        Increasing frame indices. A part with fewer frames than requested gives each of them once.
 
     Raises:
         SampleError: The part starts after the video's end.
@@ -88,7 +88,7 @@ def choose_frames(
     start = start_ms or 0
     end = video.duration_ms if end_ms is None else min(end_ms, video.duration_ms)
     if start >= end:
-        raise SampleError(f"start_ms {start} lies behind the video's end at {end} ms; correct the sample's JSON")
+        raise SampleError(f"start_ms {start} is after the video's end at {end} ms; correct the sample's JSON")
     num_frames = sampling.count(end - start)
     if num_frames > MOST_FRAMES:
         raise OversizedMediaError(
@@ -115,9 +115,9 @@ def sample_frames(
         file: The video's file.
         sampling: How many frames.
         backend: Decoder, see ``open_video``.
-        start_ms: Start of the part that is meant; None = from the beginning.
+        start_ms: Start of the part to use; None = from the beginning.
         end_ms: End of that part; None = to the end.
-        size: Largest frame, and how large frames need to be.
+        size: Largest frame, and how large frames must be.
         where: Shard and key, for messages.
 
     Returns:

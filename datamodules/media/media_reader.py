@@ -1,4 +1,4 @@
-"""From a sample's media to the tensors that a model reads."""
+"""Reads a sample's media as the tensors that a model reads."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from datamodules.shards.shard_reader import RawSample
 
 
 class MediaReader(NamedTuple):
-    """How media becomes frames. Decoding happens in a process of its own, see ``decoding_process``."""
+    """Reads media as frames. Decoding runs in another process, see ``decoding_process``."""
 
     sampling: FrameSampling
     transform: PixelTransform
@@ -28,7 +28,7 @@ class MediaReader(NamedTuple):
     def read(self, raw: RawSample, seed: tuple[int, ...]) -> VideoFrames | None:
         """Decode and transform; None for text only.
 
-        Cached features were sampled and transformed when they were written, and are taken as they are.
+        Cached features were sampled and transformed when they were written, so they are returned as stored.
 
         Raises:
             SampleError: The media is broken, or its decoder had to be killed.

@@ -1,27 +1,27 @@
-"""Takes the metadata off a picture that Pillow refuses because of them.
+"""Removes metadata from a picture that Pillow refuses because of its metadata.
 
-Pillow reads all metadata when it opens a picture and refuses a good one whose texts are too long, whose resolution is
-cut short, and so on. Every viewer shows such pictures.
+Pillow reads all metadata when it opens a picture and refuses good pictures with long texts, a
+truncated resolution and so on. Every viewer shows such pictures.
 """
 
 from collections.abc import Iterator
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"acTL", b"fcTL", b"fdAT", b"IEND"})
-"""What decides how a PNG picture looks, its turn and its frames."""
+"""The chunks that decide how a PNG picture looks: pixels, orientation and frames."""
 
 _JPEG_START, _JPEG_SCAN = 0xD8, 0xDA
-_JPEG_METADATA = frozenset({*range(0xE0, 0xF0), 0xFE}) - {0xEE}  # all but APP14, which tells the colour space
+_JPEG_METADATA = frozenset({*range(0xE0, 0xF0), 0xFE}) - {0xEE}  # all but APP14, which holds the colour space
 
 
 def without_metadata(data: bytes) -> bytes | None:
-    """Leave out all of a picture's file that does not change how it looks.
+    """Remove everything from a picture's file that does not change how it looks.
 
     Args:
         data: A whole JPEG or PNG file, or anything else.
 
     Returns:
-        The file without metadata other than EXIF, which holds the turn; None where there is nothing to leave out.
+        The file without metadata other than EXIF, which holds the orientation; None where there is nothing to remove.
 
     Source: W3C, Portable Network Graphics (Third Edition), 5.3; ITU-T T.81, B.1.1.
     """
@@ -43,11 +43,11 @@ def _png_chunks(data: bytes) -> Iterator[bytes]:
 
 
 def _jpeg_parts(data: bytes) -> Iterator[bytes]:
-    """The segments before the first scan; then all the rest in one."""
+    """The segments before the first scan, then the rest as one part."""
     yield data[:2]
     start = 2
     while start + 4 <= len(data) and data[start] == 0xFF and data[start + 1] != _JPEG_SCAN:
-        if data[start + 1] == 0xFF:  # fill bytes may stand before a marker
+        if data[start + 1] == 0xFF:  # there may be fill bytes before a marker
             start += 1
             continue
         end = start + 2 + int.from_bytes(data[start + 2 : start + 4])

@@ -1,13 +1,13 @@
-"""Reads pictures, for training and for the converter alike: their formats, largest size, depth, transparency and turn.
+"""Reads pictures as 8-bit RGB, for training and for the converter alike.
 
-A picture becomes 8-bit RGB as it is shown:
+What is done with depth, transparency and orientation:
 
 - Grey of 16 bits loses its lower 8 bits. Pillow's own ``convert`` would make everything above 255 white.
-- Grey of 32 bits is taken where its scale is known: floats from 0 to 1, integers up to 65535. Others are refused.
-- What is transparent shows white, as in vLLM and transformers' Qwen-VL and Idefics. Black text stays readable.
+- Grey of 32 bits is read where its scale is known: floats from 0 to 1, integers up to 65535. Others are refused.
+- Transparent pixels become white, as in vLLM and transformers' Qwen-VL and Idefics, so black text stays readable.
 - The EXIF orientation is applied where it is a number from 1 to 8. No other metadata is used, and damaged metadata do
   not make a picture unreadable.
-- Of an animation the first frame is read.
+- The first frame of an animation is read.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ from datamodules.media.picture_metadata import without_metadata
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")  # about metadata, which are not used
 
 READ_FORMATS = ("JPEG", "PNG", "WEBP")
-"""What shards hold, as Pillow names it."""
+"""Formats in shards, as Pillow names them."""
 
-_TURNS = {
+_MAKE_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -39,10 +39,10 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings a picture upright, by its EXIF orientation."""
+"""The operation that makes a picture upright, by its EXIF orientation."""
 
 _GREY_SCALES = {"L;2": 85, "L;4": 17}
-"""By which Pillow multiplies the grey levels of PNG pictures with 2 or 4 bits."""
+"""Factors by which Pillow multiplies the grey levels of PNG pictures with 2 or 4 bits."""
 
 # TIFF 6.0: BitsPerSample, PhotometricInterpretation, PlanarConfiguration
 _DEPTH_TAG, _PHOTOMETRIC_TAG, _PLANES_TAG = 258, 262, 284
@@ -50,10 +50,10 @@ _WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
 
 
 class OpenPicture(NamedTuple):
-    """A picture that is open."""
+    """An open picture."""
 
-    image: Image.Image  # a JPEG is not decoded yet, so that ``draft`` can ask for a reduced size
-    raw_mode: str  # how its file stores a pixel, as Pillow writes it; "" where that is not known
+    image: Image.Image  # a JPEG is not decoded yet, so ``draft`` can request a reduced size
+    raw_mode: str  # Pillow's name of the stored pixel format; "" = unknown
 
     def shown_size(self) -> tuple[int, int]:
         """Width and height as it is shown."""
@@ -61,18 +61,18 @@ class OpenPicture(NamedTuple):
         return (height, width) if exif_orientation(self.image) >= 5 else (width, height)
 
     def upright_rgb(self) -> Image.Image:
-        """Decode it as it is shown: upright, 8 bits a colour, on white.
+        """Decode it upright, with 8 bits a colour, on a white background.
 
         Returns:
-            The picture in mode RGB, at the reduced size if ``draft`` asked for one.
+            The picture in mode RGB, at the reduced size if ``draft`` requested one.
 
         Raises:
-            ValueError: It is grey with 32 bits whose scale is not known. (Pillow's decoders raise other errors too.)
+            ValueError: It is grey with 32 bits of unknown scale. (Pillow's decoders raise other errors too.)
         """
         self.image.load()
-        turn = _TURNS.get(exif_orientation(self.image))
+        operation = _MAKE_UPRIGHT.get(exif_orientation(self.image))
         rgb = _on_white(self.image, self.raw_mode)
-        return rgb if turn is None else rgb.transpose(turn)
+        return rgb if operation is None else rgb.transpose(operation)
 
 
 def read_image(
@@ -83,19 +83,19 @@ def read_image(
 ) -> DecodedFrames:
     """Decode a JPEG, PNG or WebP picture as a video of one frame.
 
-    A JPEG that is more than twice as large as needed is decoded at a half, a quarter or an eighth of its size, still
-    at least twice as large as needed, and scaled down from there.
+    A JPEG is decoded at a half, a quarter or an eighth of its size if that is at least twice as large as needed, and
+    then scaled down.
 
     Args:
         file: The picture's file.
-        size: Largest picture, and how large it needs to be.
+        size: Largest picture, and how large it must be.
         where: Shard and key, for messages.
 
     Returns:
         One frame, at time 0.
 
     Raises:
-        BrokenMediaError: The bytes are no such picture, or a picture of absurd size.
+        BrokenMediaError: The bytes are no such picture, or it has too many pixels.
     """
     with open_picture(file, size=size, where=where) as picture:
         width, height = size.scaled(*picture.image.size)
@@ -108,12 +108,12 @@ def read_image(
 def open_picture(
     file: BinaryIO, *, size: FrameSize, where: str, formats: tuple[str, ...] = READ_FORMATS
 ) -> Iterator[OpenPicture]:
-    """Open a picture, and say what is wrong with it where it cannot be opened or, inside the ``with``, be decoded.
+    """Open a picture; errors of opening and, inside the ``with``, of decoding get a clear message.
 
     Args:
         file: The picture's file.
         size: Largest picture.
-        where: What the messages start with.
+        where: Start of the messages.
         formats: Formats that are tried, as Pillow names them.
 
     Yields:
@@ -137,10 +137,10 @@ def open_picture(
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """The EXIF orientation, a number from 1 to 8; 1, upright, where the file tells nothing that can be used."""
+    """The EXIF orientation, a number from 1 to 8; 1, upright, where the file has none that is valid."""
     try:
         value = image.getexif().get(Base.Orientation)
-    except Exception:  # damaged EXIF of a picture that is good; viewers show it as it is stored
+    except Exception:  # damaged EXIF of a good picture, which viewers show as it is stored
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -163,20 +163,20 @@ def _open_as_it_is(file: BinaryIO, size: FrameSize, where: str, formats: tuple[s
     size.check(*image.size, where)
     picture = OpenPicture(image, _raw_mode(image))
     _refuse_misread(image)
-    if image.format == "PNG":  # which has metadata behind its pixels too
+    if image.format == "PNG":  # its metadata may come after its pixels
         image.load()
     return picture
 
 
 def _refuse_misread(image: Image.Image) -> None:
-    """Refuse what Pillow would read wrong without a word: TIFF's separate planes of more than 8 bits, as 8 bits."""
+    """Refuse what Pillow reads wrongly without an error: separate planes of more than 8 bits in a TIFF."""
     tags = getattr(image, "tag_v2", {})
     if tags.get(_PLANES_TAG) == _SEPARATE_PLANES and max(tags.get(_DEPTH_TAG, (8,))) > 8 and len(image.getbands()) > 1:
         raise ValueError("colours of 16 bits in separate planes, which are not read; write it as PNG")
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file of a picture that is not decoded yet stores a pixel."""
+    """The stored pixel format of a picture that is not decoded yet."""
     tiles = getattr(image, "tile", None) or [("", None, 0, "")]
     arguments = tiles[0][3]
     raw_mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -184,14 +184,14 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _on_white(image: Image.Image, raw_mode: str) -> Image.Image:
-    """A decoded picture in RGB, with white where it is transparent."""
+    """A decoded picture in RGB on a white background."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     colours, shown = image, None
     if image.mode in ("F", "I") or image.mode.startswith("I;"):
         colours = Image.fromarray(_eight_bits(image, raw_mode))
     if "transparency" in image.info and image.mode != "P":
-        shown = _is_no_key_colour(image, raw_mode)
+        shown = _alpha_of_transparent_colour(image, raw_mode)
     elif image.has_transparency_data:
         colours = image.convert("RGBA")
         shown = colours.getchannel("A")
@@ -223,13 +223,13 @@ def _eight_bits(image: Image.Image, raw_mode: str) -> Pixels:
     return np.asarray(255 - grey if inverted else grey, dtype=np.uint8)
 
 
-def _is_no_key_colour(image: Image.Image, raw_mode: str) -> Image.Image:
-    """255 where a picture does not have the one colour that its header declares transparent, 0 where it has.
+def _alpha_of_transparent_colour(image: Image.Image, raw_mode: str) -> Image.Image:
+    """Alpha of a picture whose header declares one colour transparent: 0 for pixels of that colour, else 255.
 
     Source: W3C, Portable Network Graphics (Third Edition), 11.3.1.1 tRNS; the colour has the depth of the file.
     """
     key = image.info["transparency"]
-    if raw_mode == "RGB;16B":  # Pillow keeps the upper 8 bits alone
+    if raw_mode == "RGB;16B":  # Pillow stores the upper 8 bits only
         key = tuple(value >> 8 for value in key)
     key = np.asarray(key) * _GREY_SCALES.get(raw_mode, 1)
     values = np.asarray(image.convert("L") if image.mode == "1" else image)
@@ -240,7 +240,7 @@ def _is_no_key_colour(image: Image.Image, raw_mode: str) -> Image.Image:
 
 
 def _explanation(error: Exception, file: BinaryIO, formats: tuple[str, ...]) -> tuple[str, str]:
-    """What is wrong with a picture, and what helps."""
+    """What is wrong with a picture, and what to do."""
     file.seek(0)
     found = format_of(file.read(HEAD_BYTES))
     if found is not None and found not in formats:
@@ -250,7 +250,7 @@ def _explanation(error: Exception, file: BinaryIO, formats: tuple[str, ...]) -> 
             f"the file is {found}, expected {', '.join(formats)}",
             "write it in one of these, or leave the sample out",
         )
-    if isinstance(error, UnidentifiedImageError):  # its own message names an object in memory
+    if isinstance(error, UnidentifiedImageError):  # its message names a Python object, not the file
         if found is None:
             return "no known format of pictures", "fetch it again or leave the sample out"
         return (

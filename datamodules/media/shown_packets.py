@@ -1,7 +1,7 @@
-"""Tells packets that show no frame from those that show one, where the codec stores both.
+"""Tells which packets of a video show a frame, for codecs in which some packets show none.
 
-VP8 and VP9 have alternate reference frames: they are decoded as a model for others and never shown. A GIF may have
-comments after its last picture.
+VP8 and VP9 have alternate reference frames: other frames are predicted from them, and they are never shown. A GIF may
+have comments after its last picture.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def frame_test(codec: str) -> Callable[[Any], bool] | None:
-    """How to tell whether a packet shows a frame.
+    """A test that tells whether a packet shows a frame.
 
     Args:
         codec: FFmpeg's name of the decoder.

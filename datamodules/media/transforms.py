@@ -1,4 +1,4 @@
-"""Pixel transforms on uint8 frames. All frames of a video are treated alike; normalising is the encoder's part."""
+"""Resizes, crops and augments uint8 frames. All frames of a video are changed alike; the encoder normalises them."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ _SLIMMEST_CROP = 3 / 4
 """Least ratio of a random crop's sides."""
 
 _LONGEST_RATIO = 8
-"""Ratio of a frame's sides beyond which ``crop`` cuts before it scales; scaled whole, a thin frame fills any memory."""
+"""Frames with a larger ratio of sides are cropped before they are scaled, because scaling a thin frame may need any
+amount of memory."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class Augmentation:
     """Random changes of training videos; everything is off by default.
 
     Args:
-        horizontal_flip: Chance of mirroring. Leave it off where questions ask about left and right.
+        horizontal_flip: Probability of mirroring. Leave it at 0 where questions ask about left and right.
         color_jitter: Largest relative change of brightness, contrast and saturation.
         crop_scale: Least part of the picture's area that a random crop keeps; 1.0 = no random crop.
 
     Raises:
-        ValueError: A value lies outside ``[0, 1]``.
+        ValueError: A value is outside ``[0, 1]``.
     """
 
     horizontal_flip: float = 0.0
@@ -37,7 +38,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not all(0 <= value <= 1 for value in (self.horizontal_flip, self.color_jitter, self.crop_scale)):
-            raise ValueError(f"augmentation values must lie between 0 and 1, got {self}")
+            raise ValueError(f"augmentation values must be between 0 and 1, got {self}")
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class PixelOptions:
     """How frames get the size that the encoder reads.
 
     Args:
-        size: Height and width in pixels; None where the command line is to take the encoder's.
+        size: Height and width in pixels; None = the command line uses the encoder's.
         fit: ``crop`` scales the shorter side and crops the centre; ``pad`` scales the longer side and pads with black,
-            so that nothing is lost.
+            so nothing is cut off.
         augmentation: Random changes in training.
 
     Raises:
@@ -67,15 +68,15 @@ class PixelOptions:
         """Height and width in pixels.
 
         Raises:
-            ValueError: Neither the options nor the encoder state it.
+            ValueError: Neither the options nor the encoder define it.
         """
         if self.size is None:
-            raise ValueError("data.pixels.size is not set, and the encoder does not tell what size it reads: set it")
+            raise ValueError("data.pixels.size is not set, and the encoder has no size of its own; set it")
         return self.size
 
 
 class PixelTransform:
-    """Brings the frames of one video to the encoder's size.
+    """Resizes the frames of one video to the encoder's size.
 
     Args:
         options: Size, fit and augmentation.
@@ -87,10 +88,10 @@ class PixelTransform:
         self._random = _augmenting_steps(options) if train else None
 
     def frame_size(self, max_pixels: int) -> FrameSize:
-        """How large frames need to be when they are decoded, for this transform to lose nothing by it.
+        """The size at which frames are decoded, so that this transform loses no detail.
 
-        Scaled by the decoder, a frame has the size that this transform would scale it to. Where random crops are cut
-        from it, it stays so large that even the smallest crop is not enlarged.
+        The decoder scales a frame to the size that this transform would scale it to. With random crops the frame is
+        larger, so that even the smallest crop is not enlarged.
 
         Args:
             max_pixels: Largest frame that is decoded at all.
@@ -106,7 +107,7 @@ class PixelTransform:
 
         Args:
             frames: uint8 ``[T, 3, H, W]``.
-            seed: What fixes the random choices; equal seeds give equal frames in any process.
+            seed: Seed of the random choices; equal seeds give equal frames in every process.
 
         Returns:
             uint8 ``[T, 3, size, size]``.

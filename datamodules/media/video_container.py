@@ -1,4 +1,4 @@
-"""Opens a video file for FFmpeg and chooses its video stream. Training and conversion both do it here."""
+"""Opens a video file with FFmpeg and chooses its video stream, for training and conversion alike."""
 
 from typing import Any, BinaryIO
 
@@ -8,17 +8,17 @@ from datamodules.errors import BrokenMediaError, undecodable
 from datamodules.media.file_formats import HEAD_BYTES, VIDEO_FORMATS, format_of
 
 STORED_FORMATS = "mov,mp4,matroska,webm,avi,gif"
-"""FFmpeg's names of the formats that shards hold."""
+"""FFmpeg's names of the formats in shards."""
 
 CONVERTED_FORMATS = f"{STORED_FORMATS},asf,flv,mpeg,mpegts,ogg,rm"
-"""The formats that the converter can encode again; all of them hold their own media."""
+"""The formats that the converter can read; none of them refers to other files."""
 
 
 def check_container(file: BinaryIO, where: str) -> None:
-    """Let only real video containers reach a decoder.
+    """Refuse every file that is no video container.
 
-    FFmpeg knows formats that are lists of other files and addresses (HLS playlists, concatenation scripts). Under the
-    name of a video they would make it open any file or connection, so the format is told from the first bytes here.
+    FFmpeg knows formats that are lists of other files and addresses (HLS playlists, concatenation scripts). With such a
+    file, FFmpeg would open any file or connection. So the first bytes are checked here.
 
     Raises:
         BrokenMediaError: The file is no MP4, MOV, Matroska, WebM, AVI or GIF.
@@ -36,7 +36,7 @@ def check_container(file: BinaryIO, where: str) -> None:
 
 
 def open_container(file: BinaryIO, formats: str = STORED_FORMATS) -> Any:
-    """Open a video file from its first byte on.
+    """Open a video file with FFmpeg.
 
     Args:
         file: The video's file.
@@ -49,19 +49,19 @@ def open_container(file: BinaryIO, formats: str = STORED_FORMATS) -> Any:
         av.FFmpegError: It has none of these formats.
     """
     file.seek(0)
-    # Titles and comments in old encodings are common, and nothing to fail at.
+    # Titles and comments in old encodings are common, and must not be an error.
     return av.open(file, metadata_errors="replace", options={"format_whitelist": formats})
 
 
 def best_video_stream(container: Any, where: str) -> Any:
-    """Choose the video stream that players show: the default or longest one, never a cover picture.
+    """Choose the video stream that players show: the default or longest one, not a cover picture.
 
     Args:
         container: PyAV's open container.
         where: File or key, for messages.
 
     Returns:
-        The stream, set to be decoded by one thread: worker processes are what runs side by side.
+        The stream, set to one decoding thread, because several worker processes decode at the same time.
 
     Raises:
         BrokenMediaError: There is none, or its codec is unknown.
@@ -71,7 +71,7 @@ def best_video_stream(container: Any, where: str) -> Any:
         cover = ", only a cover picture" if container.streams.video else ""
         raise BrokenMediaError(undecodable(where, f"it has no video stream{cover}"))
     stream = container.streams.best("video")
-    if stream not in films or stream.frames == 1:  # FFmpeg may choose a picture, where it knows little of the others
+    if stream not in films or stream.frames == 1:  # FFmpeg may choose a picture if it knows little of the others
         stream = max(films, key=lambda film: (film.frames != 1, bool(film.disposition.default)))
     if stream.codec_context is None:
         raise BrokenMediaError(f"{where}: its video codec is unknown; encode the video again as H.264")

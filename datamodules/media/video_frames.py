@@ -9,4 +9,4 @@ class VideoFrames(NamedTuple):
     """The frames of one video or image, or cached features of them."""
 
     frames: Tensor  # uint8 [T, 3, H, W], or features [T, 1 + N, D]
-    frame_ms: Tensor  # [T] int64, after the start of the part that was asked for
+    frame_ms: Tensor  # [T] int64, milliseconds after the start of the requested part

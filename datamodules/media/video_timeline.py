@@ -1,7 +1,7 @@
-"""When every frame of a video is shown, and from which keyframe it can be decoded. Nothing is decoded for that.
+"""Reads the times of all frames of a video and of its keyframes, without decoding.
 
-There is one clock: time counts from the first frame that can be shown. A player counts from the container's zero, which
-may be earlier: a film's sound may begin before its picture, a recording may start at any time of day.
+Times count from the first frame that can be decoded. Players count from the container's zero, which may be earlier:
+sound may begin before the picture, and a recording may start at any time of day.
 """
 
 import bisect
@@ -20,43 +20,43 @@ from datamodules.errors import BrokenMediaError
 from datamodules.media.shown_packets import frame_test
 
 _LENGTH_TOLERANCE = 0.05
-"""A file whose packets end earlier than this part before its declared end was cut off."""
+"""A file is cut off if its packets end earlier than its declared length by more than this share of it."""
 
 _SHORTEST_PART = 4
-"""Where FFmpeg guesses durations, one that is shorter than this part of the mean is a bad guess."""
+"""Where FFmpeg guesses durations, one that is shorter than the mean divided by this is wrong."""
 
-_LONGEST_MS = 1 << 31  # 25 days; what claims to be longer is damaged
+_LONGEST_MS = 1 << 31  # 25 days; a file that claims to be longer is damaged
 
 _LONGEST_GAP_S = 10.0
-"""In formats whose clock may be set anew, a longer step is such a jump. Source: FFmpeg's dts_delta_threshold."""
+"""In formats whose clock may restart, a longer step is a jump. Source: FFmpeg's dts_delta_threshold."""
 
 
 class VideoTimeline(NamedTuple):
-    """Times of a video's frames. A film has hundreds of thousands, so they lie in plain arrays."""
+    """Times of a video's frames, in plain arrays, since a film has hundreds of thousands."""
 
     format_name: str  # FFmpeg's name of the container's format
     stream_index: int  # which of the file's streams was read
     shown: Sequence[int]  # increasing, in the stream's time base
-    end: int  # when the last frame ends, in the stream's time base
+    end: int  # end of the last frame, in the stream's time base
     time_base: Fraction  # seconds
     frame_ms: NDArray[np.int64]  # ``shown`` in milliseconds after the first frame
-    keyframes: Sequence[int]  # times at which keyframes are shown, increasing
-    has_times: bool  # False: the container stores no presentation times, and only the order of ``shown`` holds
-    order_is_guessed: bool  # the container stores no presentation times, and the codec may store frames in any order
-    starts_with_keyframe: bool  # False: what is listed first may be impossible to decode
-    shows_half: bool  # this codec's packets show a frame each, or a field each: half of them at least are frames
+    keyframes: Sequence[int]  # times of keyframes, increasing
+    has_times: bool  # False: the container stores no presentation times, so only the order of ``shown`` is right
+    order_is_guessed: bool  # as above, and the codec may store frames in any order
+    starts_with_keyframe: bool  # False: it may be impossible to decode the first frames
+    may_store_fields: bool  # a packet may hold half a frame (a field), so at least half of the packets give a frame
 
     @property
     def duration_ms(self) -> int:
-        """When the last frame ends, in milliseconds after the first frame."""
+        """End of the last frame, in milliseconds after the start of the first one."""
         return max(1, round((self.end - self.shown[0]) * self.time_base * 1000))
 
     def keyframe_before(self, index: int) -> int:
-        """When the keyframe is shown that a frame is decoded from."""
+        """Time of the keyframe from which a frame is decoded, in the stream's time base."""
         return self.keyframes[max(0, bisect.bisect_right(self.keyframes, self.shown[index]) - 1)]
 
     def index_at(self, shown: int) -> int:
-        """The frame that is on show at a time of the stream's clock; the first one before that."""
+        """Index of the frame on display at a time of the stream's clock; 0 before the first one."""
         return max(0, bisect.bisect_right(self.shown, shown) - 1)
 
     def starting_at(self, shown: int) -> "VideoTimeline":
@@ -68,7 +68,7 @@ class VideoTimeline(NamedTuple):
 
 
 class _Packets:
-    """What the packets tell, in the order of the file."""
+    """Times of packets, collected in the order of the file."""
 
     def __init__(self, container: Any, time_base: Fraction, where: str) -> None:
         self.shown = array("q")  # presentation times
@@ -102,7 +102,7 @@ class _Packets:
             self.starts_with_keyframe = False
 
     def end(self) -> int:
-        """When the last frame ends; a last frame without a duration lasts as long as the mean one."""
+        """End of the last frame; without a duration of its own it gets the mean one."""
         shown, duration = self.last
         mean = (shown - min(self.shown)) // max(1, len(self.shown) - 1)
         if self._durations_are_guessed and duration * _SHORTEST_PART < mean:
@@ -111,14 +111,14 @@ class _Packets:
 
     def _refuse_jump(self, shown: int, decoded: int, is_keyframe: bool) -> None:
         latest = self.last[0]
-        # A keyframe is shown after its predecessors; a B-frame that is marked as one is decoded after them at least.
+        # A keyframe is displayed after earlier frames. A B-frame marked as a keyframe is at least decoded after them.
         back = is_keyframe and shown < latest and decoded < self._last_decoded and not self._times_are_guessed
         gap = (shown - latest) * self._time_base if self.shown and self.may_jump else 0
         if back or gap > _LONGEST_GAP_S:
             before, after = (float(time * self._time_base) for time in (latest, shown))
             raise BrokenMediaError(
                 f"{self._where}: its times jump from {before:.1f} s to {after:.1f} s at frame {len(self.shown)}, as in "
-                "pieces that were put together; mend them with 'ffmpeg -i FILE -c copy MENDED.mp4'"
+                "files that were joined; repair them with 'ffmpeg -i FILE -c copy MENDED.mp4'"
             )
 
 
@@ -134,7 +134,7 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
         The timeline.
 
     Raises:
-        BrokenMediaError: The file is cut off, has no frame, jumps in time, or claims an absurd length.
+        BrokenMediaError: The file is cut off, has no frame, jumps in time, or claims to last for weeks.
     """
     packets = _Packets(container, stream.time_base, where)
     broken_after: int | None = None
@@ -147,7 +147,7 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
             continue
         if packet.is_corrupt and broken_after is None:
             broken_after = len(packets.shown)
-            if not packets.may_jump:  # where pieces were joined, packets look damaged too: then the jump is named
+            if not packets.may_jump:  # in joined files packets look damaged too; there the jump in time is reported
                 break
         if shows_frame is None or shows_frame(packet):
             packets.add(packet)
@@ -157,7 +157,7 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
         )
     _check_complete(container, stream, packets, where)
     shown = np.sort(np.frombuffer(packets.shown, dtype=np.int64))
-    is_avi = container.format.name == "avi"  # it numbers packets, and many programs mark wrong keyframes in it
+    is_avi = container.format.name == "avi"  # no stored times, and often wrong keyframes
     codec, has_b_frames = stream.codec_context.name, bool(stream.codec_context.has_b_frames)
     may_reorder = codec in ("h264", "hevc") or has_b_frames
     # Some programs store Xvid's B-frames with the times at which they are decoded.
@@ -173,7 +173,7 @@ def read_timeline(container: Any, stream: Any, where: str) -> VideoTimeline:
         has_times=not lacks_times and not (is_avi and may_reorder),
         order_is_guessed=lacks_times or (is_avi and codec in ("h264", "hevc")),
         starts_with_keyframe=packets.starts_with_keyframe,
-        shows_half=codec in ("h264", "hevc"),
+        may_store_fields=codec in ("h264", "hevc"),
     )
 
 
@@ -191,7 +191,7 @@ def _milliseconds(shown: NDArray[np.int64], time_base: Fraction) -> NDArray[np.i
 def _check_complete(container: Any, stream: Any, packets: _Packets, where: str) -> None:
     if not packets.shown:
         raise BrokenMediaError(f"{where}: the video has no frame")
-    # An MP4 lists its frames, less those that its edit list cuts off; other formats list some of them only.
+    # An MP4 lists all frames but those that its edit list cuts off; other formats list only some.
     if "mov" in container.format.name and packets.num_read < len(stream.index_entries):
         raise BrokenMediaError(
             f"{where}: the file lists {len(stream.index_entries)} frames but holds {packets.num_read}; fetch it again"
@@ -200,7 +200,7 @@ def _check_complete(container: Any, stream: Any, packets: _Packets, where: str) 
     seconds = float((packets.end() - start) * stream.time_base)
     if seconds * 1000 > _LONGEST_MS:
         raise BrokenMediaError(f"{where}: the video claims to last {seconds / 86400:.0f} days; it is damaged")
-    # Some formats and programs count to the last frame's end from the first frame, others from the container's zero.
+    # Some formats and programs count the length from the first frame, others from the container's zero.
     declared = _declared_seconds(container, stream) - max(0.0, float(start * stream.time_base))
     slack = _LENGTH_TOLERANCE * declared + 2 * seconds / len(packets.shown)
     if seconds < declared - slack:
@@ -210,7 +210,7 @@ def _check_complete(container: Any, stream: Any, packets: _Packets, where: str) 
 
 
 def _declared_seconds(container: Any, stream: Any) -> float:
-    """The video's length or end as its file tells it, 0 where it does not."""
+    """The length or end of the video as the file declares it; 0 where it does not."""
     if "DURATION" in stream.metadata:  # Matroska's and WebM's, as 00:00:05.000000000
         with contextlib.suppress(ValueError):
             hours, minutes, seconds = str(stream.metadata["DURATION"]).split(":")

@@ -1,7 +1,7 @@
 """Keeps data workers and decoding processes alive when the whole process group gets a signal.
 
 Ctrl-C in a terminal, ``timeout`` and some job schedulers send a signal to every process of a run. The training process
-then saves and stops, for which it still needs its workers. They end when it closes them, and when it is gone.
+then saves and stops, and needs its workers for that. They end when it closes them, and when it has ended.
 """
 
 import contextlib
@@ -11,17 +11,17 @@ import threading
 from collections.abc import Iterator
 
 IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""What a worker never acts on."""
+"""Signals that a worker ignores."""
 
 _HELD = (*IGNORED, signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def signals_held_in_children() -> Iterator[None]:
-    """Let processes that are started here begin with these signals blocked.
+    """Start processes inside this block with the signals blocked.
 
-    A process that has just begun has set up nothing yet, and would die of a signal. This process gets its own signals
-    a moment later, when it leaves the block.
+    A new process has no signal handlers yet, so a signal would end it. This process gets its own signals when it leaves
+    the block.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     try:
@@ -31,13 +31,13 @@ def signals_held_in_children() -> Iterator[None]:
 
 
 def outlive_signals(worker: int) -> None:
-    """Have a data worker end for its parent process alone; a ``worker_init_fn`` of torch's data loader.
+    """Let only the parent process end a data worker; a ``worker_init_fn`` of torch's data loader.
 
-    SIGTERM is how the parent itself ends a worker that does not react. So a thread of the worker receives it and looks
-    who has sent it: a handler in Python is not told that, and neither runs while a library is busy.
+    The parent ends a worker that does not react with SIGTERM. So a thread of the worker receives it and checks its
+    sender. A handler in Python would not know the sender, and would not run while a library is busy.
 
     Args:
-        worker: The worker's number, which changes nothing.
+        worker: The worker's number; not used.
     """
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)

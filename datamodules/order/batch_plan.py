@@ -76,7 +76,7 @@ class Budget:
 
 
 def check_budget(budget: Budget, samples: SampleTable, draws: DrawTable) -> None:
-    """Refuse a budget that the data cannot keep, before training starts.
+    """Refuse a budget that is too small for the data, before training starts.
 
     Args:
         budget: What a global batch may hold.

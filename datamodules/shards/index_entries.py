@@ -1,7 +1,7 @@
-"""What an index file holds: a head, and a line of JSON for every sample of the shard.
+"""The content of an index file: a head, and a line of JSON for every sample of the shard.
 
-A million samples make 0.2 GB, kept as bytes and read a sample at a time: as objects they would take five times as much,
-in every worker process, since counting references copies what a fork shares.
+The lines of a million samples take 0.2 GB. They stay bytes in memory, and one sample is parsed at a time. As Python
+objects they would take five times as much in every worker process: reference counts make a fork copy their memory.
 """
 
 import hashlib
@@ -48,13 +48,13 @@ class IndexEntry(NamedTuple):
 
     @property
     def num_frames(self) -> int | None:
-        """Frames as the sample's ``meta`` tells them (an image has one, text none); None where it does not."""
+        """Frames as the sample's ``meta`` states them (an image has one, text none); None where it does not."""
         stated = self.meta.get("num_frames")
         return int(stated) if stated is not None else {"image": 1, "text": 0}.get(self.modality)
 
     @property
     def duration_ms(self) -> int | None:
-        """The media's length as the sample's ``meta`` tells it; None where it does not."""
+        """The media's length as the sample's ``meta`` states it; None where it does not."""
         stated = self.meta.get("duration_ms")
         return None if stated is None else int(stated)
 
@@ -64,7 +64,7 @@ class IndexEntries:
 
     Args:
         shard: Path or url, for messages.
-        rows: One line of JSON a sample, each ending with a comma and a new line, but for the last one's comma.
+        rows: One line of JSON a sample. Each ends with a comma and a new line; the last one has no comma.
     """
 
     def __init__(self, shard: str, rows: bytes) -> None:
@@ -88,7 +88,7 @@ class IndexEntries:
 
         Raises:
             IndexError: There is no such sample.
-            ShardError: The index is not one that we wrote. It lies beside a shard, so it is trusted as little.
+            ShardError: The index was not written by this project. It comes with the shard, so it is not trusted either.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"shard {self._shard} has {len(self)} samples, there is no number {index}")
@@ -101,30 +101,30 @@ class IndexEntries:
                 yield IndexEntry(key, _checked_members(members, problem), count, meta, problem, tuple(lengths))
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise ShardError(
-                f"shard {self._shard}: its index is damaged ({type(error).__name__}: {error}); remove the index, which "
-                "is then made again"
+                f"shard {self._shard}: its index is damaged ({type(error).__name__}: {error}); remove it, and it is "
+                "made again"
             ) from error
 
 
 class IndexDocument(NamedTuple):
-    """An index file that is whole."""
+    """A complete and undamaged index file."""
 
     head: dict[str, Any]
     rows: bytes
 
     @classmethod
     def write(cls, stamp: dict[str, Any], samples: Sequence[ScannedSample]) -> "IndexDocument":
-        """Make it of a shard's samples; the stamp says which shard it is."""
+        """Make the index of a shard's samples; the stamp says which shard it is."""
         entries = [_entry(sample) for sample in samples]
         rows = ",\n".join(map(json.dumps, entries)).encode() + b"\n"
-        places = json.dumps([stamp["name"], [[entry.key, entry.members] for entry in entries]])
-        fingerprint = hashlib.sha256(places.encode()).hexdigest()
+        members = json.dumps([stamp["name"], [[entry.key, entry.members] for entry in entries]])
+        fingerprint = hashlib.sha256(members.encode()).hexdigest()
         head = {"stamp": stamp, "fingerprint": fingerprint, "rows_sha256": hashlib.sha256(rows).hexdigest()}
         return cls(head, rows)
 
     @classmethod
     def read(cls, data: bytes, stamp: dict[str, Any]) -> "IndexDocument | None":
-        """Read it from a file; None where it is another shard's.
+        """Read an index from a file; None if it belongs to another shard.
 
         Raises:
             ValueError: It is damaged, or was not made by ``write``.
@@ -135,15 +135,15 @@ class IndexDocument(NamedTuple):
             head = json.loads(first + b"]}")
             if any(head["stamp"].get(name) != value for name, value in stamp.items()):
                 return None
-            whole = hashlib.sha256(rows).hexdigest() == head["rows_sha256"] and isinstance(head["fingerprint"], str)
+            undamaged = hashlib.sha256(rows).hexdigest() == head["rows_sha256"] and isinstance(head["fingerprint"], str)
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"its head is not ours ({type(error).__name__}: {error})") from error
-        if not whole:
+            raise ValueError(f"its head has another form ({type(error).__name__}: {error})") from error
+        if not undamaged:
             raise ValueError("its rows are not those that were written")
         return cls(head, rows)
 
     def to_bytes(self) -> bytes:
-        """The file, which is JSON as a whole too."""
+        """The bytes of the file; all of them together are one JSON document."""
         return json.dumps(self.head).encode().removesuffix(b"}") + b', "samples": [\n' + self.rows + b"]}\n"
 
 
@@ -159,7 +159,7 @@ def _checked_members(listed: dict[str, list[int]], problem: str | None) -> Membe
     members = {}
     for ending, (offset, size) in listed.items():
         if ending not in ALLOWED_ENDINGS or int(offset) < 0 or int(size) < 0:
-            raise ValueError(f"no member {ending!r} can lie at {offset}, {size} bytes long")
+            raise ValueError(f"no member {ending!r} can be at byte {offset} with {size} bytes")
         members[ending] = (offset, size)
     if problem is None and members["json"][1] > MAX_JSON_BYTES:
         raise ValueError(f"its JSON has more than {MAX_JSON_BYTES} bytes")

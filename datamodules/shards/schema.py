@@ -3,17 +3,17 @@ r"""What a sample of a shard may hold: member names, and the JSON beside the med
 The JSON member of a sample:
 
     {"source": "where it comes from",
-     "start_ms": 0, "end_ms": 9000,                       optional: the part of the video that is meant
+     "start_ms": 0, "end_ms": 9000,                       optional: use this part of the video only
      "meta": {"num_frames": 16, "length": "8x"},          optional: numbers and strings, copied into the index
      "conversations": [
        {"id": "unique in its source",
-        "category": "colour", "options": ["red", "blue"], optional: kind of question, answers to choose from
+        "category": "colour", "options": ["red", "blue"], optional: for reports; possible answers
         "turns": [{"role": "system", "content": "..."},   optional, first
                   {"role": "user", "content": "<video>\nWhich colour?"},
                   {"role": "assistant", "content": "red"}]}]}
 
-``<video>`` marks the place of the visual tokens, of images too: once in a user turn of every conversation when the
-sample has media, nowhere otherwise. User and assistant take turns and the assistant has the last word.
+The visual tokens, of a video or an image, replace the mark ``<video>``. If the sample has media, every conversation has
+the mark once, in a user turn; otherwise it has none. User and assistant turns alternate; the last is the assistant's.
 """
 
 import json
@@ -29,13 +29,13 @@ IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "png", "webp"})
 FEATURE_ENDINGS = frozenset({"safetensors"})
 MEDIA_ENDINGS = VIDEO_ENDINGS | ARRAY_ENDINGS | IMAGE_ENDINGS | FEATURE_ENDINGS
 ALLOWED_ENDINGS = MEDIA_ENDINGS | {"json"}
-"""Everything else is refused: a pickle runs code when it is opened. ``npy`` is read as in ``array_media``, without."""
+"""Other members are refused, because a pickle can run code when it is opened. ``npy`` is read without pickle."""
 
 MAX_JSON_BYTES = 64 << 20
-"""Most bytes of a JSON member: thousands of conversations, and far from filling the memory."""
+"""Most bytes of a JSON member: enough for thousands of conversations, little enough for memory."""
 
 MAX_CONVERSATIONS_BYTES = MAX_JSON_BYTES - (1 << 20)
-"""Most bytes of a sample's conversations in it: the rest is room for source and meta."""
+"""Most bytes of the conversations in a JSON member: the rest is for source and meta."""
 
 _CATEGORY_FIELDS = ("category", "kind")  # shards of earlier versions have ``kind``
 
@@ -66,7 +66,7 @@ class Record(NamedTuple):
     conversations: tuple[Conversation, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object that parses back to this record."""
+        """The JSON object from which ``parse_record`` makes this record."""
         span = {"start_ms": self.start_ms, "end_ms": self.end_ms}
         return {
             "source": self.source,
@@ -85,7 +85,7 @@ class Record(NamedTuple):
 
 
 def check_key(key: str) -> None:
-    """Refuse keys that WebDataset would read differently, or that leave the shard.
+    """Refuse keys that WebDataset would read differently, or that are paths outside the shard.
 
     Raises:
         ValueError: The key is empty, absolute, climbs with ``..``, or has a dot after its last slash.
@@ -187,7 +187,7 @@ def _turn(item: Any, where: str) -> Turn:
 def _check_turns(turns: tuple[Turn, ...], where: str) -> None:
     roles = [turn.role for turn in turns]
     if "assistant" not in roles:
-        raise SampleError(f"{where}: no assistant turn, so nothing to learn or to judge; add the answer or drop it")
+        raise SampleError(f"{where}: no assistant turn, so nothing to learn or to evaluate; add the answer or drop it")
     spoken = roles[1:] if roles[0] == "system" else roles
     if spoken != ["user", "assistant"] * (len(spoken) // 2):
         raise SampleError(
@@ -202,7 +202,7 @@ def _check_video_mark(turns: tuple[Turn, ...], where: str, has_media: bool) -> N
     by_user = sum(turn.content.count(VIDEO_MARK) for turn in turns if turn.role == "user")
     by_others = sum(turn.content.count(VIDEO_MARK) for turn in turns if turn.role != "user")
     if by_others:
-        raise VideoMarkError(f"{where}: {VIDEO_MARK} stands outside the user's turns; only a user turn may hold it")
+        raise VideoMarkError(f"{where}: {VIDEO_MARK} is outside the user's turns; only a user turn may have it")
     if by_user and not has_media:
         raise VideoMarkError(
             f"{where}: {VIDEO_MARK} in the text, but the sample has no media member; add the media or remove the mark"

@@ -1,13 +1,13 @@
-"""Local copies of remote shards, in a folder of bounded size that all processes of a machine share.
+"""Local copies of remote shards, in a folder of limited size that all processes of a machine share.
 
-A shard is fetched whole when it is first read and stays until others need its room, the longest unused one going
-first. Whatever happens to a process, a file in ``shards/`` is whole: it is fetched in ``fetching/`` and renamed. One
-process fetches a shard, the others wait for it. A remote shard that changed has another name here, so it is fetched
-again. Indexes of shards are small and stay. The folder may be removed whenever no run uses it.
+A shard is downloaded completely when it is first read. When space is needed, the least recently used shard is removed.
+Downloads go to ``fetching/`` and are renamed at the end, so a file in ``shards/`` is complete even if a process is
+killed. One process downloads a shard while the others wait for it. A remote shard that changed gets another name here,
+so it is downloaded again. Indexes are small and stay. The folder may be removed when no run uses it.
 
-Files are guarded by locks: a shard's own, held while it is fetched and opened, and the folder's, held while room is
-made. Only an unlocked shard is removed, so every process gets to open what it fetched, however small the folder. A
-removed shard stays readable to those who have it open.
+Each shard has a lock, held while it is downloaded and opened. The folder has one too, held while space is made. Only an
+unlocked shard is removed, so every process can open what it downloaded, even in a small folder. Processes that have a
+removed shard open can still read it.
 """
 
 import contextlib
@@ -30,16 +30,16 @@ _WAIT_S = 0.2
 
 @dataclass(frozen=True)
 class ShardCache:
-    """Where local copies of remote shards are kept. Local shards are read where they are.
+    """Where local copies of remote shards are stored. Local shards are not copied.
 
     Args:
         folder: A folder on a disk of this machine, not a network disk. None = ``shards`` in the folder that the
             environment variable ``MEMBRIDGE_CACHE`` names, else in ``~/.cache/membridge``.
-        max_gigabytes: Most that the shards in it may take (10^9 bytes); below the shards that all worker processes of
-            a machine read from at a time, they are fetched again and again.
+        max_gigabytes: Most space for shards (10^9 bytes). It should hold the shards that all worker processes of a
+            machine read at the same time; otherwise shards are downloaded again and again.
 
     Raises:
-        ValueError: The bound is not positive.
+        ValueError: The limit is not positive.
     """
 
     folder: str | None = None
@@ -50,10 +50,10 @@ class ShardCache:
             raise ValueError(f"the shard cache's max_gigabytes must be positive, got {self.max_gigabytes}")
 
     def open(self, remote: RemoteFile) -> io.FileIO:
-        """Open a shard's local copy, fetching it where it is not there.
+        """Open a shard's local copy; download it first if needed.
 
         Raises:
-            ShardError: It cannot be fetched, is larger than the whole cache, or the folder cannot be written.
+            ShardError: It cannot be downloaded, is larger than the cache, or the folder cannot be written.
         """
         path = self.path(remote)
         try:
@@ -67,14 +67,14 @@ class ShardCache:
         return file
 
     def path(self, remote: RemoteFile) -> Path:
-        """Where a shard's copy is while it is there."""
-        return self._place("shards", _local_name(remote))
+        """Path of a shard's local copy, which need not exist."""
+        return self._path_of("shards", _local_name(remote))
 
     def index_path(self, remote: RemoteFile) -> Path:
-        """Where a shard's index is kept."""
-        return self._place("indexes", f"{_local_name(remote)}.index.json")
+        """Path of a shard's stored index."""
+        return self._path_of("indexes", f"{_local_name(remote)}.index.json")
 
-    def _place(self, *names: str) -> Path:
+    def _path_of(self, *names: str) -> Path:
         default = Path(os.environ.get("MEMBRIDGE_CACHE") or "~/.cache/membridge", "shards")
         return Path(self.folder or default).expanduser().joinpath(*names)
 
@@ -82,12 +82,12 @@ class ShardCache:
     def _lock(self, remote: RemoteFile) -> Iterator[None]:
         try:
             for name in ("shards", "fetching", "locks", "indexes"):
-                self._place(name).mkdir(parents=True, exist_ok=True)
+                self._path_of(name).mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._lock_path(_local_name(remote)))
             lock.acquire()
         except OSError as error:
             raise ShardError(
-                f"the shard cache {self._place()} cannot be written ({error}); give its setting 'folder', or the "
+                f"the shard cache {self._path_of()} cannot be written ({error}); give its setting 'folder', or the "
                 "environment variable MEMBRIDGE_CACHE, a folder on a local disk"
             ) from error
         try:
@@ -96,14 +96,14 @@ class ShardCache:
             lock.release()
 
     def _lock_path(self, local_name: str) -> Path:
-        return self._place("locks", f"{local_name}.lock")
+        return self._path_of("locks", f"{local_name}.lock")
 
     def _folder_lock(self) -> FileLock:
-        return FileLock(self._place("locks", "folder.lock"))
+        return FileLock(self._path_of("locks", "folder.lock"))
 
     def _fetch(self, remote: RemoteFile) -> None:
-        """Fetch a shard whose lock is held."""
-        unfinished = self._place("fetching", f"{_local_name(remote)}.{remote.size}")
+        """Download a shard. The caller holds its lock."""
+        unfinished = self._path_of("fetching", f"{_local_name(remote)}.{remote.size}")
         unfinished.unlink(missing_ok=True)  # of a process that was killed
         bound = int(self.max_gigabytes * 1e9)
         if remote.size > bound:
@@ -112,20 +112,20 @@ class ShardCache:
                 "raise its setting max_gigabytes to some shards for every worker process, or write smaller shards"
             )
         while not self._reserve(unfinished, remote.size, bound):
-            time.sleep(_WAIT_S)  # others are fetching; what they fetched can be removed once they opened it
+            time.sleep(_WAIT_S)  # other downloads are running; their shards can be removed once they are opened
         try:
             download(remote, unfinished)
-            with self._folder_lock():  # so that it is counted once while others count
+            with self._folder_lock():  # so that other processes, which add up sizes, count it once
                 unfinished.replace(self.path(remote))
         finally:
             unfinished.unlink(missing_ok=True)
 
     def _reserve(self, unfinished: Path, size: int, bound: int) -> bool:
-        """Make room for a shard by removing the longest unused ones, and take it; False where too many are in use."""
+        """Reserve space for a shard, removing the least recently used ones; False if too many are in use."""
         with self._folder_lock():
-            kept = sorted([*_kept(self._place("shards")), *_kept(self._place("fetching"))])
-            used = sum(file.size for file in kept)
-            for file in kept:
+            stored = sorted([*_stored(self._path_of("shards")), *_stored(self._path_of("fetching"))])
+            used = sum(file.size for file in stored)
+            for file in stored:
                 if used + size <= bound:
                     break
                 if self._remove(file):
@@ -135,7 +135,7 @@ class ShardCache:
             unfinished.touch()
             return True
 
-    def _remove(self, file: "_Kept") -> bool:
+    def _remove(self, file: "_StoredFile") -> bool:
         try:
             with FileLock(self._lock_path(file.local_name)).acquire(timeout=0):
                 file.path.unlink(missing_ok=True)
@@ -145,27 +145,27 @@ class ShardCache:
 
 
 class CachedShard(NamedTuple):
-    """A remote shard and the cache that it is read through. It crosses process borders."""
+    """A remote shard and the cache for its local copy. It can be sent between processes."""
 
     remote: RemoteFile
     cache: ShardCache
 
     @property
     def path(self) -> Path:
-        """Where the local copy is while it is there."""
+        """Path of the local copy, which need not exist."""
         return self.cache.path(self.remote)
 
     def open(self) -> io.FileIO:
-        """Open the local copy, fetching it where it is not there.
+        """Open the local copy; download it first if needed.
 
         Raises:
-            ShardError: It cannot be fetched.
+            ShardError: It cannot be downloaded.
         """
         return self.cache.open(self.remote)
 
 
-class _Kept(NamedTuple):
-    """A file that takes room; the longest unused sorts first."""
+class _StoredFile(NamedTuple):
+    """A file of the cache. The least recently used sorts first."""
 
     last_use_ns: int
     size: int
@@ -173,15 +173,15 @@ class _Kept(NamedTuple):
     local_name: str
 
 
-def _kept(folder: Path) -> Iterator[_Kept]:
+def _stored(folder: Path) -> Iterator[_StoredFile]:
     for entry in os.scandir(folder):
         with contextlib.suppress(FileNotFoundError):  # a download that just failed
             status = entry.stat()
             name, size = entry.name, status.st_size
-            if folder.name == "fetching":  # what is not there yet has its room already
-                name, _, whole = entry.name.rpartition(".")
-                size = int(whole)
-            yield _Kept(status.st_mtime_ns, size, Path(entry.path), name)
+            if folder.name == "fetching":  # the space of a running download is reserved already
+                name, _, final_size = entry.name.rpartition(".")
+                size = int(final_size)
+            yield _StoredFile(status.st_mtime_ns, size, Path(entry.path), name)
 
 
 def _local_name(remote: RemoteFile) -> str:

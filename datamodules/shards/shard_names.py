@@ -1,4 +1,4 @@
-"""Which shards are meant by paths, folders, glob patterns, brace patterns and urls."""
+"""Finds shards by paths, folders, glob patterns, brace patterns and urls."""
 
 import glob
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from datamodules.shards.storage import is_remote, list_remote
 
 
 def find_shards(patterns: str | Sequence[str]) -> list[str]:
-    """List the shards that are meant, sorted within each pattern.
+    """List the shards that these patterns name, sorted within each pattern.
 
     A pattern is a path or url, a folder or a url that ends with ``/`` (its ``*.tar``), a glob pattern, or one with
-    braces as WebDataset writes it: ``https://host/train-{000000..000012}.tar``. Web servers that show no list of their
-    files need braces.
+    braces as in WebDataset: ``https://host/train-{000000..000012}.tar``. Use braces for a web server that does not list
+    its files.
 
     Returns:
         Local paths and urls.
 
     Raises:
-        ShardError: A pattern names nothing, cannot be listed, or is a command. A source that is silently empty would
-            train on less than was asked.
+        ShardError: A pattern names no shard, cannot be listed, or is a command. With a source silently missing, the run
+            would train on less data than configured.
     """
     found: dict[str, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -35,7 +35,7 @@ def _expand_braces(pattern: str) -> list[str]:
     if pattern.startswith("pipe:"):
         raise ShardError(f"shard {pattern!r} is refused: shards are read from paths and urls, no commands are run")
     if Path(pattern).exists():
-        return [pattern]  # a path with braces in it
+        return [pattern]  # the path itself has braces
     try:
         return list(braceexpand(pattern, escape=False))
     except ValueError as error:
@@ -44,21 +44,21 @@ def _expand_braces(pattern: str) -> list[str]:
 
 def _find_local(pattern: str) -> list[str]:
     path = Path(pattern.removeprefix("file://").removeprefix("local://"))
-    place = str(path / "*.tar") if path.is_dir() else str(path)
-    matches = [place] if path.is_file() else sorted(glob.glob(place))
+    wanted = str(path / "*.tar") if path.is_dir() else str(path)
+    matches = [wanted] if path.is_file() else sorted(glob.glob(wanted))
     if not matches:
-        raise ShardError(f"no shard matches {place!r} (seen from {Path.cwd()}); check the path, or make the data")
+        raise ShardError(f"no shard matches {wanted!r} (seen from {Path.cwd()}); check the path, or make the data")
     return matches
 
 
 def _find_remote(pattern: str) -> list[str]:
-    place = f"{pattern}*.tar" if pattern.endswith("/") else pattern
-    if not any(letter in place for letter in "*["):
-        return [place]  # whether it is there shows when its index is read, which asks the store anyway
-    matches = list_remote(place)
+    wanted = f"{pattern}*.tar" if pattern.endswith("/") else pattern
+    if not any(letter in wanted for letter in "*["):
+        return [wanted]  # whether it exists is seen when its index is read
+    matches = list_remote(wanted)
     if not matches:
         raise ShardError(
-            f"no shard matches {place!r}; check the url and the credentials. A web server that shows no list of its "
+            f"no shard matches {wanted!r}; check the url and the credentials. A web server that does not list its "
             "files cannot be searched: name them with braces, such as train-{000000..000012}.tar"
         )
     return matches

@@ -1,4 +1,4 @@
-"""Reads samples of indexed shards by offset. No tar library, no decoder that could run code."""
+"""Reads samples of indexed shards by byte offset, without a tar library and without decoders that could run code."""
 
 import bisect
 import itertools
@@ -22,7 +22,7 @@ _INDEXED_AT_ONCE = 8  # enough to hide a store's latency
 
 
 class RawSample(NamedTuple):
-    """What a shard holds of one sample."""
+    """One sample as its shard has it, not decoded."""
 
     key: str
     where: str  # shard and key, for messages
@@ -34,8 +34,8 @@ class RawSample(NamedTuple):
 class ShardReader:
     """All samples of several shards, numbered through in the order of the shards.
 
-    No file stays open, so one reader may be handed to any number of worker processes. Remote shards are read through
-    their local copies, which are fetched when they are first needed.
+    No file stays open, so one reader can be copied to any number of worker processes. Remote shards are read from local
+    copies, which are downloaded when they are first needed.
 
     Args:
         shards: Indexes of the shards.
@@ -49,16 +49,16 @@ class ShardReader:
         return self._starts[-1]
 
     def entry(self, index: int) -> IndexEntry:
-        """What the index knows of a sample."""
-        shard, place = self._find(index)
-        return shard.entries[place]
+        """The index entry of a sample."""
+        shard, number = self._find(index)
+        return shard.entries[number]
 
     def entries(self) -> Iterator[IndexEntry]:
-        """What the index knows of all samples, in order, faster than asking ``entry`` for each."""
+        """The index entries of all samples, in order; faster than ``entry`` for each."""
         return itertools.chain.from_iterable(shard.entries for shard in self.shards)
 
     def shard(self, index: int) -> ShardIndex:
-        """The shard that a sample lies in."""
+        """The shard that a sample is in."""
         return self._find(index)[0]
 
     def where(self, index: int) -> str:
@@ -70,10 +70,10 @@ class ShardReader:
 
         Raises:
             SampleError: The sample is wrong.
-            ShardError: The shard is gone, or not what it was when it was indexed, or cannot be fetched.
+            ShardError: The shard is gone, changed since it was indexed, or cannot be downloaded.
         """
-        shard, place = self._find(index)
-        entry = shard.entries[place]
+        shard, number = self._find(index)
+        entry = shard.entries[number]
         where = f"shard {shard.url}, key {entry.key!r}"
         if entry.problem is not None:
             raise SampleError(f"shard {shard.url}, {entry.problem}")
@@ -96,13 +96,13 @@ def open_shards(patterns: str | Sequence[str], cache: ShardCache = ShardCache())
 
     Args:
         patterns: Paths, folders, urls and patterns, see ``find_shards``.
-        cache: Where local copies of remote shards are kept.
+        cache: Where local copies of remote shards are stored.
 
     Raises:
-        ShardError: A pattern names nothing, or a shard cannot be read.
+        ShardError: A pattern names no shard, or a shard cannot be read.
     """
     shards = find_shards(patterns)
     with ThreadPoolExecutor(_INDEXED_AT_ONCE) as pool:
         indexes = pool.map(partial(load_index, cache=cache), shards)
-        # Indexes that are there already take no time worth a bar.
+        # With stored indexes this is quick and needs no progress bar.
         return ShardReader(list(tqdm(indexes, "indexing shards", len(shards), leave=False, delay=2, unit="shard")))

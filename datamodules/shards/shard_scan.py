@@ -1,7 +1,7 @@
-"""One pass over a tar's headers: which samples a shard holds, and where.
+"""One pass over a tar's headers: which samples a shard has, and where they are.
 
-The shard may come from anyone. No member is written or run, no link is followed, and what is read into memory is
-bounded whatever sizes the headers claim.
+Shards are not trusted. No member is extracted or run, no link is followed, and memory is limited whatever sizes the
+headers claim.
 """
 
 import io
@@ -21,12 +21,12 @@ Members = dict[str, tuple[int, int]]
 
 
 class ScannedSample(NamedTuple):
-    """One sample as the pass found it."""
+    """One sample, as found in the tar."""
 
     key: str
     members: Members
     record: Record | None  # None where the sample cannot be used
-    error: SampleError | None  # why it cannot
+    error: SampleError | None  # why it cannot be used
 
 
 def scan(shard: str, raw: io.FileIO) -> Iterator[ScannedSample]:
@@ -37,7 +37,7 @@ def scan(shard: str, raw: io.FileIO) -> Iterator[ScannedSample]:
         raw: The shard, open.
 
     Raises:
-        ShardError: The shard is empty, truncated, compressed, or holds a member that is refused.
+        ShardError: The shard is empty, truncated, compressed, or has a member that is refused.
     """
     groups: dict[str, Members] = {}
     previous = None
@@ -46,13 +46,13 @@ def scan(shard: str, raw: io.FileIO) -> Iterator[ScannedSample]:
         members = groups.setdefault(key, {})
         if (members and key != previous) or ending in members:
             raise ShardError(
-                f"shard {shard}, key {key!r}: its members are not side by side or {ending!r} is there twice; "
+                f"shard {shard}, key {key!r}: its members are not next to each other or {ending!r} is there twice; "
                 "give every sample its own key and write its members together"
             )
         members[ending] = (member.offset_data, member.size)
         previous = key
     if not groups:
-        raise ShardError(f"shard {shard} is empty: it holds no sample; make it again or remove it")
+        raise ShardError(f"shard {shard} is empty: it has no sample; make it again or remove it")
     for key, members in groups.items():
         try:
             yield ScannedSample(key, members, _read_record(raw, key, members), None)
@@ -88,7 +88,7 @@ def _plain_members(shard: str, raw: io.FileIO) -> Iterator[tarfile.TarInfo]:
 
 
 class HeaderFile(io.BufferedReader):
-    """A shard as tarfile may read it, which trusts what a header says of the length of the next one."""
+    """Limits what tarfile reads at once, because tarfile trusts the length that a header claims for the next one."""
 
     def read(self, size: int | None = -1) -> bytes:
         """Read, but refuse to read more than a header can need."""

@@ -16,14 +16,14 @@ from datamodules.shards.schema import MAX_JSON_BYTES, MEDIA_ENDINGS, check_key, 
 class ShardWriter:
     """Packs samples into ``{prefix}-000000.tar``, ``{prefix}-000001.tar``, ...
 
-    A shard appears under its name only when it is whole: it is written beside under a temporary name and renamed.
-    Leaving the ``with`` block by an exception drops the unfinished shard. Equal samples give equal bytes.
+    A shard is written under a temporary name and renamed when it is complete. If the ``with`` block ends with an
+    exception, the unfinished shard is removed. Equal samples give equal bytes.
 
     Args:
         prefix: Folder and start of the shards' names; the folder is created.
         max_samples: Samples of a shard.
-        max_bytes: A shard that has reached this size is closed.
-        first_number: Number of the first shard; a writing that goes on has some already.
+        max_bytes: A shard of this size or more gets no further sample.
+        first_number: Number of the first shard; above 0 if earlier shards exist.
 
     Raises:
         ValueError: A limit is not positive.
@@ -44,7 +44,7 @@ class ShardWriter:
 
     @property
     def next_number(self) -> int:
-        """Number of the shard that is being written; all before it are whole."""
+        """Number of the shard that is being written; all before it are complete."""
         return self.first_number + len(self.paths)
 
     def write(
@@ -53,14 +53,14 @@ class ShardWriter:
         """Add one sample.
 
         Args:
-            key: Name of the sample, unique in its shard; no dot after the last slash, since WebDataset cuts there.
-            record: What its JSON member holds; see ``datamodules.shards.schema``.
-            media: Bytes of its video, image or cached features, or the file that holds them; None for text only. A
-                file is copied piece by piece, so a film of any size can be written.
+            key: Name of the sample, unique in its shard; no dot after the last slash, because WebDataset splits there.
+            record: Its JSON member; see ``datamodules.shards.schema``.
+            media: Bytes of its video, image or cached features, or the path of a file; None for text only. A file is
+                copied in pieces, so it may be larger than memory.
             ending: Ending of the media member, such as ``mp4``.
 
         Raises:
-            SampleError: The record breaks the schema or is too large, so it would fail when it is read.
+            SampleError: The record does not follow the schema or is too large: reading it would fail.
             ValueError: The key or the ending cannot be used.
         """
         check_key(key)

@@ -1,8 +1,8 @@
-"""Files on object stores and web servers: ``s3://``, ``gs://``, ``http(s)://``, ``hf://`` and what else fsspec knows.
+"""Files on object stores and web servers: ``s3://``, ``gs://``, ``http(s)://``, ``hf://`` and others of fsspec.
 
-Credentials, endpoints and proxies are fsspec's business, so they come from the environment (``AWS_PROFILE``,
-``AWS_ENDPOINT_URL``, ``HF_TOKEN``, ...) or from fsspec's own configuration (``FSSPEC_S3_ANON=true``, or a file in
-``~/.config/fsspec``), never from ours. A url may carry a signature after ``?``; messages show urls as they are.
+fsspec reads credentials, endpoints and proxies from the environment (``AWS_PROFILE``,
+``AWS_ENDPOINT_URL``, ``HF_TOKEN``, ...) or from its configuration (``FSSPEC_S3_ANON=true``, or a file in
+``~/.config/fsspec``); this project has no settings for them. A url may have a signature after ``?``; messages show it.
 """
 
 import errno
@@ -18,7 +18,7 @@ from datamodules.errors import ShardError
 
 _log = logging.getLogger(__name__)
 
-_DELAYS_S = (1.0, 2.0, 4.0, 8.0)  # between attempts, so there is one attempt more
+_DELAYS_S = (1.0, 2.0, 4.0, 8.0)  # between attempts
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp", "hf": "huggingface-hub", "az": "adlfs"}
 _VERSION_NAMES = ("ETag", "etag", "blob_id", "generation", "md5Hash", "Last-Modified", "LastModified", "last_modified")
 
@@ -30,7 +30,7 @@ class RemoteFile(NamedTuple):
 
     url: str
     size: int  # bytes
-    version: str  # what the store says to tell versions apart: an etag, or the time of change; may be empty
+    version: str  # changes with the content: an etag or the modification time; may be empty
 
     @property
     def name(self) -> str:
@@ -39,12 +39,12 @@ class RemoteFile(NamedTuple):
 
 
 class MissingFileError(ShardError):
-    """There is no such file, or we may not read it: without the right to list, stores do not tell which."""
+    """There is no such file, or it may not be read; stores often do not say which."""
 
 
-def is_remote(place: str) -> bool:
+def is_remote(path: str) -> bool:
     """Whether this is a url of another machine rather than a local path or ``file://``."""
-    return "://" in place and not place.startswith(("file://", "local://"))
+    return "://" in path and not path.startswith(("file://", "local://"))
 
 
 def remote_name(url: str) -> str:
@@ -57,14 +57,14 @@ def find_remote(url: str, *, fresh: bool = False) -> RemoteFile:
 
     Args:
         url: The file.
-        fresh: Whether to ask the store even where a listing of this process told it before.
+        fresh: Ask the store again, even if this process has asked before.
 
     Returns:
         The file as it is now.
 
     Raises:
-        MissingFileError: It is not there.
-        ShardError: The store cannot be reached, or does not tell the size, which shows whether a download is whole.
+        MissingFileError: It does not exist.
+        ShardError: The store cannot be reached, or does not state the size, by which a download is checked.
     """
     filesystem, path = _open_filesystem(url)
     if fresh:
@@ -73,7 +73,7 @@ def find_remote(url: str, *, fresh: bool = False) -> RemoteFile:
     if info.get("type") == "directory":
         raise ShardError(f"{url} is a folder; name a shard, or end the url with '/' to read the folder's shards")
     if info.get("size") is None:
-        raise ShardError(f"the server does not tell the size of {url}; serve it as a plain file, not compressed")
+        raise ShardError(f"the server does not state the size of {url}; serve it as a plain file, not compressed")
     version = next((str(info[name]) for name in _VERSION_NAMES if info.get(name)), "")
     return RemoteFile(url, int(info["size"]), version)
 
@@ -90,10 +90,10 @@ def list_remote(pattern: str) -> list[str]:
 
 
 def read_remote(url: str) -> bytes:
-    """Read a small file whole.
+    """Read a small file.
 
     Raises:
-        MissingFileError: It is not there.
+        MissingFileError: It does not exist.
         ShardError: The store cannot be reached.
     """
     filesystem, path = _open_filesystem(url)
@@ -102,10 +102,10 @@ def read_remote(url: str) -> bytes:
 
 
 def download(remote: RemoteFile, target: Path) -> None:
-    """Fetch a file whole, and make sure that it is what was meant.
+    """Download a file and check that it is the expected version.
 
     Raises:
-        MissingFileError: It is gone.
+        MissingFileError: It no longer exists.
         ShardError: The store cannot be reached, or the file changed since ``remote`` was made.
     """
     filesystem, path = _open_filesystem(remote.url)
@@ -123,7 +123,7 @@ def download(remote: RemoteFile, target: Path) -> None:
 
 
 def _open_filesystem(url: str) -> tuple[Any, str]:
-    """The filesystem and its name of the file. Asked for anew each time: a forked process may not use its parent's."""
+    """The filesystem, and the file's path in it. Opened each time: a forked process may not use its parent's."""
     protocol = url.partition("://")[0]
     options: dict[str, Any] = {}
     try:
@@ -139,7 +139,7 @@ def _open_filesystem(url: str) -> tuple[Any, str]:
 
 
 def _http_timeout() -> Any:
-    """Without it a whole download has five minutes, which a large shard may need. What counts is whether bytes come."""
+    """Limits the time without new bytes. The default limits the complete download to five minutes."""
     import aiohttp
 
     return aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
@@ -151,16 +151,16 @@ def _retry(url: str, action: Callable[[], Result]) -> Result:
             return action()
         except ShardError:
             raise
-        except Exception as error:  # every store has its own kinds
-            told = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-            reason = f"{type(told).__name__}: {told}"
+        except Exception as error:  # every store has its own exceptions
+            cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+            reason = f"{type(cause).__name__}: {cause}"
             if _is_missing(url, error):
                 raise MissingFileError(
-                    f"{url} is not there or may not be read ({reason}); check the url and the credentials"
+                    f"{url} does not exist or may not be read ({reason}); check the url and the credentials"
                 ) from error
             if delay is None or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
                 raise ShardError(
-                    f"{url} cannot be fetched ({reason}); check the network, the store and the disk, then start again"
+                    f"{url} cannot be downloaded ({reason}); check network, store and disk, then start again"
                 ) from error
             _log.warning("%s: %s; trying again in %g s", url, reason, delay)
             time.sleep(delay)
@@ -172,5 +172,5 @@ def _is_missing(url: str, error: Exception) -> bool:
     if status is not None:
         return status in (401, 403, 404, 410)
     if url.startswith("http") and error.__cause__ is not None:
-        return False  # fsspec reports a server that cannot be reached as a file that is not found
+        return False  # fsspec reports an unreachable server as FileNotFoundError
     return isinstance(error, FileNotFoundError | PermissionError)

@@ -1,20 +1,20 @@
-"""Checks shards before hours are spent on them: ``python -m datamodules.validate SHARDS...``.
+"""Checks shards before training: ``python -m datamodules.validate SHARDS...``.
 
-Every sample's members and JSON are read, its video mark is held against its media, and its media is decoded (three
-frames of a video, spread over its length; give ``--config``, or ``--num-frames`` or ``--fps`` as training has them, or
-``--thorough`` to decode all). Samples of one source must not share a key, within a shard or across shards.
+It reads every sample's members and JSON, checks that the video mark fits the media, and decodes the media: three frames
+of a video, spread over its length. ``--config``, ``--num-frames`` or ``--fps`` decode the frames that training uses,
+``--thorough`` all frames. Samples of one source must not share a key, within a shard or across shards.
 
     python -m datamodules.validate data/train-*.tar s3://bucket/more/ --workers 8 --report report.json
 
 With ``--config``, the config of a training run, media are decoded as the run does, and every conversation is also
-encoded with its tokenizer and chat template and held against its longest length; where no shards are named, the run's
-are checked:
+encoded with its tokenizer and chat template and compared with its ``max_length``; without named shards, those of the
+run are checked:
 
     python -m datamodules.validate --config run.yaml
 
-It prints counts by source and modality and by kind of problem, and writes every shard's index: beside a local shard,
-else where ``--index-out`` says, to be uploaded beside the remote one. It exits with 1 where a shard cannot be read or
-more samples are wrong than ``--max-bad-rate`` allows.
+It prints counts by source and modality and by kind of problem. It writes the index of every shard: beside a local
+shard, or into ``--index-out``, for upload beside a remote one. The exit status is 1 if a shard cannot be read or more
+samples are wrong than ``--max-bad-rate`` allows.
 """
 
 import argparse
@@ -48,7 +48,7 @@ _THOROUGH_TIMEOUT_S = 7200.0  # a film of two hours, decoded by one thread
 
 
 class Findings:
-    """What was found of all shards so far."""
+    """Counts and problems of all shards so far."""
 
     def __init__(self) -> None:
         self.shards = 0
@@ -59,7 +59,7 @@ class Findings:
         self.problems: Counter[str] = Counter()
         self.unreadable: list[dict[str, str]] = []
         self.wrong: list[dict[str, str]] = []
-        self._places: dict[tuple[str, str], str] = {}  # source and key -> shard
+        self._shard_of_key: dict[tuple[str, str], str] = {}  # source and key -> first shard that has it
 
     @property
     def num_samples(self) -> int:
@@ -68,7 +68,7 @@ class Findings:
 
     @property
     def bad_rate(self) -> float:
-        """Part of the samples that is wrong."""
+        """Share of wrong samples."""
         return len(self.wrong) / max(1, self.num_samples)
 
     def add(self, checked: CheckedShard) -> None:
@@ -77,12 +77,12 @@ class Findings:
         if checked.error is not None:
             self.unreadable.append({"shard": checked.shard, "reason": checked.error})
         for sample in checked.samples:
-            place = (sample.source, sample.modality)
-            self.samples[place] += 1
-            self.conversations[place] += sample.num_conversations
+            group = (sample.source, sample.modality)
+            self.samples[group] += 1
+            self.conversations[group] += sample.num_conversations
             self.decoded += sample.decoded
             self.tokens += sample.tokens
-            first = self._places.setdefault((sample.source, sample.key), checked.shard)
+            first = self._shard_of_key.setdefault((sample.source, sample.key), checked.shard)
             problem = sample.problem
             if problem is None and first != checked.shard:
                 reason = (
@@ -95,11 +95,11 @@ class Findings:
                 self.wrong.append({"shard": checked.shard, "key": sample.key} | problem._asdict())
 
     def to_json(self) -> dict[str, Any]:
-        """The report."""
+        """The report as JSON."""
         counts = [
-            {"source": source, "modality": modality, "samples": count, "conversations": self.conversations[place]}
-            for place, count in sorted(self.samples.items())
-            for source, modality in [place]
+            {"source": source, "modality": modality, "samples": count, "conversations": self.conversations[group]}
+            for group, count in sorted(self.samples.items())
+            for source, modality in [group]
         ]
         return {
             "shards": self.shards,
@@ -114,7 +114,7 @@ class Findings:
         }
 
     def lines(self) -> Iterator[str]:
-        """The same for people, with the first few wrong samples. Names from shards are quoted: they may be anything."""
+        """The report as text, with the first wrong samples. Names from shards are quoted."""
         held = f"{count_of(self.num_samples, 'sample')} in {count_of(self.shards, 'shard')}"
         yield f"{held}, media of {self.decoded} decoded"
         yield f"{'source':<32}{'modality':<12}{'samples':>10}{'conversations':>15}"
@@ -148,7 +148,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Command line after the program's name; that of the process by default.
 
     Returns:
-        The exit status: 0 where the shards may be used.
+        The exit status: 0 if the shards can be used.
     """
     options = _parse(args)
     findings = Findings()
@@ -168,7 +168,7 @@ def _check_all(shards: Sequence[str], check: ShardCheck, num_workers: int) -> It
     if num_workers == 0:
         yield from map(check.run, shards)
         return
-    # One thread each: the processes are what runs side by side, and threads of this one are lost by the fork.
+    # One thread each: several processes run at the same time, and a fork does not copy threads.
     with ProcessPoolExecutor(
         min(num_workers, len(shards)), multiprocessing.get_context("fork"), torch.set_num_threads, (1,)
     ) as pool:
@@ -201,7 +201,7 @@ def _parse(args: Sequence[str] | None) -> _Options:
     parser.add_argument("--cache-gigabytes", type=float, default=ShardCache.max_gigabytes, help="most that they take")
     known = parser.parse_args(args)
     if not 0 <= known.fraction <= 1 or not 0 <= known.max_bad_rate <= 1 or known.workers < 0:
-        parser.error("--fraction and --max-bad-rate lie between 0 and 1, --workers counts")
+        parser.error("--fraction and --max-bad-rate must be between 0 and 1, --workers 0 or more")
     try:
         run = read_run_config(known.config) if known.config else None
         sampling = _sampling(known, run)
@@ -210,12 +210,12 @@ def _parse(args: Sequence[str] | None) -> _Options:
             parser.error("name the shards, or a --config whose data section names them")
         shards = find_shards(named)
         if run is not None:
-            run.conversations.load()  # here, where a template that is of no use has one message
+            run.conversations.load()  # here, so that an unusable template gives one message
     except (OSError, ValueError) as error:
         parser.error(str(error))
     twice = [name for name, count in Counter(map(remote_name, shards)).items() if count > 1]
     if known.index_out is not None and twice:
-        parser.error(f"shards of one name, such as {twice[0]}, would have one index in --index-out; check them apart")
+        parser.error(f"several shards are named {twice[0]}, so --index-out would mix up their indexes; use two runs")
     cache = ShardCache(known.cache_folder, known.cache_gigabytes)
     conversations = None if run is None else run.conversations
     check = ShardCheck(

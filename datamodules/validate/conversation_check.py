@@ -1,4 +1,4 @@
-"""Holds conversations against the tokenizer, its chat template and the longest length, before training does."""
+"""Encodes conversations as training does, and finds those that the chat template refuses or that are too long."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,21 +13,21 @@ class TokenCounts(NamedTuple):
 
     total: int = 0
     longest: int = 0  # of one conversation
-    unknown: int = 0  # that stand for words which the tokenizer does not know
+    unknown: int = 0  # tokens for words that the tokenizer does not know
 
     def __add__(self, other: object) -> "TokenCounts":
-        """Counts of both."""
+        """Add up two counts; ``longest`` is the larger one."""
         assert isinstance(other, TokenCounts)
         return TokenCounts(self.total + other.total, max(self.longest, other.longest), self.unknown + other.unknown)
 
 
 class ConversationCheck(NamedTuple):
-    """How conversations are encoded. It goes to worker processes, each of which has the tokenizer from this one.
+    """How conversations are encoded. Worker processes inherit the loaded tokenizer.
 
     Args:
         tokenizer: Folder or hub name.
         chat: See ``ChatSettings``.
-        max_length: Most tokens of a conversation; None = no bound.
+        max_length: Most tokens of a conversation; None = no limit.
     """
 
     tokenizer: str
@@ -35,10 +35,10 @@ class ConversationCheck(NamedTuple):
     max_length: int | None = None
 
     def load(self) -> Any:
-        """The tokenizer, loaded once a process.
+        """Return the tokenizer, loaded once in each process.
 
         Raises:
-            ValueError: There is none, or it is of no use.
+            ValueError: There is none, or it cannot be used.
         """
         return _load(self.tokenizer)
 

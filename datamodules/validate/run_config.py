@@ -1,4 +1,4 @@
-"""What the config of a training run says about its data, read without building anything of the run."""
+"""Reads the data settings from the config of a training run, without building the run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from datamodules.validate.conversation_check import ConversationCheck
 
 
 class RunConfig(NamedTuple):
-    """The data of a run."""
+    """Data settings of a run."""
 
     shards: list[str]  # of all training and evaluation sources
     conversations: ConversationCheck
@@ -28,13 +28,15 @@ def read_run_config(paths: Sequence[Path]) -> RunConfig:
     """Read configs as ``train.py`` does: later ones are merged over earlier ones.
 
     Tokenizer and chat settings that ``data`` leaves out are those of the language model.
+    It reads ``data`` and two values of the language model only, so files are merged key by key. The parser of the
+    command line belongs to ``lightning_modules``, which this package may not import.
 
     Args:
         paths: YAML files.
 
     Raises:
         OSError: A file cannot be read.
-        ValueError: A file is no config, or neither the data nor a language model name a tokenizer.
+        ValueError: A file is no config, or neither ``data`` nor the language model names a tokenizer.
     """
     where = ", ".join(map(str, paths))
     try:

@@ -1,4 +1,4 @@
-"""Checks one shard as training would read it: members, JSON, and whether the media can be decoded."""
+"""Checks one shard by reading it as training does: members, JSON and media."""
 
 import zlib
 from pathlib import Path
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
 
 
 class CheckedSample(NamedTuple):
-    """What was found of one sample."""
+    """Result of checking one sample."""
 
     key: str
     source: str
@@ -40,7 +40,7 @@ class CheckedSample(NamedTuple):
 
 
 class CheckedShard(NamedTuple):
-    """What was found of one shard."""
+    """Result of checking one shard."""
 
     shard: str
     samples: list[CheckedSample]
@@ -51,13 +51,13 @@ class ShardCheck(NamedTuple):
     """How shards are checked.
 
     Args:
-        sampling: Frames decoded of every video, as training chooses them; None decodes nothing.
-        fraction: Part of the samples whose media is decoded. Which ones follows from their keys.
-        decoding: With what media is decoded, and when a decoder is given up.
-        index_folder: Where indexes are written; None = beside local shards, in the cache for remote ones.
-        cache: Where local copies of remote shards are kept.
-        thorough: Whether every frame of a video is decoded once as well.
-        conversations: How conversations are encoded; None does not.
+        sampling: Frames to decode of every video, chosen as in training; None = decode nothing.
+        fraction: Share of the samples whose media is decoded; their keys decide which.
+        decoding: Decoding library and limits.
+        index_folder: Folder of the indexes; None = beside local shards, in the cache for remote ones.
+        cache: Local copies of remote shards.
+        thorough: Whether to decode every frame of every video too.
+        conversations: How to encode conversations; None = do not.
     """
 
     sampling: FrameSampling | None = FrameSampling(num_frames=3)

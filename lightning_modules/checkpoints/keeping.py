@@ -1,4 +1,4 @@
-"""When a run saves, and which of its checkpoints it keeps."""
+"""The callback that saves checkpoints during training and deletes those that are no longer needed."""
 
 import json
 import math
@@ -19,25 +19,25 @@ LAST, BEST, FINAL = "last.ckpt", "best.ckpt", "final.ckpt"
 
 
 class KeepCheckpoints(Checkpoint):
-    """Saves as a run goes and keeps what is needed; nothing is written twice.
+    """Saves checkpoints at regular intervals and at the best validation; deletes old ones.
 
-    Checkpoints are folders ``step-00000500.ckpt``; ``last.ckpt``, ``best.ckpt`` and ``final.ckpt`` are links to them.
-    A run saves every so many steps, every so many minutes, after its last step, and where validation gave the best
-    value so far (which ``best.json`` remembers). Checkpoints that no link points to are removed when the next one is
-    complete. ``final.ckpt`` is there when training has finished.
+    Checkpoints are folders ``step-00000500.ckpt``. The links ``last.ckpt``, ``best.ckpt`` and ``final.ckpt`` point to
+    them; ``final.ckpt`` exists when training has finished. A run saves after a number of steps, after a number of
+    minutes, after its last step, and when validation gives the best value so far (stored in ``best.json``). Checkpoints
+    that no link points to are deleted after the next one is complete.
 
     Args:
-        every_n_steps: Optimizer steps between two checkpoints.
-        every_minutes: Minutes without a checkpoint after which one is written at the end of the optimizer step, by the
-            clock of whichever rank is first; None for steps alone. 500 steps may take five minutes or a day.
-        keep_every_n_steps: Checkpoints after a multiple of so many steps are never removed.
-        monitor: What validation logs that tells the best checkpoint, such as ``val/accuracy``.
-        mode: Whether the largest or the smallest value is the best.
-        frozen: Write parameters too that do not train, instead of taking them from where the parts come from.
-        folder: Where to; ``checkpoints`` in the run's log folder by default.
+        every_n_steps: Number of optimizer steps between two checkpoints.
+        every_minutes: Save at the end of a step if the last checkpoint is older than this; None saves by steps only.
+        keep_every_n_steps: Never delete checkpoints of steps that are a multiple of this.
+        monitor: Name of a logged validation value that selects the best checkpoint, such as ``val/accuracy``.
+        mode: Whether the largest (``max``) or the smallest (``min``) value is the best.
+        frozen: Also store parameters that do not train. Otherwise they are loaded from the files of the parts again.
+        folder: Folder of the checkpoints; by default ``checkpoints`` in the run's log folder.
 
     Raises:
-        ValueError: The numbers of steps or minutes are not positive, or nothing is ever saved that is to be kept.
+        ValueError: The numbers of steps or minutes are not positive, or ``keep_every_n_steps`` is not a multiple of
+            ``every_n_steps``.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class KeepCheckpoints(Checkpoint):
         self.frozen = frozen
         self.folder = folder
         self.best: float | None = None
-        self._saved_step = 0  # after which there is a checkpoint, or from which the run went on
+        self._saved_step = 0  # step of the last checkpoint, or the step that the run resumed from
         self._saved_at_s = 0.0
         self._step = 0
-        self._question: LargestOfAllRanks | None = None
+        self._pending: LargestOfAllRanks | None = None  # whether the last checkpoint is too old on some rank
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder.
+        """Determine the folder, and check the strategy.
 
         Raises:
-            TypeError: The strategy writes other checkpoints, which nothing here reads.
+            TypeError: The strategy writes checkpoints in another format, which this project cannot read.
         """
         if stage != "fit":
             return
@@ -92,18 +92,18 @@ class KeepCheckpoints(Checkpoint):
         self.folder = strategy.broadcast(self.folder or str(log_folder(trainer) / "checkpoints"))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where training starts, and what is the best so far."""
+        """Initialise the step and the best value so far."""
         self._saved_step = self._step = trainer.global_step
         self._saved_at_s = time.monotonic()
-        self._question = None
+        self._pending = None
         self.best = trainer.strategy.broadcast(self._best_before(trainer.global_step))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where it is time, once for all batches of a step."""
+        """Save if a checkpoint is due, at most once per optimizer step."""
         step = trainer.global_step
-        if step == self._step:  # gradients are being accumulated
+        if step == self._step:  # the batch only accumulated gradients
             return
         self._step = step
         is_late = self._is_late(trainer)
@@ -111,10 +111,10 @@ class KeepCheckpoints(Checkpoint):
             self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save where validation gave the best value so far.
+        """Save if validation gave the best value so far.
 
         Raises:
-            ValueError: Validation did not log what ``monitor`` names.
+            ValueError: Validation did not log the value that ``monitor`` names.
         """
         if self.monitor is None or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
@@ -129,27 +129,27 @@ class KeepCheckpoints(Checkpoint):
             self.save(trainer)
             self._link(trainer, BEST)
             if trainer.is_global_zero:
-                known = {"monitor": self.monitor, "value": self.best, "step": trainer.global_step}
-                write_atomically(self._best_file, json.dumps(known) + "\n")
+                best = {"monitor": self.monitor, "value": self.best, "step": trainer.global_step}
+                write_atomically(self._best_file, json.dumps(best) + "\n")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the end of a run that has finished; one that was stopped before has none."""
+        """Link ``final.ckpt`` if training has finished; not if it was stopped early."""
         if trainer.global_step == trainer.max_steps:
             self._link(trainer, FINAL)
 
     def save(self, trainer: Trainer) -> None:
-        """Save now; nothing happens if the step at hand has its checkpoint."""
+        """Save now, unless the current step already has a checkpoint."""
         if trainer.global_step != self._saved_step:
             path = self._path(trainer.global_step)
             try:
                 trainer.save_checkpoint(path)
             except OSError as error:
-                if error.filename is None:  # a full disk is met in the middle of a file, whose name the system forgets
+                if error.filename is None:  # the system does not name the file when the disk is full
                     error.filename = str(path)
                 raise
             self._saved_step = trainer.global_step
             self._saved_at_s = time.monotonic()
-            self._question = None  # of the time before
+            self._pending = None  # it concerned the previous checkpoint
             self._link(trainer, LAST)
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,18 +157,18 @@ class KeepCheckpoints(Checkpoint):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the best value so far."""
+        """Restore the best value so far."""
         self.best = state_dict["best"]
 
     def _is_late(self, trainer: Trainer) -> bool:
-        """Whether the last checkpoint is too old; the same on all ranks, a step after the first of them sees it."""
+        """Whether the last checkpoint is too old on some rank. All ranks get the same answer, one step later."""
         if self.every_minutes is None:
             return False
         is_late = time.monotonic() - self._saved_at_s >= 60 * self.every_minutes
         if trainer.world_size == 1:
             return is_late
-        answer = self._question is not None and bool(self._question.answer())
-        self._question = LargestOfAllRanks(int(is_late), trainer.strategy.root_device)
+        answer = self._pending is not None and bool(self._pending.answer())
+        self._pending = LargestOfAllRanks(int(is_late), trainer.strategy.root_device)
         return answer
 
     def _is_better(self, value: float) -> bool:
@@ -182,11 +182,11 @@ class KeepCheckpoints(Checkpoint):
         return Path(self.folder) / "best.json"
 
     def _best_before(self, step: int) -> float | None:
-        """The best value up to a step; the checkpoint of its own step was written before validation told it."""
+        """The best value up to a step. Read from the file first: a checkpoint is saved before its own validation."""
         if self._best_file.is_file():
-            known = json.loads(self._best_file.read_text(encoding="utf-8"))
-            if known["monitor"] == self.monitor and known["step"] <= step:
-                return float(known["value"])
+            stored = json.loads(self._best_file.read_text(encoding="utf-8"))
+            if stored["monitor"] == self.monitor and stored["step"] <= step:
+                return float(stored["value"])
         return self.best
 
     def _path(self, step: int) -> Path:
@@ -194,14 +194,14 @@ class KeepCheckpoints(Checkpoint):
         return Path(self.folder) / f"step-{step:08d}.ckpt"
 
     def _link(self, trainer: Trainer, name: str) -> None:
-        """Let a name lead to the checkpoint of the step at hand, and remove those that nothing leads to any more."""
+        """Point a link to the checkpoint of the current step, and delete checkpoints that no link points to."""
         path = self._path(trainer.global_step)
-        if not trainer.is_global_zero or not path.is_dir():  # a resumed run that had nothing left to do wrote none
+        if not trainer.is_global_zero or not path.is_dir():  # a finished run that is resumed writes no checkpoint
             return
         atomic_folder.link(path.with_name(name), path)
-        kept = {path.with_name(link).resolve().name for link in (LAST, BEST, FINAL)}
+        linked = {path.with_name(link).resolve().name for link in (LAST, BEST, FINAL)}
         for other in path.parent.glob("step-*.ckpt"):
             step = int(other.stem.removeprefix("step-"))
-            is_due = self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0
-            if other.name not in kept and not is_due:
+            is_permanent = self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0
+            if other.name not in linked and not is_permanent:
                 atomic_folder.remove(other)

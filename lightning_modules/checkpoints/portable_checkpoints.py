@@ -1,4 +1,4 @@
-"""Makes a Lightning strategy write and read this project's checkpoints."""
+"""A mixin with which a Lightning strategy writes and reads this project's checkpoints."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -42,34 +42,34 @@ else:
     _Base = object
 
 _TENSORS = "tensors"
-"""Where the trainer's dict carries the open checkpoint from ``load_checkpoint`` to those who read it."""
+"""Key of the open checkpoint in the dict that Lightning passes from ``load_checkpoint`` to the other methods."""
 
 
 class PortableCheckpoints(_Base):
-    """Checkpoints that every strategy and any number of ranks can open; comes first among a strategy's bases.
+    """Lets a strategy write checkpoints that any other strategy can open, with any number of ranks.
 
-    What a checkpoint is, ``components.checkpoints.run_checkpoint`` says.
+    It must be the first base class of the strategy. ``components.checkpoints.run_checkpoint`` describes the format.
 
     Attributes:
-        save_frozen: Whether to write parameters too that do not train; otherwise they come from where the parts come
-            from when the checkpoint is opened.
-        run_config: The run's config as YAML, which goes into every checkpoint.
+        save_frozen: Whether to store parameters that do not train. Otherwise they are loaded from the files of the
+            parts again.
+        run_config: The run's config as YAML; stored in every checkpoint.
     """
 
     global_rank: int
     world_size: int
     save_frozen: bool = False
     run_config: str | None = None
-    _changed: frozenset[str] = frozenset()  # parameters that differ from what the parts were built with
+    _changed: frozenset[str] = frozenset()  # parameters that may differ from their initial values
     _fingerprints: Mapping[str, WeightFingerprint] = MappingProxyType({})  # of parameters that never change
-    _tokenizer: dict[str, str] | None = None  # hashes of the language model's
+    _tokenizer: dict[str, str] | None = None  # hashes of the language model's tokenizer
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Write a checkpoint folder; every rank must call it.
 
         Raises:
-            TypeError: There are ``storage_options``, which mean nothing for a folder.
-            ValueError: The path is of an object store; a checkpoint is a folder that all nodes see.
+            TypeError: ``storage_options`` are given, which a folder does not have.
+            ValueError: The path is in an object store; a checkpoint is a folder on a disk that all nodes share.
         """
         if storage_options is not None:
             raise TypeError(f"got storage_options {storage_options}: a checkpoint is a folder, which has none")
@@ -93,11 +93,11 @@ class PortableCheckpoints(_Base):
         write_checkpoint(Path(path), module, access, content, ranks)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Open a checkpoint; its tensors are read when the model and the optimizer are restored.
+        """Open a checkpoint. Its tensors are read later, when model and optimizer are restored.
 
         Raises:
-            ValueError: It is damaged (see ``RunCheckpoint``), or its run had other settings, see
-                ``refuse_other_settings``.
+            ValueError: It is damaged (see ``RunCheckpoint``), or its run had other settings (see
+                ``refuse_other_settings``).
             RuntimeError: Another rank could not open it.
         """
         opened = self._open_together(Path(self.broadcast(str(checkpoint_path))))
@@ -105,7 +105,7 @@ class PortableCheckpoints(_Base):
         return {**opened.state(), _TENSORS: opened, "state_dict": {}}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Restore the weights; always strict, see ``refuse_misfit`` and ``frozen_parts_check``."""
+        """Restore the weights. Always strict, see ``refuse_misfit`` and ``refuse_other_frozen_weights``."""
         opened: RunCheckpoint = checkpoint[_TENSORS]
         refuse_other_tokenizer(opened, self._tokenizers())
         self._restore_weights(opened)
@@ -113,22 +113,22 @@ class PortableCheckpoints(_Base):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Restore the optimizer."""
         module, access = self._module_and_access()
-        [kept] = checkpoint["optimizer_states"]
-        restore_optimizer(module, access, checkpoint[_TENSORS], kept)
+        [described] = checkpoint["optimizer_states"]
+        restore_optimizer(module, access, checkpoint[_TENSORS], described)
 
     def load_weights(self, source: str | Path | Mapping[str, str | Path]) -> None:
-        """Start from the weights of other runs, with a new optimizer and at step 0.
+        """Load the weights of other runs at the start of a new run (step 0, new optimizer).
 
-        Every rank must call it, when the strategy is set up: ``on_fit_start`` is a good place.
+        Every rank must call it after the strategy is set up, for example in ``on_fit_start``.
 
         Args:
-            source: A checkpoint or an export, of which all parts are taken; or several by the part that is taken of
-                each, such as ``{"bridge": CHECKPOINT}``. What did not train in it keeps the weights that it was built
-                with, which must be those that it was trained beside.
+            source: A checkpoint or an export, to load all of its parts; or a mapping from part to checkpoint or export,
+                such as ``{"bridge": CHECKPOINT}``. Weights that are not stored, because they did not train, keep their
+                initial values, which must be the same as in that run.
 
         Raises:
-            ValueError: One does not fit the model (see ``restore_weights``), has no such part, or its frozen weights
-                or tokens are others.
+            ValueError: A checkpoint does not match the model (see ``refuse_misfit``), does not have the part, or was
+                trained with other frozen weights or another tokenizer.
         """
         sources = {None: source} if isinstance(source, str | Path) else dict(source)
         names = [name for name, _ in self._module_and_access()[0].model.named_children()]
@@ -143,12 +143,12 @@ class PortableCheckpoints(_Base):
         stored = {part_of(name) for name in opened.parameters}
         if part is not None and part not in stored:
             raise ValueError(
-                f"{opened.path} has no weights of {part}, for it did not train there; it has weights of "
-                f"{sorted(stored)}. Leave that part out of model.initial_weights: it comes from its own path"
+                f"{opened.path} has no weights of {part}, because it did not train there; it has weights of "
+                f"{sorted(stored)}. Leave that part out of model.initial_weights: it is loaded from its own path"
             )
         tokenizer = language_tokenizer(self.lightning_module)
         if tokenizer is not None and part in (None, "model.language_model"):
-            # A new run may have another chat template; tokens must be the same, for they number rows of the weights.
+            # A new run may have another chat template. Token ids must be the same: they are rows of the embeddings.
             tokenizers = {"model.language_model": tokenizer}
             refuse_other_tokenizer(opened, tokenizers, ("vocabulary", "special_ids"))
         if self.is_global_zero and self.run_config is not None:
@@ -161,17 +161,17 @@ class PortableCheckpoints(_Base):
             atomic_folder.remove(Path(filepath))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Nothing: tensors are brought together one by one when they are written."""
+        """An empty dict: ``save_checkpoint`` gathers the tensors one by one."""
         return {}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """What else than tensors there is to keep of the optimizer."""
+        """The part of the optimizer's state that is not tensors, see ``describe_optimizer``."""
         module, access = self._module_and_access()
         return describe_optimizer(module, access)
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Lightning calls ``load_optimizer_state_dict``, whatever the strategy."""
+        """True: Lightning calls ``load_optimizer_state_dict`` for every strategy."""
         return True
 
     def _restore_weights(
@@ -185,21 +185,21 @@ class PortableCheckpoints(_Base):
         self._changed |= {name for name in checkpoint.parameters if parts is None or part_of(name) in parts}
 
     def _open_together(self, path: Path) -> RunCheckpoint:
-        """Open a checkpoint; its files are hashed by all ranks together."""
+        """Open a checkpoint on all ranks; they divide the hashing of its files."""
         opened, failure = None, None
         try:
             opened = RunCheckpoint(path, rank=self.global_rank, num_ranks=self.world_size)
-        except (OSError, ValueError) as error:  # the other ranks wait for this one: it tells them before it stops
+        except (OSError, ValueError) as error:  # reported to the other ranks first, which wait for this one
             failure = error
-        everybody = self.reduce_boolean_decision(failure is None)
+        all_succeeded = self.reduce_boolean_decision(failure is None)
         if failure is not None:
             raise failure
-        if opened is None or not everybody:
+        if opened is None or not all_succeeded:
             raise RuntimeError(f"another rank could not open {path}; its message says why")
         return opened
 
     def _fingerprints_of(self, names: Collection[str]) -> dict[str, WeightFingerprint]:
-        """Fingerprints of parameters that never change, each taken once."""
+        """Fingerprints of parameters that never change; each is computed once."""
         module, access = self._module_and_access()
         parameters = dict(module.named_parameters())
         new = {name: parameters[name] for name in names if name not in self._fingerprints}
@@ -213,7 +213,10 @@ class PortableCheckpoints(_Base):
         return self._tokenizer
 
     def _tokenizers(self) -> dict[str, Any]:
-        """The tokenizers in use, by the setting that names them."""
+        """The tokenizers of model and data, by setting.
+
+        The start check compares the two for ``HuggingFaceCausalLM`` only, so both are compared with the checkpoint.
+        """
         assert self.lightning_module is not None
         datamodule = getattr(self.lightning_module.trainer, "datamodule", None)
         found = {
@@ -226,7 +229,7 @@ class PortableCheckpoints(_Base):
         return sum_over_ranks(values, self.root_device)
 
     def _module_and_access(self) -> tuple[Any, ParameterAccess]:
-        """The module and the way to its parameters.
+        """The module, and access to its parameters.
 
         Raises:
             ValueError: There are several optimizers.

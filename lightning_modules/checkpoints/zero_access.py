@@ -1,4 +1,4 @@
-"""Whole parameters and optimizer states under DeepSpeed's ZeRO."""
+"""Reads and writes complete parameters and optimizer states under DeepSpeed's ZeRO."""
 
 from typing import Any
 
@@ -10,19 +10,20 @@ from components.sharding import full_shape, is_zero3_sharded
 
 
 class ZeroAccess(ParameterAccess):
-    """ZeRO joins this rank's shares of many parameters, in float32, in one piece of memory with one state.
+    """Access to parameters that ZeRO partitions.
 
-    In stages 1 and 2 there is a piece for every group of the optimizer, and the module holds whole weights beside it;
-    in stage 3 a piece for every part of a group, and the module holds shares too, in the dtype it computes in.
+    ZeRO joins this rank's float32 shares of many parameters in one flat buffer, which has one optimizer state. Stages 1
+    and 2 have a buffer per optimizer group, and the module has complete weights. Stage 3 has a buffer per subgroup, and
+    the module has shares, in the dtype that it computes in.
 
     Args:
-        optimizer: What DeepSpeed made of the optimizer; None where nothing trains.
-        device: Where the ranks communicate.
+        optimizer: DeepSpeed's wrapper of the optimizer; None if nothing trains.
+        device: Device on which ranks communicate.
         rank: This rank.
-        num_ranks: All ranks.
+        num_ranks: Number of ranks.
 
     Raises:
-        NotImplementedError: Optimizer states are on a disk (NVMe), where they are not read.
+        NotImplementedError: Optimizer states are offloaded to a disk (NVMe).
     """
 
     def __init__(self, optimizer: Any, device: torch.device, rank: int, num_ranks: int) -> None:
@@ -70,20 +71,20 @@ class ZeroAccess(ParameterAccess):
         share = self._module_share(parameter)
         return Share(share.values[: _real_length(share, self.shape(parameter).numel())], share.start)
 
-    def assign(self, parameter: Tensor, state: str | None, whole: Tensor) -> None:
+    def assign(self, parameter: Tensor, state: str | None, complete: Tensor) -> None:
         """See ``ParameterAccess``."""
         joined = self._joined(parameter, state)
         if joined is not None:
-            _take(self._share(parameter, joined), whole)
+            _copy_share(self._share(parameter, joined), complete)
         if state is not None:
             return
         if is_zero3_sharded(parameter):
-            _take(self._module_share(parameter), whole)
-        if not is_zero3_sharded(parameter) or parameter.numel() == whole.numel():  # small weights stay gathered
-            parameter.detach().copy_(whole.view(parameter.shape))
+            _copy_share(self._module_share(parameter), complete)
+        if not is_zero3_sharded(parameter) or parameter.numel() == complete.numel():  # small weights stay gathered
+            parameter.detach().copy_(complete.view(parameter.shape))
 
     def _joined(self, parameter: Tensor, state: str | None) -> Tensor | None:
-        """The piece of memory that holds this rank's share among others."""
+        """The flat buffer that contains this rank's share of the parameter."""
         slot = self.slot_tensor(parameter)
         if state is None or slot is None:
             return slot
@@ -96,10 +97,10 @@ class ZeroAccess(ParameterAccess):
             _, begin, length = self._zero.grad_position[self._zero.get_param_id(parameter)]
             return Share(joined.detach().narrow(0, begin, length), self._rank * length)
         fragment = parameter._hp_mapping
-        if fragment is None:  # all of it is in other ranks' pieces
+        if fragment is None:  # the parameter is completely in other ranks' buffers
             return Share(joined.detach().narrow(0, 0, 0), 0)
-        place = fragment.hp_fragment_address
-        return Share(joined.detach().narrow(0, place.start, place.numel), fragment.lp_fragment_address.start)
+        address = fragment.hp_fragment_address
+        return Share(joined.detach().narrow(0, address.start, address.numel), fragment.lp_fragment_address.start)
 
     def _module_share(self, parameter: Any) -> Share:
         values = parameter.ds_tensor.detach()
@@ -107,32 +108,32 @@ class ZeroAccess(ParameterAccess):
 
     def _gather_shares(self, parameter: Any, share: Share, rank: int) -> Tensor:
         shape = self.shape(parameter)
-        whole = torch.zeros(shape.numel(), dtype=share.values.dtype, device=self._device)
-        length = _real_length(share, whole.numel())
-        whole[share.start : share.start + length] = share.values[:length].to(self._device)
+        complete = torch.zeros(shape.numel(), dtype=share.values.dtype, device=self._device)
+        length = _real_length(share, complete.numel())
+        complete[share.start : share.start + length] = share.values[:length].to(self._device)
         if torch.distributed.is_initialized():
-            torch.distributed.reduce(whole, dst=rank)
-        return whole.view(shape)
+            torch.distributed.reduce(complete, dst=rank)
+        return complete.view(shape)
 
 
 def _real_length(share: Share, num_elements: int) -> int:
-    """Elements of a share that are the parameter's: the last ranks' shares may be filled up."""
+    """Number of elements of a share without padding, which the last ranks' shares may have."""
     return max(0, min(share.values.numel(), num_elements - share.start))
 
 
-def _take(share: Share, whole: Tensor) -> None:
-    length = _real_length(share, whole.numel())
-    share.values[:length].copy_(whole.reshape(-1)[share.start : share.start + length])
+def _copy_share(share: Share, complete: Tensor) -> None:
+    length = _real_length(share, complete.numel())
+    share.values[:length].copy_(complete.reshape(-1)[share.start : share.start + length])
 
 
 def _slots(zero: Any) -> list[OptimizerSlot]:
-    """The pieces of memory, each with the settings that it is trained with and the parameters in it."""
+    """The flat buffers, each with its optimizer group and the parameters in it."""
     if zero is None:
         return []
     groups = zero.optimizer.param_groups
     if hasattr(zero, "sub_group_to_group_id"):  # stage 3
-        pieces, parameters = zero.fp32_partitioned_groups_flat, zero.fp16_groups
-        groups = [groups[zero.sub_group_to_group_id[place]] for place in range(len(pieces))]
+        buffers, parameters = zero.fp32_partitioned_groups_flat, zero.fp16_groups
+        groups = [groups[zero.sub_group_to_group_id[index]] for index in range(len(buffers))]
     else:
-        pieces, parameters = zero.single_partition_of_fp32_groups, zero.bit16_groups
-    return [OptimizerSlot(*each) for each in zip(pieces, groups, map(list, parameters), strict=True)]
+        buffers, parameters = zero.single_partition_of_fp32_groups, zero.bit16_groups
+    return [OptimizerSlot(*each) for each in zip(buffers, groups, map(list, parameters), strict=True)]

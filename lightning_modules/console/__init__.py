@@ -1,1 +1,1 @@
-"""What a person reads who runs a command: messages about settings, summaries of a run, and no foreign noise."""
+"""The command line: reading of config files, messages about wrong settings, summaries of a run."""

@@ -27,6 +27,7 @@ from lightning_modules.console.untrained import untrained_parts, warning_of
 from lightning_modules.preemption import EndsAtOnce
 from lightning_modules.run.run_folder import (
     SameCheckpoint,
+    SavesConfig,
     SoleWriter,
     folder_of_runs,
     log_folder,
@@ -39,16 +40,16 @@ from lightning_modules.strategies.replicated import replicated_strategy
 from lightning_modules.validation_schedule import ValidationSchedule
 
 DEFAULTS = Path(__file__).resolve().parents[2] / "configs" / "base.yaml"
-"""Read before the files that a command line names, wherever it is run."""
+"""Read before the files that a command line names, from every working directory."""
 EVALUATIONS = ("validate", "test", "predict")
 
 
 class VideoLanguageCLI(LightningCLI):
     """LightningCLI over one module class and one datamodule class.
 
-    Several ``-c`` files merge in order and the length of the run is stated once, as ``trainer.max_steps``. OmegaConf
-    interpolation is resolved after merging; its paths are relative (``${.sibling}``, ``${..model.max_new_tokens}``),
-    because the root lies one level deeper under a subcommand.
+    Several ``-c`` files are merged in order. The length of the run is stated once, as ``trainer.max_steps``. References
+    (``${...}`` of OmegaConf) are resolved after merging. They are relative (``${.sibling}``,
+    ``${..model.max_new_tokens}``), because under a subcommand the settings are one level deeper.
     """
 
     def __init__(self, model_class: Any, datamodule_class: Any, args: Any = None, **kwargs: Any) -> None:
@@ -63,14 +64,14 @@ class VideoLanguageCLI(LightningCLI):
             parser_kwargs=_parser_options(),
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,  # model.optimization sets rates part by part; --optimizer would undo that
-            **kwargs,
+            **{"save_config_callback": SavesConfig, **kwargs},
         )
 
     _lock = RunLock(Path())
-    """That of the run's folder; training takes it."""
+    """Lock of the run's folder, which training acquires."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what would otherwise be said twice."""
+        """Add this project's options, and link settings that have the same value."""
         parser.link_arguments("trainer.max_steps", "data.num_steps")
         parser.add_lightning_class_args(KeepCheckpoints, "checkpoint")
         parser.add_lightning_class_args(ValidationSchedule, "validation")
@@ -85,10 +86,10 @@ class VideoLanguageCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Look for wrong keys in the config files, then parse.
+        """Check the keys of the config files, then parse.
 
         Raises:
-            SettingsError: A reference from one setting to another leads nowhere.
+            SettingsError: A reference names a setting that does not exist.
         """
         given = sys.argv[1:] if args is None else args
         if isinstance(given, list):
@@ -107,17 +108,17 @@ class VideoLanguageCLI(LightningCLI):
                 raise SettingsError(f"{error.full_key}: {reason}; correct the ${{...}}") from error
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning looks for settings in its own checkpoints; those of this project are folders with none."""
+        """Do nothing: Lightning reads settings from its own checkpoint files, and this project's are folders."""
 
     def before_instantiate_classes(self) -> None:
-        """Apply settings that must hold before anything is built."""
+        """Apply settings that are needed before anything is built."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         check_trainer_settings(config.trainer)
         complete_settings(config)
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         if config.trainer.enable_progress_bar is False and isinstance(config.trainer.callbacks, list):
-            # Lightning refuses a bar in the callbacks beside that setting; configs/base.yaml has one.
+            # With that setting, Lightning refuses a progress bar in the callbacks; configs/base.yaml has one.
             config.trainer.callbacks = [each for each in config.trainer.callbacks if not _is_progress_bar(each)]
         if config.run_folder is not None:
             write_into(config.trainer, config.run_folder)
@@ -139,14 +140,14 @@ class VideoLanguageCLI(LightningCLI):
             raise SettingsError(explain(str(error), parser.keys(), parser.files)) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it, and leave the run's folder to others afterwards."""
+        """Run it, and release the run's folder afterwards."""
         try:
             super()._run_subcommand(subcommand)
         finally:
             self._lock.release()
 
     def before_fit(self) -> None:
-        """In a run folder, go on where the run was stopped; ``--ckpt_path`` is where it starts for the first time."""
+        """Lock the run's folder. The newest checkpoint in ``--run_folder``, if any, replaces ``--ckpt_path``."""
         config = self.config_init[self.subcommand]
         trainer: Any = self.trainer  # Lightning sets callbacks where a type checker does not see it
         self._lock = RunLock(log_folder(trainer))
@@ -162,7 +163,7 @@ class VideoLanguageCLI(LightningCLI):
             config.ckpt_path = str(newest)
 
     def before_validate(self) -> None:
-        """Warn where there is nothing to evaluate."""
+        """Warn if the model is untrained."""
         self._warn_of_untrained()
 
     before_test = before_predict = before_validate
@@ -177,7 +178,7 @@ class VideoLanguageCLI(LightningCLI):
         """Build the trainer; ``trainer.strategy: auto`` is one of this project's strategies.
 
         Raises:
-            SettingsError: Lightning refuses the settings, or there is no such device.
+            SettingsError: Lightning refuses the settings, or the device does not exist.
         """
         settings = self._get(self.config_init, "trainer")
         try:
@@ -199,7 +200,7 @@ class VideoLanguageCLI(LightningCLI):
         """Arguments of the trainer's method; ``--ckpt_path last`` is the newest checkpoint of the runs of this name.
 
         Raises:
-            FileNotFoundError: There is none, and what is to be judged would be untrained.
+            FileNotFoundError: There is none, so an untrained model would be evaluated.
         """
         arguments = super()._prepare_subcommand_kwargs(subcommand)
         if arguments.get("ckpt_path") == "last":
@@ -213,13 +214,13 @@ class VideoLanguageCLI(LightningCLI):
 
 
 class CommandLineReader(VideoLanguageCLI):
-    """Reads a command line into ``config`` and stops there: nothing is built, seeded, run or written."""
+    """Reads a command line into ``config`` and does nothing else: nothing is built, seeded, run or written."""
 
     def _set_seed(self) -> None:
         pass
 
     def before_instantiate_classes(self) -> None:
-        """Refuse what no machine could run."""
+        """Check the trainer's settings."""
         check_trainer_settings(self.config[self.subcommand].trainer)
 
     def instantiate_classes(self) -> None:
@@ -234,13 +235,13 @@ def _is_progress_bar(callback: Any) -> bool:
 
 
 def _parser_options() -> dict[str, Any]:
-    """Options of all parsers, and a short usage for each subcommand: a hundred lines of it would bury the message.
+    """Options of all parsers, and a short usage for each subcommand: the long one would hide the error message.
 
     Raises:
-        FileNotFoundError: The defaults are not where they belong; a run without them would be another one.
+        FileNotFoundError: The file of defaults is missing; a run without them would have other settings.
     """
     if not DEFAULTS.is_file():
-        raise FileNotFoundError(f"{DEFAULTS}, the defaults of every run, is not there; install from a whole checkout")
+        raise FileNotFoundError(f"{DEFAULTS}, the defaults of every run, is missing; install from a complete checkout")
     mode = {"parser_mode": PARSER_MODE}
     usage = "train.py {} [-c FILE ...] [--KEY VALUE ...]"
     every = {**mode, "default_config_files": [str(DEFAULTS)]}

@@ -1,20 +1,20 @@
-"""Silences what other packages print and this project has understood, so that what is left means something."""
+"""Silences messages of other packages that need no action, so that the remaining ones are read."""
 
 import logging
 import warnings
 
 _WARNINGS = (
-    # Lightning's own use of torch.utils._pytree; nothing that a user of this project could change.
+    # Lightning's own use of torch.utils._pytree, which a user cannot change.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     # Frozen parts are in evaluation mode on purpose: their dropout must not act.
     r"Found \d+ module\(s\) in eval mode at the start of training",
-    # A run of a few steps, to see that all works, has nothing to log in between.
+    # A run of a few steps has nothing to log before its end.
     r"The number of training batches \(\d+\) is smaller than the logging interval",
-    # What is logged after an epoch has been counted over all ranks already.
+    # Values that are logged after an epoch are computed over all ranks already.
     r"It is recommended to use .*sync_dist=True",
-    # A new folder is made for each run, and --run_folder is meant to be used again.
+    # Every run has a new folder, and --run_folder is used again on purpose.
     r"Experiment logs directory .* exists and is not empty",
-    # Decoding is done in processes of its own, so a data worker for each core would only be in their way.
+    # Decoding has its own processes; a data worker for each core would compete with them.
     r"The '\w+_dataloader' does not have many workers",
 )
 _LINES = {
@@ -23,7 +23,7 @@ _LINES = {
         "TPU available: False",
         "`Trainer.fit` stopped: `max_steps",  # the summary of the run says so
     ),
-    # Whether Lightning's own checkpoints may hold code; those of this project never do.
+    # Whether Lightning's own checkpoints may contain code; those of this project never do.
     "lightning.pytorch.trainer.connectors.checkpoint_connector": ("`weights_only` was not set",),
 }
 
@@ -44,8 +44,8 @@ _FILTERS = {name: _WithoutLines(beginnings) for name, beginnings in _LINES.items
 
 
 def silence_foreign_output() -> None:
-    """Drop those warnings and lines from now on; calling it again changes nothing."""
+    """Drop these warnings and lines from now on; a second call changes nothing."""
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    for name, kept in _FILTERS.items():
-        logging.getLogger(name).addFilter(kept)
+    for name, lines in _FILTERS.items():
+        logging.getLogger(name).addFilter(lines)

@@ -17,7 +17,7 @@ class ShortMessageParser(LightningArgumentParser):
     """Config files of the command line."""
 
     def check_files(self, files: Sequence[str]) -> None:
-        """End with a message where a config file has a key that is no setting."""
+        """End the process with a message if a config file has a key that is no setting."""
         self.files = files
         try:
             check_keys(files, self.keys())
@@ -25,7 +25,7 @@ class ShortMessageParser(LightningArgumentParser):
             self.refuse(str(error))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one line and end the process with status 2; raises instead where the parser was made to."""
+        """Print one line and end the process with status 2; with ``exit_on_error=False`` raise an error instead."""
         if not self.exit_on_error:
             super().error(message, ex)
         parser: ShortMessageParser = getattr(ex, "subcommand_parser", None) or self

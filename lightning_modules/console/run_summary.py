@@ -1,4 +1,4 @@
-"""What a training run says of itself when it begins and when it ends."""
+"""Prints a summary when a training run begins and when it ends."""
 
 import shlex
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from lightning_modules.run.run_folder import log_folder
 
 
 class RunSummary(Callback):
-    """Prints what is trained on what, and at the end the scores and the command that comes next."""
+    """Prints the parts that train and the data; at the end the scores and the command that evaluates the run."""
 
     def __init__(self) -> None:
         self._has_trained = False
@@ -29,7 +29,7 @@ class RunSummary(Callback):
         rank_zero_info("\n".join(["This run", *(f"  {line}" for line in lines)]))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the summary of the end, or that there was nothing to do."""
+        """Print the summary of the end, or that nothing was trained."""
         if not self._has_trained:
             rank_zero_info(
                 f"Nothing was trained: the run is at its end (step {trainer.global_step} of trainer.max_steps "
@@ -51,11 +51,11 @@ def evaluation_command(trainer: Trainer, checkpoint: Path) -> str:
     """The command that evaluates a checkpoint on the shards that the run itself validates on.
 
     Args:
-        trainer: Of the run.
-        checkpoint: What to evaluate.
+        trainer: The trainer of the run.
+        checkpoint: The checkpoint to evaluate.
 
     Returns:
-        One line for a shell; ``SHARDS`` stands for those that the run does not name.
+        One line for a shell, with the word ``SHARDS`` if the run names none.
     """
     sources: Any = getattr(getattr(trainer, "datamodule", None), "evaluation_sources", {})
     sets: dict[str, Any] = next((sources[kind] for kind in ("validation", "test", "predict") if sources.get(kind)), {})
@@ -66,7 +66,7 @@ def evaluation_command(trainer: Trainer, checkpoint: Path) -> str:
 
 
 def _length(trainer: Trainer) -> Iterator[str]:
-    """Samples, passes and batches, as far as the datamodule tells them."""
+    """Samples, passes and batches, if the datamodule has them."""
     data: Any = getattr(trainer, "datamodule", None)
     loader: Any = trainer.train_dataloader
     samples = f"{len(loader.dataset):,} samples" if hasattr(getattr(loader, "dataset", None), "__len__") else "samples"
@@ -95,7 +95,7 @@ def _parts(module: LightningModule) -> Iterator[str]:
 
 
 def _size(parameter: Any) -> int:
-    """Numbers of a whole parameter; DeepSpeed's stage 3 leaves an empty one where another rank holds it."""
+    """Elements of a complete parameter; with ZeRO-3 the parameter is empty if another rank has it."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 

@@ -1,4 +1,4 @@
-"""Says in one line what is wrong with a setting, and which name may have been meant."""
+"""Explains in one line what is wrong with a setting, and suggests the nearest name."""
 
 import difflib
 import importlib
@@ -22,15 +22,15 @@ class SettingsError(ValueError):
 
 
 def near_name(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'X'?`` where a known name is like the given one, else nothing."""
+    """``; did you mean 'X'?`` if a known name is similar to the given one, else an empty text."""
     found = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
 def explain(message: str, options: Sequence[str], files: Sequence[str] = ()) -> str:
-    """Shorten what the parser says to its cause, and add names that may have been meant.
+    """Shorten the parser's message to its cause, and suggest similar names.
 
-    Source: the forms are those of jsonargparse 4.53; one that is not known here is only put into one line.
+    Source: the messages are those of jsonargparse 4.53; an unknown one is only put on one line.
 
     Args:
         message: The parser's message.
@@ -59,10 +59,10 @@ def explain(message: str, options: Sequence[str], files: Sequence[str] = ()) -> 
 
 
 def explain_trainer(message: str, accelerator: object, devices: object) -> str:
-    """Say what is wrong with the trainer's settings.
+    """Explain what is wrong with the trainer's settings.
 
     Args:
-        message: What Lightning says.
+        message: Lightning's message.
         accelerator: ``trainer.accelerator``.
         devices: ``trainer.devices``.
 
@@ -84,7 +84,7 @@ def explain_trainer(message: str, accelerator: object, devices: object) -> str:
 
 
 def _near_key(name: str, options: Sequence[str]) -> str:
-    """The nearest key; of keys inside a part, which the parser does not list, the nearest beginning."""
+    """The most similar key. Keys inside a part are not listed by the parser, so only their first word is compared."""
     found = near_name(name, options)
     if found:
         return found
@@ -109,7 +109,7 @@ def _unknown_option(text: str) -> str | None:
 def _parameters(class_path: str) -> list[str]:
     try:
         return list(inspect.signature(pkgutil.resolve_name(class_path)).parameters)
-    except (ImportError, AttributeError, ValueError, TypeError):  # no class of that name, or one that does not tell
+    except (ImportError, AttributeError, ValueError, TypeError):  # no class of that name, or one without a signature
         return []
 
 
@@ -150,7 +150,7 @@ def _wrong_class(text: str) -> str | None:
 
 
 def _failed_class(text: str) -> str | None:
-    """What a class itself says against its settings, or an import that it needs."""
+    """The error that a class raises about its settings, or about a package that it needs."""
     match = re.search(r"Problem with given class_path '([^']+)':\s*(.+?)(?=\n\s*- |\nGiven value|\Z)", text, re.DOTALL)
     return match and f"{match[1].rsplit('.', 1)[-1]}: {' '.join(match[2].split())}"
 

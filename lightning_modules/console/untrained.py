@@ -1,4 +1,4 @@
-"""Tells which parts of a model have random weights where no checkpoint was given."""
+"""Finds the parts of a model that have random weights without a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,13 @@ PARTS = ("encoder", "bridge", "language_model")
 
 
 def untrained_parts(model: Mapping[str, Any]) -> list[str]:
-    """The parts that begin with random weights, as the config has them.
+    """The parts that have random weights according to the config.
 
     Args:
         model: ``model`` of a run's config.
 
     Returns:
-        Their names. A part is pretrained if its ``weights`` say so or, where it has no such setting, a path does.
+        Their names. A part is pretrained if its option ``weights`` says so or, without this option, if it has a path.
     """
     return [name for name in PARTS if model.get(name) is not None and _is_random(model[name])]
 
@@ -26,17 +26,17 @@ def _is_random(part: Mapping[str, Any]) -> bool:
 
 
 def _needs_none(part: Mapping[str, Any]) -> bool:
-    """An encoder that reads cached features has no weights."""
+    """Whether a part has no weights, as an encoder that reads cached features."""
     return ".encoders." in str(part.get("class_path"))
 
 
 def warning_of(parts: list[str], command: str, option: str = "--ckpt_path") -> str:
-    """What to print before such a model is evaluated.
+    """The warning to print before a model with random weights is evaluated.
 
     Args:
         parts: Names of the parts.
-        command: What runs, such as ``validate``.
-        option: The command's option that names a checkpoint.
+        command: The command, such as ``validate``.
+        option: The command's option for a checkpoint.
     """
     return (
         f"WARNING: no {option} was given, so {command} runs with random weights of {' and '.join(parts)}: the answers "

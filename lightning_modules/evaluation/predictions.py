@@ -1,4 +1,4 @@
-"""Answers as JSON lines: what is written of every question, and how it is read back."""
+"""Predictions as JSON lines: the record of one answered question, written by a callback and read back."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from lightning_modules.evaluation.scoring import SKIPPED_KEY, is_exact_match
 
 
 class Prediction(NamedTuple):
-    """A question, its reference answer and what the model said: one line of ``predictions.jsonl``."""
+    """A question, its reference answer and the model's answer: one line of ``predictions.jsonl``."""
 
     key: str  # sample
     id: str  # conversation of the sample
@@ -27,17 +27,17 @@ class Prediction(NamedTuple):
     media: str = ""  # file that the sample was made from, where its shard names one; earlier files lack it
 
 
-def judge_answers(questions: Sequence[Any], answers: Sequence[str]) -> list[Prediction]:
-    """Put generated answers beside the questions of their batch.
+def score_answers(questions: Sequence[Any], answers: Sequence[str]) -> list[Prediction]:
+    """Score the generated answers of a batch.
 
     The length of a video is the one that its sample's ``meta`` names as ``length``, else its number of frames.
 
     Args:
         questions: Questions of a batch; ``datamodules.batch.Question`` has what is read.
-        answers: One generated answer a question.
+        answers: One generated answer for each question.
 
     Returns:
-        One prediction a question, in the same order; none for a stand-in of samples that were left out.
+        One prediction for each question, in the same order; none for the empty sample of a skipped batch.
     """
     return [
         Prediction(
@@ -58,7 +58,7 @@ def judge_answers(questions: Sequence[Any], answers: Sequence[str]) -> list[Pred
 
 
 def to_json_lines(predictions: Iterable[Prediction]) -> str:
-    """One JSON object a line, each line ended."""
+    """One JSON object a line; the last line ends with a line break too."""
     return "".join(json.dumps(prediction._asdict(), ensure_ascii=False) + "\n" for prediction in predictions)
 
 
@@ -66,14 +66,14 @@ def read_predictions(path: Path) -> list[Prediction]:
     """Read predictions back.
 
     Args:
-        path: JSON lines that ``PredictionWriter`` wrote. A last line without its line end was cut off while it was
-            written, and is left out.
+        path: JSON lines that ``PredictionWriter`` wrote. A last line without line break was not written
+            completely and is ignored.
 
     Returns:
         The predictions in the order of the file.
 
     Raises:
-        ValueError: A line is no prediction; a report over the rest would be about other questions.
+        ValueError: A line is no prediction. It is not ignored, because the report would lack its question.
     """
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     predictions = []
@@ -83,7 +83,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number} is no prediction ({error}): {line[:80]!r}. Remove the line to have its "
-                "question asked again, or the file to begin anew"
+                "question asked again, or remove the file to ask all of them again"
             ) from error
     return predictions
 
@@ -95,14 +95,14 @@ def _from_fields(kind: str | None = None, **fields: Any) -> Prediction:
 
 
 class PredictionWriter(Callback):
-    """Writes the answers of ``predict`` as JSON lines, batch by batch, so that a stopped run keeps what it has.
+    """Writes the answers of ``predict`` as JSON lines after each batch, so that a stopped run has its answers on disk.
 
-    With several processes each writes its own file: the first the one that is asked for, the others one beside it
-    that ends in ``.rank1.jsonl`` and so on.
+    Every process writes its own file: the first one ``path``, the others files in the same folder that end in
+    ``.rank1.jsonl`` and so on.
 
     Args:
         path: File to write. By default ``predictions.jsonl`` in the run's log folder.
-        append: Write behind what an existing file holds, instead of refusing it.
+        append: Append to an existing file, instead of raising an error.
     """
 
     def __init__(self, path: str | None = None, *, append: bool = False) -> None:
@@ -114,7 +114,7 @@ class PredictionWriter(Callback):
         """Open the file.
 
         Raises:
-            FileExistsError: It is there already; answers of two runs in one file cannot be told apart.
+            FileExistsError: The file exists; answers of two runs in one file could not be distinguished.
         """
         folder = trainer.log_dir or trainer.default_root_dir  # asked on every rank: it is agreed on between them
         path = Path(self.path or Path(folder) / "predictions.jsonl")
@@ -139,7 +139,7 @@ class PredictionWriter(Callback):
     ) -> None:
         """Write the batch's answers."""
         assert self._file is not None
-        self._file.write(to_json_lines(judge_answers(batch.questions, outputs)))
+        self._file.write(to_json_lines(score_answers(batch.questions, outputs)))
         self._file.flush()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

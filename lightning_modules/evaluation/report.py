@@ -1,4 +1,4 @@
-"""From predictions to a report: accuracy by length of video and category of question, as JSON, Markdown and a plot."""
+"""Makes a report of predictions: accuracy by length of video and category of question, as JSON, Markdown and a plot."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def build_report(
 
     Args:
         predictions: At least one.
-        about: What was evaluated; taken into the report as it is.
+        about: What was evaluated; copied into the report.
         skipped: What was left out, one record a sample with ``shard``, ``key``, ``kind`` and ``reason``, and ``media``
             where its file is known.
 
@@ -44,7 +44,7 @@ def build_report(
         number of samples that were left out, the same by kind of reason, and the records. Can be written as JSON.
 
     Raises:
-        ValueError: There is no prediction, so nothing can be said.
+        ValueError: There is no prediction.
     """
     if not predictions:
         raise ValueError("there is no prediction to report on; did the shards hold any question?")
@@ -114,7 +114,7 @@ def _skipped_lines(skipped: Mapping[str, Any]) -> Iterator[str]:
     if not skipped["samples"]:
         return
     counts = ", ".join(f"{kind}: {count}" for kind, count in skipped["by_kind"].items())
-    yield from ("## Left out", "", f"Samples that could not be judged: {skipped['samples']} ({counts}).")
+    yield from ("## Left out", "", f"Samples that could not be evaluated: {skipped['samples']} ({counts}).")
     yield from ("Their questions count neither as right nor as wrong.", "")
     yield from (_line(["key", "file", "kind", "reason"]), _line(["---"] * 4))
     for sample in skipped["which"][:_NUM_SHOWN]:

@@ -67,7 +67,7 @@ def begin(out: Path, about: dict[str, Any], restart: bool) -> list[Prediction]:
         differing = sorted(key for key in {*earlier, *about} if earlier.get(key) != about.get(key))
         raise ValueError(
             f"{out} holds answers of another evaluation: {', '.join(differing)} differ. Choose another --out, or give "
-            "--restart to begin anew"
+            "--restart to ask all questions again"
         )
     return read_predictions(predictions)
 

@@ -1,4 +1,4 @@
-"""Scores generated answers and counts them by group. Knows neither models nor files."""
+"""Scores generated answers and counts the right ones by group. Uses neither models nor files."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 SKIPPED_KEY = ""
-"""Sample key of a stand-in for samples that were all left out. Nothing of it is scored, counted or written."""
+"""Key of the empty sample that stands for a batch whose samples were all skipped. It is not scored or written."""
 
 NO_CATEGORY = "(no category)"
 """Category, in reports and logs, of questions whose sample names none."""
@@ -30,7 +30,7 @@ class Accuracy(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the share, from the Wilson-centred variance: not zero at 0 % or 100 %."""
+        """Standard error of the share, from the Wilson-centred variance, which is not zero at 0 % or 100 %."""
         if not self.total:
             return math.nan
         centred = (self.correct + 2) / (self.total + 4)
@@ -38,12 +38,12 @@ class Accuracy(NamedTuple):
 
 
 def normalise_answer(text: str) -> str:
-    """Lower case, without punctuation, articles and surplus blanks."""
+    """Lower case, without punctuation, articles and repeated blanks."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def is_exact_match(prediction: str, answer: str) -> bool:
-    """Whether both say the same after normalisation."""
+    """Whether prediction and answer are equal after normalisation."""
     return normalise_answer(prediction) == normalise_answer(answer)
 
 
@@ -60,11 +60,11 @@ class AccuracyCounter:
         entry[1] += 1
 
     def counts(self) -> dict[tuple[str, ...], tuple[int, int]]:
-        """Right and all answers by labels: plain data that can travel between ranks."""
+        """Number of right answers and of all answers by labels: plain data, which ranks can exchange."""
         return {labels: (correct, total) for labels, (correct, total) in self._counts.items()}
 
     def merge(self, others: Iterable[Mapping[tuple[str, ...], tuple[int, int]]]) -> None:
-        """Add what other counters counted."""
+        """Add the counts of other counters."""
         for counts in others:
             for labels, (correct, total) in counts.items():
                 entry = self._counts[labels]

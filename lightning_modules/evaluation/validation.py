@@ -1,4 +1,4 @@
-"""Judges a batch: the loss of its reference answers, and whether the generated answers are right."""
+"""Evaluates batches: the loss of the reference answers, and whether the generated answers are right."""
 
 from collections import Counter
 from typing import Any
@@ -15,7 +15,7 @@ class ValidationMetrics:
 
     Attributes:
         counter: Right answers of this rank by evaluation set and category; of all ranks after ``log_accuracies``.
-        left_out: Samples that this rank left out by evaluation set; all ranks did after ``log_accuracies``.
+        left_out: Samples that this rank skipped, by evaluation set; of all ranks after ``log_accuracies``.
     """
 
     def __init__(self) -> None:
@@ -26,13 +26,13 @@ class ValidationMetrics:
         """Log the loss of one batch, answer its questions and count the right answers.
 
         Args:
-            module: What is judged; the loss is logged through it.
+            module: The module whose model is evaluated; logs the loss.
             batch: Questions with their reference answers.
             stage: ``val`` or ``test``.
             name: The evaluation set.
 
         Returns:
-            The generated answers, one a conversation.
+            The generated answers, one for each conversation.
         """
         visual = module.built.visual_tokens(batch)
         text = text_of(batch)
@@ -55,9 +55,9 @@ class ValidationMetrics:
         return answers
 
     def log_accuracies(self, module: TrainingModule, stage: str) -> None:
-        """Log the accuracies over all ranks: of everything, of every set, of every kind of question in a set.
+        """Log the accuracies over all ranks: overall, of every set, and of every category of question in a set.
 
-        Of sets from which samples were left out, log also how many.
+        Of sets with skipped samples, log their number too.
         """
         world_size = module.trainer.world_size
         if world_size > 1:

@@ -1,4 +1,4 @@
-"""Callbacks that show in TensorBoard how training goes; docs/monitoring.md tells what every curve means."""
+"""Callbacks that write training curves and pictures to TensorBoard; docs/monitoring.md explains every curve."""
 
 from lightning_modules.monitoring.gradients import GradientMonitor
 from lightning_modules.monitoring.inspection import VideoInspection

@@ -1,4 +1,4 @@
-"""Clocks that are set without waiting for the device, and read later."""
+"""Measures time without waiting for the device: marks are set at once and read later."""
 
 import time
 from typing import Any, Protocol
@@ -7,20 +7,20 @@ import torch
 
 
 class Clock(Protocol):
-    """Marks moments of the work."""
+    """Sets time marks in the sequence of operations."""
 
     def mark(self) -> Any:
-        """Mark this moment."""
+        """Set a mark after the operations so far."""
 
     def has_passed(self, mark: Any) -> bool:
-        """Whether the device has come there."""
+        """Whether the device has reached a mark."""
 
     def seconds(self, start: Any, end: Any) -> float:
-        """Time between two marks that have passed."""
+        """Time between two marks that the device has reached."""
 
 
 class HostClock:
-    """Time of the process. Right where work is done when a call returns, as on a CPU."""
+    """Clock of the process. Correct if operations are finished when their call returns, as on a CPU."""
 
     def mark(self) -> float:
         """See ``Clock``."""
@@ -36,7 +36,7 @@ class HostClock:
 
 
 class CudaClock:
-    """Time on the GPU's own stream. The process runs ahead of it; waiting for it at every mark would slow training."""
+    """Clock of the GPU's stream, which the process does not wait for: waiting at every mark would slow training."""
 
     def mark(self) -> Any:
         """See ``Clock``."""
@@ -54,5 +54,5 @@ class CudaClock:
 
 
 def clock_of(device: torch.device) -> Clock:
-    """The clock that is right for work on a device."""
+    """The clock for operations on a device."""
     return CudaClock() if device.type == "cuda" else HostClock()

@@ -1,4 +1,4 @@
-"""How much memory a rank has used at most."""
+"""Measures the peak memory of a rank."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ _STATUS = Path("/proc/self/status")
 def peak_memory(device: torch.device) -> dict[str, float]:
     """Peak memory of this rank in GiB, by kind.
 
-    On CUDA ``allocated`` and ``reserved`` since the last call, which start anew; elsewhere ``resident``, the process's
-    since it began, where the system tells (Linux).
+    On CUDA ``allocated`` and ``reserved`` since the last call, which resets them. Elsewhere, on Linux only,
+    ``resident`` of the process since its start.
     """
     if device.type == "cuda":
         peaks = {

@@ -1,4 +1,4 @@
-"""How many directions a set of tokens uses."""
+"""Computes how many directions a set of tokens spans."""
 
 import torch
 from torch import Tensor

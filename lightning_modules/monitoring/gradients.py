@@ -1,4 +1,4 @@
-"""How large the gradients are, part by part."""
+"""Logs the gradient norm of each part."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,11 +17,11 @@ from lightning_modules.optimization.accumulation import is_accumulating
 
 
 class GradientMonitor(Callback):
-    """Logs the gradients' norm, of every part that has some and of all together, and how much of it clipping takes.
+    """Logs the gradient norm of every part and of all parts together, and the share that clipping removes.
 
-    Norms are those of the averaged gradients before clipping. With FSDP2 and ZeRO, where a rank has only a share of
-    every gradient, the shares' squares are summed over the ranks. ``clipped_away`` is the share of the gradient that
-    clipping by norm takes: 0 where the norm is below ``trainer.gradient_clip_val``.
+    Norms are those of the averaged gradients before clipping. With FSDP2 and ZeRO a rank has only a shard of every
+    gradient, so the squares of the shards are summed over the ranks. ``clipped_away`` is the share of the gradient norm
+    that clipping removes: 0 if the norm is below ``trainer.gradient_clip_val``.
     """
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -30,7 +30,7 @@ class GradientMonitor(Callback):
         Raises:
             TypeError: The LightningModule is another than this project's.
         """
-        if not logs_after_this_step(trainer) or is_accumulating(trainer):  # DeepSpeed comes here with every batch
+        if not logs_after_this_step(trainer) or is_accumulating(trainer):  # DeepSpeed calls this for every batch
             return
         module = as_training_module(pl_module, self)
         rates = module.rates
@@ -52,14 +52,14 @@ class GradientMonitor(Callback):
 def gradient_norms(trainer: Trainer, parts: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, float]:
     """L2 norm of the gradients of named groups of parameters.
 
-    A collective call where gradients are shared out over ranks.
+    A collective call if gradients are sharded over ranks.
 
     Args:
         trainer: The trainer, before it clips and steps.
         parts: The groups.
 
     Returns:
-        Norm of each group that has gradients which are not all zero; of a frozen part they are.
+        Norm of each group whose gradients are not all zero, as those of a frozen part are.
     """
     scale = float(getattr(getattr(trainer.model, "optimizer", None), "loss_scale", 1.0))  # of DeepSpeed in float16
     squares = {name: _own_squares(parameters, trainer.world_size) for name, parameters in parts.items()}
@@ -73,7 +73,7 @@ def gradient_norms(trainer: Trainer, parts: Mapping[str, Iterable[nn.Parameter]]
 
 
 def _own_squares(parameters: Iterable[nn.Parameter], world_size: int) -> Tensor:
-    """What this rank adds to the sum of squares over all ranks."""
+    """This rank's part of the sum of squares over all ranks."""
     by_share: dict[float, list[Tensor]] = {}
     device = torch.device("cpu")
     for parameter in parameters:
@@ -88,9 +88,9 @@ def _own_squares(parameters: Iterable[nn.Parameter], world_size: int) -> Tensor:
 
 
 def _own_gradient(parameter: Any, world_size: int) -> tuple[Tensor | None, float]:
-    """What this rank holds of a gradient, and one over the number of ranks that hold the same."""
+    """This rank's shard of a gradient, and one over the number of ranks that have the same shard."""
     if is_zero3_sharded(parameter):
-        from deepspeed.utils import safe_get_local_grad  # an optional dependency, and at hand here
+        from deepspeed.utils import safe_get_local_grad  # an optional dependency, installed if this is ZeRO
 
         return safe_get_local_grad(parameter), 1.0
     if hasattr(parameter, "_hp_mapping"):  # ZeRO-1 and 2
@@ -102,13 +102,13 @@ def _own_gradient(parameter: Any, world_size: int) -> tuple[Tensor | None, float
 
 
 def _fragment(parameter: Any) -> Tensor | None:
-    """The piece of a gradient that ZeRO-1 and 2 leave on this rank; None where it lies on others."""
+    """The shard of a gradient that ZeRO-1 and 2 leave on this rank; None if other ranks have it."""
     mapping = parameter._hp_mapping
     if mapping is None:
         return None
     gradient: Tensor = mapping.get_lp_grad_fragment(parameter._index_in_param_group).flatten()
     address = mapping.lp_fragment_address
-    # Some of its optimizers keep the whole gradient on every rank; of that, only the own piece counts.
+    # Some of its optimizers have the complete gradient on every rank; only this rank's shard of it counts.
     return gradient.narrow(0, address.start, address.numel) if gradient.numel() == parameter.numel() else gradient
 
 
@@ -117,7 +117,7 @@ def _is_shared_out(parameter: Any) -> bool:
 
 
 def _clipping_limit(trainer: Trainer) -> float:
-    """Largest norm that clipping leaves; 0 where it clips otherwise or not at all."""
+    """Largest norm after clipping; 0 if gradients are not clipped by norm."""
     settings: Any = trainer  # Lightning sets these where a type checker does not see them
     algorithm = settings.gradient_clip_algorithm
     return float(settings.gradient_clip_val or 0.0) if algorithm in (None, "norm") else 0.0

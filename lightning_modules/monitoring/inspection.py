@@ -1,4 +1,4 @@
-"""Shows what the model does with single videos."""
+"""Shows segments, attention and answers of single videos in TensorBoard."""
 
 import re
 import warnings
@@ -15,20 +15,20 @@ from lightning_modules.monitoring.listening import ModelListener
 from lightning_modules.monitoring.video_figures import SegmentedVideo, draw_video
 
 _NOT_OF_A_TAG = re.compile(r"[^-/\w.]")
-"""What TensorBoard does not take in a name."""
+"""A character that TensorBoard does not allow in a name."""
 
 
 class VideoInspection(Callback):
-    """Shows, after every validation, what the model made of a few videos and what it answered.
+    """Shows in TensorBoard, after every validation, how the model segmented a few videos and what it answered.
 
     For the first videos of every validation set: the frames with the segment boundaries, the similarity of neighbouring
     frames and its depth, the memory readout's attention over the segments (where the readout attends to them and its
-    weights are whole: not with ZeRO-3 and FSDP2), and question, reference and generated answer as text. For every set:
+    weights are not sharded: not with ZeRO-3 and FSDP2), and question, reference and answer as text. For every set:
     a histogram of the number of segments a video.
 
-    Nothing is computed twice: the callback listens to encoder and bridge while validation runs. Only the first process
-    shows its share, and makes no call that others would have to make with it. Needs a logger that takes figures and
-    text, such as ``TensorBoardLogger``; without one it warns once.
+    Nothing is computed twice: hooks record the outputs of encoder and bridge while validation runs. Only the first rank
+    shows its videos, and makes no collective call. Needs a logger that accepts figures and text, such as
+    ``TensorBoardLogger``; without one it warns once.
 
     Args:
         num_videos: Videos to show of every validation set.
@@ -48,7 +48,7 @@ class VideoInspection(Callback):
         self._has_warned = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start listening to the model.
+        """Start recording outputs of the model.
 
         Raises:
             TypeError: The LightningModule is another than this project's.
@@ -64,7 +64,7 @@ class VideoInspection(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Forget the batch before."""
+        """Remove the records of the batch before."""
         if self._listener is not None:
             self._listener.clear()
 
@@ -77,7 +77,7 @@ class VideoInspection(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Note the segment counts and show the batch's first videos, until enough are shown."""
+        """Record the segment counts, and show the batch's first videos until ``num_videos`` are shown."""
         listener = self._listener
         num_videos = batch.frame_counts.numel()
         if listener is None or not num_videos:
@@ -90,19 +90,19 @@ class VideoInspection(Callback):
             self._num_shown[name] = num_shown + num_new
             with trainer.precision_plugin.val_step_context():
                 videos = listener.describe_videos(batch)
-            for place in range(num_new):
-                self._show(trainer.global_step, name, batch, outputs, place, videos[place])
+            for index in range(num_new):
+                self._show(trainer.global_step, name, batch, outputs, index, videos[index])
         listener.clear()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the histograms and stop listening."""
+        """Show the histograms and stop recording."""
         if self._listener is not None:
             for name, counts in self._segment_counts.items():
                 self._experiment.add_histogram(f"segments_a_video/{name}", torch.cat(counts), trainer.global_step)
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop listening."""
+        """Stop recording."""
         self._stop()
 
     def _show(

@@ -1,4 +1,4 @@
-"""Looks into a model while it runs, without running anything again."""
+"""Records outputs of encoder and bridge while a model runs, so that nothing is computed twice."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from lightning_modules.monitoring.video_figures import SegmentedVideo
 
 
 class ModelListener:
-    """Keeps what encoder and bridge give for the batch that runs.
+    """Records the outputs of encoder and bridge for the current batch.
 
     Args:
-        model: The model to listen to, until ``remove``.
+        model: The model; its outputs are recorded until ``remove``.
     """
 
     def __init__(self, model: VideoLanguageModel) -> None:
@@ -34,15 +34,15 @@ class ModelListener:
         return torch.stack(self._has_segment).sum(dim=0)
 
     def describe_videos(self, batch: VideoTextBatch) -> list[SegmentedVideo]:
-        """Collect what there is to draw of every video of the batch that ran, on the CPU.
+        """Collect the data to draw of every video of the batch, on the CPU.
 
-        Makes no collective call, so a single rank may ask.
+        Makes no collective call, so a single rank may call it.
 
         Args:
             batch: The batch; holds at least one video.
 
         Returns:
-            One record a video, untitled.
+            One record for each video, without title.
         """
         assert self._features is not None, "asked before the model ran"
         counts = batch.frame_counts.tolist()
@@ -67,12 +67,12 @@ class ModelListener:
         return videos
 
     def clear(self) -> None:
-        """Forget the batch."""
+        """Remove the records of the batch."""
         self._features = self._state = None
         self._has_segment = []
 
     def remove(self) -> None:
-        """Stop listening."""
+        """Stop recording."""
         for handle in self._handles:
             handle.remove()
 

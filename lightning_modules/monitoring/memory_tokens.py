@@ -1,4 +1,4 @@
-"""What the bridge's memory looks like after a video's last segment."""
+"""Logs norm and effective rank of the bridge's memory, and how many segments it admitted."""
 
 from typing import Any
 
@@ -19,21 +19,21 @@ from lightning_modules.optimization.accumulation import is_accumulating
 class MemoryTokenMonitor(Callback):
     """Logs the memory tokens' mean norm and effective rank after the last segment, and the share admitted to memory.
 
-    Means over the videos of the last batch of a step that Lightning writes, of all ranks. The effective rank lies
-    between 1, where all tokens say the same, and their number. The share of segments that a selective memory admitted
-    is logged where the bridge's ``diagnostics`` have ``admitted``; the others where they have ``memory``.
+    Means over the videos of the last batch of a logged step, of all ranks. The effective rank is between 1, if all
+    tokens are equal, and their number. The share of admitted segments is logged if the bridge's ``diagnostics`` have
+    ``admitted``, the other two if they have ``memory``.
 
-    Only what training computes anyway is looked at, through a hook in the steps that are logged.
+    A hook reads what training computes, in the logged steps only; nothing is computed again.
     """
 
     def __init__(self) -> None:
         self._listening: Any = None
         self._shown = BridgeDiagnostics()  # after the last segment
         self._has_segment: list[Tensor] = []  # [V] bool a segment
-        self._num_videos = 0  # a batch without any runs a stand-in
+        self._num_videos = 0  # 0 if the batch has no video; the bridge then reads an empty one
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Listen to the bridge, if this step is logged.
+        """Record outputs of the bridge, if this step is logged.
 
         Raises:
             TypeError: The LightningModule is another than this project's.
@@ -46,14 +46,14 @@ class MemoryTokenMonitor(Callback):
             self._listening = model.bridge.register_forward_hook(self._on_segment_read)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Stop listening: segments that activation checkpointing reads again are no new ones."""
+        """Stop recording: activation checkpointing reads the same segments again in the backward pass."""
         self._stop()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Log."""
         if not logs_after_this_step(trainer) or is_accumulating(trainer):
             return
-        # All ranks have the same bridge, so all come here, those too whose batch holds no video.
+        # A collective call: all ranks make it, also those whose batch has no video.
         norms, ranks, videos, admitted, segments = of_all_ranks(trainer, self._sums()).sum(dim=0).tolist()
         if videos:
             pl_module.log_dict({"memory_tokens/norm": norms / videos, "memory_tokens/effective_rank": ranks / videos})
@@ -62,7 +62,7 @@ class MemoryTokenMonitor(Callback):
         self._shown, self._has_segment = BridgeDiagnostics(), []
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop listening."""
+        """Stop recording."""
         self._stop()
 
     def _on_segment_read(self, bridge: nn.Module, inputs: tuple[SegmentInput, Any], state: Any) -> None:

@@ -15,7 +15,7 @@ class PeakFlops(NamedTuple):
 
 
 # NVIDIA's data sheets, the figures without sparsity. Lightning's own table counts H200 and H100 NVL with sparsity.
-# The first name all of whose words stand in the device's name holds, so special forms come before general ones.
+# The first entry counts whose words are all in the device's name, so special forms come before general ones.
 _PEAKS: dict[str, PeakFlops] = {
     # Blackwell: HGX B200 data sheet, an eighth of the board's figures.
     "B200": PeakFlops(2250.0, 1125.0, 75.0),
@@ -67,7 +67,7 @@ def peak_flops(device_name: str, precision: str, *, allows_tf32: bool) -> float 
 
 
 def peak_flops_of(device: torch.device, precision: str) -> float | None:
-    """``peak_flops`` of a device of this machine; None for CPUs, whose peak no name tells."""
+    """``peak_flops`` of a device of this machine; None for CPUs, whose name does not determine it."""
     if device.type != "cuda":
         return None
     allows_tf32 = torch.get_float32_matmul_precision() != "highest"

@@ -1,4 +1,4 @@
-"""A trace of a few training steps."""
+"""Records a profile of a few training steps."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ class StepProfiler(Callback):
     """Records what CPU and GPU do in a few training steps, and writes it as a trace for Perfetto and TensorBoard.
 
     Every rank writes ``profile/rank*.pt.trace.json.gz`` into the run's folder, as soon as the steps are recorded; see
-    docs/monitoring.md for how to look at it. Batches are counted, those of gradient accumulation too. Nothing is left
-    of it afterwards, but the recorded steps themselves run slower.
+    docs/monitoring.md for how to view it. Batches are counted, also those of gradient accumulation. The recorded steps
+    run slower; the others do not.
 
     Args:
-        skip_batches: Batches before it begins: the first ones allocate memory and choose kernels.
-        num_batches: Batches to record, after one that is recorded and dropped.
-        memory: Record also what every tensor takes and when it is freed.
+        skip_batches: Batches before recording begins; the first ones allocate memory and choose kernels.
+        num_batches: Batches to record, after one batch that is recorded and discarded.
+        memory: Also record the memory of every tensor and when it is freed.
 
     Raises:
         ValueError: A number is too small.
@@ -37,8 +37,8 @@ class StepProfiler(Callback):
         self._phase: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to wait for the steps to record."""
-        folder = trainer.log_dir or trainer.default_root_dir  # asked on every rank: it is agreed on between them
+        """Start the profiler, which waits for the steps to record."""
+        folder = trainer.log_dir or trainer.default_root_dir  # read on every rank, because it is a collective call
         self._profile = profile(
             schedule=schedule(skip_first=self.skip_batches, wait=0, warmup=1, active=self.num_batches, repeat=1),
             on_trace_ready=tensorboard_trace_handler(
@@ -72,7 +72,7 @@ class StepProfiler(Callback):
                 self._stop()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop, if the run was shorter than was to be recorded."""
+        """Stop if the run ended before all batches were recorded."""
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -8,19 +8,19 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 
 class TrainingProgressBar(TQDMProgressBar):
-    """Lightning's bar without the epoch, which counts nothing here: a run is one pass whose length is in steps.
+    """Lightning's progress bar without the epoch, because a run is one epoch whose length is given in steps.
 
     Shows what is logged with ``prog_bar=True``: the loss, samples a second, skipped steps. In a resumed run Lightning's
-    own has no length, or that of the rest, while it counts from the run's start.
+    own bar counts from the run's start but has no length, or that of the remaining steps.
     """
 
     def on_train_start(self, *args: Any) -> None:
-        """Make the bar."""
+        """Create the bar."""
         super().on_train_start(*args)
         self._begin()
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
-        """Begin again; not called where a run is resumed."""
+        """Reset the bar; not called if the run was resumed."""
         self._begin()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class TrainingProgressBar(TQDMProgressBar):
 
     def _begin(self) -> None:
         trainer = self.trainer
-        length = float(trainer.num_training_batches)  # that of the pass
+        length = float(trainer.num_training_batches)  # of one pass
         if trainer.max_steps > 0:
             length = min(length, trainer.max_steps * trainer.accumulate_grad_batches)
         self.train_progress_bar.reset(None if math.isinf(length) else int(length))

@@ -1,4 +1,4 @@
-"""How the callbacks bring the figures of all ranks together."""
+"""Gathers the numbers of all ranks for the callbacks."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def of_all_ranks(trainer: Trainer, values: Sequence[float]) -> Tensor:
-    """Exchange numbers, in one collective call that every rank has to make.
+    """Gather numbers of all ranks: a collective call, which every rank must make.
 
     Args:
-        trainer: Whose ranks.
+        trainer: The trainer of the run.
         values: This rank's n numbers.
 
     Returns:

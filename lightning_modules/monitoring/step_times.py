@@ -1,4 +1,4 @@
-"""Where the time of training steps goes."""
+"""Measures how long the phases of a training step take."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,18 +9,18 @@ from components.flops.step import StepWork
 from lightning_modules.monitoring.clocks import Clock
 
 PHASES = ("waiting_for_data", "forward", "backward", "optimizer")
-"""What a step is split into, in order and without gaps: a step begins where the one before ended."""
+"""Phases of a step, in order and without gaps: a step begins when the one before ends."""
 
 
 @dataclass
 class Step:
-    """One batch of training: marks between its phases, and what it held.
+    """One trained batch: time marks between its phases, and its size.
 
     Attributes:
-        marks: End of the step before (None after a pause, whose length means nothing), then the end of every phase.
+        marks: End of the step before (None after a pause, which is not counted), then the end of every phase.
         sizes: Samples, conversations and frames.
-        work: What the model had to do for it.
-        positions: Of the language model; None where it does not tell.
+        work: What the model computed for it.
+        positions: Positions that the language model read, without padding; None if it does not report them.
         computed_positions: The same with padding.
     """
 
@@ -41,9 +41,9 @@ class StepTimes:
     """Marks the phases of one batch after the other.
 
     Attributes:
-        clock: What marks.
-        running: The batch that runs.
-        ended: Those that ran and were not taken yet.
+        clock: Sets the marks.
+        running: The current batch.
+        ended: Finished batches that ``take`` has not returned yet.
     """
 
     clock: Clock
@@ -52,7 +52,7 @@ class StepTimes:
     _last_end: Any = None
 
     def begin(self) -> None:
-        """A batch has come."""
+        """A batch has been loaded."""
         self.running = Step([self._last_end, self.clock.mark()])
 
     def end_phase(self) -> None:
@@ -61,7 +61,7 @@ class StepTimes:
             self.running.marks.append(self.clock.mark())
 
     def end(self, sizes: tuple[int, int, int]) -> None:
-        """The batch is trained on."""
+        """Training on the batch has ended."""
         if self.running is None:
             return
         self._last_end = self.clock.mark()
@@ -72,15 +72,15 @@ class StepTimes:
         self.running = None
 
     def skip(self) -> None:
-        """What happened since the last batch ended is no waiting: the next one begins here."""
+        """Do not count the time since the last batch ended: the next step begins now."""
         self._last_end = self.clock.mark()
 
     def pause(self) -> None:
-        """Something else begins, of unknown length: what lies before the next batch is not counted."""
+        """Do not count the time until the next batch has been loaded."""
         self._last_end = None
 
     def take(self) -> list[Step]:
-        """The batches that the device has finished; the others are left for the next time."""
+        """Return the batches that the device has finished; the next call returns the others."""
         done = 0
         while done < len(self.ended) and self.clock.has_passed(self.ended[done].marks[-1]):
             done += 1

@@ -1,4 +1,4 @@
-"""How fast training runs, where its time goes and how much memory it takes."""
+"""Logs how fast training runs, how long its phases take and how much memory it uses."""
 
 import math
 from typing import Any
@@ -25,15 +25,15 @@ _COUNTS = ("samples", "conversations", "frames", "text_tokens", "positions", "co
 
 
 class ThroughputMonitor(Callback):
-    """Logs rates over all ranks, the split of the step's time, the share of the peak that is reached, and memory.
+    """Logs samples a second over all ranks, the time of each phase of a step, MFU (model FLOPs utilisation) and memory.
 
-    Values are means since they were last logged, which is every ``trainer.log_every_n_steps`` optimizer steps.
-    Validation and the writing of checkpoints are left out. On a GPU the time is that of its stream, read when it has
-    passed: no step waits for it. docs/monitoring.md tells what each value means.
+    Values are means since the last log, ``trainer.log_every_n_steps`` optimizer steps ago, without validation and the
+    writing of checkpoints. On a GPU the time is measured on its stream, and no step waits for it. docs/monitoring.md
+    explains each value.
 
     Args:
-        peak_flops: Operations a second that one device does at most, for devices that are not in the table of
-            ``peak_flops``; without it MFU is not logged on those, nor on CPUs.
+        peak_flops: Peak floating-point operations a second of one device, for devices that are not in the table of
+            ``peak_flops``; without it MFU is not logged on these and on CPUs.
 
     Raises:
         ValueError: ``peak_flops`` is not positive.
@@ -50,7 +50,7 @@ class ThroughputMonitor(Callback):
         self._listening: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting.
+        """Start measuring.
 
         Raises:
             TypeError: The LightningModule is another than this project's.
@@ -67,10 +67,10 @@ class ThroughputMonitor(Callback):
                 f"MFU is not logged: the peak of this device ({device.type}) in precision {trainer.precision} is not "
                 "known. Set ThroughputMonitor's peak_flops to the operations a second that it does at most"
             )
-        peak_memory(device)  # what was needed to get here is not training's
+        peak_memory(device)  # resets the peak: memory before training does not count
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """The wait for the batch is over."""
+        """The batch has been loaded."""
         self._times.begin()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
@@ -84,7 +84,7 @@ class ThroughputMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: EvaluatedBatch, batch_idx: int
     ) -> None:
-        """Count the batch; log where it is time."""
+        """Count the batch; log if it is due."""
         samples = len({question.key for question in batch.questions})
         self._times.end((samples, len(batch.questions), len(batch.frames)))
         every, step = logging_interval(trainer), trainer.global_step
@@ -94,19 +94,19 @@ class ThroughputMonitor(Callback):
             self._times.skip()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave validation out of the waiting."""
+        """Do not count validation as waiting for data."""
         self._times.pause()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Leave the writing of a checkpoint out of the waiting."""
+        """Do not count the writing of a checkpoint as waiting for data."""
         self._times.pause()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop counting."""
+        """Stop measuring."""
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop counting."""
+        """Stop measuring."""
         self._stop()
 
     def _on_forward(self, _module: nn.Module, inputs: tuple[VideoTextBatch], output: ModelOutput) -> None:
@@ -139,23 +139,23 @@ class ThroughputMonitor(Callback):
             module.log_dict({f"memory_gib/{kind}_mean": mean, f"memory_gib/{kind}_max": largest})
 
     def _sums(self, steps: list[Step]) -> list[float]:
-        """This rank's share: ``_COUNTS``, seconds of ``PHASES``, number of batches."""
-        sizes = [sum(step.sizes[place] for step in steps) for place in range(3)]
+        """Sums of this rank: ``_COUNTS``, seconds of ``PHASES``, number of batches."""
+        sizes = [sum(step.sizes[index] for step in steps) for index in range(3)]
         text_tokens = sum(int(step.work.text_tokens.sum()) for step in steps if step.work is not None)
-        told = [step for step in steps if step.positions is not None]
-        positions = sum(int(step.positions) for step in told if step.positions is not None)
-        computed = sum(step.computed_positions for step in told)
+        reported = [step for step in steps if step.positions is not None]
+        positions = sum(int(step.positions) for step in reported if step.positions is not None)
+        computed = sum(step.computed_positions for step in reported)
         seconds = [step.seconds(self._times.clock) for step in steps]
-        phases = [sum(each[place] for each in seconds) for place in range(len(PHASES))]
+        phases = [sum(each[index] for each in seconds) for index in range(len(PHASES))]
         return [*sizes, text_tokens, positions, computed, self._operations(steps), *phases, len(steps)]
 
     def _operations(self, steps: list[Step]) -> float:
-        """Operations that the model needed; NaN where they cannot be counted."""
+        """Floating-point operations that the model needed; NaN if they cannot be counted."""
         if self._flops is None:
             return math.nan
         try:
             return sum(self._flops.of(step.work).total for step in steps if step.work is not None)
-        except Exception as error:  # a part may be of any kind, and no curve is worth a run
+        except Exception as error:  # a part may be any class, and a missing curve must not stop a run
             self._flops = None
             rank_zero_warn(f"MFU is not logged: the operations of this model cannot be counted ({error!r})")
             return math.nan
@@ -187,14 +187,14 @@ def _split(phases: dict[str, float], num_steps: float) -> dict[str, float]:
 
 
 def _communication(trainer: Trainer) -> dict[str, float]:
-    """Seconds that gradients travelled in the last backward pass that DDP measured, and those nothing else hid.
+    """Seconds of gradient communication in the last backward pass that DDP measured, and those not hidden by computing.
 
-    DDP measures its first ten steps and every hundredth. Other strategies do not tell.
+    DDP measures its first ten steps and every hundredth. Other strategies do not measure it.
     """
     model = trainer.strategy.model
     if not isinstance(model, DistributedDataParallel):
         return {}
     measured: dict[str, Any] = model._get_ddp_logging_data()  # type: ignore[no-untyped-call]
-    whole = measured.get("backward_comm_time", math.nan) / 1e9
+    total = measured.get("backward_comm_time", math.nan) / 1e9
     hidden = measured.get("backward_compute_comm_overlap_time", math.nan) / 1e9
-    return {"communication": whole, "communication_not_hidden": whole - hidden}
+    return {"communication": total, "communication_not_hidden": total - hidden}

@@ -13,10 +13,10 @@ _CUT = {"color": "tab:red", "linewidth": 1.2}
 
 
 class SegmentedVideo(NamedTuple):
-    """What is drawn of one video of T frames, cut into S segments."""
+    """The data of one figure: a video of T frames in S segments."""
 
     title: str
-    frames: Tensor | None  # uint8 [T, 3, H, W]; None where only features are at hand
+    frames: Tensor | None  # uint8 [T, 3, H, W]; None with cached features
     segment_index: Tensor  # [T] int64
     similarity: Tensor  # [T - 1], of neighbouring frames
     depth: Tensor  # [T - 1], of the valleys of the similarity
@@ -24,13 +24,13 @@ class SegmentedVideo(NamedTuple):
 
 
 def draw_video(video: SegmentedVideo) -> Figure:
-    """Draw frames, similarity, depth and attention over one common axis of frames, with the cuts through all.
+    """Draw frames, similarity, depth and attention of a video over its frames, with lines between segments.
 
     Args:
         video: What to draw.
 
     Returns:
-        A figure with two panels, or three where there is attention.
+        A figure with two panels, or three with attention.
     """
     num_frames = len(video.segment_index)
     edges = segment_edges(video.segment_index)
@@ -71,19 +71,19 @@ def _draw_frames(axis: Any, frames: Tensor | None, num_frames: int) -> None:
         return
     shown = min(num_frames, _MOST_THUMBNAILS)
     width = num_frames / shown
-    for place in range(shown):
-        picture = _thumbnail(frames[int((place + 0.5) * width)])
-        axis.imshow(picture.numpy(), extent=(place * width, (place + 1) * width, 0, 1), aspect="auto")
+    for index in range(shown):
+        picture = _thumbnail(frames[int((index + 0.5) * width)])
+        axis.imshow(picture.numpy(), extent=(index * width, (index + 1) * width, 0, 1), aspect="auto")
 
 
 def _thumbnail(frame: Tensor) -> Tensor:
-    """Thin a frame ``[3, H, W]`` out to a small ``[h, w, 3]``."""
+    """Subsample a frame ``[3, H, W]`` to a small ``[h, w, 3]``."""
     step = max(1, max(frame.shape[1:]) // _THUMBNAIL_SIDE)
     return frame[:, ::step, ::step].permute(1, 2, 0)
 
 
 def _draw_curves(axis: Any, similarity: Tensor, depth: Tensor) -> None:
-    gaps = torch.arange(1, len(similarity) + 1).numpy()  # the gap after frame i lies at i + 1
+    gaps = torch.arange(1, len(similarity) + 1).numpy()  # the gap after frame i is at i + 1
     axis.plot(gaps, similarity.numpy(), marker=".", color="tab:blue")
     axis.set_ylabel("similarity", color="tab:blue")
     depth_axis = axis.twinx()

@@ -1,4 +1,4 @@
-"""What turns gradients into new weights: settings part by part, the optimizer, rates by step, steps left out."""
+"""From gradients to new weights: settings of each part, the optimizer, learning rates, skipped steps."""
 
 from lightning_modules.optimization.groups import build_optimizer
 from lightning_modules.optimization.rates import RateSchedule

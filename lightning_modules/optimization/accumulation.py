@@ -7,9 +7,9 @@ from lightning.pytorch.callbacks import Callback
 
 
 def is_accumulating(trainer: Trainer) -> bool:
-    """Whether the batch at hand only adds to the gradient: no optimizer step belongs to it.
+    """Whether the current batch only adds to the gradient, without an optimizer step at its end.
 
-    Holds from the batch's start to the end of its hooks, so for a checkpoint too that is written there.
+    Correct from the batch's start to the end of its hooks, and so for a checkpoint that a hook writes.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
     ready = progress.current.ready
@@ -18,16 +18,16 @@ def is_accumulating(trainer: Trainer) -> bool:
 
 
 class WholeSteps(Callback):
-    """Makes a checkpoint that is written between the batches of an optimizer step begin with that step again.
+    """Lets a checkpoint that was written within an optimizer step resume at the beginning of that step.
 
-    Such a checkpoint holds no gradient. So it must not count the batches of the step as trained: the run that goes on
-    from it trains on them once more, from the same weights, and equals the uninterrupted one. ``KeepCheckpoints``
-    writes one where it has a ``monitor`` and validation comes in the middle of a step (``val_check_interval``); so may
-    own calls. The data's own position does the same (``InstructionDataModule.state_dict``).
+    Such a checkpoint holds no gradient, so it must not count the batches of the step as trained. The resumed run trains
+    on them again, from the same weights, and equals the uninterrupted one. ``KeepCheckpoints`` writes such a checkpoint
+    if it has a ``monitor`` and validation happens within a step (``val_check_interval``). The position in the data is
+    set back in the same way (``InstructionDataModule.state_dict``).
     """
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the batches of the unfinished step back from the counts."""
+        """Subtract the batches of the unfinished step from the counts."""
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress  # Lightning types it too narrowly
         begun = progress.current.processed % trainer.accumulate_grad_batches
         if trainer.state.fn != "fit" or not begun or progress.current.processed >= trainer.num_training_batches:

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW that can leave out groups and whole steps, and keeps averages of the weights."""
+"""The optimizer: AdamW that can skip parameter groups and steps, and stores averages of the weights."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,25 +12,25 @@ AVERAGE = "average"
 
 
 class PartwiseAdamW(AdamW):
-    """AdamW over groups that may begin to train late, with averages of the weights beside the moments.
+    """AdamW whose groups may begin to train later, and which can average the weights.
 
-    - A group whose rate is zero is left alone: no update, no decay, no moments (they take memory from its first step
-      on, not before).
-    - A group with an ``average_decay`` keeps the state ``average``: float32, as large as the parameter, so it is
-      sharded, moved and saved as the moments are. In the parameter's t-th update it moves towards the new weights by
-      ``max(1 - average_decay, 1 / t)``: it is the plain mean of all weights so far, until an exponential average with
-      that decay would forget faster, and the starting weights are never in it.
-    - With ``skips`` set, a step does nothing at all.
+    - A group with learning rate zero is skipped: no update, no weight decay, and no moments in memory before its first
+      step.
+    - A group with an ``average_decay`` has one more state, ``average``: float32, of the parameter's shape, and thus
+      sharded, moved and saved like the moments. In the t-th update it moves towards the new weights by
+      ``max(1 - average_decay, 1 / t)``. It is thus the mean of all weights so far, and later an exponential average;
+      the initial weights are not in it.
+    - With ``skips`` set, ``step`` does nothing.
 
     DeepSpeed's ZeRO calls ``step`` inside its engine, once for every group, with flat partitions as parameters.
 
     Args:
         groups: Parameter groups with ``name``, ``params``, ``lr``, ``weight_decay`` and ``average_decay`` (or None).
-        betas: Moment factors.
+        betas: Decay rates of the two moments.
 
     Attributes:
-        skips: Whether the next steps are left out.
-        num_updates: Calls of ``step`` that were not left out.
+        skips: Whether the next steps are skipped.
+        num_updates: Calls of ``step`` that were not skipped.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], betas: tuple[float, float]) -> None:
@@ -40,7 +40,7 @@ class PartwiseAdamW(AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the groups that train, unless the step is left out.
+        """Update the groups that train, unless the step is skipped.
 
         Args:
             closure: Runs first, with gradients; it may set ``skips``.
@@ -80,5 +80,5 @@ class PartwiseAdamW(AdamW):
             if AVERAGE not in state:
                 state[AVERAGE] = weights.clone()
             else:
-                # The step counter lies on the CPU (only fused and capturable kernels move it), so reading it is free.
+                # The step counter is on the CPU (only fused and capturable kernels move it), so reading it is free.
                 state[AVERAGE].lerp_(weights, max(1.0 - decay, 1.0 / float(state["step"])))

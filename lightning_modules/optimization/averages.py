@@ -10,30 +10,30 @@ from lightning_modules.interfaces import as_training_module
 
 
 class AveragesInValidation(Callback):
-    """Puts the averages of ``model.optimization.averages`` in place of the weights while validation runs.
+    """Validates with the averages of ``model.optimization.averages`` instead of the weights.
 
-    Training goes on with the weights as they were, to the bit; a checkpoint that is written when validation ends holds
-    them and not the averages. Before the first optimizer step there are no averages, and the weights are validated.
+    The weights are restored bit for bit when validation ends, before a checkpoint is written. Before the first
+    optimizer step there are no averages, and the weights are validated.
     """
 
     def __init__(self) -> None:
         self._weights: list[tuple[Tensor, Tensor]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the averages are at hand.
+        """Check that the strategy gives access to the averages.
 
         Raises:
-            ValueError: The strategy is DeepSpeed, which keeps them in flat partitions of its own.
+            ValueError: The strategy is DeepSpeed, which stores them in flat partitions.
         """
         if isinstance(trainer.strategy, DeepSpeedStrategy):
             raise ValueError(
-                "model.optimization.validate_averages does not work under DeepSpeed; leave it out there, and judge the "
-                "averages of a checkpoint (evaluate.py --averaged)"
+                "model.optimization.validate_averages does not work under DeepSpeed; leave it out there, and evaluate "
+                "the averages of a checkpoint (evaluate.py --averaged)"
             )
 
     @torch.no_grad()
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the averages in place."""
+        """Copy the averages into the parameters."""
         if trainer.state.fn != "fit":
             return
         for parameter, average in as_training_module(pl_module, self).adamw.averaged():
@@ -41,11 +41,11 @@ class AveragesInValidation(Callback):
             parameter.copy_(average)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the weights back."""
+        """Restore the weights."""
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put the weights back before anyone saves them."""
+        """Restore the weights before they are saved."""
         self._restore()
 
     @torch.no_grad()

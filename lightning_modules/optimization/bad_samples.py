@@ -1,4 +1,4 @@
-"""Writes the samples of a step that was left out, so that one can look at them."""
+"""Writes the samples of a skipped step to disk for inspection."""
 
 import json
 import math
@@ -19,9 +19,9 @@ def write_bad_samples(folder: str, name: str, batch: EvaluatedBatch, loss: float
         folder: Where to.
         name: Name of the files without ending.
         batch: A named tuple of tensors, and the questions.
-        loss: Its loss; written as text, for JSON knows no NaN.
-        dataset: Tells by ``locate`` where samples lie, as ``datamodules.dataset.ConversationDataset`` does; of another
-            dataset only keys are written.
+        loss: Its loss; written as text if it is not finite, because JSON has no NaN.
+        dataset: The training data. If it has ``locate``, as ``datamodules.dataset.ConversationDataset`` has, the shards
+            of the samples are written too; else their keys only.
     """
     fields: dict[str, Any] = batch._asdict()  # type: ignore[attr-defined]  # the protocol leaves out that it is one
     tensors = {key: value.detach().cpu().contiguous() for key, value in fields.items() if torch.is_tensor(value)}

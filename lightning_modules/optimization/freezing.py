@@ -1,4 +1,4 @@
-"""Keeps parts as they are until their time to train has come."""
+"""Freezes parts of the model until the step at which they begin to train."""
 
 from functools import partial
 
@@ -11,20 +11,19 @@ from lightning_modules.interfaces import TrainingModule, as_training_module
 
 
 class Freezing(Callback):
-    """Takes the gradients of parts that ``model.optimization.frozen_until`` still holds back.
+    """Zeroes the gradients of parts that are frozen by ``model.optimization.frozen_until``.
 
-    What is held back cannot be told to the strategies by ``requires_grad``: DDP's buckets, FSDP's shards and ZeRO's
-    flat partitions are laid out once, from the parameters that need gradients when the run begins. So these parts do
-    get gradients, which are made zero before anyone adds, reduces, clips or measures them; and the optimizer leaves
-    out groups at rate zero. The weights stay equal to the bit, without decay or moments, and the parts that do train
-    are clipped by their own norm, under every strategy.
+    DDP, FSDP and ZeRO fix their buckets, shards and partitions from ``requires_grad`` when the run begins, so it cannot
+    change later. Frozen parts therefore get gradients too. These are zeroed before they are summed, reduced, clipped
+    or measured, and the optimizer skips groups at rate zero. The weights of frozen parts do not change, and the other
+    parts are clipped by their own norm, under every strategy.
 
-    It saves the moments until then, but neither the gradients' memory nor their computing. Where that counts, use two
-    runs: one with the part frozen (``freeze: true``), and one that begins with ``model.initial_weights``.
+    This saves the memory of the moments, but neither memory nor time of the gradients. To save these too, use two runs:
+    one with the part frozen (``freeze: true``), and one that begins with ``model.initial_weights``.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hold the gradients of the frozen parts at zero."""
+        """Zero the gradients of frozen parts from now on."""
         module = as_training_module(pl_module, self)
         for part in module.rates.first_steps:
             for parameter in _trainable(module.built.get_submodule(part)):
@@ -33,7 +32,7 @@ class Freezing(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Drop them: hooks of FSDP's sharded parameters are not called, its gradients come another way."""
+        """Remove the gradients: hooks of FSDP's sharded parameters are not called."""
         module = as_training_module(pl_module, self)
         for part in module.rates.first_steps:
             if module.rates.is_frozen(part, module.global_step):
@@ -46,5 +45,5 @@ def _trainable(part: nn.Module) -> list[nn.Parameter]:
 
 
 def _zero_while_frozen(module: TrainingModule, part: str, gradient: Tensor) -> Tensor:
-    # Zeros and not a product with zero, which would keep NaN.
+    # Not a product with zero, because NaN * 0 is NaN.
     return torch.zeros_like(gradient) if module.rates.is_frozen(part, module.global_step) else gradient

@@ -13,8 +13,7 @@ from lightning_modules.optimization.settings import Optimization
 def build_optimizer(model: nn.Module, settings: Optimization) -> PartwiseAdamW:
     """Group the trainable parameters by part and by whether they decay.
 
-    Parts that are frozen until later are in it from the start: a strategy lays out its shards once, when the run
-    begins.
+    Parts that are frozen until later are included: a strategy fixes its shards when the run begins.
 
     Args:
         model: Its children are the parts.
@@ -56,16 +55,16 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> PartwiseAdamW:
         _refuse_unknown(setting, named if isinstance(named, dict) else {}, trained)
     for averaged, decay in settings.averages.items():
         if not 0.0 < decay < 1.0:
-            raise ValueError(f"model.optimization.averages['{averaged}'] is {decay}; a decay lies between 0 and 1")
+            raise ValueError(f"model.optimization.averages['{averaged}'] is {decay}; a decay must be between 0 and 1")
     return PartwiseAdamW(groups, betas=settings.betas)
 
 
 def refuse_float16(name: str, part: nn.Module) -> None:
-    """Refuse to train float16 weights: AdamW's epsilon of 1e-8 is 0 in float16, and 0 / 0 follows.
+    """Refuse to train float16 weights: AdamW's epsilon of 1e-8 is 0 in float16, so updates become 0 / 0.
 
     Args:
         name: Name of the part, for the message.
-        part: The part. Weights that ZeRO-3 keeps in float16 are fine, for its optimizer has float32 copies.
+        part: The part. Float16 weights of ZeRO-3 are accepted, because its optimizer has float32 copies.
 
     Raises:
         ValueError: A trainable parameter is float16.
@@ -85,7 +84,7 @@ def part_of(group: Mapping[str, object]) -> str:
 
 
 def _num_dimensions(parameter: nn.Parameter) -> int:
-    """Dimensions of the whole parameter; under ZeRO-3 it looks flat, and DeepSpeed keeps its shape beside it."""
+    """Dimensions of the complete parameter; ZeRO-3 flattens it."""
     return len(full_shape(parameter))
 
 

@@ -1,4 +1,4 @@
-"""Leaves out optimizer steps whose loss or gradient is not finite, on all ranks alike."""
+"""Skips optimizer steps whose loss or gradient is not finite, on all ranks."""
 
 import logging
 from typing import Any, NamedTuple
@@ -18,28 +18,27 @@ _log = logging.getLogger(__name__)
 
 
 class SeenBatch(NamedTuple):
-    """A batch of the optimizer step at hand; with gradient accumulation there are several."""
+    """A batch of the current optimizer step; with gradient accumulation there are several."""
 
     keys: list[str]
     loss: Tensor  # scalar, its share of the step's loss, on the device
-    batch: EvaluatedBatch | None  # kept only where it may be written
+    batch: EvaluatedBatch | None  # None unless it may be written to disk
 
 
 class NonFiniteSteps(Callback):
-    """Leaves out the optimizer step, on all ranks, when loss or gradient of any batch on any rank is NaN or infinite.
+    """Skips an optimizer step on all ranks when a loss or gradient on any rank is NaN or infinite.
 
-    Weights, moments and averages stay equal to the bit. Backward passes run as always, so that no rank waits for
-    another's collective call; only the optimizer is told to do nothing. Rates and data go on: the step counts.
+    Weights, moments and averages do not change. Backward passes still run, so that no rank waits for the collective
+    call of another; only the optimizer does nothing. The step counts: learning rates and data continue.
 
-    The ranks agree by one reduction of two numbers an optimizer step. They stay on the device until all of the step's
-    work is given to it and are read then, once, before the optimizer begins. Under DeepSpeed the gradients are the
-    engine's: it checks them itself and leaves the step out before it calls the optimizer, while the loss is judged
-    here. Either way it shows in the optimizer's count of updates.
+    The ranks agree by one reduction of two numbers for each optimizer step. The numbers are read from the device once,
+    before the optimizer begins. DeepSpeed checks its gradients itself and skips the step before it calls the optimizer;
+    the loss is checked here. In both cases the optimizer's ``num_updates`` does not change.
 
-    A gradient whose norm is beyond float32 counts as infinite. Steps that the loss scaler of 16-mixed leaves out count
-    too, so allow a few of them in a row there.
+    A gradient whose norm is too large for float32 counts as infinite. Steps that the loss scaler of precision 16-mixed
+    skips count too, so allow a few in a row there.
 
-    Logs ``train/skipped_steps``, all of the run so far; a resumed run counts on.
+    Logs ``train/skipped_steps``, the number since the start of the run, over all restarts.
 
     Args:
         settings: When to stop, and where samples are written.
@@ -59,7 +58,7 @@ class NonFiniteSteps(Callback):
         return {"num_skipped": self.num_skipped, "num_in_a_row": self.num_in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on."""
+        """Restore the counts."""
         self.num_skipped, self.num_in_a_row = state_dict["num_skipped"], state_dict["num_in_a_row"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,8 +74,8 @@ class NonFiniteSteps(Callback):
         """Note the batch's loss, without waiting for it."""
         assert self._batch is not None  # its start came before
         keys = sorted({question.key for question in self._batch.questions})
-        kept = self._batch if self.settings.dump is not None else None
-        self._seen.append(SeenBatch(keys, loss.detach(), kept))
+        stored = self._batch if self.settings.dump is not None else None
+        self._seen.append(SeenBatch(keys, loss.detach(), stored))
         self._batch = None
 
     def on_before_optimizer_step(
@@ -94,7 +93,7 @@ class NonFiniteSteps(Callback):
         adamw.skips = self._loss_was_bad or gradient_was_bad
 
     def count(self, trainer: Trainer, adamw: SkippingOptimizer) -> None:
-        """Count the step, once the optimizer is through with it and before anyone may save a checkpoint."""
+        """Count the step after the optimizer has run and before a checkpoint may be saved."""
         if is_accumulating(trainer):
             return
         was_skipped = adamw.num_updates == self._num_updates
@@ -122,13 +121,13 @@ class NonFiniteSteps(Callback):
         self._seen = []
 
     def _tell(self, trainer: Trainer) -> None:
-        """Warn of this rank's share in the step, and write its samples."""
+        """Warn of this rank's batches in the skipped step, and write their samples."""
         step = trainer.global_step  # not counted yet
         for number, seen in enumerate(self._seen):
-            # Where no loss was bad the gradient was, and nothing tells whose.
+            # If all losses were finite, a gradient was not, and it is unknown of which batch.
             if self._loss_was_bad and bool(seen.loss.isfinite()):
                 continue
-            _log.warning("step %d is left out: loss %s, samples %s", step, float(seen.loss), seen.keys)
+            _log.warning("step %d is skipped: loss %s, samples %s", step, float(seen.loss), seen.keys)
             if self.settings.dump is not None and seen.batch is not None:
                 name = f"step-{step:08d}-rank-{trainer.global_rank}-batch-{number}"
                 dataset = getattr(trainer.train_dataloader, "dataset", None)
@@ -146,13 +145,13 @@ class NonFiniteSteps(Callback):
         what = "the loss" if self._loss_was_bad else "the loss was finite, the gradient"
         steps = "step was" if self.num_in_a_row == 1 else "steps in a row were"
         return (
-            f"{self.num_in_a_row} {steps} left out, the last one step {trainer.global_step - 1}, where {what} was not "
+            f"{self.num_in_a_row} {steps} skipped, the last one step {trainer.global_step - 1}, where {what} was not "
             f"finite. Samples of that step: {'; '.join(batches)}. Look at these samples "
             "(model.optimization.non_finite.dump has them written), lower the learning rate, or go on from an earlier "
-            "checkpoint; model.optimization.non_finite.stop_after sets how many steps in a row may be left out"
+            "checkpoint; model.optimization.non_finite.stop_after sets how many steps in a row may be skipped"
         )
 
 
 def _norm_of_shards(gradients: list[Tensor]) -> Tensor:
-    """Norm of what lies on this rank: enough to see whether it is finite."""
+    """Norm of this rank's gradients, which shows whether they are finite."""
     return nn.utils.get_total_norm([local_part(gradient) for gradient in gradients])

@@ -18,7 +18,7 @@ class RateSchedule:
 
     Args:
         settings: Rates, warm-up, final share and when parts begin.
-        num_steps: Optimizer steps of the whole run.
+        num_steps: Optimizer steps of the run, from its start to its end.
         steps_per_epoch: Tells how many optimizer steps a pass over the data takes; asked only where a part begins at
             an epoch.
 
@@ -65,13 +65,13 @@ class RateSchedule:
             part = part_of(group)
             group["lr"] = self.settings.learning_rates[part] * self.share(part, step)
 
-    def _step_at(self, moment: TrainingPoint, steps_per_epoch: Callable[[], float]) -> int:
-        if moment.step is not None:
-            return moment.step
-        if moment.fraction is not None:
-            return round(moment.fraction * self.num_steps)
-        assert moment.epoch is not None  # the settings have checked that one of the three is given
-        return round(moment.epoch * steps_per_epoch())
+    def _step_at(self, point: TrainingPoint, steps_per_epoch: Callable[[], float]) -> int:
+        if point.step is not None:
+            return point.step
+        if point.fraction is not None:
+            return round(point.fraction * self.num_steps)
+        assert point.epoch is not None  # the settings have checked that one of the three is given
+        return round(point.epoch * steps_per_epoch())
 
 
 def steps_per_epoch(trainer: Trainer) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class TrainingPoint:
-    """A place in the run; exactly one of the three says where.
+    """A point in training, given as exactly one of step, epoch and fraction.
 
     Args:
         step: Optimizer steps before it.
@@ -28,12 +28,12 @@ class TrainingPoint:
 
 @dataclass(frozen=True)
 class NonFinite:
-    """What happens to a step whose loss or gradient is NaN or infinite: it is left out, on all ranks alike.
+    """Settings for steps whose loss or gradient is NaN or infinite. They are skipped on all ranks.
 
     Args:
-        stop_after: Steps left out in a row that stop the run; 1 stops at the first one.
-        dump: Folder that the samples of such steps are written to. The batches of a step are then kept until it ends,
-            which with gradient accumulation are several at once.
+        stop_after: The run stops after this many skipped steps in a row; 1 stops at the first one.
+        dump: Folder to which the samples of such steps are written. All batches of a step then stay in memory until the
+            step ends; with gradient accumulation these are several.
 
     Raises:
         ValueError: ``stop_after`` is not positive.
@@ -56,14 +56,14 @@ class Optimization:
             adapters of a part with LoRA).
         weight_decay: Decay of tensors of two dimensions or more, for all parts or part by part (0 where not named);
             biases, norms and gates are not decayed.
-        betas: AdamW's moment factors.
-        warmup_fraction: Share of a part's training in which its rate climbs linearly.
-        final_fraction: Share of the peak that the cosine ends at.
-        frozen_until: When a part begins to train that stays as it is before; others train from the start. Its warm-up
-            and cosine then span what is left of the run.
-        averages: Parts of which a running average of the weights is kept, and its decay (such as 0.999): optimizer
-            state ``average``, float32.
-        validate_averages: Validate with these averages in place of the weights.
+        betas: Decay rates of AdamW's two moments.
+        warmup_fraction: Share of a part's training in which its rate rises linearly.
+        final_fraction: Rate at the end of the cosine, as a share of the peak rate.
+        frozen_until: When a part begins to train; it is frozen until then. Parts that are not named train from the
+            start. Warm-up and cosine of a part begin when it does, and end with the run.
+        averages: Parts whose weights are averaged, and the decay of the average (such as 0.999). The average is the
+            optimizer state ``average``, float32.
+        validate_averages: Validate with these averages instead of the weights.
         non_finite: What happens to a step whose loss or gradient is not finite.
     """
 

@@ -1,4 +1,4 @@
-"""The loss of a whole optimizer step, put together from its accumulated batches for the log."""
+"""Computes the logged losses of an optimizer step from its accumulated batches."""
 
 from itertools import zip_longest
 
@@ -9,7 +9,7 @@ from components.model import ModelOutput
 
 
 class StepLosses:
-    """Adds up what the batches of an optimizer step report, each divided by their number as the loss itself is."""
+    """Sums the losses of the batches of an optimizer step, each divided by the number of batches."""
 
     def __init__(self) -> None:
         self._loss: Tensor | None = None
@@ -17,10 +17,10 @@ class StepLosses:
         self._readings: list[Tensor] = []
 
     def add(self, output: ModelOutput, batches_a_step: int) -> None:
-        """Take a batch's share.
+        """Add a batch.
 
-        A batch whose videos have fewer segments than another's has fewer readings. Its memory stays as it was after
-        its last one, so that counts for those that it lacks, as it does for a short video beside a long one.
+        A batch whose videos have fewer segments has fewer readings. Its memory does not change after its last reading,
+        so the last loss counts for the missing ones, as for a short video in the same batch as a long one.
 
         Args:
             output: Of the batch.

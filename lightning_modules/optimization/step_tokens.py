@@ -1,4 +1,4 @@
-"""Answer tokens of a whole optimizer step, counted before the first of its accumulated batches is trained on."""
+"""Counts the answer tokens of an optimizer step before the first of its accumulated batches is trained on."""
 
 from collections import deque
 from typing import Any
@@ -11,38 +11,38 @@ from components.interfaces import IGNORED_LABEL
 
 
 class StepTokens(Callback):
-    """Tells how many answer tokens the batches of the optimizer step under way have.
+    """Counts the answer tokens in all batches of the current optimizer step.
 
-    The gradient of a step is the sum of its batches' gradients. Every answer token counts alike in it only if all
-    batches divide by one number, the answer tokens of the whole step. Which tokens are answers is known once a batch is
-    loaded (a sample may have been skipped), so all batches of a step are loaded before the first one is trained on.
-    They wait in host memory. Each trained batch is replaced by one of the next step, so the load on the data workers
-    stays even. A run that does not accumulate is left alone.
+    The gradient of a step is the sum of its batches' gradients. Every answer token has the same weight only if all
+    batches divide by the same number: the answer tokens of the step. It is known once all batches of the step are
+    loaded (samples may be skipped), so they are loaded before the first one is trained on, and wait in host memory.
+    After each trained batch one of the next step is loaded, so the load on the data workers stays even. Without
+    gradient accumulation nothing changes.
     """
 
     def __init__(self) -> None:
         self._fetcher: _StepFetcher | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look ahead in the first epoch; a run that goes on within an epoch has no start of it."""
+        """Load ahead in the first epoch; a run that resumes within an epoch does not call ``on_train_epoch_start``."""
         self._look_ahead(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look ahead where the epoch has new data loaders, or accumulates where the one before did not."""
+        """Load ahead if the epoch has new data loaders, or accumulates and the epoch before did not."""
         self._look_ahead(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the batches go."""
+        """Free the batches."""
         self._fetcher = None
 
     def tokens_of_a_batch(self, trainer: Trainer) -> float | None:
         """Answer tokens of this rank's step, divided by ``trainer.accumulate_grad_batches``.
 
-        Lightning divides every batch's loss by that number, for the last step of an epoch too, which may have fewer
+        Lightning divides every batch's loss by that number, also in the last step of an epoch, which may have fewer
         batches.
 
         Returns:
-            The quotient; None where a batch is a step of its own.
+            The quotient; None without gradient accumulation.
         """
         if trainer.accumulate_grad_batches == 1:
             return None
@@ -57,13 +57,13 @@ class StepTokens(Callback):
 
 
 class _StepFetcher(_DataFetcher):
-    """Lightning's way from the data loader to the loop, with the batches of a step in hand.
+    """Takes batches from the data loader for Lightning's loop, and loads all batches of a step ahead.
 
-    Lightning has no public place for this: hooks see one batch at a time, and only when it is trained on.
+    Lightning has no public hook for this: hooks see one batch at a time, when it is trained on.
 
     Args:
         trainer: Its loop takes the batches.
-        earlier: What it replaces, before a batch was taken from it. Its iterator is used on, and what it has loaded.
+        earlier: The fetcher that it replaces, from which no batch was taken. Its iterator and loaded batches are used.
     """
 
     def __init__(self, trainer: Trainer, earlier: _PrefetchDataFetcher) -> None:
@@ -80,7 +80,7 @@ class _StepFetcher(_DataFetcher):
 
     @property
     def answer_tokens(self) -> int:
-        """Of all batches of the step that the last batch belongs to; after a restart within a step, of those left."""
+        """Answer tokens of the last batch's step; after a restart within a step, of its remaining batches."""
         assert self._answer_tokens is not None  # a batch has been taken
         return self._answer_tokens
 
@@ -109,7 +109,7 @@ class _StepFetcher(_DataFetcher):
 
     def _fill(self, batches_a_step: int, done_of_step: int) -> None:
         """Load as many batches as a step has, but none that the run or the epoch will not train on."""
-        # Where nothing tells the epoch's length, one more shows whether a batch is the last one.
+        # If the epoch's length is unknown, one more batch shows whether a batch is the last one.
         wanted = batches_a_step + (self.length is None)
         if self._trainer.max_steps >= 0:
             left_of_run = (self._trainer.max_steps - self._trainer.global_step) * batches_a_step - done_of_step

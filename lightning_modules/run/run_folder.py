@@ -1,4 +1,4 @@
-"""One folder for all that a run writes, in which the same command goes on where it was stopped."""
+"""The folder of a run: logs, config and checkpoints are in it, and the same command resumes from it."""
 
 import itertools
 import os
@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import SaveConfigCallback
 
 from lightning_modules.run.run_lock import FolderInUseError, RunLock
 
@@ -14,14 +15,14 @@ LOGGERS = ("TensorBoardLogger", "CSVLogger")
 
 
 def write_into(trainer: Any, folder: str) -> None:
-    """Have everything written into a folder: logs, config and, in ``checkpoints/``, what the run goes on from.
+    """Set a folder for all that a run writes: logs, config and, in ``checkpoints/``, its checkpoints.
 
     Args:
         trainer: The trainer's settings as parsed; changed in place.
         folder: The run's folder.
 
     Raises:
-        ValueError: The first logger, which decides where checkpoints lie, is not one whose folder can be set.
+        ValueError: The first logger, in whose folder checkpoints are written, is not one whose folder can be set.
     """
     trainer.default_root_dir = folder
     loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
@@ -37,7 +38,7 @@ def write_into(trainer: Any, folder: str) -> None:
 
 
 def log_folder(trainer: Trainer) -> Path:
-    """The run's folder; its first logger decides, as for everything else that Lightning writes."""
+    """The run's folder: that of its first logger, as for all that Lightning writes."""
     if not trainer.loggers:
         return Path(trainer.default_root_dir)
     version = trainer.loggers[0].version
@@ -53,11 +54,11 @@ def folder_of_runs(trainer: Trainer) -> Path:
 
 
 def write_beside_runs(trainer: Any, command: str) -> None:
-    """Have an evaluation write into a new folder of its own, beside the training runs of this name.
+    """Set a new folder for an evaluation, next to the training runs of the same name.
 
     Args:
-        trainer: The trainer's settings as parsed; changed in place where they leave the folder open.
-        command: What the folder is called after, such as ``predict``.
+        trainer: The trainer's settings as parsed; changed in place if they do not set the folder.
+        command: Beginning of the folder's name, such as ``predict``.
     """
     loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
     for logger in loggers:
@@ -68,15 +69,28 @@ def write_beside_runs(trainer: Any, command: str) -> None:
             logger.init_args.version = f"{command}_{free}"
 
 
+class SavesConfig(SaveConfigCallback):
+    """Writes the config of a run into its folder, as Lightning does.
+
+    An evaluation without logger and without ``--run_folder`` has no folder, and its config is not written: it would
+    end up in the working directory.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the config, unless the run has no folder."""
+        if stage == "fit" or trainer.loggers or Path(trainer.default_root_dir).resolve() != Path.cwd():
+            super().setup(trainer, pl_module, stage)
+
+
 class SoleWriter(Callback):
-    """Refuses to train in a folder that another run writes into, on all ranks alike.
+    """Refuses, on all ranks, to train in a folder that another run is writing to.
 
     Args:
-        lock: Of the run's folder; the first rank takes it, where it can before the others are there.
-        trainer: Of the run.
+        lock: Lock of the run's folder, which the first rank acquires.
+        trainer: The trainer of the run.
 
     Raises:
-        FolderInUseError: It is in use, and no other rank waits for this one.
+        FolderInUseError: The folder is in use, and no other rank waits for this one.
     """
 
     def __init__(self, lock: RunLock, trainer: Trainer) -> None:
@@ -91,7 +105,7 @@ class SoleWriter(Callback):
             self._refusal = str(error)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Tell the other ranks.
+        """Send the first rank's refusal to the other ranks.
 
         Raises:
             FolderInUseError: The first rank was refused.
@@ -102,10 +116,10 @@ class SoleWriter(Callback):
 
 
 class SameCheckpoint(Callback):
-    """Refuses to go on where ranks found different checkpoints: a shared disk may show a new one late on some nodes.
+    """Refuses to resume if ranks found different checkpoints: a shared disk may show a new file late on some nodes.
 
     Args:
-        checkpoint: What this rank found.
+        checkpoint: The checkpoint that this rank found.
     """
 
     def __init__(self, checkpoint: Path | None) -> None:
@@ -115,7 +129,7 @@ class SameCheckpoint(Callback):
         """Compare with the first rank.
 
         Raises:
-            RuntimeError: They differ, and would train different models on different samples.
+            RuntimeError: They differ, so the ranks would train different models.
         """
         first = trainer.strategy.broadcast(self.checkpoint)
         if first != self.checkpoint:

@@ -1,4 +1,4 @@
-"""Keeps two processes from writing into one folder at the same time."""
+"""Prevents two processes from writing to the same folder at the same time."""
 
 import contextlib
 import json
@@ -14,22 +14,22 @@ _SLURM_S = 30.0
 
 
 class FolderInUseError(RuntimeError):
-    """Another run writes into the folder."""
+    """Another run is writing to the folder."""
 
 
 class Holder(NamedTuple):
-    """Who writes into a folder."""
+    """The process that holds a folder's lock."""
 
     host: str
     pid: int
-    process: str  # tells processes apart that had the same pid
+    process: str  # distinguishes processes that had the same pid
     job: str  # of Slurm; empty without one
-    restarts: int  # how often Slurm has started the job again
+    restarts: int  # how often Slurm has restarted the job
     since: str
 
     @classmethod
     def this_process(cls) -> "Holder":
-        """This process as it would hold a lock from now on."""
+        """A record of this process."""
         return cls(
             host=os.uname().nodename,
             pid=os.getpid(),
@@ -40,24 +40,24 @@ class Holder(NamedTuple):
         )
 
     def has_ended(self) -> bool:
-        """Whether it is known that this process runs no more; False also where that cannot be known."""
+        """Whether the process has certainly ended; False if that is unknown."""
         own = Holder.this_process()
         if self.host == own.host:
             return _process(self.pid) != self.process
         if self.job and self.job == own.job:
-            return self.restarts < own.restarts  # a job that was started again runs nowhere else
+            return self.restarts < own.restarts  # a restarted job runs nowhere else
         return bool(self.job) and _slurm_job_has_ended(self.job)
 
 
 class RunLock:
-    """A file in a folder that tells which process writes there.
+    """A file in a folder that names the process which writes to the folder.
 
-    The file of a process that has ended without removing it is taken over: on this host the process is looked for; the
-    same Slurm job, started again, or a job that Slurm no longer knows runs nowhere else. Of another host nothing more
-    can be known.
+    A process that ended may have left its file. The file is taken over if that is certain: the process was on this host
+    and no longer exists; or it belonged to an earlier start of the same Slurm job, or to a job that Slurm no longer
+    knows. Otherwise the state of a process on another host is unknown.
 
     Args:
-        folder: The folder; made where it is not there.
+        folder: The folder; created if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,10 +65,10 @@ class RunLock:
         self._own: Holder | None = None
 
     def take(self) -> None:
-        """Hold the folder from now on.
+        """Acquire the lock.
 
         Raises:
-            FolderInUseError: Another process does; both would overwrite each other's files.
+            FolderInUseError: Another process has it; both would overwrite each other's files.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -83,7 +83,7 @@ class RunLock:
                 return
 
     def release(self) -> None:
-        """Let others write; nothing happens where this lock is not held."""
+        """Release the lock; does nothing if it is not held."""
         if self._own is not None and self._holder() == self._own:
             self.path.unlink(missing_ok=True)
         self._own = None
@@ -92,16 +92,16 @@ class RunLock:
         holder = self._holder()
         if holder is None or not holder.has_ended():
             raise FolderInUseError(self._refusal(holder))
-        # Two processes may come here at once. Only one of them can move the file that both have read.
+        # Two processes may be here at once. Only one of them can move the file that both have read.
         unwanted = self.path.with_name(f".{LOCK}.{os.uname().nodename}.{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path, unwanted)
             if unwanted.read_text(encoding="utf-8") != json.dumps(holder._asdict()):
-                os.rename(unwanted, self.path)  # it is the other's, which was faster
+                os.rename(unwanted, self.path)  # the other process was faster, and this is its file
             unwanted.unlink(missing_ok=True)
 
     def _holder(self) -> Holder | None:
-        """Who holds the lock; None where the file does not tell."""
+        """The process that holds the lock; None if the file is unreadable."""
         try:
             return Holder(**json.loads(self.path.read_text(encoding="utf-8")))
         except (ValueError, TypeError, FileNotFoundError):
@@ -121,7 +121,7 @@ class RunLock:
 
 
 def _process(pid: int) -> str:
-    """What no other process has had or will have; empty where there is no such process now."""
+    """A unique identifier of a running process; empty if there is no such process."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):

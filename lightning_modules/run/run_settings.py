@@ -1,4 +1,4 @@
-"""Fills in settings of a run that follow from others, and refuses those of the trainer that harm the parts."""
+"""Fills in settings that follow from others, and refuses harmful settings of the trainer."""
 
 import copy
 import pkgutil
@@ -6,13 +6,14 @@ from typing import Any
 
 
 def complete_settings(config: Any) -> None:
-    """State tokenizer, chat settings and frame size of ``data`` where the config leaves them out, in place.
+    """Fill in tokenizer, chat settings and frame size of ``data`` if the config does not set them.
 
-    Tokenizer and chat settings are the language model's, the size of frames the encoder's, so another language model
-    or encoder is chosen by its path alone. What the config states stays; ``lightning_modules.start_check`` compares it.
+    Tokenizer and chat settings are those of the language model, and the frame size is the encoder's. So changing the
+    path of the language model or encoder is enough. Values in the config stay; ``lightning_modules.start_check``
+    checks that they fit.
 
     Args:
-        config: Settings of a run with ``model`` and ``data``, as jsonargparse has parsed them.
+        config: Settings of a run with ``model`` and ``data``, as parsed by jsonargparse; changed in place.
     """
     language_model = _arguments(config.model.language_model)
     if config.data.tokenizer is None:
@@ -24,13 +25,13 @@ def complete_settings(config: Any) -> None:
 
 
 def check_trainer_settings(trainer: Any) -> None:
-    """Refuse what cannot work, before anything is built.
+    """Refuse settings that cannot work, before anything is built.
 
     Args:
         trainer: The ``trainer`` section of a run's settings.
 
     Raises:
-        ValueError: The precision casts the parts themselves.
+        ValueError: The precision would cast the parts' weights and buffers.
     """
     precision = str(trainer.precision or "32-true")
     if precision in ("bf16-true", "16-true"):
@@ -48,13 +49,13 @@ def _arguments(part: Any) -> dict[str, Any]:
 
 
 def _frame_side(encoder: Any) -> int | None:
-    """Side of the frames that an encoder reads; None where its class or its files do not tell."""
+    """Side of the frames that an encoder reads, in pixels; None if its class or its files do not state it."""
     class_path = getattr(encoder, "class_path", None)
-    tell = getattr(pkgutil.resolve_name(class_path), "frame_side", None) if class_path else None
-    if tell is None:
+    frame_side = getattr(pkgutil.resolve_name(class_path), "frame_side", None) if class_path else None
+    if frame_side is None:
         return None
     try:
-        side: int = tell(**_arguments(encoder))
+        side: int = frame_side(**_arguments(encoder))
     except (ValueError, OSError):
-        return None  # the encoder is built next, and says this with whatever else is wrong
+        return None  # building the encoder will raise a complete error
     return side

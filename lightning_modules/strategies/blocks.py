@@ -1,4 +1,4 @@
-"""Finds the repeated blocks of a model, the pieces in which strategies gather and free its weights."""
+"""Finds the repeated blocks of a model (transformer layers), the units in which FSDP2 gathers and frees weights."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,16 +6,16 @@ from torch import nn
 
 
 def repeated_blocks(model: nn.Module, class_names: Sequence[str] | None = None) -> list[nn.Module]:
-    """Find the layers of transformers, whatever they are called.
+    """Find the transformer layers of a model.
 
     Args:
         model: Any model.
-        class_names: Names of the blocks' classes. By default a block is an element of a ``ModuleList`` whose elements
-            are all of one class and have weights, the outermost such list counting: the decoder layers of a language
-            model, not the experts in one of them.
+        class_names: Names of the blocks' classes. By default, blocks are the elements of a ``ModuleList`` whose
+            elements have weights and one class. Only outermost lists count: the decoder layers of a language model,
+            not the experts within them.
 
     Returns:
-        The blocks in the order in which the model holds them; none lies within another.
+        The blocks in the model's order; no block contains another.
     """
     return list(_elements_of_lists(model) if class_names is None else _instances(model, set(class_names)))
 

@@ -1,4 +1,4 @@
-"""PyTorch's own fully sharded data parallelism (FSDP2)."""
+"""Strategy for PyTorch's fully sharded data parallelism (FSDP2)."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -25,23 +25,23 @@ from lightning_modules.video_language import VideoLanguageModule
 
 
 class Fsdp2(PortableCheckpoints, ModelParallelStrategy, Sharding):
-    """Spreads weights, gradients and optimizer states over all ranks, as ZeRO-3 does, without DeepSpeed.
+    """Shards weights, gradients and optimizer states over all ranks, like ZeRO-3, without DeepSpeed.
 
-    Weights are gathered in units and freed again: each repeated block of a part (the layers of encoder and language
-    model), what else a part has as one unit, and the bridge as a whole. While the model is built, no more than one
-    block is whole on any rank.
+    Weights are gathered and freed in units: each layer of encoder and language model is a unit, the remaining weights
+    of such a part are one unit, and the bridge is one unit. While the model is built, each rank has at most one
+    complete block in memory.
 
-    With ``trainer.precision: bf16-mixed`` weights are gathered in bfloat16 and kept in float32.
+    With ``trainer.precision: bf16-mixed`` weights are stored in float32 and gathered in bfloat16.
 
     Args:
-        free_after_forward: Free a block's weights after its forward and gather them again for its backward. Without,
-            they stay between the two: less communication, more memory.
-        offload: Keep weights, gradients and optimizer states on the host while they are not needed; CUDA only.
+        free_after_forward: Free a block's weights after its forward pass and gather them again for its backward pass.
+            If False, they stay in memory between the two: less communication, more memory.
+        offload: Keep weights, gradients and optimizer states in CPU memory while they are not needed; CUDA only.
         reduce_dtype: Dtype in which gradients are reduced with ``bf16-mixed``.
-        block_classes: Names of the blocks' classes in encoder and language model; found by default, see
+        block_classes: Names of the blocks' classes in encoder and language model; by default they are detected, see
             ``repeated_blocks``.
-        process_group_backend: ``nccl`` or ``gloo``; chosen by the device by default.
-        timeout_minutes: How long a rank waits for the others in one call before the run fails.
+        process_group_backend: ``nccl`` or ``gloo``; by default it depends on the device.
+        timeout_minutes: Time after which a communication that waits for other ranks fails.
     """
 
     def __init__(
@@ -66,22 +66,22 @@ class Fsdp2(PortableCheckpoints, ModelParallelStrategy, Sharding):
         self._sharded_classes: set[str] = set()
 
     def setup_environment(self) -> None:
-        """Start the ranks' communication; all ranks of all nodes share the weights.
+        """Start the communication; weights are sharded over all ranks of all nodes.
 
         Raises:
-            ValueError: ``offload`` is set where there is no other memory than the host's.
+            ValueError: ``offload`` is set, but the device is the CPU.
         """
         if self.offload and self.root_device.type == "cpu":
-            raise ValueError("offload keeps weights on the host, and trainer.accelerator is the host's CPU: drop it")
+            raise ValueError("offload moves weights to CPU memory, but trainer.accelerator is the CPU: drop it")
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
     @contextmanager
     def model_sharded_context(self) -> Generator[None, None, None]:
-        """Build the model, each part spread as soon as it is there.
+        """Build the model; each part is sharded as soon as it is built.
 
         Raises:
-            ValueError: No block is of one of ``block_classes``: weights would be gathered in larger units than meant.
+            ValueError: No block has one of the classes in ``block_classes``: units would be larger than intended.
         """
         with building_sharded(self):
             yield
@@ -90,8 +90,8 @@ class Fsdp2(PortableCheckpoints, ModelParallelStrategy, Sharding):
             if name != "bridge":
                 self.shard(part, None)
             if not isinstance(part, FSDPModule) and next(part.parameters(), None) is not None:
-                # What is no block stays gathered from the first call of a step to the end of its backward: the bridge
-                # is called once for every segment.
+                # Weights outside of blocks stay gathered from the first call in a step to the end of its backward pass,
+                # because the bridge is called once per segment.
                 self._shard_unit(part, free_after_forward=False)
                 for method in WEIGHT_READING_METHODS.get(name, ()):
                     register_fsdp_forward_method(part, method)
@@ -103,7 +103,7 @@ class Fsdp2(PortableCheckpoints, ModelParallelStrategy, Sharding):
             )
 
     def shard(self, model: nn.Module, dtype: torch.dtype | None) -> None:
-        """Leave this rank's share of the weights of every block; see ``Sharding``."""
+        """Shard the weights of every block: this rank keeps only its share; see ``Sharding``."""
         for block in repeated_blocks(model, self.block_classes):
             if not isinstance(block, FSDPModule):
                 _convert(block, dtype)
@@ -116,7 +116,7 @@ class Fsdp2(PortableCheckpoints, ModelParallelStrategy, Sharding):
         return largest_of_all_ranks(value, self.root_device)
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Free what the step gathered, as the end of a backward would."""
+        """Run the step, then free the weights that it gathered, as a backward pass would."""
         return self._freed(super().validation_step(*args, **kwargs))
 
     def test_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -150,7 +150,7 @@ def _parts_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _convert(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """Convert weights, not buffers: angles of rotary embeddings need their float32."""
+    """Convert weights, but not buffers: the angles of rotary embeddings must stay float32."""
     for parameter in model.parameters() if dtype is not None else ():
         if parameter.is_floating_point() and parameter.dtype != dtype and not hasattr(parameter, "device_mesh"):
             parameter.data = parameter.data.to(dtype)

@@ -1,4 +1,4 @@
-"""Strategies that keep the whole model on every device: a single one, and data parallel over several."""
+"""Strategies with the complete model on every device: one device, or data parallel training (DDP) on several."""
 
 from datetime import timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoin
 
 
 class SingleDevice(PortableCheckpoints, SingleDeviceStrategy):
-    """One process on one device: the one that ``trainer.accelerator`` and ``trainer.devices`` choose."""
+    """One process on one device, which ``trainer.accelerator`` and ``trainer.devices`` select."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class SingleDevice(PortableCheckpoints, SingleDeviceStrategy):
         """The device.
 
         Raises:
-            ValueError: The trainer was given several; all but one would stand idle.
+            ValueError: The trainer has several devices; all but one would be idle.
         """
         devices = self.parallel_devices or [torch.device("cpu")]
         if len(devices) != 1:
@@ -34,16 +34,16 @@ class SingleDevice(PortableCheckpoints, SingleDeviceStrategy):
 
 
 class Ddp(PortableCheckpoints, DDPStrategy):
-    """Every device holds the whole model and optimizer; gradients are averaged while backward runs.
+    """Every device has the complete model and optimizer; gradients are averaged during the backward pass.
 
-    Every trainable parameter takes part in every step, whatever a batch holds, so none is searched for that does not.
+    The model uses every trainable parameter in every step, so DDP's search for unused parameters is off.
 
     Args:
-        bucket_mb: Size of the pieces, in MiB, in which gradients are averaged: larger ones use the network better,
+        bucket_mb: Size, in MiB, of the buckets in which gradients are averaged. Larger ones use the network better,
             smaller ones start earlier.
-        gradients_share_buckets: Gradients are views of these pieces, which saves a copy of all of them.
-        process_group_backend: ``nccl`` or ``gloo``; chosen by the device by default.
-        timeout_minutes: How long a rank waits for the others in one call before the run fails.
+        gradients_share_buckets: Store gradients in the buckets themselves, which saves a copy of all gradients.
+        process_group_backend: ``nccl`` or ``gloo``; by default it depends on the device.
+        timeout_minutes: Time after which a communication that waits for other ranks fails.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Ddp(PortableCheckpoints, DDPStrategy):
 
 
 def replicated_strategy(accelerator: Any, devices: Any, num_nodes: int) -> SingleDevice | Ddp:
-    """The strategy where none is chosen: ``SingleDevice`` for one process, ``Ddp`` for several.
+    """The default strategy: ``SingleDevice`` for one process, ``Ddp`` for several.
 
     Args:
         accelerator: As ``trainer.accelerator``.
         devices: As ``trainer.devices``.
         num_nodes: As ``trainer.num_nodes``.
     """
-    # How many devices "auto", -1 or "0,3" are, only Lightning's own reading of these settings tells.
+    # Lightning's own code determines how many devices "auto", -1 or "0,3" are.
     found = _AcceleratorConnector(accelerator=accelerator, devices=devices, num_nodes=num_nodes)
     return SingleDevice() if isinstance(found.strategy, SingleDeviceStrategy) else Ddp()

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO with typed settings, on CUDA devices and on the CPU."""
+"""Strategy for DeepSpeed's ZeRO, with typed settings, on CUDA devices and (for tests) on the CPU."""
 
 import argparse
 import importlib.util
@@ -22,36 +22,36 @@ _HALF_PRECISION = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
-    """Spreads over the ranks what plain data parallel training holds on each of them.
+    """Partitions training state over the ranks, instead of replicating it as DDP does.
 
-    Stage 1 spreads the optimizer's states, stage 2 the gradients too, stage 3 the weights as well: they are gathered
-    module by module where they are needed and freed again, and no rank ever holds the whole model, not even while it
-    is built. In half precision the optimizer works on float32 weights of its own.
+    Stage 1 partitions the optimizer's states, stage 2 also the gradients, stage 3 also the weights. In stage 3, weights
+    are gathered module by module when they are needed, then freed; no rank ever has the complete model, not even while
+    it is built. In half precision, the optimizer has its own float32 copy of the weights.
 
-    ZeRO keeps ``trainer.gradient_clip_val`` and ``trainer.accumulate_grad_batches``. On the CPU it serves tests.
+    ``trainer.gradient_clip_val`` and ``trainer.accumulate_grad_batches`` work as with other strategies.
 
     Args:
-        stage: What is spread, see above.
-        offload_optimizer: Keep the optimizer's states and its step on the host.
-        offload_parameters: Keep the weights on the host too while they are not needed; stage 3 only.
-        pin_memory: Page-locked host memory for what is offloaded: faster, and never swapped out.
-        reduce_bucket_size: Elements of gradients that are reduced at once.
-        gather_bucket_size: Elements of weights that are gathered at once: after a step in stages 1 and 2, ahead of
+        stage: 1, 2 or 3, see above.
+        offload_optimizer: Keep the optimizer's states in CPU memory, and compute its step there.
+        offload_parameters: Keep weights in CPU memory while they are not needed; stage 3 only.
+        pin_memory: Use page-locked CPU memory for offloading: faster, and never swapped out.
+        reduce_bucket_size: Number of gradient elements that are reduced at once.
+        gather_bucket_size: Number of weight elements that are gathered at once: after a step in stages 1 and 2, before
             their use in stage 3.
-        overlap_communication: Communicate while backward computes; takes memory for two buckets more.
-        communication_dtype: Dtype in which gradients are reduced; that of the weights by default.
-        persistent_elements: Weights of at most this many elements stay gathered in stage 3: norms and biases are not
-            worth a call each.
-        timeout_minutes: How long a rank waits for the others in one call before the run fails.
+        overlap_communication: Communicate during the backward pass; needs memory for two more buckets.
+        communication_dtype: Dtype in which gradients are reduced; by default that of the weights.
+        persistent_elements: Weights with at most this many elements are not partitioned in stage 3, to save calls for
+            norms and biases.
+        timeout_minutes: Time after which a communication that waits for other ranks fails.
 
     Raises:
         ImportError: DeepSpeed is not installed.
-        ValueError: The stage is none of 1, 2 and 3, or does not spread the weights that it is to offload.
+        ValueError: ``stage`` is not 1, 2 or 3, or ``offload_parameters`` is set without stage 3.
 
     Source: ZeRO (arXiv:1910.02054), ZeRO-Offload (arXiv:2101.06840).
     """
 
-    nested_checkpoints = False  # DeepSpeed finds the weights of the inner ones freed
+    nested_checkpoints = False  # weights of a nested gradient checkpoint are already freed when it is recomputed
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
         if stage == 3:
             zero["stage3_prefetch_bucket_size"] = gather_bucket_size
             zero["stage3_param_persistence_threshold"] = persistent_elements
-            zero["memory_efficient_linear"] = False  # it replaces torch's linear for the whole process, for good
+            zero["memory_efficient_linear"] = False  # it would permanently replace torch's linear function
         else:
             zero["allgather_bucket_size"] = gather_bucket_size
         if offload_optimizer:
@@ -90,9 +90,9 @@ class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
             zero["offload_param"] = {"device": "cpu", "pin_memory": pin_memory}
         config: dict[str, Any] = {
             "zero_optimization": zero,
-            "zero_allow_untested_optimizer": True,  # the optimizer is the module's own
-            "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own is compiled when it is first used
-            "train_micro_batch_size_per_gpu": 1,  # only feeds DeepSpeed's own figures, which are not shown
+            "zero_allow_untested_optimizer": True,  # the optimizer comes from the module's configuration
+            "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's CPU optimizer needs a compiler at run time
+            "train_micro_batch_size_per_gpu": 1,  # required, but only used in DeepSpeed's statistics, which are off
         }
         if communication_dtype is not None:
             config["communication_data_type"] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[
@@ -101,10 +101,10 @@ class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
         super().__init__(config=config, timeout=timedelta(minutes=timeout_minutes))
 
     def setup_environment(self) -> None:
-        """Choose the device and start the ranks' communication.
+        """Choose the device and start the communication between ranks.
 
         Raises:
-            RuntimeError: DeepSpeed has settled on another kind of device than the trainer.
+            RuntimeError: DeepSpeed has chosen another type of device than the trainer.
         """
         from deepspeed.accelerator import get_accelerator
 
@@ -115,28 +115,28 @@ class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
                 f"DeepSpeed runs on {chosen!r}, but trainer.accelerator chose {self.root_device.type!r}: set the "
                 f"environment variable DS_ACCELERATOR={self.root_device.type} before the start"
             )
-        # Lightning lets DeepSpeed start on CUDA devices only; these are the same steps.
+        # The same steps as in Lightning, without its check that the device is CUDA.
         self.accelerator.setup_device(self.root_device)
         self.setup_distributed()
 
     def setup_distributed(self) -> None:
-        """Start the ranks' communication."""
+        """Start the communication between ranks."""
         if not isinstance(self.accelerator, CPUAccelerator):
             super().setup_distributed()
             return
         import deepspeed
 
-        # A faster way for ranks on one host, compiled when it is first used; gloo does without.
+        # Faster communication for ranks on one host, but needs a compiler at run time; gloo is used instead.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.set_world_ranks()
         self._init_deepspeed_distributed()
 
     @contextmanager
     def model_sharded_context(self) -> Generator[None, None, None]:
-        """Build the model; in stage 3, each part is spread as soon as it is there.
+        """Build the model; in stage 3, each part is partitioned as soon as it is built.
 
-        DeepSpeed's own context takes a module's weights away at the end of its constructor. What the constructor of
-        the module around it then writes into them (initial values of its choice) would be lost without a word.
+        DeepSpeed's own context is not used: it partitions a module's weights at the end of its constructor, so that
+        initial values that the enclosing module's constructor writes afterwards would be lost silently.
         """
         self._init_config_if_needed()
         if not self.zero_stage_3:
@@ -151,7 +151,7 @@ class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
                 module.may_skip_unused_compute = False
 
     def shard(self, model: nn.Module, dtype: torch.dtype | None) -> None:
-        """Leave this rank's share of every weight; see ``Sharding``. Rank 0's values count."""
+        """Partition every weight: this rank keeps only its share of rank 0's values; see ``Sharding``."""
         import deepspeed
 
         precision = self.precision_plugin.precision.split("-")[0]
@@ -163,7 +163,7 @@ class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
         return largest_of_all_ranks(value, self.root_device)
 
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
-        """Run backward. Lightning has divided the loss by the accumulated batches; DeepSpeed must not do so again."""
+        """Run the backward pass. DeepSpeed must not scale the loss for gradient accumulation: Lightning already has."""
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     def _setup_model_and_optimizer(
@@ -172,9 +172,9 @@ class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
         return self._initialize(model, self.config, optimizer=optimizer, lr_scheduler=lr_scheduler)
 
     def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
-        kept = ("train_micro_batch_size_per_gpu", "fp16", "bf16", "zero_allow_untested_optimizer")
+        used = ("train_micro_batch_size_per_gpu", "fp16", "bf16", "zero_allow_untested_optimizer")
         assert isinstance(self.config, dict)
-        config = {key: self.config[key] for key in kept if key in self.config}
+        config = {key: self.config[key] for key in used if key in self.config}
         if self.zero_stage_3:
             config["zero_optimization"] = self.config["zero_optimization"]
         self.model, _ = self._initialize(model, config, model_parameters=[])
@@ -196,19 +196,19 @@ class Zero(PortableCheckpoints, DeepSpeedStrategy, Sharding):
 
 
 class _OneByOne(nn.Module):
-    """Shows DeepSpeed a model's weights one at a time, each converted and in memory of its own just before.
+    """Passes a model's weights to DeepSpeed one at a time, each converted and copied just before.
 
-    DeepSpeed writes into a weight before it cuts it up. Into one that is mapped from a file, that would leave a copy
-    which lives as long as the mapping: in the end, a whole model.
+    DeepSpeed writes into a weight before it partitions it. Writing into memory-mapped weights would create private
+    copies of their pages that exist as long as the mapping: eventually, of the complete model.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
         super().__init__()
-        self._shown = [model]  # in a list: not a child, whose weights would be found in other ways too
+        self._model = [model]  # in a list, so that it is not a submodule, whose weights DeepSpeed would also find
         self._dtype = dtype
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        for parameter in self._shown[0].parameters(recurse):
+        for parameter in self._model[0].parameters(recurse):
             if not is_zero3_sharded(parameter):
                 dtype = self._dtype if self._dtype is not None and parameter.is_floating_point() else parameter.dtype
                 parameter.data = parameter.data.to(dtype, copy=True, memory_format=torch.contiguous_format)
@@ -216,7 +216,7 @@ class _OneByOne(nn.Module):
 
 
 def _prepare_import() -> None:
-    """Check that DeepSpeed is there, and tell it before its first import where there is no GPU."""
+    """Check that DeepSpeed is installed. Without a GPU, select its CPU accelerator before the first import."""
     if importlib.util.find_spec("deepspeed") is None:
         raise ImportError("strategy Zero needs DeepSpeed: pip install 'membridge[deepspeed]'")
     if not torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """Submits a training run to Slurm: ``python -m lightning_modules.submit --nodes 4 --gpus 8 -- fit -c FILE ...``.
 
-What stands after ``--`` is the command line of ``train.py``. The job goes on by itself where it was stopped; see
+The arguments after ``--`` are the command line of ``train.py``. A job that is stopped resumes by itself; see
 docs/cluster.md.
 """
 
@@ -64,10 +64,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
-    """Make a job of the options, and find what is wrong with it before it has queued for a day.
+    """Make a job from the options, and check it before it is queued.
 
     Args:
-        options: What ``_parser`` gives.
+        options: The parsed options of this command.
         arguments: Command line of ``train.py``.
         root: Working directory.
 
@@ -75,11 +75,13 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
         The job.
 
     Raises:
-        ValueError: Something is missing, twice, set from two sides, or the job could never get anywhere.
-        FileNotFoundError: A config file that is named is not there.
+        ValueError: Options are missing, repeated or contradictory, or the job could not run.
+        FileNotFoundError: A config file does not exist.
     """
     if not arguments or arguments[0] not in SUBCOMMANDS:
-        raise ValueError(f"after -- stands what train.py gets, {'|'.join(SUBCOMMANDS)} -c FILE ...; got {arguments}")
+        raise ValueError(
+            f"write the command line of train.py after --: {'|'.join(SUBCOMMANDS)} -c FILE ...; got {arguments}"
+        )
     if not (root / "train.py").is_file():
         raise FileNotFoundError(f"{root} has no train.py; run this in the project's folder")
     arms = read_sweep(options.sweep)
@@ -118,7 +120,7 @@ def make_job(options: Any, arguments: Sequence[str], root: Path) -> Job:
 
 
 def _check_runs(job: Job, evaluate_after: bool | list[str]) -> dict[str, list[str]]:
-    """Read every run's command line and hold its batch against the processes; the shards it is evaluated on."""
+    """Check every run's command line and batch size. Returns the shards that it is evaluated on."""
     lines = {arm.name: [*job.arguments, *arm_arguments(arm)] for arm in job.arms} or {"": list(job.arguments)}
     configs = dict.fromkeys(config for line in lines.values() for config in named_config_files(line))
     settings = read_command_lines(lines, job.root, list(configs))
@@ -134,15 +136,15 @@ def submit(job: Job, chain: int, after: str | None) -> list[str]:
 
     Args:
         job: What to run.
-        chain: How many jobs, each to start when the one before has ended, however it did.
-        after: Job that the first one waits for.
+        chain: Number of jobs; each starts when the previous one has ended, whether it failed or not.
+        after: Number of a job that the first one waits for.
 
     Returns:
-        The jobs' numbers, last that of the evaluation where there is one.
+        The numbers of the jobs; the last is the evaluation's, if there is one.
 
     Raises:
-        RuntimeError: Slurm refuses the job, in its own words; or the run is finished; or the sweep has too many runs.
-        FileNotFoundError: There is no Slurm.
+        RuntimeError: Slurm rejected the job (with its message), the run is finished, or the sweep has too many runs.
+        FileNotFoundError: Slurm is not installed.
     """
     if shutil.which("sbatch") is None:
         raise FileNotFoundError("there is no sbatch on PATH: submit on a login node of the cluster, or give --dry-run")
@@ -165,7 +167,7 @@ def submit(job: Job, chain: int, after: str | None) -> list[str]:
     if job.evaluated:
         script = folder / "evaluate.sh"
         script.write_text(render_evaluation(job), encoding="utf-8")
-        kind = "aftercorr" if job.arms else "afterok"  # each arm's evaluation waits for that arm alone
+        kind = "aftercorr" if job.arms else "afterok"  # each arm's evaluation waits for that arm only
         number = _sbatch(script, [f"--dependency={kind}:{numbers[-1]}", "--kill-on-invalid-dep=yes"])
         print(f"evaluation {number} after {numbers[-1]}, its log: {_numbered(job.evaluation_log, number)}")
         numbers.append(number)
@@ -177,7 +179,7 @@ def _sbatch(script: Path, options: Sequence[str]) -> str:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"{shlex.join(command)} failed:\n{result.stderr.strip()}")
-    return result.stdout.strip().split(";")[0]  # with several clusters, the cluster's name follows
+    return result.stdout.strip().split(";")[0]  # the name of the cluster may follow
 
 
 def _numbered(log: Path, number: str) -> str:
@@ -185,7 +187,7 @@ def _numbered(log: Path, number: str) -> str:
 
 
 def _check_array(num_arms: int) -> None:
-    """Refuse a sweep with more runs than Slurm has tasks for in one array."""
+    """Raise if a sweep has more runs than Slurm allows tasks in an array."""
     if not num_arms:
         return
     shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True).stdout
@@ -209,7 +211,7 @@ def _check_arguments(arguments: Sequence[str], root: Path) -> None:
 def _check_time(resources: Resources, stopping: Stopping) -> None:
     if stopping.seconds_before >= resources.seconds:
         raise ValueError(
-            f"signal {stopping.signal} would stop the job as soon as it starts, for ever, with --time {resources.time}"
+            f"signal {stopping.signal} would stop the job every time as soon as it starts, with --time {resources.time}"
         )
 
 
@@ -222,18 +224,18 @@ def _parser() -> ArgumentParser:
     parser = _HyphenParser(
         prog="python -m lightning_modules.submit",
         usage="%(prog)s [--cluster FILE] [--nodes N] [--gpus N] [--time TIME] [...] -- fit -c FILE ...",
-        description="Submit a training run to Slurm. What stands after -- is the command line of train.py.",
+        description="Submit a training run to Slurm. The arguments after -- are the command line of train.py.",
     )
     parser.add_argument("--cluster", action=ActionConfigFile, help="YAML with any of these options: a site's defaults")
     for group in GROUPS:
         parser.add_class_arguments(group)
     parser.add_argument("--name", type=str | None, default=None, help="the job's name; its run folder's by default")
     parser.add_argument(
-        "--run_folder", type=str | None, default=None, help="all that the run writes; runs/NAMES-OF-THE-CONFIGS"
+        "--run_folder", type=str | None, default=None, help="folder of the run (default: runs/NAMES-OF-THE-CONFIGS)"
     )
     parser.add_argument("--sweep", type=str | None, default=None, help="YAML list of runs: name, configs, options")
-    parser.add_argument("--parallel", type=int | None, default=None, help="most runs of the sweep at once")
-    parser.add_argument("--chain", type=int, default=1, help="jobs in a row, each to go on where the last one stopped")
+    parser.add_argument("--parallel", type=int | None, default=None, help="maximum number of the sweep's runs at once")
+    parser.add_argument("--chain", type=int, default=1, help="number of jobs; each resumes where the last one stopped")
     parser.add_argument("--after", type=str | None, default=None, help="number of a job to wait for")
     parser.add_argument(
         "--evaluate_after",
@@ -257,14 +259,14 @@ def read_sweep(path: str | None) -> list[Arm]:
     """Read the runs of a sweep.
 
     Args:
-        path: YAML file, a list; None for no sweep.
+        path: YAML file with a list of runs; None for no sweep.
 
     Returns:
         The runs.
 
     Raises:
-        FileNotFoundError: It is not there.
-        ValueError: It is not such a list; the message names the key.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a list of runs; the message names the wrong key.
     """
     if path is None:
         return []

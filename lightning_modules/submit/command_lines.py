@@ -1,4 +1,4 @@
-"""Reads the command lines of a job's runs as ``train.py`` will, before the job waits in the queue."""
+"""Checks the command lines of a job's runs with the parser of ``train.py``, before the job is queued."""
 
 import contextlib
 import io
@@ -13,16 +13,16 @@ from typing import Any
 from lightning_modules.submit.job_settings import Resources
 
 JOB_VARIABLE = re.compile(r"\$\{oc\.env:(\w+)")
-"""A variable of the environment in an option or a config file, as OmegaConf writes it."""
+"""An environment variable in an option or a config file, in OmegaConf's syntax."""
 
 
 def read_command_lines(lines: Mapping[str, Sequence[str]], root: Path, configs: Sequence[str]) -> dict[str, Any]:
     """Parse every run's command line with the parser of ``train.py``.
 
-    A variable that only the job has (``${oc.env:SLURM_TMPDIR}``) is read as the text ``$SLURM_TMPDIR``.
+    A variable that is set in the job only (``${oc.env:SLURM_TMPDIR}``) gets the value ``$SLURM_TMPDIR``.
 
     Args:
-        lines: Command line of each run, by its name; one run that is no sweep's has the name "".
+        lines: Command line of each run, by name; a single run has the name "".
         root: Folder of ``train.py``, the working directory.
         configs: All config files that they name.
 
@@ -30,7 +30,7 @@ def read_command_lines(lines: Mapping[str, Sequence[str]], root: Path, configs: 
         Settings of each run.
 
     Raises:
-        ValueError: Some are wrong; the message has the errors of all.
+        ValueError: Command lines are invalid; the message has the errors of all runs.
     """
     parse = runpy.run_path(str(root / "train.py"), run_name="train")["parse"]
     texts = [*(argument for line in lines.values() for argument in line), *map(_text_of, (root / c for c in configs))]
@@ -52,14 +52,14 @@ def read_command_lines(lines: Mapping[str, Sequence[str]], root: Path, configs: 
 
 
 def check_batches(settings: Mapping[str, Any], resources: Resources) -> None:
-    """Hold what a training batch is a multiple of against the number of processes.
+    """Check that training batches can be divided evenly among the processes.
 
     Args:
-        settings: Settings of each run, by its name.
+        settings: Settings of each run, by name.
         resources: Nodes and GPUs.
 
     Raises:
-        ValueError: A batch cannot be split evenly; the message names all such runs.
+        ValueError: A batch size is not a multiple of the number of processes; the message names all such runs.
     """
     processes = resources.nodes * resources.tasks_per_node
     errors: dict[str, list[str]] = defaultdict(list)
@@ -88,7 +88,7 @@ def _text_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def _job_variables(texts: Sequence[str]) -> Iterator[None]:
-    """Let the variables that the texts name be there, with their own names as values where they are not set."""
+    """Set the variables that occur in the texts and are not set, with their names as values."""
     named = {name for text in texts for name in JOB_VARIABLE.findall(text)}
     missing = sorted(named - set(os.environ))
     os.environ.update({name: f"${name}" for name in missing})

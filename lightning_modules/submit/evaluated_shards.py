@@ -1,18 +1,18 @@
-"""Which shards a run is evaluated on once it has been trained."""
+"""Determines the shards on which a run is evaluated after training."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def evaluated_shards(asked: bool | list[str], settings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Tell what ``evaluate.py`` is given after each run.
+    """Find the shards that ``evaluate.py`` is called with after each run.
 
     Args:
-        asked: Shards; True = the run's validation sets, False = nothing.
-        settings: Settings of each run, by its name.
+        asked: A list of shards; True for the run's validation sets, False for no evaluation.
+        settings: Settings of each run, by name.
 
     Returns:
-        Shards by the runs' names; nothing where nothing is asked for.
+        Shards of each run, by name; empty without an evaluation.
 
     Raises:
         ValueError: A run has no validation set, or its checkpoints are not in its run folder.

@@ -1,4 +1,4 @@
-"""What a job asks of Slurm, in what environment it runs, and when it stops. The fields are the options."""
+"""The options of a job: its resources, its environment, and how it is stopped. Fields are command-line options."""
 
 import re
 from dataclasses import dataclass, field
@@ -13,23 +13,23 @@ NAME = re.compile(r"\w[\w.=+-]*")
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job asks for.
+    """The resources that a job requests.
 
     Args:
-        nodes: Nodes.
-        gpus: GPUs of each node, with one process each; 0 = one process a node, on the CPU.
-        time: Time limit as Slurm has it: MINUTES, HOURS:MINUTES:SECONDS, DAYS-HOURS.
-        cpus_per_task: CPUs of each process, its data workers' included.
-        memory: Memory of each node, such as 500G; 0 = all of it.
-        account: Whose hours are used.
-        partition: Where the job queues; the site's default if not given.
+        nodes: Number of nodes.
+        gpus: Number of GPUs per node, with one process each; 0 = one process per node, on the CPU.
+        time: Time limit in Slurm's format: MINUTES, HOURS:MINUTES:SECONDS, DAYS-HOURS.
+        cpus_per_task: Number of CPUs per process, for its data workers too.
+        memory: Memory per node, such as 500G; 0 = all.
+        account: Account that is charged.
+        partition: Partition (queue); the site's default if not given.
         qos: Quality of service.
         constraint: Features that nodes must have.
-        gpu_option: How the site wants GPUs asked for; some take only --gres=gpu:a100:{gpus}.
+        gpu_option: Option of sbatch that requests GPUs; some sites need --gres=gpu:a100:{gpus}.
         sbatch: Further options of sbatch.
 
     Raises:
-        ValueError: A number is not positive, or a text is not one that Slurm understands.
+        ValueError: A number is not positive, or a text is not in Slurm's format.
     """
 
     nodes: int = 1
@@ -55,20 +55,21 @@ class Resources:
         if not TIME.fullmatch(self.time) or not re.search("[1-9]", self.time):
             raise ValueError(f"time '{self.time}' is not a time limit; give HOURS:MINUTES:SECONDS or DAYS-HOURS")
         if "{gpus}" not in self.gpu_option:
-            raise ValueError(f"gpu_option '{self.gpu_option}' must say where the number goes, with {{gpus}}")
+            raise ValueError(f"gpu_option '{self.gpu_option}' must contain {{gpus}}, which is replaced by the number")
         _check_options("sbatch", self.sbatch)
 
     @property
     def seconds(self) -> int:
-        """The time limit."""
+        """The time limit, in seconds."""
         days, _, rest = str(self.time).rpartition("-")
         numbers = [int(number) for number in rest.split(":")]
-        units = (3600, 60, 1) if days or len(numbers) == 3 else (60, 1)  # a lone number is minutes, behind days hours
+        # A single number means minutes, or after days hours.
+        units = (3600, 60, 1) if days or len(numbers) == 3 else (60, 1)
         return int(days or 0) * 86400 + sum(unit * number for unit, number in zip(units, numbers, strict=False))
 
     @property
     def tasks_per_node(self) -> int:
-        """Processes of each node."""
+        """Number of processes per node."""
         return max(1, self.gpus)
 
     def options(self) -> list[str]:
@@ -90,12 +91,12 @@ class Resources:
 
 @dataclass(frozen=True)
 class Container:
-    """In what container the processes run. The working directory is mounted at its own path, and is where they start.
+    """The container of the processes. They start in the working directory, which is mounted at the same path.
 
     Args:
-        image: File, or name that the program takes.
-        program: What starts it: ``pyxis`` (srun's plugin, over enroot) or ``apptainer``.
-        mounts: Further folders, HOST:INSIDE.
+        image: File or name of the image.
+        program: Program that starts it: ``pyxis`` (plugin of srun, with enroot) or ``apptainer``.
+        mounts: Further folders to mount, as HOST:INSIDE.
         options: Further options of srun (pyxis) or of ``apptainer exec``.
     """
 
@@ -113,20 +114,20 @@ class Container:
 
 @dataclass(frozen=True)
 class JobEnvironment:
-    """What the processes find.
+    """The environment of the processes.
 
     Args:
-        setup: Shell lines that run first on the job's first node, such as "module load" and "source .../activate";
-            what they export reaches all processes.
+        setup: Shell lines that run first, on the job's first node, such as "module load" and "source .../activate".
+            Variables that they export are set for all processes.
         variables: Environment variables.
         container: Container of the processes; the setup runs outside it.
-        python: Interpreter, inside the container where there is one.
-        interface: Network interface of NCCL and Gloo, where they choose the wrong one.
+        python: Python interpreter, inside the container if there is one.
+        interface: Network interface for NCCL and Gloo, if they choose the wrong one.
         srun: Further options of srun, such as --cpu-bind=cores.
-        stage: What every node copies to its own disk first.
+        stage: Files that every node copies to its own disk first.
 
     Raises:
-        ValueError: A variable's name is not one of the shell, or an option is not one.
+        ValueError: The name of a variable is invalid, or an option does not start with a dash.
     """
 
     setup: str = ""
@@ -146,15 +147,15 @@ class JobEnvironment:
 
 @dataclass(frozen=True)
 class Stopping:
-    """What happens when the time is up or the machine is needed.
+    """How a job is stopped at its time limit or on preemption.
 
     Args:
-        signal: Signal and the seconds before the time limit at which Slurm sends it; null for none. Two steps, a
-            validation and the writing of a checkpoint must fit in.
-        requeue: Have the job queue again when it was stopped, preempted, or a node failed. Sites may forbid it.
+        signal: Signal, and how many seconds before the time limit Slurm sends it; null for none. The time must suffice
+            for two steps, a validation and a checkpoint.
+        requeue: Queue the job again after it was stopped or preempted, or a node failed. Some sites forbid it.
 
     Raises:
-        ValueError: The signal is none that training listens to.
+        ValueError: Training does not handle this signal.
     """
 
     signal: str | None = "USR1@120"
@@ -162,12 +163,12 @@ class Stopping:
 
     @property
     def seconds_before(self) -> int:
-        """How long before the time limit the signal comes; 0 for none."""
+        """Seconds between the signal and the time limit; 0 without a signal."""
         return 0 if self.signal is None else int(self.signal.split("@")[1])
 
     def __post_init__(self) -> None:
         if self.signal is not None and not SIGNAL.fullmatch(self.signal):
-            raise ValueError(f"signal '{self.signal}' must be USR1@SECONDS or TERM@SECONDS, which training listens to")
+            raise ValueError(f"signal '{self.signal}' must be USR1@SECONDS or TERM@SECONDS, which training handles")
 
 
 @dataclass(frozen=True)
@@ -175,12 +176,12 @@ class Arm:
     """One run of a sweep.
 
     Args:
-        name: Name of its run folder in the sweep's.
-        configs: Files merged over those of the command line.
-        options: Further keys and values.
+        name: Name of its run folder within the sweep's folder.
+        configs: Config files, merged over those of the command line.
+        options: Further options, as keys and values.
 
     Raises:
-        ValueError: The name cannot name a folder.
+        ValueError: The name is not valid for a folder.
     """
 
     name: str
@@ -189,7 +190,7 @@ class Arm:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
-            raise ValueError(f"'{self.name}' cannot name an arm: take letters, digits and . _ = + -")
+            raise ValueError(f"'{self.name}' cannot name an arm: use letters, digits and . _ = + -")
 
 
 def _check_options(name: str, options: list[str]) -> None:

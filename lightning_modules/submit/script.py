@@ -1,4 +1,4 @@
-"""The job script: everything that the job does, for a person to read."""
+"""Writes the job script, in a form that people can read."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ from lightning_modules.submit.staging import expanded_by_bash, staging
 from lightning_modules.submit.start_record import recording
 
 KILLED = 128 + signal.SIGUSR1
-"""Status, by the shell's custom, of a process that SIGUSR1 ended."""
+"""Exit status that the shell reports for a process that SIGUSR1 ended."""
 
 RENDEZVOUS = """\
 # All processes meet at the first node. Where its name is not known to the resolver, Slurm knows its address.
@@ -47,19 +47,20 @@ done
 
 @dataclass(frozen=True)
 class Job:
-    """A training run, or a sweep of them, as a job.
+    """A Slurm job for one training run or for a sweep.
 
     Args:
         name: Name in the queue.
-        root: Where it was submitted, and runs: absolute.
-        run_folder: Folder of the run; of a sweep, that of the arms' folders. Seen from ``root``.
+        root: Working directory, absolute.
+        run_folder: Folder of the run, relative to ``root``; for a sweep, the parent of the arms' folders.
         arguments: Command line of ``train.py``.
-        arms: The sweep's runs; none for a single run.
-        parallel: Most arms at once; None = as many as Slurm starts.
-        resources: What is asked for.
-        environment: What the processes find.
-        stopping: What happens when the time is up.
-        evaluated: Shards that each run is evaluated on after it, by its arm's name ("" of a single run); may be empty.
+        arms: The runs of a sweep; empty for a single run.
+        parallel: Maximum number of arms at once; None for no limit.
+        resources: Nodes, GPUs, time and so on.
+        environment: The environment of the processes.
+        stopping: How the job is stopped.
+        evaluated: Shards that each run is evaluated on afterwards, by the arm's name ("" for a single run); may be
+            empty.
     """
 
     name: str
@@ -75,12 +76,12 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """The log file, with Slurm's signs for the job's number."""
+        """The log file, with Slurm's placeholders for the number of the job."""
         return self.root / self.run_folder / ("slurm-%A_%a.out" if self.arms else "slurm-%j.out")
 
     @property
     def evaluation_log(self) -> Path:
-        """The same of the job that evaluates."""
+        """The log file of the evaluation."""
         return self.log.with_name(self.log.name.replace("slurm", "evaluation"))
 
 
@@ -88,7 +89,7 @@ def render(job: Job) -> str:
     """Write the job script.
 
     Args:
-        job: What to run.
+        job: The job.
 
     Returns:
         A bash script with the options of sbatch.
@@ -110,10 +111,10 @@ def render(job: Job) -> str:
 
 
 def render_evaluation(job: Job) -> str:
-    """Write the script of the job that evaluates what the runs have trained, each on one device.
+    """Write the script of the job that evaluates the trained models, each on one device.
 
     Args:
-        job: The runs, with the shards that they are evaluated on.
+        job: The training job, with the shards to evaluate on.
 
     Returns:
         A bash script with the options of sbatch.
@@ -123,7 +124,7 @@ def render_evaluation(job: Job) -> str:
     command = f'{quote(job.environment.python)} evaluate.py --checkpoint "$checkpoint" --data "${{shards[@]}}"'
     lines = [
         'checkpoint="$run_folder/checkpoints/final.ckpt"',
-        "# The best one, where checkpoint.monitor says what is best.",
+        "# The best checkpoint, if checkpoint.monitor is set.",
         'best="$run_folder/checkpoints/best.ckpt"',
         '[[ -e $best ]] && checkpoint="$best"',
         f'command=({command} --out "$run_folder/evaluation")',
@@ -142,12 +143,12 @@ def render_evaluation(job: Job) -> str:
 
 
 def _head(options: Sequence[str]) -> str:
-    first = "#!/usr/bin/env bash\n# Written by python -m lightning_modules.submit; docs/cluster.md tells about it.\n"
+    first = "#!/usr/bin/env bash\n# Written by python -m lightning_modules.submit; docs/cluster.md explains it.\n"
     return first + "".join(f"#SBATCH {_word(option)}\n" for option in options)
 
 
 def _run_folder(job: Job, of_arms: Mapping[str, tuple[str, Sequence[str]]]) -> str:
-    """Set ``run_folder``, and in a sweep by the task's number an array with the words of its arm."""
+    """Set ``run_folder``; in a sweep, also an array with the arguments of the task's arm."""
     folder = quote(str(job.run_folder))
     if not job.arms:
         return f"run_folder={folder}\n"
@@ -170,20 +171,20 @@ def _options(job: Job, *, evaluates: bool = False) -> list[str]:
         *([array] if job.arms else []),
         f"--chdir={job.root}",
         f"--output={job.evaluation_log if evaluates else job.log}",
-        "--open-mode=append",  # a requeued job keeps its number
+        "--open-mode=append",  # a requeued job has the same number
         *signal_option,
         "--requeue" if stopping.requeue else "--no-requeue",
     ]
 
 
 def arm_arguments(arm: Arm) -> list[str]:
-    """What an arm adds to the command line.
+    """Command-line arguments of an arm.
 
     Args:
         arm: The arm.
 
     Returns:
-        Arguments; a value that is not a text is written as JSON, which the command line reads as the same value.
+        Arguments. Values that are not text are written as JSON, which the command line reads as the same values.
     """
     configs = [part for config in arm.configs for part in ("-c", config)]
     values = ((key, value if isinstance(value, str) else json.dumps(value)) for key, value in arm.options.items())
@@ -215,9 +216,9 @@ def _command(job: Job) -> str:
 
 def _srun(job: Job) -> str:
     container = job.environment.container
-    # --wait: a rank that fails must not leave the others hanging, yet all must have time to leave with their status.
+    # --wait ends the other ranks when one fails, and gives them time to exit with their own status.
     options = ["--wait=60", "--label", *job.environment.srun]
-    if job.resources.cpus_per_task is not None:  # srun does not take it from the job
+    if job.resources.cpus_per_task is not None:  # srun does not inherit it from the job
         options.append(f"--cpus-per-task={job.resources.cpus_per_task}")
     inside: list[str] = []
     if container is not None and container.program == "pyxis":
@@ -251,7 +252,7 @@ def _ending(job: Job) -> str:
     if job.stopping.requeue:
         number = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if job.arms else "$SLURM_JOB_ID"
         lines += [
-            f"# {EXIT_STATUS}: training has saved and stopped. {KILLED}: SIGUSR1 came before training could listen.",
+            f"# {EXIT_STATUS}: training has saved and stopped. {KILLED}: SIGUSR1 came before training could handle it.",
             f"if ((status == {EXIT_STATUS} || status == {KILLED})); then",
             f'    scontrol requeue "{number}"',
             "fi",
@@ -260,7 +261,7 @@ def _ending(job: Job) -> str:
 
 
 def _words(arguments: Sequence[str]) -> list[str]:
-    """Quoted arguments, an option with its value on one line."""
+    """Quoted arguments; an option and its value share a line."""
     lines: list[list[str]] = []
     for argument in arguments:
         if not lines or argument.startswith("-"):
@@ -270,5 +271,5 @@ def _words(arguments: Sequence[str]) -> list[str]:
 
 
 def _word(option: str) -> str:
-    """An option as sbatch reads it in a script: quoted where it has a space, and as it stands otherwise."""
+    """An option as sbatch reads it in a script: quoted only if it has spaces or special characters."""
     return quote(option) if any(sign in option for sign in " \t'\"\\#") else option

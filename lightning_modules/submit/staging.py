@@ -1,4 +1,4 @@
-"""Copies shards to the own disks of a job's nodes before training starts."""
+"""Copies shards to the local disks of a job's nodes before training starts."""
 
 import re
 from dataclasses import dataclass
@@ -48,14 +48,14 @@ srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --label \\
 
 @dataclass(frozen=True)
 class Stage:
-    """What is copied to the own disk of every node before training starts.
+    """Files that are copied to the local disk of every node before training starts.
 
     Args:
         files: Files or patterns on the shared disk, such as ``/shared/shards/train-*.tar``.
-        folder: Folder on the nodes' own disks. ``$NAME`` is a variable of the job: ``$SLURM_TMPDIR/shards``.
+        folder: Folder on the nodes' local disks. ``$NAME`` is a variable of the job: ``$SLURM_TMPDIR/shards``.
 
     Raises:
-        ValueError: Nothing is named, or the folder is no absolute path.
+        ValueError: There are no files, or the folder is not an absolute path.
     """
 
     files: list[str]
@@ -69,24 +69,24 @@ class Stage:
 
 
 def staging(stage: Stage) -> str:
-    """Write the lines of the job script that stage files, with one task on every node.
+    """Write the lines of the job script that copy files, with one task on every node.
 
     Args:
-        stage: What and where to.
+        stage: Files and folder.
 
     Returns:
-        Lines of bash. The script ends with status 1 where a node fails, or a pattern finds no file.
+        Lines of bash. The script exits with status 1 if a node fails, or a pattern matches no file.
     """
     files = " ".join(expanded_by_bash(file, patterns=True) for file in stage.files)
     return COPY + CALL.replace("FILES", files).replace("FOLDER", quote(expanded_by_bash(stage.folder)))
 
 
 def expanded_by_bash(text: str, *, patterns: bool = False) -> str:
-    """Quote a path for bash so that only ``$NAME`` and, with ``patterns``, ``*``, ``?`` and ``[]`` have a meaning.
+    """Quote a path for bash, except for ``$NAME`` and, with ``patterns``, ``*``, ``?`` and ``[]``.
 
     Args:
         text: Path or pattern.
-        patterns: Whether bash looks for files.
+        patterns: Whether bash expands patterns.
 
     Returns:
         One word of bash.

@@ -1,4 +1,4 @@
-"""Writes down what a job runs: at the head of its log, and in the run folder once for every start."""
+"""Records commit, changes, nodes and package versions at every start of a job, in its log and in the run folder."""
 
 from shlex import quote
 
@@ -29,11 +29,11 @@ GPUS = "nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noh
 
 
 def recording(environment: JobEnvironment, *, has_gpus: bool) -> str:
-    """Write the lines of the job script that record commit, changes, hosts, versions and date.
+    """Write the lines of the job script that record commit, changes, nodes, versions and date.
 
     Args:
-        environment: Its interpreter's packages are listed; those of a container are the image's, which is named.
-        has_gpus: Whether the job has GPUs, which are listed too.
+        environment: Names the interpreter whose packages are listed, or the container, whose image is recorded instead.
+        has_gpus: Whether to list GPUs.
 
     Returns:
         Lines of bash.

@@ -66,7 +66,7 @@ def test_folder_that_does_not_give_the_graphs_numbers_is_refused(
     monkeypatch.setattr(pretrained, "_DINOV2_CONFIG", TINY)
     onnx.save(as_exported(original), tmp_path / "other.onnx")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match="differs from the ONNX graph"):
+    with pytest.raises(ValueError, match="differs from its ONNX graph"):
         dinov2_folder(tmp_path / "other.onnx", tmp_path / "folder")
 
 

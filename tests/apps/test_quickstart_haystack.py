@@ -136,9 +136,9 @@ def test_needle_videos_are_the_ones_of_before_other_tasks_existed(clips: list[Cl
     # Published results belong to these videos. Plans alone: the encoder's bytes change with its version.
     plans = [plan_video(SETTINGS, clips, split, index) for split in (TRAIN, EVAL) for index in range(20)]
     needles = [(video.num_frames, *(needle for each in video.needles for needle in each)) for video in plans]
-    runs = [[tuple(run._replace(look=run.look[:2])[:7]) for run in video.runs] for video in plans]
+    runs = [[tuple(run._replace(colours=run.colours[:2])[:7]) for run in video.runs] for video in plans]
     assert hashlib.sha256(repr((needles, runs)).encode()).hexdigest() == PLANS_OF_VERSION_2
-    assert {(run.turns, run.look.channels) for video in plans for run in video.runs} == {(0, (0, 1, 2))}
+    assert {(run.turns, run.colours.channels) for video in plans for run in video.runs} == {(0, (0, 1, 2))}
 
 
 def test_answers_are_among_the_options_and_ids_are_unique(clips: list[Clip]) -> None:
@@ -266,7 +266,7 @@ def test_truncated_shard_is_made_again(clip_files: list[Path], tmp_path: Path) -
 
 def test_folder_of_something_else_is_not_touched(clip_files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match=r"holds no haystack\.json"):
+    with pytest.raises(FileExistsError, match=r"has no haystack\.json"):
         build_haystack(SETTINGS, clip_files, tmp_path, workers=1, progress=False)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 

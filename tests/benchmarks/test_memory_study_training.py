@@ -23,7 +23,7 @@ from benchmarks.memory_study import data, training
 from benchmarks.memory_study.arms import ARMS, FOLDER, FRESH, Run
 from benchmarks.memory_study.data import LENGTHS, SHORT, StudySize, make_videos, prepare_fresh, study_splits
 from benchmarks.memory_study.rank import main as measure_rank
-from benchmarks.memory_study.training import judge_fresh, study_config, train_arms, training_command
+from benchmarks.memory_study.training import evaluate_fresh, study_config, train_arms, training_command
 from tests.fixtures_data import write_shard
 
 TINY = StudySize(1, 1, 1, 1, 1, 1, train_scenes=2, held_out_scenes=2)
@@ -217,9 +217,9 @@ def test_finished_runs_are_judged_on_fresh_videos_once(study: Path, commands: Co
     train_arms(runs)
     commands.run.clear()
     commands.failing = "seed-1"
-    assert judge_fresh(runs, jobs=1) == runs[1:]
+    assert evaluate_fresh(runs, jobs=1) == runs[1:]
     commands.failing = ""
-    assert judge_fresh(runs, jobs=1) == []
+    assert evaluate_fresh(runs, jobs=1) == []
     assert [command[0] for command in commands.run] == ["evaluate.py"] * 3
     assert all(str(study / FRESH / "features/eval-*.tar") in command for command in commands.run)
     assert all(run.report.read_text() == run.fresh_report.read_text() == "{}" for run in runs)

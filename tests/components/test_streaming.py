@@ -241,7 +241,7 @@ def test_segments_that_are_not_admitted_take_no_memory(folders: PartFolders) -> 
 
 
 def test_segmenter_that_needs_the_whole_video_is_refused(folders: PartFolders) -> None:
-    with pytest.raises(ValueError, match="Uniform cannot settle a boundary before the video has ended"):
+    with pytest.raises(ValueError, match="Uniform knows no boundary before the video has ended"):
         StreamingSession(build(folders, segmenter=Uniform(3)))
 
 

@@ -121,7 +121,7 @@ def test_a_changed_object_is_fetched_again(s3: str, shards: Path, tmp_path: Path
     assert before.read(0).key == "l00", "the local copy is still there"
     assert open_shards(f"{s3}/moving.tar", cache).read(0).key == "s00"
     client.delete_object(Bucket="bucket", Key="data/moving.tar")
-    with pytest.raises(ShardError, match=r"s3://bucket/data/moving\.tar is not there or may not be read"):
+    with pytest.raises(ShardError, match=r"s3://bucket/data/moving\.tar does not exist or may not be read"):
         open_shards(f"{s3}/moving.tar", cache)
 
 

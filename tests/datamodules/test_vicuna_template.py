@@ -8,8 +8,8 @@ import sentencepiece
 from transformers import LlamaTokenizer
 
 from components.language.chat import ChatFormat
-from components.weights.convert_videollamb import main
 from components.weights.language_settings import CHAT_TEMPLATE
+from components.weights.videollamb import main
 from datamodules.batch import IGNORED_LABEL, VIDEO_PLACEHOLDER
 from datamodules.conversations import build_turns, load_tokenizer
 from datamodules.errors import SampleError

@@ -122,7 +122,7 @@ def test_a_stand_in_trains_nothing_and_is_not_counted(folders: PartFolders, tmp_
     ]
     assert missing == [], "or the other ranks would wait for its gradient"
     make_trainer(tmp_path, logger=logger).validate(module, make_loader([lost, make_batch(folders)]), verbose=False)
-    assert module.judgement.counter.by()[()].total == 5
+    assert module.metrics.counter.by()[()].total == 5
     assert torch.isfinite(torch.tensor(logger.logged[-1][1]["val/loss/0"]))
 
 
@@ -131,7 +131,7 @@ def test_accuracies_start_anew_with_every_validation(folders: PartFolders, tmp_p
     trainer = make_trainer(tmp_path, logger=logger)
     for _ in range(2):
         trainer.validate(module, make_loader([make_batch(folders)]), verbose=False)
-        assert module.judgement.counter.by()[()].total == 5
+        assert module.metrics.counter.by()[()].total == 5
 
 
 def test_checkpoint_leaves_the_frozen_encoder_out(folders: PartFolders, tmp_path: Path) -> None:

@@ -31,18 +31,18 @@ def import_backend() -> Any:
 
 
 class DecordDecoder:
-    """An open video. The file is read into memory, and decoded from its start on: decord's seeks miss frames.
+    """An open video. decord reads the file into memory and decodes from the first frame, because its seeks miss frames.
 
-    decord numbers frames without their times, and shows wrong ones for some files. Therefore PyAV reads the times, a
-    file of which decord lists other frames is refused, and frames are counted from the first one on, without a seek.
-    So is a film that has to be mirrored.
+    decord numbers frames without reading their times, and returns wrong frames of some files. So PyAV reads the times,
+    frames are counted from the first one without a seek, and a file is refused if decord lists other frames, or if it
+    must be mirrored.
 
     Source: https://github.com/dmlc/decord (0.6.0 is its last release; it can hang on a container that lists more frames
     than it holds: its issues 269 and 373; its issues 24 and 91 tell of wrong frames after a seek).
 
     Args:
         file: The video's file.
-        size: Largest frame, and how large frames need to be.
+        size: Largest frame, and how large frames must be.
         where: Shard and key, for messages.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Video decoders behind one small interface. A new backend is one file and one line in ``_BACKENDS``.
+"""Opens a video with one of several decoding libraries. A new one is one file and one line in ``_BACKENDS``.
 
-Only the chosen frames are kept, and one thread decodes: the data loader's worker processes are what runs side by side.
-A decoder that hangs or crashes takes nothing with it: see ``decoding_process``.
+Only the chosen frames are stored. One thread decodes, because several worker processes decode at the same time.
+``decoding_process`` protects the training process from a decoder that hangs or crashes.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,16 +22,17 @@ class VideoDecoder(Protocol):
 
     @property
     def frame_ms(self) -> NDArray[np.int64]:
-        """When every frame is first shown, increasing, milliseconds after the first one."""
+        """[T] int64: start of every frame, increasing, in milliseconds after the first one."""
 
     @property
     def duration_ms(self) -> int:
-        """When the last frame ends."""
+        """End of the last frame, in milliseconds after the start of the first one."""
 
     def frames(self, indices: Sequence[int]) -> DecodedFrames:
-        """Decode the frames of these increasing indices, at the size that was asked for.
+        """Decode the frames of these increasing indices, at the requested size.
 
-        Where a packet of the file shows no frame, the one before it comes, at its own time, and each frame once.
+        If a packet of the file shows no frame, the frame before it is returned, with its own time. No frame is returned
+        twice.
         """
 
 
@@ -45,9 +46,9 @@ def open_video(
     """Open a video.
 
     Args:
-        file: The video's file; it stays the caller's to close, after the frames were decoded.
+        file: The video's file; the caller closes it after the frames were decoded.
         backend: ``pyav``, ``decord`` or ``torchcodec``.
-        size: Largest frame, and how large frames need to be.
+        size: Largest frame, and how large frames must be.
         where: Shard and key, for messages.
 
     Returns:
@@ -56,7 +57,7 @@ def open_video(
     Raises:
         ValueError: There is no such backend.
         ImportError: The backend is not installed.
-        BrokenMediaError: The bytes are no whole video.
+        BrokenMediaError: The bytes are no complete video.
     """
     if backend not in _BACKENDS:
         raise ValueError(f"video backend {backend!r} is unknown; choose one of {', '.join(_BACKENDS)}")

@@ -1,4 +1,4 @@
-"""Refuses films that a decoding library shows turned or mirrored."""
+"""Refuses videos that a decoding library would return rotated or mirrored."""
 
 from typing import BinaryIO
 
@@ -10,7 +10,7 @@ from datamodules.media.video_timeline import VideoTimeline
 
 
 def check_orientation(file: BinaryIO, size: FrameSize, timeline: VideoTimeline, backend: str, where: str) -> None:
-    """Refuse videos that other backends do not show upright: they know the turns of MP4 and MOV only, and no mirror.
+    """Refuse videos that decord and torchcodec do not make upright: they only rotate MP4 and MOV, and never mirror.
 
     Raises:
         BrokenMediaError: It is such a video.

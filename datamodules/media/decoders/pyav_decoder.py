@@ -18,7 +18,7 @@ from datamodules.media.video_seek import SeekMissedError, frames_after_seek, tim
 from datamodules.media.video_timeline import VideoTimeline, read_timeline
 
 _SEEK_GAIN_FRAMES = 8
-"""Seek only where it skips more frames than this; a shorter gap is decoded faster than the decoder is reset."""
+"""Seek only to skip more frames than this, because decoding a few frames is faster than resetting the decoder."""
 
 
 class FoundFrame(NamedTuple):
@@ -32,19 +32,19 @@ class FoundFrame(NamedTuple):
 class PyAVDecoder:
     """An open video.
 
-    Reads the packets' times first, without decoding: that gives every frame's exact time, shows whether the file is
-    complete, and tells which keyframe to seek to for which frame. Bytes are read where they are needed; a film of any
-    length takes little memory.
+    It reads the times of all packets first, without decoding. From them follow the exact time of every frame, whether
+    the file is complete, and the keyframe from which each frame is decoded. Only the needed bytes are read, so a film
+    of any length takes little memory.
 
-    Some packets show no frame, which often only the decoder knows. Then the nearest frame before it comes. A video of
-    which most frames are lost in this way is broken.
+    Some packets show no frame, which often only the decoder finds out. Then the nearest frame before it is returned. A
+    video that loses most frames in this way counts as broken.
 
-    A chosen frame that FFmpeg marks as damaged makes the video a broken one. Damage that it conceals without a mark
-    goes unnoticed: its strict mode would find more, but also refuses films that every player shows.
+    A video is broken if FFmpeg marks a chosen frame as damaged. Damage that FFmpeg conceals is not found: its strict
+    mode would find more, but also refuses videos that every player shows.
 
     Args:
         file: The video's file.
-        size: Largest frame, and how large frames need to be.
+        size: Largest frame, and how large frames must be.
         where: Shard and key, for messages.
         formats: FFmpeg's names of the formats that are tried.
 
@@ -94,13 +94,13 @@ class PyAVDecoder:
             raise BrokenMediaError(undecodable(self._where, error)) from error
         if found is None:
             raise BrokenMediaError(
-                f"{self._where}: not all of the {len(indices)} chosen frames could be decoded undamaged, though the "
+                f"{self._where}: not all of the {len(indices)} chosen frames could be decoded without damage, but the "
                 f"file lists {len(self.timeline.shown)}; encode it again or leave it out"
             )
         return found
 
     def play(self, first: int = 0) -> Iterator[FoundFrame]:
-        """Decode every frame from the one of this number on, in order.
+        """Decode all frames in order, starting with this index.
 
         Raises:
             BrokenMediaError: A frame is damaged.
@@ -113,7 +113,7 @@ class PyAVDecoder:
             raise BrokenMediaError(undecodable(self._where, error)) from error
 
     def _play(self, first: int) -> Iterator[FoundFrame]:
-        waiting: FoundFrame | None = None  # may be the one on show at the start
+        waiting: FoundFrame | None = None  # may be on display at the start
         num_shown = 1
         for found in self._decode_from(first):
             if found.picture.is_corrupt and found.number >= first:
@@ -129,8 +129,8 @@ class PyAVDecoder:
             yield waiting
 
     def _check_lost(self, num_decoded: int, num_wanted: int) -> None:
-        """Refuse a video of which a decoder drops most frames without a word: those that they depend on are damaged."""
-        if self.timeline.shows_half and 2 * num_decoded < num_wanted:
+        """Refuse a video of which FFmpeg drops most frames without an error, because others are damaged."""
+        if self.timeline.may_store_fields and 2 * num_decoded < num_wanted:
             raise BrokenMediaError(
                 f"{self._where}: only {num_decoded} of {num_wanted} frames can be decoded; fetch or encode it again"
             )
@@ -158,7 +158,7 @@ class PyAVDecoder:
                     yield FoundFrame(timeline.index_at(frame.pts), frame, self._orientation)
 
     def _after_seek(self, container: Any, stream: Any, first: int) -> Iterator[Any] | None:
-        """Frames from the keyframe before ``first`` on; None where a seek is not worth it, or leads elsewhere."""
+        """Frames from the keyframe before ``first``; None where seeking saves no time or does not reach it."""
         keyframe = self.timeline.keyframe_before(first)
         if bisect.bisect_left(self.timeline.shown, keyframe) <= _SEEK_GAIN_FRAMES:
             return None
@@ -170,7 +170,7 @@ class PyAVDecoder:
         return None
 
     def _stack(self, found: Iterator[FoundFrame], most: int) -> DecodedFrames | None:
-        """The pixels of these frames, each once; None where one of them is damaged, or there is none."""
+        """The pixels of these frames, each once; None if one of them is damaged or there is none."""
         indices: list[int] = []
 
         def pictures() -> Iterator[Pixels]:
@@ -250,7 +250,7 @@ def _open_decoding(file: BinaryIO, size: FrameSize, where: str, formats: str) ->
 
 
 def read_video_timeline(file: BinaryIO, size: FrameSize, where: str, formats: str = STORED_FORMATS) -> VideoTimeline:
-    """Read when the frames of a video are shown.
+    """Read the times of a video's frames.
 
     Args:
         file: The video's file.
@@ -259,7 +259,7 @@ def read_video_timeline(file: BinaryIO, size: FrameSize, where: str, formats: st
         formats: FFmpeg's names of the formats that are tried.
 
     Returns:
-        The timeline of its best video stream, from the first frame on that can be decoded.
+        The timeline of its best video stream, starting with the first frame that can be decoded.
 
     Raises:
         BrokenMediaError: The bytes are no complete video.
@@ -281,7 +281,7 @@ def read_video_timeline(file: BinaryIO, size: FrameSize, where: str, formats: st
 
 
 def first_frame(file: BinaryIO, size: FrameSize, where: str, formats: str = STORED_FORMATS) -> Any:
-    """Decode the first frame that can be decoded: PyAV's frame.
+    """Decode the first frame that can be decoded; returns PyAV's frame.
 
     Raises:
         BrokenMediaError: There is none.

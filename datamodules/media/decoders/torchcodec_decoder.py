@@ -32,16 +32,16 @@ def import_backend() -> Any:
 
 
 class TorchCodecDecoder:
-    """An open video. PyAV reads the frames' times and checks that the file is whole, torchcodec decodes.
+    """An open video. PyAV reads the times of frames and checks that the file is complete; torchcodec decodes.
 
     Args:
         file: The video's file.
-        size: Largest frame, and how large frames need to be.
+        size: Largest frame, and how large frames must be.
         where: Shard and key, for messages.
 
     Raises:
         ImportError: torchcodec is not installed.
-        BrokenMediaError: The bytes are no whole video.
+        BrokenMediaError: The bytes are no complete video.
     """
 
     def __init__(self, file: BinaryIO, size: FrameSize, where: str) -> None:
@@ -81,7 +81,7 @@ class TorchCodecDecoder:
         """See ``VideoDecoder``.
 
         Raises:
-            BrokenMediaError: A chosen frame cannot be decoded, or torchcodec counts the frames otherwise.
+            BrokenMediaError: A chosen frame cannot be decoded, or torchcodec numbers the frames differently.
         """
         pixels = decode_in_portions(indices, self._decode, self._size, self._where)
         return DecodedFrames(pixels, self.frame_ms[list(indices)])

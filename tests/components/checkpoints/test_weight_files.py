@@ -1,4 +1,4 @@
-"""Files of published checkpoints: what is read, and what is refused before anything in it runs."""
+"""Weight files of other projects: which are read, and which are refused before code in them is executed."""
 
 import json
 import os
@@ -56,5 +56,5 @@ def test_shards_and_index_that_disagree_are_refused(tmp_path: Path) -> None:
         WeightFiles(tmp_path / "m")
     index = tmp_path / "m" / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
-    with pytest.raises(ValueError, match="shards must lie beside their index"):
+    with pytest.raises(ValueError, match="shards must be in the folder of their index"):
         WeightFiles(tmp_path / "m")

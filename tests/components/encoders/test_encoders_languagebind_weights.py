@@ -174,7 +174,11 @@ def replaced(weights: Weights, name: str, tensor: Tensor | None) -> Weights:
         ("pre_layrnorm.bias", None, r"video transformer .* missing pre_layrnorm\.bias"),
         ("encoder.layers.0.temporal_mlp.fc1.bias", torch.zeros(2), r"unknown encoder\.layers\.0\.temporal_mlp\.fc1"),
         ("encoder.layers.7.layer_norm1.bias", torch.zeros(64), r"unknown encoder\.layers\.7"),
-        ("encoder.layers.0.mlp.fc1.bias", torch.zeros(3), r"fc1\.bias has shape \[3\], config\.json means \[128\]"),
+        (
+            "encoder.layers.0.mlp.fc1.bias",
+            torch.zeros(3),
+            r"fc1\.bias has shape \[3\], expected \[128\] by config\.json",
+        ),
         ("vision_model.logit_bias", torch.zeros(1), "is no checkpoint of LanguageBind: unknown"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What encoders of other shapes give: patches that do not fill the frame, sizes as lists, no position embeddings."""
+"""Encoders with unusual shapes: patches that do not fill the frame, sizes as lists, no position embeddings."""
 
 import json
 from collections.abc import Callable

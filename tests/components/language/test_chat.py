@@ -1,4 +1,4 @@
-"""Training, asking and scoring use the same ids, for the templates and tokenizers of the field."""
+"""Training, generation and scoring use the same ids, for common templates and tokenizers."""
 
 import datetime
 import functools
@@ -49,7 +49,7 @@ QUESTIONS = st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=6).map("".
 
 @st.composite
 def conversations(draw: st.DrawFn) -> list[Turn]:
-    """One to three rounds of dirty text, with a system turn or without."""
+    """One to three questions and answers with unusual characters, with or without a system turn."""
     said: list[str] = []
     for _ in range(draw(st.integers(1, 3))):
         said += [draw(QUESTIONS), draw(ANSWERS.filter(str.strip))]
@@ -57,7 +57,7 @@ def conversations(draw: st.DrawFn) -> list[Turn]:
 
 
 def format_of(name: str) -> ChatFormat:
-    """The format of a tokenizer, with system turns wherever the template has none."""
+    """The format of a tokenizer; system text goes into the first question if the template has no system turn."""
     system_turns = ChatSettings(system_turns="first_question") if name in WITHOUT_SYSTEM_TURN else ChatSettings()
     return chat_format(tokenizer_of(name), system_turns)
 
@@ -68,7 +68,7 @@ def tokenizer_of(name: str) -> Any:
 
 
 def labelled_runs(encoded: EncodedTurns) -> list[tuple[int, list[int]]]:
-    """Start and ids of every stretch of labelled tokens."""
+    """Start and ids of every sequence of labelled tokens."""
     runs: list[tuple[int, list[int]]] = []
     before = IGNORED_LABEL
     for place, label in enumerate(encoded.labels.tolist()):
@@ -111,7 +111,7 @@ def test_a_question_is_asked_with_the_ids_that_training_saw(name: str) -> None:
 
 
 def reference_ids(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
-    """Ids of the whole rendered text, each side of the video mark and the text behind the first token by itself."""
+    """Ids of the complete rendered text; text before and after a video mark or the first token is split."""
     text = tokenizer.apply_chat_template([turn._asdict() for turn in turns], tokenize=False)
     ids = []
     if tokenizer.bos_token and text.startswith(tokenizer.bos_token):
@@ -199,7 +199,7 @@ def test_a_noncharacter_in_a_text_is_refused() -> None:
 
 
 class OtherDay(datetime.datetime):
-    """A calendar that says another day than this one."""
+    """A calendar with another date than today's."""
 
     @classmethod
     def now(cls, tz: Any = None) -> "OtherDay":
@@ -226,7 +226,7 @@ def test_dates_are_written_as_the_template_asks() -> None:
 
 
 def test_a_date_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="'tomorrow' is no day"):
+    with pytest.raises(ValueError, match="'tomorrow' is no date"):
         ChatSettings(date="tomorrow")
 
 

@@ -1,4 +1,4 @@
-"""Chat templates that read lists of parts, look for words in the turns, or have control tokens that are not special."""
+"""Chat templates that take lists of parts, depend on words in turns, or have control tokens not marked as special."""
 
 from collections.abc import Sequence
 
@@ -46,7 +46,7 @@ SMOLVLM = (
 
 
 def held_to_its_prompts(chat: ChatFormat, turns: Sequence[Turn]) -> str:
-    """Text of a conversation whose prompts are what training saw, and whose labels are its answers with their ends."""
+    """Check that prompts equal the training text and that labels are the answers with their ends; return the text."""
     encoded = chat.encode(turns)
     answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
     for (start, labels), place in zip(labelled_runs(encoded), answers, strict=True):
@@ -100,7 +100,7 @@ def test_an_added_word_is_no_control_token_though_the_template_holds_it() -> Non
 
 
 def words_only(template: str) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows some letters and no line break; all else in a row is one unknown token."""
+    """A tokenizer that knows some letters; a sequence of other characters is one unknown token."""
     vocabulary = {
         token: index for index, token in enumerate(["<unk>", "<|im_start|>", "<|im_end|>", *"abcdenqrstuwo "])
     }

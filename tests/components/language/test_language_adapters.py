@@ -1,4 +1,4 @@
-"""A merged language model computes what it did with its adapters, whatever kind of layer has them."""
+"""A language model with merged adapters gives the same results as before, for every kind of layer."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str | list[str]]] = {
 
 
 def adapted(folder: Path, targets: str | list[str], **options: Any) -> HuggingFaceCausalLM:
-    """A model with adapters that do something."""
+    """A model with adapters that are not zero."""
     lora = LoraSettings(rank=2, alpha=4, dropout=0.0, target_modules=targets)
     return fill(HuggingFaceCausalLM(str(folder), lora=lora, **options).eval())
 
@@ -41,7 +41,7 @@ def logits(model: Any) -> Tensor:
 
 
 def fill(part: HuggingFaceCausalLM) -> HuggingFaceCausalLM:
-    """Give adapters weights that do something."""
+    """Set adapters to weights that are not zero."""
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in part.named_parameters():

@@ -20,7 +20,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def overfit(model: HuggingFaceCausalLM, answers: list[str]) -> None:
-    """Teach the model one answer a conversation."""
+    """Train the model on one answer per conversation."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     text = make_text(
         model, [(video, question, answer) for (video, question, _), answer in zip(PROMPTS, answers, strict=True)]
@@ -70,7 +70,7 @@ def test_prompts_are_what_training_conversations_begin_with(model: HuggingFaceCa
 def test_prompt_keeps_the_place_that_the_question_gives_the_visual_tokens(model: HuggingFaceCausalLM) -> None:
     front, behind = (row.tolist() for row in model.prompts(["red ?", "red ?<video>"]).input_ids)
     assert front.index(VIDEO_PLACEHOLDER) < behind.index(VIDEO_PLACEHOLDER)
-    with pytest.raises(ValueError, match="stands 2 times; exactly one"):
+    with pytest.raises(ValueError, match="occurs 2 times; visual tokens need exactly one"):
         model.prompts(["<video>red ?<video>"])
 
 

@@ -33,7 +33,7 @@ NAMES = {  # as llama.cpp calls them
 
 
 def interleave(weight: Tensor, heads: int) -> Tensor:
-    """llama.cpp keeps the two halves of a rotary head as alternating rows."""
+    """llama.cpp stores the two halves of a rotary head as alternating rows."""
     return weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 

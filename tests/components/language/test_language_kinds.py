@@ -198,7 +198,7 @@ def test_the_context_is_known_by_every_name_it_has(config: Any, expected: int | 
 
 
 class ReadsIds(nn.Module):
-    """A model that, like Gemma-3n, adds something of its own for every id, and has a part that nothing reads."""
+    """A model that, like Gemma-3n, adds an embedding per id, and has parameters that are not used."""
 
     def __init__(self, *, reads_ids: bool) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ def test_models_that_need_ids_beside_embeddings_are_found() -> None:
         problem = embeddings_problem(model, ids, model.table(ids))
         assert (problem is not None) == reads_ids
     assert problem is not None
-    assert "it reads ids beside the embeddings" in problem
+    assert "it also reads the ids" in problem
 
 
 def test_parameters_that_no_answer_depends_on_are_found() -> None:

@@ -1,4 +1,4 @@
-"""Conversations that share a row: the losses and gradients of unpacked ones, and nothing between them."""
+"""Packed conversations have the same losses and gradients as unpacked ones, and do not affect each other."""
 
 import itertools
 import random
@@ -161,7 +161,7 @@ def test_answers_are_generated_and_options_scored_as_without_packing(llama: Path
 def attend_within_boundaries(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **options: Any
 ) -> tuple[Tensor, None]:
-    """What FlashAttention computes from boundaries: causal attention within each stretch of the one row."""
+    """The result of FlashAttention with boundaries: causal attention within each conversation of the row."""
     assert attention_mask is None
     assert query.shape[0] == 1
     ends = options["cu_seq_lens_q"].tolist()

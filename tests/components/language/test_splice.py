@@ -19,13 +19,13 @@ def conversations(rows: list[list[int]], video_index: list[int], padding: int = 
 
 
 def embed(text: TextInputs) -> Tensor:
-    """Every id becomes a vector of itself; padding and placeholder become something that must not be read."""
+    """Embed every id as a vector of that id; padding and placeholders as a value that must not occur in results."""
     unread = ~text.text_mask | (text.input_ids == VIDEO_PLACEHOLDER)
     return text.input_ids.double().masked_fill(unread, torch.nan)[..., None].expand(-1, -1, WIDTH)
 
 
 def videos(*masks: list[bool]) -> VisualTokens:
-    """Token q of video v is the vector of 1000 * (v + 1) + q; masked ones must not be read."""
+    """Token q of video v is the vector of 1000 * (v + 1) + q; masked tokens must not occur in results."""
     mask = torch.tensor(masks, dtype=torch.bool).reshape(len(masks), -1)
     values = 1000.0 * torch.arange(1, len(masks) + 1)[:, None] + torch.arange(mask.shape[1])
     return VisualTokens(values.double().masked_fill(~mask, torch.nan)[..., None].expand(-1, -1, WIDTH), mask)

@@ -1,4 +1,4 @@
-"""What an import writes: folders that the parts load as they are, and the way back."""
+"""Imported folders can be loaded by the parts, and exported again."""
 
 import json
 import re
@@ -23,9 +23,9 @@ from components.encoders.languagebind_transformer import FrameWindows
 from components.encoders.languagebind_weights import load_vision_transformer
 from components.language.causal import HuggingFaceCausalLM
 from components.weights.conversion import PARTS
-from components.weights.convert_videollamb import main
 from components.weights.encoder_settings import EncoderFacts, encoder_settings
 from components.weights.lora import merge_adapters
+from components.weights.videollamb import main
 from tests.components.encoders.languagebind_folders import RECORDED, TENSORS, WEIGHTS, image_weights, lora_weights
 from tests.fixtures_videollamb import ENCODER_FACTS, VISION, language_config, make_llama_tokenizer, write_original
 
@@ -78,7 +78,7 @@ def test_language_model_folder_needs_nothing_more(original: Path, ours: Path) ->
 
 
 def test_language_model_of_transformers_own_llava_needs_nothing_more(original: Path, tmp_path: Path) -> None:
-    """Its configuration has the language model's nested beside the image encoder's."""
+    """Its configuration contains those of the language model and of the image encoder."""
     language = language_config(make_llama_tokenizer(tmp_path / "llava").get_piece_size())
     vision = CLIPVisionConfig(
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
@@ -185,7 +185,7 @@ def test_parts_that_were_not_asked_for_are_counted(
 ) -> None:
     main(["import", str(original), str(tmp_path), "--part", "language_model"])
     printed = capsys.readouterr().out
-    assert "left out, not asked for: bridge (50 tensors)" in printed
+    assert "left out, not requested: bridge (50 tensors)" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["language_model"]
 
 

@@ -1,4 +1,4 @@
-"""How many layers a part has is stated or known; those that a checkpoint happens to hold do not tell."""
+"""The expected number of layers comes from a config, an option or a published model, not from the tensors."""
 
 import json
 import re
@@ -15,8 +15,8 @@ from components.checkpoints.weight_files import WeightFiles
 from components.encoders.languagebind_transformer import FrameWindows
 from components.encoders.languagebind_weights import load_vision_transformer
 from components.weights.conversion import PARTS, import_checkpoint
-from components.weights.convert_videollamb import main
 from components.weights.original_names import PartName
+from components.weights.videollamb import main
 from tests.fixtures_videollamb import ENCODER_FACTS, write_original
 
 PUBLISHED: list[tuple[PartName, int, int]] = [
@@ -36,7 +36,7 @@ def part_of(part: PartName, num_layers: int, width: int) -> dict[str, Tensor]:
 
 
 def write_without(source: Path, target: Path, dropped: str, **settings: Any) -> Path:
-    """The checkpoint of a folder in one file, without the tensors that a pattern finds, and its configuration."""
+    """Write a folder's checkpoint to one file, without tensors that match a pattern, and its configuration."""
     target.mkdir()
     stored = WeightFiles(source)
     kept = {name: stored[name].contiguous() for name in stored if not re.search(dropped, name)}
@@ -94,7 +94,7 @@ def test_configuration_states_the_language_models_depth(original: Path, tmp_path
     with pytest.raises(ValueError, match=refusal):
         main(arguments)
     assert not (tmp_path / "ours").exists()
-    main([*arguments, "--num-layers", "language_model=1"])  # somebody who knows better
+    main([*arguments, "--num-layers", "language_model=1"])  # the user states the number
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "ours" / "language_model")
     assert loaded.config.num_hidden_layers == len(loaded.model.layers) == 1
 
@@ -114,7 +114,7 @@ def test_projector_type_states_the_bridges_depth(original: Path, tmp_path: Path)
 
 
 def test_encoder_without_its_last_layer_is_refused_or_keeps_its_depth(original: Path, tmp_path: Path) -> None:
-    """Counted from what is there, it would have two layers, and layer -2 would be the first instead of the second."""
+    """Counted from the tensors, it would have two layers, and layer -2 would be the first instead of the second."""
     source = write_without(original, tmp_path / "cut", r"video_tower.*layers\.2\.")
     arguments = ["import", str(source), str(tmp_path / "ours"), "--part", "video_encoder", *ENCODER_FACTS]
     with pytest.raises(ValueError, match=r"video_encoder: missing layers \[2\] of the 3"):

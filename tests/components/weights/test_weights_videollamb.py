@@ -12,9 +12,9 @@ from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.checkpoints.weight_files import WeightFiles
 from components.weights.conversion import PARTS, Allowances, export_part, import_checkpoint
-from components.weights.convert_videollamb import main
 from components.weights.lora import merge_adapters
 from components.weights.original_names import PartName
+from components.weights.videollamb import main
 from tests.fixtures_videollamb import write_sharded
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
@@ -189,7 +189,7 @@ def test_half_an_adapter_is_refused(gone: str) -> None:
 
 @pytest.mark.parametrize("part", ["bridge", "video_encoder", "language_model"])
 def test_adapters_elsewhere_than_in_the_image_encoder_are_refused(part: PartName) -> None:
-    """Merged with ``lora_alpha``, which is that of the image encoder, they would compute something else."""
+    """Merging them with ``lora_alpha``, which belongs to the image encoder, would give wrong weights."""
     tensors = {PARTS[part].prefix + name: torch.randn(4, 4) for name in PARTS[part].names(DEPTHS[part])}
     weight = next(name for name in tensors if name.endswith("q_proj.weight"))
     path = weight.removesuffix(".weight")
@@ -232,4 +232,4 @@ def test_command_line_refuses_with_the_reason(tmp_path: Path) -> None:
 def test_help_is_shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(arguments)
-    assert "components.weights.convert_videollamb" in capsys.readouterr().out
+    assert "components.weights.videollamb" in capsys.readouterr().out

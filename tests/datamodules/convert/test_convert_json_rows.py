@@ -115,7 +115,7 @@ def test_a_wrong_row_over_several_lines_is_one_problem(file: Path, indent: int) 
 def test_commas_between_rows_without_a_list_are_named(file: Path, indent: str) -> None:
     data = "".join(f'{indent}{{"id": {number}, "conversations": []}},\n' for number in range(3))
     found = rows(file, data.encode())
-    assert [str(row) for row in found] == ["',' stands behind the row; expected the next one on a new line"] * 3
+    assert [str(row) for row in found] == ["',' follows the row; expected the next one on a new line"] * 3
 
 
 def test_zero_bytes_at_the_end_of_lines_are_one_problem(file: Path) -> None:
@@ -195,7 +195,7 @@ def test_half_a_line_costs_one_row(file: Path) -> None:
 def test_a_damaged_list_is_refused_with_its_place(file: Path) -> None:
     whole = b"[" + b",".join(b'{"a": "%s"}' % (b"x" * 1000) for _ in range(300)) + b"]"
     for data in (whole[:200_000], whole[:200_000] + b'"}}' + whole[200_000:]):
-        with pytest.raises(ConversionError, match=r"rows.json is no whole JSON list.*at byte \d+") as caught:
+        with pytest.raises(ConversionError, match=r"rows.json is no complete JSON list.*at byte \d+") as caught:
             rows(file, data)
         (position,) = re.findall(r"at byte (\d+)", str(caught.value))
         assert 200_000 - 1000 <= int(position) <= 200_003

@@ -131,7 +131,7 @@ def test_a_prefix_is_taken_off_the_paths_of_media(tmp_path: Path, capsys: pytest
     rows = write_json(tmp_path / "rows.json", [llava_item(f"{name} ?", video=name) for name in names])
     options = ("--media-root", tmp_path / "media", "--max-missing-rate", 1)
     convert("llava", rows, tmp_path / "refused", *options)
-    assert "--strip-prefix /data/x/ would take the folder off" in capsys.readouterr().out
+    assert "--strip-prefix /data/x/ would remove the folder" in capsys.readouterr().out
     prefixes = ("--strip-prefix", "/data", "--strip-prefix", "/data/videos/", "--strip-prefix", "C:\\clips\\")
     convert("llava", rows, tmp_path / "out", *options, *prefixes)
     found = {str(one.record.meta["media"]): len(said(one)) for one in read_samples(tmp_path / "out")}

@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_looked_into_is_missing_media_with_the_reason(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "stat", refuse)
-        with pytest.raises(RowProblem, match="as far as could be looked: the reason") as caught:
+        with pytest.raises(RowProblem, match="but not every folder could be searched: the reason") as caught:
             find_media("a.mp4", (str(tmp_path),))
     assert caught.value.reason is Reason.MISSING
 

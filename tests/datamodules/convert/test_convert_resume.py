@@ -159,7 +159,7 @@ def test_other_settings_or_inputs_are_refused_where_a_conversion_stands(
     assert "different: annotations" in capsys.readouterr().err
     (tmp_path / "out/.llava.plan.sqlite").unlink()
     convert("llava", rows, tmp_path / "out", status=2)
-    assert "is there already" in capsys.readouterr().err
+    assert "exists and is not from a conversion" in capsys.readouterr().err
     assert shard_bytes(tmp_path / "out") == before
 
 
@@ -191,7 +191,7 @@ def test_a_damaged_list_stops_before_anything_is_written_and_can_be_repaired(
     text = rows.read_text()
     rows.write_text(text[:-10])
     convert("llava", rows, tmp_path / "out", status=2)
-    assert f"{rows} is no whole JSON list" in capsys.readouterr().err
+    assert f"{rows} is no complete JSON list" in capsys.readouterr().err
     assert not shard_bytes(tmp_path / "out")
     rows.write_text(text)
     convert("llava", rows, tmp_path / "out")

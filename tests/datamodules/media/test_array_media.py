@@ -66,5 +66,5 @@ def test_frames_need_their_interval(meta: dict[str, Any]) -> None:
 
 
 def test_a_part_behind_the_end_is_an_error() -> None:
-    with pytest.raises(SampleError, match="shard s, key k: start_ms 700 lies behind the video's end"):
+    with pytest.raises(SampleError, match="shard s, key k: start_ms 700 is after the video's end"):
         read_array(npy(PIXELS), record(700, 900), FrameSampling(2), where="shard s, key k")

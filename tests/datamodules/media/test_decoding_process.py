@@ -106,7 +106,7 @@ def test_a_sample_s_own_errors_come_back_with_their_kind_and_words(tmp_path: Pat
     with pytest.raises(BrokenMediaError, match=r"key '.*b\.mp4': .*cannot be decoded"):
         decode_media(request(tmp_path / "b.mp4", make_clip(3)[:400]), Decoding())
     pid = server_pid(Decoding())
-    with pytest.raises(SampleError, match="lies behind the video's end") as caught:
+    with pytest.raises(SampleError, match="is after the video's end") as caught:
         decode_media(request(tmp_path / "a.mp4", start_ms=10**6), Decoding())
     assert type(caught.value) is SampleError
     with pytest.raises(ShardError, match="ends before byte"):
@@ -118,8 +118,8 @@ def test_a_file_that_was_removed_from_a_cache_meanwhile_is_read_to_its_end(tmp_p
     asked = request(tmp_path / "a.mp4")
 
     class Vanishing(MediaRange):
-        def open_whole(self) -> io.FileIO:
-            file = super().open_whole()
+        def open_file(self) -> io.FileIO:
+            file = super().open_file()
             self.path.unlink()
             return file
 
@@ -159,7 +159,7 @@ def test_a_process_that_runs_alone_waits_for_no_other() -> None:
 )
 def test_a_crash_is_the_sample_s_and_says_how(ask: Any, how: str, reason: str) -> None:
     for _ in range(2):  # in a new process, and in a used one
-        with pytest.raises(CrashedDecoderError, match=rf"key {how}: .* took its process down \(.*{reason}"):
+        with pytest.raises(CrashedDecoderError, match=rf"key {how}: .* ended its process \(.*{reason}"):
             ask(how)
         assert ask("well") == 1
 

@@ -110,7 +110,7 @@ def test_a_part_that_ends_late_is_cut_at_the_video_end() -> None:
 
 
 def test_a_part_behind_the_end_is_an_error() -> None:
-    with pytest.raises(SampleError, match="key 'a': start_ms 2000 lies behind the video's end at 1000 ms"):
+    with pytest.raises(SampleError, match="key 'a': start_ms 2000 is after the video's end at 1000 ms"):
         sample_frames(make_clip(4), FrameSampling(), start_ms=2000, where="key 'a'")
 
 

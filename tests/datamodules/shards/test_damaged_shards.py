@@ -67,7 +67,7 @@ def test_folders_inside_a_shard_are_fine(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [["a.json", "b.json", "a.png"], ["a.json", "a.json"]], ids=["apart", "twice"])
 def test_members_of_one_key_lie_side_by_side_once(tmp_path: Path, names: list[str]) -> None:
     path = write_members(tmp_path / "x.tar", [(name, json_bytes()) for name in names])
-    with pytest.raises(ShardError, match="key 'a': its members are not side by side"):
+    with pytest.raises(ShardError, match="key 'a': its members are not next to each other"):
         load_index(path)
 
 

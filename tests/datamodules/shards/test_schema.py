@@ -104,7 +104,7 @@ def test_several_turns_with_a_system_text_are_fine() -> None:
         (turns(("user", "<video>"), ("gpt", "a"), ("assistant", "a")), "the turns are user, gpt, assistant"),
         (turns(("user", "which ?"), ("assistant", "red")), "0 times <video> in the user's turns; a sample with media"),
         (turns(("user", "<video> <video>"), ("assistant", "red")), "2 times <video>"),
-        (turns(("user", "<video>"), ("assistant", "<video>")), "<video> stands outside the user's turns"),
+        (turns(("user", "<video>"), ("assistant", "<video>")), "<video> is outside the user's turns"),
         (changed(("start_ms",), 1.5), "'start_ms' must be whole milliseconds, got 1.5"),
         (changed(("start_ms",), -1), "do not span a part"),
         (changed(("start_ms",), 5) | {"end_ms": 5}, "start_ms 5 and end_ms 5 do not span"),

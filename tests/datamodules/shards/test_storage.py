@@ -81,10 +81,10 @@ def test_passing_failures_are_tried_again(folder: Path, server: FileServer, cach
 def test_lasting_failures_name_the_url_and_the_reason(folder: Path, server: FileServer, cache: ShardCache) -> None:
     url = f"{server.url}/train-000000.tar"
     server.failures = 99
-    with pytest.raises(ShardError, match=rf"{url}\S* cannot be fetched \(.*503.*check the network"):
+    with pytest.raises(ShardError, match=rf"{url}\S* cannot be downloaded \(.*503.*check network"):
         load_index(url, cache)
     server.failures, server.cuts = 0, 99
-    with pytest.raises(ShardError, match=rf"{url} cannot be fetched .*check the network"):
+    with pytest.raises(ShardError, match=rf"{url} cannot be downloaded .*check network"):
         load_index(url, cache)
     assert list(Path(str(cache.folder), "shards").iterdir()) == []
     assert list(Path(str(cache.folder), "fetching").iterdir()) == []
@@ -93,10 +93,10 @@ def test_lasting_failures_name_the_url_and_the_reason(folder: Path, server: File
 def test_a_server_that_is_not_there_is_told_from_a_file_that_is_not_there(
     server: FileServer, cache: ShardCache
 ) -> None:
-    with pytest.raises(storage.MissingFileError, match=r"gone\.tar is not there or may not be read \(.*404"):
+    with pytest.raises(storage.MissingFileError, match=r"gone\.tar does not exist or may not be read \(.*404"):
         load_index(f"{server.url}/gone.tar", cache)
     with pytest.raises(
-        ShardError, match=r"127\.0\.0\.1:9/a\.tar cannot be fetched \(ClientConnector.*check the network"
+        ShardError, match=r"127\.0\.0\.1:9/a\.tar cannot be downloaded \(ClientConnector.*check network"
     ):
         load_index("http://127.0.0.1:9/a.tar", cache)
 

@@ -207,8 +207,8 @@ def test_indexes_for_remote_shards_are_written_for_upload(good: Path, tmp_path: 
     ("arguments", "message"),
     [
         (["gone.tar"], "no shard matches 'gone.tar'"),
-        (["--fraction", "2"], "lie between 0 and 1"),
-        (["--workers", "-1"], "lie between 0 and 1, --workers"),
+        (["--fraction", "2"], "must be between 0 and 1"),
+        (["--workers", "-1"], "must be between 0 and 1, --workers"),
     ],
 )
 def test_senseless_commands_are_refused(
@@ -227,7 +227,7 @@ def test_indexes_that_would_overwrite_each_other_are_refused(
     shutil.copy(good, tmp_path / "other")
     with pytest.raises(SystemExit):
         main([str(good), str(tmp_path / "other"), "--index-out", str(tmp_path / "indexes")])
-    assert "shards of one name, such as good.tar" in capsys.readouterr().err
+    assert "several shards are named good.tar" in capsys.readouterr().err
 
 
 def run_config(folder: Path, tokenizer: Path, **settings: object) -> Path:

@@ -52,7 +52,7 @@ def kill_at(call: str, number: int, before: bool) -> None:
 
 
 class Arm(KeepCheckpoints):
-    """Lets the first save pass."""
+    """Does not count calls during the first save."""
 
     def __init__(self, folder: str, point: str) -> None:
         super().__init__(every_n_steps=2, folder=folder)

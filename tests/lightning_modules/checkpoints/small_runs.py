@@ -16,12 +16,12 @@ from lightning_modules.strategies.replicated import SingleDevice
 FIXED_SEED = 17
 
 
-class IndexArray(LightningModule):
+class SmallModule(LightningModule):
     """Three parts: one that trains, one that is frozen, one that has a buffer."""
 
     def __init__(self, *, frozen: tuple[str, ...] = ("fixed",), width: int = 4, deeper: bool = False) -> None:
         super().__init__()
-        with torch.random.fork_rng():  # this part comes from a file, so to say
+        with torch.random.fork_rng():  # always the same weights, as if loaded from a file
             torch.manual_seed(FIXED_SEED)
             fixed = nn.Linear(width, width)
         self.model = nn.ModuleDict({"fixed": fixed, "moving": nn.Linear(width, 1)})
@@ -51,7 +51,7 @@ SCORES = {2: 0.5, 4: 0.7, 6: 0.6, 8: 0.7}
 
 
 def batches(first: int = 0) -> DataLoader[Tensor]:
-    """Eight batches, the one to begin with first; Lightning counts those of an epoch, so it stays as long as it is."""
+    """Eight batches, rotated to start with ``first``. Always eight, because Lightning counts batches of an epoch."""
     values = list(torch.rand(8, 5, 4, generator=torch.Generator().manual_seed(1)))
     return DataLoader(values[first:] + values[:first], batch_size=None)  # type: ignore[arg-type]
 
@@ -72,6 +72,6 @@ def train_and_save(path: Path, module: LightningModule, num_steps: int = 2) -> T
     return trainer
 
 
-def make_module(seed: int = 0, **options: Any) -> IndexArray:
+def make_module(seed: int = 0, **options: Any) -> SmallModule:
     torch.manual_seed(seed)
-    return IndexArray(**options)
+    return SmallModule(**options)

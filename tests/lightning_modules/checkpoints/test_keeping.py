@@ -17,7 +17,7 @@ from tests.lightning_modules.checkpoints.small_runs import batches, make_module,
 
 
 def names(folder: Path) -> dict[str, str | None]:
-    """What is in a folder, and where links lead."""
+    """The content of a folder, with the targets of links."""
     return {path.name: os.readlink(path) if path.is_symlink() else None for path in sorted(folder.iterdir())}
 
 
@@ -54,7 +54,7 @@ def test_best_is_saved_where_no_other_checkpoint_is_due_and_may_be_the_smallest(
 
 
 def minutes_a_step(monkeypatch: pytest.MonkeyPatch, minutes: float) -> Callback:
-    """A clock that goes on with training alone."""
+    """A clock that advances by training steps only."""
     now = [0.0]
 
     class Clock(Callback):

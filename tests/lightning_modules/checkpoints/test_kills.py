@@ -47,7 +47,7 @@ def test_run_that_is_killed_while_it_saves_goes_on_exactly(tmp_path: Path, kille
     kept = killed_runs / point / "kept"
     visible = [path for path in kept.iterdir() if not path.name.startswith(".")]
     assert visible
-    steps = {path.name: RunCheckpoint(path).step for path in visible}  # each opens, so each is whole
+    steps = {path.name: RunCheckpoint(path).step for path in visible}  # each opens, so each is complete
     assert set(steps.values()) <= {2, 4}
     newest = newest_checkpoint(kept)
     assert newest is not None
@@ -64,7 +64,7 @@ def test_run_that_is_killed_while_it_saves_goes_on_exactly(tmp_path: Path, kille
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
+    """Simulates a kill: no code catches it."""
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

@@ -116,8 +116,8 @@ def test_second_stage_starts_alike_under_every_strategy(folders: PartFolders, tm
     first = str(tmp_path / "first.ckpt")
     openers = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
     jobs = [Job("zero3", save=first, frozen=True)]
-    jobs += [Job(opener, resume=first) for opener in openers]  # what was frozen trains now
-    jobs += [Job(opener, begin_with=first) for opener in openers]  # a run of its own that begins with these weights
+    jobs += [Job(opener, resume=first) for opener in openers]  # frozen weights train now
+    jobs += [Job(opener, begin_with=first) for opener in openers]  # a new run that starts with these weights
     jobs += [Job(opener, resume=first, validate=True) for opener in openers]
     losses = run_jobs(jobs, folders, tmp_path, 2, timeout=550)
     stored = RunCheckpoint(tmp_path / "first.ckpt")
@@ -143,7 +143,7 @@ def test_float32_weights_of_half_precision_training_are_kept(folders: PartFolder
     ]
     straight, same, other = run_jobs(jobs, folders, tmp_path, 2)
     assert same == straight[SAVED_AT:]
-    # Attention rounds otherwise in ZeRO 3, which has no weights at hand to reorder it; in bfloat16 that shows.
+    # Attention rounds differently in ZeRO 3, which is visible in bfloat16.
     assert other == pytest.approx(straight[SAVED_AT:], rel=5e-3)
     stored = RunCheckpoint(tmp_path / "half.ckpt")
     weights = [stored.weight(name) for name in stored.parameters]

@@ -91,8 +91,8 @@ def test_what_was_frozen_may_train_now(tmp_path: Path, caplog: pytest.LogCapture
     assert torch.equal(seen["fixed"], began_with)
     assert seen["states"] == 2, "moments of the two tensors that trained before"
     assert not torch.equal(later.model["fixed"].weight, began_with)
-    assert "start from where they came from: model.fixed (2 tensors)" in caplog.text
-    assert "the optimizer starts anew for: model.fixed (2 tensors)" in caplog.text
+    assert "so they start from their initial values: model.fixed (2 tensors)" in caplog.text
+    assert "the optimizer starts without a stored state for: model.fixed (2 tensors)" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def damage(checkpoint: Path, how: str) -> None:
         index.write_text(json.dumps(facts))
     elif how in ("bytes", "old bytes"):
         tensors.write_bytes(b"\xff" * tensors.stat().st_size)
-        if how == "old bytes":  # of a checkpoint that was written before files were hashed
+        if how == "old bytes":  # as in checkpoints of older versions, without hashes
             del facts["hashes"]
             index.write_text(json.dumps(facts))
     elif how == "code":
@@ -208,10 +208,10 @@ def damage(checkpoint: Path, how: str) -> None:
         ("no index", r"a.ckpt is no checkpoint of this project: it has no index.json"),
         ("future", r"a.ckpt is a checkpoint of version 2, this code reads version 1"),
         ("foreign", r"a.ckpt is no checkpoint of this project: .* names the format 'another'"),
-        ("outside", r"it places tensors in \['../other.safetensors'"),
+        ("outside", r"it names the files \['../other.safetensors'"),
         ("bytes", r"a.ckpt was changed or damaged after it was written: tensors-00000-of-00001.safetensors"),
         ("old bytes", r"safetensors is damaged: "),
-        ("code", r"state.pt is damaged, or holds more than plain values and is not opened"),
+        ("code", r"state.pt is damaged, or holds more than plain values; it is not opened"),
     ],
 )
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path, how: str, message: str) -> None:

@@ -8,8 +8,8 @@ from datamodules.batch import Question, empty_text_sample
 from lightning_modules.evaluation.predictions import (
     Prediction,
     PredictionWriter,
-    judge_answers,
     read_predictions,
+    score_answers,
     to_json_lines,
 )
 from tests.fixtures_models import PartFolders, make_batch, make_module
@@ -23,24 +23,24 @@ def make_question(**changes: Any) -> Question:
 
 def test_answers_are_judged_and_labelled() -> None:
     questions = [make_question(), make_question(id="q1", answer="blue", meta={})]
-    first, second = judge_answers(questions, ["Red.", "red"])
+    first, second = score_answers(questions, ["Red.", "red"])
     assert first == Prediction("key", "q0", "made", "colour", "2x", "Which?", "red", "Red.", True)
     assert (second.length, second.correct) == ("12", False)  # without a named length, the number of frames
 
 
 def test_a_stand_in_for_samples_that_were_left_out_is_not_judged() -> None:
     questions = [make_question(), *(each.question for each in empty_text_sample().conversations)]
-    assert [each.id for each in judge_answers(questions, ["red", "red"])] == ["q0"]
+    assert [each.id for each in score_answers(questions, ["red", "red"])] == ["q0"]
 
 
 def test_unequal_numbers_of_questions_and_answers_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        judge_answers([make_question(), make_question()], ["red"])
+        score_answers([make_question(), make_question()], ["red"])
 
 
 def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     answers = ['say "yes"\nor | no', "größer", "\u2028"]
-    predictions = judge_answers([make_question(id=str(number)) for number in range(3)], answers)
+    predictions = score_answers([make_question(id=str(number)) for number in range(3)], answers)
     path = tmp_path / "predictions.jsonl"
     path.write_text(to_json_lines(predictions), encoding="utf-8")
     assert read_predictions(path) == predictions
@@ -48,7 +48,7 @@ def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_predictions_name_the_file_of_their_video_and_earlier_ones_without_it_are_read(tmp_path: Path) -> None:
-    [named] = judge_answers([make_question(meta={"media": "in/cat.mp4"})], ["red"])
+    [named] = score_answers([make_question(meta={"media": "in/cat.mp4"})], ["red"])
     assert json.loads(to_json_lines([named]))["media"] == "in/cat.mp4"
     path = tmp_path / "predictions.jsonl"
     earlier = {name: value for name, value in named._asdict().items() if name != "media"}
@@ -57,14 +57,14 @@ def test_predictions_name_the_file_of_their_video_and_earlier_ones_without_it_ar
 
 
 def test_predictions_of_earlier_versions_name_the_category_kind(tmp_path: Path) -> None:
-    [prediction] = judge_answers([make_question()], ["red"])
+    [prediction] = score_answers([make_question()], ["red"])
     path = tmp_path / "predictions.jsonl"
     path.write_text(to_json_lines([prediction]).replace('"category"', '"kind"'), encoding="utf-8")
     assert read_predictions(path) == [prediction]
 
 
 def test_line_that_was_cut_off_while_writing_is_left_out(tmp_path: Path) -> None:
-    predictions = judge_answers([make_question(id=str(number)) for number in range(2)], ["red", "red"])
+    predictions = score_answers([make_question(id=str(number)) for number in range(2)], ["red", "red"])
     path = tmp_path / "predictions.jsonl"
     path.write_text(to_json_lines(predictions)[:-20], encoding="utf-8")
     assert read_predictions(path) == predictions[:1]
@@ -73,7 +73,7 @@ def test_line_that_was_cut_off_while_writing_is_left_out(tmp_path: Path) -> None
 @pytest.mark.parametrize("line", ["{", '{"key": "a"}', "[1]", ""])
 def test_line_that_is_no_prediction_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "predictions.jsonl"
-    path.write_text(to_json_lines(judge_answers([make_question()], ["red"])) + line + "\n", encoding="utf-8")
+    path.write_text(to_json_lines(score_answers([make_question()], ["red"])) + line + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"predictions\.jsonl, line 2 is no prediction"):
         read_predictions(path)
 
@@ -83,7 +83,7 @@ def test_writer_writes_every_answer_of_predict(folders: PartFolders, tmp_path: P
     path = tmp_path / "made" / "answers.jsonl"
     trainer = make_trainer(tmp_path, callbacks=[PredictionWriter(str(path))])
     trainer.predict(module, make_loader([batch, batch]), return_predictions=False)
-    expected = judge_answers(batch.questions, module.built.generate(batch, 3))
+    expected = score_answers(batch.questions, module.built.generate(batch, 3))
     assert read_predictions(path) == expected * 2
 
 

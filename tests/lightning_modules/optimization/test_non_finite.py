@@ -75,7 +75,7 @@ def test_run_stops_after_too_many_bad_steps_in_a_row_and_names_the_samples(
     module = poison(make_averaging_module(folders, stop_after=2), {0: "loss", 2: "loss", 3: "loss"})
     with pytest.raises(
         FloatingPointError,
-        match=r"2 steps in a row were left out, the last one step 3, where the loss was not finite\. "
+        match=r"2 steps in a row were skipped, the last one step 3, where the loss was not finite\. "
         r"Samples of that step: rank 0, loss nan: \['long'\]\. .*lower the learning rate",
     ):
         fit(tmp_path, module, make_batches(folders, 6))
@@ -84,7 +84,7 @@ def test_run_stops_after_too_many_bad_steps_in_a_row_and_names_the_samples(
 
 def test_limit_of_one_stops_at_the_first_bad_gradient(folders: PartFolders, tmp_path: Path) -> None:
     module = poison(make_averaging_module(folders, stop_after=1), {0: "gradient"})
-    with pytest.raises(FloatingPointError, match=r"1 step was left out, .*the loss was finite, the gradient was not"):
+    with pytest.raises(FloatingPointError, match=r"1 step was skipped, .*the loss was finite, the gradient was not"):
         fit(tmp_path, module, make_batches(folders, 2))
 
 
@@ -95,7 +95,7 @@ def test_bad_samples_are_written_for_a_look(
     module = poison(make_averaging_module(folders, dump=str(tmp_path / "bad")), {0: "loss", 2: "gradient"})
     with caplog.at_level(logging.WARNING):
         fit(tmp_path, module, batches)
-    assert "step 0 is left out: loss nan, samples ['two-questions']" in caplog.text
+    assert "step 0 is skipped: loss nan, samples ['two-questions']" in caplog.text
     names = ["step-00000000-rank-0-batch-0", "step-00000002-rank-0-batch-0"]
     endings = ("json", "safetensors")
     assert sorted(path.name for path in (tmp_path / "bad").iterdir()) == [f"{n}.{e}" for n in names for e in endings]
@@ -123,7 +123,7 @@ def test_counts_go_on_where_a_run_is_resumed(folders: PartFolders, tmp_path: Pat
     fit(tmp_path, poison(make_averaging_module(folders), bad), batches, callbacks=[SaveAfter(4, tmp_path / "4.ckpt")])
     logger = RecordingLogger()
     resumed = poison(make_averaging_module(folders, stop_after=3), {4: "loss"})
-    with pytest.raises(FloatingPointError, match="3 steps in a row were left out, the last one step 4"):
+    with pytest.raises(FloatingPointError, match="3 steps in a row were skipped, the last one step 4"):
         make_trainer(tmp_path, 5, logger=logger).fit(resumed, make_loader(batches), ckpt_path=tmp_path / "4.ckpt")
     fine = make_trainer(tmp_path, 5, logger=logger)
     fine.fit(make_averaging_module(folders), make_loader(batches), ckpt_path=tmp_path / "4.ckpt")

@@ -1,4 +1,4 @@
-"""Builds a model of many layers under a strategy and writes down what a process held; see test_sharded_building.py."""
+"""Builds a model of many layers under a strategy and records memory of the process; see test_sharded_building.py."""
 
 import torchvision_import  # noqa: F401  before anything that imports torchvision
 
@@ -24,13 +24,13 @@ from tests.lightning_modules.strategies.train_with_strategies import full_weight
 
 
 def anonymous_bytes() -> int:
-    """Memory of this process that no file stands behind: mapped weights that were only read do not count."""
+    """Memory of this process without memory-mapped files: mapped weights that were only read do not count."""
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
 
 
 class Watch(Callback):
-    """Remembers how much memory building took, and what was held after it."""
+    """Records the peak of memory during building, and memory afterwards."""
 
     def __init__(self) -> None:
         self.before = self.most = 0
@@ -59,7 +59,7 @@ def _own_share(parameter: Tensor) -> int:
 
 def main(strategy: str, encoder: str, tiny: str, large: str, folder: str) -> None:
     torch.set_num_threads(1)
-    build(strategy, encoder, tiny, folder)  # whatever is imported and set up once
+    build(strategy, encoder, tiny, folder)  # imports and one-time initialisation
     build(strategy, encoder, large, folder)
 
 
@@ -90,7 +90,7 @@ def build(strategy: str, encoder: str, language_model: str, folder: str) -> None
 
 
 def _watch_each_shard(trainer: Trainer, watch: Watch) -> None:
-    """Look at the memory whenever a part has been handed over, which is when most of it is there."""
+    """Measure memory after each part is built and before it is sharded, when it is largest."""
     strategy: Any = trainer.strategy
     if isinstance(strategy, Sharding):
         shard = strategy.shard

@@ -1,4 +1,4 @@
-"""The same global batches give the same training, whatever strategy runs it on however many processes."""
+"""The same global batches give the same training, with every strategy and number of processes."""
 
 from pathlib import Path
 from typing import Any

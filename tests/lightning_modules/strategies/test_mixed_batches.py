@@ -1,4 +1,4 @@
-"""Ranks whose batches hold different things make the same calls: no run ever waits for ever."""
+"""Ranks with different kinds of samples in their batches make the same calls, so no run deadlocks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Under ZeRO-3 and FSDP2 no process ever holds the whole model, and every weight is the file's."""
+"""Under ZeRO-3 and FSDP2 no process ever has the complete model in memory, and weights equal those of the file."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ BYTES_OF_FLOAT32 = 4
 
 
 def store_in_bfloat16(folder: Path) -> None:
-    """Rewrite a model as most are published."""
+    """Convert a model to the form in which most are published."""
     file, config = folder / "model.safetensors", folder / "config.json"
     tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(file).items()}
     save_file(tensors, file, metadata={"format": "pt"})
@@ -28,7 +28,7 @@ def store_in_bfloat16(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_no_process_holds_the_whole_model(strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # memory of a tensor that is gone counts no longer
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # returns the memory of freed tensors to the system
     wide = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "max_position_embeddings": 256}
     language_model = make_model_folder(tmp_path / "language_model", **wide)
     store_in_bfloat16(language_model)
@@ -39,7 +39,7 @@ def test_no_process_holds_the_whole_model(strategy: str, tmp_path: Path, monkeyp
         held = json.loads((tmp_path / f"{strategy}-{rank}.json").read_text())
         assert held["whole"] > 35_000_000
         assert held["local"] < 0.51 * held["whole"]
-        # Half of it, and a block on the way there.
+        # Half of the model, and one block while it is built.
         assert held["peak_bytes"] < 0.7 * BYTES_OF_FLOAT32 * held["whole"]
     weights = torch.load(tmp_path / f"{strategy}-weights.pt", weights_only=True)
     stored = load_file(language_model / "model.safetensors")

@@ -28,7 +28,7 @@ SCHEDULES = {"final": FinalSegmentLoss(), "every": EverySegmentLoss()}
 
 
 class HangWatch(Callback):
-    """Shows where every thread stands, and ends the process, when a step takes far too long."""
+    """Prints the stack of every thread and ends the process if a step takes too long."""
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         faulthandler.dump_traceback_later(SECONDS_UNTIL_HUNG, exit=True)
@@ -51,7 +51,7 @@ def make_sample_of(folders: PartFolders, draw: random.Random, kind: str) -> Samp
 
 
 def make_batches(folders: PartFolders, rank: int, num_steps: int) -> list[Batch]:
-    """Batches of one kind only or of several, one to four samples each, drawn by each rank for itself."""
+    """Batches of one or several kinds of samples, one to four samples each, different on every rank."""
     draw = random.Random(rank)
     batches = []
     for _ in range(num_steps):
@@ -64,7 +64,7 @@ def make_batches(folders: PartFolders, rank: int, num_steps: int) -> list[Batch]
 def main(encoder: str, language_model: str, folder: str, *runs: str) -> None:
     """Train once for every ``strategy,schedule,steps``."""
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # thousands of lines would hide where a rank stands
+    warnings.simplefilter("ignore")  # thousands of lines would hide the stack traces
     for run in runs:
         strategy, schedule, num_steps = run.split(",")
         train(strategy, schedule, int(num_steps), PartFolders(encoder, language_model), Path(folder))
@@ -102,5 +102,5 @@ def train(strategy: str, schedule: str, num_steps: int, folders: PartFolders, fo
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    # Threads of a process group that is left to the interpreter's end can abort the process there.
+    # Threads of a process group that is not destroyed can abort the process when the interpreter exits.
     torch.distributed.destroy_process_group()

@@ -31,7 +31,7 @@ NUM_STEPS = 6
 
 
 def make_strategy(name: str) -> Strategy:
-    """A strategy by its name, so set that the tiny model's weights are really spread."""
+    """A strategy by name, with settings under which the tiny model's weights are sharded."""
     if name.startswith("zero"):
         stage: Any = int(name[4])
         offload = name.endswith("offload")
@@ -62,7 +62,7 @@ def make_batches(
 
 
 def full_weight(parameter: Tensor) -> Tensor:
-    """A parameter put together from all ranks' shares; float32 where the strategy keeps it so."""
+    """A parameter gathered from all ranks; float32 if the strategy has a float32 copy."""
     if hasattr(parameter, "ds_id") and not parameter.requires_grad:
         import deepspeed
 
@@ -78,7 +78,7 @@ def full_weight(parameter: Tensor) -> Tensor:
 
 
 def variant(name: str, folders: PartFolders) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Changes of the module and of the trainer that go by a name."""
+    """Changes of the module and of the trainer, by name of the variant."""
     checkpointing = partial(HuggingFaceCausalLM, folders.language_model, gradient_checkpointing=True)
     every_segment = EverySegmentLoss("increasing")
     adapters = partial(HuggingFaceCausalLM, folders.language_model, lora=LoraSettings(rank=2, dropout=0.0))
@@ -96,7 +96,7 @@ def variant(name: str, folders: PartFolders) -> tuple[dict[str, Any], dict[str, 
 
 
 class PlainDescent(PartwiseAdamW):
-    """Steps along the gradient itself: AdamW does not show one that is too large or too small."""
+    """Gradient descent: AdamW would hide gradients with a wrong scale."""
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         result = None if closure is None else closure()
@@ -110,7 +110,7 @@ class PlainDescent(PartwiseAdamW):
 
 
 class DescendingModule(VideoLanguageModule):
-    """Trained by plain descent."""
+    """A module that is trained by gradient descent."""
 
     def configure_optimizers(self) -> PartwiseAdamW:
         optimizer = super().configure_optimizers()

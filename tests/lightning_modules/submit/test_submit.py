@@ -17,7 +17,7 @@ Render = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands of these tests are no whole ones of train.py; test_submit_checks.py has those."""
+    """The commands in these tests are not complete commands of train.py; test_submit_checks.py has those."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("lightning_modules.submit.__main__._check_runs", lambda job, evaluate_after: {})
 
@@ -44,13 +44,13 @@ def options_of(script: str) -> dict[str, str]:
 
 
 def words_of(script: str, start: str) -> list[str]:
-    """The words of the command that starts a line so, as bash reads them."""
+    """The words, as bash reads them, of the command whose line has this beginning."""
     (text,) = re.findall(rf"^{start}(.*?[^\\])$", script, re.MULTILINE | re.DOTALL)
     return shlex.split(text.replace("\\\n", " "))
 
 
 def run_with(script: str, tmp_path: Path, **variables: str) -> list[str]:
-    """Run a script with stand-ins for Slurm's commands; give the words that srun was given."""
+    """Run a script with stand-ins for Slurm's commands; return the arguments of srun."""
     programs = {
         "srun": 'printf "%s\\0" "$MASTER_ADDR" "$MASTER_PORT" "$@" > "$SEEN"; exit 1',
         "scontrol": "[[ $2 == node ]] && echo ' NodeAddr=10.0.0.7 X=' || printf 'no-such-host.invalid\\nother\\n'",
@@ -191,7 +191,7 @@ def test_only_training_can_be_finished(render: Render) -> None:
     [
         ([], ["fit", "-c", "configs/none.yaml"], "there is no config configs/none.yaml"),
         ([], ["fit", "--config=none.yaml"], "there is no config none.yaml"),
-        ([], [], r"what train.py gets, fit\|validate"),
+        ([], [], r"write the command line of train.py after --: fit\|validate"),
         ([], ["train"], "got \\['train'\\]"),
         ([], ["fit", "--trainer.devices=4"], "'--trainer.devices=4'.* are set by --run-folder, --nodes and --gpus"),
         (["--time=noon"], ["fit"], "time 'noon' is not a time limit"),
@@ -199,8 +199,8 @@ def test_only_training_can_be_finished(render: Render) -> None:
         (["--nodes=0"], ["fit"], "must be positive"),
         (["--nodes=many"], ["fit"], "nodes"),
         (["--signal=INT@60"], ["fit"], "must be USR1@SECONDS"),
-        (["--signal=USR1@300", "--time=00:05:00"], ["fit"], "would stop the job as soon as it starts"),
-        (["--gpu-option=--gpus=8"], ["fit"], "must say where the number goes"),
+        (["--signal=USR1@300", "--time=00:05:00"], ["fit"], "would stop the job every time as soon as it starts"),
+        (["--gpu-option=--gpus=8"], ["fit"], "must contain {gpus}"),
         (["--sbatch=[exclusive]"], ["fit"], "sbatch takes options such as --exclusive"),
         (["--variables={A-B: 1}"], ["fit"], r"\['A-B'\] cannot be exported"),
         (["--container.image=x", "--container.mounts=[/data]"], ["fit"], "must be HOST:INSIDE"),

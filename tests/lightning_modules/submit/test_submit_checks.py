@@ -1,4 +1,4 @@
-"""What the submit command finds wrong in the runs before they queue, and what it writes down and copies."""
+"""The submit command's checks before a job is queued, its records, and its copies of shards."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Gives what is said against a command."""
+    """Returns the error message of a command."""
 
     def run(*options: str, more: tuple[str, ...] = (), subcommand: str = "fit") -> str:
         with pytest.raises(SystemExit) as stop:
@@ -153,7 +153,7 @@ def test_only_variables_of_a_path_are_expanded(tmp_path: Path, text: str, expect
 
 
 def stage(tmp_path: Path, *files: str) -> tuple[int, str]:
-    """Run the staging lines of a job script with a stand-in for srun; status and what was said."""
+    """Run the staging lines of a job script with a stand-in for srun; return status and output."""
     (tmp_path / "bin").mkdir(exist_ok=True)
     (tmp_path / "bin/srun").write_text(
         '#!/usr/bin/env bash\nwhile [[ $1 == -* ]]; do shift; done\nSLURM_PROCID=0 exec "$@"\n'

@@ -1,4 +1,4 @@
-"""A checkpoint is opened beside what it was trained beside, and nothing else."""
+"""A checkpoint opens only with the frozen weights and the tokenizer that it was trained with."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from components.checkpoints.parameter_access import DirectAccess
 from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.random_weights import mark_random
 from tests.lightning_modules.checkpoints.small_runs import (
-    IndexArray,
+    SmallModule,
     batches,
     make_module,
     make_trainer,
@@ -29,7 +29,7 @@ def alone(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def with_other_frozen_weights(change: Callable[[torch.Tensor], torch.Tensor]) -> IndexArray:
+def with_other_frozen_weights(change: Callable[[torch.Tensor], torch.Tensor]) -> SmallModule:
     module = make_module()
     with torch.no_grad():
         module.model["fixed"].weight.copy_(change(module.model["fixed"].weight))
@@ -37,14 +37,14 @@ def with_other_frozen_weights(change: Callable[[torch.Tensor], torch.Tensor]) ->
 
 
 def strip_index(checkpoint: Path) -> None:
-    """Make it a checkpoint of before: without fingerprints and hashes."""
+    """Remove fingerprints and hashes, as in checkpoints of older versions."""
     index = json.loads((checkpoint / "index.json").read_text())
     for key in ("fingerprints", "tokenizer", "hashes"):
         del index[key]
     (checkpoint / "index.json").write_text(json.dumps(index))
 
 
-def open_by(way: str, module: IndexArray, checkpoint: Path) -> None:
+def open_by(way: str, module: SmallModule, checkpoint: Path) -> None:
     trainer = make_trainer(checkpoint.parent, 4)
     if way == "fit":
         trainer.fit(module, batches(), ckpt_path=checkpoint)
@@ -203,7 +203,7 @@ def test_parts_begin_with_the_checkpoint_that_is_named_for_them(tmp_path: Path) 
     ("part", "message"),
     [
         ("projector", r"names the parts \['projector'\]; the model has \['fixed', 'moving'\]"),
-        ("fixed", r"has no weights of model\.fixed, for it did not train there"),
+        ("fixed", r"has no weights of model\.fixed, because it did not train there"),
     ],
 )
 def test_parts_that_cannot_be_taken_are_named(tmp_path: Path, part: str, message: str) -> None:

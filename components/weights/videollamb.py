@@ -1,16 +1,16 @@
-"""Imports original VideoLLaMB checkpoints, and writes trained parts back under the original's names.
+"""Converts original VideoLLaMB checkpoints to this project's format, and trained parts back to the original's.
 
-    python -m components.weights.convert_videollamb import CHECKPOINT FOLDER
-    python -m components.weights.convert_videollamb export SOURCE CHECKPOINT
+    python -m components.weights.videollamb import CHECKPOINT FOLDER
+    python -m components.weights.videollamb export SOURCE CHECKPOINT
 
-CHECKPOINT is a file or folder as its authors publish it: a whole model (sharded or not, .bin or .safetensors), some of
-its parts, a lone mm_projector.bin, or a LLaVA-1.5 model. FOLDER gets our form, which configs/model/videollamb_7b.yaml
-reads: bridge.safetensors and the folders video_encoder, image_encoder and language_model, each with its config.json;
-the language model's also with tokenizer and conversation template. SOURCE is such a folder, or the .ckpt folder of a
+CHECKPOINT is a published file or folder: a complete model (sharded or not, .bin or .safetensors), some of its parts,
+only mm_projector.bin, or a LLaVA-1.5 model. FOLDER gets the files that configs/model/videollamb_7b.yaml reads:
+bridge.safetensors and the folders video_encoder, image_encoder and language_model, each with its config.json; that of
+the language model also has the tokenizer and the chat template. SOURCE is such a folder, or the .ckpt folder of a
 training run.
 
-Nothing is skipped in silence: tensors that are missing or unknown are listed and refused unless they are named as
-allowed. No file is unpickled beyond its tensors.
+Missing and unknown tensors are errors unless they are allowed by name. Code in a file is never executed: only tensors
+are unpickled.
 """
 
 import argparse
@@ -46,16 +46,16 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 class ImportOptions(NamedTuple):
-    """What an import may be told.
+    """Options of an import.
 
     Attributes:
-        parts: Parts to import; all that the checkpoint has by default.
+        parts: Parts to import; by default all that the checkpoint has.
         allowed: Names that may be missing or unknown.
-        lora_alpha: ``lora_alpha`` of the image encoder's adapters, should it have any.
-        num_layers: Layers of the parts, where neither ``config.json`` nor the width of a published model tells, or
-            where they tell it wrong.
-        encoder: What the encoders' tensors do not show.
-        dtype: Dtype to cast to. None keeps every tensor's own; weights that adapters were merged into are float32.
+        lora_alpha: ``lora_alpha`` of the image encoder's adapters, if it has any.
+        num_layers: Number of layers of parts. Replaces the number in ``config.json`` or of the published model with the
+            same width.
+        encoder: Settings of the encoders that tensors do not show.
+        dtype: Dtype to cast to. None does not cast; weights with merged adapters are float32.
     """
 
     parts: Sequence[PartName] = ()
@@ -67,15 +67,15 @@ class ImportOptions(NamedTuple):
 
 
 class ExportOptions(NamedTuple):
-    """What an export may be told.
+    """Options of an export.
 
     Attributes:
-        parts: Parts to export; all that there are by default.
+        parts: Parts to export; by default all that the source has.
         allowed: Our names that may be missing or unknown.
-        frozen: Folder of imported parts that training started from; gives what a ``.ckpt`` folder leaves out because it
-            did not train.
-        lora_alpha: ``alpha`` of the run's LoRA settings, where the language model trained adapters.
-        dtype: Dtype to cast to. None keeps every tensor's own; weights that adapters were merged into are float32.
+        frozen: Folder of imported parts that training started from, for weights that a ``.ckpt`` folder does not store
+            because they did not train.
+        lora_alpha: ``alpha`` of the run's LoRA settings, if the language model trained adapters.
+        dtype: Dtype to cast to. None does not cast; weights with merged adapters are float32.
     """
 
     parts: Sequence[PartName] = ()
@@ -86,15 +86,15 @@ class ExportOptions(NamedTuple):
 
 
 def write_parts(source: Path, folder: Path, options: ImportOptions) -> list[str]:
-    """Import an original checkpoint into a folder of ours.
+    """Import an original checkpoint: write its parts to a folder in this project's format.
 
     Args:
         source: The original checkpoint, a file or a folder.
-        folder: Where to write.
+        folder: Folder to write to.
         options: See ``ImportOptions``.
 
     Returns:
-        What was done, line by line.
+        Lines that tell the user what was done.
 
     Raises:
         FileNotFoundError: There is no checkpoint at ``source``.
@@ -107,7 +107,7 @@ def write_parts(source: Path, folder: Path, options: ImportOptions) -> list[str]
         name: encoder_settings(part.tensors, part.num_layers, options.encoder, name)
         for name, part in imported.parts.items()
         if name in ("video_encoder", "image_encoder")
-    }  # before anything is written, for it may refuse
+    }  # before anything is written, because it may raise
     lines: list[str] = []
     for name, part in imported.parts.items():
         target = _part_path(folder, name)
@@ -120,7 +120,7 @@ def write_parts(source: Path, folder: Path, options: ImportOptions) -> list[str]
             keep_original_settings(source, target)
         lines += [f"  dropped, never used: {dropped}" for dropped in part.dropped]
         lines += [f"  missing, allowed: {missing}" for missing in part.missing]
-    lines += [f"left out, not asked for: {name} ({len(names)} tensors)" for name, names in imported.not_wanted.items()]
+    lines += [f"left out, not requested: {name} ({len(names)} tensors)" for name, names in imported.not_wanted.items()]
     return lines + [f"left out, unknown: {name}" for name in imported.unknown]
 
 
@@ -128,15 +128,15 @@ def write_original(source: Path, target: Path, options: ExportOptions) -> list[s
     """Export parts under the original's names.
 
     Args:
-        source: What ``write_parts`` wrote, or the ``.ckpt`` folder of a training run.
-        target: A ``.bin`` or ``.safetensors`` file, or else a folder, which gets safetensors shards and an index.
+        source: A folder that ``write_parts`` wrote, or the ``.ckpt`` folder of a training run.
+        target: A ``.bin`` or ``.safetensors`` file, or a folder for safetensors shards and their index.
         options: See ``ExportOptions``.
 
     Returns:
-        What was done, line by line.
+        Lines that tell the user what was done.
 
     Raises:
-        FileNotFoundError: The source has none of the wanted parts.
+        FileNotFoundError: The source does not have a requested part.
         ValueError: See ``export_part`` and ``parts_of_run``.
     """
     is_run = source.suffix == ".ckpt"
@@ -194,17 +194,17 @@ def _write_tensors(tensors: Mapping[str, Tensor], target: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m components.weights.convert_videollamb",
+        prog="python -m components.weights.videollamb",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser(
-        "import", help="from the original's names to ours", description="Import an original checkpoint."
+        "import", help="original checkpoint to this project's format", description="Import an original checkpoint."
     )
     _add_import_arguments(importing)
     exporting = commands.add_parser(
-        "export", help="from our names to the original's", description="Export parts under the original's names."
+        "export", help="trained parts to the original's format", description="Export parts under the original's names."
     )
     _add_export_arguments(exporting)
     for command in (importing, exporting):
@@ -220,15 +220,15 @@ def _parser() -> argparse.ArgumentParser:
                 nargs="+",
                 default=[],
                 metavar="NAME",
-                help=f"tensors that may be {kind}, * for any text",
+                help=f"tensors that may be {kind}; * matches any text",
             )
     return parser
 
 
 def _add_import_arguments(command: argparse.ArgumentParser) -> None:
     published = EncoderFacts()
-    command.add_argument("checkpoint", type=Path, help="file or folder as published")
-    command.add_argument("folder", type=Path, help="where to write our form, such as weights/videollamb_7b")
+    command.add_argument("checkpoint", type=Path, help="published file or folder")
+    command.add_argument("folder", type=Path, help="folder to write to, such as weights/videollamb_7b")
     command.add_argument(
         "--lora-alpha", type=float, default=16.0, help="of the image encoder's adapters, if it has any (default: 16)"
     )
@@ -239,11 +239,12 @@ def _add_import_arguments(command: argparse.ArgumentParser) -> None:
         type=_stated_depth,
         default=[],
         metavar="PART=N",
-        help="layers of a part (default: as the checkpoint's config.json says, else as published for its width: "
-        "encoders 24 and bridge 1 for 1024, language model 32 for 4096 and 40 for 5120; else needed)",
+        help="number of layers of a part (default: that of the checkpoint's config.json, else that of the published "
+        "model of the same width: encoders 24 and bridge 1 for 1024, language model 32 for 4096 and 40 for 5120; "
+        "required for other widths)",
     )
     command.add_argument(
-        "--encoder-heads", type=int, help="attention heads of the encoders (default: 16 for width 1024, else needed)"
+        "--encoder-heads", type=int, help="attention heads of the encoders (default: 16 for width 1024, else required)"
     )
     command.add_argument(
         "--encoder-activation",
@@ -267,13 +268,13 @@ def _stated_depth(text: str) -> tuple[PartName, int]:
 
 
 def _add_export_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", type=Path, help="a folder of ours, or the .ckpt folder of a training run")
-    command.add_argument("checkpoint", type=Path, help=".bin or .safetensors file, else a folder that gets shards")
+    command.add_argument("source", type=Path, help="imported folder, or the .ckpt folder of a training run")
+    command.add_argument("checkpoint", type=Path, help="a .bin or .safetensors file, or a folder for shards")
     command.add_argument(
-        "--frozen", type=Path, metavar="FOLDER", help="folder of ours with what a .ckpt folder leaves out as untrained"
+        "--frozen", type=Path, metavar="FOLDER", help="imported folder, for weights that did not train in the run"
     )
     command.add_argument(
-        "--lora-alpha", type=float, help="alpha of the run's LoRA settings, where its language model trained adapters"
+        "--lora-alpha", type=float, help="alpha of the run's LoRA settings, if its language model trained adapters"
     )
 
 

@@ -1,0 +1,50 @@
+"""Files of an earlier version of the code (shard, config, checkpoint, export) open and give the same results today.
+
+``goldens/earlier_run/make.sh`` made them with the code of commit 98f5d06: a tiny model of random weights with LoRA,
+trained for 4 steps and resumed after step 2.
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import evaluate
+import train
+from lightning_modules.trained_model import load_model
+
+EARLIER = Path(__file__).parent / "goldens" / "earlier_run"
+EXPECTED: Mapping[str, Any] = json.loads((EARLIER / "expected.json").read_text(encoding="utf-8"))
+CHECKPOINT = "step-00000002.ckpt"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the files as working directory: their configs have relative paths."""
+    copy = Path(shutil.copytree(EARLIER, tmp_path / "earlier"))
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def test_a_checkpoint_resumes_with_the_same_losses(folder: Path) -> None:
+    train.main(["fit", "-c", "config.yaml", "--run_folder", "again", "--ckpt_path", CHECKPOINT])
+    with (folder / "again" / "metrics.csv").open(encoding="utf-8") as file:
+        losses = {row["step"]: float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]}
+    assert losses == pytest.approx(EXPECTED["losses"], rel=1e-5)
+
+
+def test_an_export_gives_the_same_answers(folder: Path) -> None:
+    evaluate.main(["--checkpoint", "export", "--data", "train.tar", "--out", "answers"])
+    lines = (folder / "answers" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {line["key"]: line["prediction"] for line in map(json.loads, lines)} == EXPECTED["answers"]
+
+
+def test_checkpoint_and_export_are_the_same_model(folder: Path) -> None:
+    from_run, exported = (load_model(folder / name).state_dict() for name in (CHECKPOINT, "export"))
+    assert from_run.keys() == exported.keys()
+    assert [name for name, weight in from_run.items() if not torch.equal(weight, exported[name])] == []
