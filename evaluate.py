@@ -25,6 +25,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from command_errors import run_and_exit
+from components.checkpoints.atomic_folder import write_atomically
 from components.checkpoints.exported_weights import open_weights
 from components.checkpoints.settings_check import warn_of_other_settings
 from datamodules.batch import Batch
@@ -40,14 +41,7 @@ from lightning_modules.console.untrained import untrained_parts, warning_of
 from lightning_modules.evaluation.evaluation_settings import evaluation_settings
 from lightning_modules.evaluation.predictions import PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.evaluation.report import build_report, to_markdown, write_report
-from lightning_modules.evaluation.resuming import (
-    PREDICTIONS,
-    SKIPPED,
-    begin,
-    replace_text,
-    skipped_questions,
-    split_answered,
-)
+from lightning_modules.evaluation.resuming import PREDICTIONS, SKIPPED, begin, skipped_questions, split_answered
 from lightning_modules.run.run_lock import RunLock
 from lightning_modules.sample_errors import SampleLimitError
 from lightning_modules.start_check import check_settings
@@ -179,7 +173,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     }
     earlier = begin(options.out, about, options.restart)
     complete, remaining = split_answered(reader, earlier, skipped.lines())
-    replace_text(path, to_json_lines(complete))
+    write_atomically(path, to_json_lines(complete))
     stopped = None
     if remaining:
         untrained = untrained_parts(cli.config.model.as_dict())
