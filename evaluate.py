@@ -37,7 +37,7 @@ from datamodules.shards.shard_reader import ShardReader, open_shards
 from lightning_modules.console.command_line import VideoLanguageCLI
 from lightning_modules.console.config_files import read_config
 from lightning_modules.console.option_spelling import add_option
-from lightning_modules.console.untrained import untrained_parts, warning_of
+from lightning_modules.console.untrained_parts import untrained_parts, warning_of
 from lightning_modules.evaluation.evaluation_settings import evaluation_settings
 from lightning_modules.evaluation.predictions import PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.evaluation.report import build_report, to_markdown, write_report

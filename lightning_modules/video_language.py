@@ -28,7 +28,7 @@ from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.averages import AveragesInValidation
 from lightning_modules.optimization.freezing import Freezing
 from lightning_modules.optimization.non_finite import NonFiniteSteps
-from lightning_modules.optimization.rates import steps_per_epoch
+from lightning_modules.optimization.rate_schedule import steps_per_epoch
 from lightning_modules.optimization.step_losses import StepLosses
 from lightning_modules.optimization.step_tokens import StepTokens
 from lightning_modules.rank_agreement import largest_of_all_ranks, mean_over_ranks

@@ -23,7 +23,7 @@ from lightning_modules.console.foreign_output import silence_foreign_output
 from lightning_modules.console.parser import ShortMessageParser
 from lightning_modules.console.run_summary import RunSummary
 from lightning_modules.console.settings_errors import SettingsError, explain, explain_trainer
-from lightning_modules.console.untrained import untrained_parts, warning_of
+from lightning_modules.console.untrained_parts import untrained_parts, warning_of
 from lightning_modules.preemption import EndsAtOnce
 from lightning_modules.run.run_folder import (
     SameCheckpoint,

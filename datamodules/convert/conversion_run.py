@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from datamodules.convert.conversion_report import Report, write_report
 from datamodules.convert.conversion_settings import Conversion
-from datamodules.convert.paths import checked_path, without_prefix
+from datamodules.convert.media_paths import checked_path, without_prefix
 from datamodules.convert.plan import Plan
 from datamodules.convert.planned_samples import PlannedSample, Progress, SampleIdentity
-from datamodules.convert.prepare import MediaJob, Preparation, PreparedMedia
+from datamodules.convert.prepare_media import MediaJob, Preparation, PreparedMedia
 from datamodules.convert.row_problems import ConversionError, Reason, RowProblem, unforeseen
 from datamodules.convert.rows import conversation_json
 from datamodules.convert.sources import Annotation

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from lightning_modules.optimization.groups import part_of
+from lightning_modules.optimization.parameter_groups import part_of
 from lightning_modules.optimization.settings import Optimization, TrainingPoint
 
 
