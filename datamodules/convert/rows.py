@@ -10,7 +10,7 @@ Every source gives the same form:
 - Assistant turns before the first question are dropped, as LLaVA's own training code does (its 665k mix has some).
 - PLLaVA's ``i`` of the first question becomes the system text. A caption has no question (``q`` is empty): its ``i``
   becomes the user's text. If both are empty, the user's turn is ``<video>`` alone.
-- The part of a video that the row names becomes ``start_ms`` and ``end_ms``; ``datamodules.convert.video_spans`` reads it.
+- The part of a video that the row names becomes ``start_ms`` and ``end_ms``; ``video_spans`` reads it.
 
 A field that is neither read nor known to be harmless is listed in ``Row.unread``. A field that changes the meaning of a
 row and is not supported, such as ``audio``, is refused.
