@@ -41,7 +41,13 @@ from lightning_modules.console.untrained_parts import untrained_parts, warning_o
 from lightning_modules.evaluation.evaluation_settings import evaluation_settings
 from lightning_modules.evaluation.predictions import PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.evaluation.report import build_report, to_markdown, write_report
-from lightning_modules.evaluation.resuming import PREDICTIONS, SKIPPED, begin, skipped_questions, split_answered
+from lightning_modules.evaluation.resuming import (
+    PREDICTIONS,
+    SKIPPED,
+    begin_evaluation,
+    skipped_questions,
+    split_answered,
+)
 from lightning_modules.run.run_lock import RunLock
 from lightning_modules.sample_errors import SampleLimitError
 from lightning_modules.start_check import check_settings
@@ -171,7 +177,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "shards": [shard.fingerprint for shard in reader.shards],
         "max_new_tokens": cli.model.max_new_tokens,
     }
-    earlier = begin(options.out, about, options.restart)
+    earlier = begin_evaluation(options.out, about, options.restart)
     complete, remaining = split_answered(reader, earlier, skipped.lines())
     write_atomically(path, to_json_lines(complete))
     stopped = None

@@ -23,7 +23,7 @@ from lightning_modules.evaluation.validation import ValidationMetrics
 from lightning_modules.interfaces import EvaluatedBatch, TrainingModule
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer
-from lightning_modules.optimization.accumulation import WholeSteps, is_accumulating
+from lightning_modules.optimization.accumulation import ResumeAtStepStart, is_accumulating
 from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.averages import AveragesInValidation
 from lightning_modules.optimization.freezing import Freezing
@@ -110,7 +110,13 @@ class VideoLanguageModule(TrainingModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks of every training run. Frozen gradients are removed before the others are checked."""
-        callbacks: list[Callback] = [StartCheck(), Freezing(), self.non_finite_steps, self.step_tokens, WholeSteps()]
+        callbacks: list[Callback] = [
+            StartCheck(),
+            Freezing(),
+            self.non_finite_steps,
+            self.step_tokens,
+            ResumeAtStepStart(),
+        ]
         return [*callbacks, *([AveragesInValidation()] if self.optimization.validate_averages else [])]
 
     def configure_optimizers(self) -> PartwiseAdamW:

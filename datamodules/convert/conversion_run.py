@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datamodules.convert.conversion_report import Report, write_report
+from datamodules.convert.conversion_report import Report, write_conversion_report
 from datamodules.convert.conversion_settings import Conversion
 from datamodules.convert.media_paths import checked_path, without_prefix
 from datamodules.convert.plan import Plan
@@ -64,7 +64,7 @@ def convert(conversion: Conversion, restart: bool = False) -> Report:
             )
         else:
             _write_shards(plan, conversion)
-        return write_report(plan, conversion.out, conversion.stem)
+        return write_conversion_report(plan, conversion.out, conversion.stem)
 
 
 def _fill(plan: Plan, conversion: Conversion) -> None:

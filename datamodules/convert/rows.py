@@ -24,7 +24,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from datamodules.convert.media_marks import check_numbers, has_plain_mark, other_marks, without_marks
+from datamodules.convert.media_marks import check_numbers, has_plain_mark, other_marks, without_media_marks
 from datamodules.convert.media_paths import NamedAs, ending_of, usual_field
 from datamodules.convert.row_fields import (
     MEDIA_FIELDS,
@@ -247,7 +247,7 @@ def _with_one_mark(turns: Sequence[Turn], media: str | None) -> tuple[Turn, ...]
     marked = []
     for number, turn in enumerate(turns):
         is_marked = turn.role == "user" and media is not None
-        content = without_marks(turn.content) if is_marked else turn.content.strip()
+        content = without_media_marks(turn.content) if is_marked else turn.content.strip()
         if number == first_user and media is not None:
             content = f"{VIDEO_MARK}\n{content}".strip()
         if not content:

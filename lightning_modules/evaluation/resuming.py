@@ -38,7 +38,7 @@ class SkippedQuestions(NamedTuple):
     num_questions: int  # questions of all samples
 
 
-def begin(out: Path, about: dict[str, Any], restart: bool) -> list[Prediction]:
+def begin_evaluation(out: Path, about: dict[str, Any], restart: bool) -> list[Prediction]:
     """Begin an evaluation, or continue the one in the folder.
 
     Args:
