@@ -110,14 +110,9 @@ class VideoLanguageModule(TrainingModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks of every training run. Frozen gradients are removed before the others are checked."""
-        callbacks: list[Callback] = [
-            StartCheck(),
-            Freezing(),
-            self.non_finite_steps,
-            self.step_tokens,
-            ResumeAtStepStart(),
-        ]
-        return [*callbacks, *([AveragesInValidation()] if self.optimization.validate_averages else [])]
+        callbacks: list[Callback] = [StartCheck(), Freezing(), self.non_finite_steps, self.step_tokens]
+        averaged = [AveragesInValidation()] if self.optimization.validate_averages else []
+        return [*callbacks, ResumeAtStepStart(), *averaged]
 
     def configure_optimizers(self) -> PartwiseAdamW:
         """AdamW with settings for each part; ``on_before_optimizer_step`` sets the learning rates."""
