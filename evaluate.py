@@ -25,6 +25,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from command_errors import run_and_exit
+from components.checkpoints.atomic_folder import write_atomically
 from components.checkpoints.exported_weights import open_weights
 from components.checkpoints.settings_check import warn_of_other_settings
 from datamodules.batch import Batch
@@ -36,15 +37,14 @@ from datamodules.shards.shard_reader import ShardReader, open_shards
 from lightning_modules.console.command_line import VideoLanguageCLI
 from lightning_modules.console.config_files import read_config
 from lightning_modules.console.option_spelling import add_option
-from lightning_modules.console.untrained import untrained_parts, warning_of
+from lightning_modules.console.untrained_parts import untrained_parts, warning_of
 from lightning_modules.evaluation.evaluation_settings import evaluation_settings
 from lightning_modules.evaluation.predictions import PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.evaluation.report import build_report, to_markdown, write_report
 from lightning_modules.evaluation.resuming import (
     PREDICTIONS,
     SKIPPED,
-    begin,
-    replace_text,
+    begin_evaluation,
     skipped_questions,
     split_answered,
 )
@@ -177,9 +177,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "shards": [shard.fingerprint for shard in reader.shards],
         "max_new_tokens": cli.model.max_new_tokens,
     }
-    earlier = begin(options.out, about, options.restart)
+    earlier = begin_evaluation(options.out, about, options.restart)
     complete, remaining = split_answered(reader, earlier, skipped.lines())
-    replace_text(path, to_json_lines(complete))
+    write_atomically(path, to_json_lines(complete))
     stopped = None
     if remaining:
         untrained = untrained_parts(cli.config.model.as_dict())
