@@ -62,8 +62,8 @@ class TakingTurns(Callback):
     """Calls the monitors in every second block of steps, and times the blocks.
 
     Attributes:
-        seconds: Seconds a step, of every block, by whether the monitors worked in it.
-        inside: Seconds a step inside the monitors' calls, of every block in which they worked.
+        seconds: Mean seconds of a step, one number a block: True for blocks with monitors, False for the others.
+        inside: Mean seconds of a step that the monitors' calls took, one number a block with monitors.
     """
 
     def __init__(self, monitors: Sequence[Callback], interval: int, clock: Callable[[], float]) -> None:

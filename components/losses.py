@@ -11,7 +11,7 @@ from components.interfaces import TEXT_ONLY, AnswerLoss, LanguageModel, LossSche
 
 
 class FinalSegmentLoss(LossSchedule):
-    """Takes the loss once, after the last segment; a video with fewer segments has kept its state until then."""
+    """Takes the loss once, after the last segment; a video with fewer segments has its last state then."""
 
     def steps(self, num_segments: int) -> Sequence[int]:
         """See ``LossSchedule``."""

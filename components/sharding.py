@@ -1,4 +1,4 @@
-"""How parts and strategies that shard weights work together, and all that the project knows of sharded tensors.
+"""How parts and strategies that shard weights work together, and all code of the project about sharded tensors.
 
 A strategy that spreads every weight over the ranks announces itself while the parts are built (``building_sharded``). A
 part that loads large weights hands them over as soon as it has them (``hand_to_sharding``). Later it calls its sharded

@@ -59,8 +59,8 @@ def test_projectors_that_are_not_known_fail_with_the_reason(tmp_path: Path) -> N
     results = projector_results(tmp_path, recorded, tensors)
     failed = {name: describe(result) for name, result in results.items() if result.failed}
     assert failed.keys() == {"retriever", "spatial_pool.max", "rmt_t16"}
-    assert "Stranger is not known here" in failed["retriever"]
-    assert "pooling by 'median' is not known here" in failed["spatial_pool.max"]
+    assert "Stranger is not one that this command can compare" in failed["retriever"]
+    assert "pooling by 'median' is not one that this command can compare" in failed["spatial_pool.max"]
     assert "its input 'noise' is not understood" in failed["rmt_t16"]
 
 

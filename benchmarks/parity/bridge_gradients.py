@@ -34,7 +34,7 @@ def gradient_cases(folder: Path) -> Iterator[CaseResult]:
 def _compare(folder: Path, name: str, recorded: dict[str, Any]) -> Sequence[Check]:
     gradients = recorded["gradients"][name]
     if gradients["loss"] != "sum(last_hidden_states**2)":
-        raise ValueError(f"the loss {gradients['loss']!r} is not known here")
+        raise ValueError(f"the loss {gradients['loss']!r} is not one that this command can compare")
     recording = open_recording(folder, _case_name(name, gradients, recorded["cases"]), recorded)
     bridge = recording.build(folder)
     loss = projected(bridge, recording.walk(bridge).states[-1]).square().sum()

@@ -77,7 +77,7 @@ def compare_spatial_pool(mode: str, stored: Tensor, outputs: dict[str, Tensor], 
     elif mode in ("average", "max"):
         pooling = WindowPooling(dim, stride=stride, reduction="max" if mode == "max" else "average")
     else:
-        raise ValueError(f"spatial pooling by {mode!r} is not known here")
+        raise ValueError(f"spatial pooling by {mode!r} is not one that this command can compare")
     return _compare_tokens(pooling(stored), outputs)
 
 
@@ -93,7 +93,7 @@ def _compare_tokens(tokens: Tensor, outputs: dict[str, Tensor]) -> list[Check]:
         if quantity == "out":
             checks.append(output_check(name, tokens[:, ::step], theirs))
         elif not name.startswith("weights."):
-            raise ValueError(f"the output {name!r} is not known here")
+            raise ValueError(f"the output {name!r} is not one that this command can compare")
     return checks
 
 

@@ -80,7 +80,7 @@ def _compare(
         mode = case.get("mode", name.rpartition(".")[2])
         return compare_spatial_pool(mode, _sliced(features, case["input"]), outputs, case)
     if kind not in _RECURRENT:
-        raise ValueError(f"{kind} is not known here")
+        raise ValueError(f"{kind} is not one that this command can compare")
     settings = _RECURRENT[kind]
     if settings.memory:
         weights["projector.read_memory_emb"] = tensors[settings.memory]

@@ -60,7 +60,7 @@ class PatchPooling(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, patches: Tensor) -> Tensor:
-        """Pool every frame by itself.
+        """Pool every frame separately.
 
         Args:
             patches: Patches of a square grid in row-major order, ``[F, N, D]``.

@@ -39,7 +39,7 @@ class GridPooling(PatchPooling):
         self.grid = grid
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Pool every frame by itself: ``[F, N, D]`` to ``[F, grid * grid, D]``; see ``PatchPooling``."""
+        """Pool every frame separately: ``[F, N, D]`` to ``[F, grid * grid, D]``; see ``PatchPooling``."""
         num_frames, num_patches, dim = patches.shape
         if patch_grid_side(num_patches) == self.grid:
             return patches
@@ -74,7 +74,7 @@ class WindowPooling(PatchPooling):
         self.reduction = reduction
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Pool every frame by itself: ``[F, N, D]`` to ``[F, floor(sqrt(N) / stride) ** 2, D]``."""
+        """Pool every frame separately: ``[F, N, D]`` to ``[F, floor(sqrt(N) / stride) ** 2, D]``."""
         _check_window(patches, self.stride)
         pool = functional.avg_pool2d if self.reduction == "average" else functional.max_pool2d
         return _to_patches(pool(_to_planes(patches), self.stride))
@@ -103,7 +103,7 @@ class ConvPooling(PatchPooling):
         self.convolution = nn.Conv2d(dim, self.out_dim, kernel_size=stride, stride=stride)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Pool every frame by itself: ``[F, N, D]`` to ``[F, floor(sqrt(N) / stride) ** 2, out_dim]``."""
+        """Pool every frame separately: ``[F, N, D]`` to ``[F, floor(sqrt(N) / stride) ** 2, out_dim]``."""
         _check_window(patches, self.stride)
         return _to_patches(self.convolution(_to_planes(patches)))
 

@@ -2,7 +2,7 @@
 
 Every source gives the same form:
 
-- ``<image>``, ``<video>`` and the marks of other projects (``<|video_pad|>``, ``<ImageHere>``, ``<image_1>``) may stand
+- ``<image>``, ``<video>`` and the marks of other projects (``<|video_pad|>``, ``<ImageHere>``, ``<image_1>``) may be
   anywhere in the user's turns, several times or not at all. They are removed. If the row names media, ``<video>`` is
   put before the first user turn.
 - Turns are ``{"from", "value"}`` or ``{"role", "content"}``; ``human`` is the user and ``gpt`` the assistant. The text

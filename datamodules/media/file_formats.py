@@ -45,6 +45,6 @@ def format_of(head: bytes) -> str | None:
         head: Its first bytes; ``HEAD_BYTES`` of them are enough.
 
     Returns:
-        The format's name, as Pillow writes it where Pillow knows it, or None for an unknown format.
+        The format's name, as Pillow spells it if Pillow has that format, or None for an unknown format.
     """
     return next((name for pattern, name in _PATTERNS if pattern.match(head)), None)

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def frame_test(codec: str) -> Callable[[Any], bool] | None:
-    """A test that tells whether a packet shows a frame.
+    """Choose the function that says, for this codec, whether a packet shows a frame.
 
     Args:
         codec: FFmpeg's name of the decoder.

@@ -1,6 +1,6 @@
 """Global batches of draws of similar length, within a budget of frames and tokens: planned window by window.
 
-The draws of a pass are cut into windows. The draws of a window are sorted by cost, for each modality by itself, and
+The draws of a pass are cut into windows. The draws of a window are sorted by cost, each modality separately, and
 neighbours form groups of a fixed size. A batch has as many groups as the budget holds. The batches of a window are
 shuffled. Draws that do not fill a group carry over to the next window. So
 

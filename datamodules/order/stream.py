@@ -35,12 +35,12 @@ class DrawSequence(NamedTuple):
     tokens: IndexArray  # [D]
 
     def take(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "DrawSequence":
-        """Some of these draws."""
+        """Select draws by index, mask or slice."""
         return DrawSequence(*(column[index] for column in self))
 
     @staticmethod
     def join(parts: Sequence["DrawSequence"]) -> "DrawSequence":
-        """Several sequences, one after the other."""
+        """Concatenate sequences."""
         return DrawSequence(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 

@@ -1,4 +1,4 @@
-"""Reads config files: finds keys that no setting has, merges several files, and knows classes by their old paths."""
+"""Reads config files: finds keys that no setting has, merges several files, and accepts old class paths."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""How many operations a second a GPU can do at most."""
+"""Peak operations a second of GPUs, from their data sheets."""
 
 from typing import NamedTuple
 

@@ -50,21 +50,21 @@ class StepProfiler(Callback):
         self._profile.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Name what comes."""
+        """Begin the next phase."""
         self._enter("forward")
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
-        """Name what comes."""
+        """Begin the next phase."""
         self._enter("backward")
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name what comes."""
+        """Begin the next phase."""
         self._enter("optimizer")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The step is over."""
+        """End the step, and the recording after the last step to record."""
         self._leave()
         if self._profile is not None:
             self._profile.step()
@@ -76,7 +76,7 @@ class StepProfiler(Callback):
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop."""
+        """Stop recording, and write what was recorded."""
         self._stop()
 
     def _enter(self, phase: str) -> None:

@@ -17,14 +17,14 @@ class StepLosses:
         self._readings: list[Tensor] = []
 
     def add(self, output: ModelOutput, batches_a_step: int) -> None:
-        """Add a batch.
+        """Add the losses of one batch.
 
-        A batch whose videos have fewer segments has fewer readings. Its memory does not change after its last reading,
-        so the last loss counts for the missing ones, as for a short video in the same batch as a long one.
+        A batch of shorter videos has fewer readings. Its memory does not change after its last reading, so its last
+        loss is repeated for the missing ones. A short video in a batch with a longer one is treated alike.
 
         Args:
-            output: Of the batch.
-            batches_a_step: What its loss is divided by.
+            output: What the model returned for the batch.
+            batches_a_step: Number of batches of the optimizer step; every loss is divided by it.
         """
         readings = [value / batches_a_step for value in output.reading_losses]
         if self._loss is None:

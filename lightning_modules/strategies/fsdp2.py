@@ -145,7 +145,7 @@ class Fsdp2(PortableCheckpoints, ModelParallelStrategy, Sharding):
 
 def _parts_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
     if not isinstance(module, VideoLanguageModule):
-        raise TypeError(f"strategy Fsdp2 knows the parts of a VideoLanguageModule, got a {type(module).__name__}")
+        raise TypeError(f"strategy Fsdp2 shards a VideoLanguageModule only, got a {type(module).__name__}")
     return list(module.built.named_children())
 
 

@@ -9,7 +9,7 @@ from tests.process_group import one_group_at_a_time
 
 
 def history(steps: dict[int, str], loss: float = 1.0) -> dict[int, Step]:
-    """Steps from number to the samples of the step, one letter each."""
+    """Make the steps of a run: number of the step -> its samples, a letter for each."""
     return {number: Step((loss / number,), tuple(sorted(samples))) for number, samples in steps.items()}
 
 

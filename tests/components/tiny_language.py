@@ -16,24 +16,23 @@ from tests.fixtures_data import CHAT_TEMPLATE, make_tiny_tokenizer
 
 WIDTH = 32
 VOCABULARY = 272
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
 
 
 def make_model_folder(folder: Path, model_type: str = "llama", *, seed: int = 0, **changes: Any) -> Path:
     """Write a two-layer model of this type with random weights, and its tokenizer."""
-    sizes = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "initializer_range": 0.2,  # large enough that wrong positions or masks show
-        "tie_word_embeddings": False,
-        "pad_token_id": 0,
-        "bos_token_id": 2,
-        "eos_token_id": 3,
-    }
+    sizes = {**SIZES, "initializer_range": 0.2, "tie_word_embeddings": False}  # wrong positions or masks must show
     config = AutoConfig.for_model(model_type, **(sizes | changes))
     torch.manual_seed(seed)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)

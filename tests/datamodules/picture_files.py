@@ -70,7 +70,7 @@ def exif(*entries: tuple[int, int, int, bytes], order: str = "<") -> bytes:
 
 
 def turned(value: int, order: str = "<") -> bytes:
-    """EXIF that holds an orientation."""
+    """EXIF data with this orientation."""
     return exif((0x112, 3, 1, struct.pack(f"{order}H", value)), order=order)
 
 

@@ -27,7 +27,7 @@ class CacheReadout(Readout):
         typical_keys: Number of cached memory tokens at which attention is not sharpened, see ``Attention``; about that
             of a training video.
         time_width: Width of the sinusoidal code of the relative time; even.
-        longest_time: Longest wavelength of that code. Relative times lie in 0..1, so 2 tells all of them apart.
+        longest_time: Longest wavelength of that code. Relative times are in 0..1, so with 2 each has another code.
         shortest_time: Shortest wavelength of that code. A training video of 4 segments shows few times. A long
             wavelength makes the code smooth between them, where the segments of longer videos are.
 

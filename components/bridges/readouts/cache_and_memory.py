@@ -11,7 +11,7 @@ from components.interfaces import MemoryState, Questions, Readout, VisualTokens
 class CacheAndMemoryReadout(Readout):
     """The tokens of ``CacheReadout``, followed by those of ``MemoryReadout``.
 
-    The cache tells what each segment showed and when. The memory tells what accumulates over time, such as a count.
+    The cache has what each segment showed and when. The memory has what accumulates over time, such as a count.
 
     Args:
         dim: Bridge width D.

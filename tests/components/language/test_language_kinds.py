@@ -22,21 +22,9 @@ from components.language.causal import HuggingFaceCausalLM
 from components.language.model_loading import LoraSettings
 from components.language.probe import embeddings_problem, unused_parameters
 from components.language.text_limits import TextLimitError, context_length
-from tests.components.tiny_language import VOCABULARY, WIDTH, make_model_folder, make_text, make_visual
+from tests.components.tiny_language import SIZES, VOCABULARY, WIDTH, make_model_folder, make_text, make_visual
 from tests.fixtures_data import make_tiny_tokenizer
 
-TEXT: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": WIDTH,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "bos_token_id": 2,
-    "eos_token_id": 3,
-}
 VISION: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 VISION |= {"image_size": 16, "patch_size": 8}
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -46,12 +34,12 @@ ROWS = [(1, "what colour ?", "red circle"), (TEXT_ONLY, "say hello", "hello")]
 def gemma3() -> Any:
     layers = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
     return Gemma3ForConditionalGeneration(
-        Gemma3Config(text_config=TEXT | layers, vision_config=VISION, mm_tokens_per_image=4)
+        Gemma3Config(text_config=SIZES | layers, vision_config=VISION, mm_tokens_per_image=4)
     )
 
 
 def llava(**settings: Any) -> Any:
-    text = {"model_type": "llama", **TEXT}
+    text = {"model_type": "llama", **SIZES}
     config = LlavaConfig(text_config=text, vision_config={"model_type": "clip_vision_model", **VISION}, **settings)
     return LlavaForConditionalGeneration(config)
 

@@ -32,7 +32,7 @@ def write_media(root: Path, *names: str) -> Path:
 
 
 def media_bytes(name: str) -> bytes:
-    """A clip or, where the ending tells so, a picture."""
+    """A picture if the name ends in jpg or jpeg, otherwise a clip."""
     return PICTURE if name.lower().endswith((".jpg", ".jpeg")) else CLIP
 
 

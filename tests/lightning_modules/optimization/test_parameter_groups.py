@@ -64,7 +64,7 @@ def test_setting_of_a_part_that_does_not_train_is_refused(setting: str) -> None:
 @pytest.mark.parametrize("decay", [0.0, 1.0, 1.5])
 def test_average_that_would_not_move_or_not_average_is_refused(decay: float) -> None:
     settings = Optimization({"bridge": 1e-3, "language_model": 1e-4}, averages={"bridge": decay})
-    with pytest.raises(ValueError, match=rf"averages\['bridge'\] is {decay}; a decay lies between 0 and 1"):
+    with pytest.raises(ValueError, match=rf"averages\['bridge'\] is {decay}; a decay must be between 0 and 1"):
         build_optimizer(Parts(), settings)
 
 
