@@ -1,8 +1,13 @@
 """Derives the settings of an evaluation from the config of the run that is evaluated."""
 
 import copy
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from lightning_modules.console.config_files import read_as_written
 
 
 def evaluation_settings(
@@ -41,3 +46,13 @@ def evaluation_settings(
         "data": data,
         "trainer": {**device, "devices": 1, "logger": False, "enable_model_summary": False},
     }
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Hash settings, to notice that an evaluation is continued with others."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def earlier_digest(files: Sequence[str | Path]) -> str:
+    """Hash config files as earlier versions did, which stored class paths and keys as they are written."""
+    return settings_digest(read_as_written(files))
