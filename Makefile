@@ -19,7 +19,7 @@ TEST_PROCESSES ?= 2
 
 help:
 	@echo "make setup       create $(VENV) and install the project into it"
-	@echo "make quickstart  setup, then fetch real parts, build shards, train two arms, evaluate them, show the result"
+	@echo "make quickstart  setup, then fetch real parts, build shards, train two models, evaluate them, show the result"
 	@echo "make test        setup, then run the quick tests; the slow ones: make test ARGS='-m slow'"
 	@echo "make lint        setup, then check style and types"
 

@@ -23,6 +23,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from command_errors import run_and_exit
+from components.checkpoints.atomic_folder import write_atomically
 from components.checkpoints.exported_weights import open_weights
 from components.checkpoints.run_checkpoint import CONFIG
 from components.checkpoints.settings_check import warn_of_other_settings
@@ -33,17 +34,16 @@ from datamodules.instruction import InstructionDataModule
 from datamodules.loader import LateLoader, batch_loader
 from datamodules.shards.shard_reader import ShardReader, open_shards
 from lightning_modules.console.command_line import VideoLanguageCLI
-from lightning_modules.console.config_files import read_config
+from lightning_modules.console.config_files import read_as_written, read_config
 from lightning_modules.console.option_spelling import add_option
-from lightning_modules.console.untrained import untrained_parts, warning_of
-from lightning_modules.evaluation.evaluation_settings import earlier_digest, evaluation_settings, settings_digest
+from lightning_modules.console.untrained_parts import untrained_parts, warning_of
+from lightning_modules.evaluation.evaluation_settings import evaluation_settings, settings_digest
 from lightning_modules.evaluation.predictions import PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.evaluation.report import build_report, to_markdown, write_report
 from lightning_modules.evaluation.resuming import (
     PREDICTIONS,
     SKIPPED,
-    begin,
-    replace_text,
+    begin_evaluation,
     skipped_questions,
     split_answered,
 )
@@ -176,10 +176,10 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "shards": [shard.fingerprint for shard in reader.shards],
         "max_new_tokens": cli.model.max_new_tokens,
     }
-    earlier_form = {"config_sha256": earlier_digest(options.config or [weights.path / CONFIG])}
-    earlier = begin(options.out, about, options.restart, earlier_form)
+    earlier_form = {"config_sha256": settings_digest(read_as_written(options.config or [weights.path / CONFIG]))}
+    earlier = begin_evaluation(options.out, about, options.restart, earlier_form)
     complete, remaining = split_answered(reader, earlier, skipped.lines())
-    replace_text(path, to_json_lines(complete))
+    write_atomically(path, to_json_lines(complete))
     stopped = None
     if remaining:
         untrained = untrained_parts(cli.config.model.as_dict())

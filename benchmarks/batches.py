@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.clocks import CLOCKS, add_clock_option
+from benchmarks.command_options import CLOCKS, add_clock_option
 from command_errors import run_and_exit
 from datamodules.order.batch_plan import Budget
 from datamodules.order.draws import MODALITIES, Cost, SampleTable

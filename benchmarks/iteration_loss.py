@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.command_options import add_numbers, numbers_in
 from benchmarks.resident_memory import PeakResidentBytes, in_fresh_process
 from benchmarks.tiny_parts import llama_config
 from command_errors import run_and_exit
@@ -226,8 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 1 if ours misses a limit.
     """
     parser = argparse.ArgumentParser(description="Memory and exactness of the per-iteration loss.")
-    for field, default in Sizes()._asdict().items():
-        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=default)
+    add_numbers(parser, Sizes()._asdict())
     parser.add_argument("--readings", type=int, default=16, help="K, to compare with K = 1")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rss", action="store_true", help="also the resident size, one process a row (CPU)")
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--freeze", action="store_true", help="freeze the model, so that only the visual tokens get gradients"
     )
     options = parser.parse_args(arguments)
-    sizes = Sizes(**{field: getattr(options, field) for field in Sizes._fields})
+    sizes = Sizes(**numbers_in(options, Sizes._fields))
     num_readings, device = options.readings, torch.device(options.device)
 
     rows = {

@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from benchmarks.clocks import CLOCKS, add_clock_option
+from benchmarks.command_options import CLOCKS, add_clock_option, add_numbers, numbers_in
 from benchmarks.iteration_loss import Sizes, build_model
 from command_errors import run_and_exit
 from components.bridges.recurrent import RecurrentMemoryBridge
@@ -218,15 +218,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 1 if the callbacks cost more than allowed.
     """
     parser = argparse.ArgumentParser(description="Cost of the monitoring callbacks.")
-    for field, default in Settings()._asdict().items():
-        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=default)
+    add_numbers(parser, Settings()._asdict())
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add_clock_option(parser)
     options = parser.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    settings = Settings(**{field: getattr(options, field) for field in Settings._fields})
+    settings = Settings(**numbers_in(options, Settings._fields))
 
     start = time.perf_counter()
     turns = measure(settings, CLOCKS[options.clock], torch.device(options.device))

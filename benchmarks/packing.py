@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.clocks import CLOCKS, add_clock_option
+from benchmarks.command_options import CLOCKS, add_clock_option, add_numbers, numbers_in
 from benchmarks.iteration_loss import LiveTensorBytes, Sizes, build_model
 from command_errors import run_and_exit
 from components.interfaces import IGNORED_LABEL, TEXT_ONLY, VIDEO_PLACEHOLDER, TextInputs, VisualTokens
@@ -121,8 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 1 if the losses differ.
     """
     parser = argparse.ArgumentParser(description="Compare padded and packed conversations.")
-    for field, default in Batches()._asdict().items():
-        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=default)
+    add_numbers(parser, Batches()._asdict())
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--threads", type=int, default=None)
@@ -131,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    settings = Batches(**{field: getattr(options, field) for field in Batches._fields})
+    settings = Batches(**numbers_in(options, Batches._fields))
     sizes, device = Sizes(layers=options.layers, width=options.width), torch.device(options.device)
 
     batches = [build_batch(settings, sizes, seed, device) for seed in range(settings.batches)]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.clocks import CLOCKS, add_clock_option
+from benchmarks.command_options import CLOCKS, add_clock_option
 from command_errors import run_and_exit
 from components.segmenters.scene_tilling import SceneTilling
 

@@ -48,7 +48,7 @@ class EvaluatedBatch(VideoTextBatch, Protocol):
 
 
 class Rates(Protocol):
-    """When each part of the model begins to train; ``optimization.rates.RateSchedule`` has it."""
+    """When each part of the model begins to train; ``optimization.rate_schedule.RateSchedule`` has it."""
 
     first_steps: dict[str, int]
     """Parts that begin later than the run -> optimizer steps before they begin."""

@@ -32,7 +32,7 @@ class Preempted(SystemExit):
         super().__init__(INTERRUPTED_STATUS if number == signal.SIGINT else EXIT_STATUS)
 
 
-class StoppedAtOnce(SystemExit):
+class Interrupted(SystemExit):
     """Ends a run within a step, because its user pressed Ctrl-C twice."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Preemption(Checkpoint):
     different collective calls. It is a ``Checkpoint`` so that Lightning calls it after the other callbacks, whose state
     is then that of the step's end.
 
-    Validation, test and prediction have nothing to save; ``EndsAtOnce`` handles their signals.
+    Validation, test and prediction have nothing to save; ``EndOnSigterm`` handles their signals.
     """
 
     def __init__(self) -> None:
@@ -129,10 +129,10 @@ class Preemption(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let signals end a run that failed; a run that was stopped still has to exit with its own status."""
-        self._has_failed = not isinstance(exception, Preempted | StoppedAtOnce)
+        self._has_failed = not isinstance(exception, Preempted | Interrupted)
         self._is_leaving = not self._has_failed
         launcher = trainer.strategy.launcher
-        if isinstance(exception, StoppedAtOnce) and launcher is not None:
+        if isinstance(exception, Interrupted) and launcher is not None:
             launcher.kill(signal.SIGKILL)  # the processes that this one has started wait for it
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -162,11 +162,11 @@ class Preemption(Checkpoint):
     def _interrupt(self) -> None:
         if not self._is_training:
             self._say("Stopped by Ctrl-C before the first step: nothing was trained, and nothing saved")
-            raise StoppedAtOnce
+            raise Interrupted
         if self._is_interrupted:
             last = f"{_keeper(self._trainer).folder}/{LAST}" if self._trainer else LAST
             self._say(f"Stopped at once. What was trained since the last checkpoint is lost; go on from {last}, if any")
-            raise StoppedAtOnce
+            raise Interrupted
         self._say(
             "Ctrl-C: saving after this step (and after a validation that runs), then stopping. Once more stops at "
             "once, without saving"
@@ -197,7 +197,7 @@ class Preemption(Checkpoint):
         raise stop
 
 
-class EndsAtOnce(Callback):
+class EndOnSigterm(Callback):
     """Lets SIGTERM end validation, test and prediction; Lightning's own handler would ignore it there.
 
     The answers so far are in the file of predictions. Ctrl-C ends them without this callback.

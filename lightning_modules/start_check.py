@@ -21,7 +21,7 @@ from components.language.causal import HuggingFaceCausalLM
 from components.language.text_limits import CONTEXT_ADVICE, TextLimitError
 from components.model import VideoLanguageModel
 from components.problems import Problems
-from lightning_modules.optimization.groups import refuse_float16
+from lightning_modules.optimization.parameter_groups import refuse_float16
 
 
 class _Limits(NamedTuple):

@@ -23,12 +23,12 @@ from lightning_modules.evaluation.validation import ValidationMetrics
 from lightning_modules.interfaces import EvaluatedBatch, TrainingModule
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.optimization import Optimization, RateSchedule, build_optimizer
-from lightning_modules.optimization.accumulation import WholeSteps, is_accumulating
+from lightning_modules.optimization.accumulation import ResumeAtStepStart, is_accumulating
 from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.averages import AveragesInValidation
 from lightning_modules.optimization.freezing import Freezing
 from lightning_modules.optimization.non_finite import NonFiniteSteps
-from lightning_modules.optimization.rates import steps_per_epoch
+from lightning_modules.optimization.rate_schedule import steps_per_epoch
 from lightning_modules.optimization.step_losses import StepLosses
 from lightning_modules.optimization.step_tokens import StepTokens
 from lightning_modules.rank_agreement import largest_of_all_ranks, mean_over_ranks
@@ -110,8 +110,9 @@ class VideoLanguageModule(TrainingModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks of every training run. Frozen gradients are removed before the others are checked."""
-        callbacks: list[Callback] = [StartCheck(), Freezing(), self.non_finite_steps, self.step_tokens, WholeSteps()]
-        return [*callbacks, *([AveragesInValidation()] if self.optimization.validate_averages else [])]
+        callbacks: list[Callback] = [StartCheck(), Freezing(), self.non_finite_steps, self.step_tokens]
+        averaged = [AveragesInValidation()] if self.optimization.validate_averages else []
+        return [*callbacks, ResumeAtStepStart(), *averaged]
 
     def configure_optimizers(self) -> PartwiseAdamW:
         """AdamW with settings for each part; ``on_before_optimizer_step`` sets the learning rates."""

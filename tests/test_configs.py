@@ -185,7 +185,10 @@ def test_page_about_ablations_names_exactly_the_files() -> None:
     page = (CONFIGS.parent / "docs" / "ablations.md").read_text(encoding="utf-8")
     rows = "\n".join(line.split("|")[1] for line in page.splitlines() if line.startswith("|"))
     named = re.findall(r"`(\w+\.yaml)`", rows)
-    assert sorted(named) == sorted(path.name for path in (CONFIGS / "ablation").glob("*.yaml"))
+    files = {path.name for path in (CONFIGS / "ablation").glob("*.yaml")}
+    assert files - set(named) == set(), "the table of docs/ablations.md lacks a row for these"
+    assert set(named) - files == set(), "configs/ablation/ has no such file"
+    assert len(named) == len(set(named)), "a file has two rows"
 
 
 def test_wrong_key_exits_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,7 +107,7 @@ def _shortened(num_steps: int) -> list[str]:
 
 
 def train_and_evaluate(scale: Scale, out: Path, watch: Stopwatch) -> None:
-    """Train both arms for equally many steps, then let both answer the held-out questions."""
+    """Train both models for equally many steps, then let both answer the held-out questions."""
     steps = [] if scale.num_steps is None else _shortened(scale.num_steps)
     training, evaluation = {}, {}
     shards = [f"{out}/features/eval-{length}-000000.tar" for length in LENGTHS]
@@ -118,9 +118,9 @@ def train_and_evaluate(scale: Scale, out: Path, watch: Stopwatch) -> None:
         answers = ["--out", f"{out}/{arm}/answers", "--restart"]
         evaluation[arm] = ["evaluate.py", "--checkpoint", checkpoint, "--data", *shards, *answers]
         shutil.rmtree(out / arm / "last", ignore_errors=True)
-    with watch.step("train", "training both arms, memory and mean pooling, at the same time"):
+    with watch.step("train", "training both models, memory and mean pooling, at the same time"):
         run_together(training, out / "training_logs")
-    with watch.step("evaluate", "evaluating both arms at 1, 2, 4 and 8 times the training length"):
+    with watch.step("evaluate", "evaluating both models at 1, 2, 4 and 8 times the training length"):
         run_together(evaluation, out / "evaluation_logs")
 
 

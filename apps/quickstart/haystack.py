@@ -25,8 +25,8 @@ from tqdm import tqdm
 from apps.quickstart.clips import Clip, read_clip
 from apps.quickstart.fetch import fetch_parts
 from apps.quickstart.haystack_videos import (
+    HaystackSample,
     HaystackSettings,
-    Sample,
     Split,
     count_frames,
     default_splits,
@@ -90,7 +90,7 @@ def build_haystack(
 
 
 class _Map(Protocol):
-    def __call__(self, function: Any, tasks: Any, /) -> Iterator[list[Sample]]: ...
+    def __call__(self, function: Any, tasks: Any, /) -> Iterator[list[HaystackSample]]: ...
 
 
 def _write_splits(
@@ -143,7 +143,7 @@ def _write_split(
 
 def _make_samples(
     settings: HaystackSettings, clips: tuple[Path, ...], split: Split, indices: Sequence[int]
-) -> list[Sample]:
+) -> list[HaystackSample]:
     decoded = _read_clips(clips)
     return [make_sample(settings, decoded, split, index) for index in indices]
 

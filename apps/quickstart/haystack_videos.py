@@ -108,7 +108,7 @@ class VideoPlan(NamedTuple):
     needles: tuple[Needle, ...]  # in the order of their frames
 
 
-class Sample(NamedTuple):
+class HaystackSample(NamedTuple):
     """One sample of a shard."""
 
     key: str
@@ -139,7 +139,7 @@ def plan_video(settings: HaystackSettings, clips: Sequence[Clip], split: Split, 
     )
 
 
-def make_sample(settings: HaystackSettings, clips: Sequence[Clip], split: Split, index: int) -> Sample:
+def make_sample(settings: HaystackSettings, clips: Sequence[Clip], split: Split, index: int) -> HaystackSample:
     """Draw a video, encode it and make its questions.
 
     Args:
@@ -153,7 +153,7 @@ def make_sample(settings: HaystackSettings, clips: Sequence[Clip], split: Split,
     meta = {"length": split.length, "num_frames": plan.num_frames, **_needle_meta(split.task, plan.needles)}
     asked = conversations(split.task, plan.needles, plan.num_frames, key)
     record = {"source": "haystack", "meta": meta, "conversations": asked}
-    return Sample(key, encode(draw_frames(settings, clips, plan)), record)
+    return HaystackSample(key, encode(draw_frames(settings, clips, plan)), record)
 
 
 def draw_frames(settings: HaystackSettings, clips: Sequence[Clip], plan: VideoPlan) -> NDArray[np.uint8]:

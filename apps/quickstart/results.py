@@ -1,4 +1,4 @@
-"""Shows the reports of both arms as one table, one plot and a few answers."""
+"""Shows the reports of both models as one table, one plot and a few answers."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Arms = Mapping[str, Mapping[str, Any]]
 
 
 def collect_results(out: Path) -> dict[str, dict[str, Any]]:
-    """Read the reports of both arms.
+    """Read the reports of both models.
 
     Args:
         out: Folder of the quickstart's run.
@@ -42,13 +42,13 @@ def table(arms: Arms) -> str:
 
 
 def plot(arms: Arms, file: Path) -> None:
-    """Accuracy by length of both arms, with standard errors."""
+    """Accuracy by length of both models, with standard errors."""
     figure = draw_accuracies({arm.replace("_", " "): arms[arm]["by_length"] for arm in ARMS})
     figure.savefig(file, dpi=150)
 
 
 def sample_answers(out: Path, number: int = 6) -> str:
-    """Questions about the longest videos with both arms' answers: one of each category, then a second of each, ..."""
+    """Questions about the longest videos with both models' answers: one of each category, then a second of each, ..."""
     by_arm = {arm: read_predictions(out / arm / "answers" / "predictions.jsonl") for arm in ARMS}
     asked = [each for each in by_arm[ARMS[0]] if each.length == LENGTHS[-1]]
     said = {arm: {(each.key, each.id): each for each in predictions} for arm, predictions in by_arm.items()}

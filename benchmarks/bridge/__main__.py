@@ -28,7 +28,7 @@ from benchmarks.bridge.measuring import (
     measure_peaks,
     measure_seconds,
 )
-from benchmarks.clocks import add_clock_option
+from benchmarks.command_options import add_clock_option, add_numbers
 from benchmarks.parity.comparison import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE
 from benchmarks.resident_memory import in_fresh_process
 from command_errors import run_and_exit
@@ -57,8 +57,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-memory", action="store_true", help="do not measure peak memory, which takes a process for each case"
     )
-    for field, default in Widths()._asdict().items():
-        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=default)
+    add_numbers(parser, Widths()._asdict())
     return parser.parse_args(arguments)
 
 

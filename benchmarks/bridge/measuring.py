@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.bridge.forms import FORMS, Widths, make_videos
-from benchmarks.clocks import CLOCKS
+from benchmarks.command_options import CLOCKS
 from benchmarks.parity.comparison import largest_error, relative_error
 from benchmarks.resident_memory import PeakResidentBytes
 from components.interfaces import MemoryBridge

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.clocks import add_clock_option
+from benchmarks.command_options import add_clock_option, add_numbers, numbers_in
 from benchmarks.data.material import Clips, make_material
 from benchmarks.data.measuring import Cost, measure_cost, measure_peak
 from benchmarks.data.pipelines import PIPELINES, Workload
@@ -84,8 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for field, default in Clips()._asdict().items():
-        parser.add_argument(f"--{field}", type=int, default=default)
+    add_numbers(parser, Clips()._asdict())
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=4, help="videos")
     parser.add_argument("--batches", type=int, default=10, help="of a run, at least two a worker")
@@ -93,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     add_clock_option(parser)
     given = parser.parse_args(arguments)
-    clips = Clips(**{field: getattr(given, field) for field in Clips._fields})
+    clips = Clips(**numbers_in(given, Clips._fields))
     with tempfile.TemporaryDirectory() as folder:
         workload = Workload(make_material(Path(folder), clips), given.workers, given.batch_size, given.batches)
         measure(clips, workload, given.rounds, given.clock, memory=not given.no_memory)

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from apps.commands import ROOT, environment
+from benchmarks.command_options import add_numbers, numbers_in
 from benchmarks.strategies.report import Outcome, describe, loss_difference, read_outcome
 from benchmarks.strategies.training import CHECKPOINT
 from benchmarks.strategies.workload import Settings, Sizes, write_parts
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status.
     """
     options = _parse(arguments)
-    sizes = Sizes(**{field: getattr(options, field) for field in Sizes._fields})
+    sizes = Sizes(**numbers_in(options, Sizes._fields))
     names = [SINGLE, PACE, *(name for name in options.strategies if name not in (SINGLE, PACE))]
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.out or Path(temporary)
@@ -131,8 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.strategies", description="Compares strategies.")
-    for field, default in Sizes()._asdict().items():
-        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=default)
+    add_numbers(parser, Sizes()._asdict())
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES)
     parser.add_argument("--processes", type=int, help="default: one a GPU, on the CPU 2")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

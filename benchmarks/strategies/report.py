@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.strategies.held import KINDS
+from benchmarks.strategies.tensor_bytes import KINDS
 from benchmarks.strategies.training import CHECKPOINT, PHASES, Measured
 from components.checkpoints.exported_weights import PREFIX
 from components.checkpoints.run_checkpoint import RunCheckpoint

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from apps.commands import ROOT
 from benchmarks.resident_memory import peak_resident_bytes, reset_peak, resident_bytes
-from benchmarks.strategies.held import held_bytes
+from benchmarks.strategies.tensor_bytes import held_bytes
 from benchmarks.strategies.workload import Settings, Sizes, make_batches, make_module, write_parts
 from command_errors import run_and_exit
 

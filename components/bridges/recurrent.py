@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from components.bridges.layers.attention import TransformerBlock
-from components.bridges.layers.padding import context_mask, replace_rows
+from components.bridges.layers.padding import replace_rows
+from components.bridges.layers.segment_layers import last_patch_tokens, mix_segment
 from components.bridges.layers.selective_update import Selection, SelectiveRecurrence, SelectiveUpdate
 from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
 from components.interfaces import (
@@ -117,18 +118,8 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
     def forward(self, segment: SegmentInput, state: MemoryState | None) -> MemoryState:
         """Read one segment of every video; see ``MemoryBridge.forward``."""
         patches = self._positioned(segment.patches)  # [V, L, N, D]
-        num_videos, _, num_patches, _ = patches.shape
-        memory = self._entering_memory(state, num_videos, patches.dtype)
-        num_memory = memory.shape[1]
-        token_mask = segment.frame_mask.repeat_interleave(num_patches, dim=1)  # [V, P]
-        mask = context_mask(num_memory, token_mask)
-        mixed = torch.cat([memory, patches.flatten(1, 2)], dim=1)
-        *earlier_layers, last_layer = self.layers
-        for layer in earlier_layers:
-            mixed = layer(mixed, mask)
-        # Of the last layer only the memory tokens are computed. ``read`` computes the patch tokens if a readout needs
-        # them, because those of most segments are never read.
-        written = last_layer(mixed, mask, part=slice(num_memory))
+        memory = self._entering_memory(state, len(patches), patches.dtype)
+        written, mixed, token_mask = mix_segment(self.layers, memory, patches, segment.frame_mask)
         selection = None
         if self.update is not None:
             lasting = memory if state is None else state.memory
@@ -142,8 +133,8 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
         """Turn the state into visual tokens; see ``MemoryBridge.read``."""
         if self.readout.reads_tokens:
             num_memory = state.memory.shape[1]
-            mask = context_mask(num_memory, state.token_mask)
-            state = state._replace(tokens=self.layers[-1](state.last_input, mask, part=slice(num_memory, None)))
+            tokens = last_patch_tokens(self.layers[-1], num_memory, state.last_input, state.token_mask)
+            state = state._replace(tokens=tokens)
         visual: VisualTokens = self.readout(state, questions)
         return visual
 

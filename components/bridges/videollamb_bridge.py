@@ -9,8 +9,9 @@ import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from components.bridges.layers.padding import context_mask, replace_rows
+from components.bridges.layers.padding import replace_rows
 from components.bridges.layers.post_norm import PostNormAttention, PostNormBlock
+from components.bridges.layers.segment_layers import last_patch_tokens, mix_segment
 from components.interfaces import BridgeDiagnostics, MemoryBridge, Questions, SegmentInput, VisualTokens
 from components.pooling.patch_pooling import GridPooling
 from components.sharding import SkipsUnusedCompute
@@ -86,20 +87,10 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], SkipsUnusedCompute):
     def forward(self, segment: SegmentInput, state: VideoLLaMBState | None) -> VideoLLaMBState:
         """Read one segment of every video; see ``MemoryBridge.forward``."""
         patches = self._pooled(segment.patches)  # [V, L, N, D]
-        num_videos, _, num_patches, _ = patches.shape
         if state is None:
-            state = self._learned_start(num_videos)
+            state = self._learned_start(len(patches))
         memory = self.retrieve(state)
-        num_memory = memory.shape[1]
-        token_mask = segment.frame_mask.repeat_interleave(num_patches, dim=1)  # [V, P]
-        mask = context_mask(num_memory, token_mask)
-        mixed = torch.cat([memory, patches.flatten(1, 2)], dim=1)
-        *earlier_layers, last_layer = self.layers
-        for layer in earlier_layers:
-            mixed = layer(mixed, mask)
-        # Of the last layer only the memory tokens are computed. ``read`` computes the patch tokens, because those of
-        # most segments are never read.
-        written = last_layer(mixed, mask, part=slice(num_memory))
+        written, mixed, token_mask = mix_segment(self.layers, memory, patches, segment.frame_mask)
         active = segment.frame_mask.any(dim=1)  # [V]
         replace = partial(replace_rows, active, shortcut=self.may_skip_unused_compute)
         return VideoLLaMBState(
@@ -122,10 +113,7 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], SkipsUnusedCompute):
 
     def last_tokens(self, state: VideoLLaMBState) -> Tensor:
         """Patch tokens of the last real segment of every video after the bridge's layers, ``[V, P, D]``."""
-        num_memory = state.memory.shape[1]
-        mask = context_mask(num_memory, state.token_mask)
-        tokens: Tensor = self.layers[-1](state.last_input, mask, part=slice(num_memory, None))
-        return tokens
+        return last_patch_tokens(self.layers[-1], state.memory.shape[1], state.last_input, state.token_mask)
 
     def retrieve(self, state: VideoLLaMBState) -> Tensor:
         """Memory that enters the next segment, ``[V, M, D]``.

@@ -12,7 +12,7 @@ from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWin
 from components.encoders.languagebind_weights import (
     load_vision_transformer,
     random_vision_transformer,
-    read_vision_config,
+    read_languagebind_config,
 )
 from components.interfaces import FrameEncoder, FrameFeatures
 from components.packed_frames import locate_frames
@@ -106,7 +106,7 @@ class LanguageBindEncoder(FrameEncoder):
             FileNotFoundError: There is no configuration.
             ValueError: The configuration does not have an image size.
         """
-        return read_vision_config(video_path).image_size
+        return read_languagebind_config(video_path).image_size
 
     @torch.no_grad()
     def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:

@@ -68,13 +68,13 @@ def random_vision_transformer(path: str, layer: int, temporal: bool, dtype: torc
         FileNotFoundError: The configuration does not exist.
         ValueError: See ``parse_vision_config``, or there is no such layer.
     """
-    config = read_vision_config(path)
+    config = read_languagebind_config(path)
     transformer = VisionTransformer(config, _layers_up_to(layer, config, path), temporal).to(dtype)
     mark_random(transformer)
     return transformer
 
 
-def read_vision_config(path: str) -> VisionConfig:
+def read_languagebind_config(path: str) -> VisionConfig:
     """Read the settings of a transformer; see ``load_vision_transformer`` for ``path`` and errors."""
     return parse_vision_config(_read_settings(Path(path)), path)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from components.weights.layer_count import depth_of, depth_problems
+from components.weights.layer_count import layer_count_of, layer_count_problems
 from components.weights.lora import is_adapter, merge_adapters
 from components.weights.original_names import (
     PartName,
@@ -135,11 +135,11 @@ def import_checkpoint(
     parts: dict[PartName, ImportedPart] = {}
     for part in chosen:
         inner = _without_adapters(part, {name: checkpoint[full] for name, full in by_part[part].items()}, lora_alpha)
-        depth = depth_of(part, PARTS[part], inner, num_layers.get(part))
-        parts[part], part_unknown = _import_part(PARTS[part], inner, depth.num_layers)
+        layers = layer_count_of(part, PARTS[part], inner, num_layers.get(part))
+        parts[part], part_unknown = _import_part(PARTS[part], inner, layers.num_layers)
         missing += parts[part].missing
         unknown += part_unknown
-        hints += depth_problems(part, PARTS[part], inner.keys(), depth)
+        hints += layer_count_problems(part, PARTS[part], inner.keys(), layers)
     refuse_differences(missing, unknown, allowed, hints)
     return Import(parts, not_wanted, unknown)
 

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from components.weights.original_names import PartName, PartNames, layers_of
 
-_BRIDGE_DEPTH = re.compile(r"rmt_r_transformer(\d+)x")  # how the original reads `mm_projector_type`
+_BRIDGE_LAYERS = re.compile(r"rmt_r_transformer(\d+)x")  # how the original reads `mm_projector_type`
 
 
-class Depth(NamedTuple):
+class LayerCount(NamedTuple):
     """Number of layers that a part must have, and the source of this number."""
 
     num_layers: int
     known_from: str
 
 
-def read_depths(source: Path) -> dict[PartName, int]:
+def read_layer_counts(source: Path) -> dict[PartName, int]:
     """Read numbers of layers from a checkpoint's ``config.json``.
 
     Args:
@@ -30,16 +30,16 @@ def read_depths(source: Path) -> dict[PartName, int]:
         Number of layers of every part for which the file has it. The original's never has those of the encoders.
     """
     config = _read_config(source if source.is_dir() else source.parent)
-    depths: dict[PartName, int] = {}
+    layer_counts: dict[PartName, int] = {}
     language_model = _num_layers_in(config.get("text_config", config))
     if language_model is not None:
-        depths["language_model"] = language_model
-    if match := _BRIDGE_DEPTH.match(str(config.get("mm_projector_type"))):
-        depths["bridge"] = int(match[1])
-    return depths
+        layer_counts["language_model"] = language_model
+    if match := _BRIDGE_LAYERS.match(str(config.get("mm_projector_type"))):
+        layer_counts["bridge"] = int(match[1])
+    return layer_counts
 
 
-def read_depth(folder: Path) -> int | None:
+def read_layer_count(folder: Path) -> int | None:
     """Read the number of layers from the ``config.json`` of one part's folder; None if it is not there."""
     return _num_layers_in(_read_config(folder))
 
@@ -55,7 +55,7 @@ def _num_layers_in(config: Mapping[str, Any]) -> int | None:
     return stated if isinstance(stated, int) else None
 
 
-def depth_of(part: PartName, rules: PartNames, tensors: Mapping[str, Tensor], stated: int | None) -> Depth:
+def layer_count_of(part: PartName, rules: PartNames, tensors: Mapping[str, Tensor], stated: int | None) -> LayerCount:
     """Determine how many layers a part must have.
 
     Args:
@@ -68,7 +68,7 @@ def depth_of(part: PartName, rules: PartNames, tensors: Mapping[str, Tensor], st
         ValueError: There is no stated number, and no published model has this width.
     """
     if stated is not None:
-        return Depth(stated, "stated")
+        return LayerCount(stated, "stated")
     width = tensors[rules.width_from].shape[-1] if rules.width_from in tensors else None
     if width is None or width not in rules.published_layers:
         sized = f"and {rules.width_from} missing" if width is None else f"for width {width}"
@@ -76,25 +76,25 @@ def depth_of(part: PartName, rules: PartNames, tensors: Mapping[str, Tensor], st
             f"{part}: unknown number of layers {sized}; layers {sorted(layers_of(tensors))} are there, but the last "
             f"may be missing. Give the number that it was trained with: --num-layers {part}=N"
         )
-    return Depth(rules.published_layers[width], f"published for its width {width}")
+    return LayerCount(rules.published_layers[width], f"published for its width {width}")
 
 
-def depth_problems(part: PartName, rules: PartNames, names: Collection[str], depth: Depth) -> list[str]:
+def layer_count_problems(part: PartName, rules: PartNames, names: Collection[str], count: LayerCount) -> list[str]:
     """Describe which complete layers are missing or superfluous, in at most one line.
 
     Args:
         part: The part.
         rules: Its names.
         names: Original names in the checkpoint, without prefix.
-        depth: The expected number of layers.
+        count: The expected number of layers.
     """
-    present, expected = layers_of(names), layers_of(rules.names(depth.num_layers))
+    present, expected = layers_of(names), layers_of(rules.names(count.num_layers))
     missing, beyond = sorted(expected - present), sorted(present - expected)
     if not missing and not beyond:
         return []
     found = f"missing layers {missing}" if missing else "no layer missing"
     surplus = f", beyond them {beyond}" if beyond else ""
     return [
-        f"{part}: {found} of the {depth.num_layers} that are {depth.known_from}{surplus}. Fetch the checkpoint's files "
+        f"{part}: {found} of the {count.num_layers} that are {count.known_from}{surplus}. Fetch the checkpoint's files "
         f"again, or, if the part was trained with another number of layers, give it: --num-layers {part}=N"
     ]

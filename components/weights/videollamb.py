@@ -37,7 +37,7 @@ from components.weights.conversion import (
 )
 from components.weights.encoder_settings import EncoderFacts, encoder_settings
 from components.weights.language_settings import write_language_settings
-from components.weights.layer_count import read_depth, read_depths
+from components.weights.layer_count import read_layer_count, read_layer_counts
 from components.weights.original_names import PartName, num_layers_of
 from components.weights.original_settings import keep_original_settings, write_original_settings
 from components.weights.trained_parts import parts_of_run
@@ -101,8 +101,8 @@ def write_parts(source: Path, folder: Path, options: ImportOptions) -> list[str]
         ValueError: See ``import_checkpoint`` and ``encoder_settings``.
     """
     checkpoint = WeightFiles(source)
-    depths = read_depths(source) | dict(options.num_layers)
-    imported = import_checkpoint(checkpoint, options.parts, options.allowed, options.lora_alpha, depths)
+    layer_counts = read_layer_counts(source) | dict(options.num_layers)
+    imported = import_checkpoint(checkpoint, options.parts, options.allowed, options.lora_alpha, layer_counts)
     settings = {
         name: encoder_settings(part.tensors, part.num_layers, options.encoder, name)
         for name, part in imported.parts.items()
@@ -155,7 +155,7 @@ def write_original(source: Path, target: Path, options: ExportOptions) -> list[s
         )
     tensors: dict[str, Tensor] = {}
     for part in chosen:
-        num_layers = None if configured is None else read_depth(_part_path(configured, part))
+        num_layers = None if configured is None else read_layer_count(_part_path(configured, part))
         tensors |= export_part(part, parts[part], options.allowed, num_layers)
     _write_tensors(_cast(tensors, options.dtype), target)
     lines = [f"{', '.join(chosen)}: {len(tensors)} tensors in {target}"]
@@ -236,7 +236,7 @@ def _add_import_arguments(command: argparse.ArgumentParser) -> None:
         "--num-layers",
         action="extend",
         nargs="+",
-        type=_stated_depth,
+        type=_stated_layer_count,
         default=[],
         metavar="PART=N",
         help="number of layers of a part (default: that of the checkpoint's config.json, else that of the published "
@@ -259,7 +259,7 @@ def _add_import_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _stated_depth(text: str) -> tuple[PartName, int]:
+def _stated_layer_count(text: str) -> tuple[PartName, int]:
     given, _, number = text.partition("=")
     part = next((part for part in PARTS if part == given), None)
     if part is None or not number.isdecimal() or int(number) < 1:
@@ -284,8 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     allowed = Allowances(given.allow_missing, given.allow_unknown)
     if given.command == "import":
         facts = EncoderFacts(given.encoder_heads, given.encoder_activation, given.encoder_norm_eps)
-        depths = dict(given.num_layers)
-        importing = ImportOptions(given.part, allowed, given.lora_alpha, depths, facts, given.dtype)
+        layer_counts = dict(given.num_layers)
+        importing = ImportOptions(given.part, allowed, given.lora_alpha, layer_counts, facts, given.dtype)
         lines = write_parts(given.checkpoint, given.folder, importing)
     else:
         exporting = ExportOptions(given.part, allowed, given.frozen, given.lora_alpha, given.dtype)

@@ -37,10 +37,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from command_errors import run_and_exit
+from datamodules.convert.conversion_run import convert
 from datamodules.convert.conversion_settings import Conversion, Part
 from datamodules.convert.reencode_video import Reencoding
 from datamodules.convert.row_problems import ConversionError
-from datamodules.convert.run import convert
 from datamodules.convert.sources import SOURCES, MediaRoots
 
 TOO_MANY_LEFT_OUT = 1

@@ -55,7 +55,7 @@ class Report(NamedTuple):
                 yield f"{what} not read: {', '.join(shown + more)}"
 
 
-def write_report(plan: Plan, out: Path, stem: str) -> Report:
+def write_conversion_report(plan: Plan, out: Path, stem: str) -> Report:
     """Write the report of a finished conversion beside its shards."""
     listed_in = out / f"{stem}.left_out.jsonl"
     rows_left_out: Counter[str] = Counter()

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from datamodules.convert.paths import NamedAs, usual_field
+from datamodules.convert.media_paths import NamedAs, usual_field
 from datamodules.convert.row_problems import Reason
 
 

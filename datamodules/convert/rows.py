@@ -10,7 +10,7 @@ Every source gives the same form:
 - Assistant turns before the first question are dropped, as LLaVA's own training code does (its 665k mix has some).
 - PLLaVA's ``i`` of the first question becomes the system text. A caption has no question (``q`` is empty): its ``i``
   becomes the user's text. If both are empty, the user's turn is ``<video>`` alone.
-- The part of a video that the row names becomes ``start_ms`` and ``end_ms``; ``datamodules.convert.spans`` reads it.
+- The part of a video that the row names becomes ``start_ms`` and ``end_ms``; ``video_spans`` reads it.
 
 A field that is neither read nor known to be harmless is listed in ``Row.unread``. A field that changes the meaning of a
 row and is not supported, such as ``audio``, is refused.
@@ -24,8 +24,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from datamodules.convert.marks import check_numbers, has_plain_mark, other_marks, without_marks
-from datamodules.convert.paths import NamedAs, ending_of, usual_field
+from datamodules.convert.media_marks import check_numbers, has_plain_mark, other_marks, without_media_marks
+from datamodules.convert.media_paths import NamedAs, ending_of, usual_field
 from datamodules.convert.row_fields import (
     MEDIA_FIELDS,
     OTHER_MEDIA_FIELDS,
@@ -36,7 +36,7 @@ from datamodules.convert.row_fields import (
     unread_in_turns,
 )
 from datamodules.convert.row_problems import Reason, RowProblem
-from datamodules.convert.spans import read_span
+from datamodules.convert.video_spans import read_span
 from datamodules.errors import SampleError
 from datamodules.media.npy_file import MAX_FRAME_INTERVAL_MS
 from datamodules.shards.schema import (
@@ -247,7 +247,7 @@ def _with_one_mark(turns: Sequence[Turn], media: str | None) -> tuple[Turn, ...]
     marked = []
     for number, turn in enumerate(turns):
         is_marked = turn.role == "user" and media is not None
-        content = without_marks(turn.content) if is_marked else turn.content.strip()
+        content = without_media_marks(turn.content) if is_marked else turn.content.strip()
         if number == first_user and media is not None:
             content = f"{VIDEO_MARK}\n{content}".strip()
         if not content:

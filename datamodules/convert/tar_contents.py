@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from datamodules.convert.paths import checked_path
+from datamodules.convert.media_paths import checked_path
 from datamodules.convert.row_problems import Reason, RowProblem
 from datamodules.shards.shard_scan import HeaderFile
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from datamodules.convert.paths import ending_of, is_media_ending, usual_field
+from datamodules.convert.media_paths import ending_of, is_media_ending, usual_field
 from datamodules.convert.row_fields import MEDIA_FIELDS, OTHER_MEDIA_FIELDS, shown
 from datamodules.convert.row_problems import Reason, RowProblem, unforeseen
 from datamodules.convert.rows import TURN_FIELDS, Row, llava_row, named_media, pllava_row

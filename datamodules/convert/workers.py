@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from datamodules.convert.prepare import MediaJob, Preparation, PreparedMedia, prepare
+from datamodules.convert.prepare_media import MediaJob, Preparation, PreparedMedia, prepare
 from datamodules.convert.row_problems import Reason, RowProblem, unforeseen
 
 _TIMEOUT_S = 120

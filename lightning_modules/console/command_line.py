@@ -27,12 +27,12 @@ from lightning_modules.console.foreign_output import silence_foreign_output
 from lightning_modules.console.parser import ShortMessageParser
 from lightning_modules.console.run_summary import RunSummary
 from lightning_modules.console.settings_errors import SettingsError, explain, explain_trainer
-from lightning_modules.console.untrained import untrained_parts, warning_of
-from lightning_modules.preemption import EndsAtOnce
+from lightning_modules.console.untrained_parts import untrained_parts, warning_of
+from lightning_modules.preemption import EndOnSigterm
 from lightning_modules.run.run_folder import (
-    SameCheckpoint,
-    SavesConfig,
-    SoleWriter,
+    RefuseDifferentCheckpoints,
+    RefuseFolderInUse,
+    SaveRunConfig,
     folder_of_runs,
     log_folder,
     write_beside_runs,
@@ -68,7 +68,7 @@ class VideoLanguageCLI(LightningCLI):
             parser_kwargs=_parser_options(),
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,  # model.optimization sets rates part by part; --optimizer would undo that
-            **{"save_config_callback": SavesConfig, **kwargs},
+            **{"save_config_callback": SaveRunConfig, **kwargs},
         )
 
     _lock = RunLock(Path())
@@ -155,11 +155,11 @@ class VideoLanguageCLI(LightningCLI):
         config = self.config_init[self.subcommand]
         trainer: Any = self.trainer  # Lightning sets callbacks where a type checker does not see it
         self._lock = RunLock(log_folder(trainer))
-        trainer.callbacks.insert(0, SoleWriter(self._lock, trainer))
+        trainer.callbacks.insert(0, RefuseFolderInUse(self._lock, trainer))
         if config.run_folder is None:
             return
         newest = newest_checkpoint(Path(config.checkpoint.folder or Path(config.run_folder, "checkpoints")))
-        trainer.callbacks.insert(0, SameCheckpoint(newest))
+        trainer.callbacks.insert(0, RefuseDifferentCheckpoints(newest))
         if newest is not None:
             if config.ckpt_path:
                 rank_zero_info(f"The run has begun: {config.ckpt_path} is where it started, and is not read again")
@@ -194,7 +194,7 @@ class VideoLanguageCLI(LightningCLI):
         except (MisconfigurationException, ValueError) as error:
             raise SettingsError(explain_trainer(str(error), settings["accelerator"], settings["devices"])) from error
         added: Any = trainer  # Lightning sets callbacks where a type checker does not see it
-        added.callbacks[0:0] = [EndsAtOnce(), *([RunSummary()] if self.subcommand == "fit" else [])]
+        added.callbacks[0:0] = [EndOnSigterm(), *([RunSummary()] if self.subcommand == "fit" else [])]
         if isinstance(trainer.strategy, PortableCheckpoints):
             config = self.config[self.subcommand] if self.subcommand else self.config
             trainer.strategy.run_config = self._parser(self.subcommand).dump(config, skip_none=False)

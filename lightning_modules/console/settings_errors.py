@@ -173,10 +173,12 @@ def _place_of(text: str, files: Sequence[str]) -> str:
 
 
 def _file_with(name: str, files: Sequence[str]) -> str:
-    """`` (in FILE)`` for the last file that has the last word of a key."""
+    """`` (in FILE)`` for the last file that has the last word of a key, outside comments."""
     word = re.compile(rf"\b{re.escape(name.rsplit('.', 1)[-1])}\b")
     for file in reversed(files):
         path = Path(file)
-        if path.is_file() and word.search(path.read_text(encoding="utf-8", errors="replace")):
-            return f" (in {file})"
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if any(word.search(re.sub(r"(^|\s)#.*", "", line)) for line in lines):
+                return f" (in {file})"
     return ""

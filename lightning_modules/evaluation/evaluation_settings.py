@@ -3,11 +3,8 @@
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
-
-from lightning_modules.console.config_files import read_as_written
 
 
 def evaluation_settings(
@@ -51,8 +48,3 @@ def evaluation_settings(
 def settings_digest(settings: Mapping[str, Any]) -> str:
     """Hash settings, to notice that an evaluation is continued with others."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def earlier_digest(files: Sequence[str | Path]) -> str:
-    """Hash config files as earlier versions did, which stored class paths and keys as they are written."""
-    return settings_digest(read_as_written(files))

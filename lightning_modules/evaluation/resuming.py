@@ -1,7 +1,6 @@
 """Continues an evaluation that was stopped: reads what its folder holds and finds the samples still to be asked."""
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ class SkippedQuestions(NamedTuple):
     num_questions: int  # questions of all samples
 
 
-def begin(
+def begin_evaluation(
     out: Path, about: dict[str, Any], restart: bool, earlier_form: Mapping[str, Any] | None = None
 ) -> list[Prediction]:
     """Begin an evaluation, or continue the one in the folder.
@@ -120,10 +119,3 @@ def skipped_questions(samples: Samples, skipped: Mapping[tuple[str, str], Mappin
             num_skipped += entry.num_conversations
             records.append({name: value for name, value in line.items() if name != "position"})
     return SkippedQuestions(records, num_skipped, num_questions)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or all of the new one, even if writing is interrupted."""
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

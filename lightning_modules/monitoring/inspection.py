@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_modules.interfaces import EvaluatedBatch, as_training_module
-from lightning_modules.monitoring.listening import ModelListener
+from lightning_modules.monitoring.model_listener import ModelListener
 from lightning_modules.monitoring.video_figures import SegmentedVideo, draw_video
 
 _NOT_OF_A_TAG = re.compile(r"[^-/\w.]")

@@ -17,7 +17,7 @@ def is_accumulating(trainer: Trainer) -> bool:
     return ready % trainer.accumulate_grad_batches != 0 and not is_last
 
 
-class WholeSteps(Callback):
+class ResumeAtStepStart(Callback):
     """Lets a checkpoint that was written within an optimizer step resume at the beginning of that step.
 
     Such a checkpoint holds no gradient, so it must not count the batches of the step as trained. The resumed run trains

@@ -69,7 +69,7 @@ def write_beside_runs(trainer: Any, command: str) -> None:
             logger.init_args.version = f"{command}_{free}"
 
 
-class SavesConfig(SaveConfigCallback):
+class SaveRunConfig(SaveConfigCallback):
     """Writes the config of a run into its folder, as Lightning does.
 
     An evaluation without logger and without ``--run_folder`` has no folder, and its config is not written: it would
@@ -82,7 +82,7 @@ class SavesConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
 
-class SoleWriter(Callback):
+class RefuseFolderInUse(Callback):
     """Refuses, on all ranks, to train in a folder that another run is writing to.
 
     Args:
@@ -115,7 +115,7 @@ class SoleWriter(Callback):
             raise FolderInUseError(refusal)
 
 
-class SameCheckpoint(Callback):
+class RefuseDifferentCheckpoints(Callback):
     """Refuses to resume if ranks found different checkpoints: a shared disk may show a new file late on some nodes.
 
     Args:

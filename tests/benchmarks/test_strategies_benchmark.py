@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from benchmarks.strategies.__main__ import SINGLE, STRATEGIES, failures, main
-from benchmarks.strategies.held import KINDS, held_bytes
 from benchmarks.strategies.report import Outcome, describe
+from benchmarks.strategies.tensor_bytes import KINDS, held_bytes
 from benchmarks.strategies.training import PHASES, Measured, make_strategy
 from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from tests.process_group import one_group_at_a_time

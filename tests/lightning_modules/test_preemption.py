@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
-from lightning_modules.preemption import INTERRUPTED_STATUS, SIGNALS, Preempted, Preemption, StoppedAtOnce
+from lightning_modules.preemption import INTERRUPTED_STATUS, SIGNALS, Interrupted, Preempted, Preemption
 from tests.fixtures_training import make_trainer
 from tests.process_group import one_group_at_a_time, run_processes
 
@@ -68,7 +68,7 @@ def fit(
     trainer = make_trainer(folder, **settings)
     try:
         trainer.fit(model, batches(), batches(), ckpt_path=resume)
-    except (Preempted, StoppedAtOnce) as stop:
+    except (Preempted, Interrupted) as stop:
         trainer.exit_status = stop.code  # type: ignore[attr-defined]
     return trainer, sorted(path.name for path in folder.glob("step-*.ckpt"))
 

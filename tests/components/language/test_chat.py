@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER
 from components.language.chat import ChatFormat, EncodedTurns, chat_format
 from components.language.chat_template import VIDEO_MARK, ChatError, ChatSettings
+from tests.components.chat_templates import CHATML, NO_GENERATION_PROMPT, QWEN3
 from tests.components.chat_tokenizers import (
     ALL,
     CHANGED_PAST,
-    CHATML,
     DATED,
-    NO_GENERATION_PROMPT,
-    QWEN3,
     UNCHANGED_PAST,
     WITHOUT_SYSTEM_TURN,
     byte_level,

@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from components.language.chat import ChatFormat
 from components.language.chat_template import ChatSettings
-from tests.components.chat_tokenizers import CHATML, byte_level, llama, qwen
+from tests.components.chat_templates import CHATML
+from tests.components.chat_tokenizers import byte_level, llama, qwen
 from tests.components.language.test_chat import Turn, labelled_runs, turns_of
 
 # The prompt depends on a word in the system text, as in SmolLM3.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import datamodules.convert.workers
-from datamodules.convert.prepare import Preparation
+from datamodules.convert.prepare_media import Preparation
 
 
 class Deadly(str):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import datamodules.convert.reencode_picture
-from datamodules.convert.paths import checked_path, find_media
+from datamodules.convert.media_paths import checked_path, find_media
 from datamodules.convert.reencode_picture import probe_image
 from datamodules.convert.row_problems import Reason, RowProblem
 from datamodules.convert.video_check import probe_video

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from command_errors import run_and_exit
-from datamodules.convert.paths import find_media
-from datamodules.convert.prepare import MediaJob, Preparation, PreparedMedia
+from datamodules.convert.media_paths import find_media
+from datamodules.convert.prepare_media import MediaJob, Preparation, PreparedMedia
 from datamodules.convert.row_problems import ConversionError, Reason, RowProblem
 from datamodules.convert.video_check import probe_video
 from datamodules.convert.workers import prepare_all
@@ -37,7 +37,7 @@ def test_any_error_in_the_work_on_a_file_costs_its_sample_only(
             raise error
         return find_media(name, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("datamodules.convert.prepare.find_media", find)
+    monkeypatch.setattr("datamodules.convert.prepare_media.find_media", find)
     convert("llava", rows, tmp_path / "out", status=1)
     assert len(read_samples(tmp_path / "out")) == 2
     assert left_out(tmp_path / "out") == [(1, "decoder crashed or hung"), (4, "decoder crashed or hung")]
@@ -65,7 +65,7 @@ def test_any_error_in_reading_a_row_costs_the_row_only(tmp_path: Path, monkeypat
             raise AttributeError("nobody foresaw this")
         return json.dumps({"id": str(args), "turns": []})
 
-    monkeypatch.setattr("datamodules.convert.run.conversation_json", fail)
+    monkeypatch.setattr("datamodules.convert.conversion_run.conversation_json", fail)
     rows = write_json(tmp_path / "rows.json", [llava_item(str(number)) for number in range(3)])
     convert("llava", rows, tmp_path / "out", status=1)
     assert left_out(tmp_path / "out") == [(0, "malformed row"), (1, "decoder crashed or hung"), (2, "malformed row")]
@@ -86,7 +86,7 @@ def test_half_characters_in_messages_and_folders_are_listed_not_a_crash(
     items = [llava_item(video="a.mp4"), llava_item("text")]
     rows = write_json(tmp_path / "rows.json", items)
     convert("llava", rows, tmp_path / "out", "--media-root", root, status=1)
-    monkeypatch.setattr("datamodules.convert.run.conversation_json", fail)
+    monkeypatch.setattr("datamodules.convert.conversion_run.conversation_json", fail)
     convert("llava", rows, tmp_path / "again", "--media-root", root, status=1)
     assert [reason for _, reason in left_out(tmp_path / "out")] == ["missing media"]
     assert [reason for _, reason in left_out(tmp_path / "again")] == ["decoder crashed or hung"] * 2
@@ -103,14 +103,14 @@ def test_a_file_that_goes_between_preparing_and_storing_costs_its_sample_only(
             path.unlink()
         return facts
 
-    monkeypatch.setattr("datamodules.convert.prepare.probe_video", probe)
+    monkeypatch.setattr("datamodules.convert.prepare_media.probe_video", probe)
     convert("llava", rows, tmp_path / "out", status=1)
     assert len(read_samples(tmp_path / "out")) == 2
     assert left_out(tmp_path / "out") == [(1, "missing media"), (4, "missing media")]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-@pytest.mark.parametrize("where", ["convert.prepare.probe_video", "shards.shard_writer.ShardWriter.write"])
+@pytest.mark.parametrize("where", ["convert.prepare_media.probe_video", "shards.shard_writer.ShardWriter.write"])
 def test_a_full_disk_ends_the_conversion_as_one_that_cannot_be_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, where: str
 ) -> None:
@@ -130,7 +130,7 @@ def test_an_error_of_the_whole_conversion_in_a_worker_ends_it(tmp_path: Path, mo
     def fail(*args: object) -> None:
         raise ConversionError("no encoder")
 
-    monkeypatch.setattr("datamodules.convert.prepare.find_media", fail)
+    monkeypatch.setattr("datamodules.convert.prepare_media.find_media", fail)
     with pytest.raises(ConversionError):
         list(prepare_all([MediaJob(0, "a", (), None, None)], Preparation(True, None, tmp_path), num_workers=0))
 

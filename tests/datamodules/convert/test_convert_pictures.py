@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from datamodules.convert.prepare import MediaJob, Preparation
+from datamodules.convert.prepare_media import MediaJob, Preparation
 from datamodules.convert.reencode_picture import probe_image, write_animation, write_picture
 from datamodules.convert.reencode_video import Reencoding
 from datamodules.convert.row_problems import Reason, RowProblem

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.convert.plan import Plan
-from datamodules.convert.prepare import MediaJob, PreparedMedia
+from datamodules.convert.prepare_media import MediaJob, PreparedMedia
 from datamodules.convert.row_problems import Reason, RowProblem
 from datamodules.convert.workers import prepare_all
 from tests.datamodules.convert.conversions import (
@@ -203,7 +203,7 @@ def test_the_plan_of_an_older_version_goes_on(tmp_path: Path, monkeypatch: pytes
     write_media(tmp_path, "a.jpg", "b.mp4")
     convert("llava", rows, tmp_path / "whole")
     with monkeypatch.context() as patched:
-        patched.setattr("datamodules.convert.run._write_shards", lambda *_: 1 // 0)
+        patched.setattr("datamodules.convert.conversion_run._write_shards", lambda *_: 1 // 0)
         with pytest.raises(ZeroDivisionError):
             convert("llava", rows, tmp_path / "out")
     with sqlite3.connect(tmp_path / "out/.llava.plan.sqlite") as database:

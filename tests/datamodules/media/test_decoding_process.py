@@ -63,7 +63,7 @@ def ends(pid: int, seconds: float = 10) -> bool:
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoding]:
     settings = Decoding("decord", timeout_s=3, memory_mb=256)
-    monkeypatch.setattr(decoding_process, "_SERVER", "tests.datamodules.faulty_decoding_server")
+    monkeypatch.setattr(decoding_process, "_SERVER", "tests.datamodules.media.faulty_decoding_server")
     yield settings
     if settings in decoding_process._servers:
         decoding_process._servers.pop(settings).kill()
@@ -243,7 +243,7 @@ from pathlib import Path
 from datamodules.media import decoding_process
 from datamodules.media.decoding import Decoding, MediaRequest
 
-decoding_process._SERVER = "tests.datamodules.faulty_decoding_server"
+decoding_process._SERVER = "tests.datamodules.media.faulty_decoding_server"
 settings, asked = Decoding("decord", timeout_s=600), MediaRequest.from_bytes({asked!r})
 decoding_process.decode_media(asked._replace(where="key well"), settings)
 print(decoding_process._servers[settings]._process.pid, flush=True)

@@ -12,7 +12,7 @@ from datamodules.order.text_tokens import TextTokens, measure_text_tokens
 from datamodules.shards.index_entries import IndexEntry
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader
-from tests.datamodules.tables import IMAGE, TEXT, VIDEO, table
+from tests.datamodules.order.sample_tables import IMAGE, TEXT, VIDEO, table
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_members, write_shard
 
 FPS = FrameSampling(num_frames=None, fps=2.0)

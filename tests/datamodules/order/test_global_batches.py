@@ -12,7 +12,17 @@ from datamodules.order.draws import MODALITIES, SampleTable
 from datamodules.order.global_batches import GlobalBatches
 from datamodules.order.rank_batches import TrainingBatches
 from datamodules.order.training_order import CurriculumStage, Draw, TrainingOrder
-from tests.datamodules.tables import IMAGE, TEXT, VIDEO, batches_of, mixed_table, numbers, source, table, take
+from tests.datamodules.order.sample_tables import (
+    IMAGE,
+    TEXT,
+    VIDEO,
+    batches_of,
+    mixed_table,
+    numbers,
+    source,
+    table,
+    take,
+)
 
 GROUP_SIZE = 4
 BUDGET = Budget(max_frames=400, max_tokens=3000, group_size=GROUP_SIZE)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from datamodules.order.rank_batches import TrainingBatches
 from datamodules.order.stream import shuffled_pass
 from datamodules.order.training_order import CurriculumStage, TrainingOrder
-from tests.datamodules.tables import batches_of, drawn, numbers, source, table, take
+from tests.datamodules.order.sample_tables import batches_of, drawn, numbers, source, table, take
 
 
 def test_every_sample_comes_exactly_once_an_epoch() -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from datamodules.order.batch_plan import Budget
 from datamodules.order.rank_batches import EvaluationBatches, split_over_ranks
-from tests.datamodules.tables import mixed_table, table
+from tests.datamodules.order.sample_tables import mixed_table, table
 
 
 @given(costs=st.lists(st.floats(0, 1e6), min_size=8, max_size=60), world=st.integers(1, 8))

@@ -16,7 +16,7 @@ from datamodules.media.frame_sampling import FrameSampling
 from datamodules.order.batch_plan import Budget
 from datamodules.order.draws import Cost
 from datamodules.order.training_order import CurriculumStage, TrainingOrder
-from tests.datamodules import train_with_processes
+from tests.datamodules.order import train_with_processes
 from tests.datamodules.recorder import Recorder, checkpoints, trainer
 from tests.process_group import one_group_at_a_time, run_processes
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from components.checkpoints.atomic_folder import write_atomically
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader
 from lightning_modules.evaluation.predictions import Prediction, to_json_lines
-from lightning_modules.evaluation.resuming import begin, replace_text, skipped_questions, split_answered
+from lightning_modules.evaluation.resuming import begin_evaluation, skipped_questions, split_answered
 from tests.fixtures_data import make_record, write_shard
 
 QUESTIONS = [("which colour ?", "red"), ("which shape ?", "circle")]
@@ -42,10 +43,10 @@ def test_questions_of_skipped_samples_are_counted_and_not_asked_again(reader: Sh
 
 def test_a_folder_continues_its_own_evaluation_only(tmp_path: Path) -> None:
     about = {"averaged": False, "shards": ["a"]}
-    assert begin(tmp_path / "out", about, restart=False) == []
-    replace_text(tmp_path / "out" / "predictions.jsonl", to_json_lines([LINE]))
-    assert begin(tmp_path / "out", about, restart=False) == [LINE]
+    assert begin_evaluation(tmp_path / "out", about, restart=False) == []
+    write_atomically(tmp_path / "out" / "predictions.jsonl", to_json_lines([LINE]))
+    assert begin_evaluation(tmp_path / "out", about, restart=False) == [LINE]
     with pytest.raises(ValueError, match="another evaluation: shards differ"):
-        begin(tmp_path / "out", {**about, "shards": ["b"]}, restart=False)
-    assert begin(tmp_path / "out", {**about, "shards": ["b"]}, restart=True) == []
+        begin_evaluation(tmp_path / "out", {**about, "shards": ["b"]}, restart=False)
+    assert begin_evaluation(tmp_path / "out", {**about, "shards": ["b"]}, restart=True) == []
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["evaluation.json"]

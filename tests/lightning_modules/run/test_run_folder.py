@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 import train
 from lightning_modules.preemption import SIGNALS, Preempted
-from lightning_modules.run.run_folder import SameCheckpoint
+from lightning_modules.run.run_folder import RefuseDifferentCheckpoints
 from tests.fixtures_data import make_samples, write_shard
 from tests.fixtures_models import PartFolders
 from tests.fixtures_training import write_run_config
@@ -20,9 +20,9 @@ from tests.fixtures_training import write_run_config
 
 def test_ranks_that_see_different_checkpoints_do_not_start() -> None:
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda _: "step=2.ckpt"), global_rank=3)
-    SameCheckpoint(Path("step=2.ckpt")).setup(trainer, None, "fit")  # type: ignore[arg-type]
+    RefuseDifferentCheckpoints(Path("step=2.ckpt")).setup(trainer, None, "fit")  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match=r"rank 3 .* would go on from step=1.ckpt, the first rank from step=2.ckpt"):
-        SameCheckpoint(Path("step=1.ckpt")).setup(trainer, None, "fit")  # type: ignore[arg-type]
+        RefuseDifferentCheckpoints(Path("step=1.ckpt")).setup(trainer, None, "fit")  # type: ignore[arg-type]
 
 
 class SignalAtStep(Callback):

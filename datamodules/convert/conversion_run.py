@@ -16,12 +16,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datamodules.convert.conversion_report import Report, write_report
+from datamodules.convert.conversion_report import Report, write_conversion_report
 from datamodules.convert.conversion_settings import Conversion
-from datamodules.convert.paths import checked_path, without_prefix
+from datamodules.convert.media_paths import checked_path, without_prefix
 from datamodules.convert.plan import Plan
 from datamodules.convert.planned_samples import PlannedSample, Progress, SampleIdentity
-from datamodules.convert.prepare import MediaJob, Preparation, PreparedMedia
+from datamodules.convert.prepare_media import MediaJob, Preparation, PreparedMedia
 from datamodules.convert.row_problems import ConversionError, Reason, RowProblem, unforeseen
 from datamodules.convert.rows import conversation_json
 from datamodules.convert.sources import Annotation
@@ -64,7 +64,7 @@ def convert(conversion: Conversion, restart: bool = False) -> Report:
             )
         else:
             _write_shards(plan, conversion)
-        return write_report(plan, conversion.out, conversion.stem)
+        return write_conversion_report(plan, conversion.out, conversion.stem)
 
 
 def _fill(plan: Plan, conversion: Conversion) -> None:

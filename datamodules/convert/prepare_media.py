@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from datamodules.convert.paths import NamedAs, find_media, stored_ending, usual_field
+from datamodules.convert.media_paths import NamedAs, find_media, stored_ending, usual_field
 from datamodules.convert.reencode_picture import (
     CONVERTED_FORMATS,
     PICTURE_FORMATS,

@@ -21,7 +21,7 @@ _ANY = re.compile(
 )
 
 
-def without_marks(text: str) -> str:
+def without_media_marks(text: str) -> str:
     """Remove the placeholders of the row's image or video from a text."""
     parts: list[str] = []
     at = 0

@@ -49,7 +49,7 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> PartwiseAdamW:
                 groups.append(
                     {"name": label, "params": params, "lr": rate, "weight_decay": decay, "average_decay": average}
                 )
-    trained = {part_of(group) for group in groups}
+    trained = {part_of_group(group) for group in groups}
     for setting in ("learning_rates", "weight_decay", "frozen_until", "averages"):
         named = getattr(settings, setting)
         _refuse_unknown(setting, named if isinstance(named, dict) else {}, trained)
@@ -78,7 +78,7 @@ def refuse_float16(name: str, part: nn.Module) -> None:
         )
 
 
-def part_of(group: Mapping[str, object]) -> str:
+def part_of_group(group: Mapping[str, object]) -> str:
     """The part that a group of parameters belongs to."""
     return str(group["name"]).split("/")[0]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from lightning_modules.optimization.groups import part_of
+from lightning_modules.optimization.parameter_groups import part_of_group
 from lightning_modules.optimization.settings import Optimization, TrainingPoint
 
 
@@ -62,7 +62,7 @@ class RateSchedule:
     def apply(self, groups: Sequence[dict[str, Any]], step: int) -> None:
         """Set the rates of an optimizer's groups for the step after ``step`` steps."""
         for group in groups:
-            part = part_of(group)
+            part = part_of_group(group)
             group["lr"] = self.settings.learning_rates[part] * self.share(part, step)
 
     def _step_at(self, point: TrainingPoint, steps_per_epoch: Callable[[], float]) -> int:

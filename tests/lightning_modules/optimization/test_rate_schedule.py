@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lightning_modules.optimization import NonFinite, Optimization, RateSchedule, TrainingPoint
-from lightning_modules.optimization.rates import steps_per_epoch
+from lightning_modules.optimization.rate_schedule import steps_per_epoch
 
 
 def shares(settings: Optimization, num_steps: int, part: str = "bridge") -> list[float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.convert.paths import checked_path, find_media
+from datamodules.convert.media_paths import checked_path, find_media
 from datamodules.convert.row_problems import Reason, RowProblem
 from tests.datamodules.convert.conversions import CLIP, convert, left_out, llava_item, read_samples, write_json
 
