@@ -14,8 +14,6 @@ makes the report and continues stopped evaluations; it reads no shards.
 """
 
 import argparse
-import hashlib
-import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -27,6 +25,7 @@ from torch.utils.data import DataLoader
 from command_errors import run_and_exit
 from components.checkpoints.atomic_folder import write_atomically
 from components.checkpoints.exported_weights import open_weights
+from components.checkpoints.run_checkpoint import CONFIG
 from components.checkpoints.settings_check import warn_of_other_settings
 from datamodules.batch import Batch
 from datamodules.errors import ModelLimitError, TooManySkippedError
@@ -35,10 +34,10 @@ from datamodules.instruction import InstructionDataModule
 from datamodules.loader import LateLoader, batch_loader
 from datamodules.shards.shard_reader import ShardReader, open_shards
 from lightning_modules.console.command_line import VideoLanguageCLI
-from lightning_modules.console.config_files import read_config
+from lightning_modules.console.config_files import read_as_written, read_config
 from lightning_modules.console.option_spelling import add_option
 from lightning_modules.console.untrained_parts import untrained_parts, warning_of
-from lightning_modules.evaluation.evaluation_settings import evaluation_settings
+from lightning_modules.evaluation.evaluation_settings import evaluation_settings, settings_digest
 from lightning_modules.evaluation.predictions import PredictionWriter, read_predictions, to_json_lines
 from lightning_modules.evaluation.report import build_report, to_markdown, write_report
 from lightning_modules.evaluation.resuming import (
@@ -173,11 +172,12 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "checkpoint": weights and str(weights.path.resolve()),
         "checkpoint_changed_ns": weights and weights.path.stat().st_mtime_ns,
         "averaged": options.averaged,
-        "config_sha256": hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest(),
+        "config_sha256": settings_digest(run),
         "shards": [shard.fingerprint for shard in reader.shards],
         "max_new_tokens": cli.model.max_new_tokens,
     }
-    earlier = begin_evaluation(options.out, about, options.restart)
+    earlier_form = {"config_sha256": settings_digest(read_as_written(options.config or [weights.path / CONFIG]))}
+    earlier = begin_evaluation(options.out, about, options.restart, earlier_form)
     complete, remaining = split_answered(reader, earlier, skipped.lines())
     write_atomically(path, to_json_lines(complete))
     stopped = None

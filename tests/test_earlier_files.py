@@ -48,3 +48,20 @@ def test_checkpoint_and_export_are_the_same_model(folder: Path) -> None:
     from_run, exported = (load_model(folder / name).state_dict() for name in (CHECKPOINT, "export"))
     assert from_run.keys() == exported.keys()
     assert [name for name, weight in from_run.items() if not torch.equal(weight, exported[name])] == []
+
+
+def test_a_stopped_evaluation_continues(folder: Path) -> None:
+    command = ["--checkpoint", CHECKPOINT, "--data", "train.tar", "--out", "answers"]
+    evaluate.main(command)
+    answers, about = folder / "answers" / "predictions.jsonl", folder / "answers" / "evaluation.json"
+    complete = answers.read_text(encoding="utf-8")
+    answers.write_text(complete.splitlines(keepends=True)[0], encoding="utf-8")
+    # The hash that the earlier version stored: of the config with its old class paths.
+    earlier = "1a7b825631fe6f2521fd1fb8fa185a23119bc2da8282e0e53835c73967c98162"
+    stored = json.loads(about.read_text(encoding="utf-8"))
+    about.write_text(json.dumps(stored | {"config_sha256": earlier}), encoding="utf-8")
+    evaluate.main(command)
+    assert answers.read_text(encoding="utf-8") == complete
+    about.write_text(json.dumps(stored | {"config_sha256": "of another config"}), encoding="utf-8")
+    with pytest.raises(ValueError, match="config_sha256 differ"):
+        evaluate.main(command)

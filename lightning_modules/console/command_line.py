@@ -15,10 +15,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from omegaconf.errors import OmegaConfBaseException
 
 from components.checkpoints.atomic_folder import newest_checkpoint
-from components.old_class_paths import with_new_class_paths
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
 from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
-from lightning_modules.console.config_files import PARSER_MODE, accept_old_class_paths, named_config_files
+from lightning_modules.console.config_files import (
+    PARSER_MODE,
+    accept_old_class_paths,
+    named_config_files,
+    with_new_option,
+)
 from lightning_modules.console.foreign_output import silence_foreign_output
 from lightning_modules.console.parser import ShortMessageParser
 from lightning_modules.console.run_summary import RunSummary
@@ -93,7 +97,7 @@ class VideoLanguageCLI(LightningCLI):
         """
         given = sys.argv[1:] if args is None else args
         if isinstance(given, list):
-            args = given = [with_new_class_paths(argument) for argument in given]
+            args = given = [with_new_option(argument) for argument in given]
             subparsers = getattr(self, "_subcommand_parsers", None)
             own: Any = parser if subparsers is None else subparsers.get(given[0] if given else "")
             if own is not None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ from lightning_modules.console.settings_errors import SettingsError, explain, ne
 
 PARSER_MODE = "omegaconf+"
 """How jsonargparse reads files: as YAML, and ``${...}`` is resolved once all files are merged."""
+_OLD_OPTION = re.compile(r"^--data\.loading\.budget\.bundle(?==|$)")
+_NEW_OPTION = "--data.loading.budget.group_size"
+_log = logging.getLogger(__name__)
 
 
 def named_config_files(arguments: Sequence[str]) -> list[str]:
@@ -34,8 +38,33 @@ def named_config_files(arguments: Sequence[str]) -> list[str]:
 
 
 def accept_old_class_paths() -> None:
-    """Have every parser of this process replace old class paths in the files that it reads."""
-    set_loader(PARSER_MODE, lambda text: get_loader("yaml")(with_new_class_paths(text)), (yaml.YAMLError,))
+    """Have every parser of this process replace old class paths and keys in the files that it reads."""
+    set_loader(
+        PARSER_MODE, lambda text: with_new_keys(get_loader("yaml")(with_new_class_paths(text))), (yaml.YAMLError,)
+    )
+
+
+def with_new_keys(content: Any) -> Any:
+    """Rename keys that had another name in an earlier version: ``bundle`` of a budget is ``group_size``.
+
+    Both names in one config would leave open which one counts, and a later file or option could not change the value.
+
+    Args:
+        content: What a YAML reader returns; changed in place.
+    """
+    if isinstance(content, dict):
+        budget = content.get("budget")
+        if isinstance(budget, dict) and budget.get("bundle") is not None:
+            budget["group_size"] = budget.pop("bundle")
+            _log.warning("data.loading.budget.bundle is called group_size now; rename it")
+        for value in content.values():
+            with_new_keys(value)
+    return content
+
+
+def with_new_option(argument: str) -> str:
+    """Replace old class paths and an old key in an argument of a command line."""
+    return _OLD_OPTION.sub(_NEW_OPTION, with_new_class_paths(argument))
 
 
 def read_config(files: Sequence[str | Path], sections: Mapping[str, type]) -> dict[str, Any]:
@@ -59,6 +88,19 @@ def read_config(files: Sequence[str | Path], sections: Mapping[str, type]) -> di
     merged = contents[0] if len(contents) == 1 else _merge(contents, sections, [str(file) for file in files])
     resolved: Any = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
     return dict(resolved)
+
+
+def read_as_written(files: Sequence[str | Path]) -> dict[str, Any]:
+    """Read config files and merge them key by key, with class paths as they are written, as earlier versions did.
+
+    Args:
+        files: YAML files that ``read_config`` can read.
+
+    Returns:
+        The settings in the files, ``${...}`` resolved.
+    """
+    settings: Any = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)), resolve=True)
+    return dict(settings)
 
 
 def check_keys(files: Sequence[str], options: Sequence[str]) -> None:
@@ -88,7 +130,7 @@ def check_keys(files: Sequence[str], options: Sequence[str]) -> None:
 def _read(file: str | Path) -> dict[str, Any]:
     with _named_in_errors(file):
         text = with_new_class_paths(Path(file).read_text(encoding="utf-8"))
-        content: Any = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+        content: Any = with_new_keys(OmegaConf.to_container(OmegaConf.load(io.StringIO(text))))
     if not isinstance(content, dict):
         raise SettingsError(f"{file} holds a {type(content).__name__}, no settings by name; correct it")
     return content

@@ -1,6 +1,8 @@
 """Derives the settings of an evaluation from the config of the run that is evaluated."""
 
 import copy
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,3 +43,8 @@ def evaluation_settings(
         "data": data,
         "trainer": {**device, "devices": 1, "logger": False, "enable_model_summary": False},
     }
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Hash settings, to notice that an evaluation is continued with others."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

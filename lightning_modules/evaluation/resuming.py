@@ -38,13 +38,16 @@ class SkippedQuestions(NamedTuple):
     num_questions: int  # questions of all samples
 
 
-def begin_evaluation(out: Path, about: dict[str, Any], restart: bool) -> list[Prediction]:
+def begin_evaluation(
+    out: Path, about: dict[str, Any], restart: bool, earlier_form: Mapping[str, Any] | None = None
+) -> list[Prediction]:
     """Begin an evaluation, or continue the one in the folder.
 
     Args:
         out: The evaluation's folder; created if it is missing.
         about: What is evaluated. Stored in the folder, and compared with what is stored there.
         restart: Delete the answers in the folder first.
+        earlier_form: The values in ``about`` that an earlier version stored in another form.
 
     Returns:
         The answers that the folder already holds.
@@ -62,7 +65,7 @@ def begin_evaluation(out: Path, about: dict[str, Any], restart: bool) -> list[Pr
         evaluation.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         return []
     earlier = json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.exists() else {}
-    if earlier != about:
+    if earlier not in (about, {**about, **(earlier_form or {})}):
         differing = sorted(key for key in {*earlier, *about} if earlier.get(key) != about.get(key))
         raise ValueError(
             f"{out} holds answers of another evaluation: {', '.join(differing)} differ. Choose another --out, or give "

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import train
+from datamodules.instruction import InstructionDataModule
 from lightning_modules.console.config_files import read_config
 from lightning_modules.console.settings_errors import SettingsError
 from lightning_modules.video_language import VideoLanguageModule
@@ -57,3 +59,23 @@ def test_references_are_resolved_after_merging_and_reach_other_sections(tmp_path
 def test_a_wrong_file_is_refused_with_its_reason(overlay: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message):
         read_config(write(tmp_path, FIRST, overlay), SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], 4),
+        (["--data.loading.budget.group_size", "8"], 8),
+        (["--data.loading.budget.bundle", "2"], 2),
+        (["--data.loading.budget.bundle=2"], 2),
+    ],
+)
+def test_the_earlier_name_of_the_group_size_can_be_overridden(
+    options: list[str], expected: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "earlier.yaml"
+    file.write_text("data: {loading: {batch_size: null, budget: {max_frames: 99, bundle: 4}}}", encoding="utf-8")
+    parts = ["-c", "configs/quickstart_pixels.yaml", "-c", str(file)]
+    budget = train.parse(["fit", *parts, *options]).data.loading.budget
+    assert (budget.group_size, budget.bundle) == (expected, None)
+    assert read_config([file], {"data": InstructionDataModule})["data"]["loading"]["budget"]["group_size"] == 4
