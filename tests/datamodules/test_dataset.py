@@ -136,6 +136,7 @@ def test_cached_features_come_with_their_times(tmp_path: Path, tokenizer: Any) -
         features(features=torch.zeros(3, 5, 8, dtype=torch.uint8)),
         features(0),
     ],
+    ids=["no file", "cut off", "no times", "two times", "real times", "two axes", "integers", "no frame"],
 )
 def test_broken_features_are_an_error_with_their_key(tmp_path: Path, tokenizer: Any, data: bytes) -> None:
     path = write_shard(tmp_path / "f.tar", [("a", make_record(), data, "safetensors")])
