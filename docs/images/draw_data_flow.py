@@ -101,7 +101,7 @@ UPPER = (
 STEPS = tuple(
     Box(
         f"Bridge, segment {name}",
-        ("memory tokens and", "patches attend to each other"),
+        ("memory tokens and patches", "attend to each other"),
         "memory [M, width]",
         (),
         left,
