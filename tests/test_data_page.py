@@ -34,7 +34,16 @@ pytestmark = pytest.mark.timeout(180)
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-OF_OTHER_PROGRAMS = {"--checkpoint", "--array", "--with-smollm2", "--kills", "--data", "--ckpt_path", "--trainer"}
+OF_OTHER_PROGRAMS = {
+    "--run_folder",
+    "--checkpoint",
+    "--array",
+    "--with-smollm2",
+    "--kills",
+    "--data",
+    "--ckpt_path",
+    "--trainer",
+}
 QUICK = ["--trainer.max_steps=2", "--trainer.precision=32-true", "--data.loading.num_workers=0"]
 
 

@@ -18,8 +18,8 @@ class SelectiveRecurrence:
         temperature: Of the sampled gate; the lower, the more often it is exactly open or closed.
         stretch: How far the sampled value is stretched beyond 0 and 1 before it is cut off there.
         admit_logit: Outside training a segment is admitted if the gate's logit is above this. 3 is a probability of
-            0.95: segments near the threshold are rare in training, and one uneventful segment in fifty that is admitted
-            would fill the memory of a long video.
+            0.95. The threshold is high because even one uneventful segment admitted in fifty would fill the memory of
+            a long video.
         first_channel_logit: Logit of the channel gates at the start of training: 1 lets most of an admitted segment
             replace what was in the memory.
         first_carry: Start of the gate by which the memory enters the next segment, before ``tanh``. It starts half
@@ -72,9 +72,9 @@ class SelectiveUpdate(nn.Module):
     average over the segment would hide one patch. The channel gate, an ordinary sigmoid, decides which part of the
     memory changes.
 
-    In training the segment gate is sampled. Later normalisation hides how far the gate opens, so nothing pushes logits
-    away from the threshold and unseen segments fall on either side. Sampling the gate pushes them apart. Outside
-    training the gate is open where its logit is above ``admit_logit``.
+    In training the segment gate is sampled. A normalisation after the gate makes a half-open gate look like an open one,
+    so without sampling many logits stay near the threshold and new segments fall on either side by chance. Sampling
+    pushes them apart. Outside training the gate is open where its logit is above ``admit_logit``.
 
     Args:
         dim: Width D.
