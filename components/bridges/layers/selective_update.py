@@ -72,9 +72,9 @@ class SelectiveUpdate(nn.Module):
     average over the segment would hide one patch. The channel gate, an ordinary sigmoid, decides which part of the
     memory changes.
 
-    In training the segment gate is sampled. A normalisation after the gate makes a half-open gate look like an open one,
-    so without sampling many logits stay near the threshold and new segments fall on either side by chance. Sampling
-    pushes them apart. Outside training the gate is open where its logit is above ``admit_logit``.
+    In training the segment gate is sampled. A normalisation after the gate makes a half-open gate look like an open
+    one, so without sampling many logits stay near the threshold and new segments fall on either side by chance.
+    Sampling pushes them apart. Outside training the gate is open where its logit is above ``admit_logit``.
 
     Args:
         dim: Width D.
