@@ -14,6 +14,7 @@ IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that a worker ignores."""
 
 _HELD = (*IGNORED, signal.SIGTERM)
+_PARENT_CHECK_S = 2.0
 
 
 @contextlib.contextmanager
@@ -47,7 +48,14 @@ def outlive_signals(worker: int) -> None:
 
 
 def _end_with_parent() -> None:
-    while True:
-        sender = signal.sigwaitinfo([signal.SIGTERM]).si_pid
-        if sender in (os.getppid(), os.getpid()):
-            os._exit(0)
+    """End this process at a SIGTERM of its parent, or when the parent has ended.
+
+    torch's own check for the parent runs between batches. It is never reached if the parent was killed while it held a
+    lock that the worker waits for.
+    """
+    parent = os.getppid()
+    while os.getppid() == parent:
+        received = signal.sigtimedwait([signal.SIGTERM], _PARENT_CHECK_S)
+        if received is not None and received.si_pid in (parent, os.getpid()):
+            break
+    os._exit(0)

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +26,18 @@ class ProcessNumbers(IterableDataset[Tensor]):
             yield torch.tensor(os.getpid())
 
 
-def make_loader() -> LateLoader:
-    return LateLoader(ProcessNumbers(), num_workers=1, batch_size=None, worker_init_fn=outlive_signals)  # type: ignore[arg-type]
+class StuckNumbers(ProcessNumbers):
+    """Gives the number once; then waits for a lock that nobody gives back, as one of a killed process."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield torch.tensor(os.getpid())
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire()
+
+
+def make_loader(samples: type[ProcessNumbers] = ProcessNumbers) -> LateLoader:
+    return LateLoader(samples(), num_workers=1, batch_size=None, worker_init_fn=outlive_signals)  # type: ignore[arg-type]
 
 
 def ends(pid: int, within_s: float = 20.0) -> bool:
@@ -62,11 +73,12 @@ def test_a_data_worker_ends_with_the_loader() -> None:
     assert ends(pid)
 
 
-def test_a_data_worker_ends_when_its_parent_is_killed() -> None:
+@pytest.mark.parametrize("samples", ["ProcessNumbers", "StuckNumbers"])
+def test_a_data_worker_ends_when_its_parent_is_killed(samples: str) -> None:
     code = (
-        "from tests.datamodules.media.test_worker_signals import make_loader\n"
+        f"from tests.datamodules.media.test_worker_signals import {samples}, make_loader\n"
         "import os, signal\n"
-        "batches = iter(make_loader())\n"
+        f"batches = iter(make_loader({samples}))\n"
         "print(int(next(batches)), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
