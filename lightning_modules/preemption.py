@@ -132,8 +132,12 @@ class Preemption(Checkpoint):
         self._has_failed = not isinstance(exception, Preempted | Interrupted)
         self._is_leaving = not self._has_failed
         launcher = trainer.strategy.launcher
-        if isinstance(exception, Interrupted) and launcher is not None:
+        if launcher is None or self._has_failed:
+            return
+        if isinstance(exception, Interrupted):
             launcher.kill(signal.SIGKILL)  # the processes that this one has started wait for it
+        # Lightning's observer kills this process if it sees first that one of these ended with a status other than 0.
+        getattr(launcher, "procs", []).clear()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the earlier handlers."""

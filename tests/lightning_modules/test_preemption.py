@@ -1,19 +1,30 @@
 import os
 import pty
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules.checkpoints.keeping import KeepCheckpoints
-from lightning_modules.preemption import INTERRUPTED_STATUS, SIGNALS, Interrupted, Preempted, Preemption
+from lightning_modules.preemption import (
+    EXIT_STATUS,
+    INTERRUPTED_STATUS,
+    SIGNALS,
+    Interrupted,
+    Preempted,
+    Preemption,
+)
 from tests.fixtures_training import make_trainer
 from tests.process_group import one_group_at_a_time, run_processes
 
@@ -239,3 +250,20 @@ def test_all_ranks_stop_at_one_step_whichever_got_the_signal(rank: int, tmp_path
     run_processes("tests.lightning_modules.train_until_preempted", [str(tmp_path), str(rank), "3"], 2)
     assert [(tmp_path / f"stopped-{number}").read_text() for number in (0, 1)] == ["75 after step 5"] * 2
     assert [path.name for path in tmp_path.glob("step-*.ckpt")] == ["step-00000005.ckpt"]
+
+
+@pytest.mark.parametrize("stop", [Preempted(signal.SIGTERM), Interrupted()])
+def test_a_stopped_run_keeps_its_own_status_when_another_process_ends_first(
+    stop: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({EXIT_STATUS})"])
+    ended.wait()
+    processes = [ended]
+    observer = _ChildProcessObserver(main_pid=os.getpid(), child_processes=processes)
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(pid))
+    launcher = SimpleNamespace(procs=processes, kill=lambda number: None)
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+    Preemption().on_exception(trainer, None, stop)  # type: ignore[arg-type]
+    assert observer._run(), "it has nothing left to observe"
+    assert killed == []
