@@ -95,8 +95,15 @@ def kinds_of_errors() -> tuple[str, ...]:
 
 
 def undecodable(where: str, reason: object) -> str:
-    """Message for a video that cannot be decoded, the same for every backend."""
-    return f"{where}: the video cannot be decoded ({reason}); fetch or encode it again, or leave the sample out"
+    """Say that a video cannot be decoded, in one form for every backend.
+
+    Args:
+        where: Shard and key.
+        reason: What is wrong, or the library's error. Of its message the first line is used: decord and torchcodec add
+            a stack trace of their C++ code.
+    """
+    text = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+    return f"{where}: the video cannot be decoded ({text}); fetch or encode it again, or leave the sample out"
 
 
 def count_of(number: int, noun: str) -> str:

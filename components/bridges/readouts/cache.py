@@ -1,5 +1,7 @@
 """The readout by which learned queries attend to what every segment wrote."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,33 @@ from components.interfaces import MemoryState, Questions, Readout, VisualTokens
 from components.positions import sinusoidal
 
 _LEAST_WEIGHT = 1e-6  # keeps the logarithm of a weight finite
+
+
+@dataclass(frozen=True)
+class CacheKeys:
+    """How cached memory tokens become the keys of a readout's attention.
+
+    Args:
+        typical_keys: Number of cached memory tokens at which attention is not sharpened, see ``Attention``; about that
+            of a training video.
+        time_width: Width of the sinusoidal code of the relative time; even.
+        longest_time: Longest wavelength of that code. Relative times are in 0..1, so with 2 each has another code.
+        shortest_time: Shortest wavelength of that code. A training video of 4 segments shows few times. A long
+            wavelength makes the code smooth between them, where the segments of longer videos are.
+
+    Raises:
+        ValueError: ``time_width`` is odd, so sines and cosines cannot pair up.
+    """
+
+    typical_keys: int = 64
+    time_width: int = 32
+    longest_time: float = 2.0
+    shortest_time: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the width."""
+        if self.time_width % 2:
+            raise ValueError(f"time_width must be even, because sines and cosines come in pairs, got {self.time_width}")
 
 
 class CacheReadout(Readout):
@@ -24,15 +53,10 @@ class CacheReadout(Readout):
         out_dim: Language model width E.
         num_queries: Visual tokens Q.
         num_heads: Attention heads.
-        typical_keys: Number of cached memory tokens at which attention is not sharpened, see ``Attention``; about that
-            of a training video.
-        time_width: Width of the sinusoidal code of the relative time; even.
-        longest_time: Longest wavelength of that code. Relative times are in 0..1, so with 2 each has another code.
-        shortest_time: Shortest wavelength of that code. A training video of 4 segments shows few times. A long
-            wavelength makes the code smooth between them, where the segments of longer videos are.
+        keys: How cached memory tokens become keys.
 
     Raises:
-        ValueError: ``time_width`` is odd, or ``Attention`` refuses its numbers.
+        ValueError: ``Attention`` refuses its numbers.
     """
 
     def __init__(
@@ -42,21 +66,15 @@ class CacheReadout(Readout):
         *,
         num_queries: int = 16,
         num_heads: int = 8,
-        typical_keys: int = 64,
-        time_width: int = 32,
-        longest_time: float = 2.0,
-        shortest_time: float = 1.0,
+        keys: CacheKeys = CacheKeys(),
     ) -> None:
         super().__init__()
-        if time_width % 2:
-            raise ValueError(f"time_width must be even, because sines and cosines come in pairs, got {time_width}")
         self.queries = nn.Parameter(torch.randn(num_queries, dim) * 0.02)
         self.key_norm = nn.LayerNorm(dim)
-        self.time = nn.Linear(time_width, dim)
-        self.attention = Attention(dim, num_heads, typical_keys=typical_keys)
+        self.time = nn.Linear(keys.time_width, dim)
+        self.attention = Attention(dim, num_heads, typical_keys=keys.typical_keys)
         self.projection = token_projection(dim, out_dim)
-        self.longest_time = longest_time
-        self.shortest_time = shortest_time
+        self.keys = keys
 
     def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Read the cache: ``[V, Q, E]``, all real."""
@@ -77,7 +95,8 @@ class CacheReadout(Readout):
         num_videos, _, num_memory, _ = memories.shape
         middle_ms = torch.stack(state.cache_ms, dim=1)  # [V, S]
         relative = middle_ms.double() / state.end_ms.clamp(min=1).double().unsqueeze(1)
-        code = sinusoidal(relative, self.time.in_features, longest=self.longest_time, shortest=self.shortest_time)
+        longest, shortest = self.keys.longest_time, self.keys.shortest_time
+        code = sinusoidal(relative, self.keys.time_width, longest=longest, shortest=shortest)
         keys = self.key_norm(memories) + self.time(code.to(memories.dtype)).unsqueeze(2)
         mask = torch.stack(state.cache_mask, dim=1)  # [V, S]
         if state.admitted:

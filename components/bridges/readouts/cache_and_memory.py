@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from components.bridges.readouts.cache import CacheReadout
+from components.bridges.readouts.cache import CacheKeys, CacheReadout
 from components.bridges.readouts.memory import MemoryReadout
 from components.interfaces import MemoryState, Questions, Readout, VisualTokens
 
@@ -18,10 +18,7 @@ class CacheAndMemoryReadout(Readout):
         out_dim: Language model width E.
         num_queries: Visual tokens Q from the cache.
         num_heads: Attention heads.
-        typical_keys: See ``CacheReadout``.
-        time_width: See ``CacheReadout``.
-        longest_time: See ``CacheReadout``.
-        shortest_time: See ``CacheReadout``.
+        keys: See ``CacheReadout``.
     """
 
     def __init__(
@@ -31,22 +28,10 @@ class CacheAndMemoryReadout(Readout):
         *,
         num_queries: int = 16,
         num_heads: int = 8,
-        typical_keys: int = 64,
-        time_width: int = 32,
-        longest_time: float = 2.0,
-        shortest_time: float = 1.0,
+        keys: CacheKeys = CacheKeys(),  # noqa: B008  immutable
     ) -> None:
         super().__init__()
-        self.cache = CacheReadout(
-            dim,
-            out_dim,
-            num_queries=num_queries,
-            num_heads=num_heads,
-            typical_keys=typical_keys,
-            time_width=time_width,
-            longest_time=longest_time,
-            shortest_time=shortest_time,
-        )
+        self.cache = CacheReadout(dim, out_dim, num_queries=num_queries, num_heads=num_heads, keys=keys)
         self.memory = MemoryReadout(dim, out_dim)
 
     def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:

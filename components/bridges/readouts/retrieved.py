@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from components.bridges.layers.attention import Attention
-from components.bridges.readouts.cache import CacheReadout
+from components.bridges.readouts.cache import CacheKeys, CacheReadout
 from components.interfaces import TEXT_ONLY, MemoryState, Questions, VisualTokens
 from components.positions import sinusoidal
 
@@ -21,10 +21,7 @@ class RetrievedReadout(CacheReadout):
         out_dim: Language model width E.
         num_queries: Visual tokens Q.
         num_heads: Attention heads.
-        typical_keys: See ``CacheReadout``.
-        time_width: See ``CacheReadout``.
-        longest_time: See ``CacheReadout``.
-        shortest_time: See ``CacheReadout``.
+        keys: See ``CacheReadout``.
         longest_question: Longest wavelength of a word's position, in words; words further apart look alike.
     """
 
@@ -37,22 +34,10 @@ class RetrievedReadout(CacheReadout):
         *,
         num_queries: int = 16,
         num_heads: int = 8,
-        typical_keys: int = 64,
-        time_width: int = 32,
-        longest_time: float = 2.0,
-        shortest_time: float = 1.0,
+        keys: CacheKeys = CacheKeys(),  # noqa: B008  immutable
         longest_question: float = 512.0,
     ) -> None:
-        super().__init__(
-            dim,
-            out_dim,
-            num_queries=num_queries,
-            num_heads=num_heads,
-            typical_keys=typical_keys,
-            time_width=time_width,
-            longest_time=longest_time,
-            shortest_time=shortest_time,
-        )
+        super().__init__(dim, out_dim, num_queries=num_queries, num_heads=num_heads, keys=keys)
         self.word_input = nn.Sequential(nn.LayerNorm(out_dim), nn.Linear(out_dim, dim))
         self.word_attention = Attention(dim, num_heads)
         # A key beside the words, so that a question without any word has something to attend to.

@@ -62,7 +62,7 @@ class DecordDecoder:
             self._reader = decord.VideoReader(file, num_threads=1)
             times = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))))  # [frames, start and end]
         except (self._error, RuntimeError, OverflowError) as error:
-            raise BrokenMediaError(undecodable(where, _first_line(error))) from error
+            raise BrokenMediaError(undecodable(where, error)) from error
         self._check_times(times)
         self._position = 0
 
@@ -96,7 +96,7 @@ class DecordDecoder:
                 pictures.append(self._reader.next().asnumpy())
                 self._position = index + 1
         except (self._error, RuntimeError, StopIteration) as error:
-            raise BrokenMediaError(undecodable(self._where, _first_line(error))) from error
+            raise BrokenMediaError(undecodable(self._where, error)) from error
         return np.stack(pictures)
 
     def _check_times(self, times: NDArray[np.float64]) -> None:
@@ -110,7 +110,3 @@ class DecordDecoder:
                 f"{self._where}: decord lists {len(times)} frames at other times than the {len(expected)} that the "
                 "file shows; encode the video again or choose the backend 'pyav'"
             )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]  # decord adds a stack trace of its C++ code

@@ -65,7 +65,7 @@ class TorchCodecDecoder:
                 stream_index=self._timeline.stream_index,
             )
         except (RuntimeError, ValueError) as error:
-            raise BrokenMediaError(undecodable(where, _first_line(error))) from error
+            raise BrokenMediaError(undecodable(where, error)) from error
 
     @property
     def frame_ms(self) -> NDArray[np.int64]:
@@ -90,7 +90,7 @@ class TorchCodecDecoder:
         try:
             batch = self._decoder.get_frames_at(indices)
         except (RuntimeError, IndexError) as error:
-            raise BrokenMediaError(undecodable(self._where, _first_line(error))) from error
+            raise BrokenMediaError(undecodable(self._where, error)) from error
         found_ms = (batch.pts_seconds.numpy() - float(self._timeline.shown[0] * self._timeline.time_base)) * 1000
         if np.abs(found_ms - self.frame_ms[indices]).max() > _TOLERANCE_MS:
             raise BrokenMediaError(
@@ -99,7 +99,3 @@ class TorchCodecDecoder:
             )
         pictures: Pixels = batch.data.numpy()
         return pictures
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]  # a stack trace of its C++ code follows

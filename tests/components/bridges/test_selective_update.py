@@ -6,7 +6,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from components.bridges.layers.selective_update import SelectiveRecurrence
-from components.bridges.readouts.cache import CacheReadout
+from components.bridges.readouts.cache import CacheKeys
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.interfaces import MemoryBridge, MemoryState
 from tests.components.bridges.test_bridges import LENGTHS, make_segments, recurrent, walk
@@ -164,7 +164,7 @@ def test_numbers_of_the_recurrence_and_the_readout_can_be_set_in_a_config() -> N
     parser.add_argument("--bridge", type=Callable[[int, int], MemoryBridge])
     readout = {
         "class_path": "components.bridges.readouts.retrieved.RetrievedReadout",
-        "init_args": {"typical_keys": 16, "time_width": 8, "longest_time": 3.0, "longest_question": 99.0},
+        "init_args": {"keys": {"typical_keys": 16, "time_width": 8, "longest_time": 3.0}, "longest_question": 99.0},
     }
     init_args = {"num_heads": 2, "recurrence": {"temperature": 0.5}, "readout": readout}
     config = parser.parse_object(
@@ -174,9 +174,9 @@ def test_numbers_of_the_recurrence_and_the_readout_can_be_set_in_a_config() -> N
     assert bridge.update.settings == SelectiveRecurrence(temperature=0.5)
     read = bridge.readout
     assert (read.attention.typical_keys, read.time.in_features) == (16, 8)
-    assert (read.longest_time, read.shortest_time, read.longest_question) == (3.0, 1.0, 99.0)
+    assert (read.keys.longest_time, read.keys.shortest_time, read.longest_question) == (3.0, 1.0, 99.0)
 
 
 def test_odd_time_code_is_refused() -> None:
     with pytest.raises(ValueError, match="time_width must be even"):
-        CacheReadout(16, 12, time_width=7)
+        CacheKeys(time_width=7)
