@@ -1,6 +1,6 @@
 """Draws data_flow.svg, the way of a video from a shard to the loss: ``python docs/images/draw_data_flow.py``.
 
-Plain SVG, written without a library. ``tests/test_docs.py`` checks that the committed file is what this script draws,
+Plain SVG, written without a library. ``tests/test_pages.py`` checks that the committed file is what this script draws,
 and that every file named in the picture exists.
 """
 

@@ -290,10 +290,8 @@ def test_every_conversation_has_something_to_learn(mixed: Path, tokenizer: Any) 
 
 def test_samples_are_located_by_key_in_every_shard_that_has_it(mixed: Path, tokenizer: Any, tmp_path: Path) -> None:
     other = write_shard(tmp_path / "other.tar", MIXED[2:3])
-    reader = ShardReader([load_index(mixed), load_index(other)])
-    data = ConversationDataset(
-        reader, tokenizer, MediaReader(FrameSampling(4), PixelTransform(PixelOptions(32), train=False))
-    )
+    media = MediaReader(FrameSampling(4), PixelTransform(PixelOptions(32), train=False))
+    data = ConversationDataset(ShardReader([load_index(mixed), load_index(other)]), tokenizer, media)
     assert data.locate({"text", "image", "none such"}) == {
         "text": [(str(mixed), ["text.json"]), (str(other), ["text.json"])],
         "image": [(str(mixed), ["image.png", "image.json"])],

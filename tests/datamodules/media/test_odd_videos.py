@@ -18,11 +18,9 @@ from datamodules.media.decoded_frames import FrameSize
 from datamodules.media.decoders.pyav_decoder import PyAVDecoder, first_frame
 from datamodules.media.frame_sampling import FrameSampling
 from tests.datamodules.made_videos import Form, make_video, numbered_frame, numbers
+from tests.datamodules.numbered_films import FILM, right_frames
 from tests.datamodules.video_files import opened, sample_frames
 from tests.fixtures_data import make_image
-
-FILM = Form("webm", "libvpx", times_ms=range(0, 6000, 100))
-EVERY_COUNT = (1, 2, 3, 4, 5, 7, 8, 15, 16, 30, 59, 60, 61, 1000)
 
 
 def remuxed(
@@ -44,17 +42,6 @@ def remuxed(
             packet.stream = stream
             output.mux(packet)
     return target.getvalue()
-
-
-def right_frames(data: bytes, first: int, count: int, step_ms: int = 100) -> None:
-    """At any number of frames, every frame carries the number that belongs to its time."""
-    video = opened(data)
-    assert video.duration_ms == pytest.approx(count * step_ms, abs=2)
-    for asked in EVERY_COUNT:
-        frames = sample_frames(data, FrameSampling(asked))
-        assert frames.frame_ms == pytest.approx([step_ms * (n - first) for n in numbers(frames.pixels)], abs=2)
-        assert len(frames.pixels) == min(asked, count)
-        assert (np.diff(frames.frame_ms) > 0).all()
 
 
 def with_hidden_packets(packets: Iterable[Any]) -> Iterator[Any]:
@@ -167,45 +154,6 @@ def test_an_edit_list_that_ends_a_film_early_is_no_damage() -> None:
         start = data.index(box) + offset
         data[start : start + 4] = (2500).to_bytes(4, "big")
     right_frames(bytes(data), 0, 25)
-
-
-@pytest.mark.parametrize("container", ["webm", "matroska"])
-@pytest.mark.parametrize("start_ms", [0, 600, 2000, 5000])
-@pytest.mark.parametrize("tagged", [True, False])
-def test_a_picture_that_starts_after_its_sound_and_ends_before_it_is_whole(
-    container: str, start_ms: int, tagged: bool
-) -> None:
-    data = with_sound(make_video(FILM), container, start_ms)
-    right_frames(data if tagged else data.replace(b"DURATION", b"XURATION"), 0, 60)
-
-
-@pytest.mark.parametrize("container", ["webm", "matroska"])
-@pytest.mark.parametrize("start_ms", [0, 2000, 3_600_000])
-def test_a_late_picture_that_was_cut_off_is_still_noticed(container: str, start_ms: int) -> None:
-    film = make_video(FILM._replace(container=container, start_ms=start_ms))
-    right_frames(film, 0, 60)
-    for part in (0.5, 0.8):
-        with pytest.raises(BrokenMediaError, match="again"):
-            sample_frames(film[: int(part * len(film))], FrameSampling(3))
-
-
-def with_sound(film: bytes, container: str, start_ms: int) -> bytes:
-    """The film's packets from ``start_ms`` on, beside twelve seconds of silence."""
-    target = io.BytesIO()
-    with av.open(io.BytesIO(film)) as given, av.open(target, "w", format=container) as output:
-        video = output.add_stream_from_template(given.streams.video[0])
-        sound = output.add_stream("libopus", rate=48000)
-        packets = [packet for packet in given.demux(video=0) if packet.dts is not None]
-        for packet in packets:  # WebM counts milliseconds
-            packet.pts, packet.dts, packet.stream = packet.pts + start_ms, packet.dts + start_ms, video
-        for number in range(600):
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, 960), dtype=np.int16), format="s16", layout="mono")
-            silence.sample_rate, silence.pts = 48000, 960 * number
-            packets += sound.encode(silence)
-        packets += sound.encode(None)
-        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
-            output.mux(packet)
-    return target.getvalue()
 
 
 @pytest.mark.parametrize("container", ["mov", "matroska"])
