@@ -12,9 +12,6 @@ _MOVED = (  # old module, new module, classes
     ("components.bridges.readouts", "components.bridges.readouts.cache_and_memory", "CacheAndMemoryReadout"),
     ("components.bridges.readouts", "components.bridges.readouts.last_segment", "LastSegmentReadout"),
     ("components.bridges.readouts", "components.bridges.readouts.memory", "MemoryReadout"),
-    ("components.bridges.readouts.memory", "components.bridges.readouts.cache", "CacheReadout"),
-    ("components.bridges.readouts.memory", "components.bridges.readouts.cache_and_memory", "CacheAndMemoryReadout"),
-    ("components.bridges.readouts.memory", "components.bridges.readouts.last_segment", "LastSegmentReadout"),
     ("components.bridges.retrieved_readout", "components.bridges.readouts.retrieved", "RetrievedReadout"),
     ("components.bridges.videollamb", "components.bridges.videollamb_bridge", "VideoLLaMBBridge"),
     ("components.gather", "components.selection.all_frames", "AllFrames"),
@@ -23,9 +20,6 @@ _MOVED = (  # old module, new module, classes
     ("components.language.pretrained", "components.language.model_loading", "LoraSettings"),
     ("components.pooling", "components.pooling.patch_pooling", "ConvPooling WindowPooling"),
     ("components.segmenters.scene_tiling", "components.segmenters.scene_tilling", "SceneTilling"),
-    ("components.selection.gather", "components.selection.all_frames", "AllFrames"),
-    ("components.selection.gather", "components.selection.linspace_frames", "LinspaceFrames"),
-    ("components.selection.gather", "components.selection.pooled_frames", "PooledFrames"),
     ("lightning_modules.predictions", "lightning_modules.evaluation.predictions", "PredictionWriter"),
 )
 NEW_CLASS_PATHS = {f"{old}.{name}": f"{new}.{name}" for old, new, names in _MOVED for name in names.split()}

@@ -10,9 +10,8 @@ shuffled. Draws that do not fill a group carry over to the next window. So
 - less than a group of each modality carries over between windows; everything else is drawn in its own pass.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +34,6 @@ class Budget:
             conversation. Padding is not counted.
         group_size: The number of draws of a batch is a multiple of this. The number of ranks must divide it, also after
             a restart. A group of the longest draws must fit the budget.
-        bundle: Earlier name of ``group_size``.
 
     Raises:
         ValueError: No limit is given, or a value is not positive.
@@ -44,12 +42,8 @@ class Budget:
     max_frames: int | None = None
     max_tokens: int | None = None
     group_size: int = 8
-    bundle: InitVar[int | None] = None
 
-    def __post_init__(self, bundle: int | None) -> None:
-        if bundle is not None:
-            warnings.warn("data.loading.budget.bundle is called group_size now; rename it", FutureWarning, stacklevel=3)
-            object.__setattr__(self, "group_size", bundle)
+    def __post_init__(self) -> None:
         if self.max_frames is None and self.max_tokens is None:
             raise ValueError("a budget needs max_frames, max_tokens or both")
         if any(value is not None and value < 1 for value in (self.max_frames, self.max_tokens, self.group_size)):

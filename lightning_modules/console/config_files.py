@@ -54,7 +54,7 @@ def with_new_keys(content: Any) -> Any:
     """
     if isinstance(content, dict):
         budget = content.get("budget")
-        if isinstance(budget, dict) and budget.get("bundle") is not None:
+        if isinstance(budget, dict) and "bundle" in budget:
             budget["group_size"] = budget.pop("bundle")
             _log.warning("data.loading.budget.bundle is called group_size now; rename it")
         for value in content.values():
@@ -64,7 +64,9 @@ def with_new_keys(content: Any) -> Any:
 
 def with_new_option(argument: str) -> str:
     """Replace old class paths and an old key in an argument of a command line."""
-    return _OLD_OPTION.sub(_NEW_OPTION, with_new_class_paths(argument))
+    argument = _OLD_OPTION.sub(_NEW_OPTION, with_new_class_paths(argument))
+    is_budget = argument.startswith("--data.loading.budget=")
+    return re.sub(r"\bbundle(?=\W*:)", "group_size", argument) if is_budget else argument
 
 
 def read_config(files: Sequence[str | Path], sections: Mapping[str, type]) -> dict[str, Any]:

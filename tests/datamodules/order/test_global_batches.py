@@ -251,9 +251,3 @@ def test_weights_of_sources_hold_in_a_budget_too() -> None:
     seen = np.bincount(numbers(batches, 0, 2400), minlength=200)  # eight passes
     assert abs(seen[:100].sum() - 800) <= 8
     assert np.abs(seen[100:] - 16).max() <= 1
-
-
-def test_the_earlier_name_of_the_group_size_is_read_with_a_warning() -> None:
-    with pytest.warns(FutureWarning, match="bundle is called group_size now"):
-        budget = Budget(max_frames=8, bundle=2)
-    assert budget == Budget(max_frames=8, group_size=2)
