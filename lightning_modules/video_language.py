@@ -14,7 +14,7 @@ from components.interfaces import (
     FrameSelection,
     LanguageModel,
     LossSchedule,
-    MemoryBridge,
+    VisualReader,
     Segmenter,
 )
 from components.model import ModelOutput, VideoLanguageModel
@@ -60,7 +60,7 @@ class VideoLanguageModule(TrainingModule):
     def __init__(
         self,
         encoder: Callable[[], FrameEncoder],
-        bridge: Callable[[int, int], MemoryBridge],  # type: ignore[type-arg]  # every bridge has a state type of its own
+        bridge: Callable[[int, int], VisualReader],  # type: ignore[type-arg]  # every bridge has a state type of its own
         language_model: Callable[[], LanguageModel],
         segmenter: Segmenter,
         loss_schedule: LossSchedule | None = None,

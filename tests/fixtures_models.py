@@ -13,7 +13,7 @@ from benchmarks.tiny_parts import write_encoder, write_pixel_settings
 from components.bridges.readouts.cache import CacheReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
-from components.interfaces import MemoryBridge
+from components.interfaces import VisualReader
 from components.language.causal import HuggingFaceCausalLM
 from components.model import VideoLanguageModel
 from components.segmenters.fixed_length import FixedLength
@@ -90,7 +90,7 @@ def make_module(folders: PartFolders, *, seed: int = 0, **changes: Any) -> Video
 
 
 def make_unbuilt_module(
-    folders: PartFolders, *, bridge: Callable[[int, int], MemoryBridge[Any]] = make_bridge, **changes: Any
+    folders: PartFolders, *, bridge: Callable[[int, int], VisualReader[Any]] = make_bridge, **changes: Any
 ) -> VideoLanguageModule:
     """A whole LightningModule of tiny parts that the trainer builds."""
     settings: dict[str, Any] = {

@@ -21,7 +21,7 @@ from transformers import (
 
 import train
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
-from components.interfaces import FrameEncoder, LossSchedule, MemoryBridge, Segmenter
+from components.interfaces import FrameEncoder, LossSchedule, VisualReader, Segmenter
 from components.streaming import StreamingSession
 from datamodules.batch import collate
 from tests.components.tiny_language import make_model_folder
@@ -119,7 +119,7 @@ def test_the_test_of_the_page_finds_a_broken_bridge(
 
 @pytest.mark.parametrize("with_new_bridge", [True, False])
 def test_the_parts_of_the_page_train_by_their_yaml(with_new_bridge: bool, place: Path, tmp_path: Path) -> None:
-    blocks = [block for block in OWN if (issubclass(part_of(block), MemoryBridge)) == with_new_bridge]
+    blocks = [block for block in OWN if (issubclass(part_of(block), VisualReader)) == with_new_bridge]
     files = []
     for number, block in enumerate(blocks):
         files.append(tmp_path / f"part{number}.yaml")

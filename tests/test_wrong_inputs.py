@@ -66,7 +66,7 @@ SETTINGS: dict[str, tuple[list[str], str]] = {
         ["--model.bridge=components.bridges.recurrent.RecurentMemoryBridge"],
         "did you mean 'RecurrentMemoryBridge'?",
     ),
-    "kind of class": (["--model.bridge=components.segmenters.uniform.Uniform"], "Uniform is no MemoryBridge"),
+    "kind of class": (["--model.bridge=components.segmenters.uniform.Uniform"], "Uniform is no VisualReader"),
     "value": (["--data.loading.batch_size=eight"], "data.loading.batch_size: got 'eight', expected int or null"),
     "size": (["--data.loading.batch_size=0"], "must be positive"),
     "file": (["-c", "nothere.yaml"], "File does not exist"),

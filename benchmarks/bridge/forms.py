@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.bridge.original import MAX_FRAMES, NUM_CUTS, read_one_video
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
-from components.interfaces import FrameFeatures, FrameSelection, MemoryBridge, Segmenter
+from components.interfaces import FrameFeatures, FrameSelection, VisualReader, Segmenter
 from components.pooling.patch_pooling import GridPooling
 from components.segmenters.scene_tilling import SceneTilling
 from components.selection.all_frames import AllFrames
@@ -32,8 +32,8 @@ class Widths(NamedTuple):
 class Form(NamedTuple):
     """A bridge, and how videos are passed to it."""
 
-    build: Callable[[Widths], MemoryBridge[Any]]
-    read: Callable[[MemoryBridge[Any], Tensor], Tensor]
+    build: Callable[[Widths], VisualReader[Any]]
+    read: Callable[[VisualReader[Any], Tensor], Tensor]
     """Visual tokens ``[V, Q, E]`` of videos ``[V, T, 1 + N, D]``."""
     batches: bool
     """Whether one call takes several videos."""
@@ -76,14 +76,14 @@ def admit_everything(bridge: RecurrentMemoryBridge) -> None:
     torch.nn.init.constant_(bridge.update.of_memory.bias, 5.0)
 
 
-def _read_original(bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:
+def _read_original(bridge: VisualReader[Any], videos: Tensor) -> Tensor:
     assert isinstance(bridge, VideoLLaMBBridge)
     (video,) = videos
     return read_one_video(bridge, video)
 
 
 def _walk(
-    bridge: MemoryBridge[Any], videos: Tensor, segmenter: Segmenter, frames: FrameSelection, pool_grid: int | None
+    bridge: VisualReader[Any], videos: Tensor, segmenter: Segmenter, frames: FrameSelection, pool_grid: int | None
 ) -> Tensor:
     """Cut into segments, select frames, pool, and run the bridge, as ``VideoLanguageModel`` does."""
     num_videos, num_frames = videos.shape[:2]
@@ -101,15 +101,15 @@ def _walk(
     return bridge.read(state).tokens
 
 
-def _read_published(bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:
+def _read_published(bridge: VisualReader[Any], videos: Tensor) -> Tensor:
     return _walk(bridge, videos, SceneTilling(k=NUM_CUTS), LinspaceFrames(MAX_FRAMES), pool_grid=None)
 
 
-def _read_default(bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:
+def _read_default(bridge: VisualReader[Any], videos: Tensor) -> Tensor:
     return _walk(bridge, videos, SceneTilling(k=NUM_CUTS), LinspaceFrames(MAX_FRAMES), GRID)
 
 
-def _read_every_frame(bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:
+def _read_every_frame(bridge: VisualReader[Any], videos: Tensor) -> Tensor:
     segmenter = SceneTilling(k=NUM_CUTS, max_segment_frames=MAX_FRAMES)
     return _walk(bridge, videos, segmenter, AllFrames(), GRID)
 

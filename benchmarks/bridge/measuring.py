@@ -10,7 +10,7 @@ from benchmarks.bridge.forms import FORMS, Widths, make_videos
 from benchmarks.command_options import CLOCKS
 from benchmarks.parity.comparison import largest_error, relative_error
 from benchmarks.resident_memory import PeakResidentBytes
-from components.interfaces import MemoryBridge
+from components.interfaces import VisualReader
 
 
 class Case(NamedTuple):
@@ -36,12 +36,12 @@ class Peaks(NamedTuple):
 
 
 @torch.no_grad()
-def run_forward(form: str, bridge: MemoryBridge[Any], videos: Tensor) -> Tensor:
+def run_forward(form: str, bridge: VisualReader[Any], videos: Tensor) -> Tensor:
     """Visual tokens, without gradients."""
     return FORMS[form].read(bridge, videos)
 
 
-def run_both(form: str, bridge: MemoryBridge[Any], videos: Tensor) -> None:
+def run_both(form: str, bridge: VisualReader[Any], videos: Tensor) -> None:
     """Forward and backward; gradients of the bridge's weights."""
     bridge.zero_grad()
     tokens = FORMS[form].read(bridge, videos)

@@ -16,7 +16,7 @@ from benchmarks.full_size.sizes import Shape
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.encoders.languagebind import LanguageBindEncoder
-from components.interfaces import MemoryBridge
+from components.interfaces import VisualReader
 from components.language.causal import HuggingFaceCausalLM
 from components.language.model_loading import LoraSettings
 from components.model import VideoLanguageModel
@@ -100,7 +100,7 @@ def read_every_frame(model: VideoLanguageModel) -> None:
     model.frame_selection = AllFrames()
 
 
-def _build_bridge(form: BridgeForm, dim: int, out_dim: int, arguments: Mapping[str, Any]) -> MemoryBridge[Any]:
+def _build_bridge(form: BridgeForm, dim: int, out_dim: int, arguments: Mapping[str, Any]) -> VisualReader[Any]:
     if form == "published":
         return VideoLLaMBBridge(dim, out_dim, **arguments)
     shared = {name: arguments[name] for name in ("num_memory", "num_layers", "num_heads")}

@@ -11,7 +11,7 @@ from benchmarks.full_size.building import QUESTION, BridgeForm, build_model, rea
 from benchmarks.full_size.device import largest_that_fits, now, unless_out_of_memory
 from benchmarks.full_size.sizes import Shape, Workload
 from components.flops.step import ModelFlops, StepWork
-from components.interfaces import MemoryBridge, VisualTokens
+from components.interfaces import VisualReader, VisualTokens
 from components.model import VideoLanguageModel
 from components.streaming import StreamingSession
 from datamodules.batch import Batch
@@ -142,7 +142,7 @@ def _noise(num_frames: int, side: int, device: torch.device) -> Tensor:
 class _GroupsRead:
     """Notes how many frames of one video the bridge reads in every call."""
 
-    def __init__(self, bridge: MemoryBridge[Any]) -> None:
+    def __init__(self, bridge: VisualReader[Any]) -> None:
         self._bridge = bridge
         self._masks: list[Tensor] = []
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from components.interfaces import MemoryBridge, Questions, SegmentInput, VisualTokens
+from components.interfaces import VisualReader, Questions, SegmentInput, VisualTokens
 
 
 class RunningMean(NamedTuple):
@@ -15,7 +15,7 @@ class RunningMean(NamedTuple):
     num_frames: Tensor  # [V] int64
 
 
-class MeanPooling(MemoryBridge[RunningMean]):
+class MeanPooling(VisualReader[RunningMean]):
     """Averages every patch position over all frames and projects the mean to the language model's width.
 
     It sees every frame and costs little, but a short event fades as 1 / frames. The result does not depend on the cuts

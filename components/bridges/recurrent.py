@@ -15,7 +15,7 @@ from components.bridges.layers.selective_update import Selection, SelectiveRecur
 from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
 from components.interfaces import (
     BridgeDiagnostics,
-    MemoryBridge,
+    VisualReader,
     MemoryState,
     PatchPooling,
     Questions,
@@ -33,7 +33,7 @@ Recurrence = Literal["replacing", "selective", "none"]
 _LONGEST_SEGMENT = 256.0
 
 
-class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
+class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
     """Carries memory tokens from segment to segment and reads them through a readout.
 
     In every step the memory tokens and the segment's patches attend to each other.
@@ -116,7 +116,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
         self.reads_questions = self.readout.reads_questions
 
     def forward(self, segment: SegmentInput, state: MemoryState | None) -> MemoryState:
-        """Read one segment of every video; see ``MemoryBridge.forward``."""
+        """Read one segment of every video; see ``VisualReader.forward``."""
         patches = self._positioned(segment.patches)  # [V, L, N, D]
         memory = self._entering_memory(state, len(patches), patches.dtype)
         written, mixed, token_mask = mix_segment(self.layers, memory, patches, segment.frame_mask)
@@ -130,7 +130,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
         return _advance(state, segment, written, selection, mixed, token_mask, self.may_skip_unused_compute)
 
     def read(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
-        """Turn the state into visual tokens; see ``MemoryBridge.read``."""
+        """Turn the state into visual tokens; see ``VisualReader.read``."""
         if self.readout.reads_tokens:
             num_memory = state.memory.shape[1]
             tokens = last_patch_tokens(self.layers[-1], num_memory, state.last_input, state.token_mask)
@@ -160,7 +160,7 @@ class RecurrentMemoryBridge(MemoryBridge[MemoryState], SkipsUnusedCompute):
     def diagnostics(
         self, state: MemoryState, questions: Questions | None = None, *, with_attention: bool = False
     ) -> BridgeDiagnostics:
-        """Show memory tokens, admissions and the readout's attention; see ``MemoryBridge.diagnostics``."""
+        """Show memory tokens, admissions and the readout's attention; see ``VisualReader.diagnostics``."""
         admitted = torch.stack(state.admitted, dim=1) if state.admitted else None
         attention = self.readout.segment_attention(state, questions) if with_attention else None
         return BridgeDiagnostics(state.memory, admitted, attention)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from components.bridges.layers.padding import replace_rows
 from components.bridges.layers.post_norm import PostNormAttention, PostNormBlock
 from components.bridges.layers.segment_layers import last_patch_tokens, mix_segment
-from components.interfaces import BridgeDiagnostics, MemoryBridge, Questions, SegmentInput, VisualTokens
+from components.interfaces import BridgeDiagnostics, VisualReader, Questions, SegmentInput, VisualTokens
 from components.pooling.patch_pooling import GridPooling
 from components.sharding import SkipsUnusedCompute
 
@@ -27,7 +27,7 @@ class VideoLLaMBState(NamedTuple):
     token_mask: Tensor  # [V, P] bool
 
 
-class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], SkipsUnusedCompute):
+class VideoLLaMBBridge(VisualReader[VideoLLaMBState], SkipsUnusedCompute):
     """Carries memory tokens across segments, updates them from all earlier ones and shows the last segment.
 
     In every step the memory tokens and the segment's pooled patches attend to each other. The resulting memory tokens
@@ -85,7 +85,7 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], SkipsUnusedCompute):
             self._load(Path(weights))
 
     def forward(self, segment: SegmentInput, state: VideoLLaMBState | None) -> VideoLLaMBState:
-        """Read one segment of every video; see ``MemoryBridge.forward``."""
+        """Read one segment of every video; see ``VisualReader.forward``."""
         patches = self._pooled(segment.patches)  # [V, L, N, D]
         if state is None:
             state = self._learned_start(len(patches))
@@ -108,7 +108,7 @@ class VideoLLaMBBridge(MemoryBridge[VideoLLaMBState], SkipsUnusedCompute):
     def diagnostics(
         self, state: VideoLLaMBState, questions: Questions | None = None, *, with_attention: bool = False
     ) -> BridgeDiagnostics:
-        """Show the memory tokens; see ``MemoryBridge.diagnostics``."""
+        """Show the memory tokens; see ``VisualReader.diagnostics``."""
         return BridgeDiagnostics(memory=state.memory)
 
     def last_tokens(self, state: VideoLLaMBState) -> Tensor:

@@ -3,12 +3,12 @@
     frames [F] -> FrameEncoder -> FrameFeatures     a class vector and N patch vectors of every frame
                -> Segmenter                         which frames form a segment
                -> FrameSelection -> Segments        which of them the bridge reads, and which it reads as one group
-               -> MemoryBridge (SegmentInput, state) -> state, once a segment: the recurrence
-               -> MemoryBridge.read -> VisualTokens what the language model sees
+               -> VisualReader (SegmentInput, state) -> state, once a segment: the recurrence
+               -> VisualReader.read -> VisualTokens what the language model sees
                -> LanguageModel -> AnswerLoss       after the segments that LossSchedule names
 
 ``components/model.py`` is this picture as code. Everything below is imported from here:
-``from components.interfaces import MemoryBridge``.
+``from components.interfaces import VisualReader``.
 
 - ``records.py``: the records.
 - ``part_contracts.py``: the parts that are modules: encoder, patch pooling, bridge, language model.
@@ -35,7 +35,7 @@ bfloat16 cannot tell 3601.5 s from 3603.0 s. Records are ``NamedTuple``s, becaus
 DeepSpeed's ZeRO-3 hooks fail on dataclasses.
 """
 
-from components.interfaces.part_contracts import FrameEncoder, LanguageModel, MemoryBridge, PatchPooling, StateT
+from components.interfaces.part_contracts import FrameEncoder, LanguageModel, VisualReader, PatchPooling, StateT
 from components.interfaces.policy_contracts import FrameSelection, LossSchedule, Segmenter, SegmenterStream
 from components.interfaces.readout_contract import MemoryState, Readout
 from components.interfaces.records import (
@@ -66,7 +66,7 @@ __all__ = [
     "FrameSelection",
     "LanguageModel",
     "LossSchedule",
-    "MemoryBridge",
+    "VisualReader",
     "MemoryState",
     "PatchPooling",
     "Questions",

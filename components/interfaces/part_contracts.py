@@ -76,7 +76,7 @@ class PatchPooling(nn.Module, ABC):
 StateT = TypeVar("StateT")
 
 
-class MemoryBridge(nn.Module, ABC, Generic[StateT]):
+class VisualReader(nn.Module, ABC, Generic[StateT]):
     """Reads the segments of a video in order and gives the language model what it remembers of them.
 
     The memory is a state that ``forward`` takes and returns; the module stores nothing between calls. So a video gives

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from components.interfaces import BridgeDiagnostics, MemoryBridge, SegmentInput
+from components.interfaces import BridgeDiagnostics, VisualReader, SegmentInput
 from lightning_modules.interfaces import as_training_module
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.monitoring.effective_rank import effective_rank
@@ -66,7 +66,7 @@ class MemoryTokenMonitor(Callback):
         self._stop()
 
     def _on_segment_read(self, bridge: nn.Module, inputs: tuple[SegmentInput, Any], state: Any) -> None:
-        assert isinstance(bridge, MemoryBridge)
+        assert isinstance(bridge, VisualReader)
         self._has_segment.append(inputs[0].frame_mask.any(dim=1))
         shown = bridge.diagnostics(state)
         self._shown = BridgeDiagnostics(*(None if each is None else each.detach() for each in shown))

@@ -10,7 +10,7 @@ from components.bridges.mean_pooling import MeanPooling
 from components.bridges.readouts.memory import MemoryReadout
 from components.bridges.readouts.retrieved import RetrievedReadout
 from components.encoders.cached import CachedFeatures
-from components.interfaces import LossSchedule, MemoryBridge
+from components.interfaces import LossSchedule, VisualReader
 from components.losses import EverySegmentLoss, FinalSegmentLoss
 from components.model import ModelOutput, VideoLanguageModel
 from datamodules.batch import Batch, Sample, collate
@@ -60,7 +60,7 @@ def cached_encoder() -> CachedFeatures:
 @every_bridge
 @every_schedule
 def test_batch_of_mixed_items_equals_the_items_one_by_one(
-    folders: PartFolders, bridge: Callable[[int, int], MemoryBridge[Any]], schedule: LossSchedule
+    folders: PartFolders, bridge: Callable[[int, int], VisualReader[Any]], schedule: LossSchedule
 ) -> None:
     model = open_model(folders, bridge=bridge, loss_schedule=schedule)
     together = model(make_batch(folders))
@@ -114,7 +114,7 @@ def test_option_scores_of_a_mixed_batch_equal_those_of_its_items(folders: PartFo
 @every_bridge
 @every_schedule
 def test_padding_to_more_segments_changes_nothing(
-    folders: PartFolders, bridge: Callable[[int, int], MemoryBridge[Any]], schedule: LossSchedule
+    folders: PartFolders, bridge: Callable[[int, int], VisualReader[Any]], schedule: LossSchedule
 ) -> None:
     batch = make_batch(folders)
     model = open_model(folders, bridge=bridge, loss_schedule=schedule)
@@ -172,7 +172,7 @@ def test_memory_readout_reaches_the_first_segment_through_the_gate_alone(folders
 
 @every_bridge
 def test_text_only_batch_touches_every_trainable_part(
-    folders: PartFolders, bridge: Callable[[int, int], MemoryBridge[Any]]
+    folders: PartFolders, bridge: Callable[[int, int], VisualReader[Any]]
 ) -> None:
     model = make_model(folders, bridge=bridge)
     output = model(collate([make_sample(folders, "text", None, [[("say hello", "hello")]])]))

@@ -16,7 +16,7 @@ from components.bridges.readouts.retrieved import RetrievedReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.encoders.languagebind import LanguageBindEncoder
-from components.interfaces import FrameSelection, MemoryBridge, Segmenter, VisualTokens
+from components.interfaces import FrameSelection, VisualReader, Segmenter, VisualTokens
 from components.model import VideoLanguageModel
 from components.segmenters.fixed_length import FixedLength
 from components.segmenters.scene_tilling import SceneTilling
@@ -72,7 +72,7 @@ def make_selective_bridge(dim: int, out_dim: int) -> RecurrentMemoryBridge:
     return bridge
 
 
-BRIDGES: dict[str, Callable[..., MemoryBridge[Any]]] = {
+BRIDGES: dict[str, Callable[..., VisualReader[Any]]] = {
     "cache": make_bridge,
     "selective": make_selective_bridge,
     "last segment": partial(make_bridge, readout=partial(LastSegmentReadout, with_memory=True)),

@@ -12,7 +12,7 @@ from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
 from components.bridges.readouts.last_segment import LastSegmentReadout
 from components.bridges.readouts.memory import MemoryReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.interfaces import BridgeDiagnostics, MemoryBridge, SegmentInput, VisualTokens
+from components.interfaces import BridgeDiagnostics, VisualReader, SegmentInput, VisualTokens
 from components.pooling.patch_pooling import ConvPooling, WindowPooling
 
 DIM = 16
@@ -51,7 +51,7 @@ def mean_pooling() -> MeanPooling:
     return MeanPooling(DIM, OUT_DIM)
 
 
-BRIDGES: dict[str, Callable[[], MemoryBridge[Any]]] = {
+BRIDGES: dict[str, Callable[[], VisualReader[Any]]] = {
     **{name: partial(recurrent, name) for name in READOUTS},
     "not_recurrent": partial(recurrent, recurrence="none"),
     "selective": selective,
@@ -86,14 +86,14 @@ def make_segments(
     return [SegmentInput(patches[:, s], mask[:, s], times[:, s]) for s in range(num_segments)]
 
 
-def walk(bridge: MemoryBridge[Any], segments: list[SegmentInput]) -> Any:
+def walk(bridge: VisualReader[Any], segments: list[SegmentInput]) -> Any:
     state = None
     for segment in segments:
         state = bridge(segment, state)
     return state
 
 
-def read(bridge: MemoryBridge[Any], segments: list[SegmentInput]) -> VisualTokens:
+def read(bridge: VisualReader[Any], segments: list[SegmentInput]) -> VisualTokens:
     return bridge.read(walk(bridge, segments))
 
 
@@ -105,7 +105,7 @@ def kept(visual: VisualTokens, video: int) -> Tensor:
 @every_bridge
 @pytest.mark.parametrize("padding", [{"segments": 5}, {"frames": 6}, {"segments": 4, "frames": 4}])
 def test_padding_by_masked_frames_and_empty_segments_changes_nothing(
-    make: Callable[[], MemoryBridge[Any]], padding: dict[str, int]
+    make: Callable[[], VisualReader[Any]], padding: dict[str, int]
 ) -> None:
     bridge = make()
     plain, padded = read(bridge, make_segments(LENGTHS)), read(bridge, make_segments(LENGTHS, **padding))
@@ -114,7 +114,7 @@ def test_padding_by_masked_frames_and_empty_segments_changes_nothing(
 
 
 @every_bridge
-def test_batch_of_videos_equals_the_videos_alone(make: Callable[[], MemoryBridge[Any]]) -> None:
+def test_batch_of_videos_equals_the_videos_alone(make: Callable[[], VisualReader[Any]]) -> None:
     bridge = make()
     together = read(bridge, make_segments(LENGTHS))
     for video, lengths in enumerate(LENGTHS):
@@ -123,7 +123,7 @@ def test_batch_of_videos_equals_the_videos_alone(make: Callable[[], MemoryBridge
 
 
 @every_bridge
-def test_streaming_segment_by_segment_equals_offline_at_every_moment(make: Callable[[], MemoryBridge[Any]]) -> None:
+def test_streaming_segment_by_segment_equals_offline_at_every_moment(make: Callable[[], VisualReader[Any]]) -> None:
     bridge = make()
     offline = make_segments(LENGTHS)
     for video, lengths in enumerate(LENGTHS):
@@ -137,7 +137,7 @@ def test_streaming_segment_by_segment_equals_offline_at_every_moment(make: Calla
 
 
 @every_bridge
-def test_bridge_keeps_nothing_between_calls(make: Callable[[], MemoryBridge[Any]]) -> None:
+def test_bridge_keeps_nothing_between_calls(make: Callable[[], VisualReader[Any]]) -> None:
     bridge = make()
     first = read(bridge, make_segments(LENGTHS))
     read(bridge, make_segments([[4, 4]], seeds=[7]))
@@ -146,7 +146,7 @@ def test_bridge_keeps_nothing_between_calls(make: Callable[[], MemoryBridge[Any]
 
 @every_bridge
 @pytest.mark.parametrize("lengths", [[[2]], LENGTHS], ids=["one_segment", "several"])
-def test_every_parameter_gets_a_gradient(make: Callable[[], MemoryBridge[Any]], lengths: list[list[int]]) -> None:
+def test_every_parameter_gets_a_gradient(make: Callable[[], VisualReader[Any]], lengths: list[list[int]]) -> None:
     bridge = make()
     state = walk(bridge, make_segments(lengths))
     penalty = bridge.penalty(state)
@@ -157,7 +157,7 @@ def test_every_parameter_gets_a_gradient(make: Callable[[], MemoryBridge[Any]], 
 
 
 @every_bridge
-def test_every_real_frame_and_no_masked_one_matters(make: Callable[[], MemoryBridge[Any]]) -> None:
+def test_every_real_frame_and_no_masked_one_matters(make: Callable[[], VisualReader[Any]]) -> None:
     segments = make_segments(LENGTHS, segments=4)
     for segment in segments:
         segment.patches.requires_grad_()
@@ -241,7 +241,7 @@ def test_segment_attention_sums_to_one_over_the_real_segments() -> None:
 
 
 @every_bridge
-def test_diagnostics_have_a_row_for_every_video_and_call_no_module(make: Callable[[], MemoryBridge[Any]]) -> None:
+def test_diagnostics_have_a_row_for_every_video_and_call_no_module(make: Callable[[], VisualReader[Any]]) -> None:
     bridge = make()
     state = walk(bridge, make_segments(LENGTHS))
     for module in bridge.modules():

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 from components.bridges.layers.selective_update import SelectiveRecurrence
 from components.bridges.readouts.cache import CacheKeys
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.interfaces import MemoryBridge, MemoryState
+from components.interfaces import VisualReader, MemoryState
 from tests.components.bridges.test_bridges import LENGTHS, make_segments, recurrent, walk
 
 
@@ -161,7 +161,7 @@ def test_temperature_and_stretch_must_be_positive(numbers: dict[str, float]) -> 
 
 def test_numbers_of_the_recurrence_and_the_readout_can_be_set_in_a_config() -> None:
     parser = ArgumentParser()
-    parser.add_argument("--bridge", type=Callable[[int, int], MemoryBridge])
+    parser.add_argument("--bridge", type=Callable[[int, int], VisualReader])
     readout = {
         "class_path": "components.bridges.readouts.retrieved.RetrievedReadout",
         "init_args": {"keys": {"typical_keys": 16, "time_width": 8, "longest_time": 3.0}, "longest_question": 99.0},
