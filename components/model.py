@@ -12,12 +12,12 @@ from components.interfaces import (
     FrameSelection,
     LanguageModel,
     LossSchedule,
-    VisualReader,
     Questions,
     Segmenter,
     Segments,
     TextInputs,
     VideoTextBatch,
+    VisualReader,
     VisualTokens,
 )
 from components.losses import (

@@ -14,8 +14,8 @@ from components.interfaces import (
     FrameSelection,
     LanguageModel,
     LossSchedule,
-    VisualReader,
     Segmenter,
+    VisualReader,
 )
 from components.model import ModelOutput, VideoLanguageModel
 from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints

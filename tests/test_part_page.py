@@ -21,7 +21,7 @@ from transformers import (
 
 import train
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
-from components.interfaces import FrameEncoder, LossSchedule, VisualReader, Segmenter
+from components.interfaces import FrameEncoder, LossSchedule, Segmenter, VisualReader
 from components.streaming import StreamingSession
 from datamodules.batch import collate
 from tests.components.tiny_language import make_model_folder

@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.bridge.original import MAX_FRAMES, NUM_CUTS, read_one_video
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
-from components.interfaces import FrameFeatures, FrameSelection, VisualReader, Segmenter
+from components.interfaces import FrameFeatures, FrameSelection, Segmenter, VisualReader
 from components.pooling.patch_pooling import GridPooling
 from components.segmenters.scene_tilling import SceneTilling
 from components.selection.all_frames import AllFrames

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from components.interfaces import VisualReader, Questions, SegmentInput, VisualTokens
+from components.interfaces import Questions, SegmentInput, VisualReader, VisualTokens
 
 
 class RunningMean(NamedTuple):

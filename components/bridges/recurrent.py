@@ -15,12 +15,12 @@ from components.bridges.layers.selective_update import Selection, SelectiveRecur
 from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
 from components.interfaces import (
     BridgeDiagnostics,
-    VisualReader,
     MemoryState,
     PatchPooling,
     Questions,
     Readout,
     SegmentInput,
+    VisualReader,
     VisualTokens,
 )
 from components.positions import patch_grid_positions, sinusoidal

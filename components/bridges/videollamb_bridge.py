@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from components.bridges.layers.padding import replace_rows
 from components.bridges.layers.post_norm import PostNormAttention, PostNormBlock
 from components.bridges.layers.segment_layers import last_patch_tokens, mix_segment
-from components.interfaces import BridgeDiagnostics, VisualReader, Questions, SegmentInput, VisualTokens
+from components.interfaces import BridgeDiagnostics, Questions, SegmentInput, VisualReader, VisualTokens
 from components.pooling.patch_pooling import GridPooling
 from components.sharding import SkipsUnusedCompute
 

@@ -35,7 +35,7 @@ bfloat16 cannot tell 3601.5 s from 3603.0 s. Records are ``NamedTuple``s, becaus
 DeepSpeed's ZeRO-3 hooks fail on dataclasses.
 """
 
-from components.interfaces.part_contracts import FrameEncoder, LanguageModel, VisualReader, PatchPooling, StateT
+from components.interfaces.part_contracts import FrameEncoder, LanguageModel, PatchPooling, StateT, VisualReader
 from components.interfaces.policy_contracts import FrameSelection, LossSchedule, Segmenter, SegmenterStream
 from components.interfaces.readout_contract import MemoryState, Readout
 from components.interfaces.records import (
@@ -66,7 +66,6 @@ __all__ = [
     "FrameSelection",
     "LanguageModel",
     "LossSchedule",
-    "VisualReader",
     "MemoryState",
     "PatchPooling",
     "Questions",
@@ -78,5 +77,6 @@ __all__ = [
     "StateT",
     "TextInputs",
     "VideoTextBatch",
+    "VisualReader",
     "VisualTokens",
 ]

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from components.interfaces import BridgeDiagnostics, VisualReader, SegmentInput
+from components.interfaces import BridgeDiagnostics, SegmentInput, VisualReader
 from lightning_modules.interfaces import as_training_module
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.monitoring.effective_rank import effective_rank

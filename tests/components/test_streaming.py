@@ -16,7 +16,7 @@ from components.bridges.readouts.retrieved import RetrievedReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.encoders.languagebind import LanguageBindEncoder
-from components.interfaces import FrameSelection, VisualReader, Segmenter, VisualTokens
+from components.interfaces import FrameSelection, Segmenter, VisualReader, VisualTokens
 from components.model import VideoLanguageModel
 from components.segmenters.fixed_length import FixedLength
 from components.segmenters.scene_tilling import SceneTilling

@@ -12,7 +12,7 @@ from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
 from components.bridges.readouts.last_segment import LastSegmentReadout
 from components.bridges.readouts.memory import MemoryReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.interfaces import BridgeDiagnostics, VisualReader, SegmentInput, VisualTokens
+from components.interfaces import BridgeDiagnostics, SegmentInput, VisualReader, VisualTokens
 from components.pooling.patch_pooling import ConvPooling, WindowPooling
 
 DIM = 16

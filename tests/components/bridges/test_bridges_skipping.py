@@ -18,7 +18,7 @@ from components.bridges.readouts.last_segment import LastSegmentReadout
 from components.bridges.readouts.memory import MemoryReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
-from components.interfaces import VisualReader, SegmentInput
+from components.interfaces import SegmentInput, VisualReader
 
 DIM, OUT_DIM, MEMORY, PATCHES = 16, 12, 3, 4
 LENGTHS = ((2, 3, 1), (3, 1, 0), (1, 0, 0))  # frames of every segment of three videos; 0 where a video has none

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 from components.bridges.layers.selective_update import SelectiveRecurrence
 from components.bridges.readouts.cache import CacheKeys
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.interfaces import VisualReader, MemoryState
+from components.interfaces import MemoryState, VisualReader
 from tests.components.bridges.test_bridges import LENGTHS, make_segments, recurrent, walk
 
 
