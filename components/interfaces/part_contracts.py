@@ -15,9 +15,10 @@ from components.interfaces.records import (
     TextInputs,
     VisualTokens,
 )
+from components.recorded_arguments import RecordsArguments
 
 
-class FrameEncoder(nn.Module, ABC):
+class FrameEncoder(RecordsArguments, nn.Module, ABC):
     """Turns every frame into one class vector and N patch vectors.
 
     Attributes:
@@ -49,7 +50,7 @@ class FrameEncoder(nn.Module, ABC):
         """
 
 
-class PatchPooling(nn.Module, ABC):
+class PatchPooling(RecordsArguments, nn.Module, ABC):
     """Turns the patches of every frame into fewer patches. Built as ``Pooling(dim, *, options)``.
 
     Attributes:
@@ -76,7 +77,7 @@ class PatchPooling(nn.Module, ABC):
 StateT = TypeVar("StateT")
 
 
-class VisualReader(nn.Module, ABC, Generic[StateT]):
+class VisualReader(RecordsArguments, nn.Module, ABC, Generic[StateT]):
     """Reads the segments of a video in order and gives the language model what it remembers of them.
 
     The memory is a state that ``forward`` takes and returns; the module stores nothing between calls. So a video gives
@@ -142,7 +143,7 @@ class VisualReader(nn.Module, ABC, Generic[StateT]):
         return BridgeDiagnostics()
 
 
-class LanguageModel(nn.Module, ABC):
+class LanguageModel(RecordsArguments, nn.Module, ABC):
     """A causal language model that reads visual tokens at the placeholders of its text.
 
     Attributes:
