@@ -26,6 +26,7 @@ from components.losses import (
     penalty_weighted_by_likelihood,
     weighted_answer_loss,
 )
+from components.pretrained.saved_in_folder import SavedInFolder
 from components.question_text import embed_questions
 from components.selection.all_frames import AllFrames
 from components.selection.gather import group_frames, num_segments_of, segment_inputs
@@ -67,7 +68,7 @@ def _as_float(value: Tensor) -> Tensor:
     return value.float()
 
 
-class VideoLanguageModel(nn.Module):
+class VideoLanguageModel(SavedInFolder, nn.Module):
     """Answers questions about videos through a memory bridge.
 
     Args:

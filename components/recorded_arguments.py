@@ -5,7 +5,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 _RECORD = "_constructor_arguments"
 
@@ -24,12 +24,30 @@ class RecordsArguments:
 def constructor_arguments(part: RecordsArguments) -> Mapping[str, Any]:
     """The arguments that an object was constructed with, by name, defaults included."""
     args, kwargs = getattr(part, _RECORD)
-    bound = inspect.signature(type(part).__init__).bind(part, *args, **kwargs)
+    parameters = constructor_parameters(type(part))
+    bound = inspect.Signature(list(parameters.values())).bind(*args, **kwargs)
     bound.apply_defaults()
-    found = dict(list(bound.arguments.items())[1:])
-    for name, parameter in inspect.signature(type(part).__init__).parameters.items():
+    found = dict(bound.arguments)
+    for name, parameter in parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             found |= found.pop(name)
         elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             found.pop(name)
     return found
+
+
+def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The parameters of a class's constructor, without ``self``."""
+    constructor: Any = cls.__init__  # type: ignore[misc]  # of this very class
+    return dict(list(inspect.signature(constructor).parameters.items())[1:])
+
+
+def constructor_hints(cls: type) -> dict[str, Any]:
+    """The annotations of a class's constructor, by parameter."""
+    constructor: Any = cls.__init__  # type: ignore[misc]  # of this very class
+    return get_type_hints(constructor)
+
+
+def replace_argument(part: RecordsArguments, name: str, value: Any) -> None:
+    """Record another value for an argument, after an object was changed into what that value would have given."""
+    object.__setattr__(part, _RECORD, ((), {**constructor_arguments(part), name: value}))

@@ -55,7 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     for name, options in (("full", {}), ("lora", {"lora": LORA})):
         fit(folder, config, name, language_model=options, rates=rates)
         checkpoints[name] = folder / name / "version_0/checkpoints/final.ckpt"
-        export(checkpoints[name], folder / f"{name}-export", language_model=True)
+        export(checkpoints[name], folder / f"{name}-export", merge_adapters=True)
     return Runs(folder, config, checkpoints["full"], checkpoints["lora"])
 
 
@@ -204,7 +204,7 @@ def test_random_language_model_that_is_frozen_is_in_the_checkpoint(runs: Runs) -
 def test_dtype_of_an_exported_language_model_is_in_its_config_and_files_follow_the_umask(
     runs: Runs, tmp_path: Path
 ) -> None:
-    export(runs.lora, tmp_path / "out", language_model=True, dtype="bfloat16")
+    export(runs.lora, tmp_path / "out", merge_adapters=True, dtype="bfloat16")
     loaded = load_model_auto(tmp_path / "out/language_model")
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
     (tmp_path / "new").touch()
