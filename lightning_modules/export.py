@@ -14,7 +14,8 @@ from typing import Any, get_args
 import yaml
 
 from command_errors import run_and_exit
-from components.checkpoints.exported_weights import open_weights
+from components.checkpoints.exported_weights import PREFIX, open_weights
+from components.checkpoints.restoring import SavedWeights
 from components.checkpoints.run_checkpoint import CONFIG
 from components.checkpoints.sharded_weights import LARGEST_FILE
 from components.model import VideoLanguageModel
@@ -62,7 +63,7 @@ def export(
         raise FileExistsError(f"{out} is there already; choose another folder, or remove it")
     weights = open_weights(checkpoint)
     model = load_model(checkpoint, config=config, averaged=averaged)
-    _freeze(model, weights.left_out)
+    _mark_trained(model, weights)
     step = getattr(weights, "step", None)
     options = WritingOptions(
         frozen=frozen,
@@ -77,11 +78,16 @@ def export(
     return [first if step is None else f"{first}, after step {step}", *others]
 
 
-def _freeze(model: VideoLanguageModel, left_out: frozenset[str]) -> None:
-    """Freeze what did not train in the run: a run decides that by its learning rates too."""
+def _mark_trained(model: VideoLanguageModel, weights: SavedWeights) -> None:
+    """Let only those parameters require gradients that the checkpoint stores: the others are those of their source.
+
+    The config alone does not tell. Learning rates freeze parts too, and a part that is frozen now may have trained in
+    an earlier stage.
+    """
+    stored = weights.parameters
     for name, parameter in model.named_parameters():
-        if f"model.{name}" in left_out:
-            parameter.requires_grad_(False)
+        if parameter.is_floating_point():
+            parameter.requires_grad_(PREFIX + name in stored)
 
 
 def _config_text(folder: Path, config: Sequence[Path] | None) -> str | None:

@@ -1,6 +1,5 @@
 """The model with ``answer``: from a video's file to the text of an answer."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,16 +16,34 @@ class VideoLanguageModel(Model):
 
     @overload
     def answer(
-        self, media: str | Path, question: str, *, max_new_tokens: int | None = None, **part: int | None
+        self,
+        media: str | Path,
+        question: str,
+        *,
+        max_new_tokens: int | None = None,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
     ) -> str: ...
 
     @overload
     def answer(
-        self, media: str | Path, question: Sequence[str], *, max_new_tokens: int | None = None, **part: int | None
+        self,
+        media: str | Path,
+        question: list[str],
+        *,
+        max_new_tokens: int | None = None,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
     ) -> list[str]: ...
 
     def answer(
-        self, media: str | Path, question: str | Sequence[str], *, max_new_tokens: int | None = None, **part: int | None
+        self,
+        media: str | Path,
+        question: str | list[str],
+        *,
+        max_new_tokens: int | None = None,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
     ) -> str | list[str]:
         """Answer questions about a video or a picture, greedily.
 
@@ -36,7 +53,8 @@ class VideoLanguageModel(Model):
             media: File of a video (MP4, MOV, Matroska, WebM, AVI, GIF) or a picture.
             question: A question, or several about the same file, which is then read once.
             max_new_tokens: Longest answer; by default that of the model's evaluation in training.
-            **part: ``start_ms`` and ``end_ms``: the part of the video to look at, in milliseconds.
+            start_ms: Start of the part of the video to look at; by default its beginning.
+            end_ms: End of that part; by default the end of the video.
 
         Returns:
             The answer, or one for each question.
@@ -50,8 +68,8 @@ class VideoLanguageModel(Model):
             raise ValueError("the model is in training mode, which changes answers at random; call model.eval() first")
         from membridge.media_files import read_media_file  # needs av and torchvision, which opening a model does not
 
-        video = read_media_file(Path(media), self.training_facts.frames, **part)
-        questions = [question] if isinstance(question, str) else list(question)
+        video = read_media_file(Path(media), self.training_facts.frames, start_ms=start_ms, end_ms=end_ms)
+        questions = [question] if isinstance(question, str) else question
         limit = self.training_facts.max_new_tokens if max_new_tokens is None else max_new_tokens
         answers = self._answers(video, self.language_model.prompts(questions), limit)
         return answers[0] if isinstance(question, str) else answers

@@ -37,8 +37,8 @@ def read_media_file(
         raise FileNotFoundError(f"there is no file {path} (seen from {Path.cwd()})")
     if settings.size is None:
         raise ValueError(
-            "this model reads cached features of frames, no pixels, so it cannot read a file. Export it with the config "
-            "of the encoder that made the features: python -m lightning_modules.export CKPT OUT --config CONFIG"
+            "this model reads cached features of frames, no pixels, so it cannot read a file. Export it with the "
+            "config of the encoder that made the features: python -m lightning_modules.export CKPT OUT --config CONFIG"
         )
     transform = PixelTransform(PixelOptions(settings.size, settings.fit), train=False)
     decoding = Decoding()
