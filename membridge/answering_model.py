@@ -71,19 +71,20 @@ class VideoLanguageModel(Model):
         video = read_media_file(Path(media), self.training_facts.frames, start_ms=start_ms, end_ms=end_ms)
         questions = [question] if isinstance(question, str) else question
         limit = self.training_facts.max_new_tokens if max_new_tokens is None else max_new_tokens
-        answers = self._answers(video, self.language_model.prompts(questions), limit)
+        answers = self.generate(video_batch(self, video, self.language_model.prompts(questions)), limit)
         return answers[0] if isinstance(question, str) else answers
 
-    def _answers(self, video: VideoFrames, text: TextInputs, max_new_tokens: int) -> list[str]:
-        device = next(self.parameters()).device
-        batch = Batch(
-            frames=video.frames.to(device),
-            frame_counts=torch.tensor([len(video.frames)], device=device),
-            frame_ms=video.frame_ms.to(device),
-            questions=(),
-            **text._asdict(),
-        )
-        return self.generate(batch, max_new_tokens)
+
+def video_batch(model: Model, video: VideoFrames, text: TextInputs) -> Batch:
+    """The batch of one video and the conversations about it, on the device of the model."""
+    device = next(model.parameters()).device
+    return Batch(
+        frames=video.frames.to(device),
+        frame_counts=torch.tensor([len(video.frames)], device=device),
+        frame_ms=video.frame_ms.to(device),
+        questions=(),
+        **text._asdict(),
+    )
 
 
 def load(path: str | Path, **options: Any) -> VideoLanguageModel:

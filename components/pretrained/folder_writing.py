@@ -83,6 +83,7 @@ def write_folder(model: Any, folder: Path, facts: TrainingFacts, options: Writin
     if folder.exists():
         raise FileExistsError(f"{folder} is there already; choose another folder, or remove it")
     refuse_quantised(model)
+    describe_arguments(model)  # what cannot be described fails before anything is written
     atomic_folder.begin(folder)
     target = atomic_folder.unfinished_path(folder)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)

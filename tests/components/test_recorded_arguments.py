@@ -40,5 +40,5 @@ def test_an_argument_can_be_replaced() -> None:
 
 
 def test_wrong_arguments_fail_as_without_the_record() -> None:
-    with pytest.raises(TypeError, match="unexpected|missing"):
+    with pytest.raises(TypeError, match=r"missing"):
         Part()  # type: ignore[call-arg]

@@ -204,7 +204,7 @@ def test_a_reference_to_the_hub_has_name_and_revision(
     assert_same(VideoLanguageModel.from_pretrained(tmp_path / "out"), model, folders)
     assert asked == [("lab/dino", "abc123")]
     assert "lab/dino (abc123)" in (tmp_path / "out/README.md").read_text()
-    with pytest.raises(FileNotFoundError, match="'lab/nothing'.*no such name on the model hub can be reached"):
+    with pytest.raises(FileNotFoundError, match=r"'lab/nothing'.*no such name on the model hub can be reached"):
         VideoLanguageModel.from_pretrained("lab/nothing")
 
 
