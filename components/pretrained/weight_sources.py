@@ -28,8 +28,8 @@ class WeightSource(NamedTuple):
 
     @property
     def part(self) -> str:
-        """The argument of the model that it belongs to, such as ``encoder``."""
-        return str(self.keys[0])
+        """Name of the part in the model, such as ``encoder``; a reader has its own name."""
+        return str(self.keys[1] if self.keys[0] == "readers" else self.keys[0])
 
     @property
     def folder_name(self) -> str:
