@@ -136,7 +136,9 @@ def _copy(module: Any, known: dict[int, Any]) -> Any:
 def _config_copy(config: Any, known: dict[int, Any]) -> Any:
     if id(config) not in known:
         known[id(config)] = copied = copy.deepcopy(config)
-        if copied._attn_implementation not in ("sdpa", "eager"):
+        if not str(copied._attn_implementation).startswith(
+            ("sdpa", "eager")
+        ):  # one that also reads attention begins so
             copied._attn_implementation = "sdpa"
     return known[id(config)]
 

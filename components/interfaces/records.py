@@ -19,6 +19,8 @@ class FrameFeatures(NamedTuple):
 
     cls: Tensor  # [F, D]
     patches: Tensor  # [F, N, D]
+    saliency: Tensor | None = None  # [F, N] float32, how much each patch matters to the frame; None where not computed
+    joint: Tensor | None = None  # [F, J] embedding of the frame in a space that it shares with text; None without one
 
 
 class FrameGroups(NamedTuple):

@@ -44,11 +44,11 @@ def write_processor(folder: Path, **changes: Any) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(settings | changes))
 
 
-def save_checkpoint(name: str, folder: Path) -> Any:
+def save_checkpoint(name: str, folder: Path, std: float = 0.2) -> Any:
     torch.manual_seed(0)
     model = MODELS[name]().eval()
     for parameter in model.parameters():  # DINOv2 starts its layer scales and registers at constants
-        torch.nn.init.normal_(parameter, std=0.2)
+        torch.nn.init.normal_(parameter, std=std)
     model.save_pretrained(folder)
     write_processor(folder)
     return model

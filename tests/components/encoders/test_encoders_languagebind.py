@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from components.encoders.languagebind_transformer import FrameWindows, SpaceTimeLayer
 from components.encoders.languagebind_weights import load_vision_transformer
 from components.interfaces import FrameFeatures
+from components.sharding import Sharding, building_sharded
 from tests.components.encoders.languagebind_folders import (
     Folders,
     assert_close,
@@ -20,9 +21,23 @@ from tests.components.encoders.languagebind_folders import (
 CPU = torch.device("cpu")
 
 
+class OneRank(Sharding):
+    """A strategy of one rank that shards nothing."""
+
+    def shard(self, model: nn.Module, dtype: torch.dtype | None) -> None:
+        pass
+
+    def largest_of_all_ranks(self, value: int) -> int:
+        return value
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> Folders:
     return write_folders(tmp_path)
+
+
+def joined(parts: list[FrameFeatures]) -> FrameFeatures:
+    return FrameFeatures(torch.cat([part.cls for part in parts]), torch.cat([part.patches for part in parts]))
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, -1, -2, -4])
@@ -44,7 +59,7 @@ def test_packed_videos_equal_single_videos(counts: list[int], folders: Folders) 
     frames = random_frames(sum(counts))
     singles = [encoder(video, torch.tensor([len(video)])) for video in torch.split(frames, counts)]
     packed = encoder(frames, torch.tensor(counts))
-    assert_close(packed, FrameFeatures(*(torch.cat(parts) for parts in zip(*singles, strict=True))))
+    assert_close(packed, joined(singles))
 
 
 def test_windows_of_a_video_do_not_see_each_other(folders: Folders) -> None:
@@ -52,7 +67,7 @@ def test_windows_of_a_video_do_not_see_each_other(folders: Folders) -> None:
     frames = random_frames(11)
     whole = encoder(frames, torch.tensor([11]))
     parts = [encoder(frames[:8], torch.tensor([8])), encoder(frames[8:], torch.tensor([3]))]
-    assert_close(whole, FrameFeatures(*(torch.cat(each) for each in zip(*parts, strict=True))))
+    assert_close(whole, joined(parts))
 
 
 @pytest.mark.parametrize("frames_in_window", [2, 3, 7])
@@ -110,17 +125,6 @@ def test_no_call_is_larger_than_the_bound(counts: list[int], folders: Folders) -
     encoder(random_frames(sum(counts)), torch.tensor(counts))
     assert sum(sizes) == sum(counts)
     assert max(sizes) <= 16
-
-
-@pytest.mark.parametrize("counts", [[], [1, 1], [4, 8]])
-def test_both_transformers_run_in_every_call(counts: list[int], folders: Folders) -> None:
-    encoder = build(folders)
-    called: list[str] = []
-    for name in ("video_transformer", "image_transformer"):
-        layer = getattr(encoder, name).encoder.layers[-1]
-        layer.mlp.fc2.register_forward_hook(lambda _module, _inputs, _output, name=name: called.append(name))
-    encoder(random_frames(sum(counts)), torch.tensor(counts, dtype=torch.int64))
-    assert sorted(called) == ["image_transformer", "video_transformer"]
 
 
 @pytest.mark.parametrize("patch_grid", [None, 2])
@@ -202,3 +206,15 @@ def test_counts_that_do_not_sum_to_the_frames_are_refused(folders: Folders) -> N
 def test_video_transformer_needs_to_know_its_windows(folders: Folders) -> None:
     with pytest.raises(ValueError, match="needs the windows of the frames"):
         build(folders).video_transformer(normalised(random_frames(8)))
+
+
+def test_sharding_makes_both_transformers_run_in_every_call(folders: Folders) -> None:
+    with building_sharded(OneRank()):
+        encoder = build(folders)
+    called: list[str] = []
+    for name in ("video_transformer", "image_transformer"):
+        getattr(encoder, name).register_forward_hook(lambda _module, _inputs, _output, name=name: called.append(name))
+    for counts in ([], [1, 1], [4, 8]):
+        called.clear()
+        encoder(random_frames(sum(counts)), torch.tensor(counts, dtype=torch.int64))
+        assert sorted(called) == ["image_transformer", "video_transformer"]
