@@ -33,8 +33,9 @@ def read_attention_in(layer: nn.Module, *, from_class_token: bool) -> None:
     ALL_ATTENTION_FUNCTIONS.register(kernel, partial(_attend, from_class_token=from_class_token))
     for module in layer.modules():
         if hasattr(module, "config"):  # an attention module asks it for the name of its kernel
-            module.config = copy.copy(module.config)
-            module.config._attn_implementation_internal = kernel
+            config: Any = copy.copy(module.config)
+            config._attn_implementation_internal = kernel
+            module.config = config
 
 
 @contextmanager

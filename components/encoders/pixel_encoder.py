@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +129,7 @@ class PixelEncoder(FrameEncoder):
                 unused.append(self.encode_chunk(FrameChunk(self.dummy_frames(frames.device), [1], network)))
         if not runs:
             unused = unused or [self.encode_chunk(FrameChunk(self.dummy_frames(frames.device), [1], 0))]
-            return _split(unused[0], [0])[0]
+            return _split(unused[0], [0, 1])[0]
         joined = _joined([each for _, each in sorted(runs, key=lambda run: run[0])])
         if torch.is_grad_enabled():
             # A network that only saw a black frame gets gradients of zero, so that all ranks reduce the same ones.
@@ -187,13 +187,12 @@ class _ChunkPlan(NamedTuple):
 def _split(features: FrameFeatures, lengths: list[int]) -> list[FrameFeatures]:
     if lengths == [len(features.cls)]:
         return [features]
-    ends = torch.tensor(lengths).cumsum(0).tolist()
-    spans = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
-    return [FrameFeatures(*(None if field is None else field[span] for field in features)) for span in spans]
+    split: list[Any] = [[None] * len(lengths) if field is None else field.split(lengths) for field in features]
+    return [FrameFeatures(*fields) for fields in zip(*split, strict=True)]
 
 
 def _joined(parts: Sequence[FrameFeatures]) -> FrameFeatures:
     if len(parts) == 1:
         return parts[0]
-    fields = zip(*parts, strict=True)
-    return FrameFeatures(*(None if field[0] is None else torch.cat(field) for field in fields))
+    fields: list[Any] = [None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)]
+    return FrameFeatures(*fields)

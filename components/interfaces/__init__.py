@@ -35,7 +35,14 @@ bfloat16 cannot tell 3601.5 s from 3603.0 s. Records are ``NamedTuple``s, becaus
 DeepSpeed's ZeRO-3 hooks fail on dataclasses.
 """
 
-from components.interfaces.part_contracts import FrameEncoder, LanguageModel, PatchPooling, StateT, VisualReader
+from components.interfaces.part_contracts import (
+    FrameEncoder,
+    LanguageModel,
+    PatchPooling,
+    Projector,
+    StateT,
+    VisualReader,
+)
 from components.interfaces.policy_contracts import FrameSelection, LossSchedule, Segmenter, SegmenterStream
 from components.interfaces.readout_contract import MemoryState, Readout
 from components.interfaces.records import (
@@ -68,6 +75,7 @@ __all__ = [
     "LossSchedule",
     "MemoryState",
     "PatchPooling",
+    "Projector",
     "Questions",
     "Readout",
     "SegmentInput",

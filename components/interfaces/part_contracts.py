@@ -49,6 +49,20 @@ class FrameEncoder(nn.Module, ABC):
         """
 
 
+class Projector(nn.Module, ABC):
+    """Maps every patch to another width, before pooling. Built as ``Projector(dim, out_dim, *, options)``.
+
+    Attributes:
+        out_dim: Width of a projected patch.
+    """
+
+    out_dim: int
+
+    @abstractmethod
+    def forward(self, patches: Tensor) -> Tensor:
+        """Project the patches of the packed frames: ``[F, N, D]`` to ``[F, N, out_dim]``."""
+
+
 class PatchPooling(nn.Module, ABC):
     """Turns the patches of every frame into fewer patches. Built as ``Pooling(dim, *, options)``.
 
