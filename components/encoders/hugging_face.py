@@ -81,6 +81,7 @@ class HuggingFaceVisionEncoder(PixelEncoder):
                 patch_grid_side(self._layout.num_patches)
         problems.refuse(f"the encoder {path!r}")
         self.dim: int = config.hidden_size
+        self.gives_saliency = saliency_layer is not None
         self.joint_dim = joint_width(config, self._wanted)
         self.num_patches = self._layout.num_patches if patch_grid is None else patch_grid**2
         self.pooling = None if patch_grid is None else GridPooling(self.dim, grid=patch_grid)
