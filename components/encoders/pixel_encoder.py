@@ -116,16 +116,17 @@ class PixelEncoder(FrameEncoder):
 
     def _encode(self, frames: Tensor, plans: "list[list[_ChunkPlan]]") -> FrameFeatures:
         """Make all calls, network by network, in the same order on every rank."""
+        calls = [self._calls(len(chunks)) for chunks in plans]  # before any call, which waits for the other ranks too
         runs: list[tuple[int, FrameFeatures]] = []  # first frame and features of frames that follow each other
         unused: list[FrameFeatures] = []
-        for network, chunks in enumerate(plans):
+        for network, (chunks, num_calls) in enumerate(zip(plans, calls, strict=True)):
             for plan in chunks:
                 lengths = [stop - start for start, stop in plan.runs]
                 parts = [frames[start:stop] for start, stop in plan.runs]
                 chunk = FrameChunk(parts[0] if len(parts) == 1 else torch.cat(parts), plan.window_lengths, network)
                 features = _split(self.encode_chunk(chunk), lengths)
                 runs += [(start, each) for (start, _), each in zip(plan.runs, features, strict=True)]
-            for _ in range(self._calls(len(chunks)) - len(chunks)):
+            for _ in range(num_calls - len(chunks)):
                 unused.append(self.encode_chunk(FrameChunk(self.dummy_frames(frames.device), [1], network)))
         if not runs:
             unused = unused or [self.encode_chunk(FrameChunk(self.dummy_frames(frames.device), [1], 0))]

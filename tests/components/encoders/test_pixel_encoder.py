@@ -55,11 +55,13 @@ class PretendedRanks(Sharding):
     def __init__(self, more: int) -> None:
         self.more = more
         self.asked: list[int] = []
+        self.encoders: list[TinyEncoder] = []
 
     def shard(self, model: nn.Module, dtype: torch.dtype | None) -> None:
         pass
 
     def largest_of_all_ranks(self, value: int) -> int:
+        assert not self.encoders or not self.encoders[0].chunks, "a rank that encodes gathers weights meanwhile"
         self.asked.append(value)
         return value + self.more
 
@@ -120,6 +122,7 @@ def test_each_network_gets_its_videos_only() -> None:
 def test_ranks_make_as_many_calls_of_every_network_as_the_busiest(counts: list[int]) -> None:
     with ranks_that_make(more=2) as ranks:
         encoder = TwoNetworkEncoder(8)
+    ranks.encoders.append(encoder)
     features = encoder(random_frames(sum(counts)), torch.tensor(counts, dtype=torch.int64))
     assert features.cls.shape == (sum(counts), 2)
     assert len(ranks.asked) == 2
