@@ -11,7 +11,8 @@ from benchmarks.full_size.device import now, unless_out_of_memory
 from benchmarks.full_size.sizes import Shape, Workload
 from components.flops.step import ModelFlops, StepFlops, work_of
 from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER
-from components.model import ModelOutput, VideoLanguageModel
+from components.model import VideoLanguageModel
+from components.model_output import ModelOutput
 from datamodules.batch import Batch
 from lightning_modules.monitoring.device_memory import peak_memory
 
