@@ -11,8 +11,6 @@ from components.encoders.pixel_encoder import FrameChunk, PixelEncoder
 from components.encoders.vision_model import load_vision_model, probe_frames, read_vision_config
 from components.encoders.vision_outputs import joint_width, prepare_outputs, vision_outputs, wanted_outputs
 from components.interfaces import FrameFeatures
-from components.pooling.patch_pooling import GridPooling
-from components.positions import patch_grid_side
 from components.problems import Problems
 
 
@@ -28,7 +26,6 @@ class HuggingFaceVisionEncoder(PixelEncoder):
         path: Folder or hub name of the checkpoint, with ``preprocessor_config.json``.
         layer: Layer to take the output of, as an index into the hidden states: 1 is after the first layer, -1 after the
             last, -2 after the second to last.
-        patch_grid: Average the square grid of patches to this side; None keeps all patches.
         image_size: Side of the frames in pixels; None is the checkpoint's. Position embeddings are interpolated for
             other sizes. If it is not a multiple of the patch size, the remaining pixels on the right and at the bottom
             are ignored, as in the original model.
@@ -57,7 +54,6 @@ class HuggingFaceVisionEncoder(PixelEncoder):
         self,
         path: str,
         layer: int = -2,
-        patch_grid: int | None = None,
         image_size: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         attn: AttentionChoice = "auto",
@@ -77,14 +73,11 @@ class HuggingFaceVisionEncoder(PixelEncoder):
             self._scales, self._shifts = settings.scales, settings.shifts
             self.image_size = settings.size if image_size is None else image_size
             self._layout = probe_frames(config, self._wanted, self.image_size)
-            if patch_grid is not None:
-                patch_grid_side(self._layout.num_patches)
         problems.refuse(f"the encoder {path!r}")
         self.dim: int = config.hidden_size
         self.gives_saliency = saliency_layer is not None
         self.joint_dim = joint_width(config, self._wanted)
-        self.num_patches = self._layout.num_patches if patch_grid is None else patch_grid**2
-        self.pooling = None if patch_grid is None else GridPooling(self.dim, grid=patch_grid)
+        self.num_patches = self._layout.num_patches
         weights_dtype = getattr(torch, dtype)
         self.vision_model = load_vision_model(path, config, weights_dtype, attn, joint=joint)
         prepare_outputs(self.vision_model, self._wanted, has_class_token=self._layout.has_class_token)
@@ -106,9 +99,6 @@ class HuggingFaceVisionEncoder(PixelEncoder):
         patches = outputs.hidden[:, num_prefix:]  # [F, N, D]
         cls = outputs.hidden[:, 0] if self._layout.has_class_token else patches.mean(dim=1)
         saliency = None if outputs.attention is None else outputs.attention[:, num_prefix:]
-        if self.pooling is not None:
-            patches = self.pooling(patches)
-            saliency = None if saliency is None else self.pooling(saliency.unsqueeze(2)).squeeze(2)
         return FrameFeatures(cls, patches, saliency, outputs.joint)
 
     def _normalised(self, frames: Tensor) -> Tensor:

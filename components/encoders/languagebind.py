@@ -14,8 +14,6 @@ from components.encoders.languagebind_weights import (
 )
 from components.encoders.pixel_encoder import FrameChunk, PixelEncoder
 from components.interfaces import FrameFeatures
-from components.pooling.patch_pooling import GridPooling
-from components.positions import patch_grid_side
 
 _IMAGES, _VIDEOS = 0, 1  # numbers of the two networks
 
@@ -37,7 +35,6 @@ class LanguageBindEncoder(PixelEncoder):
         image_path: The same for the image transformer. LoRA adapters in it are merged.
         layer: Layer to take the output of, as an index into the hidden states: 0 is before the first layer, -1 after
             the last, -2 after the second to last.
-        patch_grid: Average the square grid of patches to this side; None keeps all patches.
         dtype: Dtype of weights and features.
         max_frames_per_call: Maximum number of frames per forward pass, a multiple of 8. Limits memory; does not change
             the result.
@@ -64,7 +61,6 @@ class LanguageBindEncoder(PixelEncoder):
         video_path: str,
         image_path: str,
         layer: int = -2,
-        patch_grid: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         max_frames_per_call: int = 64,
         weights: Literal["pretrained", "random"] = "pretrained",
@@ -80,10 +76,7 @@ class LanguageBindEncoder(PixelEncoder):
         _refuse_other_sizes(self.video_transformer, video_path, self.image_transformer, image_path)
         self.image_size = config.image_size
         self.dim = config.hidden_size
-        self.num_patches = config.num_patches if patch_grid is None else patch_grid**2
-        if patch_grid is not None:
-            patch_grid_side(config.num_patches)
-        self.pooling = None if patch_grid is None else GridPooling(self.dim, grid=patch_grid)
+        self.num_patches = config.num_patches
         for transformer in (self.video_transformer, self.image_transformer):
             self.prepared(transformer, weights_dtype)
 
@@ -111,8 +104,7 @@ class LanguageBindEncoder(PixelEncoder):
             windows = FrameWindows.of_lengths(chunk.window_lengths, pixels.device)
             tokens = self.video_transformer(pixels, windows)
         tokens = tokens.to(dtype)  # [f, 1 + N, D]; autocast computes in another one
-        patches = tokens[:, 1:]
-        return FrameFeatures(tokens[:, 0], patches if self.pooling is None else self.pooling(patches))
+        return FrameFeatures(tokens[:, 0], tokens[:, 1:])
 
     def _normalised(self, frames: Tensor) -> Tensor:
         mean, std = (

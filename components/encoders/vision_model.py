@@ -43,7 +43,10 @@ def read_vision_config(path: str) -> Any:
             f"no model configuration could be read from {path!r} ({str(error).splitlines()[0]}). Give a folder with "
             "config.json and weights, or a hub name that can be reached"
         ) from error
+    joint_width = getattr(config, "projection_dim", None)  # of CLIP; the one of its vision part may be a default
     config = getattr(config, "vision_config", config)
+    if joint_width is not None and hasattr(config, "projection_dim"):
+        config.projection_dim = joint_width
     missing = [
         key for key in ("patch_size", "image_size", "hidden_size", "num_hidden_layers") if not hasattr(config, key)
     ]

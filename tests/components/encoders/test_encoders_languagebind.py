@@ -127,21 +127,12 @@ def test_no_call_is_larger_than_the_bound(counts: list[int], folders: Folders) -
     assert max(sizes) <= 16
 
 
-@pytest.mark.parametrize("patch_grid", [None, 2])
-def test_no_frames_give_no_features(patch_grid: int | None, folders: Folders) -> None:
-    encoder = build(folders, patch_grid=patch_grid, dtype="bfloat16")
+def test_no_frames_give_no_features(folders: Folders) -> None:
+    encoder = build(folders, dtype="bfloat16")
     features = encoder(random_frames(0), torch.zeros(0, dtype=torch.int64))
     assert features.cls.shape == (0, 64)
     assert features.patches.shape == (0, encoder.num_patches, 64)
     assert features.cls.dtype == features.patches.dtype == torch.bfloat16
-
-
-def test_pooled_patches_average_the_grid(folders: Folders) -> None:
-    frames, counts = random_frames(4), torch.tensor([3, 1])
-    whole, pooled = build(folders)(frames, counts), build(folders, patch_grid=2)(frames, counts)
-    assert build(folders, patch_grid=2).num_patches == 4
-    torch.testing.assert_close(pooled.patches[:, 0], whole.patches[:, [0, 1, 4, 5]].mean(dim=1))
-    torch.testing.assert_close(pooled.cls, whole.cls)
 
 
 def test_encoder_is_frozen_and_stays_in_eval_mode(folders: Folders) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModel, CLIPModel, DeiTConfig, DeiTModel, DINOv3ViTConfig, DINOv3ViTModel, SiglipModel
+from transformers import (
+    AutoModel,
+    CLIPConfig,
+    CLIPModel,
+    DeiTConfig,
+    DeiTModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    SiglipModel,
+)
 
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.flops.counting import meta_copy
@@ -96,6 +105,18 @@ def test_joint_embedding_is_the_models_image_embedding(name: str, model_class: A
     assert joint is not None
     assert joint.shape == (3, encoder.joint_dim)
     torch.testing.assert_close(joint, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_width_of_the_joint_embedding_is_that_of_the_dual_model(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = sizes | {"vocab_size": 9, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    vision = sizes | {"image_size": 28, "patch_size": 7}  # its own projection_dim is a default
+    CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=20)).save_pretrained(tmp_path)
+    write_processor(tmp_path)
+    encoder = HuggingFaceVisionEncoder(str(tmp_path), layer=1, joint=True)
+    joint = encoder(random_frames(3), THREE).joint
+    assert joint is not None
+    assert joint.shape[1] == encoder.joint_dim == 20
 
 
 def test_no_frames_give_empty_outputs_of_every_kind(tmp_path: Path) -> None:
