@@ -31,7 +31,7 @@ from components.losses import (
     weights_of_conversations,
 )
 from components.model_output import ModelOutput
-from components.patches import reduced_patches
+from components.patches import ReadFrames, reduced_patches, without_unread_frames
 from components.question_text import embed_questions
 from components.selection.all_frames import AllFrames
 from components.selection.gather import group_frames, num_segments_of, segment_inputs
@@ -145,10 +145,7 @@ class VideoLanguageModel(nn.Module):
         Returns:
             Loss with its graph, and figures for the log.
         """
-        videos = self.packed_videos(batch)
-        features = self.features(videos)
-        segments = self.segment(features, videos.frame_counts)
-        states = self.run_segments(features, videos.frame_ms, segments)
+        segments, states = self.read_videos(self.packed_videos(batch))
         text = text_of(batch)
         # Every reader has the same segments.
         segment_mask = next(iter(segments.values())).group_mask.any(dim=2)  # [V, S]
@@ -192,10 +189,8 @@ class VideoLanguageModel(nn.Module):
 
     def visual_tokens(self, batch: VideoTextBatch) -> VisualTokens:
         """What the language model sees after each video's last segment."""
-        videos = self.packed_videos(batch)
-        features = self.features(videos)
-        segments = self.segment(features, videos.frame_counts)
-        return self.read(self.run_segments(features, videos.frame_ms, segments)[-1], text_of(batch))
+        _, states = self.read_videos(self.packed_videos(batch))
+        return self.read(states[-1], text_of(batch))
 
     def read(self, states: Mapping[str, StreamState], text: TextInputs | None = None) -> VisualTokens:
         """Turn the states of all streams into what the language model sees.
@@ -225,12 +220,22 @@ class VideoLanguageModel(nn.Module):
         one = torch.ones(1, dtype=torch.int64)
         return PackedVideos(frames, one, torch.zeros_like(one, device=frames.device))
 
-    def features(self, videos: PackedVideos) -> FrameFeatures:
-        """Encode the frames, and project and pool their patches."""
-        return self.reduce_patches(self.encoder(videos.frames, videos.frame_counts))
+    def read_videos(self, videos: PackedVideos) -> tuple[dict[str, Segments], list[dict[str, StreamState]]]:
+        """Encode the videos, cut them into segments, and let every reader read them.
+
+        Returns:
+            What each reader has read, and the states of all streams after each of the S steps.
+        """
+        features = self.encoder(videos.frames, videos.frame_counts)
+        segments = self.segment(features, videos.frame_counts)
+        read = ReadFrames(features, videos.frame_ms, segments)
+        if self.projector is not None or self.patch_pooling is not None:
+            read = without_unread_frames(read)
+        states = self.run_segments(self.reduce_patches(read.features), read.frame_ms, read.segments)
+        return segments, states
 
     def reduce_patches(self, features: FrameFeatures) -> FrameFeatures:
-        """Project and pool the patches of every frame, in the dtype in which they are read."""
+        """Project and pool the patches of frames, in the dtype in which they are read."""
         dtype = dtype_of(next(iter(self.readers.values())), features.patches)
         return reduced_patches(features, self.projector, self.patch_pooling, dtype)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from components.interfaces import FrameFeatures, SegmenterStream, TextInputs, VisualTokens
 from components.model import VideoLanguageModel
@@ -276,7 +276,8 @@ class _Walk:
         self.boundaries = declared
 
     def _joined(self) -> _EncodedFrames:
-        return tree_map(lambda *parts: None if parts[0] is None else torch.cat(parts), *self._open)  # type: ignore[no-any-return]
+        features = FrameFeatures.joined([each.features for each in self._open])
+        return _EncodedFrames(features, torch.cat([each.frame_ms for each in self._open]))
 
     def _read(self, frames: _EncodedFrames, lengths: Tensor) -> dict[str, StreamState]:
         """States after segments of these lengths ``[S]``, which hold all the frames."""

@@ -78,12 +78,12 @@ def make_batch(shape: Shape, workload: Workload, num_frames: int, device: torch.
     ids[:, 1] = VIDEO_PLACEHOLDER
     return Batch(
         frames=frames,
-        frame_counts=torch.full((videos,), num_frames, device=device),
+        frame_counts=torch.full((videos,), num_frames),
         frame_ms=1000 * torch.arange(num_frames, device=device).repeat(videos),
         input_ids=ids,
         text_mask=torch.ones_like(ids, dtype=torch.bool),
         labels=labels,
-        video_index=torch.arange(videos, device=device),
+        video_index=torch.arange(videos)[:, None],
         questions=(),
     )
 

@@ -1,5 +1,6 @@
 """The records that parts pass to each other. The page ``components/interfaces/__init__.py`` explains the letters."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -22,6 +23,18 @@ class FrameFeatures(NamedTuple):
     patches: Tensor  # [F, N, D]
     saliency: Tensor | None = None  # [F, N] float32, how much each patch matters to the frame; None where not computed
     joint: Tensor | None = None  # [F, J] embedding of the frame in a space that it shares with text; None without one
+
+    @classmethod
+    def joined(cls, parts: Sequence["FrameFeatures"]) -> "FrameFeatures":
+        """The features of several runs of frames, one after the other; all have the same optional fields."""
+        saliency = [part.saliency for part in parts if part.saliency is not None]
+        joint = [part.joint for part in parts if part.joint is not None]
+        return cls(
+            torch.cat([part.cls for part in parts]),
+            torch.cat([part.patches for part in parts]),
+            torch.cat(saliency) if saliency else None,
+            torch.cat(joint) if joint else None,
+        )
 
     def of_frames(self, frames: slice) -> "FrameFeatures":
         """The features of some of the frames."""
@@ -86,6 +99,19 @@ class SegmentInput(NamedTuple):
     num_cells: int  # N, cells of a frame's grid
     kept: KeptTokens | None = None  # None: a full grid
     saliency: Tensor | None = None  # [V, P] float32, see FrameFeatures; None where the encoder gives none
+
+    @classmethod
+    def from_grid(cls, patches: Tensor, frame_mask: Tensor, frame_ms: Tensor) -> "SegmentInput":
+        """A full grid of patches ``[V, L, N, D]`` whose frames are the first L of their videos."""
+        number = torch.arange(patches.shape[1], device=patches.device).expand(patches.shape[:2])
+        return cls(patches.flatten(1, 2), frame_mask, frame_ms, number, patches.shape[2])
+
+    def of_videos(self, videos: slice) -> "SegmentInput":
+        """The segment of some of the videos."""
+        kept = None if self.kept is None else KeptTokens(*(field[videos] for field in self.kept))
+        saliency = None if self.saliency is None else self.saliency[videos]
+        frames = (self.frame_mask[videos], self.frame_ms[videos], self.frame_number[videos])
+        return SegmentInput(self.tokens[videos], *frames, self.num_cells, kept, saliency)
 
     @property
     def token_mask(self) -> Tensor:

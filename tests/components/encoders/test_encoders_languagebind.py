@@ -36,10 +36,6 @@ def folders(tmp_path: Path) -> Folders:
     return write_folders(tmp_path)
 
 
-def joined(parts: list[FrameFeatures]) -> FrameFeatures:
-    return FrameFeatures(torch.cat([part.cls for part in parts]), torch.cat([part.patches for part in parts]))
-
-
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, -1, -2, -4])
 def test_encoder_gives_the_chosen_layer(layer: int, folders: Folders) -> None:
     whole = build(folders, layer=-1)
@@ -59,7 +55,7 @@ def test_packed_videos_equal_single_videos(counts: list[int], folders: Folders) 
     frames = random_frames(sum(counts))
     singles = [encoder(video, torch.tensor([len(video)])) for video in torch.split(frames, counts)]
     packed = encoder(frames, torch.tensor(counts))
-    assert_close(packed, joined(singles))
+    assert_close(packed, FrameFeatures.joined(singles))
 
 
 def test_windows_of_a_video_do_not_see_each_other(folders: Folders) -> None:
@@ -67,7 +63,7 @@ def test_windows_of_a_video_do_not_see_each_other(folders: Folders) -> None:
     frames = random_frames(11)
     whole = encoder(frames, torch.tensor([11]))
     parts = [encoder(frames[:8], torch.tensor([8])), encoder(frames[8:], torch.tensor([3]))]
-    assert_close(whole, joined(parts))
+    assert_close(whole, FrameFeatures.joined(parts))
 
 
 @pytest.mark.parametrize("frames_in_window", [2, 3, 7])
