@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -121,17 +121,19 @@ class PixelEncoder(FrameEncoder):
         unused: list[FrameFeatures] = []
         for network, (chunks, num_calls) in enumerate(zip(plans, calls, strict=True)):
             for plan in chunks:
-                lengths = [stop - start for start, stop in plan.runs]
                 parts = [frames[start:stop] for start, stop in plan.runs]
                 chunk = FrameChunk(parts[0] if len(parts) == 1 else torch.cat(parts), plan.window_lengths, network)
-                features = _split(self.encode_chunk(chunk), lengths)
-                runs += [(start, each) for (start, _), each in zip(plan.runs, features, strict=True)]
+                features, first = self.encode_chunk(chunk), 0
+                for start, stop in plan.runs:
+                    runs.append((start, features.of_frames(slice(first, first + stop - start))))
+                    first += stop - start
             for _ in range(num_calls - len(chunks)):
                 unused.append(self.encode_chunk(FrameChunk(self.dummy_frames(frames.device), [1], network)))
         if not runs:
             unused = unused or [self.encode_chunk(FrameChunk(self.dummy_frames(frames.device), [1], 0))]
-            return _split(unused[0], [0, 1])[0]
-        joined = _joined([each for _, each in sorted(runs, key=lambda run: run[0])])
+            return unused[0].of_frames(slice(0))
+        in_order = [features for _, features in sorted(runs, key=lambda run: run[0])]
+        joined = in_order[0] if len(in_order) == 1 else FrameFeatures.joined(in_order)
         if torch.is_grad_enabled():
             # A network that only saw a black frame gets gradients of zero, so that all ranks reduce the same ones.
             for each in unused:
@@ -183,17 +185,3 @@ class _ChunkPlan(NamedTuple):
 
     runs: list[tuple[int, int]]  # first frame, and the one after the last, of frames that follow each other
     window_lengths: list[int]
-
-
-def _split(features: FrameFeatures, lengths: list[int]) -> list[FrameFeatures]:
-    if lengths == [len(features.cls)]:
-        return [features]
-    split: list[Any] = [[None] * len(lengths) if field is None else field.split(lengths) for field in features]
-    return [FrameFeatures(*fields) for fields in zip(*split, strict=True)]
-
-
-def _joined(parts: Sequence[FrameFeatures]) -> FrameFeatures:
-    if len(parts) == 1:
-        return parts[0]
-    fields: list[Any] = [None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)]
-    return FrameFeatures(*fields)
