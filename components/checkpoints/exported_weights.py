@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from components.checkpoints.earlier_names import current_name
 from components.checkpoints.file_hashes import refuse_changed_files
 from components.checkpoints.run_checkpoint import EXPORT_ABOUT, RunCheckpoint
 from components.checkpoints.weight_files import WeightFiles
@@ -43,17 +44,18 @@ class ExportedWeights:
             raise FileNotFoundError(f"{path} is no export: it has no {ABOUT}")
         about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
         self.path = path
-        self.left_out = frozenset[str](about["left_out"])
-        self.fingerprints = read_fingerprints(about)
+        self.left_out = frozenset(map(current_name, about["left_out"]))
+        self.fingerprints = {current_name(name): value for name, value in read_fingerprints(about).items()}
         self.tokenizer: dict[str, str] | None = about.get("tokenizer")
         refuse_changed_files(path, about.get("hashes", {}))
         self.has_averages: bool = about["averaged"]
         self._files = WeightFiles(path)
+        self._name_in_file = {PREFIX + current_name(name): name for name in self._files}
 
     @property
     def parameters(self) -> frozenset[str]:
         """Names of the stored parameters and buffers."""
-        return frozenset(PREFIX + name for name in self._files)
+        return frozenset(self._name_in_file)
 
     def shape(self, parameter: str) -> torch.Size:
         """Shape of a parameter or buffer; its values are not read."""
@@ -61,7 +63,7 @@ class ExportedWeights:
 
     def weight(self, parameter: str, *, averaged: bool = False) -> Tensor:
         """Value of a parameter or buffer. ``averaged`` has no effect: the export has either averages or weights."""
-        return self._files[parameter.removeprefix(PREFIX)]
+        return self._files[self._name_in_file[parameter]]
 
 
 def open_weights(path: Path) -> RunCheckpoint | ExportedWeights:

@@ -20,6 +20,9 @@ from components.interfaces.records import (
 class FrameEncoder(nn.Module, ABC):
     """Turns every frame into one class vector and N patch vectors.
 
+    An encoder of pixels is easier to write on ``components.encoders.pixel_encoder.PixelEncoder``, which divides the
+    frames into chunks and keeps the calls of all ranks equal.
+
     Attributes:
         dim: Vision width D.
         num_patches: Patches of a frame, N.
@@ -27,12 +30,17 @@ class FrameEncoder(nn.Module, ABC):
             every frame is encoded by itself. None: all frames of a video attend to each other, so it cannot be encoded
             while it plays.
         gives_saliency: Whether its features have the saliency of patches.
+        joint_dim: Width J of its features' joint embedding; 0 if they have none.
+        weight_reading_methods: Methods besides ``forward`` that call submodules or read weights: a strategy that shards
+            gathers the weights for them.
     """
 
     dim: int
     num_patches: int
     window_frames: int | None = 1
     gives_saliency: bool = False
+    joint_dim: int = 0
+    weight_reading_methods: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:
