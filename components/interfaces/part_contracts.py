@@ -15,9 +15,10 @@ from components.interfaces.records import (
     TextInputs,
     VisualTokens,
 )
+from components.recorded_arguments import RecordsArguments
 
 
-class FrameEncoder(nn.Module, ABC):
+class FrameEncoder(RecordsArguments, nn.Module, ABC):
     """Turns every frame into one class vector and N patch vectors.
 
     An encoder of pixels is easier to write on ``components.encoders.pixel_encoder.PixelEncoder``, which divides the
@@ -59,7 +60,7 @@ class FrameEncoder(nn.Module, ABC):
         """
 
 
-class Projector(nn.Module, ABC):
+class Projector(RecordsArguments, nn.Module, ABC):
     """Maps every patch to another width, before pooling. Built as ``Projector(dim, out_dim, *, options)``.
 
     Attributes:
@@ -73,7 +74,7 @@ class Projector(nn.Module, ABC):
         """Project the patches of the packed frames: ``[F, N, D]`` to ``[F, N, out_dim]``."""
 
 
-class PatchPooling(nn.Module, ABC):
+class PatchPooling(RecordsArguments, nn.Module, ABC):
     """Turns the patches of every frame into fewer patches. Built as ``Pooling(dim, *, options)``.
 
     Attributes:
@@ -100,7 +101,7 @@ class PatchPooling(nn.Module, ABC):
 StateT = TypeVar("StateT")
 
 
-class SegmentReducer(nn.Module, ABC, Generic[StateT]):
+class SegmentReducer(RecordsArguments, nn.Module, ABC, Generic[StateT]):
     """Leaves fewer tokens of a segment before a reader reads them. Built as ``Reducer(dim, *, options)``.
 
     It is called once a recurrent step, as the reader is, and carries a state of its own. So a streamed video gives the
@@ -132,7 +133,7 @@ class SegmentReducer(nn.Module, ABC, Generic[StateT]):
         """
 
 
-class VisualReader(nn.Module, ABC, Generic[StateT]):
+class VisualReader(RecordsArguments, nn.Module, ABC, Generic[StateT]):
     """Reads the segments of a video in order and gives the language model what it keeps of them.
 
     Memory bridges are readers; so are stores of frames or tokens. What a reader keeps is a state that ``forward`` takes
@@ -221,7 +222,7 @@ class VisualReader(nn.Module, ABC, Generic[StateT]):
         return BridgeDiagnostics()
 
 
-class LanguageModel(nn.Module, ABC):
+class LanguageModel(RecordsArguments, nn.Module, ABC):
     """A causal language model that reads visual tokens at the placeholders of its text.
 
     Attributes:

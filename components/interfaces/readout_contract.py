@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from components.interfaces.records import Questions, VisualTokens
+from components.recorded_arguments import RecordsArguments
 
 
 class MemoryState(NamedTuple):
@@ -23,7 +24,7 @@ class MemoryState(NamedTuple):
     token_mask: Tensor  # [V, P] bool
 
 
-class Readout(nn.Module, ABC):
+class Readout(RecordsArguments, nn.Module, ABC):
     """Turns the state of a recurrent memory bridge into visual tokens. Built as ``Readout(dim, out_dim, *, options)``.
 
     Attributes:
