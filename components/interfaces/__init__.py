@@ -16,7 +16,7 @@
 - ``records.py``: the records.
 - ``part_contracts.py``: the parts that are modules: encoder, projector, pooling, reducer, reader, language model.
 - ``policy_contracts.py``: the parts that only decide: segmenter, frame selection, schedules of losses and streams.
-- ``readout_contract.py``: the state of the recurrent bridge and the part that reads it.
+- ``readout_contract.py``: the states of the recurrent bridge and of the token store, and the parts that read them.
 
 Notation, used in every shape comment of the code base:
 
@@ -58,7 +58,7 @@ from components.interfaces.policy_contracts import (
     SegmenterStream,
     StreamSchedule,
 )
-from components.interfaces.readout_contract import MemoryState, Readout
+from components.interfaces.readout_contract import MemoryState, Readout, StoredTokens, TokenReadout
 from components.interfaces.records import (
     IGNORED_LABEL,
     TEXT_ONLY,
@@ -101,9 +101,11 @@ __all__ = [
     "SegmenterStream",
     "Segments",
     "StateT",
+    "StoredTokens",
     "StreamSchedule",
     "TextInputs",
     "TokenPlaces",
+    "TokenReadout",
     "VideoTextBatch",
     "VisualReader",
     "VisualTokens",
