@@ -13,6 +13,7 @@
 - ``records.py``: the records.
 - ``part_contracts.py``: the parts that are modules: encoder, patch pooling, bridge, language model.
 - ``policy_contracts.py``: the parts that only decide: segmenter, frame selection, loss schedule.
+- ``language_state.py``: the state of the language model, and how it answers from there.
 - ``readout_contract.py``: the state of the recurrent bridge and the part that reads it.
 
 Notation, used in every shape comment of the code base:
@@ -35,6 +36,7 @@ bfloat16 cannot tell 3601.5 s from 3603.0 s. Records are ``NamedTuple``s, becaus
 DeepSpeed's ZeRO-3 hooks fail on dataclasses.
 """
 
+from components.interfaces.language_state import Answers, DecodingSettings, LanguageState, NewTokens, Streamer
 from components.interfaces.part_contracts import FrameEncoder, LanguageModel, PatchPooling, StateT, VisualReader
 from components.interfaces.policy_contracts import FrameSelection, LossSchedule, Segmenter, SegmenterStream
 from components.interfaces.readout_contract import MemoryState, Readout
@@ -59,14 +61,18 @@ __all__ = [
     "TEXT_ONLY",
     "VIDEO_PLACEHOLDER",
     "AnswerLoss",
+    "Answers",
     "BridgeDiagnostics",
+    "DecodingSettings",
     "FrameEncoder",
     "FrameFeatures",
     "FrameGroups",
     "FrameSelection",
     "LanguageModel",
+    "LanguageState",
     "LossSchedule",
     "MemoryState",
+    "NewTokens",
     "PatchPooling",
     "Questions",
     "Readout",
@@ -75,6 +81,7 @@ __all__ = [
     "SegmenterStream",
     "Segments",
     "StateT",
+    "Streamer",
     "TextInputs",
     "VideoTextBatch",
     "VisualReader",

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
+from components.interfaces.language_state import Answers, DecodingSettings, LanguageState, Streamer
 from components.interfaces.records import (
     AnswerLoss,
     BridgeDiagnostics,
@@ -145,13 +146,29 @@ class VisualReader(nn.Module, ABC, Generic[StateT]):
 class LanguageModel(nn.Module, ABC):
     """A causal language model that reads visual tokens at the placeholders of its text.
 
+    It answers from a state: ``prefill`` reads prompts, ``decode`` answers, ``extend`` reads a next question, ``score``
+    compares answer options. A state never changes, so any number of questions and options can follow the same one.
+
+    ``components.language.cached.CachedLanguageModel`` has all of this but the network.
+
     Attributes:
         dim: Embedding width E.
         may_run_again: Whether a call may be computed again in the backward pass, to save memory.
+        weight_reading_methods: Methods besides ``forward`` that read weights: a strategy that shards gathers the
+            weights for them. They do not call each other.
     """
 
     dim: int
     may_run_again: bool = True
+    weight_reading_methods: tuple[str, ...] = (
+        "embed",
+        "prefill",
+        "extend",
+        "decode",
+        "score",
+        "generate",
+        "score_options",
+    )
 
     @abstractmethod
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -165,8 +182,54 @@ class LanguageModel(nn.Module, ABC):
         """
 
     @abstractmethod
+    def next_prompts(self, conversations: Sequence[Sequence[tuple[str, str]]]) -> TextInputs:
+        """Write what follows the last answers up to the next answers, for ``extend``.
+
+        Args:
+            conversations: Role (``system``, ``user``, ``assistant``) and text of every turn so far. The last turn is
+                the new question, the one before it the answer that the state has read.
+        """
+
+    @abstractmethod
     def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
         """Score the answers; only the labelled positions go through the output layer."""
+
+    @abstractmethod
+    def prefill(self, visual: VisualTokens, text: TextInputs, room: int = 0) -> LanguageState:
+        """Read all tokens of C conversations. A beginning that several share is read once.
+
+        Args:
+            visual: Visual tokens of the batch.
+            text: The conversations.
+            room: Tokens that must still fit into the context afterwards.
+        """
+
+    @abstractmethod
+    def extend(self, state: LanguageState, text: TextInputs, visual: VisualTokens | None = None) -> LanguageState:
+        """Read more tokens of every conversation: the next question, or more visual tokens.
+
+        Args:
+            state: What was read before.
+            text: The new tokens, at least one a conversation.
+            visual: Visual tokens for the placeholders in ``text``; None if it has none.
+        """
+
+    @abstractmethod
+    def decode(self, state: LanguageState, settings: DecodingSettings, streamer: Streamer | None = None) -> Answers:
+        """Answer every conversation.
+
+        Args:
+            state: What was read.
+            settings: How tokens are chosen.
+            streamer: Gets every token as soon as it is chosen.
+
+        Returns:
+            The answers, and the state after them.
+        """
+
+    @abstractmethod
+    def score(self, state: LanguageState, options: Sequence[Sequence[str]]) -> list[Tensor]:
+        """Mean log likelihood per token of every answer option, one tensor ``[number of options]`` a conversation."""
 
     @abstractmethod
     def generate(self, visual: VisualTokens, text: TextInputs, max_new_tokens: int) -> list[str]:
@@ -174,4 +237,4 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def score_options(self, visual: VisualTokens, text: TextInputs, options: Sequence[Sequence[str]]) -> list[Tensor]:
-        """Mean log likelihood per token of every answer option, one tensor ``[number of options]`` a conversation."""
+        """Score options like ``score``. A prompt is a conversation up to its first labelled token."""
