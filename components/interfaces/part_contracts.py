@@ -149,7 +149,7 @@ class LanguageModel(nn.Module, ABC):
     It answers from a state: ``prefill`` reads prompts, ``decode`` answers, ``extend`` reads a next question, ``score``
     compares answer options. A state never changes, so any number of questions and options can follow the same one.
 
-    ``components.language.cached.CachedLanguageModel`` has all of this but the network.
+    ``components.language.cached_language_model.CachedLanguageModel`` has all of this but the network.
 
     Attributes:
         dim: Embedding width E.

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, Cache
 
 from components.attention_kernels import AttentionChoice
 from components.interfaces import IGNORED_LABEL, AnswerLoss, DecodingSettings, TextInputs, VisualTokens
-from components.language.cached import CachedLanguageModel
+from components.language.cached_language_model import CachedLanguageModel
 from components.language.cached_network import CallInputs
 from components.language.chat import ChatFormat
 from components.language.chat_template import ChatSettings
@@ -44,7 +44,9 @@ class HuggingFaceCausalLM(CachedLanguageModel):
         pack: Put several conversations into one row instead of padding each to the longest: the same losses with fewer
             positions computed. See ``components.language.packing``.
         chat: Settings of the chat text besides the template.
-        cache: Makes an empty cache from the model's configuration: where keys and values are stored.
+
+    Attributes:
+        make_cache: Makes an empty cache from the model's configuration. Set it to store keys and values differently.
 
     Raises:
         ValueError: The arguments contradict each other, the model cannot be packed or does not take embeddings, weights
@@ -64,7 +66,6 @@ class HuggingFaceCausalLM(CachedLanguageModel):
         gguf_file: str | None = None,
         pack: bool = False,
         chat: ChatSettings = ChatSettings(),  # noqa: B008  frozen
-        cache: CacheFactory = dynamic_cache,
     ) -> None:
         super().__init__()
         if lora is not None and freeze:
@@ -77,7 +78,7 @@ class HuggingFaceCausalLM(CachedLanguageModel):
         embeddings = self.model.get_input_embeddings()
         self.limits = TextLimits(self.model, tokenizer, path)
         self.chat = ChatFormat(tokenizer, end_of_sequence_ids(self.model), chat)
-        self._make_cache = cache
+        self.make_cache: CacheFactory = dynamic_cache
         has_cache_params = "cache_params" in inspect.signature(model.forward).parameters  # Mamba's name for it
         self._cache_argument = "cache_params" if has_cache_params else "past_key_values"
         self.dim = int(embeddings.embedding_dim)
@@ -112,7 +113,7 @@ class HuggingFaceCausalLM(CachedLanguageModel):
         return logits
 
     def _new_cache(self) -> Cache:
-        return self._make_cache(self.model.config)
+        return self.make_cache(self.model.config)
 
     @property
     def _device(self) -> torch.device:

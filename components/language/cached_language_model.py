@@ -16,10 +16,10 @@ from components.interfaces import (
     TextInputs,
     VisualTokens,
 )
+from components.language.answer_tokens import AnswerRecorder, TokenChooser
 from components.language.cached_network import CachedNetwork, CallInputs, real_at_end, real_at_start
 from components.language.chat import ChatFormat
 from components.language.chat_text import PlainTurn
-from components.language.decoding import AnswerRecorder, TokenChooser
 from components.language.kv_cache import can_move_rows, forked, prepare_to_move_rows, rearranged
 from components.language.probe import evaluation_mode
 from components.language.shared_prefix import SharedPrefixes, find_shared_prefixes, token_codes
