@@ -191,7 +191,7 @@ class CachedLanguageModel(CachedNetwork):
         shared = self._shared_prefixes(visual, text, lengths)
         if shared is None:
             if self._largest_of_all_ranks(1) > 1:
-                self._idle_call(inputs.embeddings)
+                self._call(self._idle_inputs())
             return self._read_first(inputs.embeddings, lengths)
         self._largest_of_all_ranks(2)
         prefix = self._read_first(inputs.embeddings[shared.first], shared.lengths)
@@ -237,7 +237,8 @@ class CachedLanguageModel(CachedNetwork):
             if not self._largest_of_all_ranks(int(reads)):
                 break
             if not reads:
-                self._idle_round()
+                self._idle_embed()
+                self._call(self._idle_inputs())
                 continue
             goes_on = ~torch.tensor(answers.ended).to(device, non_blocking=True)[:, None]
             mask = torch.cat([mask, goes_on], dim=1)
@@ -253,11 +254,12 @@ class CachedLanguageModel(CachedNetwork):
         return Answers(answers.texts(), answers.token_ids, LanguageState(state.cache, lengths, logits))
 
     def _score(self, state: LanguageState, answers: Sequence[Sequence[Sequence[int]]]) -> list[Tensor]:
-        """Mean log likelihood of the ids of every option, one call of the network a conversation."""
+        """Mean log likelihood of the ids of every option."""
         scores = []
         for row in self._rounds(len(answers)):
             if row is None:
-                self._idle_round()
+                self._idle_embed()
+                self._continue(None)
             else:
                 scores.append(self._score_row(state, row, answers[row]))
         return scores
@@ -282,5 +284,5 @@ class CachedLanguageModel(CachedNetwork):
         )
         first = state.logits[row].float().expand(len(answers), -1)
         likelihood = -functional.cross_entropy(first, ids[:, 0], reduction="none")
-        others = -functional.cross_entropy(self._call(inputs).float(), ids[rows, columns + 1], reduction="none")
+        others = -functional.cross_entropy(self._continue(inputs).float(), ids[rows, columns + 1], reduction="none")
         return likelihood.index_add(0, rows, others) / torch.tensor(counts, device=device)

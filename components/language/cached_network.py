@@ -3,7 +3,7 @@
 A subclass writes how ids are embedded and how the network is called once. What calls the network a number of times that
 depends on the data does so in step with the other ranks: where weights are sharded, each call gathers weights from all
 ranks, so every rank makes equally many calls in the same order. Every call of the network comes after a call of the
-embeddings; a rank that has nothing to compute makes both with one token (``_idle_round``).
+embeddings; a rank that has nothing to compute makes both with one token.
 """
 
 from abc import abstractmethod
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from components.interfaces import LanguageModel, LanguageState
-from components.language.kv_cache import prepare_to_move_rows, rearranged
+from components.language.kv_cache import can_move_rows, prepare_to_move_rows, rearranged
 from components.sharding import active_sharding
 
 
@@ -27,6 +27,13 @@ class CallInputs(NamedTuple):
     cache: Any  # holds the X positions; the call adds the N
     rows: Tensor  # [n] int64, row of every position whose logits are computed
     columns: Tensor  # [n] int64, its column in ``embeddings``
+
+    def at_column(self, column: int, rows: Tensor) -> "CallInputs":
+        """One of the N columns; the columns before it must have been read."""
+        here = slice(column, column + 1)
+        mask = self.mask[:, : self.mask.shape[1] - self.embeddings.shape[1] + column + 1]
+        first = torch.zeros_like(rows)
+        return CallInputs(self.embeddings[:, here], mask, self.position_ids[:, here], self.cache, rows, first)
 
 
 class CachedNetwork(LanguageModel):
@@ -50,7 +57,13 @@ class CachedNetwork(LanguageModel):
 
     @property
     def _device(self) -> torch.device:
+        """Device of the embeddings."""
         return next(self.parameters()).device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Dtype of the embeddings."""
+        return next(self.parameters()).dtype
 
     def _read_first(self, embeddings: Tensor, lengths: Sequence[int]) -> LanguageState:
         """Read the first ``lengths[b]`` positions of every row ``[B, T, E]`` into a new cache."""
@@ -75,12 +88,31 @@ class CachedNetwork(LanguageModel):
         position_ids = before + torch.minimum(torch.arange(num_new, device=device), number - 1)
         mask = torch.cat([real_at_end(state.lengths, device), real_at_start(counts, num_new, device)], dim=1)
         rows = torch.arange(len(counts), device=device)
-        logits = self._call(CallInputs(embeddings, mask, position_ids, cache, rows, number.squeeze(1) - 1))
+        logits = self._continue(CallInputs(embeddings, mask, position_ids, cache, rows, number.squeeze(1) - 1))
         lengths = tuple(old + new for old, new in zip(state.lengths, counts, strict=True))
         if uneven:
             shifts = [num_new - count for count in counts]
             cache = rearranged(cache, range(len(counts)), shifts, max(lengths))
         return LanguageState(cache, lengths, logits)
+
+    def _continue(self, inputs: CallInputs | None) -> Tensor:
+        """Call the network on any number of positions after those of a cache; None for a rank that has none.
+
+        Layers with a recurrent state read one position a call, because not all models of transformers (5.23: Mamba,
+        Jamba, RecurrentGemma) start several from the stored state.
+        """
+        if can_move_rows(self._new_cache()):
+            return self._call(inputs or self._idle_inputs())
+        num_new = 0 if inputs is None else inputs.embeddings.shape[1]
+        logits: list[Tensor] = []
+        order: list[Tensor] = []
+        for column in self._rounds(num_new):
+            if inputs is None or column is None:
+                logits.append(self._call(self._idle_inputs())[:0])
+            else:
+                order.append((inputs.columns == column).nonzero().squeeze(1))
+                logits.append(self._call(inputs.at_column(column, inputs.rows[order[-1]])))
+        return torch.cat(logits)[torch.cat(order).argsort()] if order else torch.cat(logits)
 
     def _largest_of_all_ranks(self, value: int) -> int:
         return value if self._sharding is None else self._sharding.largest_of_all_ranks(value)
@@ -90,15 +122,16 @@ class CachedNetwork(LanguageModel):
         for index in range(self._largest_of_all_ranks(number)):
             yield index if index < number else None
 
-    def _idle_round(self) -> None:
-        """Call embeddings and network as another rank does now, and drop the result."""
-        self._idle_call(self._embed(torch.zeros(1, 1, dtype=torch.long, device=self._device)))
-
-    def _idle_call(self, embeddings: Tensor) -> None:
-        """Call the network on one position."""
-        zero = torch.zeros(1, dtype=torch.long, device=embeddings.device)
+    def _idle_inputs(self) -> CallInputs:
+        """One position, for a call whose result is dropped."""
+        zero = torch.zeros(1, dtype=torch.long, device=self._device)
         position = zero[:, None]
-        self._call(CallInputs(embeddings[:1, :1], position == 0, position, self._new_cache(), zero, zero))
+        embeddings = torch.zeros(1, 1, self.dim, dtype=self._dtype, device=self._device)
+        return CallInputs(embeddings, position == 0, position, self._new_cache(), zero, zero)
+
+    def _idle_embed(self) -> None:
+        """Call the embeddings on one id and drop the result."""
+        self._embed(torch.zeros(1, 1, dtype=torch.long, device=self._device))
 
 
 def real_at_start(counts: Sequence[int], width: int, device: torch.device) -> Tensor:

@@ -79,8 +79,8 @@ class HuggingFaceCausalLM(CachedLanguageModel):
         self.limits = TextLimits(self.model, tokenizer, path)
         self.chat = ChatFormat(tokenizer, end_of_sequence_ids(self.model), chat)
         self.make_cache: CacheFactory = dynamic_cache
-        has_cache_params = "cache_params" in inspect.signature(model.forward).parameters  # Mamba's name for it
-        self._cache_argument = "cache_params" if has_cache_params else "past_key_values"
+        arguments = inspect.signature(model.forward).parameters
+        self._cache_argument = next((name for name in ("past_key_values", "cache_params") if name in arguments), None)
         self.dim = int(embeddings.embedding_dim)
         if pack:
             refuse_unpackable(self.model)
@@ -101,14 +101,18 @@ class HuggingFaceCausalLM(CachedLanguageModel):
         return embedded
 
     def _call(self, inputs: CallInputs) -> Tensor:
-        cached = {self._cache_argument: inputs.cache, "use_cache": True}
+        if self._cache_argument is None:
+            raise ValueError(f"{type(self.model).__name__} takes no transformers.Cache; choose another language model")
+        # Mamba's layers have no keys: they take the mask of the new positions only.
+        mask = inputs.mask[:, -inputs.embeddings.shape[1] :] if self._cache_argument == "cache_params" else inputs.mask
         logits: Tensor = self._logits_at(
             inputs.rows,
             inputs.columns,
             inputs_embeds=inputs.embeddings,
-            attention_mask=inputs.mask.long(),
+            attention_mask=mask.long(),
             position_ids=inputs.position_ids,
-            **cached,
+            use_cache=True,
+            **{self._cache_argument: inputs.cache},
         ).logits
         return logits
 
@@ -119,6 +123,11 @@ class HuggingFaceCausalLM(CachedLanguageModel):
     def _device(self) -> torch.device:
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
 
     def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
         """Compute the loss of the labelled tokens of every conversation.

@@ -33,6 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2},
 }
 RECURRENT: dict[str, dict[str, Any]] = {
+    "mamba": {"state_size": 8},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4}
     | {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
