@@ -32,8 +32,13 @@ def test_the_most_likely_token_is_chosen_unless_sampling_is_asked_for() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"temperature": 1.0}, {"temperature": 0.5}, {"temperature": 2.0, "top_k": 4}]
-    + [{"temperature": 1.5, "top_p": 0.6}, {"temperature": 1.5, "top_k": 6, "top_p": 0.7}],
+    [
+        {"temperature": 1.0},
+        {"temperature": 0.5},
+        {"temperature": 2.0, "top_k": 4},
+        {"temperature": 1.5, "top_p": 0.6},
+        {"temperature": 1.5, "top_k": 6, "top_p": 0.7},
+    ],
 )
 def test_sampled_tokens_have_the_distribution_of_transformers(settings: dict[str, Any]) -> None:
     num_draws = 20_000
@@ -46,7 +51,7 @@ def test_sampled_tokens_have_the_distribution_of_transformers(settings: dict[str
     chosen = choose(logits.expand(num_draws, -1), seed=tuple(range(num_draws)), **settings)
     shares = torch.tensor(chosen).bincount(minlength=12) / num_draws
     torch.testing.assert_close(shares, expected.softmax(dim=-1)[0], atol=0.015, rtol=0)
-    assert (shares > 0).equal(expected.isfinite()[0] & (shares > 0))
+    assert not shares[~expected.isfinite()[0]].any()
 
 
 def test_equal_seeds_give_equal_answers_in_any_batch(model: HuggingFaceCausalLM) -> None:
