@@ -92,7 +92,9 @@ def build_video_model(settings: Settings, device: torch.device) -> VideoLanguage
     language_model = build_model(sizes, device, freeze=False)
     readout = partial(CacheReadout, num_queries=settings.visual_tokens)
     bridge = RecurrentMemoryBridge(encoder.dim, language_model.dim, readout=readout)
-    return VideoLanguageModel(encoder, FixedLength(8), bridge, language_model).to(device).eval()
+    segmenter = FixedLength(8)
+    model = VideoLanguageModel(encoder=encoder, segmenter=segmenter, bridge=bridge, language_model=language_model)
+    return model.to(device).eval()
 
 
 def build_batch(settings: Settings, model: VideoLanguageModel, device: torch.device) -> VideoQuestions:
@@ -103,10 +105,10 @@ def build_batch(settings: Settings, model: VideoLanguageModel, device: torch.dev
     words = " ".join(["word"] * settings.question_words)
     language_model: Any = model.language_model
     text: TextInputs = language_model.prompts([words] * settings.questions)
-    ids = text.input_ids.cpu()
+    ids = text.input_ids
     drawn = torch.randint(3, Sizes().vocabulary, ids.shape, generator=generator)
     is_word = ids == language_model.tokenizer.unk_token_id  # the tokenizer of the benchmarks knows no words
-    text = text._replace(input_ids=drawn.where(is_word, ids).to(text.input_ids.device))
+    text = text._replace(input_ids=drawn.where(is_word, ids))
     times = torch.arange(settings.frames) * 1000
     return VideoQuestions(frames, torch.tensor([settings.frames]), times.to(device), *text)
 
@@ -229,10 +231,10 @@ def describe(measured: Mapping[str, Measured], settings: Settings, made_by: str)
     what = (
         f"{made_by}; torch {torch.__version__}, float32. {settings.questions} questions of {settings.question_words} "
         f"words with {settings.options} options each about one video of {settings.frames} frames. A DINOv2 of 2 "
-        f"layers, a recurrent bridge that gives {settings.visual_tokens} visual tokens, and a Llama of {settings.layers} "
-        f"layers and width {settings.width}, with random weights. Frames: read by the encoder. Positions: computed by the "
-        f"language model. Seconds: the fastest of {settings.repeats} runs. Difference: of a score, to a pass for each "
-        "question."
+        f"layers, a recurrent bridge that gives {settings.visual_tokens} visual tokens, and a Llama of "
+        f"{settings.layers} layers and width {settings.width}, with random weights. Frames: read by the encoder. "
+        f"Positions: computed by the language model. Seconds: the fastest of {settings.repeats} runs. Difference: of a "
+        "score, to a pass for each question."
     )
     rows_of_table = table(("way", "frames", "positions", "seconds", "x", "difference"), rows)
     lines = ["## Questions about one video", "", textwrap.fill(what, 120), "", *rows_of_table]

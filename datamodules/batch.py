@@ -9,7 +9,7 @@ Schema, with V videos (an image is a video of one frame), F frames of all videos
     input_ids     int64 [C, K]         padded on the right; VIDEO_PLACEHOLDER is replaced by visual tokens
     text_mask     bool  [C, K]         True = real token
     labels        int64 [C, K]         IGNORED_LABEL where the loss ignores the token; not shifted
-    video_index   int64 [C]            video of every conversation, TEXT_ONLY without one
+    video_index   int64 [C, 1]         video of every conversation, TEXT_ONLY without one
     questions     C records            question and answer in plain text, for reports and logs
     left_out      names                for every sample left out of this batch, the kind of its error
 
@@ -173,7 +173,7 @@ def _video_index(samples: Sequence[Sample]) -> Tensor:
         has_media = sample.frames is not None
         video_index += [num_videos if has_media else TEXT_ONLY] * len(sample.conversations)
         num_videos += has_media
-    return torch.tensor(video_index, dtype=torch.int64)
+    return torch.tensor(video_index, dtype=torch.int64)[:, None]
 
 
 def _pad(rows: Sequence[Tensor], value: int) -> Tensor:

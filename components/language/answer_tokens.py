@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from components.interfaces.language_state import DecodingSettings, NewTokens, Streamer
+from components.interfaces import DecodingSettings, NewTokens, Streamer
 from components.language.chat import ChatFormat
 
 

@@ -40,7 +40,6 @@ class CachedLanguageModel(CachedNetwork):
 
     chat: ChatFormat
     limits: TextLimits
-    weight_reading_methods = ("embed", "prefill", "extend", "decode", "score", "generate", "score_options", "probe")
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embed ids ``[C, K]``. The placeholder's negative id gets any embedding, which the splice replaces."""
@@ -170,9 +169,9 @@ class CachedLanguageModel(CachedNetwork):
     def _text_inputs(self, ids: Sequence[Sequence[int]], video: int) -> TextInputs:
         """Texts without labels, padded on the right, all about the same video."""
         rows = [torch.tensor(row) for row in ids]
-        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.chat.pad_id).to(self._device)
+        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.chat.pad_id)
         mask = real_at_start(list(map(len, ids)), padded.shape[1], padded.device)
-        return TextInputs(padded, mask, torch.full_like(padded, IGNORED_LABEL), padded.new_full((len(ids),), video))
+        return TextInputs(padded, mask, torch.full_like(padded, IGNORED_LABEL), padded.new_full((len(ids), 1), video))
 
     def _option_ids(self, options: Sequence[Sequence[str]], num_conversations: int) -> list[list[list[int]]]:
         """Ids of the options of every conversation."""
@@ -206,7 +205,7 @@ class CachedLanguageModel(CachedNetwork):
     def _shared_prefixes(self, visual: VisualTokens, text: TextInputs, lengths: list[int]) -> SharedPrefixes | None:
         if len(lengths) == 1 or min(lengths) < 2 or not can_move_rows(self._new_cache()):
             return None
-        return find_shared_prefixes(token_codes(visual, text).cpu(), lengths)
+        return find_shared_prefixes(token_codes(visual, text), lengths)
 
     def _decode(
         self, state: LanguageState, settings: DecodingSettings, streamer: Streamer | None, *, reads_all: bool

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from components.interfaces import LanguageModel, LanguageState
 from components.language.kv_cache import can_move_rows, prepare_to_move_rows, rearranged
-from components.sharding import active_sharding
+from components.sharding import active_sharding, compute_device
 
 
 class CallInputs(NamedTuple):
@@ -58,7 +58,7 @@ class CachedNetwork(LanguageModel):
     @property
     def _device(self) -> torch.device:
         """Device of the embeddings."""
-        return next(self.parameters()).device
+        return compute_device(next(self.parameters()))
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -21,7 +21,7 @@ from components.language.packing import is_flash, pack_rows, refuse_mixed_conver
 from components.language.probe import UNSUPPORTED, embeddings_problem, evaluation_mode, unused_parameters
 from components.language.splice import SplicedInputs, splice
 from components.language.text_limits import TextLimits
-from components.sharding import hand_to_sharding, is_sharded
+from components.sharding import compute_device, hand_to_sharding, is_sharded
 
 
 class HuggingFaceCausalLM(CachedLanguageModel):
@@ -95,9 +95,15 @@ class HuggingFaceCausalLM(CachedLanguageModel):
         hand_to_sharding(self.model, weights_dtype)
         self.may_run_again = not gradient_checkpointing or self._sharding is None or self._sharding.nested_checkpoints
 
+    def word_ids(self, words: str) -> list[int]:
+        """Token ids of words inside a prompt; see ``LanguageModel.word_ids``."""
+        ids: list[int] = self.tokenizer(words, add_special_tokens=False)["input_ids"]
+        return ids
+
     def _embed(self, input_ids: Tensor) -> Tensor:
         self.limits.check_ids(input_ids)
-        embedded: Tensor = self.model.get_input_embeddings()(input_ids.to(self._device, non_blocking=True).clamp(min=0))
+        table = self.model.get_input_embeddings()
+        embedded: Tensor = table(input_ids.clamp(min=0).to(self._device, non_blocking=True))
         return embedded
 
     def _call(self, inputs: CallInputs) -> Tensor:
@@ -121,8 +127,7 @@ class HuggingFaceCausalLM(CachedLanguageModel):
 
     @property
     def _device(self) -> torch.device:
-        device: torch.device = self.model.get_input_embeddings().weight.device
-        return device
+        return compute_device(self.model.get_input_embeddings().weight)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -150,12 +155,14 @@ class HuggingFaceCausalLM(CachedLanguageModel):
                 rows,
                 columns,
                 inputs_embeds=inputs.embeddings,
-                attention_mask=inputs.mask.long(),
-                position_ids=inputs.position_ids,
+                attention_mask=inputs.mask.long().to(self._device, non_blocking=True),
+                position_ids=inputs.position_ids.to(self._device, non_blocking=True),
                 use_cache=False,
             ).logits
             computed = inputs.mask.numel()
-        token_nll = functional.cross_entropy(logits.float(), inputs.labels[rows, columns + 1], reduction="none")
+        answers = inputs.labels[rows, columns + 1].to(logits.device, non_blocking=True)
+        token_nll = functional.cross_entropy(logits.float(), answers, reduction="none")
+        rows = rows.to(logits.device, non_blocking=True)
         nll = token_nll.new_zeros(scored.shape[0]).index_add(0, rows, token_nll)
         return AnswerLoss(nll, scored.sum(dim=1), inputs.mask.sum(), computed)
 
@@ -196,8 +203,7 @@ class HuggingFaceCausalLM(CachedLanguageModel):
 
     def _two_ids(self) -> Tensor:
         """Two valid ids, ``[1, 2]``."""
-        device = self.model.get_input_embeddings().weight.device
-        return torch.tensor([[self.chat.end_of_turn_id] * 2], device=device)
+        return torch.tensor([[self.chat.end_of_turn_id] * 2], device=self._device)
 
     def _logits_at(self, rows: Tensor, columns: Tensor, **inputs: Any) -> Any:
         """Run the model and compute logits at ``n`` positions only.
@@ -215,7 +221,8 @@ class HuggingFaceCausalLM(CachedLanguageModel):
         """
 
         def choose(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-            return (args[0][rows, columns].unsqueeze(0),)
+            at = torch.stack([rows, columns]).to(args[0].device, non_blocking=True)
+            return (args[0][at[0], at[1]].unsqueeze(0),)
 
         hook = self.model.get_output_embeddings().register_forward_pre_hook(choose)
         try:

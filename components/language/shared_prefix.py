@@ -34,18 +34,18 @@ def token_codes(visual: VisualTokens, text: TextInputs) -> Tensor:
         text: The conversations.
 
     Returns:
-        ``[C, T]`` int64, padded on the right: ids of text tokens; negative numbers for visual tokens.
+        ``[C, T]`` int64 on the CPU, padded on the right: ids of text tokens; negative numbers for visual tokens.
     """
-    codes = -1 - torch.arange(visual.mask.numel(), device=visual.mask.device).view(*visual.mask.shape, 1)
-    ids = text.input_ids.to(visual.mask.device)[..., None]
-    return splice(visual._replace(tokens=codes), text, ids).embeddings.squeeze(-1)
+    codes = -1 - torch.arange(visual.mask.numel()).view(*visual.mask.shape, 1)
+    numbers = VisualTokens(codes, visual.mask, visual.row_index)
+    return splice(numbers, text, text.input_ids.cpu()[..., None]).embeddings.squeeze(-1)
 
 
 def find_shared_prefixes(codes: Tensor, lengths: list[int]) -> SharedPrefixes | None:
     """Group conversations whose tokens are the same up to and including their first visual token.
 
     Args:
-        codes: See ``token_codes``, on the CPU.
+        codes: See ``token_codes``.
         lengths: Tokens of every conversation, at least 2.
 
     Returns:

@@ -158,7 +158,7 @@ def test_what_is_shared_is_found_in_the_tokens(tmp_path: Path) -> None:
     assert first == {"one video": 1, "other videos": 2, "two of each": 2, "text alone": 2}
     calls.clear()
     # The same video, but rows of visual tokens of their own, as a bridge that reads the questions gives them.
-    own_rows = VisualTokens(visual.tokens, visual.mask, torch.tensor([0, 1]))
+    own_rows = VisualTokens(visual.tokens, visual.mask, torch.tensor([[0], [1]]))
     model.prefill(own_rows, make_text(model, rows_in_first_call["one video"]))
     assert [rows for rows, _ in calls] == [2]
 
@@ -233,11 +233,11 @@ def test_a_second_turn_is_read_as_in_training(llama: HuggingFaceCausalLM) -> Non
     turns = [("user", "<video>\nwhat colour ?"), ("assistant", "red circle"), ("user", "how many ?")]
     state = llama.prefill(visual, llama.prompts(["what colour ?"]))
     answer_ids = torch.tensor([llama.chat.answer_ids("red circle")[:-1]])
-    none = torch.tensor([TEXT_ONLY])
+    none = torch.tensor([[TEXT_ONLY]])
     state = llama.extend(state, TextInputs(answer_ids, torch.ones_like(answer_ids).bool(), answer_ids, none))
     state = llama.extend(state, llama.next_prompts([turns]))
     ids = torch.tensor([llama.chat.prompt_ids([PlainTurn(*turn) for turn in turns])])
-    whole = TextInputs(ids, torch.ones_like(ids).bool(), ids, torch.tensor([0]))
+    whole = TextInputs(ids, torch.ones_like(ids).bool(), ids, torch.tensor([[0]]))
     assert_same_state(state, llama.prefill(visual, whole))
 
 
@@ -248,7 +248,7 @@ def test_more_visual_tokens_can_be_read_into_a_state(llama: HuggingFaceCausalLM)
         torch.tensor([[VIDEO_PLACEHOLDER]]),
         torch.ones(1, 1).bool(),
         torch.full((1, 1), IGNORED_LABEL),
-        torch.tensor([1]),
+        torch.tensor([[1]]),
     )
     state = llama.extend(llama.prefill(visual, text), placeholder, visual)
     inputs = splice(visual, text, llama.embed(text.input_ids))
