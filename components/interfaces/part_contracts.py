@@ -1,18 +1,15 @@
-"""Contracts of the parts that are modules: encoder, projector, pooling, reducer, reader, language model."""
+"""Contracts of the parts that are modules: encoder, projector, pooling, reducer, reader."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
 from components.interfaces.records import (
-    AnswerLoss,
     BridgeDiagnostics,
     FrameFeatures,
     Questions,
     SegmentInput,
-    TextInputs,
     VisualTokens,
 )
 from components.recorded_arguments import RecordsArguments
@@ -220,50 +217,3 @@ class VisualReader(RecordsArguments, nn.Module, ABC, Generic[StateT]):
                 the rest while weights are sharded.
         """
         return BridgeDiagnostics()
-
-
-class LanguageModel(RecordsArguments, nn.Module, ABC):
-    """A causal language model that reads visual tokens at the placeholders of its text.
-
-    Attributes:
-        dim: Embedding width E.
-        may_run_again: Whether a call may be computed again in the backward pass, to save memory.
-        weight_reading_methods: See ``VisualReader``.
-    """
-
-    dim: int
-    may_run_again: bool = True
-    weight_reading_methods: tuple[str, ...] = ("embed", "generate", "score_options", "probe")
-
-    @abstractmethod
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Embed text, ``[C, K, E]``, as the model itself does; the value at a placeholder means nothing."""
-
-    def word_ids(self, words: str) -> list[int]:
-        """Token ids of words inside a prompt, without special tokens; only visual prompts with words need them.
-
-        Raises:
-            NotImplementedError: The language model has no tokenizer.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no word_ids(), which words in visual_prompt need: write it, or leave words out"
-        )
-
-    @abstractmethod
-    def prompts(self, questions: Sequence[str]) -> TextInputs:
-        """Write questions about a batch's first video as prompts, on the host.
-
-        The visual tokens are inserted at ``<video>``, or in front of a question without it.
-        """
-
-    @abstractmethod
-    def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
-        """Score the answers; only the labelled positions go through the output layer."""
-
-    @abstractmethod
-    def generate(self, visual: VisualTokens, text: TextInputs, max_new_tokens: int) -> list[str]:
-        """Answer greedily. A prompt is a conversation up to its first labelled token."""
-
-    @abstractmethod
-    def score_options(self, visual: VisualTokens, text: TextInputs, options: Sequence[Sequence[str]]) -> list[Tensor]:
-        """Mean log likelihood per token of every answer option, one tensor ``[number of options]`` a conversation."""
