@@ -167,13 +167,23 @@ def stored_config(folder: Path) -> dict[str, Any]:
 def _with_parts_of_folder(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A run's settings with the encoder, the language model and the tokenizer in the folder of its model."""
     config = read_folder_config(folder)
-    parts = {name: config.model[name] for name in _WITHOUT_WIDTHS if name in config.model}
-    model = with_sources_found({**settings["model"], **parts}, config, folder)
+    found = with_sources_found(config.model, config, folder)
+    model = {name: _without_initial_weights(value) for name, value in settings["model"].items()}
+    model |= {name: found[name] for name in _WITHOUT_WIDTHS}
     data = dict(settings.get("data") or {})
     path = (model["language_model"].get("init_args") or {}).get("path")
     if path is not None and data.get("tokenizer") is not None:
         data["tokenizer"] = path
     return {**settings, "model": model, **({"data": data} if data else {})}
+
+
+def _without_initial_weights(settings: Any) -> Any:
+    """Settings in which no reader starts from a file of weights, because the folder holds all weights of readers."""
+    if isinstance(settings, list):
+        return [_without_initial_weights(each) for each in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    return {key: None if key == "weights" else _without_initial_weights(value) for key, value in settings.items()}
 
 
 def _short(shards: Any) -> str:

@@ -90,7 +90,8 @@ def _build(hint: Any, value: Any, packages: Collection[str], where: str) -> Any:
         return _object_or_factory(options, cls, described.get("init_args") or {}, packages, where)
     if isinstance(value, Mapping):
         record = next((option for option in options if _is_record(option)), None)
-        if record is not None:
+        is_mapping = any(_fits(dict, option) for option in options)
+        if record is not None and not (is_mapping and value.keys() - inspect.signature(record).parameters.keys()):
             return build_object(record, value, packages, where)
         inner = _inner_hint(options, -1)
         return {key: _build(inner, each, packages, f"{where}.{key}") for key, each in value.items()}

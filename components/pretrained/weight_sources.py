@@ -29,13 +29,16 @@ class WeightSource(NamedTuple):
     @property
     def part(self) -> str:
         """Name of the part in the model, such as ``encoder``; a reader has its own name."""
-        return str(self.keys[1] if self.keys[0] == "readers" else self.keys[0])
+        if self.keys[0] != "readers":
+            return str(self.keys[0])
+        return "bridge" if self.keys[1] == INIT_ARGS else str(self.keys[1])
 
     @property
     def folder_name(self) -> str:
         """Name for its copy: ``encoder`` for ``path``, ``encoder_video`` for ``video_path``."""
-        *above, name = (str(key) for key in self.keys if key != INIT_ARGS)
-        return "_".join([*above, *([] if name == "path" else [name.removesuffix("_path")])])
+        *above, name = (str(key) for key in self.keys if key not in (INIT_ARGS, "readers", "reader"))
+        below = [] if name == "path" else [name.removesuffix("_path")]
+        return "_".join(dict.fromkeys([self.part, *above, *below]))
 
 
 def find_sources(settings: Mapping[str, Any], packages: tuple[str, ...] = ()) -> list[WeightSource]:
