@@ -18,6 +18,7 @@ from components.language.packing import is_flash, pack_rows, refuse_mixed_conver
 from components.language.probe import embeddings_problem, evaluation_mode, generation_problem, unused_parameters
 from components.language.splice import SplicedInputs, splice
 from components.language.text_limits import TextLimits
+from components.language.whole_rows import row_arguments
 from components.question_text import without_answers
 from components.sharding import compute_device, hand_to_sharding, is_sharded
 
@@ -137,14 +138,7 @@ class HuggingFaceCausalLM(LanguageModel):
         if self.pack:
             logits, computed = self._packed_logits(inputs, rows, columns)
         else:
-            logits = self._logits_at(
-                rows,
-                columns,
-                inputs_embeds=inputs.embeddings,
-                attention_mask=inputs.mask.long().to(self._device, non_blocking=True),
-                position_ids=inputs.position_ids.to(self._device, non_blocking=True),
-                use_cache=False,
-            ).logits
+            logits = self._logits_at(rows, columns, **row_arguments(self.model, inputs)).logits
             computed = inputs.mask.numel()
         answers = inputs.labels[rows, columns + 1].to(logits.device, non_blocking=True)
         token_nll = functional.cross_entropy(logits.float(), answers, reduction="none")
