@@ -1,7 +1,8 @@
 """Runs the models of configs on the CPU and on the pretended device, and writes how far they differ.
 
 ``tests/test_configs_on_device.py`` starts it in a process of its own, because the device stays registered:
-``python -m tests.device_runs FOLDER NAME...`` writes ``FOLDER/results.json``, which has a ``Result`` for each config.
+``python -m tests.device_runs FOLDER [--move-inputs] NAME...`` writes ``FOLDER/results.json``, with a ``Result`` for each
+config.
 """
 
 import torchvision_import  # noqa: F401  before anything that imports torchvision
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from components.model import VideoLanguageModel
 from components.streaming import StreamingSession
@@ -88,21 +90,35 @@ def difference(ours: Any, theirs: Any) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-3)) if theirs.numel() else 0.0
 
 
-def compare(name: str) -> Result:
+def move_inputs(model: VideoLanguageModel) -> None:
+    """Let every part move what it gets to the device, as a strategy does that wraps each part (FSDP2 on CUDA)."""
+
+    def moved(tree: Any) -> Any:
+        return tree_map_only(Tensor, lambda tensor: tensor.to(DEVICE), tree)
+
+    for part in model.children():
+        for method in ("forward", *getattr(part, "weight_reading_methods", ())):
+            call = getattr(part, method)
+            setattr(part, method, lambda *args, _call=call, **options: _call(*moved(args), **moved(options)))
+
+
+def compare(name: str, *, moving: bool) -> Result:
     """Run a config on both devices."""
     try:
-        return _compare(name)
+        return _compare(name, moving)
     except (SystemExit, Exception):  # fails the tests of this config only
         return Result({}, [], traceback.format_exc())
 
 
-def _compare(name: str) -> Result:
+def _compare(name: str, moving: bool) -> Result:
     module = build_module_of(name)
     batch, copied = make_inputs_of(module.built), copy.deepcopy(module.built)
     expected = train_step(module, batch) | run(module, batch)
     module.model = copied
     with PretendedDevice() as device:
         move_model(copied)
+        if moving:
+            move_inputs(copied)
         batch = module.transfer_batch_to_device(batch, DEVICE, 0)
         device.waits.clear()
         results = train_step(module, batch)
@@ -113,12 +129,13 @@ def _compare(name: str) -> Result:
     return Result({key: difference(results[key], expected[key]) for key in expected}, waits)
 
 
-def main(folder: str, names: Sequence[str]) -> None:
+def main(folder: str, arguments: Sequence[str]) -> None:
     """Compare the configs; the folder gets tiny parts at the paths that they name."""
     torch.set_num_threads(1)
     os.chdir(folder)
     make_quickstart_parts(Path())
-    results = {name: compare(name) for name in names}
+    names = [each for each in arguments if each != "--move-inputs"]
+    results = {name: compare(name, moving="--move-inputs" in arguments) for name in names}
     Path("results.json").write_text(json.dumps(results), encoding="utf-8")
 
 

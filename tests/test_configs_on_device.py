@@ -17,6 +17,7 @@ NAMES = [
     *("quickstart_pixels.yaml", "quickstart.yaml", "model/tiny.yaml"),
     *sorted(f"ablation/{path.name}" for path in (CONFIGS / "ablation").glob("*.yaml")),
 ]
+MOVED = ["ablation/packed_conversations.yaml", "ablation/retrieved_readout.yaml", "ablation/scene_tilling.yaml"]
 LIMIT = 1e-4  # kernels add in another order
 CUTS = {name: 1 for name in NAMES if "scene_tilling" in name}  # similarities of frames
 NUMBER_OF_TOKENS = {  # masks of visual tokens, whose number depends on the video
@@ -30,14 +31,22 @@ WAITS = CUTS | NUMBER_OF_TOKENS | PACKED
 Results = dict[str, tuple[dict[str, float], list[list[str]], str]]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def run_in_child(folder: Path, *arguments: str) -> Results:
     """What ``tests.device_runs`` writes."""
-    folder = tmp_path_factory.mktemp("pretended")
-    command = [sys.executable, "-m", "tests.device_runs", str(folder), *NAMES]
+    command = [sys.executable, "-m", "tests.device_runs", str(folder), *arguments]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return dict(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return run_in_child(tmp_path_factory.mktemp("device"), *NAMES)
+
+
+@pytest.fixture(scope="module")
+def results_of_moved_inputs(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return run_in_child(tmp_path_factory.mktemp("moved"), "--move-inputs", *MOVED)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,6 +63,13 @@ def test_training_step_waits_for_the_device_only_where_it_must(name: str, result
     assert error == ""
     found = Counter(f"{operation} in {line}, called in {called}" for operation, line, called in waits)
     assert len(waits) == WAITS.get(name, 0), found
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_strategy_may_move_the_inputs_of_every_part(name: str, results_of_moved_inputs: Results) -> None:
+    differences, _, error = results_of_moved_inputs[name]
+    assert error == ""
+    assert max(differences.values()) < LIMIT
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
