@@ -1,7 +1,7 @@
 """Runs the models of configs on the CPU and on the pretended device, and writes how far they differ.
 
 ``tests/test_configs_on_device.py`` starts it in a process of its own, because the device stays registered:
-``python -m tests.device_runs FOLDER [--move-inputs] NAME...`` writes ``FOLDER/results.json``, with a ``Result`` for each
+``python -m tests.device_runs FOLDER [--move-inputs] NAME...`` writes ``FOLDER/results.json``, a ``Result`` for each
 config.
 """
 
