@@ -11,7 +11,7 @@ Importing this module registers the device for the complete process. So tests im
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -175,13 +174,30 @@ def move_model(model: nn.Module) -> nn.Module:
 
 def values_of(tree: Any) -> Any:
     """A structure of tensors with the CPU's tensors in place of the pretended ones; no wait is noted."""
-    return tree_map_only(PretendedTensor, lambda tensor: tensor.values, tree)
+    return _change(tree, lambda tensor: tensor.values if isinstance(tensor, PretendedTensor) else tensor)
+
+
+def _change(tree: Any, change: Callable[[Any], Tensor]) -> Any:
+    """Change every tensor of a structure. Several times as fast as torch's own function for all kinds of structures."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, list | tuple):
+        changed = [_change(each, change) for each in tree]
+        return type(tree)(*changed) if hasattr(tree, "_fields") else type(tree)(changed)
+    return {name: _change(each, change) for name, each in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """The tensors of a structure, in order."""
+    found: list[Tensor] = []
+    _change(tree, lambda tensor: found.append(tensor) or tensor)
+    return found
 
 
 def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operation on the CPU's tensors; its results are on the device that a real one would give."""
     name = operation._schema.name.removeprefix("aten::")
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = _tensors((args, kwargs))
     pretended = [tensor for tensor in tensors if isinstance(tensor, PretendedTensor)]
     target = kwargs.get("device")
     on_device = bool(pretended) if target is None else torch.device(target).type == DEVICE.type
@@ -195,7 +211,7 @@ def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return result
     # What changes a tensor in place returns the tensor itself.
     known = {id(tensor.values): tensor for tensor in pretended} | {id(each): each for each in tensors}
-    return tree_map_only(Tensor, lambda each: known[id(each)] if id(each) in known else PretendedTensor(each), result)
+    return _change(result, lambda each: known[id(each)] if id(each) in known else PretendedTensor(each))
 
 
 def _refuse_mixed(name: str, args: Any, tensors: list[Tensor]) -> None:
@@ -209,7 +225,7 @@ def _refuse_mixed(name: str, args: Any, tensors: list[Tensor]) -> None:
 
 def _waits(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
     """Whether the host of a real accelerator would wait for it here, by the rules of CUDA."""
-    is_ours = [isinstance(leaf, PretendedTensor) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    is_ours = [isinstance(tensor, PretendedTensor) for tensor in _tensors((args, kwargs))]
     if name == "_to_copy":
         target = kwargs.get("device")
         moves = target is not None and (torch.device(target).type == DEVICE.type) != is_ours[0]
