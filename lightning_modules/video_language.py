@@ -88,6 +88,7 @@ class VideoLanguageModule(TrainingModule):
         initial_weights: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
+        self.make_encoder = encoder
         self._build = partial(
             build_model,
             encoder=encoder,

@@ -31,6 +31,7 @@ CHAINS = {
     "quickstart_smollm2.yaml": [*FEATURES, "quickstart_smollm2.yaml"],
     "model/tiny.yaml": [*BASE, "model/tiny.yaml"],
     "recipes/one_24gb_card.yaml": [*BASE, "recipes/one_24gb_card.yaml"],
+    "ablation/frame_dropout.yaml": [*FEATURES, "ablation/memory_and_frames.yaml", "ablation/frame_dropout.yaml"],
 }
 FOLLOWS = {"stages/stage2_everything.yaml": "stages/stage1_bridge_only.yaml"}  # begins where the other run ended
 TESTED_ELSEWHERE = {"model/videollamb_7b.yaml": "test_videollamb_7b.py"} | {  # trains, judges and exports there
