@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from components.building import MakeReducer
 from components.interfaces import SegmentInput, SegmentReducer
 from components.reducers.sequential import Sequential
 from components.reducers.temporal_token_drop import TemporalTokenDrop
@@ -39,7 +41,6 @@ REDUCERS: dict[str, Callable[[int], SegmentReducer[Any]]] = {
     "sequential": partial(Sequential, reducers=[Narrow, partial(TemporalTokenDrop, threshold=0.6), Narrow]),
 }
 every_reducer = pytest.mark.parametrize("make", REDUCERS.values(), ids=REDUCERS)
-MakeReducer = Callable[[int], SegmentReducer[Any]]
 
 
 def build(make: MakeReducer) -> SegmentReducer[Any]:
@@ -221,3 +222,16 @@ def test_sequence_in_which_a_reducer_cannot_read_what_is_left_is_refused() -> No
 def test_sequence_without_reducers_is_refused() -> None:
     with pytest.raises(ValueError, match="needs at least one reducer"):
         Sequential(DIM, reducers=[])
+
+
+def test_sequence_is_built_from_a_config() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--reducer", type=MakeReducer)
+    module = "components.reducers"
+    drop = {"class_path": f"{module}.temporal_token_drop.TemporalTokenDrop", "init_args": {"ratio": 0.5}}
+    settings = {"class_path": f"{module}.sequential.Sequential", "init_args": {"reducers": [drop]}}
+    built = parser.instantiate_classes(parser.parse_object({"reducer": settings})).reducer(DIM)
+    assert isinstance(built, Sequential)
+    [only] = built.reducers
+    assert isinstance(only, TemporalTokenDrop)
+    assert (only.out_dim, only.ratio) == (DIM, 0.5)
