@@ -107,11 +107,13 @@ class SegmentReducer(RecordsArguments, nn.Module, ABC, Generic[StateT]):
     Attributes:
         out_dim: Width of the tokens that it gives.
         gives_grid: Whether it gives a full grid again, which every reader can read.
+        reads_kept_tokens: Whether it reads segments of which another reducer has left tokens out.
         reads_saliency: Whether the encoder must give the saliency of patches.
     """
 
     out_dim: int
     gives_grid: bool = False
+    reads_kept_tokens: bool = False
     reads_saliency: bool = False
 
     @abstractmethod
