@@ -52,9 +52,11 @@ class VisualPrompt:
             self._pieces.append(_Piece(tail, None))
         self.has_words = any(piece.words for piece in self._pieces)
 
-    def word_ids(self, tokenize: Callable[[str], list[int]]) -> list[list[int]]:
-        """Token ids of the words of every piece, in order; empty where it has none."""
-        return [tokenize(piece.words) if piece.words else [] for piece in self._pieces]
+    def word_ids(self, tokenize: Callable[[str], list[int]], left_out: Collection[str] = ()) -> list[list[int]]:
+        """Token ids of the words of every piece, in order; empty where it has none or its stream is left out."""
+        return [
+            tokenize(piece.words) if piece.words and piece.stream not in left_out else [] for piece in self._pieces
+        ]
 
     def join(
         self,
