@@ -1,14 +1,14 @@
 """Floating-point operations of one training step, from the shapes of a batch; docs/monitoring.md has the formula."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from components.flops.counting import count_flops, meta_copy
-from components.flops.stream import StreamFlops
+from components.flops.stream_flops import StreamFlops
 from components.interfaces import (
     IGNORED_LABEL,
     TEXT_ONLY,
@@ -90,7 +90,7 @@ class ModelFlops:
         before_readers = (model.encoder, model.projector, model.patch_pooling)
         trains = any(p.requires_grad for part in before_readers if part is not None for p in part.parameters())
         self._streams = {name: StreamFlops(self._model, name, trains) for name in model.readers}
-        self._of_words = cache(self._count_words)
+        self._of_words = cache(partial(model.visual_prompt.count_words, model.language_model))
         self._of_frames = cache(self._count_frames)
         self._of_language = cache(self._fit_language)
 
@@ -130,13 +130,6 @@ class ModelFlops:
                 words = len(videos) * self._of_words(work.left_out)
                 language_model += self._of_language()(text + seen + words, answer)
         return StepFlops(encoder, readers, language_model)
-
-    def _count_words(self, left_out: frozenset[str]) -> int:
-        """Tokens of the words that the language model sees of a video."""
-        prompt = self._model.visual_prompt
-        if not prompt.has_words:
-            return 0
-        return sum(map(len, prompt.word_ids(self._model.language_model.word_ids, left_out)))
 
     def _readings(self, num_segments: int) -> list[int]:
         """Numbers of segments after which a loss with a weight above zero is taken; one reading for text only."""
