@@ -31,7 +31,6 @@ from components.model import VideoLanguageModel
 from components.problems import Problems
 from lightning_modules.optimization.parameter_groups import refuse_float16
 
-
 _SCHEDULED_BATCHES = 10_000
 
 

@@ -66,10 +66,11 @@ def make_media_batch(folders: PartFolders, media: Sequence[Tensor], conversation
         conversations: Questions about them; at least one.
     """
     tokenizer = load_tokenizer(folders.language_model)
-    encoded = [
-        build_turns([Turn("user", VIDEO_MARK * len(each.media) + each.question), Turn("assistant", each.answer)], tokenizer)
+    dialogues = [
+        [Turn("user", VIDEO_MARK * len(each.media) + each.question), Turn("assistant", each.answer)]
         for each in conversations
     ]
+    encoded = [build_turns(turns, tokenizer) for turns in dialogues]
     questions = tuple(
         Question(each.key, f"q{number}", "made", "colour", each.question, each.answer, (), 0, {})
         for number, each in enumerate(conversations)

@@ -27,8 +27,8 @@ class VideoInspection(Callback):
     sharded: not with ZeRO-3 and FSDP2), and question, reference and answer as text. For every set: a histogram of the
     number of segments a video.
 
-    Nothing is computed twice: hooks record the outputs of encoder and readers while validation runs. Only the first rank
-    shows its videos, and makes no collective call. Needs a logger that accepts figures and text, such as
+    Nothing is computed twice: hooks record the outputs of encoder and readers while validation runs. Only the first
+    rank shows its videos, and makes no collective call. Needs a logger that accepts figures and text, such as
     ``TensorBoardLogger``; without one it warns once.
 
     Args:

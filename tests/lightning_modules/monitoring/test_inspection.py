@@ -215,7 +215,11 @@ def test_media_of_one_sample_are_shown_one_by_one_with_the_questions_about_each(
     draw_video = inspection.draw_video
     monkeypatch.setattr(inspection, "draw_video", lambda video: drawn.append(video) or draw_video(video))
     media = [make_frames(5, seed=1), make_frames(1, seed=2), make_frames(3, seed=3)]
-    asked = [Asked((0, 1), "which colour ?", "red"), Asked((1,), "how many ?", "one"), Asked((2,), "what ?", "", "other")]
+    asked = [
+        Asked((0, 1), "which colour ?", "red"),
+        Asked((1,), "how many ?", "one"),
+        Asked((2,), "what ?", "", "other"),
+    ]
     module = make_module(folders, bridge=partial(make_bridge, readout=readout))
     batch = make_media_batch(folders, media, asked)
     events = validate_with_tensorboard(tmp_path, module, [[batch]], num_videos=3)

@@ -153,7 +153,9 @@ def test_streams_that_are_left_out_are_no_work_of_the_language_model(
     [mfu] = logger.values("throughput/mfu")
     [seconds] = logger.values("step_seconds/total")
     flops, groups = ModelFlops(module.built), module.built(batch).segment_groups
-    less, all_streams = (flops.of(work_of(batch, groups, left_out)) for left_out in (frozenset({"frames"}), frozenset()))
+    less, all_streams = (
+        flops.of(work_of(batch, groups, left_out)) for left_out in (frozenset({"frames"}), frozenset())
+    )
     assert mfu * seconds * PEAK == pytest.approx(less.total, rel=1e-5)
     assert less.readers == all_streams.readers
     # In 4 conversations 4 tokens and the words before them are missing, a tenth of what is read or more.

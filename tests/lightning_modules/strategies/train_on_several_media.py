@@ -106,9 +106,7 @@ def main(encoder: str, language_model: str, folder: str, *runs: str) -> None:
     rank = int(os.environ["RANK"])
     for run in runs:
         strategy, schedule, num_steps = run.split(",")
-        losses = train(
-            strategy, schedule, int(num_steps), PartFolders(encoder, language_model), Path(folder), [rank]
-        )
+        losses = train(strategy, schedule, int(num_steps), PartFolders(encoder, language_model), Path(folder), [rank])
         if rank == 0:
             Path(folder, f"{run}.json").write_text(json.dumps(losses), encoding="utf-8")
             print(f"{run}: {len(losses)} steps, 0 hangs, loss {losses[0]:.3f} -> {losses[-1]:.3f}", flush=True)
