@@ -1,9 +1,11 @@
 """Models of several readers, and batches about several media, for tests. Plain functions; no fixture, no state."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from components.bridges.mean_pooling import MeanPooling
@@ -46,6 +48,22 @@ def make_module_of_streams(folders: PartFolders, **changes: Any) -> VideoLanguag
         "optimization": Optimization(RATES_OF_STREAMS),
     }
     return make_unbuilt_module(folders, **(settings | changes))
+
+
+def with_streams(config: Path, **model: Any) -> Path:
+    """Give the model of a run's config two readers, as ``make_module_of_streams`` does, and more settings."""
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    bridge = settings["model"].pop("bridge")
+    readers = {
+        "memory": {"reader": bridge, "reducer": f"{__name__}.HalfOfTokens"},
+        "frames": {"reader": "components.bridges.mean_pooling.MeanPooling"},
+    }
+    settings["model"] |= {"readers": readers, "visual_prompt": VISUAL_PROMPT}
+    settings["model"]["optimization"]["learning_rates"] = dict.fromkeys(RATES_OF_STREAMS, 0.01)
+    settings["model"] |= model
+    path = config.with_name("streams.yaml")
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return path
 
 
 class Asked(NamedTuple):
