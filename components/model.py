@@ -91,7 +91,7 @@ class VideoLanguageModel(SavedInFolder, nn.Module):
         super().__init__()
         is_single = isinstance(readers, StreamReader)
         named = {MEMORY_STREAM: readers} if isinstance(readers, StreamReader) else readers
-        check_readers(named)
+        check_readers(named, VideoLanguageModel)
         self.encoder = encoder
         self.segmenter = segmenter
         self.projector = projector

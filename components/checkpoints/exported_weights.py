@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from components.checkpoints.earlier_names import current_name
 from components.checkpoints.file_hashes import refuse_changed_files
 from components.checkpoints.run_checkpoint import EXPORT_ABOUT, RunCheckpoint
 from components.checkpoints.weight_files import WeightFiles
@@ -46,12 +47,13 @@ class ExportedWeights:
             raise FileNotFoundError(f"{path} is no export: it has no {ABOUT}")
         about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
         self.path = path
-        self.left_out = frozenset[str](about["left_out"])
-        self.fingerprints = read_fingerprints(about)
+        self.left_out = frozenset(map(current_name, about["left_out"]))
+        self.fingerprints = {current_name(name): value for name, value in read_fingerprints(about).items()}
         self.tokenizer: dict[str, str] | None = about.get("tokenizer")
         refuse_changed_files(path, about.get("hashes", {}))
         self.has_averages: bool = about["averaged"]
         self._files = WeightFiles(path)
+        self._name_in_file = {PREFIX + current_name(name): name for name in self._files}
         for folder, names in about.get("in_folder", {}).items():
             files = WeightFiles(path / folder)
             self._in_folders |= {PREFIX + name: (files, inner) for name, inner in names.items()}
@@ -59,7 +61,7 @@ class ExportedWeights:
     @property
     def parameters(self) -> frozenset[str]:
         """Names of the stored parameters and buffers."""
-        return frozenset(PREFIX + name for name in self._files) | self._in_folders.keys()
+        return frozenset(self._name_in_file.keys() | self._in_folders.keys())
 
     def outside_folders(self) -> "ExportedWeights":
         """The same without what parts read from the folders inside this one: those count as left out."""
@@ -77,7 +79,7 @@ class ExportedWeights:
         if parameter in self._in_folders:
             files, name = self._in_folders[parameter]
             return files[name]
-        return self._files[parameter.removeprefix(PREFIX)]
+        return self._files[self._name_in_file[parameter]]
 
 
 def open_weights(path: Path) -> RunCheckpoint | ExportedWeights:
