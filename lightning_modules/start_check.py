@@ -139,7 +139,7 @@ def _check_text(language_model: HuggingFaceCausalLM, text: Any, limits: _Limits)
     except TextLimitError as error:
         raise ValueError(f"{text.where}: {error.reason}") from error
     path, context = language_model.limits.path, language_model.limits.context_length
-    visual = limits.visual_tokens - 1 if text.has_media else 0  # the placeholder is one of them already
+    visual = (limits.visual_tokens - 1) * text.num_media  # a placeholder is one of them already
     prompt = int((text.labels != IGNORED_LABEL).cumsum(0).eq(0).sum())
     complete = 0 if limits.is_predicting else len(text.input_ids)
     answered = prompt + limits.max_new_tokens if text.is_answered else 0
@@ -147,7 +147,7 @@ def _check_text(language_model: HuggingFaceCausalLM, text: Any, limits: _Limits)
     if context is not None and needed > context:
         with_answer = f" (a prompt of {prompt}, {limits.max_new_tokens} for the answer)" if answered >= complete else ""
         raise ValueError(
-            f"{text.where}: it needs {needed} tokens{with_answer}, {visual + 1 if text.has_media else 0} or more "
+            f"{text.where}: it needs {needed} tokens{with_answer}, {visual + text.num_media} or more "
             f"visual ones among them, but max_position_embeddings of {path!r} is {context}: {CONTEXT_ADVICE}"
         )
 

@@ -22,6 +22,7 @@ import train
 from datamodules.convert.__main__ import main as convert
 from datamodules.loader import Loading
 from datamodules.order.training_order import TrainingOrder
+from datamodules.shards.member_names import MediaCount
 from datamodules.shards.schema import parse_record
 from datamodules.shards.shard_reader import open_shards
 from datamodules.validate.__main__ import main as validate
@@ -157,7 +158,7 @@ def test_converted_shards_train(command: str, place: Path, monkeypatch: pytest.M
 
 def test_example_of_a_sample_follows_the_schema() -> None:
     (example,) = [block.text for block in BLOCKS if block.language == "json"]
-    record = parse_record(example.encode(), where="the page", has_media=True)
+    record = parse_record(example.encode(), where="the page", media=MediaCount(1))
     assert len(record.conversations) == 2
 
 

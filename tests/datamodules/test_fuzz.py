@@ -126,9 +126,9 @@ class Reading:
         for number in range(1, len(reader)):
             _, sample = dataset.__getitems__([Draw(0, 0), Draw(number, number)])
             self.outcomes["refused" if sample.key == SKIPPED_KEY else "read"] += 1
-            if sample.frames is not None and sample.frame_ms is not None:
-                assert sample.frames.dtype == torch.bfloat16 or sample.frames.shape[1:] == (3, 16, 16)
-                assert len(sample.frames) == len(sample.frame_ms) > 0
+            for frames, frame_ms in sample.media:
+                assert frames.dtype == torch.bfloat16 or frames.shape[1:] == (3, 16, 16)
+                assert len(frames) == len(frame_ms) > 0
         assert dataset.skipped is not None
         self.kinds = dataset.skipped.counts()
         return len(index.entries)
