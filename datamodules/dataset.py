@@ -14,7 +14,7 @@ from datamodules.errors import SampleError
 from datamodules.failures import FailurePolicy, SkipBounds
 from datamodules.media.media_reader import MediaReader
 from datamodules.order.training_order import Draw
-from datamodules.shards.schema import VIDEO_MARK, Conversation
+from datamodules.shards.schema import VIDEO_MARK, Conversation, Meta
 from datamodules.shards.shard_reader import RawSample, ShardReader
 
 _log = logging.getLogger(__name__)
@@ -112,8 +112,7 @@ class ConversationDataset(Dataset[Sample]):
                 samples.append(self[draw])
                 self._bounds.add(None)
             except SampleError as error:
-                media = ", ".join(str(medium.meta["media"]) for medium in entry.media if "media" in medium.meta)
-                self.skipped.add(shard, entry.key, draw.position, error, media=media)
+                self.skipped.add(shard, entry.key, draw.position, error, media=entry.made_from)
                 samples.append(empty_text_sample(error.kind))
                 self._bounds.add(error)
         return samples
@@ -135,7 +134,7 @@ class ConversationDataset(Dataset[Sample]):
             answer=answered.strip(),
             options=conversation.options,
             num_frames=sum(len(media[number].frames) for number in conversation.media),
-            meta={name: str(value) for name, value in raw.record.meta.items()},
+            meta={name: str(value) for name, value in _meta(raw, conversation).items()},
         )
         numbers = list(media)  # those that are not decoded are not counted
         shown = tuple(numbers.index(number) for number in conversation.media)
@@ -165,3 +164,10 @@ class ConversationDataset(Dataset[Sample]):
                     f"{len(wrong)} of {len(self.reader)} samples are wrong. The first: {error}. Correct the shards, or "
                     "set on_error to 'skip' to leave such samples out and list them"
                 ) from error
+
+
+def _meta(raw: RawSample, conversation: Conversation) -> Meta:
+    """The sample's ``meta``, and of several media the names of the files that the conversation shows."""
+    shown = [raw.record.medium(number).meta for number in conversation.media] if raw.record.media else []
+    names = ", ".join(str(meta["media"]) for meta in shown if "media" in meta)
+    return {**raw.record.meta, **({"media": names} if names else {})}

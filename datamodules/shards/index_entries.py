@@ -81,6 +81,11 @@ class IndexEntry(NamedTuple):
         return (len(self.media),) * len(self.text_lengths)
 
     @property
+    def made_from(self) -> str:
+        """Names of the files that the media were made from, as ``meta`` states them."""
+        return ", ".join(str(medium.meta["media"]) for medium in self.media if "media" in medium.meta)
+
+    @property
     def modality(self) -> str:
         """``video``, ``image``, ``features`` or ``text``; ``video`` if the sample has a video and images."""
         found = {medium.modality for medium in self.media}
