@@ -130,13 +130,19 @@ def cache_shard(
         Number of frames encoded.
     """
     reader = ShardReader([shard])
-    loader = DataLoader(_DecodedSamples(reader, media), batch_size=None, num_workers=num_workers)
+    samples = _DecodedSamples(reader, media)
+    loader = DataLoader(samples, batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
     num_frames = 0
     with ShardWriter(out.parent / f".{out.stem}", max_samples=sys.maxsize, max_bytes=sys.maxsize) as writer:
         for group in _groups(tqdm(loader, desc=shard.name, unit="sample", leave=False), frames_per_call):
             num_frames += _write_group(writer, group, encode)
     writer.paths[0].replace(out)
     return num_frames
+
+
+def _unchanged(sample: _Decoded) -> _Decoded:
+    """Replaces the loader's own conversion, which makes lists of tuples."""
+    return sample
 
 
 def _groups(samples: Iterator[_Decoded], frames_per_call: int) -> Iterator[list[_Decoded]]:

@@ -1,14 +1,20 @@
 """Rows that name several images or videos: LLaVA-NeXT's interleaved rows, Qwen's lists, numbered members of a tar."""
 
+import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datamodules.convert.planned_samples import SampleIdentity
 from datamodules.convert.row_media import RowMedium
 from datamodules.convert.row_problems import Reason, RowProblem
-from datamodules.convert.rows import Row, llava_row, pllava_row
+from datamodules.convert.rows import Row, conversation_json, llava_row, pllava_row
+from datamodules.shards.member_names import MediaCount
+from datamodules.shards.schema import parse_conversation
 from datamodules.shards.shard_reader import RawSample
 from tests.datamodules.convert.conversions import (
     CLIP,
@@ -234,3 +240,24 @@ def test_members_whose_order_is_unknown_are_left_out(members: list[str], message
     convert_tar(tmp_path, [*((name, PICTURE) for name in members), ("1.json", in_json(row))], status=1)
     assert left_out(tmp_path / "out", "webdataset") == [(0, "several media")]
     assert message in messages(tmp_path / "out")
+
+
+MARKS = st.lists(
+    st.sampled_from(["<image>", "<video>", " ", "which ?", "<image_1>", "<video_0>", "<|image_pad|>", "\n", "<", "a"]),
+    max_size=8,
+).map("".join)
+LISTS = st.lists(st.sampled_from(["a.jpg", "b.jpg", "cat.mp4", "c"]), max_size=4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts=st.lists(MARKS, min_size=1, max_size=3), images=LISTS, videos=LISTS)
+def test_a_row_with_any_marks_and_media_fits_or_is_refused(
+    texts: list[str], images: list[str], videos: list[str]
+) -> None:
+    turns = [{"from": who, "value": text} for text in texts for who, text in (("human", text), ("gpt", "b"))]
+    with contextlib.suppress(RowProblem):
+        row = llava_row({"conversations": turns, "images": images, "videos": videos})
+        media = MediaCount(len(row.media), len(row.media) > 1)
+        conversation = parse_conversation(json.loads(conversation_json(row, "x", "")), "the row", media)
+        assert conversation.media == tuple(range(len(row.media)))
+        assert set(paths(row)) == {*images, *videos}
