@@ -32,7 +32,7 @@ from benchmarks.tiny_parts import llama_config
 from command_errors import run_and_exit
 from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER, AnswerLoss, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
-from components.losses import EverySegmentLoss, answer_loss_per_reading, weighted_answer_loss
+from components.losses import EverySegmentLoss, answer_loss_per_reading, weighted_answer_loss, weights_of_conversations
 
 MEMORY_LIMIT = 1.2
 GRADIENT_LIMIT = 1e-6
@@ -135,15 +135,15 @@ def build_inputs(sizes: Sizes, num_readings: int, device: torch.device) -> tuple
     readings = [
         VisualTokens(
             torch.randn(shape, generator=generator).to(device).requires_grad_(),
-            torch.ones(shape[:2], dtype=torch.bool, device=device),
+            torch.ones(shape[:2], dtype=torch.bool),
         )
         for _ in range(num_readings)
     ]
-    ids = torch.randint(3, sizes.vocabulary, (sizes.conversations, sizes.words), generator=generator).to(device)
+    ids = torch.randint(3, sizes.vocabulary, (sizes.conversations, sizes.words), generator=generator)
     labels = ids.clone()
     labels[:, : -sizes.answer_words] = IGNORED_LABEL
     ids[:, 2] = VIDEO_PLACEHOLDER
-    video_index = torch.arange(sizes.conversations, device=device) % sizes.videos
+    video_index = torch.arange(sizes.conversations)[:, None] % sizes.videos
     return readings, TextInputs(ids, torch.ones_like(ids, dtype=torch.bool), labels, video_index)
 
 
@@ -151,8 +151,8 @@ def step(model: HuggingFaceCausalLM, form: LossForm, readings: Sequence[VisualTo
     """Forward and backward pass; every video has all K segments."""
     torch.manual_seed(1)
     segment_mask = readings[0].mask.new_ones(readings[0].mask.shape[0], len(readings))
-    weights = EverySegmentLoss().weights(segment_mask)
-    loss = weighted_answer_loss(form(model, readings, text), weights, text.video_index)
+    weights = weights_of_conversations(EverySegmentLoss(), segment_mask, text.video_index)
+    loss = weighted_answer_loss(form(model, readings, text), weights)
     loss.backward()  # type: ignore[no-untyped-call]
 
 

@@ -153,7 +153,7 @@ def build_batch(settings: Settings, seed: int) -> Batch:
         input_ids=ids,
         text_mask=torch.ones_like(ids, dtype=torch.bool),
         labels=labels,
-        video_index=torch.arange(settings.videos),
+        video_index=torch.arange(settings.videos)[:, None],
         questions=questions,
     )
 

@@ -61,8 +61,9 @@ def build_batch(settings: Batches, sizes: Sizes, seed: int, device: torch.device
     ids[video_index != TEXT_ONLY, 2] = VIDEO_PLACEHOLDER
     shape = (settings.conversations, settings.visual_tokens)
     tokens = torch.randn(*shape, sizes.width, generator=generator).to(device).requires_grad_()
-    text = TextInputs(*(part.to(device) for part in (ids, mask, labels, video_index)))
-    return VisualTokens(tokens, torch.ones(shape, dtype=torch.bool, device=device)), text
+    return VisualTokens(tokens, torch.ones(shape, dtype=torch.bool)), TextInputs(
+        ids, mask, labels, video_index[:, None]
+    )
 
 
 def measure(

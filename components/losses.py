@@ -81,27 +81,39 @@ def answer_loss_per_reading(
     return losses
 
 
-def weighted_answer_loss(
-    losses: Sequence[AnswerLoss], weights: Tensor, video_index: Tensor, num_tokens: Tensor | None = None
-) -> Tensor:
-    """Mean loss of an answer token. A conversation's readings have the weights of its video.
+def weights_of_conversations(schedule: LossSchedule, segment_mask: Tensor, video_index: Tensor) -> Tensor:
+    """Weight of every reading for every conversation, ``[C, R]``; on the host.
+
+    A conversation about several media has a segment where one of them has. All readings of a text-only one are the
+    same, so only the last counts.
+
+    Args:
+        schedule: Weights the readings.
+        segment_mask: Which segments the videos have, ``[V, S]`` bool.
+        video_index: Videos of every conversation, ``[C, M]``.
+    """
+    shows = video_index != TEXT_ONLY
+    mask = (segment_mask[video_index.clamp(min=0)] & shows[..., None]).any(dim=1)  # [C, S]
+    weights = schedule.weights(mask)
+    last = torch.zeros_like(weights)
+    last[:, -1] = 1.0
+    return torch.where(shows.any(dim=1, keepdim=True), weights, last)
+
+
+def weighted_answer_loss(losses: Sequence[AnswerLoss], weights: Tensor, num_tokens: Tensor | None = None) -> Tensor:
+    """Mean loss of an answer token.
 
     Args:
         losses: One for each of the R readings.
-        weights: Weight of every reading, ``[V, R]``, rows sum to 1.
-        video_index: Video of every conversation, ``[C]``. All readings of a text-only one are the same, so only the
-            last counts.
+        weights: Weight of every reading for every conversation, ``[C, R]``; rows sum to 1.
         num_tokens: Number of answer tokens to divide by, a positive scalar; that of the batch by default.
 
     Returns:
         Scalar; zero, with its graph, if the batch has no labelled token.
     """
     nll = torch.stack([loss.nll for loss in losses], dim=1)  # [C, R]
-    conversation_weights = torch.zeros_like(nll)
-    conversation_weights[:, -1] = 1.0
-    with_video = (video_index != TEXT_ONLY).nonzero().squeeze(1)
-    conversation_weights[with_video] = weights[video_index[with_video]].to(nll.dtype)
-    return (conversation_weights * nll).sum() / _number_of_tokens(losses[-1], num_tokens)
+    weighted = weights.to(nll.device, nll.dtype, non_blocking=True) * nll
+    return weighted.sum() / _number_of_tokens(losses[-1], num_tokens)
 
 
 def penalty_weighted_by_likelihood(
@@ -114,18 +126,22 @@ def penalty_weighted_by_likelihood(
 
     Args:
         of_video: Penalty of every video, ``[V]``.
-        video_index: Video of every conversation, ``[C]``; those without one count as zero.
+        video_index: Videos of every conversation, ``[C, M]``; a conversation's weight is shared equally by them.
         answers: Loss of every conversation after the last reading; it gets no gradient from the penalty.
         num_tokens: Number of answer tokens to divide by, a positive scalar; that of the batch by default.
 
     Returns:
         Scalar; zero, with its graph, if no conversation has a video.
     """
-    tokens = answers.num_tokens.to(of_video.dtype)
+    device = of_video.device
+    tokens = answers.num_tokens.to(device, of_video.dtype, non_blocking=True)
     known = tokens * torch.exp(-answers.nll.detach().to(of_video.dtype) / tokens.clamp(min=1))  # [C]
+    shows = video_index != TEXT_ONLY  # [C, M]
+    row, medium = shows.nonzero(as_tuple=True)
+    videos = video_index[row, medium].to(device, non_blocking=True)
+    parts = (1.0 / shows.sum(dim=1)[row]).to(device, of_video.dtype, non_blocking=True)
     share = torch.zeros_like(of_video)
-    with_video = video_index != TEXT_ONLY
-    share = share.index_add(0, video_index[with_video], known[with_video])
+    share = share.index_add(0, videos, known[row.to(device, non_blocking=True)] * parts)
     return (share * of_video).sum() / _number_of_tokens(answers, num_tokens)
 
 

@@ -22,7 +22,7 @@ def embed_questions(language_model: LanguageModel, text: TextInputs) -> Question
     """Embed the questions of a batch.
 
     In a conversation of several turns it is the first question: one row of visual tokens serves all its answers, and
-    the first answer must not see what comes later.
+    the first answer must not see what comes later. A conversation about several media has a row for each of them.
 
     Args:
         language_model: Its embeddings are used, and get gradients.
@@ -31,8 +31,12 @@ def embed_questions(language_model: LanguageModel, text: TextInputs) -> Question
     Returns:
         The questions: system prompt, user's words and what the chat template adds around them.
     """
-    mask = before_answer(text) & (text.input_ids != VIDEO_PLACEHOLDER)
-    return Questions(language_model.embed(text.input_ids), mask, text.video_index)
+    embeddings = language_model.embed(text.input_ids)
+    mask = (before_answer(text) & (text.input_ids != VIDEO_PLACEHOLDER)).to(embeddings.device, non_blocking=True)
+    num_media = text.video_index.shape[1]
+    if num_media > 1:
+        embeddings, mask = (each.repeat_interleave(num_media, dim=0) for each in (embeddings, mask))
+    return Questions(embeddings, mask, text.video_index)
 
 
 def without_answers(text: TextInputs) -> TextInputs:

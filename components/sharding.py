@@ -120,6 +120,11 @@ def full_shape(tensor: Tensor) -> torch.Size:
     return shape
 
 
+def compute_device(weight: Tensor) -> torch.device:
+    """The device on which a weight is used: FSDP2 may keep its shards elsewhere."""
+    return torch.device(weight.device_mesh.device_type) if is_dtensor(weight) else weight.device
+
+
 def local_part(tensor: Tensor) -> Tensor:
     """The part of a ``DTensor`` on this rank; any other tensor as it is."""
     return tensor.to_local() if is_dtensor(tensor) else tensor

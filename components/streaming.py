@@ -7,15 +7,15 @@ windows of the encoder, and the bridge's state (a cache grows by M tokens for ea
 
 import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from components.interfaces import FrameEncoder, FrameFeatures, SegmenterStream, TextInputs, VisualTokens
+from components.interfaces import FrameFeatures, SegmenterStream, TextInputs, VisualTokens
 from components.model import VideoLanguageModel
-from components.selection.gather import group_frames
+from components.streams import StreamState
 
 
 class StreamingSession:
@@ -50,7 +50,7 @@ class StreamingSession:
         self.model = model
         self._device = next(model.parameters()).device
         self._example = model.encoder.dummy_frames("cpu")
-        self._windows = _WindowEncoder(model.encoder)
+        self._windows = _WindowEncoder(model)
         self._walk = _Walk(model, stream)
         self._num_frames = 0
         self._last_ms: int | None = None
@@ -103,18 +103,18 @@ class StreamingSession:
         """What the language model sees now, as if the video ended here.
 
         Args:
-            text: The conversations that will be answered (``video_index`` 0); only bridges that read questions need
+            text: The conversations that will be answered (``video_index`` 0); only readers of questions need
                 them. ``model.language_model.prompts([...])`` makes them from plain questions.
 
         Returns:
             Visual tokens of the one video, or of every conversation.
 
         Raises:
-            ValueError: No frame has been pushed yet, or the bridge reads questions and there are none.
+            ValueError: No frame has been pushed yet, or a reader reads questions and there are none.
         """
         if self._num_frames == 0:
             raise ValueError("no frame has been pushed yet, so there is nothing to see")
-        if text is None and self.model.bridge.reads_questions:
+        if text is None and self.model.reads_questions:
             raise ValueError(
                 "this model reads its memory for a question; give visual_tokens() the text, such as "
                 "model.language_model.prompts(['...'])"
@@ -124,9 +124,7 @@ class StreamingSession:
         if rest is not None:
             walk = walk.fork()
             walk.take(rest)
-        state = walk.state_now()
-        visual: VisualTokens = self.model.bridge.read(state) if text is None else self.model.read(state, text)
-        return visual
+        return self.model.read(walk.states_now(), text)
 
     def ask(self, question: str, max_new_tokens: int = 64) -> str:
         """Answer a question about what was shown so far, greedily.
@@ -158,32 +156,33 @@ class StreamingSession:
 class _EncodedFrames(NamedTuple):
     """Features of neighbouring frames."""
 
-    cls: Tensor  # [T, D]
-    patches: Tensor  # [T, N, D]
+    features: FrameFeatures
     frame_ms: Tensor  # [T] int64
 
     def part(self, frames: slice) -> "_EncodedFrames":
-        """Some of the frames."""
-        return _EncodedFrames(*(field[frames] for field in self))
+        """Some of the frames, copied: a view would hold the memory of all."""
+        features = tree_map_only(Tensor, Tensor.clone, self.features.of_frames(frames))
+        return _EncodedFrames(features, self.frame_ms[frames].clone())
 
 
 class _WindowEncoder:
     """Encodes frames window by window.
 
     Args:
-        encoder: The encoder.
+        model: Its encoder is used, and what makes fewer patches.
 
     Raises:
         ValueError: All frames of a video attend to each other.
     """
 
-    def __init__(self, encoder: FrameEncoder) -> None:
+    def __init__(self, model: VideoLanguageModel) -> None:
+        encoder = model.encoder
         if encoder.window_frames is None:
             raise ValueError(
                 f"in {type(encoder).__name__} all frames of a video attend to each other, so it cannot encode one "
                 "that still plays; stream with an encoder that has window_frames"
             )
-        self._encoder = encoder
+        self._model = model
         self._size = encoder.window_frames
         self._full: Tensor | None = None  # frames of the last full window, if windows are larger than one frame
         self._frames: list[Tensor] = []  # of the window that is not full yet
@@ -214,17 +213,17 @@ class _WindowEncoder:
 
     def _encode(self, frames: Tensor, frame_ms: Tensor) -> _EncodedFrames:
         """Encode frames; returns the features of the last ``len(frame_ms)`` of them."""
-        count = torch.tensor([len(frames)], device=frames.device)
-        cls, patches = self._encoder(frames, count)
+        count = torch.tensor([len(frames)])
+        features = self._model.reduce_patches(self._model.encoder(frames, count))
         new = len(frames) - len(frame_ms)
-        return _EncodedFrames(cls[new:], patches[new:], frame_ms)
+        return _EncodedFrames(features.of_frames(slice(new, None)), frame_ms)
 
 
 class _Walk:
     """Reads the segments as they close.
 
     Args:
-        model: Its bridge and frame selection are used.
+        model: Its readers and frame selections are used.
         stream: Declares the boundaries.
 
     Attributes:
@@ -235,7 +234,7 @@ class _Walk:
         self.boundaries: list[int] = []
         self._model = model
         self._stream = stream
-        self._state: Any = None  # of the bridge after the closed segments
+        self._states: dict[str, StreamState] | None = None  # after the closed segments
         self._open: list[_EncodedFrames] = []
 
     def fork(self) -> "_Walk":
@@ -246,16 +245,17 @@ class _Walk:
 
     def take(self, encoded: _EncodedFrames) -> None:
         """Take the next frames and read the segments that they close."""
-        for cls in encoded.cls:
+        for cls in encoded.features.cls:
             self._stream.push(cls)
         self._open = [*self._open, encoded]
         self._read_closed()
 
-    def state_now(self) -> Any:
-        """State of the bridge as if the open segment closed now."""
+    def states_now(self) -> dict[str, StreamState]:
+        """States of all readers as if the open segment closed now."""
         self._read_closed()
         if not self._open:
-            return self._state
+            assert self._states is not None  # some frame has been taken
+            return self._states
         frames = self._joined()
         return self._read(frames, torch.tensor([len(frames.frame_ms)]))
 
@@ -267,22 +267,25 @@ class _Walk:
         ends = [-1, *declared][len(self.boundaries) :]
         num_closed = ends[-1] - ends[0]
         frames = self._joined()
-        state = self._model.bridge.prune(self._read(frames.part(slice(num_closed)), torch.tensor(ends).diff()))
-        self._state = tree_map_only(Tensor, _without_spare_memory, state)
+        states = self._read(frames.part(slice(num_closed)), torch.tensor(ends).diff())
+        readers = self._model.readers
+        pruned = {name: state._replace(reader=readers[name].prune(state.reader)) for name, state in states.items()}
+        self._states = tree_map_only(Tensor, _without_spare_memory, pruned)
         rest = frames.part(slice(num_closed, None))
-        self._open = [_EncodedFrames(*(field.clone() for field in rest))] if len(rest.frame_ms) else []
+        self._open = [rest] if len(rest.frame_ms) else []
         self.boundaries = declared
 
     def _joined(self) -> _EncodedFrames:
-        return _EncodedFrames(*(torch.cat(parts) for parts in zip(*self._open, strict=True)))
+        features = FrameFeatures.joined([each.features for each in self._open])
+        return _EncodedFrames(features, torch.cat([each.frame_ms for each in self._open]))
 
-    def _read(self, frames: _EncodedFrames, lengths: Tensor) -> Any:
-        """State after segments of these lengths ``[S]``, which hold all the frames."""
-        segment_index = torch.arange(len(lengths)).repeat_interleave(lengths).to(frames.cls.device)
-        count = torch.tensor([len(segment_index)], device=frames.cls.device)
-        segments = group_frames(segment_index, count, len(lengths), self._model.frame_selection)
-        features = FrameFeatures(frames.cls, frames.patches)
-        return self._model.run_segments(features, frames.frame_ms, segments, self._state)[-1]
+    def _read(self, frames: _EncodedFrames, lengths: Tensor) -> dict[str, StreamState]:
+        """States after segments of these lengths ``[S]``, which hold all the frames."""
+        segment_index = torch.arange(len(lengths)).repeat_interleave(lengths)
+        count = torch.tensor([len(segment_index)])
+        frames_before = self.boundaries[-1] + 1 if self.boundaries else 0
+        segments = self._model.group_frames(segment_index, count, len(lengths), frames_before)
+        return self._model.run_segments(frames.features, frames.frame_ms, segments, self._states)[-1]
 
 
 def _without_spare_memory(tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.distributed.fsdp import FSDPModule
 
 from components.checkpoints.tokenizer_fingerprint import tokenizer_fingerprint
-from components.interfaces import IGNORED_LABEL, FrameEncoder, Questions, SegmentInput
+from components.interfaces import IGNORED_LABEL, FrameEncoder, FrameFeatures, Questions
 from components.language.causal import HuggingFaceCausalLM
 from components.language.text_limits import CONTEXT_ADVICE, TextLimitError
 from components.model import VideoLanguageModel
@@ -85,16 +85,23 @@ def _check_data(model: VideoLanguageModel, datamodule: Any, stage: str, limits: 
 
 
 def _fewest_visual_tokens(model: VideoLanguageModel) -> int:
-    """Visual tokens of a video of one frame, computed by the bridge. It is not sharded yet while parts are built."""
-    weights = next(model.bridge.parameters(), torch.zeros(1))
-    patches = weights.new_zeros(1, 1, model.encoder.num_patches, model.encoder.dim)
-    one = torch.ones(1, 1, dtype=torch.bool, device=weights.device)
-    embeddings = weights.new_zeros(1, 1, model.language_model.dim)
-    questions = Questions(embeddings, one, torch.zeros(1, dtype=torch.int64, device=weights.device))
+    """Visual tokens of a video of one frame, by the readers, which are not sharded yet while parts are built."""
+    weights = next(iter(model.readers.values())).parameters()
+    patches = next(weights, torch.zeros(1)).new_zeros(1, model.encoder.num_patches, model.encoder.dim)
+    saliency = patches[..., 0].float() if model.encoder.gives_saliency else None
+    no_ids = torch.zeros(1, 1, dtype=torch.int64)
+    segments = model.group_frames(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64), 1)
     with torch.no_grad():
-        state = model.bridge(SegmentInput(patches, one, torch.zeros_like(one, dtype=torch.int64)), None)
-        visual = model.bridge.read(state, questions if model.bridge.reads_questions else None)
-    return int(visual.mask.sum())
+        features = model.reduce_patches(FrameFeatures(patches[:, 0], patches, saliency))
+        frame_ms = torch.zeros(1, dtype=torch.int64, device=patches.device)
+        [states] = model.run_segments(features, frame_ms, segments)
+        embeddings = patches.new_zeros(1, 1, model.language_model.dim)
+        questions = Questions(embeddings, no_ids == 0, no_ids)
+        streams = (
+            reader.read(states[name].reader, questions if reader.reads_questions else None)
+            for name, reader in model.readers.items()
+        )
+        return sum(int(stream.mask.sum()) for stream in streams) + model.num_prompt_words
 
 
 def _check_frames(encoder: FrameEncoder, media: Any) -> None:

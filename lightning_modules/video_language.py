@@ -9,15 +9,19 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from components.building import MakeReader, MakeReducer, ReaderSettings, build_model
 from components.interfaces import (
     FrameEncoder,
     FrameSelection,
     LanguageModel,
     LossSchedule,
+    PatchPooling,
+    Projector,
     Segmenter,
-    VisualReader,
+    StreamSchedule,
 )
-from components.model import ModelOutput, VideoLanguageModel
+from components.model import VideoLanguageModel
+from components.model_output import ModelOutput
 from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from lightning_modules.evaluation.validation import ValidationMetrics
 from lightning_modules.interfaces import EvaluatedBatch, TrainingModule
@@ -44,11 +48,19 @@ class VideoLanguageModule(TrainingModule):
 
     Args:
         encoder: Builds the frame encoder.
-        bridge: Builds the memory bridge from vision width D and language model width E.
         language_model: Builds the language model.
         segmenter: Cuts videos into segments.
-        loss_schedule: After which segments the loss is computed; by default after the last one.
+        bridge: Builds the memory bridge from the width of a patch and language model width E.
         frame_selection: Which frames of a segment the bridge reads; all by default.
+        reducer: Builds what leaves fewer tokens of a segment before the bridge reads them.
+        readers: Several readers by the names of their visual streams, instead of ``bridge``, ``frame_selection`` and
+            ``reducer``.
+        projector: Builds from vision width D and E what maps patches to another width.
+        patch_pooling: Builds from the width of a patch what makes fewer patches of every frame.
+        visual_prompt: Words and streams that replace ``<video>``, such as ``"Some frames:<frames>"``; by default the
+            streams in their order.
+        stream_schedule: Which streams are left out of a training step; none by default.
+        loss_schedule: After which segments the loss is computed; by default after the last one.
         optimization: Learning rate and weight decay of each part, schedule, and when frozen parts begin to train.
         max_new_tokens: Longest answer generated in validation, test and predict.
         initial_weights: Checkpoint or export of another run, from whose weights training begins; or one for each named
@@ -60,22 +72,37 @@ class VideoLanguageModule(TrainingModule):
     def __init__(
         self,
         encoder: Callable[[], FrameEncoder],
-        bridge: Callable[[int, int], VisualReader],  # type: ignore[type-arg]  # every bridge has a state type of its own
         language_model: Callable[[], LanguageModel],
         segmenter: Segmenter,
-        loss_schedule: LossSchedule | None = None,
+        bridge: MakeReader | None = None,
         frame_selection: FrameSelection | None = None,
+        reducer: MakeReducer | None = None,
+        readers: dict[str, ReaderSettings] | None = None,
+        projector: Callable[[int, int], Projector] | None = None,
+        patch_pooling: Callable[[int], PatchPooling] | None = None,
+        visual_prompt: str | None = None,
+        stream_schedule: StreamSchedule | None = None,
+        loss_schedule: LossSchedule | None = None,
         optimization: Optimization = Optimization(),  # noqa: B008  only read
         max_new_tokens: int = 16,
         initial_weights: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.make_encoder = encoder
-        self.make_bridge = bridge
-        self.make_language_model = language_model
-        self.segmenter = segmenter
-        self.loss_schedule = loss_schedule
-        self.frame_selection = frame_selection
+        self._build = partial(
+            build_model,
+            encoder=encoder,
+            language_model=language_model,
+            segmenter=segmenter,
+            bridge=bridge,
+            frame_selection=frame_selection,
+            reducer=reducer,
+            readers=readers,
+            projector=projector,
+            patch_pooling=patch_pooling,
+            visual_prompt=visual_prompt,
+            loss_schedule=loss_schedule,
+        )
+        self.stream_schedule = stream_schedule
         self.optimization = optimization
         self.max_new_tokens = max_new_tokens
         self.initial_weights = initial_weights
@@ -91,17 +118,8 @@ class VideoLanguageModule(TrainingModule):
         """Build the parts; called by the trainer inside the strategy's sharding context."""
         if self.model is not None:
             return
-        encoder = self.make_encoder()
-        language_model = self.make_language_model()
-        self.model = VideoLanguageModel(
-            encoder=encoder,
-            segmenter=self.segmenter,
-            bridge=self.make_bridge(encoder.dim, language_model.dim),
-            language_model=language_model,
-            loss_schedule=self.loss_schedule,
-            frame_selection=self.frame_selection,
-            agree_on_maximum=lambda value: largest_of_all_ranks(value, self.device),
-            mean_over_ranks=mean_over_ranks,
+        self.model = self._build(
+            agree_on_maximum=lambda value: largest_of_all_ranks(value, self.device), mean_over_ranks=mean_over_ranks
         )
         if self._trainer is not None:
             stage = self.trainer.state.fn
@@ -168,8 +186,13 @@ class VideoLanguageModule(TrainingModule):
 
     def training_step(self, batch: EvaluatedBatch, batch_index: int) -> Tensor:
         """Loss of one batch; divided by the step's batches, its part of the mean over the step's answer tokens."""
+        left_out = frozenset[str]()
+        if self.stream_schedule is not None:
+            progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+            left_out = self.stream_schedule.left_out(progress.processed)
         with naming_the_sample(batch.questions):
-            output: ModelOutput = self.built(batch, self.step_tokens.tokens_of_a_batch(self.trainer))
+            tokens = self.step_tokens.tokens_of_a_batch(self.trainer)
+            output: ModelOutput = self.built(batch, tokens, left_out)
         self._log_output(output, len(batch.questions))
         return output.loss
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.parity.__main__ import compare_folder, describe
-from benchmarks.parity.bridge import Walk, projected, walk
+from benchmarks.parity.bridge import Walk, pooled_to, projected, walk
 from benchmarks.parity.comparison import CaseResult
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.interfaces import FrameFeatures
@@ -63,7 +63,7 @@ def record(folder: Path, name: str) -> dict[str, Any]:
     variant, weights = VARIANTS[name], f"{name}_weights.safetensors"
     torch.manual_seed(0)
     bridge = VideoLLaMBBridge(
-        variant.dim, OUT_DIM, num_memory=4, num_layers=variant.num_layers, num_heads=4, mlp_width=20, pool_grid=3
+        variant.dim, OUT_DIM, num_memory=4, num_layers=variant.num_layers, num_heads=4, mlp_width=20
     ).eval()
     torch.nn.init.normal_(bridge.initial_memory)
     save_original_weights(bridge, folder / weights)
@@ -106,7 +106,7 @@ def walk_variant(bridge: VideoLLaMBBridge, variant: Variant, inputs: dict[str, T
         memory = inputs["read_memories_in"]
         memory = memory + bridge.initial_memory if memory.ndim == 2 else memory
         start = bridge.start(memory.expand(variant.num_videos, -1, -1))
-    features = FrameFeatures(packed[:, 0], packed[:, 1:])
+    features = pooled_to(3, FrameFeatures(packed[:, 0], packed[:, 1:]))
     return walk(bridge, features, variant.num_videos, segmenter, LinspaceFrames(8), start)
 
 

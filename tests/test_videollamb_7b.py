@@ -136,7 +136,7 @@ def test_mixed_batch_equals_its_samples(here: Place) -> None:
     samples: list[Sample] = [dataset[Draw(index, index)] for index in range(len(reader))]
     batch = collate(samples)
     assert batch.frame_counts.tolist() == [3, 11, 16, 1]
-    together, text = model.visual_tokens(batch), batch.video_index
+    together, text = model.visual_tokens(batch), batch.video_index[:, 0]
     with torch.no_grad():
         losses = answer_losses(model, batch)
     start = row = 0

@@ -10,6 +10,7 @@ from benchmarks.bridge.original import MAX_FRAMES, NUM_CUTS, read_one_video
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.interfaces import FrameFeatures, FrameSelection, Segmenter, VisualReader
+from components.patches import ReadFrames, reduced_patches, without_unread_frames
 from components.pooling.patch_pooling import GridPooling
 from components.segmenters.scene_tilling import SceneTilling
 from components.selection.all_frames import AllFrames
@@ -56,7 +57,7 @@ def make_videos(num_videos: int, num_frames: int, dim: int) -> Tensor:
 def build_published(widths: Widths) -> VideoLLaMBBridge:
     """The published form with random weights, without dropout. Memory tokens differ, so that errors are visible."""
     torch.manual_seed(0)
-    bridge = VideoLLaMBBridge(widths.dim, widths.out_dim, num_heads=HEADS, pool_grid=GRID)
+    bridge = VideoLLaMBBridge(widths.dim, widths.out_dim, num_heads=HEADS)
     torch.nn.init.normal_(bridge.initial_memory)
     return bridge.eval()
 
@@ -82,9 +83,7 @@ def _read_original(bridge: VisualReader[Any], videos: Tensor) -> Tensor:
     return read_one_video(bridge, video)
 
 
-def _walk(
-    bridge: VisualReader[Any], videos: Tensor, segmenter: Segmenter, frames: FrameSelection, pool_grid: int | None
-) -> Tensor:
+def _walk(bridge: VisualReader[Any], videos: Tensor, segmenter: Segmenter, frames: FrameSelection) -> Tensor:
     """Cut into segments, select frames, pool, and run the bridge, as ``VideoLanguageModel`` does."""
     num_videos, num_frames = videos.shape[:2]
     packed = videos.flatten(0, 1)
@@ -92,26 +91,26 @@ def _walk(
     segment_index = segmenter.segment(packed[:, 0], counts)
     segments = group_frames(segment_index, counts, num_segments_of(segment_index, counts), frames)
     frame_ms = torch.arange(num_frames).repeat(num_videos)
+    read = without_unread_frames(ReadFrames(FrameFeatures(packed[:, 0], packed[:, 1:]), frame_ms, {"": segments}))
+    pooling = GridPooling(packed.shape[-1], grid=GRID)
+    features = reduced_patches(read.features, None, pooling, packed.dtype)
     state = None
-    for segment in segment_inputs(FrameFeatures(packed[:, 0], packed[:, 1:]), frame_ms, segments):
-        if pool_grid is not None:
-            pooled = GridPooling(segment.patches.shape[-1], grid=pool_grid)(segment.patches.flatten(0, 1))
-            segment = segment._replace(patches=pooled.reshape(*segment.patches.shape[:2], *pooled.shape[1:]))
+    for segment in segment_inputs(features, read.frame_ms, read.segments[""]):
         state = bridge(segment, state)
     return bridge.read(state).tokens
 
 
 def _read_published(bridge: VisualReader[Any], videos: Tensor) -> Tensor:
-    return _walk(bridge, videos, SceneTilling(k=NUM_CUTS), LinspaceFrames(MAX_FRAMES), pool_grid=None)
+    return _walk(bridge, videos, SceneTilling(k=NUM_CUTS), LinspaceFrames(MAX_FRAMES))
 
 
 def _read_default(bridge: VisualReader[Any], videos: Tensor) -> Tensor:
-    return _walk(bridge, videos, SceneTilling(k=NUM_CUTS), LinspaceFrames(MAX_FRAMES), GRID)
+    return _walk(bridge, videos, SceneTilling(k=NUM_CUTS), LinspaceFrames(MAX_FRAMES))
 
 
 def _read_every_frame(bridge: VisualReader[Any], videos: Tensor) -> Tensor:
     segmenter = SceneTilling(k=NUM_CUTS, max_segment_frames=MAX_FRAMES)
-    return _walk(bridge, videos, segmenter, AllFrames(), GRID)
+    return _walk(bridge, videos, segmenter, AllFrames())
 
 
 FORMS = {

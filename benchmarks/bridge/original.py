@@ -16,6 +16,7 @@ from components.bridges.layers.post_norm import PostNormAttention, PostNormBlock
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 
 NUM_CUTS = 3
+_POOL_GRID = 12
 MAX_FRAMES = 8
 
 
@@ -31,10 +32,9 @@ def read_one_video(bridge: VideoLLaMBBridge, features: Tensor) -> Tensor:
     """
     cls, patches = features[:, 0], features[:, 1:]
     side = int(patches.shape[1] ** 0.5)
-    assert bridge.pool_grid is not None
     assert bridge.retrieval is not None
     planes = patches.transpose(1, 2).reshape(len(patches), -1, side, side)
-    pooled = F.adaptive_avg_pool2d(planes, bridge.pool_grid).flatten(2).transpose(1, 2)  # [T, g * g, D]
+    pooled = F.adaptive_avg_pool2d(planes, _POOL_GRID).flatten(2).transpose(1, 2)  # [T, g * g, D]
     memory = bridge.initial_memory[None]
     cached_memories, read = [], []
     first = 0

@@ -20,9 +20,11 @@ from components.interfaces import VisualReader
 from components.language.causal import HuggingFaceCausalLM
 from components.language.model_loading import LoraSettings
 from components.model import VideoLanguageModel
+from components.pooling.patch_pooling import GridPooling
 from components.segmenters.scene_tilling import SceneTilling
 from components.selection.all_frames import AllFrames
 from components.selection.linspace_frames import LinspaceFrames
+from components.streams import MEMORY_STREAM
 
 CONFIG = ROOT / "configs" / "model" / "videollamb_7b.yaml"
 QUESTION = "what is shown in this video ?"
@@ -43,8 +45,8 @@ def build_model(shape: Shape, form: BridgeForm, trains: Trains | None, device: t
 
     Args:
         shape: Sizes of its parts.
-        form: The configuration's own bridge, or the project's default in its place, which gets the same pooled patches
-            and has its gate open: every segment is remembered, which is the most work there can be.
+        form: The configuration's own bridge, or the project's default in its place, which
+            has its gate open: every segment is remembered, which is the most work there can be.
         trains: What trains; None freezes all and gives a model in evaluation mode.
         device: Where the weights are made.
 
@@ -63,7 +65,6 @@ def build_model(shape: Shape, form: BridgeForm, trains: Trains | None, device: t
             str(folder / "vision"),
             str(folder / "vision"),
             layer=config["encoder"]["init_args"]["layer"],
-            patch_grid=arguments["pool_grid"] if form == "selective" else None,
             dtype="bfloat16",
             weights="random",
         )
@@ -82,10 +83,11 @@ def build_model(shape: Shape, form: BridgeForm, trains: Trains | None, device: t
     else:
         bridge.to(torch.bfloat16)
     model = VideoLanguageModel(
-        encoder,
-        SceneTilling(**config["segmenter"]["init_args"]),
-        bridge,
-        language_model,
+        encoder=encoder,
+        patch_pooling=GridPooling(encoder.dim, grid=shape.pool_grid),
+        segmenter=SceneTilling(**config["segmenter"]["init_args"]),
+        bridge=bridge,
+        language_model=language_model,
         frame_selection=LinspaceFrames(**config["frame_selection"]["init_args"]),
     )
     return model.train(trains is not None)
@@ -93,11 +95,11 @@ def build_model(shape: Shape, form: BridgeForm, trains: Trains | None, device: t
 
 def read_every_frame(model: VideoLanguageModel) -> None:
     """Make the model read all frames; a segment has at most as many frames as were read of one before."""
-    segmenter, selection = model.segmenter, model.frame_selection
+    segmenter, selection = model.segmenter, model.frame_selections[MEMORY_STREAM]
     assert isinstance(segmenter, SceneTilling)
     assert isinstance(selection, LinspaceFrames)
     model.segmenter = SceneTilling(k=segmenter.k, max_segment_frames=selection.max_frames)
-    model.frame_selection = AllFrames()
+    model.frame_selections[MEMORY_STREAM] = AllFrames()
 
 
 def _build_bridge(form: BridgeForm, dim: int, out_dim: int, arguments: Mapping[str, Any]) -> VisualReader[Any]:

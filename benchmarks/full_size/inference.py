@@ -14,6 +14,7 @@ from components.flops.step import ModelFlops, StepWork
 from components.interfaces import VisualReader, VisualTokens
 from components.model import VideoLanguageModel
 from components.streaming import StreamingSession
+from components.streams import MEMORY_STREAM
 from datamodules.batch import Batch
 from lightning_modules.monitoring.device_memory import peak_memory
 
@@ -114,7 +115,7 @@ def read_video(
 def show_all(model: VideoLanguageModel, num_frames: int, side: int, device: torch.device) -> VisualTokens:
     """Show all frames at once."""
     text = model.language_model.prompts([QUESTION])
-    count = torch.tensor([num_frames], device=device)
+    count = torch.tensor([num_frames])
     times = 1000 * torch.arange(num_frames, device=device)
     return model.visual_tokens(Batch(_noise(num_frames, side, device), count, times, *text, questions=()))
 
@@ -131,7 +132,8 @@ def show_streamed(model: VideoLanguageModel, num_frames: int, side: int, device:
 def flops_of_reading(model: VideoLanguageModel, num_frames: int, groups: tuple[int, ...]) -> float:
     """Operations of encoder and bridge for one video, without the readout; the model must be frozen."""
     none = torch.empty(0, dtype=torch.int64)
-    work = StepWork(torch.tensor([num_frames]), torch.tensor([groups]), none, none, none, none)
+    read = {MEMORY_STREAM: torch.tensor([groups])}
+    work = StepWork(torch.tensor([num_frames]), read, torch.empty(0, 1, dtype=torch.int64), none, none, none)
     return ModelFlops(model).of(work).total
 
 

@@ -36,6 +36,7 @@ class Shape(NamedTuple):
     vision: Settings  # of both encoders' config.json
     language: Settings  # of the language model's config.json
     bridge: Settings  # arguments of the bridge that differ from the configuration's
+    pool_grid: int = 12  # side of the grid that each frame's patches are averaged to
 
 
 class Workload(NamedTuple):
@@ -74,7 +75,8 @@ TINY = Shape(
     | {"image_size": 28, "patch_size": 7},
     {**VICUNA, "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
     | {"num_attention_heads": 4, "max_position_embeddings": 512},
-    {"mlp_width": 48, "pool_grid": 2, "num_memory": 4},
+    {"mlp_width": 48, "num_memory": 4},
+    pool_grid=2,
 )
 TINY_WORKLOAD = Workload(
     frames=(16, 32),

@@ -11,7 +11,8 @@ from benchmarks.full_size.device import now, unless_out_of_memory
 from benchmarks.full_size.sizes import Shape, Workload
 from components.flops.step import ModelFlops, StepFlops, work_of
 from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER
-from components.model import ModelOutput, VideoLanguageModel
+from components.model import VideoLanguageModel
+from components.model_output import ModelOutput
 from datamodules.batch import Batch
 from lightning_modules.monitoring.device_memory import peak_memory
 
@@ -77,12 +78,12 @@ def make_batch(shape: Shape, workload: Workload, num_frames: int, device: torch.
     ids[:, 1] = VIDEO_PLACEHOLDER
     return Batch(
         frames=frames,
-        frame_counts=torch.full((videos,), num_frames, device=device),
+        frame_counts=torch.full((videos,), num_frames),
         frame_ms=1000 * torch.arange(num_frames, device=device).repeat(videos),
         input_ids=ids,
         text_mask=torch.ones_like(ids, dtype=torch.bool),
         labels=labels,
-        video_index=torch.arange(videos, device=device),
+        video_index=torch.arange(videos)[:, None],
         questions=(),
     )
 

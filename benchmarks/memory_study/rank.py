@@ -17,6 +17,7 @@ from tqdm import tqdm
 import evaluate
 from command_errors import run_and_exit
 from components.checkpoints.exported_weights import open_weights
+from components.streams import MEMORY_STREAM
 from datamodules.shards.shard_reader import open_shards
 from lightning_modules.evaluation.report import length_order
 from lightning_modules.monitoring.effective_rank import effective_rank
@@ -52,7 +53,7 @@ def ranks_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool =
             if memory is None:
                 return {}
             num_memory = memory.shape[1]
-            lengths = {int(v): q.meta["length"] for v, q in zip(batch.video_index, batch.questions, strict=True)}
+            lengths = {int(v): q.meta["length"] for v, q in zip(batch.video_index[:, 0], batch.questions, strict=True)}
             for video, rank in enumerate(effective_rank(memory).tolist()):
                 found[lengths[video]].append(rank)
     return {
@@ -64,10 +65,8 @@ def ranks_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool =
 def _last_memory(module: VideoLanguageModule, batch: Any) -> Tensor | None:
     """Memory tokens after every video's last segment, ``[V, M, D]``."""
     model = module.built
-    features = model.encoder(batch.frames, batch.frame_counts)
-    segments = model.segment(features, batch.frame_counts)
-    state = model.run_segments(features, batch.frame_ms, segments)[-1]
-    memory: Tensor | None = model.bridge.diagnostics(state).memory
+    _, states = model.read_videos(model.packed_videos(batch))
+    memory: Tensor | None = model.bridge.diagnostics(states[-1][MEMORY_STREAM].reader).memory
     return memory
 
 

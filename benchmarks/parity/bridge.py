@@ -24,6 +24,8 @@ from benchmarks.parity.comparison import (
 )
 from components.bridges.videollamb_bridge import VideoLLaMBBridge, VideoLLaMBState
 from components.interfaces import FrameFeatures, FrameSelection, Segmenter
+from components.patches import reduced_patches
+from components.pooling.patch_pooling import GridPooling
 from components.segmenters.depth import adjacent_similarity, depth_scores
 from components.segmenters.scene_tilling import SceneTilling
 from components.selection.gather import group_frames, num_segments_of, segment_inputs
@@ -33,7 +35,7 @@ from components.weights.original_names import num_layers_of
 
 _PUBLISHED = {"mm_layer_norm_eps": 1e-12, "mm_hidden_act": "gelu"}
 # Fixed values of the published bridge, which a configuration may omit.
-_POOL_GRID, _K, _MAX_FRAMES = 12, 3, 8
+POOL_GRID, _K, _MAX_FRAMES = 12, 3, 8
 _GIVEN_MEMORY = "read_memories_in"
 _INPUTS = ("features", _GIVEN_MEMORY)
 
@@ -110,6 +112,12 @@ def projected(bridge: VideoLLaMBBridge, state: VideoLLaMBState) -> Tensor:
     return visual.tokens[visual.mask].view(visual.mask.shape[0], -1, visual.tokens.shape[2])
 
 
+def pooled_to(grid: int, features: FrameFeatures) -> FrameFeatures:
+    """Average the patches of every frame to a grid of that side, as the published model does before its bridge."""
+    pooling = GridPooling(features.patches.shape[-1], grid=grid)
+    return reduced_patches(features, None, pooling, features.patches.dtype)
+
+
 def decline_fused(num_videos: int, num_frames: int) -> None:
     """Decline cases that the original does not handle properly.
 
@@ -139,14 +147,22 @@ class Recording(NamedTuple):
 
     def build(self, folder: Path) -> VideoLLaMBBridge:
         """Build the bridge with the case's weights."""
-        grid = set(self.config.get("pool_grid", [_POOL_GRID]))
+        return build_bridge(load_float32(folder / self.case["weights"]), self.config)
+
+    def pooled(self) -> FrameFeatures:
+        """The recorded features with the patches of every frame pooled.
+
+        Raises:
+            ValueError: They are not pooled to a square grid.
+        """
+        grid = set(self.config.get("pool_grid", [POOL_GRID]))
         if len(grid) != 1:
             raise ValueError(f"patches are pooled to a square grid; this case has {self.config['pool_grid']}")
-        return build_bridge(load_float32(folder / self.case["weights"]), self.config, pool_grid=grid.pop())
+        return pooled_to(grid.pop(), _features(self.tensors, self.case))
 
     def walk(self, bridge: VideoLLaMBBridge) -> Walk:
         """Run a bridge on the recorded features."""
-        features = _features(self.tensors, self.case)
+        features = self.pooled()
         num_videos = stored_input(self.tensors, "features", self.case).shape[0]
         start = None
         if self.case.get("read_memories") is not None:
@@ -228,7 +244,5 @@ def _output(key: str, bridge: VideoLLaMBBridge, walked: Walk, recording: Recordi
     features = _features(recording.tensors, recording.case)
     similarity = adjacent_similarity(features.cls)
     if kind == "pooled":
-        assert bridge.pooling is not None
-        pooled: Tensor = bridge.pooling(features.patches)
-        return pooled
+        return recording.pooled().patches
     return {"sim_scores": similarity, "depth_scores": depth_scores(similarity)}[kind]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.parity.bridge import build_bridge, decline_fused, projected, segmenter_of, walk
+from benchmarks.parity.bridge import POOL_GRID, build_bridge, decline_fused, pooled_to, projected, segmenter_of, walk
 from benchmarks.parity.comparison import (
     CaseResult,
     Check,
@@ -37,6 +37,7 @@ class _Settings(NamedTuple):
     k: int
     frame_selection: FrameSelection
     cut_token: int  # token of every frame from which the cuts are computed
+    pooled: bool = True  # whether patches are averaged to 12 x 12 before
     memory: str = ""  # recorded tensor that replaces the initial memory of the weights
 
 
@@ -44,10 +45,10 @@ _RETENTION_MEMORY = "retent.read_memory_emb"
 _RECURRENT = {
     "RMTTransformerProjector": _Settings({"retrieval": False}, 3, LinspaceFrames(4), 0),
     "RMTTransformerProjector of retent_transformer_projector.py": _Settings(
-        {"retrieval": False, "pool_grid": None}, 3, AllFrames(), 1, _RETENTION_MEMORY
+        {"retrieval": False}, 3, AllFrames(), 1, False, _RETENTION_MEMORY
     ),
     "RMTRTransformerProjector of rmt_r_transformer_cap_projector.py": _Settings(
-        {"pool_grid": None}, 7, LinspaceFrames(4), 1, _RETENTION_MEMORY
+        {}, 7, LinspaceFrames(4), 1, False, _RETENTION_MEMORY
     ),
 }
 
@@ -106,9 +107,10 @@ def _compare_recurrent(
     packed = stored.flatten(0, 1)
     # Of an image the original reads every token as a patch; of a video's frame all but the first.
     patches = packed if num_frames == 1 else packed[:, 1:]
+    features = FrameFeatures(packed[:, settings.cut_token], patches)
     walked = walk(
         bridge,
-        FrameFeatures(packed[:, settings.cut_token], patches),
+        pooled_to(POOL_GRID, features) if settings.pooled else features,
         num_videos,
         segmenter_of(case, settings.k),
         settings.frame_selection,

@@ -37,14 +37,16 @@ class MeanPooling(VisualReader[RunningMean]):
     def forward(self, segment: SegmentInput, state: RunningMean | None) -> RunningMean:
         """Add one segment of every video to the running sum."""
         weight = segment.frame_mask.float()[:, :, None, None]
-        total = (self.patch_norm(segment.patches).float() * weight).sum(dim=1)
+        total = (self.patch_norm(segment.grid(self)).float() * weight).sum(dim=1)
         count = segment.frame_mask.sum(dim=1)
         if state is None:
             return RunningMean(total, count)
         return RunningMean(state.total + total, state.num_frames + count)
 
-    def read(self, state: RunningMean, questions: Questions | None = None) -> VisualTokens:
+    def read(
+        self, state: RunningMean, questions: Questions | None = None, *, budget: int | None = None
+    ) -> VisualTokens:
         """Project the mean: ``[V, N, E]``, all real."""
         mean = state.total / state.num_frames.clamp(min=1)[:, None, None]
         tokens = self.projection(self.mean_norm(mean.to(self.mean_norm.weight.dtype)))
-        return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+        return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))

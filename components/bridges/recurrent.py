@@ -16,7 +16,6 @@ from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
 from components.interfaces import (
     BridgeDiagnostics,
     MemoryState,
-    PatchPooling,
     Questions,
     Readout,
     SegmentInput,
@@ -68,7 +67,6 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
             gate's numbers. ``none``: every segment starts from the initial memory.
         update_penalty: Weight of the gate's mean probability to open in the training loss; only with ``selective``.
         readout: Builds the readout from the inner width and E.
-        patch_pooling: Builds from D what pools every frame's patches before the bridge reads them; None reads all.
 
     Raises:
         ValueError: ``recurrence`` is none of the three, there is no memory token or layer, or ``update_penalty`` is
@@ -76,6 +74,8 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
 
     Source: after VideoLLaMB (arXiv:2409.01071); recurrence after RMT (arXiv:2207.06881).
     """
+
+    reads_kept_tokens = True
 
     def __init__(
         self,
@@ -89,7 +89,6 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
         recurrence: Recurrence | SelectiveRecurrence = "selective",
         update_penalty: float = 0.03,
         readout: Callable[[int, int], Readout] = CacheAndMemoryReadout,
-        patch_pooling: Callable[[int], PatchPooling] | None = None,
     ) -> None:
         super().__init__()
         selective = SelectiveRecurrence() if recurrence == "selective" else recurrence
@@ -103,9 +102,7 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
         self.carried = float(recurrence != "none")
         self.update = SelectiveUpdate(self.width, selective) if isinstance(selective, SelectiveRecurrence) else None
         self.update_penalty = update_penalty
-        self.patch_pooling = None if patch_pooling is None else patch_pooling(dim)
-        patch_dim = dim if self.patch_pooling is None else self.patch_pooling.out_dim
-        self.patch_input = nn.Sequential(nn.LayerNorm(patch_dim), nn.Linear(patch_dim, self.width))
+        self.patch_input = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, self.width))
         # Small beside what the first block writes, so that the memory is mostly what it has read.
         self.initial_memory = nn.Parameter(torch.randn(num_memory, self.width) * 0.02)
         self.memory_norm = nn.LayerNorm(self.width)
@@ -117,19 +114,21 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
 
     def forward(self, segment: SegmentInput, state: MemoryState | None) -> MemoryState:
         """Read one segment of every video; see ``VisualReader.forward``."""
-        patches = self._positioned(segment.patches)  # [V, L, N, D]
+        patches = self._positioned(segment)  # [V, P, D]
         memory = self._entering_memory(state, len(patches), patches.dtype)
-        written, mixed, token_mask = mix_segment(self.layers, memory, patches, segment.frame_mask)
+        written, mixed, token_mask = mix_segment(self.layers, memory, patches, segment.token_mask)
         selection = None
         if self.update is not None:
             lasting = memory if state is None else state.memory
-            selection = self.update(lasting, written, patches.flatten(1, 2), token_mask)
+            selection = self.update(lasting, written, patches, token_mask)
             selection = selection.with_all_admitted() if state is None else selection
         if not self.readout.reads_tokens:
             mixed, token_mask = mixed[:, :0], token_mask[:, :0]
         return _advance(state, segment, written, selection, mixed, token_mask, self.may_skip_unused_compute)
 
-    def read(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
+    def read(
+        self, state: MemoryState, questions: Questions | None = None, *, budget: int | None = None
+    ) -> VisualTokens:
         """Turn the state into visual tokens; see ``VisualReader.read``."""
         if self.readout.reads_tokens:
             num_memory = state.memory.shape[1]
@@ -165,16 +164,17 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
         attention = self.readout.segment_attention(state, questions) if with_attention else None
         return BridgeDiagnostics(state.memory, admitted, attention)
 
-    def _positioned(self, patches: Tensor) -> Tensor:
-        """Patch tokens of the inner width with their positions, ``[V, L, N, width]``; pooled where that is set."""
-        if self.patch_pooling is not None:
-            patches = self.patch_pooling(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
-        length, num_patches = patches.shape[1:3]
-        in_frame = patch_grid_positions(num_patches, self.width, patches.device)
-        frames = torch.arange(length, device=patches.device)
+    def _positioned(self, segment: SegmentInput) -> Tensor:
+        """Patch tokens of the inner width with their positions, ``[V, P, width]``."""
+        device, length = segment.tokens.device, segment.frame_mask.shape[1]
+        in_frame = patch_grid_positions(segment.num_cells, self.width, device)
+        frames = torch.arange(length, device=device)
         in_segment = sinusoidal(frames, self.width, longest=_LONGEST_SEGMENT, shortest=2.0)
-        position = (in_frame + in_segment.unsqueeze(1)).to(patches.dtype)  # [L, N, width]
-        normed: Tensor = self.patch_input(patches) + position
+        if segment.kept is None:
+            position = (in_frame + in_segment.unsqueeze(1)).flatten(0, 1)  # [P, width]
+        else:
+            position = in_frame[segment.kept.cell] + in_segment[segment.kept.group]  # [V, P, width]
+        normed: Tensor = self.patch_input(segment.tokens) + position.to(segment.tokens.dtype)
         return normed
 
     def _entering_memory(self, state: MemoryState | None, num_videos: int, dtype: torch.dtype) -> Tensor:

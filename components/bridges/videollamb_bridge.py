@@ -13,7 +13,6 @@ from components.bridges.layers.padding import replace_rows
 from components.bridges.layers.post_norm import PostNormAttention, PostNormBlock
 from components.bridges.layers.segment_layers import last_patch_tokens, mix_segment
 from components.interfaces import BridgeDiagnostics, Questions, SegmentInput, VisualReader, VisualTokens
-from components.pooling.patch_pooling import GridPooling
 from components.sharding import SkipsUnusedCompute
 
 
@@ -30,7 +29,8 @@ class VideoLLaMBState(NamedTuple):
 class VideoLLaMBBridge(VisualReader[VideoLLaMBState], SkipsUnusedCompute):
     """Carries memory tokens across segments, updates them from all earlier ones and shows the last segment.
 
-    In every step the memory tokens and the segment's pooled patches attend to each other. The resulting memory tokens
+    In every step the memory tokens and the segment's patches attend to each other; the published model averages the
+    patches of every frame to a grid of 12 x 12 before (``patch_pooling`` of the model). The resulting memory tokens
     are cached. Before the next segment they attend to the complete cache, including themselves (*retrieval*). The
     language model sees only the patch tokens of the last segment, projected and passed through a GELU.
 
@@ -46,9 +46,8 @@ class VideoLLaMBBridge(VisualReader[VideoLLaMBState], SkipsUnusedCompute):
         num_heads: Attention heads.
         mlp_width: Hidden width of the feed-forward parts.
         dropout: Probability on attention weights and on the outputs of attention and feed-forward parts.
-        pool_grid: Side of the square grid that each frame's patches are averaged to; None pools nothing.
         retrieval: False passes the memory tokens to the next segment unchanged, the "no retrieval" ablation of the
-        paper.
+            paper.
         weights: Safetensors file with the trained bridge, as ``components.weights.videollamb`` writes it.
 
     Raises:
@@ -57,6 +56,8 @@ class VideoLLaMBBridge(VisualReader[VideoLLaMBState], SkipsUnusedCompute):
 
     Source: VideoLLaMB (arXiv:2409.01071) and its code, commit a885b99.
     """
+
+    reads_kept_tokens = True
 
     def __init__(
         self,
@@ -68,15 +69,12 @@ class VideoLLaMBBridge(VisualReader[VideoLLaMBState], SkipsUnusedCompute):
         num_heads: int = 8,
         mlp_width: int = 4096,
         dropout: float = 0.1,
-        pool_grid: int | None = 12,
         retrieval: bool = True,
         weights: str | None = None,
     ) -> None:
         super().__init__()
         if min(num_memory, num_layers) < 1:
             raise ValueError(f"num_memory ({num_memory}) and num_layers ({num_layers}) must be at least 1")
-        self.pool_grid = pool_grid
-        self.pooling = None if pool_grid is None else GridPooling(dim, grid=pool_grid)
         self.initial_memory = nn.Parameter(torch.zeros(num_memory, dim))
         self.layers = nn.ModuleList(PostNormBlock(dim, num_heads, mlp_width, dropout) for _ in range(num_layers))
         self.retrieval = PostNormAttention(dim, num_heads, dropout) if retrieval else None
@@ -86,11 +84,11 @@ class VideoLLaMBBridge(VisualReader[VideoLLaMBState], SkipsUnusedCompute):
 
     def forward(self, segment: SegmentInput, state: VideoLLaMBState | None) -> VideoLLaMBState:
         """Read one segment of every video; see ``VisualReader.forward``."""
-        patches = self._pooled(segment.patches)  # [V, L, N, D]
         if state is None:
-            state = self._learned_start(len(patches))
+            state = self._learned_start(len(segment.tokens))
         memory = self.retrieve(state)
-        written, mixed, token_mask = mix_segment(self.layers, memory, patches, segment.frame_mask)
+        tokens = segment.tokens.to(self.initial_memory.dtype)
+        written, mixed, token_mask = mix_segment(self.layers, memory, tokens, segment.token_mask)
         active = segment.frame_mask.any(dim=1)  # [V]
         replace = partial(replace_rows, active, shortcut=self.may_skip_unused_compute)
         return VideoLLaMBState(
@@ -101,7 +99,9 @@ class VideoLLaMBBridge(VisualReader[VideoLLaMBState], SkipsUnusedCompute):
             token_mask=replace(token_mask, state.token_mask),
         )
 
-    def read(self, state: VideoLLaMBState, questions: Questions | None = None) -> VisualTokens:
+    def read(
+        self, state: VideoLLaMBState, questions: Questions | None = None, *, budget: int | None = None
+    ) -> VisualTokens:
         """Project the last segment's patch tokens: ``[V, P, E]``."""
         return VisualTokens(F.gelu(self.projection(self.last_tokens(state))), state.token_mask)
 
@@ -146,13 +146,6 @@ class VideoLLaMBBridge(VisualReader[VideoLLaMBState], SkipsUnusedCompute):
             # one that holds only images or videos of one segment.
             memory = memory + 0.0 * self.retrieval(memory, memory, None)
         return self.start(memory)
-
-    def _pooled(self, patches: Tensor) -> Tensor:
-        patches = patches.to(self.initial_memory.dtype)
-        if self.pooling is None:
-            return patches
-        pooled: Tensor = self.pooling(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
-        return pooled
 
     def _load(self, path: Path) -> None:
         stored, own = load_file(path), self.state_dict()

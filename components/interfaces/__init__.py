@@ -1,18 +1,21 @@
 """The records that flow through the system and the contracts of its swappable parts. Read this page first.
 
     frames [F] -> FrameEncoder -> FrameFeatures     a class vector and N patch vectors of every frame
+               -> Projector, PatchPooling           another width, fewer patches; both may be left out
                -> Segmenter                         which frames form a segment
-               -> FrameSelection -> Segments        which of them the bridge reads, and which it reads as one group
+               -> FrameSelection -> Segments        which of them a reader reads, and which it reads as one group
+               -> SegmentReducer -> SegmentInput    fewer tokens of a segment; may be left out
                -> VisualReader (SegmentInput, state) -> state, once a segment: the recurrence
-               -> VisualReader.read -> VisualTokens what the language model sees
+               -> VisualReader.read -> VisualTokens a named stream: what the language model sees of one reader
+               -> visual prompt -> VisualTokens     the streams and the words between them, joined
                -> LanguageModel -> AnswerLoss       after the segments that LossSchedule names
 
 ``components/model.py`` is this picture as code. Everything below is imported from here:
 ``from components.interfaces import VisualReader``.
 
 - ``records.py``: the records.
-- ``part_contracts.py``: the parts that are modules: encoder, patch pooling, bridge, language model.
-- ``policy_contracts.py``: the parts that only decide: segmenter, frame selection, loss schedule.
+- ``part_contracts.py``: the parts that are modules: encoder, projector, pooling, reducer, reader, language model.
+- ``policy_contracts.py``: the parts that only decide: segmenter, frame selection, schedules of losses and streams.
 - ``readout_contract.py``: the state of the recurrent bridge and the part that reads it.
 
 Notation, used in every shape comment of the code base:
@@ -23,20 +26,38 @@ Notation, used in every shape comment of the code base:
     N  patches of a frame            D  vision width
     S  segments of the longest video L  frame groups of the longest segment
     G  frames of the largest group: 1 unless the frame selection averages
-    P  patch tokens of a segment: L * N
-    M  memory tokens                 Q  visual tokens that reach the language model
+    P  tokens of a segment: L * N, or fewer after a reducer
+    M  memory tokens; of conversations: most media (videos or images) of a conversation
+    Q  visual tokens that reach the language model
     C  conversations                 K  text tokens of the longest conversation
     E  language model width          R  readings: segments after which the loss is taken
 
-A *frame group* is what the bridge reads as one frame: one frame, or the mean of several neighbours.
+A *frame group* is what a reader reads as one frame: one frame, or the mean of several neighbours.
+
+*Host*: counts and indices (frames of every video, segments, text ids) are tensors on the CPU also where frames and
+weights are on another device. So their values are known without waiting for that device.
 
 Masks are bool, True = real. Times are integer milliseconds, because precision plugins cast every float of a batch and
 bfloat16 cannot tell 3601.5 s from 3603.0 s. Records are ``NamedTuple``s, because Lightning's device move and
 DeepSpeed's ZeRO-3 hooks fail on dataclasses.
 """
 
-from components.interfaces.part_contracts import FrameEncoder, LanguageModel, PatchPooling, StateT, VisualReader
-from components.interfaces.policy_contracts import FrameSelection, LossSchedule, Segmenter, SegmenterStream
+from components.interfaces.part_contracts import (
+    FrameEncoder,
+    LanguageModel,
+    PatchPooling,
+    Projector,
+    SegmentReducer,
+    StateT,
+    VisualReader,
+)
+from components.interfaces.policy_contracts import (
+    FrameSelection,
+    LossSchedule,
+    Segmenter,
+    SegmenterStream,
+    StreamSchedule,
+)
 from components.interfaces.readout_contract import MemoryState, Readout
 from components.interfaces.records import (
     IGNORED_LABEL,
@@ -46,10 +67,12 @@ from components.interfaces.records import (
     BridgeDiagnostics,
     FrameFeatures,
     FrameGroups,
+    KeptTokens,
     Questions,
     SegmentInput,
     Segments,
     TextInputs,
+    TokenPlaces,
     VideoTextBatch,
     VisualTokens,
 )
@@ -64,18 +87,23 @@ __all__ = [
     "FrameFeatures",
     "FrameGroups",
     "FrameSelection",
+    "KeptTokens",
     "LanguageModel",
     "LossSchedule",
     "MemoryState",
     "PatchPooling",
+    "Projector",
     "Questions",
     "Readout",
     "SegmentInput",
+    "SegmentReducer",
     "Segmenter",
     "SegmenterStream",
     "Segments",
     "StateT",
+    "StreamSchedule",
     "TextInputs",
+    "TokenPlaces",
     "VideoTextBatch",
     "VisualReader",
     "VisualTokens",

@@ -1,4 +1,4 @@
-"""Contracts of the parts that are modules: encoder, patch pooling, memory bridge, language model."""
+"""Contracts of the parts that are modules: encoder, projector, pooling, reducer, reader, language model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -26,11 +26,13 @@ class FrameEncoder(nn.Module, ABC):
         window_frames: Frames attend to each other within windows of this many, counted from their video's start. 1:
             every frame is encoded by itself. None: all frames of a video attend to each other, so it cannot be encoded
             while it plays.
+        gives_saliency: Whether its features have the saliency of patches.
     """
 
     dim: int
     num_patches: int
     window_frames: int | None = 1
+    gives_saliency: bool = False
 
     @abstractmethod
     def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:
@@ -47,6 +49,20 @@ class FrameEncoder(nn.Module, ABC):
 
         A batch without video runs it, masked, so that every rank makes the same calls.
         """
+
+
+class Projector(nn.Module, ABC):
+    """Maps every patch to another width, before pooling. Built as ``Projector(dim, out_dim, *, options)``.
+
+    Attributes:
+        out_dim: Width of a projected patch.
+    """
+
+    out_dim: int
+
+    @abstractmethod
+    def forward(self, patches: Tensor) -> Tensor:
+        """Project the patches of the packed frames: ``[F, N, D]`` to ``[F, N, out_dim]``."""
 
 
 class PatchPooling(nn.Module, ABC):
@@ -76,19 +92,59 @@ class PatchPooling(nn.Module, ABC):
 StateT = TypeVar("StateT")
 
 
-class VisualReader(nn.Module, ABC, Generic[StateT]):
-    """Reads the segments of a video in order and gives the language model what it remembers of them.
+class SegmentReducer(nn.Module, ABC, Generic[StateT]):
+    """Leaves fewer tokens of a segment before a reader reads them. Built as ``Reducer(dim, *, options)``.
 
-    The memory is a state that ``forward`` takes and returns; the module stores nothing between calls. So a video gives
-    the same numbers segment by segment (streaming) and all at once (offline). ``read`` turns any state into visual
-    tokens. Subclasses are built as ``Bridge(dim, out_dim, *, options)``: vision width D and language model width E.
-    Only ``forward`` and ``read`` must be written. The state is a tensor or a ``NamedTuple`` of tensors.
+    It is called once a recurrent step, as the reader is, and carries a state of its own. So a streamed video gives the
+    same tokens as a stored one.
+
+    Attributes:
+        out_dim: Width of the tokens that it gives.
+        gives_grid: Whether it gives a full grid again, which every reader can read.
+        reads_saliency: Whether the encoder must give the saliency of patches.
+    """
+
+    out_dim: int
+    gives_grid: bool = False
+    reads_saliency: bool = False
+
+    @abstractmethod
+    def forward(self, segment: SegmentInput, state: StateT | None) -> tuple[SegmentInput, StateT]:
+        """Reduce one segment of every video.
+
+        Frame groups stay as they are, and a group that is real keeps at least one token: a reader has something to
+        attend to. A video without this segment keeps its state, and its tokens stay masked.
+
+        Args:
+            segment: The segment of every video.
+            state: State after the segment before; None at the start.
+
+        Returns:
+            The reduced segment, and the state after it.
+        """
+
+
+class VisualReader(nn.Module, ABC, Generic[StateT]):
+    """Reads the segments of a video in order and gives the language model what it keeps of them.
+
+    Memory bridges are readers; so are stores of frames or tokens. What a reader keeps is a state that ``forward`` takes
+    and returns; the module stores nothing between calls. So a video gives the same numbers segment by segment
+    (streaming) and all at once (offline). ``read`` turns any state into visual tokens. Subclasses are built as
+    ``Reader(dim, out_dim, *, options)``: width D of the tokens that it reads and language model width E. Only
+    ``forward`` and ``read`` must be written. The state is a tensor or a ``NamedTuple`` of tensors.
 
     Attributes:
         reads_questions: Whether ``read`` needs the questions.
+        reads_kept_tokens: Whether ``forward`` reads segments of which a reducer has left tokens out.
+        is_elastic: Whether ``read`` takes a budget.
+        weight_reading_methods: Methods besides ``forward`` that call submodules or read weights: a strategy that shards
+            gathers the weights for them.
     """
 
     reads_questions: bool = False
+    reads_kept_tokens: bool = False
+    is_elastic: bool = False
+    weight_reading_methods: tuple[str, ...] = ("read", "written")
 
     @abstractmethod
     def forward(self, segment: SegmentInput, state: StateT | None) -> StateT:
@@ -106,16 +162,31 @@ class VisualReader(nn.Module, ABC, Generic[StateT]):
         """
 
     @abstractmethod
-    def read(self, state: StateT, questions: Questions | None = None) -> VisualTokens:
+    def read(self, state: StateT, questions: Questions | None = None, *, budget: int | None = None) -> VisualTokens:
         """Turn a state into what the language model sees.
 
         Args:
             state: State after any segment.
             questions: What the conversations ask; needed where ``reads_questions``.
+            budget: Most visual tokens of a row; None for as many as the reader gives. Only where ``is_elastic``.
 
         Returns:
-            A row for every video; where ``reads_questions``, a row for every conversation.
+            A row for every video; where ``reads_questions``, a row for every medium of every conversation.
         """
+
+    def written(self, segment: SegmentInput, state: StateT) -> VisualTokens:
+        """What one segment has added: the visual tokens to show while a video plays, segment by segment.
+
+        Args:
+            segment: The segment that was read last.
+            state: State after it.
+
+        Raises:
+            NotImplementedError: The reader summarises, so no token belongs to one segment.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} gives no tokens of single segments; read() gives those of the video so far"
+        )
 
     def prune(self, state: StateT) -> StateT:
         """Drop from a state what ``read`` does not use; ``penalty`` and ``diagnostics`` may change by it.
@@ -148,18 +219,30 @@ class LanguageModel(nn.Module, ABC):
     Attributes:
         dim: Embedding width E.
         may_run_again: Whether a call may be computed again in the backward pass, to save memory.
+        weight_reading_methods: See ``VisualReader``.
     """
 
     dim: int
     may_run_again: bool = True
+    weight_reading_methods: tuple[str, ...] = ("embed", "generate", "score_options", "probe")
 
     @abstractmethod
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embed text, ``[C, K, E]``, as the model itself does; the value at a placeholder means nothing."""
 
+    def word_ids(self, words: str) -> list[int]:
+        """Token ids of words inside a prompt, without special tokens; only visual prompts with words need them.
+
+        Raises:
+            NotImplementedError: The language model has no tokenizer.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no word_ids(), which words in visual_prompt need: write it, or leave words out"
+        )
+
     @abstractmethod
     def prompts(self, questions: Sequence[str]) -> TextInputs:
-        """Write questions about a batch's first video as prompts.
+        """Write questions about a batch's first video as prompts, on the host.
 
         The visual tokens are inserted at ``<video>``, or in front of a question without it.
         """

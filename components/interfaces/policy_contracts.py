@@ -1,4 +1,4 @@
-"""Contracts of the parts that only decide and have no weights: segmenter, frame selection, loss schedule."""
+"""Contracts of the parts that only decide and have no weights: segmenter, frame selection, schedules."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -66,8 +66,22 @@ class LossSchedule(ABC):
 
     @abstractmethod
     def weights(self, segment_mask: Tensor) -> Tensor:
-        """Weight of every reading, ``[V, R]`` float32 for the R steps of ``steps(S)``; every row sums to 1.
+        """Weight of every reading, ``[C, R]`` float32 for the R steps of ``steps(S)``; every row sums to 1.
 
         Args:
-            segment_mask: Which segments are real, ``[V, S]`` bool.
+            segment_mask: Which segments the media of each conversation have, ``[C, S]`` bool; a row without any True
+                is a conversation without media, of which only the last reading may count.
+        """
+
+
+class StreamSchedule(ABC):
+    """Decides which visual streams are left out of a training step, with their words in the prompt."""
+
+    @abstractmethod
+    def left_out(self, training_batch: int) -> frozenset[str]:
+        """Names of the streams to leave out.
+
+        Args:
+            training_batch: Number of batches that this rank has trained on before. It is equal on all ranks, and must
+                be all that the answer depends on: then all ranks leave out the same, and so does a resumed run.
         """

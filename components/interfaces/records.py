@@ -1,7 +1,9 @@
 """The records that parts pass to each other. The page ``components/interfaces/__init__.py`` explains the letters."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 IGNORED_LABEL = -100
@@ -11,7 +13,7 @@ VIDEO_PLACEHOLDER = -200
 """Id in ``input_ids`` at the position where the visual tokens are inserted. No vocabulary has it."""
 
 TEXT_ONLY = -1
-"""``video_index`` of a conversation without a video."""
+"""``video_index`` where a conversation has no (further) medium."""
 
 
 class FrameFeatures(NamedTuple):
@@ -19,6 +21,26 @@ class FrameFeatures(NamedTuple):
 
     cls: Tensor  # [F, D]
     patches: Tensor  # [F, N, D]
+    saliency: Tensor | None = None  # [F, N] float32, how much each patch matters to the frame; None where not computed
+    joint: Tensor | None = None  # [F, J] embedding of the frame in a space that it shares with text; None without one
+
+    @classmethod
+    def joined(cls, parts: Sequence["FrameFeatures"]) -> "FrameFeatures":
+        """The features of several runs of frames, one after the other; all have the same optional fields."""
+        saliency = [part.saliency for part in parts if part.saliency is not None]
+        joint = [part.joint for part in parts if part.joint is not None]
+        return cls(
+            torch.cat([part.cls for part in parts]),
+            torch.cat([part.patches for part in parts]),
+            torch.cat(saliency) if saliency else None,
+            torch.cat(joint) if joint else None,
+        )
+
+    def of_frames(self, frames: slice) -> "FrameFeatures":
+        """The features of some of the frames."""
+        saliency = None if self.saliency is None else self.saliency[frames]
+        joint = None if self.joint is None else self.joint[frames]
+        return FrameFeatures(self.cls[frames], self.patches[frames], saliency, joint)
 
 
 class FrameGroups(NamedTuple):
@@ -29,31 +51,120 @@ class FrameGroups(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Indices of the packed frames that the bridge reads of segment ``s`` of video ``v``."""
+    """Which of the packed frames a reader reads in segment ``s`` of video ``v``; on the host."""
 
     frame_index: Tensor  # [V, S, L, G] int64 into the packed frames; 0 where masked
     frame_mask: Tensor  # [V, S, L, G] bool; a group's frames come first and are neighbours
+    frame_number: Tensor  # [V, S, L] int64, position in its video of each group's middle frame; 0 where masked
 
     @property
     def group_mask(self) -> Tensor:
         """Groups that have a frame, ``[V, S, L]`` bool."""
         return self.frame_mask.any(dim=3)
 
+    @property
+    def middle_index(self) -> Tensor:
+        """Each group's middle frame, ``[V, S, L]`` int64 into the packed frames."""
+        middle = (self.frame_mask.sum(dim=3).clamp(min=1) - 1) // 2
+        return self.frame_index.gather(3, middle[..., None]).squeeze(3)
+
+
+class TokenPlaces(NamedTuple):
+    """Where in its video each token was seen; -1 for a token that no frame or no cell belongs to, such as a word."""
+
+    frame: Tensor  # [..., P] int64, position of the token's frame in its video
+    cell: Tensor  # [..., P] int64, cell of the frame's grid, row-major
+    ms: Tensor  # [..., P] int64, time of the frame in milliseconds
+
+
+class KeptTokens(NamedTuple):
+    """Which tokens of a segment are left, where not all cells of all its frames are."""
+
+    mask: Tensor  # [V, P] bool
+    group: Tensor  # [V, P] int64, frame group of the segment that the token is of; in 0..L-1, also where masked
+    cell: Tensor  # [V, P] int64, cell of the frame's grid; in 0..N-1, also where masked
+
 
 class SegmentInput(NamedTuple):
-    """What the bridge reads in one recurrent step: segment ``s`` of every video at once."""
+    """What a reader reads in one recurrent step: segment ``s`` of every video at once.
 
-    patches: Tensor  # [V, L, N, D], mean over each frame group
+    Usually the tokens are a full grid: all N cells of every frame group, one group after the other, so P = L * N. A
+    ``SegmentReducer`` may leave fewer; then ``kept`` says which.
+    """
+
+    tokens: Tensor  # [V, P, D]; of a full grid means over each frame group
     frame_mask: Tensor  # [V, L] bool; a row without any True is a video that has no such segment
     frame_ms: Tensor  # [V, L] int64, time of each group's middle frame in its video
+    frame_number: Tensor  # [V, L] int64, position of that frame in its video
+    num_cells: int  # N, cells of a frame's grid
+    kept: KeptTokens | None = None  # None: a full grid
+    saliency: Tensor | None = None  # [V, P] float32, see FrameFeatures; None where the encoder gives none
+
+    @classmethod
+    def from_grid(cls, patches: Tensor, frame_mask: Tensor, frame_ms: Tensor) -> "SegmentInput":
+        """A full grid of patches ``[V, L, N, D]`` whose frames are the first L of their videos."""
+        number = torch.arange(patches.shape[1], device=patches.device).expand(patches.shape[:2])
+        return cls(patches.flatten(1, 2), frame_mask, frame_ms, number, patches.shape[2])
+
+    def of_videos(self, videos: slice) -> "SegmentInput":
+        """The segment of some of the videos."""
+        kept = None if self.kept is None else KeptTokens(*(field[videos] for field in self.kept))
+        saliency = None if self.saliency is None else self.saliency[videos]
+        frames = (self.frame_mask[videos], self.frame_ms[videos], self.frame_number[videos])
+        return SegmentInput(self.tokens[videos], *frames, self.num_cells, kept, saliency)
+
+    @property
+    def token_mask(self) -> Tensor:
+        """Tokens that are real, ``[V, P]`` bool."""
+        return self.frame_mask.repeat_interleave(self.num_cells, dim=1) if self.kept is None else self.kept.mask
+
+    @property
+    def token_groups(self) -> Tensor:
+        """Frame group of every token, ``[V, P]`` int64 in 0..L-1."""
+        if self.kept is not None:
+            return self.kept.group
+        groups = torch.arange(self.frame_mask.shape[1], device=self.frame_mask.device)
+        return groups.repeat_interleave(self.num_cells).expand(len(self.tokens), -1)
+
+    @property
+    def token_cells(self) -> Tensor:
+        """Cell of every token in its frame's grid, ``[V, P]`` int64 in 0..N-1."""
+        if self.kept is not None:
+            return self.kept.cell
+        cells = torch.arange(self.num_cells, device=self.frame_mask.device)
+        return cells.repeat(self.frame_mask.shape[1]).expand(len(self.tokens), -1)
+
+    def grid(self, reader: object) -> Tensor:
+        """The tokens as a full grid, ``[V, L, N, D]``.
+
+        Args:
+            reader: The part that asks, for the message.
+
+        Raises:
+            ValueError: A reducer has left tokens out, so there is no full grid.
+        """
+        if self.kept is not None:
+            raise ValueError(
+                f"{type(reader).__name__} reads full grids of patches, but a reducer has left tokens out: remove the "
+                "reducer, take one that gives a grid, or take a reader that reads kept tokens"
+            )
+        grid: Tensor = self.tokens.unflatten(1, (self.frame_mask.shape[1], self.num_cells))
+        return grid
+
+    def places(self) -> TokenPlaces:
+        """Where every token was seen, ``[V, P]``; -1 where masked."""
+        groups, masked = self.token_groups, ~self.token_mask
+        fields = (self.frame_number.gather(1, groups), self.token_cells, self.frame_ms.gather(1, groups))
+        return TokenPlaces(*(field.masked_fill(masked, -1) for field in fields))
 
 
 class VisualTokens(NamedTuple):
-    """What the language model sees: one row a video, or one row a conversation."""
+    """What the language model sees: one row a video, or one row for every medium of a conversation."""
 
-    tokens: Tensor  # [V, Q, E], or [C, Q, E] where the bridge has read the questions
-    mask: Tensor  # [V, Q] or [C, Q] bool
-    row_index: Tensor | None = None  # [C] int64 row of every conversation, TEXT_ONLY without one; None: its video's
+    tokens: Tensor  # [V, Q, E], or [C * M, Q, E] where the reader has read the questions
+    mask: Tensor  # [V, Q] or [C * M, Q] bool
+    row_index: Tensor | None = None  # [C, M] int64 row of every medium, TEXT_ONLY without one; None: its video's
+    places: TokenPlaces | None = None  # as mask; None where the tokens belong to no place, such as memory tokens
 
     def of_conversation(self, conversation: int) -> "VisualTokens":
         """The visual tokens for one conversation of the batch."""
@@ -75,9 +186,9 @@ class Questions(NamedTuple):
     It holds no part of an answer, so training and inference read the same.
     """
 
-    embeddings: Tensor  # [C, K, E]
-    mask: Tensor  # [C, K] bool, True at the question's tokens; a row may have none
-    video_index: Tensor  # [C] int64, see TextInputs
+    embeddings: Tensor  # [C * M, K, E], the question of a conversation once for each of its media
+    mask: Tensor  # [C * M, K] bool, True at the question's tokens; a row may have none
+    video_index: Tensor  # [C, M] int64 on the host, see TextInputs
 
 
 class TextInputs(NamedTuple):
@@ -86,7 +197,7 @@ class TextInputs(NamedTuple):
     input_ids: Tensor  # [C, K] int64, VIDEO_PLACEHOLDER where the visual tokens are inserted
     text_mask: Tensor  # [C, K] bool
     labels: Tensor  # [C, K] int64, IGNORED_LABEL where not scored; not shifted
-    video_index: Tensor  # [C] int64 into the videos of the batch, TEXT_ONLY without one
+    video_index: Tensor  # [C, M] int64, video of each placeholder of a conversation in order; TEXT_ONLY beyond them
 
 
 class AnswerLoss(NamedTuple):
@@ -107,7 +218,7 @@ class VideoTextBatch(Protocol):
 
     @property
     def frame_counts(self) -> Tensor:
-        """Frames of every video, ``[V]`` int64, summing to F."""
+        """Frames of every video, ``[V]`` int64 on the host, summing to F."""
 
     @property
     def frame_ms(self) -> Tensor:
@@ -115,16 +226,16 @@ class VideoTextBatch(Protocol):
 
     @property
     def input_ids(self) -> Tensor:
-        """See ``TextInputs``."""
+        """See ``TextInputs``; on the host."""
 
     @property
     def text_mask(self) -> Tensor:
-        """See ``TextInputs``."""
+        """See ``TextInputs``; on the host."""
 
     @property
     def labels(self) -> Tensor:
-        """See ``TextInputs``."""
+        """See ``TextInputs``; on the host."""
 
     @property
     def video_index(self) -> Tensor:
-        """See ``TextInputs``."""
+        """See ``TextInputs``; on the host."""

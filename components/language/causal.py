@@ -19,7 +19,7 @@ from components.language.probe import embeddings_problem, evaluation_mode, gener
 from components.language.splice import SplicedInputs, splice
 from components.language.text_limits import TextLimits
 from components.question_text import without_answers
-from components.sharding import hand_to_sharding, is_sharded
+from components.sharding import compute_device, hand_to_sharding, is_sharded
 
 
 class HuggingFaceCausalLM(LanguageModel):
@@ -95,10 +95,20 @@ class HuggingFaceCausalLM(LanguageModel):
         """Embed ids ``[C, K]``. The placeholder's negative id gets the embedding of id 0, which the splice replaces."""
         return self._embed(input_ids)
 
+    def word_ids(self, words: str) -> list[int]:
+        """Token ids of words inside a prompt; see ``LanguageModel.word_ids``."""
+        ids: list[int] = self.tokenizer(words, add_special_tokens=False)["input_ids"]
+        return ids
+
     def _embed(self, input_ids: Tensor) -> Tensor:
         self.limits.check_ids(input_ids)
-        embedded: Tensor = self.model.get_input_embeddings()(input_ids.clamp(min=0))
+        table = self.model.get_input_embeddings()
+        embedded: Tensor = table(input_ids.clamp(min=0).to(self._device, non_blocking=True))
         return embedded
+
+    @property
+    def _device(self) -> torch.device:
+        return compute_device(self.model.get_input_embeddings().weight)
 
     def prompts(self, questions: Sequence[str]) -> TextInputs:
         """Convert questions about the first video to prompts; see ``LanguageModel.prompts``.
@@ -107,10 +117,9 @@ class HuggingFaceCausalLM(LanguageModel):
             ValueError: The template drops or repeats the placeholder of the visual tokens.
         """
         rows = [torch.tensor(self.chat.prompt_ids(question)) for question in questions]
-        device = self.model.get_input_embeddings().weight.device
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.chat.pad_id).to(device)
-        mask = torch.arange(ids.shape[1], device=device) < torch.tensor([[len(row)] for row in rows], device=device)
-        return TextInputs(ids, mask, torch.full_like(ids, IGNORED_LABEL), ids.new_zeros(len(rows)))
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.chat.pad_id)
+        mask = torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in rows])
+        return TextInputs(ids, mask, torch.full_like(ids, IGNORED_LABEL), ids.new_zeros(len(rows), 1))
 
     def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
         """Compute the loss of the labelled tokens of every conversation.
@@ -132,12 +141,14 @@ class HuggingFaceCausalLM(LanguageModel):
                 rows,
                 columns,
                 inputs_embeds=inputs.embeddings,
-                attention_mask=inputs.mask.long(),
-                position_ids=inputs.position_ids,
+                attention_mask=inputs.mask.long().to(self._device, non_blocking=True),
+                position_ids=inputs.position_ids.to(self._device, non_blocking=True),
                 use_cache=False,
             ).logits
             computed = inputs.mask.numel()
-        token_nll = functional.cross_entropy(logits.float(), inputs.labels[rows, columns + 1], reduction="none")
+        answers = inputs.labels[rows, columns + 1].to(logits.device, non_blocking=True)
+        token_nll = functional.cross_entropy(logits.float(), answers, reduction="none")
+        rows = rows.to(logits.device, non_blocking=True)
         nll = token_nll.new_zeros(scored.shape[0]).index_add(0, rows, token_nll)
         return AnswerLoss(nll, scored.sum(dim=1), inputs.mask.sum(), computed)
 
@@ -163,7 +174,7 @@ class HuggingFaceCausalLM(LanguageModel):
         with evaluation_mode(self.model):
             generated = self.model.generate(
                 inputs_embeds=inputs.embeddings,
-                attention_mask=inputs.mask.long(),
+                attention_mask=inputs.mask.long().to(self._device),
                 max_new_tokens=max_new_tokens,
                 synced_gpus=self._sharding is not None,  # all ranks run until the longest answer has ended
             )
@@ -270,8 +281,7 @@ class HuggingFaceCausalLM(LanguageModel):
 
     def _two_ids(self) -> Tensor:
         """Two valid ids, ``[1, 2]``."""
-        device = self.model.get_input_embeddings().weight.device
-        return torch.tensor([[self.chat.end_of_turn_id] * 2], device=device)
+        return torch.tensor([[self.chat.end_of_turn_id] * 2], device=self._device)
 
     def _logits_at(self, rows: Tensor, columns: Tensor, **inputs: Any) -> Any:
         """Run the model and compute logits at ``n`` positions only.
@@ -289,7 +299,8 @@ class HuggingFaceCausalLM(LanguageModel):
         """
 
         def choose(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-            return (args[0][rows, columns].unsqueeze(0),)
+            at = torch.stack([rows, columns]).to(args[0].device, non_blocking=True)
+            return (args[0][at[0], at[1]].unsqueeze(0),)
 
         hook = self.model.get_output_embeddings().register_forward_pre_hook(choose)
         try:

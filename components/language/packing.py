@@ -32,8 +32,8 @@ class PackedRows(NamedTuple):
 
     embeddings: Tensor  # [R, P, E], zero after a row's last conversation
     position_ids: Tensor  # [R, P] int64, 0 at a conversation's first token and after a row's last one
-    row: Tensor  # [C] int64, row of every conversation
-    start: Tensor  # [C] int64, column of its first token
+    row: Tensor  # [C] int64, row of every conversation; on the host
+    start: Tensor  # [C] int64, column of its first token; on the host
     boundaries: Tensor | None  # [C + 1] int32, cumulative lengths, for FlashAttention's single row; None otherwise
     longest: int  # tokens of the longest conversation
 
@@ -47,7 +47,7 @@ class PackedRows(NamedTuple):
 
 
 def pack_rows(inputs: SplicedInputs, *, single_row: bool) -> PackedRows:
-    """Pack conversations into rows. Copies their C lengths to the CPU once per call.
+    """Pack conversations into rows. Which token goes where is computed on the host.
 
     Args:
         inputs: The conversations, padded on the right.
@@ -61,19 +61,22 @@ def pack_rows(inputs: SplicedInputs, *, single_row: bool) -> PackedRows:
     longest = max(lengths)
     width = sum(lengths) if single_row else longest
     assigned = assign_to_rows(lengths, width, largest_first=not single_row)
-    row, start = torch.tensor(assigned, device=inputs.mask.device).unbind(dim=1)  # [C]
+    row, start = torch.tensor(assigned).unbind(dim=1)  # [C]
     conversation, column = inputs.mask.nonzero(as_tuple=True)
     rows, columns = row[conversation], start[conversation] + column
     shape = (1 + max(number for number, _ in assigned), width)
+    # Positions after a row's last conversation are 0: each counts as a sequence of its own, so no token attends to it.
+    position_ids = torch.zeros(shape, dtype=torch.long).index_put((rows, columns), column)
+    device = inputs.embeddings.device
+    moved = torch.stack([rows, columns, conversation, column]).to(device, non_blocking=True)
+    rows, columns, conversation, column = moved
     embeddings = inputs.embeddings.new_zeros(*shape, inputs.embeddings.shape[-1])
     embeddings = embeddings.index_put((rows, columns), inputs.embeddings[conversation, column])  # [R, P, E]
-    # Positions after a row's last conversation are 0: each counts as a sequence of its own, so no token attends to it.
-    position_ids = torch.zeros(shape, dtype=torch.long, device=rows.device).index_put((rows, columns), column)
     boundaries = None
     if single_row:
         ends = torch.tensor([0, *lengths]).cumsum(dim=0)
-        boundaries = ends.to(device=rows.device, dtype=torch.int32)
-    return PackedRows(embeddings, position_ids, row, start, boundaries, longest)
+        boundaries = ends.to(device, torch.int32, non_blocking=True)
+    return PackedRows(embeddings, position_ids.to(device, non_blocking=True), row, start, boundaries, longest)
 
 
 def assign_to_rows(lengths: Sequence[int], width: int, *, largest_first: bool = True) -> list[tuple[int, int]]:

@@ -1,4 +1,7 @@
-"""Gathers the frames of every segment for the bridge, from the segmenter's numbers."""
+"""Gathers the frames of every segment for a reader, from the segmenter's numbers.
+
+Which frames these are is computed on the host; only the features are gathered on their device.
+"""
 
 from collections.abc import Iterator
 
@@ -22,12 +25,16 @@ def num_segments_of(segment_index: Tensor, frame_counts: Tensor) -> int:
     Raises:
         ValueError: The counts do not sum to F.
     """
-    locate_frames(frame_counts, segment_index.shape[0])
+    locate_frames(frame_counts.cpu(), segment_index.shape[0])
     return int(segment_index.max()) + 1 if segment_index.numel() else 0
 
 
 def group_frames(
-    segment_index: Tensor, frame_counts: Tensor, num_segments: int, frame_selection: FrameSelection
+    segment_index: Tensor,
+    frame_counts: Tensor,
+    num_segments: int,
+    frame_selection: FrameSelection,
+    frames_before: int = 0,
 ) -> Segments:
     """Find the packed frames of every segment's frame groups.
 
@@ -36,6 +43,7 @@ def group_frames(
         frame_counts: Frames of every video, ``[V]`` int64.
         num_segments: Segments S to pad to; equal on every rank, because every rank runs the same recurrent steps.
         frame_selection: Which frames of a segment to read.
+        frames_before: Frames of the video before these, where they are the next part of one.
 
     Returns:
         Frame indices and mask, ``[V, S, L, G]``; 0 and False beyond a segment's groups and a group's frames.
@@ -44,7 +52,7 @@ def group_frames(
         ValueError: The counts do not sum to F, a video has more than S segments, or the numbers do not count up as a
             segmenter's must: frames would be read in the wrong segment.
     """
-    frame_counts = frame_counts.to(segment_index.device)
+    segment_index, frame_counts = segment_index.cpu(), frame_counts.cpu()
     locations = locate_frames(frame_counts, segment_index.shape[0])
     _check_segment_index(segment_index, locations, num_segments)
     num_videos = frame_counts.shape[0]
@@ -54,8 +62,10 @@ def group_frames(
     groups = frame_selection.select(lengths.view(num_videos, num_segments))
     step = count_up(groups.num_frames)  # [V, S, L, G]
     mask = step < groups.num_frames[..., None]
-    index = (first_frame + groups.first)[..., None] + step
-    return Segments(index.masked_fill(~mask, 0), mask)
+    index = ((first_frame + groups.first)[..., None] + step).masked_fill(~mask, 0)
+    segments = Segments(index, mask, index.new_zeros(mask.shape[:3]))
+    number = segments.middle_index - first_frame[:, :1] + frames_before
+    return segments._replace(frame_number=number.masked_fill(~segments.group_mask, 0))
 
 
 def _check_segment_index(segment_index: Tensor, locations: FrameLocations, num_segments: int) -> None:
@@ -80,7 +90,7 @@ def _check_segment_index(segment_index: Tensor, locations: FrameLocations, num_s
 
 
 def segment_inputs(features: FrameFeatures, frame_ms: Tensor, segments: Segments) -> Iterator[SegmentInput]:
-    """Gather what the bridge reads, one recurrent step after the other.
+    """Gather what a reader reads, one recurrent step after the other.
 
     Each step is padded to its own longest segment, not to the longest of all steps: one long scene would otherwise pad
     every other segment to its length.
@@ -91,33 +101,28 @@ def segment_inputs(features: FrameFeatures, frame_ms: Tensor, segments: Segments
         segments: The frames of every segment.
 
     Yields:
-        Segment ``s`` of every video, for all S steps; see ``select_segment``.
+        Segment ``s`` of every video, for all S steps, as full grids. Masked entries hold the values of frame 0, which
+        mean nothing.
     """
     num_segments, longest = segments.frame_mask.shape[1:3]
-    is_used = segments.frame_mask.any(dim=0).reshape(num_segments, longest, -1).any(dim=2)  # [S, L]
-    ends = is_used * torch.arange(1, longest + 1, device=is_used.device)
-    for step, length in enumerate(ends.amax(dim=1).tolist()):  # asks the device once
-        shortened = Segments(*(each[:, :, : max(1, length)] for each in segments))
-        yield select_segment(features, frame_ms, shortened, step)
-
-
-def select_segment(features: FrameFeatures, frame_ms: Tensor, segments: Segments, s: int) -> SegmentInput:
-    """Gather the frames that the bridge reads in recurrent step ``s``.
-
-    Args:
-        features: Features of the packed frames.
-        frame_ms: Time of every frame in its video, ``[F]`` int64 milliseconds.
-        segments: The frames of every segment.
-        s: The step.
-
-    Returns:
-        Segment ``s`` of every video; masked entries hold the values of frame 0, which mean nothing.
-    """
-    index, mask = segments.frame_index[:, s], segments.frame_mask[:, s]  # [V, L, G]
-    num_frames = mask.sum(dim=2)  # [V, L]
-    middle = (num_frames.clamp(min=1) - 1) // 2
-    middle_index = index.gather(2, middle[..., None]).squeeze(2)
-    return SegmentInput(_group_means(features.patches, index, mask), num_frames > 0, frame_ms[middle_index])
+    is_used = segments.group_mask.any(dim=0)  # [S, L]
+    ends = (is_used * torch.arange(1, longest + 1)).amax(dim=1).clamp(min=1).tolist()
+    device = features.patches.device
+    middle_index = segments.middle_index.to(device, non_blocking=True)
+    index, mask, number = (field.to(device, non_blocking=True) for field in segments)
+    for step in range(num_segments):
+        chosen = (slice(None), step, slice(ends[step]))
+        saliency = None
+        if features.saliency is not None:
+            saliency = _group_means(features.saliency[..., None], index[chosen], mask[chosen]).flatten(1)
+        yield SegmentInput(
+            tokens=_group_means(features.patches, index[chosen], mask[chosen]).flatten(1, 2),
+            frame_mask=mask[chosen].any(dim=2),
+            frame_ms=frame_ms[middle_index[chosen]],
+            frame_number=number[chosen],
+            num_cells=features.patches.shape[1],
+            saliency=saliency,
+        )
 
 
 def _group_means(patches: Tensor, index: Tensor, mask: Tensor) -> Tensor:

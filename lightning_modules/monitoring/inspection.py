@@ -108,7 +108,7 @@ class VideoInspection(Callback):
     def _show(
         self, step: int, name: str, batch: EvaluatedBatch, answers: Sequence[str], video: int, picture: SegmentedVideo
     ) -> None:
-        asked = [row for row, of in enumerate(batch.video_index.tolist()) if of == video]
+        asked = [row for row, shown in enumerate(batch.video_index.tolist()) if video in shown]
         first = batch.questions[asked[0]]
         media = first.meta.get("media")  # the converters write the file's name; several samples may show one file
         figure = draw_video(picture._replace(title=first.key if media is None else f"{media} ({first.key})"))

@@ -43,7 +43,8 @@ class MemoryTokenMonitor(Callback):
         self._shown, self._has_segment = BridgeDiagnostics(), []
         self._num_videos = batch.frame_counts.numel()
         if logs_after_this_step(trainer):
-            self._listening = model.bridge.register_forward_hook(self._on_segment_read)
+            reader = next(iter(model.readers.values()))
+            self._listening = reader.register_forward_hook(self._on_segment_read)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Stop recording: activation checkpointing reads the same segments again in the backward pass."""

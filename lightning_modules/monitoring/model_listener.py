@@ -1,4 +1,4 @@
-"""Records outputs of encoder and bridge while a model runs, so that nothing is computed twice."""
+"""Records outputs of encoder and first reader while a model runs, so that nothing is computed twice."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from lightning_modules.monitoring.video_figures import SegmentedVideo
 
 
 class ModelListener:
-    """Records the outputs of encoder and bridge for the current batch.
+    """Records the outputs of the encoder and of the first reader for the current batch.
 
     Args:
         model: The model; its outputs are recorded until ``remove``.
@@ -21,12 +21,13 @@ class ModelListener:
 
     def __init__(self, model: VideoLanguageModel) -> None:
         self.model = model
+        self._reader = next(iter(model.readers.values()))
         self._features: FrameFeatures | None = None
         self._state: Any = None
         self._has_segment: list[Tensor] = []  # [V] bool a recurrent step
         self._handles = [
             model.encoder.register_forward_hook(self._on_encoded),
-            model.bridge.register_forward_hook(self._on_segment_read),
+            self._reader.register_forward_hook(self._on_segment_read),
         ]
 
     def segment_counts(self) -> Tensor:
@@ -77,19 +78,19 @@ class ModelListener:
             handle.remove()
 
     def _segment_attention(self, batch: VideoTextBatch) -> Tensor | None:
-        """Attention of the bridge's queries to the segments, ``[V, Q, S]``; None if the bridge shows none.
+        """Attention of the reader's queries to the segments, ``[V, Q, S]``; None if the reader shows none.
 
         Where it depends on the question, that of each video's first question. None too if a strategy shards the
         weights.
         """
-        if is_sharded(self.model.bridge):  # the first rank draws alone
+        if is_sharded(self._reader):  # the first rank draws alone
             return None
         questions = self.model.questions(text_of(batch))
-        shown = self.model.bridge.diagnostics(self._state, questions, with_attention=True)
+        shown = self._reader.diagnostics(self._state, questions, with_attention=True)
         attention: Tensor | None = shown.segment_attention
         if attention is None or questions is None:
             return attention
-        asked = questions.video_index.tolist()
+        asked = questions.video_index.flatten().tolist()
         return attention[[asked.index(video) for video in range(batch.frame_counts.numel())]]
 
     def _on_encoded(self, _module: nn.Module, _inputs: Any, output: FrameFeatures) -> None:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from components.flops.step import ModelFlops, work_of
 from components.interfaces import VideoTextBatch
-from components.model import ModelOutput
+from components.model_output import ModelOutput
 from lightning_modules.interfaces import EvaluatedBatch, as_training_module
 from lightning_modules.logging_steps import logging_interval
 from lightning_modules.monitoring.clocks import HostClock, clock_of

@@ -5,7 +5,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from components.model import ModelOutput
+from components.model_output import ModelOutput
 
 
 class StepLosses:

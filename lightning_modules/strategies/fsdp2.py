@@ -16,7 +16,6 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
-from components.model import WEIGHT_READING_METHODS
 from components.sharding import Sharding, building_sharded
 from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from lightning_modules.rank_agreement import largest_of_all_ranks
@@ -28,7 +27,7 @@ class Fsdp2(PortableCheckpoints, ModelParallelStrategy, Sharding):
     """Shards weights, gradients and optimizer states over all ranks, like ZeRO-3, without DeepSpeed.
 
     Weights are gathered and freed in units: each layer of encoder and language model is a unit, the remaining weights
-    of such a part are one unit, and the bridge is one unit. While the model is built, each rank has at most one
+    of such a part are one unit, and every other part is one unit. While the model is built, each rank has at most one
     complete block in memory.
 
     With ``trainer.precision: bf16-mixed`` weights are stored in float32 and gathered in bfloat16.
@@ -87,13 +86,13 @@ class Fsdp2(PortableCheckpoints, ModelParallelStrategy, Sharding):
             yield
         assert self.lightning_module is not None
         for name, part in _parts_of(self.lightning_module):
-            if name != "bridge":
+            if name in ("encoder", "language_model"):
                 self.shard(part, None)
             if not isinstance(part, FSDPModule) and next(part.parameters(), None) is not None:
                 # Weights outside of blocks stay gathered from the first call in a step to the end of its backward pass,
-                # because the bridge is called once per segment.
+                # because readers are called once per segment.
                 self._shard_unit(part, free_after_forward=False)
-                for method in WEIGHT_READING_METHODS.get(name, ()):
+                for method in getattr(part, "weight_reading_methods", ()):
                     register_fsdp_forward_method(part, method)
         unknown = set(self.block_classes or ()) - self._sharded_classes
         if unknown:

@@ -21,6 +21,7 @@ from benchmarks.results_page import marks, replace_section, replace_summary
 from components.flops.step import StepFlops
 from components.segmenters.scene_tilling import SceneTilling
 from components.selection.all_frames import AllFrames
+from components.streams import MEMORY_STREAM
 
 CPU = torch.device("cpu")
 PARTS = ("encoder", "language_model", "bridge")
@@ -119,19 +120,21 @@ def test_tiny_sizes_never_reach_the_results_page(tmp_path: Path, capsys: pytest.
     assert "--tiny measures nothing worth keeping" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("form", "patches"), [("published", 16 * 16), ("selective", 12 * 12)])
-def test_full_size_is_that_of_the_published_parts(form: BridgeForm, patches: int) -> None:
+@pytest.mark.parametrize("form", BRIDGE_FORMS)
+def test_full_size_is_that_of_the_published_parts(form: BridgeForm) -> None:
     model = build_model(FULL, form, "everything", torch.device("meta"))
     assert sum(p.numel() for p in model.language_model.parameters()) == 6_738_415_616
     if form == "published":
         assert sum(p.numel() for p in model.bridge.parameters()) == 21_027_840
-    assert (model.encoder.dim, model.encoder.num_patches) == (1024, patches)
+    assert (model.encoder.dim, model.encoder.num_patches) == (1024, 256)
+    assert model.patch_pooling is not None
+    assert model.patch_pooling(torch.zeros(1, 256, 1024, device="meta")).shape == (1, 144, 1024)
 
 
 def test_streaming_reads_every_frame_in_segments_of_at_most_eight() -> None:
     model = build_model(TINY, "published", None, CPU)
     read_every_frame(model)
-    assert isinstance(model.frame_selection, AllFrames)
+    assert isinstance(model.frame_selections[MEMORY_STREAM], AllFrames)
     assert isinstance(model.segmenter, SceneTilling)
     assert (model.segmenter.k, model.segmenter.max_segment_frames) == (3, 8)
 

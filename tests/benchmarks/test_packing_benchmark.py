@@ -26,7 +26,7 @@ def test_losses_that_differ_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_batches_hold_text_alone_and_videos_of_their_own() -> None:
     settings = Batches(conversations=10)
     visual, text = build_batch(settings, packing.Sizes(width=16), 0, torch.device("cpu"))
-    with_video = text.video_index != TEXT_ONLY
+    with_video = text.video_index[:, 0] != TEXT_ONLY
     assert with_video.sum() == 8
     assert torch.equal((text.input_ids == VIDEO_PLACEHOLDER).sum(dim=1), with_video.long())
     assert len(set(text.text_mask.sum(dim=1).tolist())) > 5

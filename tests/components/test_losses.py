@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.iteration_loss import LiveTensorBytes, main
-from components.interfaces import TEXT_ONLY, AnswerLoss, TextInputs, VisualTokens
+from components.interfaces import TEXT_ONLY, AnswerLoss, LossSchedule, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
 from components.language.model_loading import LoraSettings
 from components.losses import (
@@ -17,6 +17,7 @@ from components.losses import (
     answer_loss_per_reading,
     penalty_weighted_by_likelihood,
     weighted_answer_loss,
+    weights_of_conversations,
 )
 from tests.components.tiny_language import make_model_folder, make_text, make_visual
 
@@ -74,31 +75,63 @@ def test_unknown_weighting_is_refused() -> None:
 def test_penalty_counts_as_far_as_answers_are_known() -> None:
     penalty = torch.tensor([2.0, 6.0], requires_grad=True)
     known, unknown = 0.0, 1e4  # loss of answers that the model is sure of, and of those it thinks impossible
-    about = torch.tensor([0, 1, TEXT_ONLY, 1])
+    about = torch.tensor([[0], [1], [TEXT_ONLY], [1]])
     answers = answer_loss([known, unknown, known, 3 * torch.tensor(2.0).log().item()], [1, 5, 2, 3])
     total = penalty_weighted_by_likelihood(penalty, about, answers)
     assert total.item() == pytest.approx((1 * 2.0 + 3 * 0.5 * 6.0) / 11)
     total.backward()
     assert answers.nll.grad is None  # or forgetting answers would make remembering cheaper
-    assert penalty_weighted_by_likelihood(penalty, torch.full((1,), TEXT_ONLY), answer_loss([1.0], [1])).item() == 0.0
+    assert penalty_weighted_by_likelihood(penalty, torch.full((1, 1), TEXT_ONLY), answer_loss([1.0], [1])).item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("videos", "expected"),
+    [
+        ([0, TEXT_ONLY], [1 / 3, 1 / 3, 1 / 3]),
+        ([1, TEXT_ONLY], [1.0, 0.0, 0.0]),
+        ([1, 0], [1 / 3, 1 / 3, 1 / 3]),  # its longer video has three segments
+        ([TEXT_ONLY, TEXT_ONLY], [0.0, 0.0, 1.0]),
+    ],
+)
+def test_a_conversation_counts_where_one_of_its_media_has_a_segment(videos: list[int], expected: list[float]) -> None:
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    weights = weights_of_conversations(EverySegmentLoss(), mask, torch.tensor([videos]))
+    torch.testing.assert_close(weights, torch.tensor([expected]))
+
+
+class Careless(LossSchedule):
+    """Does not treat conversations without media apart."""
+
+    def steps(self, num_segments: int) -> Sequence[int]:
+        return range(num_segments)
+
+    def weights(self, segment_mask: Tensor) -> Tensor:
+        return torch.full(segment_mask.shape, 1 / segment_mask.shape[1])
+
+
+def test_only_the_last_reading_of_text_alone_counts_whatever_the_schedule_says() -> None:
+    weights = weights_of_conversations(Careless(), torch.ones(1, 2, dtype=torch.bool), torch.tensor([[TEXT_ONLY], [0]]))
+    assert weights.tolist() == [[0.0, 1.0], [0.5, 0.5]]
+
+
+def test_penalty_of_a_conversation_is_shared_by_its_media() -> None:
+    penalty = torch.tensor([2.0, 6.0])
+    total = penalty_weighted_by_likelihood(
+        penalty, torch.tensor([[0, 1], [0, TEXT_ONLY]]), answer_loss([0.0, 0.0], [2, 1])
+    )
+    assert total.item() == pytest.approx((2 * (2.0 + 6.0) / 2 + 1 * 2.0) / 3)
 
 
 def test_loss_is_the_weighted_mean_over_answer_tokens() -> None:
     losses = [answer_loss([4.0, 6.0, 1.0], [2, 3, 1]), answer_loss([2.0, 3.0, 5.0], [2, 3, 1])]
-    weights = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
-    loss = weighted_answer_loss(losses, weights, torch.tensor([1, 0, TEXT_ONLY]))
-    expected = (0.5 * 4 + 0.5 * 2) + (0.25 * 6 + 0.75 * 3) + 5.0  # text only: the last reading
+    loss = weighted_answer_loss(losses, torch.tensor([[0.5, 0.5], [0.25, 0.75], [0.0, 1.0]]))
+    expected = (0.5 * 4 + 0.5 * 2) + (0.25 * 6 + 0.75 * 3) + 5.0
     assert loss.item() == pytest.approx(expected / 6)
-
-
-def test_loss_of_text_alone_needs_no_video() -> None:
-    loss = weighted_answer_loss([answer_loss([3.0], [2])], torch.zeros(0, 1), torch.tensor([TEXT_ONLY]))
-    assert loss.item() == pytest.approx(1.5)
 
 
 def test_batch_without_labels_has_zero_loss_with_its_graph() -> None:
     losses = [answer_loss([0.0, 0.0], [0, 0])]
-    loss = weighted_answer_loss(losses, torch.ones(1, 1), torch.tensor([0, TEXT_ONLY]))
+    loss = weighted_answer_loss(losses, torch.ones(2, 1))
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == 0.0
     assert losses[0].nll.grad is not None
@@ -121,13 +154,15 @@ def test_memory_saving_form_equals_the_naive_one_under_dropout(folder: str, vari
     torch.manual_seed(0)
     model = HuggingFaceCausalLM(folder, lora=lora, gradient_checkpointing=variant == "gradient_checkpointing").train()
     text = make_text(model, ROWS)
-    weights = EverySegmentLoss("increasing").weights(torch.ones(2, 4, dtype=torch.bool))
+    weights = weights_of_conversations(
+        EverySegmentLoss("increasing"), torch.ones(2, 4, dtype=torch.bool), text.video_index
+    )
     results: list[tuple[Tensor, list[Tensor]]] = []
     for form in (every_reading, answer_loss_per_reading):
         torch.manual_seed(1)
         readings = make_readings(4)
         leaves = [reading.tokens for reading in readings] + [p for p in model.parameters() if p.requires_grad]
-        loss = weighted_answer_loss(form(model, readings, text), weights, text.video_index)
+        loss = weighted_answer_loss(form(model, readings, text), weights)
         results.append((loss.detach(), list(torch.autograd.grad(loss, leaves))))
     (naive_loss, naive_gradients), (loss, gradients) = results
     torch.testing.assert_close(loss, naive_loss, rtol=1e-6, atol=0)

@@ -12,7 +12,8 @@ from components.bridges.readouts.retrieved import RetrievedReadout
 from components.encoders.cached import CachedFeatures
 from components.interfaces import LossSchedule, VisualReader
 from components.losses import EverySegmentLoss, FinalSegmentLoss
-from components.model import ModelOutput, VideoLanguageModel
+from components.model import VideoLanguageModel
+from components.model_output import ModelOutput
 from datamodules.batch import Batch, Sample, SampleMedia, collate
 from tests.fixtures_models import (
     NUM_PATCHES,

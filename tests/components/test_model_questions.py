@@ -130,7 +130,7 @@ def test_question_is_the_text_before_the_first_answer_without_the_placeholder(
 ) -> None:
     batch = make_batch(folders)
     questions = embed_questions(model.language_model, text_of(batch))
-    assert questions.video_index.tolist() == [0, 0, TEXT_ONLY, 1, 2]
+    assert questions.video_index.flatten().tolist() == [0, 0, TEXT_ONLY, 1, 2]
     tokenizer = model.language_model.tokenizer
     asked = [tokenizer.decode(ids[mask]) for ids, mask in zip(batch.input_ids, questions.mask, strict=True)]
     for text, question, answer in zip(

@@ -78,7 +78,7 @@ BRIDGES: dict[str, Callable[..., VisualReader[Any]]] = {
     "last segment": partial(make_bridge, readout=partial(LastSegmentReadout, with_memory=True)),
     "retrieved": partial(make_bridge, readout=RetrievedReadout),
     "mean pooling": MeanPooling,
-    "published": partial(VideoLLaMBBridge, num_memory=3, num_heads=2, mlp_width=32, pool_grid=None),
+    "published": partial(VideoLLaMBBridge, num_memory=3, num_heads=2, mlp_width=32),
 }
 SEGMENTERS: dict[str, Segmenter] = {
     "fixed length": FixedLength(4),

@@ -80,7 +80,7 @@ def make_text(
     def pad(tensors: Sequence[torch.Tensor], value: int) -> torch.Tensor:
         return torch.stack([torch.cat([row, row.new_full((length - len(row),), value)]) for row in tensors])
 
-    return TextInputs(pad(ids, 0), real, pad(labels, IGNORED_LABEL), torch.tensor([video for video, _, _ in rows]))
+    return TextInputs(pad(ids, 0), real, pad(labels, IGNORED_LABEL), torch.tensor([[video] for video, _, _ in rows]))
 
 
 def row_of(text: TextInputs, row: int) -> TextInputs:

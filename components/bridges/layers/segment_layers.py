@@ -16,7 +16,7 @@ class SegmentTokens(NamedTuple):
     token_mask: Tensor  # [V, P] bool, which patch tokens are real
 
 
-def mix_segment(layers: nn.ModuleList, memory: Tensor, patches: Tensor, frame_mask: Tensor) -> SegmentTokens:
+def mix_segment(layers: nn.ModuleList, memory: Tensor, patches: Tensor, token_mask: Tensor) -> SegmentTokens:
     """Let memory and patches of a segment attend to each other.
 
     Of the last layer only the memory tokens are computed, because the patch tokens of most segments are never read;
@@ -25,13 +25,12 @@ def mix_segment(layers: nn.ModuleList, memory: Tensor, patches: Tensor, frame_ma
     Args:
         layers: Transformer layers, called as ``layer(tokens, mask, part=...)``.
         memory: Memory tokens that enter the segment, ``[V, M, D]``.
-        patches: Patches of the segment's frame groups, ``[V, L, N, D]``.
-        frame_mask: Which frame groups are real, ``[V, L]`` bool.
+        patches: Patch tokens of the segment, ``[V, P, D]``.
+        token_mask: Which of them are real, ``[V, P]`` bool.
     """
     num_memory = memory.shape[1]
-    token_mask = frame_mask.repeat_interleave(patches.shape[2], dim=1)  # [V, P]
     mask = context_mask(num_memory, token_mask)
-    mixed = torch.cat([memory, patches.flatten(1, 2)], dim=1)
+    mixed = torch.cat([memory, patches], dim=1)
     *earlier_layers, last_layer = layers
     for layer in earlier_layers:
         mixed = layer(mixed, mask)

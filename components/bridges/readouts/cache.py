@@ -80,7 +80,7 @@ class CacheReadout(Readout):
         """Read the cache: ``[V, Q, E]``, all real."""
         queries, keys, mask = self._attended(state, questions)
         tokens = self.projection(queries + self.attention(queries, keys, mask))
-        return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+        return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
 
     def segment_attention(self, state: MemoryState, questions: Questions | None = None) -> Tensor:
         """Attention of each query to each segment; see ``Readout.segment_attention``."""

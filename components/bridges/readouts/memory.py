@@ -23,4 +23,4 @@ class MemoryReadout(Readout):
     def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
         """Read the memory: ``[V, M, E]``, all real."""
         tokens = self.projection(state.memory)
-        return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+        return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))

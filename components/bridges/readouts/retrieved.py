@@ -45,33 +45,34 @@ class RetrievedReadout(CacheReadout):
         self.longest_question = longest_question
 
     def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
-        """Read the cache for every question: ``[C, Q, E]``, all real.
+        """Read the cache for every question: ``[C * M, Q, E]``, all real.
 
         Raises:
             ValueError: There are no questions.
         """
         visual = super().forward(state, questions)
         assert questions is not None  # or the line above had raised
-        rows = torch.arange(len(questions.video_index), device=visual.tokens.device)
-        return visual._replace(row_index=rows.masked_fill(questions.video_index == TEXT_ONLY, TEXT_ONLY))
+        video_index = questions.video_index
+        rows = torch.arange(video_index.numel()).view(video_index.shape)
+        return visual._replace(row_index=rows.masked_fill(video_index == TEXT_ONLY, TEXT_ONLY))
 
     def _attended(self, state: MemoryState, questions: Questions | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries ``[C, Q, D]``, keys ``[C, S * M, D]`` of each one's video, and their mask."""
+        """Queries, one row a question, keys of each one's video, and their mask."""
         if questions is None:
             raise ValueError(
                 "RetrievedReadout reads the memory for a question, got none: give read() the questions of the "
                 "conversations (components.question_text.embed_questions makes them), or use CacheReadout"
             )
         queries, keys, mask = super()._attended(state, None)
-        learned = queries[:1].expand(len(questions.video_index), -1, -1)
+        learned = queries[:1].expand(len(questions.embeddings), -1, -1)
         # A conversation without a video gets the row of any video, which no token shows: so that every rank makes the
         # same calls.
-        rows = questions.video_index.clamp(min=0)
+        rows = questions.video_index.clamp(min=0).flatten().to(keys.device, non_blocking=True)
         return learned + self._found_in_question(learned, questions), keys[rows], mask[rows]
 
     def _found_in_question(self, learned: Tensor, questions: Questions) -> Tensor:
-        """What the learned queries find in the question, ``[C, Q, D]``."""
-        words = self.word_input(questions.embeddings.to(learned.dtype))  # [C, K, D]
+        """What the learned queries find in the question, ``[C * M, Q, D]``."""
+        words = self.word_input(questions.embeddings.to(learned.dtype))  # [C * M, K, D]
         words_behind = questions.mask.flip(1).cumsum(dim=1).flip(1) - 1
         position = sinusoidal(words_behind, words.shape[-1], longest=self.longest_question, shortest=2.0)
         no_word = self.no_word.to(words.dtype).expand(len(words), 1, -1)

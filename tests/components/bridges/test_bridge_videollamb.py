@@ -7,9 +7,8 @@ from torch import Tensor
 
 from components.bridges.videollamb_bridge import VideoLLaMBBridge, VideoLLaMBState
 from components.interfaces import SegmentInput
-from components.pooling.patch_pooling import GridPooling
 
-DIM, OUT_DIM, MEMORY, GRID, PATCHES = 16, 12, 5, 2, 16
+DIM, OUT_DIM, MEMORY, PATCHES = 16, 12, 5, 16
 # Frames of every segment of three videos; 0 where a video has no such segment.
 LENGTHS = ((2, 3, 1), (3, 1, 0), (1, 0, 0))
 
@@ -17,7 +16,7 @@ LENGTHS = ((2, 3, 1), (3, 1, 0), (1, 0, 0))
 def build(**options: object) -> VideoLLaMBBridge:
     """A bridge whose memory tokens differ from the start, so that no test hangs on their symmetry."""
     torch.manual_seed(0)
-    settings = {"num_memory": MEMORY, "num_layers": 2, "num_heads": 4, "mlp_width": 24, "pool_grid": GRID, **options}
+    settings = {"num_memory": MEMORY, "num_layers": 2, "num_heads": 4, "mlp_width": 24, **options}
     bridge = VideoLLaMBBridge(DIM, OUT_DIM, **settings)  # type: ignore[arg-type]
     torch.nn.init.normal_(bridge.initial_memory)
     return bridge.eval()
@@ -31,7 +30,7 @@ def segment_of(frames: list[Tensor]) -> SegmentInput:
     for row, each in enumerate(frames):
         patches[row, : each.shape[0]] = each
         mask[row, : each.shape[0]] = True
-    return SegmentInput(patches, mask, torch.zeros(mask.shape, dtype=torch.int64))
+    return SegmentInput.from_grid(patches, mask, torch.zeros(mask.shape, dtype=torch.int64))
 
 
 def videos() -> list[list[Tensor]]:
@@ -86,7 +85,7 @@ def test_shorter_and_longer_segments_may_follow_each_other() -> None:
     short, long = torch.randn(1, PATCHES, DIM), torch.randn(4, PATCHES, DIM)
     for first, second in ((short, long), (long, short)):
         state = bridge(segment_of([second]), bridge(segment_of([first]), None))
-        assert read_row(bridge, state, 0).shape == (len(second) * GRID**2, OUT_DIM)
+        assert read_row(bridge, state, 0).shape == (len(second) * PATCHES, OUT_DIM)
 
 
 def test_tokens_of_the_language_model_are_never_far_below_zero() -> None:
@@ -155,17 +154,8 @@ def test_a_given_memory_may_have_another_number_of_tokens() -> None:
     torch.testing.assert_close(bridge(segment, learned).memory, bridge(segment, None).memory)
 
 
-def test_pooling_inside_equals_pooling_outside() -> None:
-    inside, outside = build(), build(pool_grid=None)
-    frames = torch.randn(3, PATCHES, DIM)
-    pooled = GridPooling(frames.shape[-1], grid=GRID)(frames)[None]
-    mask = torch.ones(1, 3, dtype=torch.bool)
-    state = outside(SegmentInput(pooled, mask, torch.zeros(1, 3, dtype=torch.int64)), None)
-    torch.testing.assert_close(inside(segment_of([frames]), None).last_input, state.last_input)
-
-
 def test_half_precision_features_are_read_at_the_bridges_precision() -> None:
-    state = build()(segment_of([torch.randn(2, PATCHES, DIM)])._replace(patches=torch.randn(1, 2, 16, 16).half()), None)
+    state = build()(segment_of([torch.randn(2, PATCHES, DIM)])._replace(tokens=torch.randn(1, 32, 16).half()), None)
     assert state.memory.dtype == torch.float32
 
 

@@ -13,7 +13,6 @@ from components.bridges.readouts.last_segment import LastSegmentReadout
 from components.bridges.readouts.memory import MemoryReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.interfaces import BridgeDiagnostics, SegmentInput, VisualReader, VisualTokens
-from components.pooling.patch_pooling import ConvPooling, WindowPooling
 
 DIM = 16
 OUT_DIM = 12
@@ -56,8 +55,6 @@ BRIDGES: dict[str, Callable[[], VisualReader[Any]]] = {
     "not_recurrent": partial(recurrent, recurrence="none"),
     "selective": selective,
     "mean_pooling": mean_pooling,
-    "max_pooled_patches": partial(recurrent, patch_pooling=partial(WindowPooling, reduction="max")),
-    "conv_pooled_patches": partial(recurrent, patch_pooling=partial(ConvPooling, out_dim=6)),
 }
 every_bridge = pytest.mark.parametrize("make", BRIDGES.values(), ids=BRIDGES)
 every_readout = pytest.mark.parametrize("readout", READOUTS)
@@ -83,7 +80,13 @@ def make_segments(
             mask[row, segment, :length] = True
             times[row, segment, :length] = torch.arange(first, first + length) * MILLISECONDS_A_FRAME
             first += length
-    return [SegmentInput(patches[:, s], mask[:, s], times[:, s]) for s in range(num_segments)]
+    return [SegmentInput.from_grid(patches[:, s], mask[:, s], times[:, s]) for s in range(num_segments)]
+
+
+def shortened(segment: SegmentInput, length: int) -> SegmentInput:
+    """The segment without the frame groups after the first ``length``."""
+    frames = (field[:, :length] for field in (segment.frame_mask, segment.frame_ms, segment.frame_number))
+    return SegmentInput(segment.tokens[:, : length * segment.num_cells], *frames, segment.num_cells)
 
 
 def walk(bridge: VisualReader[Any], segments: list[SegmentInput]) -> Any:
@@ -130,7 +133,7 @@ def test_streaming_segment_by_segment_equals_offline_at_every_moment(make: Calla
         state = None
         for step, length in enumerate(lengths):
             # A stream holds no padding: the segment is as long as it is.
-            segment = SegmentInput(*(field[video : video + 1, :length] for field in offline[step]))
+            segment = shortened(offline[step].of_videos(slice(video, video + 1)), length)
             state = bridge(segment, state)
             so_far = read(bridge, offline[: step + 1])
             torch.testing.assert_close(kept(bridge.read(state), 0), kept(so_far, video), rtol=1e-5, atol=1e-5)
@@ -160,12 +163,12 @@ def test_every_parameter_gets_a_gradient(make: Callable[[], VisualReader[Any]], 
 def test_every_real_frame_and_no_masked_one_matters(make: Callable[[], VisualReader[Any]]) -> None:
     segments = make_segments(LENGTHS, segments=4)
     for segment in segments:
-        segment.patches.requires_grad_()
+        segment.tokens.requires_grad_()
     visual = read(make(), segments)
     visual.tokens[visual.mask].square().sum().backward()
     for step, segment in enumerate(segments):
-        assert segment.patches.grad is not None
-        reached = segment.patches.grad.abs().sum(dim=(2, 3)) > 0  # [V, L]
+        assert segment.tokens.grad is not None
+        reached = segment.tokens.grad.unflatten(1, (-1, NUM_PATCHES)).abs().sum(dim=(2, 3)) > 0  # [V, L]
         assert not bool((reached & ~segment.frame_mask).any()), f"a masked frame matters in segment {step}"
         assert torch.equal(reached, segment.frame_mask), f"a real frame does not matter in segment {step}"
 
@@ -215,8 +218,9 @@ def test_memory_tokens_are_distinct_after_every_step() -> None:
 def test_place_and_order_of_frames_matter() -> None:
     bridge = recurrent()
     [segment] = make_segments([[3]])
-    swapped_frames = segment._replace(patches=segment.patches.flip(1))
-    swapped_patches = segment._replace(patches=segment.patches.flip(2))
+    patches = segment.grid(bridge)
+    swapped_frames = segment._replace(tokens=patches.flip(1).flatten(1, 2))
+    swapped_patches = segment._replace(tokens=patches.flip(2).flatten(1, 2))
     plain = read(bridge, [segment]).tokens
     assert not torch.allclose(read(bridge, [swapped_frames]).tokens, plain, atol=1e-4)
     assert not torch.allclose(read(bridge, [swapped_patches]).tokens, plain, atol=1e-4)
@@ -225,7 +229,7 @@ def test_place_and_order_of_frames_matter() -> None:
 def test_order_of_segments_matters_even_without_recurrence() -> None:
     bridge = recurrent(recurrence="none")
     first, second = make_segments([[2, 2]])
-    swapped = [first._replace(patches=second.patches), second._replace(patches=first.patches)]
+    swapped = [first._replace(tokens=second.tokens), second._replace(tokens=first.tokens)]
     assert not torch.allclose(read(bridge, swapped).tokens, read(bridge, [first, second]).tokens, atol=1e-4)
 
 

@@ -28,7 +28,7 @@ Gradients = dict[str, Tensor]
 
 
 def build_published() -> VideoLLaMBBridge:
-    bridge = VideoLLaMBBridge(DIM, OUT_DIM, num_memory=MEMORY, num_layers=2, num_heads=4, mlp_width=24, pool_grid=None)
+    bridge = VideoLLaMBBridge(DIM, OUT_DIM, num_memory=MEMORY, num_layers=2, num_heads=4, mlp_width=24)
     nn.init.normal_(bridge.initial_memory)
     return bridge.eval()
 
@@ -70,7 +70,7 @@ def segments() -> list[SegmentInput]:
         mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         patches = torch.randn(len(lengths), max(lengths), PATCHES, DIM, generator=generator)
         patches = torch.where(mask[..., None, None], patches, 50.0)
-        steps.append(SegmentInput(patches, mask, torch.arange(max(lengths)).expand(mask.shape) * 500))
+        steps.append(SegmentInput.from_grid(patches, mask, torch.arange(max(lengths)).expand(mask.shape) * 500))
     return steps
 
 

@@ -34,7 +34,7 @@ def make_questions(rows: list[tuple[int, int]], *, padding: int = 0, seeds: list
         content = torch.randn(words, OUT_DIM, generator=torch.Generator().manual_seed(100 + seed))
         embeddings[row, first : first + words] = content
         mask[row, first : first + words] = True
-    return Questions(embeddings, mask, torch.tensor([video for video, _ in rows]))
+    return Questions(embeddings, mask, torch.tensor([[video] for video, _ in rows]))
 
 
 ALL_ROWS = [(video, words) for video, asked in enumerate(ASKED) for words in asked]
@@ -50,7 +50,7 @@ def test_every_conversation_has_tokens_of_its_own() -> None:
     assert visual.tokens.shape == (len(ALL_ROWS), NUM_QUERIES, OUT_DIM)
     assert bool(visual.mask.all())
     assert visual.row_index is not None
-    assert visual.row_index.tolist() == list(range(len(ALL_ROWS)))
+    assert visual.row_index.flatten().tolist() == list(range(len(ALL_ROWS)))
     assert not torch.allclose(visual.tokens[0], visual.tokens[1], atol=1e-4)  # another question about the same video
 
 
@@ -85,7 +85,7 @@ def test_text_only_conversation_shows_no_row_and_disturbs_none() -> None:
     mixed = read(LENGTHS, make_questions([(TEXT_ONLY, 3), (1, 4)]))
     alone = read(LENGTHS, make_questions([(1, 4)], seeds=[1]))
     assert mixed.row_index is not None
-    assert mixed.row_index.tolist() == [TEXT_ONLY, 1]
+    assert mixed.row_index.tolist() == [[TEXT_ONLY], [1]]
     torch.testing.assert_close(mixed.tokens[1], alone.tokens[0])
 
 
@@ -99,13 +99,13 @@ def test_every_parameter_gets_a_gradient(rows: list[tuple[int, int]]) -> None:
 
 def test_gradient_reaches_the_first_segments_frames_and_the_words_alone() -> None:
     segments = make_segments(LENGTHS)
-    segments[0].patches.requires_grad_()
+    segments[0].tokens.requires_grad_()
     questions = make_questions([(0, 3), (1, 4), (2, 2)], padding=3)
     questions.embeddings.requires_grad_()
     bridge = make_bridge()
     bridge.read(walk(bridge, segments), questions).tokens.square().sum().backward()  # type: ignore[no-untyped-call]
-    assert segments[0].patches.grad is not None
-    assert torch.equal(segments[0].patches.grad.abs().amax(dim=(2, 3)) > 0, segments[0].frame_mask)
+    assert segments[0].tokens.grad is not None
+    assert torch.equal(segments[0].tokens.grad.abs().amax(dim=2) > 0, segments[0].token_mask)
     assert questions.embeddings.grad is not None
     assert torch.equal(questions.embeddings.grad.abs().amax(dim=2) > 0, questions.mask)
 
@@ -160,7 +160,7 @@ class TestRecall:
             tokens=memories[:, -1],
             token_mask=torch.ones(size, 1, dtype=torch.bool),
         )
-        return state, Questions(words(ids), torch.ones_like(ids, dtype=torch.bool), rows), values[rows, asked]
+        return state, Questions(words(ids), torch.ones_like(ids, dtype=torch.bool), rows[:, None]), values[rows, asked]
 
     def test_learns_to_find_what_is_asked(self) -> None:
         torch.manual_seed(0)

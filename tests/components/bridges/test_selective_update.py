@@ -75,7 +75,7 @@ def test_one_salient_patch_opens_the_gate() -> None:
     bridge = with_gate(selective(), -6.0)
     torch.nn.init.normal_(bridge.update.of_patch[-1].weight)
     segments = make_segments([[2, 2, 2, 2]])
-    salience = [bridge.update.of_patch(bridge._positioned(each.patches)).amax().item() for each in segments]
+    salience = [bridge.update.of_patch(bridge._positioned(each)).amax().item() for each in segments]
     chosen = max(range(1, 4), key=lambda index: salience[index])
     others = max(each for index, each in enumerate(salience[1:], 1) if index != chosen)
     torch.nn.init.constant_(

@@ -44,7 +44,7 @@ def test_packed_videos_equal_single_videos(counts: list[int], folders: Folders) 
     frames = random_frames(sum(counts))
     singles = [encoder(video, torch.tensor([len(video)])) for video in torch.split(frames, counts)]
     packed = encoder(frames, torch.tensor(counts))
-    assert_close(packed, FrameFeatures(*(torch.cat(parts) for parts in zip(*singles, strict=True))))
+    assert_close(packed, FrameFeatures.joined(singles))
 
 
 def test_windows_of_a_video_do_not_see_each_other(folders: Folders) -> None:
@@ -52,7 +52,7 @@ def test_windows_of_a_video_do_not_see_each_other(folders: Folders) -> None:
     frames = random_frames(11)
     whole = encoder(frames, torch.tensor([11]))
     parts = [encoder(frames[:8], torch.tensor([8])), encoder(frames[8:], torch.tensor([3]))]
-    assert_close(whole, FrameFeatures(*(torch.cat(each) for each in zip(*parts, strict=True))))
+    assert_close(whole, FrameFeatures.joined(parts))
 
 
 @pytest.mark.parametrize("frames_in_window", [2, 3, 7])

@@ -117,7 +117,7 @@ def test_batch_without_labels_gives_zeros_and_keeps_every_part_in_the_graph(mode
 
 def test_label_that_nothing_predicts_is_not_counted(model: HuggingFaceCausalLM) -> None:
     ids = torch.tensor([[5, 6, 7]])
-    text = TextInputs(ids, torch.ones_like(ids, dtype=torch.bool), ids, torch.tensor([TEXT_ONLY]))
+    text = TextInputs(ids, torch.ones_like(ids, dtype=torch.bool), ids, torch.tensor([[TEXT_ONLY]]))
     assert model(make_visual(), text).num_tokens.tolist() == [2]
 
 

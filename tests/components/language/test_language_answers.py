@@ -62,7 +62,7 @@ def test_prompts_are_what_training_conversations_begin_with(model: HuggingFaceCa
         length = prompt.input_ids.shape[1]
         assert prompt.input_ids.tolist() == answered.input_ids[:, :length].tolist()
         assert before_answer(answered).sum() == length
-    assert prompts.video_index.tolist() == [0, 0, 0]
+    assert prompts.video_index.tolist() == [[0], [0], [0]]
     visual = make_visual((3,))
     assert model.generate(visual, prompts, 4) == model.generate(visual, expected, 4)
 
@@ -77,7 +77,7 @@ def test_prompt_keeps_the_place_that_the_question_gives_the_visual_tokens(model:
 def test_rows_of_their_own_are_seen_by_their_conversations(model: HuggingFaceCausalLM) -> None:
     text = make_text(model, [(1, "what colour ?", "red"), (TEXT_ONLY, "say hello", "hello"), (1, "?", "blue")])
     by_video = make_visual((3, 5))
-    rows = torch.tensor([1, TEXT_ONLY, 0])
+    rows = torch.tensor([[1], [TEXT_ONLY], [0]])
     # The same tokens, stored as rows of the conversations 2 and 0, the videos' order being of no matter.
     own = VisualTokens(by_video.tokens[[1, 1]], by_video.mask[[1, 1]], rows)
     torch.testing.assert_close(model(own, text), model(by_video, text))

@@ -89,7 +89,7 @@ def test_conversations_of_a_row_do_not_see_each_other(llama: Path, attn: Any) ->
 def test_loss_of_a_conversation_has_no_gradient_in_another(llama: Path, attn: Any) -> None:
     model = HuggingFaceCausalLM(str(llama), attn=attn, pack=True).eval()
     text = make_text(model, UNEVEN)
-    visual = make_visual((3, 5, 2, 4))._replace(row_index=torch.tensor([0, TEXT_ONLY, 1, 2, 3, TEXT_ONLY]))
+    visual = make_visual((3, 5, 2, 4))._replace(row_index=torch.tensor([0, TEXT_ONLY, 1, 2, 3, TEXT_ONLY])[:, None])
     visual.tokens.requires_grad_()
     nll = model(visual, text).nll
     for conversation, row in ((0, 0), (2, 1), (4, 3)):  # every conversation has visual tokens of its own

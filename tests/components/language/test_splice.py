@@ -10,12 +10,13 @@ from components.language.splice import SplicedInputs, splice
 WIDTH = 4
 
 
-def conversations(rows: list[list[int]], video_index: list[int], padding: int = 0) -> TextInputs:
+def conversations(rows: list[list[int]], videos: list[int] | list[list[int]], padding: int = 0) -> TextInputs:
+    """Conversations about these videos; a list of videos a conversation where one has several."""
     length = max(map(len, rows)) + padding
     ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
     mask = torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows])
     labels = torch.where(mask & (ids != VIDEO_PLACEHOLDER), ids, IGNORED_LABEL)
-    return TextInputs(ids, mask, labels, torch.tensor(video_index))
+    return TextInputs(ids, mask, labels, torch.tensor(videos).view(len(rows), -1))
 
 
 def embed(text: TextInputs) -> Tensor:
@@ -102,10 +103,10 @@ def test_unused_visual_tokens_stay_in_the_graph() -> None:
 def test_rows_of_conversations_go_before_their_video() -> None:
     text = conversations([[4, VIDEO_PLACEHOLDER], [5, 6], [VIDEO_PLACEHOLDER, 7]], [0, TEXT_ONLY, 0])
     rows = videos([True, False], [True, True])
-    spliced = splice(rows._replace(row_index=torch.tensor([1, TEXT_ONLY, 0])), text, embed(text))
-    expected = splice(rows, text._replace(video_index=torch.tensor([1, TEXT_ONLY, 0])), embed(text))
+    spliced = splice(rows._replace(row_index=torch.tensor([[1], [TEXT_ONLY], [0]])), text, embed(text))
+    expected = splice(rows, text._replace(video_index=torch.tensor([[1], [TEXT_ONLY], [0]])), embed(text))
     assert spliced.mask.sum(dim=1).tolist() == [3, 2, 2]
-    for one, other in zip(spliced, expected, strict=True):
+    for one, other in zip(spliced[:4], expected[:4], strict=True):
         assert torch.equal(one, other)
 
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.bridges.recurrent import RecurrentMemoryBridge
-from components.interfaces import PatchPooling, SegmentInput
+from components.interfaces import PatchPooling
 from components.pooling.patch_pooling import ConvPooling, GridPooling, WindowPooling
 
 WINDOWS: dict[str, Callable[..., PatchPooling]] = {
@@ -88,18 +87,3 @@ def test_an_unknown_reduction_is_refused() -> None:
 def test_a_pooled_grid_without_side_is_refused() -> None:
     with pytest.raises(ValueError, match="must be at least 1, got grid=0"):
         GridPooling(5, grid=0)
-
-
-@pytest.mark.parametrize("make", [*WINDOWS.values(), partial(GridPooling, grid=3)], ids=[*WINDOWS, "grid"])
-def test_the_recurrent_bridge_reads_the_pooled_patches_and_no_others(make: Callable[..., PatchPooling]) -> None:
-    torch.manual_seed(0)
-    options = {"width": 8, "num_memory": 2, "num_heads": 2}
-    pooled = RecurrentMemoryBridge(16, 12, patch_pooling=make, **options).eval()
-    assert pooled.patch_pooling is not None
-    plain = RecurrentMemoryBridge(pooled.patch_pooling.out_dim, 12, **options).eval()
-    plain.load_state_dict({k: v for k, v in pooled.state_dict().items() if not k.startswith("patch_pooling.")})
-    patches, mask = torch.randn(2, 3, 25, 16), torch.ones(2, 3, dtype=torch.bool)
-    fewer = pooled.patch_pooling(patches.flatten(0, 1)).unflatten(0, (2, 3))
-    times = torch.arange(3).expand(2, 3)
-    given = pooled.read(pooled(SegmentInput(patches, mask, times), None)).tokens
-    torch.testing.assert_close(given, plain.read(plain(SegmentInput(fewer, mask, times), None)).tokens)

@@ -3,7 +3,7 @@ import torch
 
 from components.interfaces import FrameFeatures, FrameSelection, SegmentInput
 from components.selection.all_frames import AllFrames
-from components.selection.gather import group_frames, num_segments_of, select_segment
+from components.selection.gather import group_frames, num_segments_of, segment_inputs
 from components.selection.linspace_frames import LinspaceFrames
 from components.selection.pooled_frames import PooledFrames
 
@@ -15,7 +15,7 @@ FRAME_COUNTS = torch.tensor([5, 3])
 def test_every_frame_lies_in_its_segment_once() -> None:
     segments = group_frames(SEGMENT_INDEX, FRAME_COUNTS, 4, AllFrames())
     assert segments.frame_mask.shape == (2, 4, 3, 1)
-    grouped = [index[mask].tolist() for index, mask in zip(*(part.flatten(0, 1) for part in segments), strict=True)]
+    grouped = [index[mask].tolist() for index, mask in zip(*(part.flatten(0, 1) for part in segments[:2]), strict=True)]
     assert grouped == [[0, 1], [2], [3, 4], [], [5, 6, 7], [], [], []]
 
 
@@ -29,10 +29,10 @@ def test_selected_segment_holds_the_frames_of_every_video() -> None:
     patches = torch.arange(8.0)[:, None, None].expand(8, 4, 2)
     frame_ms = torch.arange(8) * 100
     segments = group_frames(SEGMENT_INDEX, FRAME_COUNTS, 3, AllFrames())
-    segment = select_segment(FrameFeatures(patches[:, 0], patches), frame_ms, segments, 0)
-    assert segment.patches.shape == (2, 3, 4, 2)
+    segment = next(segment_inputs(FrameFeatures(patches[:, 0], patches), frame_ms, segments))
+    assert segment.tokens.shape == (2, 3 * 4, 2)
     assert segment.frame_mask.tolist() == [[True, True, False], [True, True, True]]
-    assert segment.patches[1, :, 0, 0].tolist() == [5, 6, 7]
+    assert grid(segment)[1, :, 0, 0].tolist() == [5, 6, 7]
     assert segment.frame_ms[1].tolist() == [500, 600, 700]
 
 
@@ -74,7 +74,11 @@ def read_segments(lengths: list[list[int]], selection: FrameSelection, patches: 
     segments = group_frames(index, counts, num_segments_of(index, counts), selection)
     frame_ms = torch.cat([torch.arange(int(count)) for count in counts])
     features = FrameFeatures(patches[:, 0], patches)
-    return [select_segment(features, frame_ms, segments, s) for s in range(segments.frame_mask.shape[1])]
+    return list(segment_inputs(features, frame_ms, segments))
+
+
+def grid(segment: SegmentInput) -> torch.Tensor:
+    return segment.grid("a test")
 
 
 SELECTIONS = [AllFrames(), LinspaceFrames(2), PooledFrames(2)]
@@ -95,8 +99,9 @@ def test_batch_equals_single_videos(selection: FrameSelection) -> None:
                 assert not real.any()
                 continue
             assert real.tolist() == [True] * int(real.sum()) + [False] * int((~real).sum())
-            torch.testing.assert_close(segment.patches[video, real], alone[step].patches[alone[step].frame_mask])
+            torch.testing.assert_close(grid(segment)[video, real], grid(alone[step])[alone[step].frame_mask])
             assert torch.equal(segment.frame_ms[video, real], alone[step].frame_ms[alone[step].frame_mask])
+            assert torch.equal(segment.frame_number[video, real], alone[step].frame_number[alone[step].frame_mask])
         first += sum(own)
 
 
@@ -116,9 +121,9 @@ def test_pooled_slices_are_equal_and_hold_every_frame_once(max_frames: int) -> N
 def test_pooled_group_is_the_mean_of_its_frames_at_the_middle_ones_time() -> None:
     patches = torch.randn(7, 4, 2)
     [segment] = read_segments([[7]], PooledFrames(2), patches)
-    assert segment.patches.shape == (1, 2, 4, 2)
-    torch.testing.assert_close(segment.patches[0], torch.stack([patches[:3].mean(dim=0), patches[3:].mean(dim=0)]))
-    assert segment.frame_ms.tolist() == [[1, 4]]
+    assert grid(segment).shape == (1, 2, 4, 2)
+    torch.testing.assert_close(grid(segment)[0], torch.stack([patches[:3].mean(dim=0), patches[3:].mean(dim=0)]))
+    assert segment.frame_ms.tolist() == segment.frame_number.tolist() == [[1, 4]]
 
 
 def test_pooled_equals_all_frames_where_a_segment_has_few() -> None:
@@ -129,7 +134,7 @@ def test_pooled_equals_all_frames_where_a_segment_has_few() -> None:
     )
     for pooled, plain in pairs:
         for one, other in zip(pooled, plain, strict=True):
-            assert torch.equal(one, other)
+            assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
 @pytest.mark.parametrize(
@@ -144,14 +149,14 @@ def test_pooled_equals_all_frames_where_a_segment_has_few() -> None:
 def test_gradient_reaches_every_frame_unless_some_are_left_out(selection: FrameSelection, reached: list[bool]) -> None:
     patches = torch.randn(9, 4, 2, requires_grad=True)
     for segment in read_segments([[5], [4]], selection, patches):
-        segment.patches[segment.frame_mask].square().sum().backward()
+        grid(segment)[segment.frame_mask].square().sum().backward()
     assert patches.grad is not None
     assert patches.grad.abs().amin(dim=(1, 2)).gt(0).tolist() == reached
 
 
 def test_pooling_keeps_the_dtype_of_the_features() -> None:
     [segment] = read_segments([[5]], PooledFrames(2), torch.randn(5, 4, 2).bfloat16())
-    assert segment.patches.dtype == torch.bfloat16
+    assert segment.tokens.dtype == torch.bfloat16
 
 
 def test_number_of_segments_is_that_of_the_longest_video() -> None:

@@ -1,0 +1,106 @@
+"""Builds a model from the factories of its parts, which a config names; each width is passed on once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.interfaces import (
+    FrameEncoder,
+    FrameSelection,
+    LanguageModel,
+    LossSchedule,
+    PatchPooling,
+    Projector,
+    Segmenter,
+    SegmentReducer,
+    VisualReader,
+)
+from components.model import VideoLanguageModel
+from components.streams import StreamReader
+
+MakeReader = Callable[[int, int], VisualReader]  # type: ignore[type-arg]  # every reader has a state type of its own
+MakeReducer = Callable[[int], SegmentReducer]  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True)
+class ReaderSettings:
+    """One of several readers of a model.
+
+    Args:
+        reader: Builds the reader from the width of the tokens that it reads and language model width E.
+        frame_selection: Which frames of a segment it reads; all by default.
+        reducer: Builds from the width of the tokens what leaves fewer of them before it reads; none by default.
+    """
+
+    reader: MakeReader
+    frame_selection: FrameSelection | None = None
+    reducer: MakeReducer | None = None
+
+
+def build_model(
+    *,
+    encoder: Callable[[], FrameEncoder],
+    language_model: Callable[[], LanguageModel],
+    segmenter: Segmenter,
+    projector: Callable[[int, int], Projector] | None = None,
+    patch_pooling: Callable[[int], PatchPooling] | None = None,
+    bridge: MakeReader | None = None,
+    frame_selection: FrameSelection | None = None,
+    reducer: MakeReducer | None = None,
+    readers: Mapping[str, ReaderSettings] | None = None,
+    visual_prompt: str | None = None,
+    loss_schedule: LossSchedule | None = None,
+    **agreements: Any,
+) -> VideoLanguageModel:
+    """Build the parts and join them.
+
+    Args:
+        encoder: Builds the frame encoder.
+        language_model: Builds the language model.
+        segmenter: Cuts videos into segments.
+        projector: Builds the projector from vision width D and language model width E.
+        patch_pooling: Builds the pooling from the width of a patch.
+        bridge: Builds the only reader; see ``ReaderSettings.reader``.
+        frame_selection: Which frames of a segment the bridge reads.
+        reducer: Builds the bridge's reducer; see ``ReaderSettings.reducer``.
+        readers: Several readers by name, instead of the three before.
+        visual_prompt: See ``VideoLanguageModel``.
+        loss_schedule: After which segments the loss is taken.
+        **agreements: ``agree_on_maximum`` and ``mean_over_ranks`` of ``VideoLanguageModel``.
+
+    Raises:
+        ValueError: See ``VideoLanguageModel``.
+    """
+    built_encoder, built_language = encoder(), language_model()
+    built_projector = None if projector is None else projector(built_encoder.dim, built_language.dim)
+    dim = built_encoder.dim if built_projector is None else built_projector.out_dim
+    built_pooling = None if patch_pooling is None else patch_pooling(dim)
+    dim = dim if built_pooling is None else built_pooling.out_dim
+
+    def build_reader(settings: ReaderSettings) -> StreamReader:
+        built = None if settings.reducer is None else settings.reducer(dim)
+        if built is not None and built.reads_saliency and not built_encoder.gives_saliency:
+            raise ValueError(
+                f"{type(built).__name__} reads the saliency of patches, which this encoder does not give: set its "
+                "saliency_layer (features that were cached without it are cached again)"
+            )
+        width = dim if built is None else built.out_dim
+        return StreamReader(settings.reader(width, built_language.dim), settings.frame_selection, built)
+
+    only = None if bridge is None else build_reader(ReaderSettings(bridge, frame_selection, reducer))
+    if bridge is None and (frame_selection is not None or reducer is not None):
+        raise ValueError("frame_selection and reducer belong to bridge; state them for each of the readers")
+    return VideoLanguageModel(
+        encoder=built_encoder,
+        projector=built_projector,
+        patch_pooling=built_pooling,
+        segmenter=segmenter,
+        bridge=None if only is None else only.reader,
+        frame_selection=None if only is None else only.frame_selection,
+        reducer=None if only is None else only.reducer,
+        readers=None if readers is None else {name: build_reader(each) for name, each in readers.items()},
+        visual_prompt=visual_prompt,
+        language_model=built_language,
+        loss_schedule=loss_schedule,
+        **agreements,
+    )

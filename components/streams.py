@@ -1,0 +1,87 @@
+"""Runs one visual stream: a reader and its reducer over the segments, one recurrent step after the other."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.interfaces import FrameSelection, SegmentInput, SegmentReducer, VisualReader
+
+MEMORY_STREAM = "memory"
+"""Name of the visual stream of a model's only reader, where it is given as ``bridge``."""
+
+_OWN_PARTS = ("encoder", "projector", "patch_pooling", "reducers", "language_model")
+
+
+class StreamReader(NamedTuple):
+    """A reader, and what it is given of every segment."""
+
+    reader: VisualReader[Any]
+    frame_selection: FrameSelection | None = None  # None: all frames
+    reducer: SegmentReducer[Any] | None = None  # None: all tokens
+
+
+class StreamState(NamedTuple):
+    """State of one visual stream after some segments."""
+
+    reader: Any
+    reducer: Any
+
+
+def run_stream(
+    reader: VisualReader[Any],
+    reducer: SegmentReducer[Any] | None,
+    segments: Iterable[SegmentInput],
+    state: StreamState | None,
+) -> list[StreamState]:
+    """Read the segments in order, from a state on.
+
+    Returns:
+        The states after each segment.
+    """
+    states: list[StreamState] = []
+    for segment in segments:
+        # Cached features or a half-precision encoder may have a different dtype than the reader trains in.
+        segment = segment._replace(tokens=segment.tokens.to(dtype_of(reader, segment.tokens)))
+        reduced = None
+        if reducer is not None:
+            segment, reduced = reducer(segment, None if state is None else state.reducer)
+        state = StreamState(reader(segment, None if state is None else state.reader), reduced)
+        states.append(state)
+    return states
+
+
+def dtype_of(part: nn.Module, default: Tensor) -> torch.dtype:
+    """Dtype of a part's weights; that of ``default`` if it has none."""
+    return next(part.parameters(), default).dtype
+
+
+def named_readers(
+    bridge: VisualReader[Any] | None,
+    frame_selection: FrameSelection | None,
+    reducer: SegmentReducer[Any] | None,
+    readers: Mapping[str, StreamReader] | None,
+) -> Mapping[str, StreamReader]:
+    """Bring the two forms in which readers are given to one.
+
+    Raises:
+        ValueError: See ``VideoLanguageModel``.
+    """
+    if readers is None and bridge is not None:
+        readers = {MEMORY_STREAM: StreamReader(bridge, frame_selection, reducer)}
+    elif not readers or bridge is not None or frame_selection is not None or reducer is not None:
+        raise ValueError(
+            "give either bridge (one reader, with its frame_selection and reducer) or readers (several by name, each "
+            "with a frame_selection and a reducer of its own)"
+        )
+    taken = sorted(set(readers) & {*_OWN_PARTS, "bridge", "segmenter"})
+    if taken:
+        raise ValueError(f"readers may not be called {', '.join(taken)}: other parts of the model have these names")
+    for name, each in readers.items():
+        if each.reducer is not None and not each.reducer.gives_grid and not each.reader.reads_kept_tokens:
+            raise ValueError(
+                f"reader {name!r} is a {type(each.reader).__name__}, which reads full grids, but the reducer "
+                f"{type(each.reducer).__name__} leaves tokens out: take a reader that reads kept tokens, or no reducer"
+            )
+    return readers
