@@ -9,6 +9,7 @@ import torch
 
 from components.interfaces import IGNORED_LABEL, TEXT_ONLY, VIDEO_PLACEHOLDER
 from datamodules.batch import collate
+from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset
 from datamodules.errors import BrokenMediaError
 from datamodules.failures import FailurePolicy
@@ -27,6 +28,7 @@ from datamodules.shards.shard_writer import ShardWriter
 from datamodules.validate.shard_check import ShardCheck
 from tests.datamodules.several_media import Several, record_of, write_several
 from tests.fixtures_data import frame_level, make_clip, make_image, make_record, make_samples
+from tests.fixtures_models import IMAGE_SIZE, make_model, make_part_folders
 
 CLIP, PICTURE = make_clip(9), make_image(200)
 ALBUM: Several = (
@@ -125,6 +127,23 @@ def test_a_batch_of_several_media_equals_its_samples_one_by_one(shard: Path, tok
             assert joined.video_index[row].tolist() == expected + [TEXT_ONLY] * (3 - len(expected))
             row += 1
         video += len(single.frame_counts)
+
+
+def test_the_loss_of_a_batch_is_that_of_its_conversations_one_by_one(shard: Path, tmp_path: Path) -> None:
+    folders = make_part_folders(tmp_path)
+    transform = PixelTransform(PixelOptions(IMAGE_SIZE), train=False)
+    media = MediaReader(FrameSampling(num_frames=4), transform)
+    data = ConversationDataset(ShardReader([load_index(shard)]), load_tokenizer(folders.language_model), media)
+    model = make_model(folders).eval()
+    alone = [
+        collate([data[draw]]) for draw in (*(Draw(0, 0, (number,)) for number in range(3)), Draw(1, 0), Draw(3, 0))
+    ]
+    together = collate(data.__getitems__([Draw(0, 0), Draw(1, 0), Draw(3, 0)]))
+    with torch.no_grad():
+        losses = torch.stack([model(batch).loss for batch in alone])
+        loss = model(together).loss
+    num_learned = torch.tensor([int((batch.labels != IGNORED_LABEL).sum()) for batch in alone])
+    torch.testing.assert_close(loss, (losses * num_learned).sum() / num_learned.sum(), atol=1e-5, rtol=0)
 
 
 def test_each_medium_is_augmented_by_itself_and_by_seed_and_position(tmp_path: Path, tokenizer: Any) -> None:
