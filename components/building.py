@@ -69,7 +69,8 @@ def build_model(
         **agreements: ``agree_on_maximum`` and ``mean_over_ranks`` of ``VideoLanguageModel``.
 
     Raises:
-        ValueError: See ``VideoLanguageModel``.
+        ValueError: Both forms of readers are given or none, a reducer reads saliency that the encoder does not give;
+            or see ``VideoLanguageModel``.
     """
     built_encoder, built_language = encoder(), language_model()
     built_projector = None if projector is None else projector(built_encoder.dim, built_language.dim)
@@ -77,30 +78,39 @@ def build_model(
     built_pooling = None if patch_pooling is None else patch_pooling(dim)
     dim = dim if built_pooling is None else built_pooling.out_dim
 
-    def build_reader(settings: ReaderSettings) -> StreamReader:
-        built = None if settings.reducer is None else settings.reducer(dim)
-        if built is not None and built.reads_saliency and not built_encoder.gives_saliency:
-            raise ValueError(
-                f"{type(built).__name__} reads the saliency of patches, which this encoder does not give: set its "
-                "saliency_layer (features that were cached without it are cached again)"
-            )
-        width = dim if built is None else built.out_dim
-        return StreamReader(settings.reader(width, built_language.dim), settings.frame_selection, built)
-
-    only = None if bridge is None else build_reader(ReaderSettings(bridge, frame_selection, reducer))
+    if (bridge is None) == (readers is None):
+        raise ValueError("give either bridge (one reader) or readers (several by name): exactly one of the two")
     if bridge is None and (frame_selection is not None or reducer is not None):
         raise ValueError("frame_selection and reducer belong to bridge; state them for each of the readers")
+    built_readers: StreamReader | dict[str, StreamReader]
+    if bridge is not None:
+        only = ReaderSettings(bridge, frame_selection, reducer)
+        built_readers = _build_reader(only, dim, built_encoder, built_language)
+    else:
+        named = readers or {}
+        built_readers = {name: _build_reader(each, dim, built_encoder, built_language) for name, each in named.items()}
     return VideoLanguageModel(
         encoder=built_encoder,
         projector=built_projector,
         patch_pooling=built_pooling,
         segmenter=segmenter,
-        bridge=None if only is None else only.reader,
-        frame_selection=None if only is None else only.frame_selection,
-        reducer=None if only is None else only.reducer,
-        readers=None if readers is None else {name: build_reader(each) for name, each in readers.items()},
+        readers=built_readers,
         visual_prompt=visual_prompt,
         language_model=built_language,
         loss_schedule=loss_schedule,
         **agreements,
     )
+
+
+def _build_reader(
+    settings: ReaderSettings, dim: int, encoder: FrameEncoder, language_model: LanguageModel
+) -> StreamReader:
+    """Build a reader of tokens of width ``dim``, and its reducer."""
+    reducer = None if settings.reducer is None else settings.reducer(dim)
+    if reducer is not None and reducer.reads_saliency and not encoder.gives_saliency:
+        raise ValueError(
+            f"{type(reducer).__name__} reads the saliency of patches, which this encoder does not give: set its "
+            "saliency_layer (features that were cached without it are cached again)"
+        )
+    width = dim if reducer is None else reducer.out_dim
+    return StreamReader(settings.reader(width, language_model.dim), settings.frame_selection, reducer)

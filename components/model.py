@@ -1,7 +1,7 @@
 """The complete model: encode, segment, read the segments, answer. A config chooses every part."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +9,12 @@ from torch import Tensor, nn
 from components.interfaces import (
     FrameEncoder,
     FrameFeatures,
-    FrameSelection,
     LanguageModel,
     LossSchedule,
     PatchPooling,
     Projector,
     Questions,
     Segmenter,
-    SegmentReducer,
     Segments,
     TextInputs,
     VideoTextBatch,
@@ -31,20 +29,13 @@ from components.losses import (
     weights_of_conversations,
 )
 from components.model_output import ModelOutput
+from components.packed_frames import PackedVideos
 from components.patches import ReadFrames, reduced_patches, without_unread_frames
 from components.question_text import embed_questions
 from components.selection.all_frames import AllFrames
 from components.selection.gather import group_frames, num_segments_of, segment_inputs
-from components.streams import StreamReader, StreamState, dtype_of, named_readers, run_stream
+from components.streams import MEMORY_STREAM, StreamReader, StreamState, check_readers, dtype_of, run_stream
 from components.visual_prompt import VisualPrompt
-
-
-class PackedVideos(NamedTuple):
-    """The videos of a batch; one dummy frame if the batch has none."""
-
-    frames: Tensor  # [F, ...]
-    frame_counts: Tensor  # [V] int64, on the host
-    frame_ms: Tensor  # [F] int64
 
 
 def _same(value: int) -> int:
@@ -58,18 +49,14 @@ def _as_float(value: Tensor) -> Tensor:
 class VideoLanguageModel(nn.Module):
     """Answers questions about videos through memory bridges and other readers.
 
-    The parts are children of the model: a reader under its name, the only one of the short form as ``bridge``.
+    The parts are children of the model: a reader under the name of its stream, a single one as ``bridge``.
 
     Args:
         encoder: Frames to features.
         projector: Maps the patches to another width before they are pooled.
         patch_pooling: Makes fewer patches of every frame.
         segmenter: Cuts every video into segments.
-        bridge: The short form for one reader, whose stream is ``memory``.
-        frame_selection: Which frames of a segment the bridge reads; all by default.
-        reducer: Leaves fewer tokens of a segment before the bridge reads them.
-        readers: Several readers by the names of their streams, instead of ``bridge``, ``frame_selection`` and
-            ``reducer``.
+        readers: The readers by the names of their streams; or one reader, whose stream is ``memory``.
         visual_prompt: Words and streams that the language model sees of a video, see ``VisualPrompt``; by default the
             streams in their order.
         language_model: Answers.
@@ -80,8 +67,8 @@ class VideoLanguageModel(nn.Module):
             ranks' gradients average to that of one process with all their batches, however unequal their answers are.
 
     Raises:
-        ValueError: Not exactly one of ``bridge`` and ``readers`` is given, a reader has the name of another part, or
-            a reader cannot read what its reducer leaves, or the visual prompt does not name every stream once.
+        ValueError: There is no reader, a reader has the name of another part or cannot read what its reducer leaves,
+            or the visual prompt does not name every stream once.
     """
 
     bridge: VisualReader[Any]
@@ -93,10 +80,7 @@ class VideoLanguageModel(nn.Module):
         projector: Projector | None = None,
         patch_pooling: PatchPooling | None = None,
         segmenter: Segmenter,
-        bridge: VisualReader[Any] | None = None,
-        frame_selection: FrameSelection | None = None,
-        reducer: SegmentReducer[Any] | None = None,
-        readers: Mapping[str, StreamReader] | None = None,
+        readers: StreamReader | Mapping[str, StreamReader],
         visual_prompt: str | None = None,
         language_model: LanguageModel,
         loss_schedule: LossSchedule | None = None,
@@ -104,12 +88,14 @@ class VideoLanguageModel(nn.Module):
         mean_over_ranks: Callable[[Tensor], Tensor] = _as_float,
     ) -> None:
         super().__init__()
-        named = named_readers(bridge, frame_selection, reducer, readers)
+        is_single = isinstance(readers, StreamReader)
+        named = {MEMORY_STREAM: readers} if isinstance(readers, StreamReader) else readers
+        check_readers(named)
         self.encoder = encoder
         self.segmenter = segmenter
         self.projector = projector
         self.patch_pooling = patch_pooling
-        self._part_names = {name: "bridge" if readers is None else name for name in named}
+        self._part_names = {name: "bridge" if is_single else name for name in named}
         for name, part in self._part_names.items():
             self.add_module(part, named[name].reader)
         self.frame_selections = {name: each.frame_selection or AllFrames() for name, each in named.items()}
@@ -152,7 +138,7 @@ class VideoLanguageModel(nn.Module):
         steps = self.loss_schedule.steps(segment_mask.shape[1])
         questions = self.questions(text)
         streams = [self._streams(states[step], questions) for step in steps]
-        words = self._embed_words()
+        words = self.visual_prompt.embed_words(self.language_model)
         readings = [self.visual_prompt.join(each, words, text.video_index, left_out) for each in streams]
         losses = answer_loss_per_reading(self.language_model, readings, text)
         weights = weights_of_conversations(self.loss_schedule, segment_mask, text.video_index)
@@ -201,7 +187,7 @@ class VideoLanguageModel(nn.Module):
         """
         streams = self._streams(states, None if text is None else self.questions(text))
         video_index = torch.zeros(1, 1, dtype=torch.int64) if text is None else text.video_index
-        return self.visual_prompt.join(streams, self._embed_words(), video_index)
+        return self.visual_prompt.join(streams, self.visual_prompt.embed_words(self.language_model), video_index)
 
     @property
     def reads_questions(self) -> bool:
@@ -285,22 +271,6 @@ class VideoLanguageModel(nn.Module):
 
     def _streams(self, states: Mapping[str, StreamState], questions: Questions | None) -> dict[str, VisualTokens]:
         return {name: reader.read(states[name].reader, questions) for name, reader in self.readers.items()}
-
-    @property
-    def num_prompt_words(self) -> int:
-        """Tokens of the words of the visual prompt."""
-        if not self.visual_prompt.has_words:
-            return 0
-        return sum(map(len, self.visual_prompt.word_ids(self.language_model.word_ids)))
-
-    def _embed_words(self) -> list[Tensor]:
-        """Embeddings of the words of the visual prompt, one tensor ``[number of tokens, E]`` a piece."""
-        if not self.visual_prompt.has_words:
-            return []
-        ids = self.visual_prompt.word_ids(self.language_model.word_ids)
-        joined = torch.tensor([[index for piece in ids for index in piece]])
-        embedded = self.language_model.embed(joined)[0]
-        return list(embedded.split([len(piece) for piece in ids]))
 
     def _penalty(
         self, states: Mapping[str, StreamState], text: TextInputs, answers: Any, share: Tensor

@@ -6,6 +6,14 @@ import torch
 from torch import Tensor
 
 
+class PackedVideos(NamedTuple):
+    """The videos of a batch; one dummy frame if the batch has none."""
+
+    frames: Tensor  # [F, ...]
+    frame_counts: Tensor  # [V] int64, on the host
+    frame_ms: Tensor  # [F] int64
+
+
 class FrameLocations(NamedTuple):
     """The video of every packed frame and its position in that video."""
 

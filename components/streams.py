@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from components.interfaces import FrameSelection, SegmentInput, SegmentReducer, VisualReader
 
 MEMORY_STREAM = "memory"
-"""Name of the visual stream of a model's only reader, where it is given as ``bridge``."""
+"""Name of the visual stream where a model has a single reader."""
 
-_OWN_PARTS = ("encoder", "projector", "patch_pooling", "reducers", "language_model")
+_OWN_PARTS = {"encoder", "projector", "patch_pooling", "reducers", "language_model", "segmenter", "readers", "bridge"}
 
 
 class StreamReader(NamedTuple):
@@ -57,25 +57,15 @@ def dtype_of(part: nn.Module, default: Tensor) -> torch.dtype:
     return next(part.parameters(), default).dtype
 
 
-def named_readers(
-    bridge: VisualReader[Any] | None,
-    frame_selection: FrameSelection | None,
-    reducer: SegmentReducer[Any] | None,
-    readers: Mapping[str, StreamReader] | None,
-) -> Mapping[str, StreamReader]:
-    """Bring the two forms in which readers are given to one.
+def check_readers(readers: Mapping[str, StreamReader]) -> None:
+    """Check names of readers, and that each can read what its reducer leaves.
 
     Raises:
         ValueError: See ``VideoLanguageModel``.
     """
-    if readers is None and bridge is not None:
-        readers = {MEMORY_STREAM: StreamReader(bridge, frame_selection, reducer)}
-    elif not readers or bridge is not None or frame_selection is not None or reducer is not None:
-        raise ValueError(
-            "give either bridge (one reader, with its frame_selection and reducer) or readers (several by name, each "
-            "with a frame_selection and a reducer of its own)"
-        )
-    taken = sorted(set(readers) & {*_OWN_PARTS, "bridge", "segmenter"})
+    if not readers:
+        raise ValueError("a model needs at least one reader, such as a memory bridge")
+    taken = sorted(set(readers) & _OWN_PARTS)
     if taken:
         raise ValueError(f"readers may not be called {', '.join(taken)}: other parts of the model have these names")
     for name, each in readers.items():
@@ -84,4 +74,3 @@ def named_readers(
                 f"reader {name!r} is a {type(each.reader).__name__}, which reads full grids, but the reducer "
                 f"{type(each.reducer).__name__} leaves tokens out: take a reader that reads kept tokens, or no reducer"
             )
-    return readers

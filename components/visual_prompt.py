@@ -5,13 +5,13 @@ before a stream belong to it: where the stream is left out, they are too. Words 
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from components.interfaces import TEXT_ONLY, TokenPlaces, VisualTokens
+from components.interfaces import TEXT_ONLY, LanguageModel, TokenPlaces, VisualTokens
 
 _MARK = re.compile(r"<([a-z][a-z0-9_]*)>")
 
@@ -52,9 +52,20 @@ class VisualPrompt:
             self._pieces.append(_Piece(tail, None))
         self.has_words = any(piece.words for piece in self._pieces)
 
-    def word_ids(self, tokenize: Callable[[str], list[int]]) -> list[list[int]]:
-        """Token ids of the words of every piece, in order; empty where it has none."""
-        return [tokenize(piece.words) if piece.words else [] for piece in self._pieces]
+    def count_words(self, language_model: LanguageModel) -> int:
+        """Tokens of all words."""
+        return sum(map(len, self._word_ids(language_model)))
+
+    def embed_words(self, language_model: LanguageModel) -> list[Tensor]:
+        """Embed the words of every piece, each ``[number of tokens, E]``, in one call; an empty list without words."""
+        if not self.has_words:
+            return []
+        ids = self._word_ids(language_model)
+        embedded = language_model.embed(torch.tensor([[index for piece in ids for index in piece]]))[0]
+        return list(embedded.split([len(piece) for piece in ids]))
+
+    def _word_ids(self, language_model: LanguageModel) -> list[list[int]]:
+        return [language_model.word_ids(piece.words) if piece.words else [] for piece in self._pieces]
 
     def join(
         self,
@@ -67,7 +78,7 @@ class VisualPrompt:
 
         Args:
             streams: What every reader gives, by name.
-            words: Embeddings of the words of every piece, each ``[number of tokens, E]``; nothing without words.
+            words: What ``embed_words`` gives.
             video_index: See ``TextInputs``, ``[C, M]``.
             left_out: Streams to leave out, with their words.
 

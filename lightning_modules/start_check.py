@@ -101,7 +101,7 @@ def _fewest_visual_tokens(model: VideoLanguageModel) -> int:
             reader.read(states[name].reader, questions if reader.reads_questions else None)
             for name, reader in model.readers.items()
         )
-        return sum(int(stream.mask.sum()) for stream in streams) + model.num_prompt_words
+        return sum(int(stream.mask.sum()) for stream in streams) + model.visual_prompt.count_words(model.language_model)
 
 
 def _check_frames(encoder: FrameEncoder, media: Any) -> None:

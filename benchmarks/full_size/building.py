@@ -24,7 +24,7 @@ from components.pooling.patch_pooling import GridPooling
 from components.segmenters.scene_tilling import SceneTilling
 from components.selection.all_frames import AllFrames
 from components.selection.linspace_frames import LinspaceFrames
-from components.streams import MEMORY_STREAM
+from components.streams import MEMORY_STREAM, StreamReader
 
 CONFIG = ROOT / "configs" / "model" / "videollamb_7b.yaml"
 QUESTION = "what is shown in this video ?"
@@ -86,9 +86,8 @@ def build_model(shape: Shape, form: BridgeForm, trains: Trains | None, device: t
         encoder=encoder,
         patch_pooling=GridPooling(encoder.dim, grid=shape.pool_grid),
         segmenter=SceneTilling(**config["segmenter"]["init_args"]),
-        bridge=bridge,
+        readers=StreamReader(bridge, LinspaceFrames(**config["frame_selection"]["init_args"])),
         language_model=language_model,
-        frame_selection=LinspaceFrames(**config["frame_selection"]["init_args"]),
     )
     return model.train(trains is not None)
 

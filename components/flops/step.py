@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from components.flops.counting import count_flops, meta_copy
-from components.flops.stream import StreamFlops
+from components.flops.stream_flops import StreamFlops
 from components.interfaces import (
     IGNORED_LABEL,
     TEXT_ONLY,
@@ -85,7 +85,7 @@ class ModelFlops:
         before_readers = (model.encoder, model.projector, model.patch_pooling)
         trains = any(p.requires_grad for part in before_readers if part is not None for p in part.parameters())
         self._streams = {name: StreamFlops(self._model, name, trains) for name in model.readers}
-        self._num_words = model.num_prompt_words
+        self._num_words = model.visual_prompt.count_words(model.language_model)
         self._of_frames = cache(self._count_frames)
         self._of_language = cache(self._fit_language)
 

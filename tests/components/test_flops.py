@@ -28,6 +28,7 @@ from components.losses import EverySegmentLoss
 from components.model import VideoLanguageModel
 from components.pooling.patch_pooling import ConvPooling
 from components.segmenters.fixed_length import FixedLength
+from components.streams import StreamReader
 from datamodules.batch import Batch, Sample, collate
 from tests.components.encoders import languagebind_folders
 from tests.components.tiny_language import make_model_folder
@@ -207,7 +208,7 @@ def test_windows_of_frames_are_counted_as_torch_counts_them(count: int, tmp_path
     model = VideoLanguageModel(
         encoder=encoder,
         segmenter=FixedLength(2),
-        bridge=MeanPooling(encoder.dim, 8),
+        readers=StreamReader(MeanPooling(encoder.dim, 8)),
         language_model=nn.Identity(),  # type: ignore[arg-type]
     )
     frames = languagebind_folders.random_frames(count)
