@@ -1,7 +1,7 @@
 """Leaves visual streams out of some training steps."""
 
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from components.interfaces import StreamSchedule
 
@@ -9,8 +9,7 @@ from components.interfaces import StreamSchedule
 class StreamDropout(StreamSchedule):
     """Leaves out each named stream with a probability of its own, drawn from a seed and the number of the batch.
 
-    So the language model learns to answer from the other streams too, such as from the memory without fine frames. A
-    batch for which all streams of the model are drawn leaves out none.
+    So the language model learns to answer from the other streams too, such as from the memory without fine frames.
 
     Args:
         rates: Stream -> probability in 0..1 that a batch is trained without it.
@@ -29,21 +28,10 @@ class StreamDropout(StreamSchedule):
         self.rates = dict(rates)
         self.seed = seed
 
-    def left_out(self, training_batch: int, streams: Collection[str]) -> frozenset[str]:
-        """See ``StreamSchedule``.
-
-        Raises:
-            ValueError: A rate belongs to no stream of the model, so it would silently do nothing.
-        """
-        unknown = sorted(set(self.rates) - set(streams))
-        if unknown:
-            raise ValueError(
-                f"StreamDropout has rates for {', '.join(unknown)}, but the model's streams are "
-                f"{', '.join(sorted(streams))}: correct the names in rates"
-            )
-        drawn = frozenset(
+    def left_out(self, training_batch: int) -> frozenset[str]:
+        """See ``StreamSchedule``."""
+        return frozenset(
             name
             for name, rate in self.rates.items()
             if random.Random(f"{self.seed}/{training_batch}/{name}").random() < rate
         )
-        return drawn if len(drawn) < len(streams) else frozenset()

@@ -190,7 +190,7 @@ class VideoLanguageModule(TrainingModule):
         left_out = frozenset[str]()
         if self.stream_schedule is not None:
             progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
-            left_out = self.stream_schedule.left_out(progress.processed, self.built.readers)
+            left_out = self.stream_schedule.left_out(progress.processed)
         with naming_the_sample(batch.questions):
             tokens = self.step_tokens.tokens_of_a_batch(self.trainer)
             output: ModelOutput = self.built(batch, tokens, left_out)

@@ -1,7 +1,7 @@
 """Contracts of the parts that only decide and have no weights: segmenter, frame selection, schedules."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -78,11 +78,10 @@ class StreamSchedule(ABC):
     """Decides which visual streams are left out of a training step, with their words in the prompt."""
 
     @abstractmethod
-    def left_out(self, training_batch: int, streams: Collection[str]) -> frozenset[str]:
-        """Names of the streams to leave out; never all, because the language model must see something.
+    def left_out(self, training_batch: int) -> frozenset[str]:
+        """Names of the streams to leave out.
 
         Args:
             training_batch: Number of batches that this rank has trained on before. It is equal on all ranks, and must
                 be all that the answer depends on: then all ranks leave out the same, and so does a resumed run.
-            streams: Names of all streams of the model.
         """
