@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from components.interfaces.records import Questions, TokenPlaces, VisualTokens
+from components.recorded_arguments import RecordsArguments
 
 
 class MemoryState(NamedTuple):
@@ -27,7 +28,7 @@ class MemoryState(NamedTuple):
     token_mask: Tensor  # [V, P] bool
 
 
-class Readout(nn.Module, ABC):
+class Readout(RecordsArguments, nn.Module, ABC):
     """Turns the state of a recurrent memory bridge into visual tokens. Built as ``Readout(dim, out_dim, *, options)``.
 
     Attributes:
@@ -61,7 +62,7 @@ class StoredTokens(NamedTuple):
     places: TokenPlaces  # [V, P]
 
 
-class TokenReadout(nn.Module, ABC):
+class TokenReadout(RecordsArguments, nn.Module, ABC):
     """Turns stored tokens into visual tokens. Built as ``Readout(dim, out_dim, *, options)``.
 
     Attributes:
