@@ -21,6 +21,7 @@ from components.language.packing import is_flash, pack_rows, refuse_mixed_conver
 from components.language.probe import UNSUPPORTED, embeddings_problem, evaluation_mode, unused_parameters
 from components.language.splice import SplicedInputs, splice
 from components.language.text_limits import TextLimits
+from components.language.whole_rows import row_arguments
 from components.sharding import hand_to_sharding, is_sharded
 
 
