@@ -89,6 +89,9 @@ class VideoLanguageModule(TrainingModule):
         initial_weights: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
+        self.make_encoder = encoder
+        self.make_projector = projector
+        self.make_patch_pooling = patch_pooling
         self._build = partial(
             build_model,
             encoder=encoder,

@@ -9,6 +9,7 @@ import yaml
 
 from components.checkpoints.run_checkpoint import CONFIG
 from components.old_class_paths import with_new_class_paths
+from components.old_pooling_settings import with_model_pooling
 
 _COMPARED = (("model",), ("data", "pixels"), ("data", "loading", "chat"))
 _MAY_DIFFER = frozenset(
@@ -89,6 +90,7 @@ def config_in(checkpoint: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     read: dict[str, Any] = yaml.safe_load(with_new_class_paths(path.read_text(encoding="utf-8")))
+    with_model_pooling(read)
     return read
 
 

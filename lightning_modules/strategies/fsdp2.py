@@ -16,7 +16,7 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
-from components.sharding import Sharding, building_sharded
+from components.sharding import Sharding, building_sharded, is_dtensor
 from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from lightning_modules.rank_agreement import largest_of_all_ranks
 from lightning_modules.strategies.blocks import repeated_blocks
@@ -155,5 +155,5 @@ def _parts_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
 def _convert(model: nn.Module, dtype: torch.dtype | None) -> None:
     """Convert weights, but not buffers: the angles of rotary embeddings must stay float32."""
     for parameter in model.parameters() if dtype is not None else ():
-        if parameter.is_floating_point() and parameter.dtype != dtype and not hasattr(parameter, "device_mesh"):
+        if parameter.is_floating_point() and parameter.dtype != dtype and not is_dtensor(parameter):
             parameter.data = parameter.data.to(dtype)
