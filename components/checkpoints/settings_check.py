@@ -15,7 +15,7 @@ _COMPARED = (("model",), ("data", "pixels"), ("data", "loading", "chat"))
 _MAY_DIFFER = frozenset(
     {
         # How the model is trained, not what its weights compute.
-        "optimization", "initial_weights", "loss_schedule", "update_penalty", "dropout", "freeze",
+        "optimization", "initial_weights", "loss_schedule", "stream_schedule", "update_penalty", "dropout", "freeze",
         # Precision, speed and memory, and how long an answer may be.
         "dtype", "attn", "gradient_checkpointing", "pack", "max_frames_per_call", "max_new_tokens",
         # Where weights come from; fingerprints of the weights are compared instead.
@@ -78,7 +78,8 @@ def warn_of_other_settings(checkpoint: Path, settings: Mapping[str, Any], part: 
     """
     stored = config_in(checkpoint)
     differing = [] if stored is None else differing_settings(stored, settings)
-    differing = [line for line in differing if line.startswith(part)]
+    sections = (part, part.replace("model.", "model.readers.", 1))  # the settings of one of several readers
+    differing = [line for line in differing if line.startswith(sections)]
     if differing:
         _log.warning("%s was trained with other settings: %s", checkpoint, "; ".join(differing))
 

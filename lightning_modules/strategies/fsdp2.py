@@ -145,7 +145,11 @@ class Fsdp2(PortableCheckpoints, ModelParallelStrategy, Sharding):
 def _parts_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
     if not isinstance(module, VideoLanguageModule):
         raise TypeError(f"strategy Fsdp2 shards a VideoLanguageModule only, got a {type(module).__name__}")
-    return list(module.built.named_children())
+    found: list[tuple[str, nn.Module]] = []
+    for name, part in module.built.named_children():
+        # FSDP2 shards modules that are called. The reducers are called one by one.
+        found += part.items() if isinstance(part, nn.ModuleDict) else [(name, part)]
+    return found
 
 
 def _convert(model: nn.Module, dtype: torch.dtype | None) -> None:
