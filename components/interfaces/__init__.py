@@ -17,7 +17,7 @@
 - ``language_contract.py``: the language model, and the state from which it answers.
 - ``part_contracts.py``: the parts that are modules: encoder, projector, pooling, reducer, reader.
 - ``policy_contracts.py``: the parts that only decide: segmenter, frame selection, schedules of losses and streams.
-- ``readout_contract.py``: the state of the recurrent bridge and the part that reads it.
+- ``readout_contract.py``: the states of the recurrent bridge and of the token store, and the parts that read them.
 
 Notation, used in every shape comment of the code base:
 
@@ -66,7 +66,7 @@ from components.interfaces.policy_contracts import (
     SegmenterStream,
     StreamSchedule,
 )
-from components.interfaces.readout_contract import MemoryState, Readout
+from components.interfaces.readout_contract import MemoryState, Readout, StoredTokens, TokenReadout
 from components.interfaces.records import (
     IGNORED_LABEL,
     TEXT_ONLY,
@@ -113,10 +113,12 @@ __all__ = [
     "SegmenterStream",
     "Segments",
     "StateT",
+    "StoredTokens",
     "StreamSchedule",
     "Streamer",
     "TextInputs",
     "TokenPlaces",
+    "TokenReadout",
     "VideoTextBatch",
     "VisualReader",
     "VisualTokens",

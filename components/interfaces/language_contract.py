@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from components.interfaces.records import AnswerLoss, TextInputs, VisualTokens
+from components.recorded_arguments import RecordsArguments
 
 
 class LanguageState(NamedTuple):
@@ -83,7 +84,7 @@ class Answers(NamedTuple):
     state: LanguageState  # with the answers read, without the tokens that ended them
 
 
-class LanguageModel(nn.Module, ABC):
+class LanguageModel(RecordsArguments, nn.Module, ABC):
     """A causal language model that reads visual tokens at the placeholders of its text.
 
     It answers from a state: ``prefill`` reads prompts, ``decode`` answers, ``extend`` reads a next question, ``score``

@@ -21,6 +21,7 @@ from components.language.packing import is_flash, pack_rows, refuse_mixed_conver
 from components.language.probe import UNSUPPORTED, embeddings_problem, evaluation_mode, unused_parameters
 from components.language.splice import SplicedInputs, splice
 from components.language.text_limits import TextLimits, context_length
+from components.language.whole_rows import row_arguments
 from components.sharding import hand_to_sharding, is_sharded
 
 
@@ -147,14 +148,7 @@ class HuggingFaceCausalLM(CachedLanguageModel):
         if self.pack:
             logits, computed = self._packed_logits(inputs, rows, columns)
         else:
-            logits = self._logits_at(
-                rows,
-                columns,
-                inputs_embeds=inputs.embeddings,
-                attention_mask=inputs.mask.long().to(self._device, non_blocking=True),
-                position_ids=inputs.position_ids.to(self._device, non_blocking=True),
-                use_cache=False,
-            ).logits
+            logits = self._logits_at(rows, columns, **row_arguments(self.model, inputs)).logits
             computed = inputs.mask.numel()
         answers = inputs.labels[rows, columns + 1].to(logits.device, non_blocking=True)
         token_nll = functional.cross_entropy(logits.float(), answers, reduction="none")
