@@ -12,6 +12,7 @@ import torch
 from tests.config_models import CONFIGS, build_module_of, make_inputs_of
 from tests.fixtures_models import make_quickstart_parts
 
+pytestmark = pytest.mark.slow
 ROOT = CONFIGS.parent
 NAMES = [
     *("quickstart_pixels.yaml", "quickstart.yaml", "model/tiny.yaml"),
