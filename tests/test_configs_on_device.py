@@ -22,7 +22,10 @@ LIMIT = 1e-4  # kernels add in another order
 CUTS = {name: 1 for name in NAMES if "scene_tilling" in name}  # similarities of frames
 NUMBER_OF_TOKENS = {  # masks of visual tokens, whose number depends on the video
     f"ablation/{name}.yaml": 1
-    for name in ("last_segment_readout", "memory_and_last_segment_readout", "no_retrieval", "published_bridge")
+    for name in (
+        *("last_segment_readout", "memory_and_last_segment_readout", "no_retrieval", "published_bridge"),
+        *("all_tokens", "memory_and_frames", "frame_dropout"),
+    )
 }
 # transformers searches a row for its conversations, and the first step checks that they are separated.
 PACKED = {"ablation/packed_conversations.yaml": 2}
