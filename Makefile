@@ -37,7 +37,7 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-lint
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m ruff format --check .
-	$(IN_VENV) -m mypy --strict components lightning_modules datamodules command_errors.py torchvision_import.py
+	$(IN_VENV) -m mypy --strict components lightning_modules datamodules membridge command_errors.py torchvision_import.py
 
 # One pip call for everything: a second call could replace the pinned torch by another build.
 $(VENV)/.installed: $(INSTALLED_FROM)

@@ -5,6 +5,9 @@ r"""Writes a frozen encoder's outputs into feature shards, which training then r
 
 Encoder, frame sampling and pixel settings come from the training config, so the loss is the same as from pixels (up to
 rounding in the encoder's dtype). Augmentation must be off, because a cached frame cannot change.
+Patches are pooled before they are stored if ``model.patch_pooling`` is a ``GridPooling`` and there is no projector, for
+training then pools them again without any change. Saliency and joint embedding are stored if the encoder gives them. At
+the end the command prints the encoder to train with.
 Every shard gives one of the same name in the output folder. A shard that exists and was made from the same data and
 settings (see ``features.json``) is kept, so the same command resumes a stopped run. Others are written again.
 Equal frames are encoded once if the encoder reads each frame by itself.
@@ -26,7 +29,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from command_errors import run_and_exit
+from components.encoders.cached import CachedFeatures, cache_matrices
 from components.interfaces import FrameEncoder
+from components.patches import reduced_patches
+from components.pooling.patch_pooling import GridPooling
 from datamodules.instruction import InstructionDataModule
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.sample_media import SampleMedia
@@ -69,6 +75,7 @@ class DistinctFrames:
 
     Args:
         encoder: The frozen encoder, on its device.
+        pooling: Pools the patches before they are remembered; it has no weights.
         max_bytes: Memory for the features of remembered frames.
 
     Attributes:
@@ -78,20 +85,21 @@ class DistinctFrames:
         ValueError: The encoder has no weights, because it reads cached features.
     """
 
-    def __init__(self, encoder: FrameEncoder, max_bytes: int = 1 << 30) -> None:
+    def __init__(self, encoder: FrameEncoder, pooling: GridPooling | None = None, *, max_bytes: int = 1 << 30) -> None:
         weights = next(encoder.parameters(), None)
         if weights is None:
             raise ValueError(
                 f"{type(encoder).__name__} has no weights, so there is nothing to cache; give a config with pixels"
             )
         self.encoder = encoder
+        self.pooling = pooling
         self.max_bytes = max_bytes
         self.num_encoded = 0
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
         self._device = weights.device
 
     def __call__(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
-        """Encode packed frames ``[F, 3, H, W]`` to ``[F, 1 + N, D]`` on the CPU, class token first."""
+        """Encode packed frames ``[F, 3, H, W]`` to a matrix each, on the CPU, see ``cache_matrices``."""
         if self.encoder.window_frames != 1:
             return self._encode(frames, frame_counts)
         names = [hashlib.blake2b(frame.numpy().tobytes(), digest_size=16).digest() for frame in frames]
@@ -109,8 +117,33 @@ class DistinctFrames:
 
     def _encode(self, frames: Tensor, frame_counts: Tensor) -> Tensor:
         self.num_encoded += len(frames)
-        features = self.encoder(frames.to(self._device), frame_counts.to(self._device))
-        return torch.cat([features.cls.unsqueeze(1), features.patches], dim=1).cpu()
+        features = self.encoder(frames.to(self._device), frame_counts)
+        dtype = features.patches.dtype
+        features = reduced_patches(features, None, self.pooling, torch.float32)  # as training pools them
+        return cache_matrices(features._replace(patches=features.patches.to(dtype))).cpu()
+
+
+def pooling_for_cache(module: VideoLanguageModule, dim: int) -> GridPooling | None:
+    """The pooling of a model, if patches may be pooled before they are cached, and again in training.
+
+    Args:
+        module: The module of the training config.
+        dim: Width of the encoder's patches.
+    """
+    if module.make_patch_pooling is None or module.make_projector is not None:
+        return None
+    pooling = module.make_patch_pooling(dim)
+    return pooling if isinstance(pooling, GridPooling) else None
+
+
+def encoder_of_cache(encode: DistinctFrames) -> dict[str, Any]:
+    """Settings of the encoder that reads a cache, for a config."""
+    encoder = encode.encoder
+    num_patches = encoder.num_patches if encode.pooling is None else encode.pooling.grid**2
+    options = {"dim": encoder.dim, "num_patches": num_patches}
+    options |= {"saliency": True} if encoder.gives_saliency else {}
+    options |= {"joint_dim": encoder.joint_dim} if encoder.joint_dim else {}
+    return {"class_path": f"{CachedFeatures.__module__}.{CachedFeatures.__name__}", "init_args": options}
 
 
 def cache_shard(
@@ -201,8 +234,10 @@ def main(args: Sequence[str] | None = None) -> None:
     encoder = cli.model.make_encoder().to(known.device)
     media = MediaReader(data.sampling, PixelTransform(data.pixels, train=False), data.loading.decoding)
     known.out.mkdir(parents=True, exist_ok=True)
-    encode = DistinctFrames(encoder)
-    settings_used = [str(cli.config.model.encoder), repr(data.sampling), repr(data.pixels), repr(data.loading.decoding)]
+    pooling = pooling_for_cache(cli.model, encoder.dim)
+    encode = DistinctFrames(encoder, pooling)
+    settings_used = [str(cli.config.model.encoder), "" if pooling is None else str(cli.config.model.patch_pooling)]
+    settings_used += [repr(data.sampling), repr(data.pixels), repr(data.loading.decoding)]
     num_frames = 0
     progress = tqdm(open_shards(known.shards, data.loading.cache).shards, desc="encoding shards", unit="shard")
     for shard in progress:
@@ -216,6 +251,7 @@ def main(args: Sequence[str] | None = None) -> None:
         )
         _write_manifest(known.out, {**manifest, target.name: made_from})
         progress.set_postfix(frames=num_frames, encoded=encode.num_encoded)
+    print(f"to train from this cache, set model.encoder to\n{json.dumps(encoder_of_cache(encode))}")
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

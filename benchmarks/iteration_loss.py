@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -113,8 +113,10 @@ class LiveTensorBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def build_model(sizes: Sizes, device: torch.device, freeze: bool) -> HuggingFaceCausalLM:
     """A random Llama with dropout, so that equal gradients also show that dropout draws the same masks again."""
     special = ["<pad>", "<unk>", "<end>"]
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(special)}, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel({word: index for index, word in enumerate(special)}, "<unk>")),
+        tokenizer_object=words,
         pad_token="<pad>",
         unk_token="<unk>",
         eos_token="<end>",

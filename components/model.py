@@ -31,6 +31,7 @@ from components.losses import (
 from components.model_output import ModelOutput
 from components.packed_frames import PackedVideos
 from components.patches import ReadFrames, reduced_patches, without_unread_frames
+from components.pretrained.saved_in_folder import SavedInFolder
 from components.question_text import embed_questions
 from components.selection.all_frames import AllFrames
 from components.selection.gather import group_frames, num_segments_of, segment_inputs
@@ -46,7 +47,7 @@ def _as_float(value: Tensor) -> Tensor:
     return value.float()
 
 
-class VideoLanguageModel(nn.Module):
+class VideoLanguageModel(SavedInFolder, nn.Module):
     """Answers questions about videos through memory bridges and other readers.
 
     The parts are children of the model: a reader under the name of its stream, a single one as ``bridge``.
@@ -90,7 +91,7 @@ class VideoLanguageModel(nn.Module):
         super().__init__()
         is_single = isinstance(readers, StreamReader)
         named = {MEMORY_STREAM: readers} if isinstance(readers, StreamReader) else readers
-        check_readers(named)
+        check_readers(named, VideoLanguageModel)
         self.encoder = encoder
         self.segmenter = segmenter
         self.projector = projector

@@ -1,4 +1,7 @@
-"""Video and position of every packed frame; segmenters and frame selections share this arithmetic."""
+"""Video and position of every packed frame; segmenters and frame selections share this arithmetic.
+
+It runs on the CPU, where the counts are: an accelerator would be asked for them many times a step.
+"""
 
 from typing import NamedTuple
 
@@ -15,7 +18,7 @@ class PackedVideos(NamedTuple):
 
 
 class FrameLocations(NamedTuple):
-    """The video of every packed frame and its position in that video."""
+    """The video of every packed frame and its position in that video, on the CPU."""
 
     video_index: Tensor  # [F] int64
     position: Tensor  # [F] int64, 0 at the first frame of every video
@@ -29,21 +32,22 @@ def locate_frames(frame_counts: Tensor, num_frames: int) -> FrameLocations:
         num_frames: Packed frames, F.
 
     Returns:
-        The locations, on the device of ``frame_counts``.
+        The locations, on the CPU, also for counts that a strategy has moved to a device.
 
     Raises:
         ValueError: The counts do not sum to F, so every later index would point into the wrong video.
     """
+    frame_counts = frame_counts.cpu()
     total = int(frame_counts.sum())
     if total != num_frames:
         raise ValueError(
             f"frame_counts {frame_counts.tolist()} sum to {total}, but {num_frames} frames are packed: "
             "give the frame_counts that belong to these frames"
         )
-    videos = torch.arange(frame_counts.shape[0], device=frame_counts.device)
+    videos = torch.arange(frame_counts.shape[0])
     video_index = torch.repeat_interleave(videos, frame_counts, output_size=num_frames)
     first_frame = frame_counts.cumsum(0) - frame_counts  # [V]
-    position = torch.arange(num_frames, device=frame_counts.device) - first_frame[video_index]
+    position = torch.arange(num_frames) - first_frame[video_index]
     return FrameLocations(video_index, position)
 
 

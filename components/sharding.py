@@ -6,14 +6,14 @@ modules equally often on every rank: each call gathers weights from all ranks, s
 the others waits for ever.
 
 Two forms of sharded tensors exist: FSDP2 makes them ``DTensor``s; ZeRO-3 leaves an empty tensor with attributes
-``ds_*``.
+``ds_*``. ZeRO-1 and 2 shard gradients only. Other modules ask the functions below, never these attributes.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -114,10 +114,16 @@ def is_dtensor(tensor: object) -> TypeGuard[DTensor]:
     return isinstance(tensor, DTensor)
 
 
-def full_shape(tensor: Tensor) -> torch.Size:
+def whole_shape(tensor: Tensor) -> torch.Size:
     """Shape of a tensor before it was sharded."""
     shape: torch.Size = getattr(tensor, "ds_shape", tensor.shape)
     return shape
+
+
+def zero3_share(parameter: object) -> Tensor | None:
+    """This rank's share of a parameter that ZeRO-3 has sharded, flat, maybe with padding; None for any other."""
+    share: Tensor | None = getattr(parameter, "ds_tensor", None)
+    return share
 
 
 def compute_device(weight: Tensor) -> torch.device:
@@ -151,3 +157,45 @@ def num_shards(tensor: DTensor) -> int:
     for dimension, placement in enumerate(tensor.placements):
         count *= 1 if placement.is_replicate() else tensor.device_mesh.size(dimension)
     return count
+
+
+class LocalGradient(NamedTuple):
+    """What a rank has of a parameter's gradient, after the ranks have averaged it."""
+
+    values: Tensor | None  # any shape; None if this rank has nothing of it
+    weight: float  # one over the number of ranks that have the same values: a sum over all ranks counts them once
+
+
+def local_gradient(parameter: Any, num_ranks: int) -> LocalGradient:
+    """This rank's part of a gradient.
+
+    Args:
+        parameter: A parameter, sharded or not, after the backward pass.
+        num_ranks: Number of all ranks.
+    """
+    if is_zero3_sharded(parameter):
+        from deepspeed.utils import safe_get_local_grad  # an optional dependency, installed if this is ZeRO
+
+        return LocalGradient(safe_get_local_grad(parameter), 1.0)
+    if hasattr(parameter, "_hp_mapping"):  # ZeRO-1 and 2
+        return LocalGradient(_gradient_fragment(parameter), 1.0)
+    gradient = parameter.grad
+    if is_dtensor(gradient):
+        return LocalGradient(local_part(gradient), num_shards(gradient) / num_ranks)
+    return LocalGradient(gradient, 1.0 / num_ranks)
+
+
+def has_partitioned_gradient(parameter: object) -> bool:
+    """Whether ranks have different parts of a parameter's gradient."""
+    return is_zero3_sharded(parameter) or hasattr(parameter, "_hp_mapping") or is_dtensor(parameter)
+
+
+def _gradient_fragment(parameter: Any) -> Tensor | None:
+    """The part of a gradient that ZeRO-1 and 2 leave on this rank; None if other ranks have it."""
+    mapping = parameter._hp_mapping
+    if mapping is None:
+        return None
+    gradient: Tensor = mapping.get_lp_grad_fragment(parameter._index_in_param_group).flatten()
+    address = mapping.lp_fragment_address
+    # Some of its optimizers have the complete gradient on every rank; only this rank's part of it counts.
+    return gradient.narrow(0, address.start, address.numel) if gradient.numel() == parameter.numel() else gradient

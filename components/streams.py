@@ -1,5 +1,6 @@
 """Runs one visual stream: a reader and its reducer over the segments, one recurrent step after the other."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from components.interfaces import FrameSelection, SegmentInput, SegmentReducer, 
 MEMORY_STREAM = "memory"
 """Name of the visual stream where a model has a single reader."""
 
+_STREAM_NAME = re.compile("[a-z][a-z0-9_]*")  # as visual prompts mark them
 _OWN_PARTS = {"encoder", "projector", "patch_pooling", "reducers", "language_model", "segmenter", "readers", "bridge"}
 
 
@@ -57,17 +59,27 @@ def dtype_of(part: nn.Module, default: Tensor) -> torch.dtype:
     return next(part.parameters(), default).dtype
 
 
-def check_readers(readers: Mapping[str, StreamReader]) -> None:
+def check_readers(readers: Mapping[str, StreamReader], owner: type[nn.Module]) -> None:
     """Check names of readers, and that each can read what its reducer leaves.
+
+    Args:
+        readers: The readers by name.
+        owner: Class of the model, whose attributes no reader may hide.
 
     Raises:
         ValueError: See ``VideoLanguageModel``.
     """
     if not readers:
         raise ValueError("a model needs at least one reader, such as a memory bridge")
-    taken = sorted(set(readers) & _OWN_PARTS)
+    taken = sorted(set(readers) & (_OWN_PARTS | set(dir(owner))))
     if taken:
         raise ValueError(f"readers may not be called {', '.join(taken)}: other parts of the model have these names")
+    odd = [name for name in readers if not _STREAM_NAME.fullmatch(name)]
+    if odd:
+        raise ValueError(
+            f"readers may not be called {', '.join(map(repr, odd))}: take names of small letters, digits and _, such "
+            "as memory, so that visual_prompt can name their streams"
+        )
     for name, each in readers.items():
         if each.reducer is not None and not each.reducer.gives_grid and not each.reader.reads_kept_tokens:
             raise ValueError(

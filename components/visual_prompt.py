@@ -52,9 +52,10 @@ class VisualPrompt:
             self._pieces.append(_Piece(tail, None))
         self.has_words = any(piece.words for piece in self._pieces)
 
-    def count_words(self, language_model: LanguageModel) -> int:
-        """Tokens of all words."""
-        return sum(map(len, self._word_ids(language_model)))
+    def count_words(self, language_model: LanguageModel, left_out: Collection[str] = ()) -> int:
+        """Tokens of the words, without those of streams that are left out."""
+        ids = zip(self._pieces, self._word_ids(language_model), strict=True)
+        return sum(len(words) for piece, words in ids if piece.stream not in left_out)
 
     def embed_words(self, language_model: LanguageModel) -> list[Tensor]:
         """Embed the words of every piece, each ``[number of tokens, E]``, in one call; an empty list without words."""

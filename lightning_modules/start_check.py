@@ -5,6 +5,7 @@ strategy. ``StartCheck`` then lets the language model read two tokens on the dev
 the state of a random number generator, so a resumed run continues as if there were no check.
 """
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -16,18 +17,27 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.distributed.fsdp import FSDPModule
 
 from components.checkpoints.tokenizer_fingerprint import tokenizer_fingerprint
-from components.interfaces import IGNORED_LABEL, FrameEncoder, FrameFeatures, Questions
+from components.interfaces import (
+    IGNORED_LABEL,
+    VIDEO_PLACEHOLDER,
+    FrameEncoder,
+    FrameFeatures,
+    Questions,
+    StreamSchedule,
+)
 from components.language.causal import HuggingFaceCausalLM
 from components.language.text_limits import CONTEXT_ADVICE, TextLimitError
 from components.model import VideoLanguageModel
 from components.problems import Problems
 from lightning_modules.optimization.parameter_groups import refuse_float16
 
+_SCHEDULED_BATCHES = 10_000
+
 
 class _Limits(NamedTuple):
     """What a run needs of the language model's context."""
 
-    visual_tokens: int  # of a video of one frame, the smallest number
+    visual_tokens: int  # of a video of one frame, the smallest number; with the words of the visual prompt
     max_new_tokens: int
     is_predicting: bool  # only answers are needed, no losses
     long_texts_are_skipped: bool
@@ -39,6 +49,7 @@ def check_settings(
     datamodule: Any,
     max_new_tokens: int,
     *,
+    stream_schedule: StreamSchedule | None = None,
     long_texts_are_skipped: bool = False,
 ) -> None:
     """Check everything that needs no weights of the language model.
@@ -48,6 +59,7 @@ def check_settings(
         stage: What begins: fit, validate, test or predict; None = unknown, and the data are not checked.
         datamodule: The data; None, or one without ``start_sample``, is not checked.
         max_new_tokens: Longest answer that is generated.
+        stream_schedule: Which streams training leaves out.
         long_texts_are_skipped: Whether conversations that are too long for the model are skipped later (no problem).
 
     Raises:
@@ -58,6 +70,9 @@ def check_settings(
         for name, part in model.named_children():
             with problems.collected():
                 refuse_float16(name, part)
+        if stream_schedule is not None:
+            with problems.collected():
+                _check_stream_schedule(stream_schedule, list(model.readers))
     visual_tokens = 0
     with problems.collected(), isolate_rng():
         visual_tokens = _fewest_visual_tokens(model)
@@ -146,17 +161,36 @@ def _check_text(language_model: HuggingFaceCausalLM, text: Any, limits: _Limits)
     except TextLimitError as error:
         raise ValueError(f"{text.where}: {error.reason}") from error
     path, context = language_model.limits.path, language_model.limits.context_length
-    visual = (limits.visual_tokens - 1) * text.num_media  # a placeholder is one of them already
-    prompt = int((text.labels != IGNORED_LABEL).cumsum(0).eq(0).sum())
-    complete = 0 if limits.is_predicting else len(text.input_ids)
+    is_prompt = (text.labels != IGNORED_LABEL).cumsum(0).eq(0)
+    is_medium = text.input_ids == VIDEO_PLACEHOLDER
+    of_prompt = limits.visual_tokens * int((is_medium & is_prompt).sum())
+    prompt = int((is_prompt & ~is_medium).sum()) + of_prompt
+    of_all = limits.visual_tokens * int(is_medium.sum())
+    complete = 0 if limits.is_predicting else int((~is_medium).sum()) + of_all
     answered = prompt + limits.max_new_tokens if text.is_answered else 0
-    needed = max(complete, answered) + visual
+    needed, visual = (answered, of_prompt) if answered >= complete else (complete, of_all)
     if context is not None and needed > context:
         with_answer = f" (a prompt of {prompt}, {limits.max_new_tokens} for the answer)" if answered >= complete else ""
         raise ValueError(
-            f"{text.where}: it needs {needed} tokens{with_answer}, {visual + text.num_media} or more "
-            f"visual ones among them, but max_position_embeddings of {path!r} is {context}: {CONTEXT_ADVICE}"
+            f"{text.where}: it needs {needed} tokens{with_answer}, {visual} or more visual ones among them, but "
+            f"max_position_embeddings of {path!r} is {context}: {CONTEXT_ADVICE}"
         )
+
+
+def _check_stream_schedule(schedule: StreamSchedule, streams: Collection[str]) -> None:
+    """Refuse a schedule that names other streams, or that leaves out all streams in one of its first batches."""
+    for batch in range(_SCHEDULED_BATCHES):
+        left_out = schedule.left_out(batch)
+        if not left_out <= set(streams):
+            raise ValueError(
+                f"model.stream_schedule leaves out {', '.join(sorted(left_out - set(streams)))}, which the model has "
+                f"not: its visual streams are {', '.join(streams)}"
+            )
+        if left_out == set(streams):
+            raise ValueError(
+                f"model.stream_schedule leaves out all visual streams ({', '.join(streams)}) in training batch "
+                f"{batch}, so the language model would see nothing: let it never leave out one of them"
+            )
 
 
 class StartCheck(Callback):

@@ -1,4 +1,8 @@
-"""Opens a trained model in Python code, without trainer or process group."""
+"""Opens the model of a training run in Python code, without trainer or process group.
+
+``components.pretrained`` opens a model from its folder. This module is the side of the checkpoints, which do not hold
+all that the model needs: their config is read here, and the parts are built by the same builder.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +22,14 @@ from components.checkpoints.restoring import SavedWeights, refuse_misfit, restor
 from components.checkpoints.run_checkpoint import CONFIG
 from components.checkpoints.settings_check import warn_of_other_settings
 from components.model import VideoLanguageModel
+from components.pretrained.frame_settings import FrameSettings, TrainingFacts
+from components.pretrained.model_folder import is_model_folder, read_folder_config, with_sources_found
+from components.pretrained.object_builder import OWN_PACKAGES, build_object
 from lightning_modules.console.config_files import read_config
 from lightning_modules.video_language import VideoLanguageModule
 
-_OWN_PACKAGES = ("components", "datamodules", "lightning_modules")
 _FACTORIES = ("encoder", "bridge", "language_model")
+_WITHOUT_WIDTHS = ("encoder", "language_model")  # parts whose settings are the same in a run and in a folder
 
 
 def load_model(
@@ -38,7 +45,7 @@ def load_model(
     relative paths are relative to the working directory.
 
     Args:
-        path: A checkpoint (``runs/NAME/version_0/checkpoints/final.ckpt``), or what
+        path: A checkpoint (``runs/NAME/version_0/checkpoints/final.ckpt``), or a folder that
             ``python -m lightning_modules.export`` made of one.
         config: The run's config, or several files, merged in order; by default the config in the checkpoint.
         averaged: Use the running averages of the parameters that have one.
@@ -54,16 +61,32 @@ def load_model(
             project's, it does not fit the config, has no averages, or the folders hold other weights or another
             tokenizer than those that it was trained beside.
     """
+    if config is None and not averaged and is_model_folder(Path(path)):
+        return VideoLanguageModel.from_pretrained(path, device=device)
     weights = open_weights(Path(path))
-    if config is None:
-        settings = stored_config(weights.path)
-    else:
-        files = [config] if isinstance(config, str | Path) else config
-        settings = read_config(files, {"model": VideoLanguageModule})
-        warn_of_other_settings(weights.path, settings)
+    settings = settings_of_model(weights.path, config)
     module = build_module(settings["model"])
     load_weights(module, weights, averaged=averaged)
-    return module.built.eval().to(device)
+    model = module.built.eval().to(device)
+    model.training_facts = training_facts(settings, weights)
+    return model
+
+
+def settings_of_model(folder: Path, config: str | Path | Sequence[str | Path] | None = None) -> dict[str, Any]:
+    """The settings of the run that wrote a checkpoint: those in the checkpoint, or in other files.
+
+    Args:
+        folder: The checkpoint's folder, not a link to it.
+        config: See ``load_model``.
+
+    Raises:
+        ValueError: See ``stored_config``.
+    """
+    if config is None:
+        return stored_config(folder)
+    settings = read_config([config] if isinstance(config, str | Path) else config, {"model": VideoLanguageModule})
+    warn_of_other_settings(folder, settings)
+    return settings
 
 
 def load_weights(module: VideoLanguageModule, weights: SavedWeights, *, averaged: bool = False) -> None:
@@ -83,21 +106,47 @@ def load_weights(module: VideoLanguageModule, weights: SavedWeights, *, averaged
 
 
 def build_module(model: Mapping[str, Any]) -> VideoLanguageModule:
-    """Build a module from the ``model`` section of a config; its parts are not built yet."""
+    """Build a module from the ``model`` section of a config; its parts are not built yet.
+
+    jsonargparse checks the settings and adds the defaults; the builder of ``components.pretrained`` builds.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(VideoLanguageModule, "model")
-    built: VideoLanguageModule = parser.instantiate_classes(parser.parse_object({"model": dict(model)})).model
-    return built
+    complete: dict[str, Any] = parser.parse_object({"model": dict(model)}).as_dict()["model"]
+    packages = {name.split(".")[0] for name in _class_names({"model": complete})}
+    return build_object(VideoLanguageModule, complete, tuple(packages))
+
+
+def training_facts(settings: Mapping[str, Any], weights: SavedWeights) -> TrainingFacts:
+    """What a run's config says of the frames that its model reads, and of its training."""
+    data, model, trainer = (settings.get(section) or {} for section in ("data", "model", "trainer"))
+    sampling, pixels = data.get("sampling") or {}, data.get("pixels") or {}
+    frames = FrameSettings(
+        size=pixels.get("size"),
+        fit=pixels.get("fit", "crop"),
+        **{name: sampling[name] for name in ("num_frames", "fps", "max_frames") if name in sampling},
+    )
+    run = {
+        "checkpoint": weights.path.name,
+        "optimizer steps": getattr(weights, "step", None),
+        "training data": [_short(source.get("shards")) for source in data.get("train") or []],
+        "samples of a batch": (data.get("loading") or {}).get("batch_size"),
+        "learning rates": (model.get("optimization") or {}).get("learning_rates"),
+        "precision": trainer.get("precision"),
+    }
+    known = {name: value for name, value in run.items() if value not in (None, [], {})}
+    return TrainingFacts(frames, model.get("max_new_tokens", 16), known)
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """Read the config in a checkpoint or an export.
+    """Read the config in a checkpoint or in the folder of a model.
 
     Building a model imports the classes that its config names. A config that comes with a checkpoint may be from
     anybody, so it is accepted only if all these classes are of this project.
 
     Args:
-        folder: The checkpoint's folder, not a link to it.
+        folder: The checkpoint's folder, not a link to it. In the folder of a model, the parts are those of the folder,
+            wherever it is now.
 
     Raises:
         ValueError: There is none, or it names classes of other packages.
@@ -106,13 +155,41 @@ def stored_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{folder} does not hold the config of its run; name the config that the run had")
     settings = read_config([path], {})
-    foreign = sorted(name for name in _class_names(settings) if name.split(".")[0] not in _OWN_PACKAGES)
+    foreign = sorted(name for name in _class_names(settings) if name.split(".")[0] not in OWN_PACKAGES)
     if foreign:
         raise ValueError(
             f"{path} names {foreign}, which is not of this project, so opening the checkpoint would run code of its "
             "author's choice. If you know where it comes from, name that file as the config"
         )
-    return settings
+    return _with_parts_of_folder(settings, folder) if is_model_folder(folder) else settings
+
+
+def _with_parts_of_folder(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A run's settings with the encoder, the language model and the tokenizer in the folder of its model."""
+    config = read_folder_config(folder)
+    found = with_sources_found(config.model, config, folder)
+    model = {name: _without_initial_weights(value) for name, value in settings["model"].items()}
+    model |= {name: found[name] for name in _WITHOUT_WIDTHS}
+    data = dict(settings.get("data") or {})
+    path = (model["language_model"].get("init_args") or {}).get("path")
+    if path is not None and data.get("tokenizer") is not None:
+        data["tokenizer"] = path
+    return {**settings, "model": model, **({"data": data} if data else {})}
+
+
+def _without_initial_weights(settings: Any) -> Any:
+    """Settings in which no reader starts from a file of weights, because the folder holds all weights of readers."""
+    if isinstance(settings, list):
+        return [_without_initial_weights(each) for each in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    return {key: None if key == "weights" else _without_initial_weights(value) for key, value in settings.items()}
+
+
+def _short(shards: Any) -> str:
+    """Shards by their last folder and file name."""
+    named = shards if isinstance(shards, list) else [shards]
+    return ", ".join("/".join(Path(str(each)).parts[-2:]) for each in named)
 
 
 def _class_names(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -88,6 +88,9 @@ class VideoLanguageModule(TrainingModule):
         initial_weights: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
+        self.make_encoder = encoder
+        self.make_projector = projector
+        self.make_patch_pooling = patch_pooling
         self._build = partial(
             build_model,
             encoder=encoder,
@@ -124,7 +127,13 @@ class VideoLanguageModule(TrainingModule):
         if self._trainer is not None:
             stage = self.trainer.state.fn
             datamodule = getattr(self.trainer, "datamodule", None)
-            check_settings(self.model, None if stage is None else stage.value, datamodule, self.max_new_tokens)
+            check_settings(
+                self.model,
+                None if stage is None else stage.value,
+                datamodule,
+                self.max_new_tokens,
+                stream_schedule=self.stream_schedule,
+            )
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks of every training run. Frozen gradients are removed before the others are checked."""

@@ -12,10 +12,12 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from benchmarks.tiny_parts import write_encoder, write_pixel_settings
 from components.bridges.readouts.cache import CacheReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
+from components.building import ReaderSettings
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.interfaces import VisualReader
 from components.language.causal import HuggingFaceCausalLM
 from components.model import VideoLanguageModel
+from components.readers.fine_frames import FineFrames
 from components.segmenters.fixed_length import FixedLength
 from datamodules.batch import Batch, EncodedConversation, Question, Sample, SampleMedia, collate
 from datamodules.conversations import build_turns, load_tokenizer
@@ -31,6 +33,9 @@ RATES = {"bridge": 1e-3, "language_model": 1e-3}
 # What shifts all scores of a softmax alike has a gradient that is zero up to rounding, and Adam steps by its sign: no
 # two ways to compute agree on it.
 WITHOUT_GRADIENT = ("attention.key_value.bias",)
+
+TWO_STREAMS = "This is a summary of the video:<memory>These are frames of it:<frames>"
+"""Words and streams of a model with a memory and some fine frames."""
 
 Dialogue = list[tuple[str, str]]
 """Question and answer of every turn of a conversation."""
@@ -90,7 +95,7 @@ def make_module(folders: PartFolders, *, seed: int = 0, **changes: Any) -> Video
 
 
 def make_unbuilt_module(
-    folders: PartFolders, *, bridge: Callable[[int, int], VisualReader[Any]] = make_bridge, **changes: Any
+    folders: PartFolders, *, bridge: Callable[[int, int], VisualReader[Any]] | None = make_bridge, **changes: Any
 ) -> VideoLanguageModule:
     """A whole LightningModule of tiny parts that the trainer builds."""
     settings: dict[str, Any] = {
@@ -102,6 +107,24 @@ def make_unbuilt_module(
         "max_new_tokens": 3,
     }
     return VideoLanguageModule(**(settings | changes))
+
+
+def make_two_readers(
+    memory: Callable[[int, int], VisualReader[Any]] = make_bridge, **frames: Any
+) -> dict[str, ReaderSettings]:
+    """A memory beside three fine frames, whose store of four is full after a short video."""
+    fine_frames = partial(FineFrames, **({"num_frames": 3, "capacity": 4} | frames))
+    return {"memory": ReaderSettings(memory), "frames": ReaderSettings(fine_frames)}
+
+
+def make_two_reader_model(
+    folders: PartFolders, memory: Callable[[int, int], VisualReader[Any]] = make_bridge, **changes: Any
+) -> VideoLanguageModel:
+    """A whole model with a memory and fine frames, in evaluation mode; its memory carries what it has seen."""
+    settings = {"bridge": None, "readers": make_two_readers(memory), "visual_prompt": TWO_STREAMS}
+    model = make_model(folders, **(settings | changes))
+    open_gate(model.readers["memory"])  # type: ignore[arg-type]
+    return model
 
 
 def make_model(folders: PartFolders, **changes: Any) -> VideoLanguageModel:

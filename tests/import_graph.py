@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ["components", "datamodules", "lightning_modules", "apps"]
+PACKAGES = ["components", "datamodules", "lightning_modules", "membridge", "apps"]
 COMMANDS = ["train.py", "evaluate.py"]
 
 Graph = dict[str, set[str]]

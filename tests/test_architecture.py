@@ -14,11 +14,22 @@ import lightning_modules.evaluation.scoring
 from tests.import_graph import circles, import_graph, upward
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = {"apps", "benchmarks", "components", "datamodules", "evaluate", "lightning_modules", "tests", "train"}
+OWN = {
+    "apps",
+    "benchmarks",
+    "components",
+    "datamodules",
+    "evaluate",
+    "lightning_modules",
+    "membridge",
+    "tests",
+    "train",
+}
 FORBIDDEN = {
     "components": OWN - {"components"} | {"lightning", "pytorch_lightning"},
     "datamodules": OWN - {"datamodules"},
     "lightning_modules": OWN - {"lightning_modules", "components"},
+    "membridge": OWN - {"membridge", "components", "datamodules"} | {"lightning", "pytorch_lightning"},
     "apps": {"tests", "benchmarks"},
     "benchmarks": {"tests"},
     "train.py": {"tests", "apps", "benchmarks"},
@@ -26,7 +37,7 @@ FORBIDDEN = {
 }
 # What the model reads and how conversations become ids is the same on both sides of the batch, so it is written once.
 ALLOWED = {"datamodules": re.compile(r"components\.interfaces|components\.language\.chat\w*")}
-PACKAGES = ["components", "datamodules", "lightning_modules", "apps", "benchmarks"]
+PACKAGES = ["components", "datamodules", "lightning_modules", "membridge", "apps", "benchmarks"]
 LONGEST_FILE = 300
 LONGEST_FUNCTION = 50
 MOST_CONSTRUCTOR_ARGUMENTS = 10
@@ -121,7 +132,7 @@ def test_no_module_is_named_for_nothing() -> None:
 
 def test_no_two_modules_share_a_name() -> None:
     paths = defaultdict(list)
-    for path in files("components", "datamodules", "lightning_modules", "apps"):
+    for path in files("components", "datamodules", "lightning_modules", "membridge", "apps"):
         if path.name not in SHARED_NAMES:
             paths[path.name].append(str(path.relative_to(ROOT)))
     assert len(paths) > 200

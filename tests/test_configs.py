@@ -18,20 +18,10 @@ from apps import cache_features
 from lightning_modules.console.config_files import read_config
 from lightning_modules.monitoring import inspection
 from lightning_modules.video_language import VideoLanguageModule
+from tests.config_models import BASE, CONFIGS, FEATURES, chain_of
 from tests.fixtures_data import make_clip, make_record, natural_frames, write_shard
 from tests.fixtures_models import make_quickstart_parts, make_recipe_parts
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-BASE = ["base.yaml", "quickstart_pixels.yaml"]
-FEATURES = [*BASE, "quickstart.yaml"]
-CHAINS = {
-    "base.yaml": BASE,
-    "quickstart_pixels.yaml": BASE,
-    "quickstart.yaml": FEATURES,
-    "quickstart_smollm2.yaml": [*FEATURES, "quickstart_smollm2.yaml"],
-    "model/tiny.yaml": [*BASE, "model/tiny.yaml"],
-    "recipes/one_24gb_card.yaml": [*BASE, "recipes/one_24gb_card.yaml"],
-}
 FOLLOWS = {"stages/stage2_everything.yaml": "stages/stage1_bridge_only.yaml"}  # begins where the other run ended
 TESTED_ELSEWHERE = {"model/videollamb_7b.yaml": "test_videollamb_7b.py"} | {  # trains, judges and exports there
     f"strategy/{path.name}": "test_strategy_configs.py"
@@ -43,11 +33,6 @@ ANSWERS = ("red", "green", "blue square", "circle", "red square", "green circle"
 DRAWN = ("quickstart_pixels.yaml", "quickstart.yaml")
 """Configs whose runs really draw videos: drawing takes most of a run's time and depends on no other config."""
 QUICK = ["--trainer.limit_train_batches=2", "--trainer.max_steps=2", "--trainer.log_every_n_steps=1"]
-
-
-def chain_of(name: str) -> list[str]:
-    """The files that a config is used with, itself last."""
-    return CHAINS.get(name, [*FEATURES, name])
 
 
 def config_arguments(name: str) -> list[str]:

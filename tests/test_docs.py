@@ -44,7 +44,9 @@ RUN_BY = {
     ("docs/adding_a_part.md", "yaml"): "test_part_page.py",
     ("docs/data.md", "python"): "test_data_page.py",
     ("docs/data.md", "json"): "test_data_page.py",
+    ("docs/model_folder.md", "python"): "membridge/test_answering.py",
     ("docs/streaming.md", "python"): "test_streaming_page.py",
+    ("README.md", "python"): "membridge/test_answering.py",
 }
 TRAINED_FROM = ["-c", "configs/quickstart_pixels.yaml"]
 CONTINUED = "..."  # a page's last training command, with more options

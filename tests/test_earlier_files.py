@@ -1,7 +1,7 @@
 """Files of an earlier version of the code (shard, config, checkpoint, export) open and give the same results today.
 
 ``goldens/earlier_run/make.sh`` made them with the code of commit 98f5d06: a tiny model of random weights with LoRA,
-trained for 4 steps and resumed after step 2.
+trained for 4 steps and resumed after step 2. In ``pooled`` is one whose bridge pooled patches by a convolution.
 """
 
 import csv
@@ -31,21 +31,40 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
+def losses_of(folder: Path) -> dict[str, float]:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        return {row["step"]: float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]}
+
+
+def answers_of(folder: Path) -> dict[str, str]:
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return {line["key"]: line["prediction"] for line in map(json.loads, lines)}
+
+
 def test_a_checkpoint_resumes_with_the_same_losses(folder: Path) -> None:
     train.main(["fit", "-c", "config.yaml", "--run_folder", "again", "--ckpt_path", CHECKPOINT])
-    with (folder / "again" / "metrics.csv").open(encoding="utf-8") as file:
-        losses = {row["step"]: float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]}
-    assert losses == pytest.approx(EXPECTED["losses"], rel=1e-5)
+    assert losses_of(folder / "again") == pytest.approx(EXPECTED["losses"], rel=1e-5)
 
 
 def test_an_export_gives_the_same_answers(folder: Path) -> None:
     evaluate.main(["--checkpoint", "export", "--data", "train.tar", "--out", "answers"])
-    lines = (folder / "answers" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    assert {line["key"]: line["prediction"] for line in map(json.loads, lines)} == EXPECTED["answers"]
+    assert answers_of(folder / "answers") == EXPECTED["answers"]
 
 
-def test_checkpoint_and_export_are_the_same_model(folder: Path) -> None:
-    from_run, exported = (load_model(folder / name).state_dict() for name in (CHECKPOINT, "export"))
+def test_a_checkpoint_whose_bridge_pooled_patches_resumes_with_the_same_losses(folder: Path) -> None:
+    checkpoint = f"pooled/{CHECKPOINT}"
+    train.main(["fit", "-c", f"{checkpoint}/config.yaml", "--run_folder", "again", "--ckpt_path", checkpoint])
+    assert losses_of(folder / "again") == pytest.approx(EXPECTED["pooled"]["losses"], rel=1e-5)
+
+
+def test_an_export_whose_bridge_pooled_patches_gives_the_same_answers(folder: Path) -> None:
+    evaluate.main(["--checkpoint", "pooled/export", "--data", "train.tar", "--out", "answers"])
+    assert answers_of(folder / "answers") == EXPECTED["pooled"]["answers"]
+
+
+@pytest.mark.parametrize("run", [".", "pooled"])
+def test_checkpoint_and_export_are_the_same_model(folder: Path, run: str) -> None:
+    from_run, exported = (load_model(folder / run / name).state_dict() for name in (CHECKPOINT, "export"))
     assert from_run.keys() == exported.keys()
     assert [name for name, weight in from_run.items() if not torch.equal(weight, exported[name])] == []
 

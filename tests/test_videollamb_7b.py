@@ -27,6 +27,8 @@ from datamodules.order.training_order import Draw
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader
 from lightning_modules.evaluation.predictions import read_predictions
+from lightning_modules.export import export
+from lightning_modules.trained_model import load_model
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_shard
 from tests.fixtures_videollamb import ENCODER_FACTS, write_original, write_start
 
@@ -118,6 +120,20 @@ def test_evaluate_answers_about_videos_images_and_text(what: str, here: Place, t
     assert report["accuracy"]["questions"] == 8
     keys = [prediction.key for prediction in read_predictions(tmp_path / "predictions.jsonl")]
     assert keys == ["video3", "video3", "video11", "video11", "video20", "video20", "image", "words"]
+
+
+def test_the_folder_of_the_model_needs_none_of_the_imported_weights(
+    here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(here.checkpoint, tmp_path / "out")
+    expected = load_model(here.checkpoint).state_dict()
+    monkeypatch.chdir(tmp_path)  # the config names weights relative to the working directory
+    opened = VideoLanguageModel.from_pretrained("out").state_dict()
+    assert opened.keys() == expected.keys()
+    assert [name for name, weight in expected.items() if not torch.equal(weight, opened[name])] == []
+    data = str(here.folder / "data/videollamb_7b/validation-*.tar")
+    report = evaluate.main(["--checkpoint", "out", "--data", data, "--out", "answers", "--max-new-tokens", "2"])
+    assert report["accuracy"]["questions"] == 8
 
 
 def test_evaluate_needs_a_checkpoint_or_a_config(here: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,7 +114,7 @@ def test_config_names_the_published_settings() -> None:
         "num_heads": 8,
         "mlp_width": 4096,
         "dropout": 0.1,
-        "pool_grid": 12,
         "retrieval": True,
     }
+    assert model.patch_pooling.init_args == {"grid": 12}
     assert CONFIG.data.pixels.size == VIT_LARGE["image_size"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACES = ["components", "datamodules", "lightning_modules", "apps", "benchmarks", "configs", "docs"]
+PLACES = ["components", "datamodules", "lightning_modules", "membridge", "apps", "benchmarks", "configs", "docs"]
 FILES = ["README.md", "CONTRIBUTING.md", "train.py", "evaluate.py"]
 ENDINGS = {".py", ".md", ".yaml"}
 SAY_INSTEAD = {

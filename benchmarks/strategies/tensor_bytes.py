@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.sharding import local_part
+from components.sharding import local_part, zero3_share
 
 KINDS = ("parameters", "gradients", "optimizer")
 
@@ -29,7 +29,7 @@ def held_bytes(module: nn.Module, optimizer: Any) -> dict[str, dict[str, int]]:
     seen: set[tuple[str, int]] = set()
     parameters = list(module.parameters())
     return {
-        "parameters": _bytes(_tensors([parameters, [getattr(p, "ds_tensor", None) for p in parameters]]), seen),
+        "parameters": _bytes(_tensors([parameters, list(map(zero3_share, parameters))]), seen),
         "gradients": _bytes(_gradients(parameters, optimizer, inner), seen),
         "optimizer": _bytes(
             _tensors([[g["params"] for g in inner.param_groups], _masters(optimizer), inner.state]), seen

@@ -137,6 +137,14 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
         visual: VisualTokens = self.readout(state, questions)
         return visual
 
+    def written(self, segment: SegmentInput, state: MemoryState) -> VisualTokens:
+        """What the readout shows after the segment, where it shows the last segment alone."""
+        if not self.readout.shows_last_segment:
+            return super().written(segment, state)
+        visual = self.read(state)
+        has_segment = segment.frame_mask.any(dim=1, keepdim=True)
+        return visual._replace(mask=visual.mask.to(has_segment.device, non_blocking=True) & has_segment)
+
     def prune(self, state: MemoryState) -> MemoryState:
         """Drop segments from the cache that the gate admitted in no video."""
         if not state.admitted:

@@ -116,7 +116,7 @@ def refuse_misfit(
 def _advice(missing: Collection[str], unknown: Collection[str], checkpoint: Path) -> str:
     """What the user can do about missing or unknown tensors."""
     stage = (
-        f"export it (python -m lightning_modules.export {checkpoint} OUT --language-model), name OUT/language_model as "
+        f"export it (python -m lightning_modules.export {checkpoint} OUT --merge-adapters), name OUT/language_model as "
         f"model.language_model.init_args.path and take the other parts from it: "
         f"--model.initial_weights='{{bridge: {checkpoint}}}'"
     )

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from components.checkpoints.earlier_names import current_name
 from components.checkpoints.file_hashes import refuse_changed_files
 from components.checkpoints.weight_fingerprint import read_fingerprints
 
@@ -73,10 +74,11 @@ class RunCheckpoint(Mapping[str, Tensor]):
         self.path = _find(path)
         index = _read_index(self.path)
         self.step: int = index["step"]
-        self.left_out = frozenset[str](index["left_out"])
-        self.fingerprints = read_fingerprints(index)
+        self.left_out = frozenset(map(current_name, index["left_out"]))
+        self.fingerprints = {current_name(name): value for name, value in read_fingerprints(index).items()}
         self.tokenizer: dict[str, str] | None = index.get("tokenizer")
-        self._file_of: dict[str, str] = index["tensors"]
+        self._name_in_file: dict[str, str] = {_current_key(name): name for name in index["tensors"]}
+        self._file_of: dict[str, str] = {_current_key(name): file for name, file in index["tensors"].items()}
         self._files: dict[str, Any] = {}
         _refuse_incomplete(self.path, index["files"])
         hashes = sorted(index.get("hashes", {}).items())
@@ -85,7 +87,7 @@ class RunCheckpoint(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         file = self._opened(self._file_of[name])
         try:
-            tensor: Tensor = file.get_tensor(name)
+            tensor: Tensor = file.get_tensor(self._name_in_file[name])
         except SafetensorError as error:
             raise ValueError(
                 f"{self.path / self._file_of[name]} has no readable {name}, which {INDEX} says it has: {error}. "
@@ -112,7 +114,8 @@ class RunCheckpoint(Mapping[str, Tensor]):
     def shape(self, parameter: str) -> torch.Size:
         """Shape of a parameter or buffer; its values are not read."""
         name = WEIGHT + parameter
-        return torch.Size(self._opened(self._file_of[name]).get_slice(name).get_shape())
+        file = self._opened(self._file_of[name])
+        return torch.Size(file.get_slice(self._name_in_file[name]).get_shape())
 
     def weight(self, parameter: str, *, averaged: bool = False) -> Tensor:
         """Value of a parameter or buffer.
@@ -147,6 +150,8 @@ class RunCheckpoint(Mapping[str, Tensor]):
                 f"{path} is damaged, or holds more than plain values; it is not opened, because unpickling could run "
                 f"code ({str(error).splitlines()[0]}). Use another checkpoint"
             ) from error
+        for optimizer in state.get("optimizer_states", ()):
+            optimizer["numbers"] = {current_name(name): each for name, each in optimizer["numbers"].items()}
         return state
 
     def _opened(self, file: str) -> Any:
@@ -156,6 +161,12 @@ class RunCheckpoint(Mapping[str, Tensor]):
             except SafetensorError as error:
                 raise ValueError(f"{self.path / file} is damaged: {error}. Use another checkpoint") from error
         return self._files[file]
+
+
+def _current_key(name: str) -> str:
+    """Today's name of a stored tensor."""
+    kind, _, parameter = name.rpartition("/")
+    return f"{kind}/{current_name(parameter)}"
 
 
 def _find(path: Path) -> Path:

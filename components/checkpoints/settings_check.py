@@ -9,12 +9,13 @@ import yaml
 
 from components.checkpoints.run_checkpoint import CONFIG
 from components.old_class_paths import with_new_class_paths
+from components.old_pooling_settings import with_model_pooling
 
 _COMPARED = (("model",), ("data", "pixels"), ("data", "loading", "chat"))
 _MAY_DIFFER = frozenset(
     {
         # How the model is trained, not what its weights compute.
-        "optimization", "initial_weights", "loss_schedule", "update_penalty", "dropout", "freeze",
+        "optimization", "initial_weights", "loss_schedule", "stream_schedule", "update_penalty", "dropout", "freeze",
         # Precision, speed and memory, and how long an answer may be.
         "dtype", "attn", "gradient_checkpointing", "pack", "max_frames_per_call", "max_new_tokens",
         # Where weights come from; fingerprints of the weights are compared instead.
@@ -77,7 +78,8 @@ def warn_of_other_settings(checkpoint: Path, settings: Mapping[str, Any], part: 
     """
     stored = config_in(checkpoint)
     differing = [] if stored is None else differing_settings(stored, settings)
-    differing = [line for line in differing if line.startswith(part)]
+    sections = (part, part.replace("model.", "model.readers.", 1))  # the settings of one of several readers
+    differing = [line for line in differing if line.startswith(sections)]
     if differing:
         _log.warning("%s was trained with other settings: %s", checkpoint, "; ".join(differing))
 
@@ -88,6 +90,7 @@ def config_in(checkpoint: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     read: dict[str, Any] = yaml.safe_load(with_new_class_paths(path.read_text(encoding="utf-8")))
+    with_model_pooling(read)
     return read
 
 

@@ -27,8 +27,8 @@ def _advice(frames: Tensor, size: int) -> str:
         num_patches, dim = frames.shape[1] - 1, frames.shape[2]
         return (
             f"{got}: these shards hold cached features, which an encoder computed earlier. Set model.encoder to "
-            f"components.encoders.cached.CachedFeatures with dim {dim} and num_patches {num_patches}, or give shards "
-            "of videos and pictures"
+            f"components.encoders.cached.CachedFeatures with dim {dim} and num_patches {num_patches} (fewer if the "
+            "cache has saliency or joint embeddings), or give shards of videos and pictures"
         )
     if frames.dtype == torch.uint8 and frames.ndim == 4 and frames.shape[1] == 3:
         return f"{got}: set data.pixels.size to {size}, or leave it out to use the encoder's size"

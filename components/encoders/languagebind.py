@@ -1,27 +1,24 @@
 """A frozen frame encoder made of LanguageBind's video transformer and image transformer."""
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from components.encoders.frame_check import check_frames
 from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWindows, VisionTransformer
 from components.encoders.languagebind_weights import (
     load_vision_transformer,
     random_vision_transformer,
     read_languagebind_config,
 )
-from components.interfaces import FrameEncoder, FrameFeatures
-from components.packed_frames import locate_frames
-from components.pooling.patch_pooling import GridPooling
-from components.positions import patch_grid_side
-from components.sharding import hand_to_sharding
+from components.encoders.pixel_encoder import FrameChunk, PixelEncoder
+from components.interfaces import FrameFeatures
+
+_IMAGES, _VIDEOS = 0, 1  # numbers of the two networks
 
 
-class LanguageBindEncoder(FrameEncoder):
+class LanguageBindEncoder(PixelEncoder):
     """Computes a class vector and patch features per frame with LanguageBind, the encoder of VideoLLaMB.
 
     Videos with one frame are encoded by the image transformer, other videos by the video transformer. In the video
@@ -30,7 +27,7 @@ class LanguageBindEncoder(FrameEncoder):
     the batch and needs multiples of 8 frames; if every video has a multiple of 8 frames, both give the same result.
 
     Features are the output of the chosen layer, before any final norm; later layers are not built. The encoder is
-    frozen: no gradients, always in eval mode. Both transformers run in every call, if necessary on zero frames.
+    frozen: no gradients, always in eval mode. It gives no saliency and no joint embedding.
 
     Args:
         video_path: Folder with ``config.json`` and complete weights of the video transformer (such as
@@ -38,7 +35,6 @@ class LanguageBindEncoder(FrameEncoder):
         image_path: The same for the image transformer. LoRA adapters in it are merged.
         layer: Layer to take the output of, as an index into the hidden states: 0 is before the first layer, -1 after
             the last, -2 after the second to last.
-        patch_grid: Average the square grid of patches to this side; None keeps all patches.
         dtype: Dtype of weights and features.
         max_frames_per_call: Maximum number of frames per forward pass, a multiple of 8. Limits memory; does not change
             the result.
@@ -57,25 +53,21 @@ class LanguageBindEncoder(FrameEncoder):
     """
 
     window_frames = WINDOW_FRAMES
+    num_networks = 2
+    title = "LanguageBind"
 
     def __init__(
         self,
         video_path: str,
         image_path: str,
         layer: int = -2,
-        patch_grid: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         max_frames_per_call: int = 64,
         weights: Literal["pretrained", "random"] = "pretrained",
     ) -> None:
-        super().__init__()
+        super().__init__(max_frames_per_call)
         if weights not in ("pretrained", "random"):
             raise ValueError(f"weights is {weights!r}; expected 'pretrained' or 'random'")
-        if max_frames_per_call < WINDOW_FRAMES or max_frames_per_call % WINDOW_FRAMES:
-            raise ValueError(
-                f"max_frames_per_call must be a positive multiple of {WINDOW_FRAMES}, got {max_frames_per_call}"
-            )
-        self.max_frames_per_call = max_frames_per_call
         weights_dtype = getattr(torch, dtype)
         make = load_vision_transformer if weights == "pretrained" else random_vision_transformer
         self.video_transformer = make(video_path, layer, temporal=True, dtype=weights_dtype)
@@ -84,19 +76,9 @@ class LanguageBindEncoder(FrameEncoder):
         _refuse_other_sizes(self.video_transformer, video_path, self.image_transformer, image_path)
         self.image_size = config.image_size
         self.dim = config.hidden_size
-        self.num_patches = config.num_patches if patch_grid is None else patch_grid**2
-        if patch_grid is not None:
-            patch_grid_side(config.num_patches)
-        self.pooling = None if patch_grid is None else GridPooling(self.dim, grid=patch_grid)
-        self.requires_grad_(False)
-        self.train(False)
+        self.num_patches = config.num_patches
         for transformer in (self.video_transformer, self.image_transformer):
-            self._sharding = hand_to_sharding(transformer, weights_dtype)
-
-    def train(self, mode: bool = True) -> "LanguageBindEncoder":
-        """Always stay in eval mode, because the encoder is frozen."""
-        super().train(False)
-        return self
+            self.prepared(transformer, weights_dtype)
 
     @staticmethod
     def frame_side(video_path: str, **_others: object) -> int:
@@ -108,82 +90,27 @@ class LanguageBindEncoder(FrameEncoder):
         """
         return read_languagebind_config(video_path).image_size
 
-    @torch.no_grad()
-    def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:
-        """Encode packed frames.
+    def network_of(self, num_frames: int) -> int:
+        """The image transformer for a video of one frame, else the video transformer."""
+        return _IMAGES if num_frames == 1 else _VIDEOS
 
-        Args:
-            frames: uint8 ``[F, 3, image_size, image_size]``; F may be 0.
-            frame_counts: Number of frames of every video, ``[V]`` int64; windows do not cross videos.
-
-        Returns:
-            Features of the F frames in the encoder's dtype.
-
-        Raises:
-            ValueError: The frames have another dtype or shape (position embeddings are not interpolated), or the counts
-                do not sum to F.
-        """
-        check_frames(frames, self.image_size, "LanguageBind")
-        num_frames = frames.shape[0]
-        cls = torch.empty(num_frames, self.dim, dtype=self._dtype, device=frames.device)
-        patches = torch.empty(num_frames, self.num_patches, self.dim, dtype=self._dtype, device=frames.device)
-        for call in self._calls(frame_counts.cpu(), num_frames):
-            index = call.frame_index.to(frames.device)
-            windows = None if call.lengths is None else FrameWindows.of_lengths(call.lengths, frames.device)
-            transformer = self.image_transformer if windows is None else self.video_transformer
-            tokens = transformer(self._normalised(frames[index]), windows).to(self._dtype)  # [f, 1 + N, D]
-            cls[index] = tokens[:, 0]
-            full_grid = tokens[:, 1:]
-            patches[index] = full_grid if self.pooling is None else self.pooling(full_grid)
-        return FrameFeatures(cls, patches)
-
-    def dummy_frames(self, device: object) -> Tensor:
-        """One black frame, uint8 ``[1, 3, image_size, image_size]``."""
-        return torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8, device=torch.device(str(device)))
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.video_transformer.embeddings.class_embedding.dtype  # a precision plugin may have changed it
-
-    def _calls(self, frame_counts: Tensor, num_frames: int) -> "Iterator[_Call]":
-        """Divide the frames into calls of limited size, at least one per transformer.
-
-        If weights are sharded, all ranks make as many calls as the rank with the most; additional calls have no frames.
-        """
-        is_image = (frame_counts == 1)[locate_frames(frame_counts, num_frames).video_index]  # [F] bool
-        images = is_image.nonzero().squeeze(1)
-        for number in range(self._rounds(len(images), self.max_frames_per_call)):
-            yield _Call(images[number * self.max_frames_per_call :][: self.max_frames_per_call], None)
-        lengths = window_lengths([count for count in frame_counts.tolist() if count > 1])
-        video_frames = (~is_image).nonzero().squeeze(1)
-        num_windows = self.max_frames_per_call // WINDOW_FRAMES
-        start = 0
-        for number in range(self._rounds(len(lengths), num_windows)):
-            some = lengths[number * num_windows :][:num_windows]
-            yield _Call(video_frames[start : start + sum(some)], some)
-            start += sum(some)
-
-    def _rounds(self, num_items: int, at_once: int) -> int:
-        own = max(1, -(-num_items // at_once))
-        return own if self._sharding is None else self._sharding.largest_of_all_ranks(own)
+    def encode_chunk(self, chunk: FrameChunk) -> FrameFeatures:
+        """Encode images, or windows of video frames."""
+        dtype = self.video_transformer.embeddings.class_embedding.dtype  # a precision plugin may have changed it
+        pixels = self._normalised(chunk.frames).to(dtype)
+        if chunk.network == _IMAGES:
+            tokens = self.image_transformer(pixels)
+        else:
+            windows = FrameWindows.of_lengths(chunk.window_lengths, pixels.device)
+            tokens = self.video_transformer(pixels, windows)
+        tokens = tokens.to(dtype)  # [f, 1 + N, D]; autocast computes in another one
+        return FrameFeatures(tokens[:, 0], tokens[:, 1:])
 
     def _normalised(self, frames: Tensor) -> Tensor:
         mean, std = (
             torch.tensor(values, device=frames.device)[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
         )
-        return ((frames.float() / 255 - mean) / std).to(self._dtype)
-
-
-def window_lengths(frame_counts: list[int]) -> list[int]:
-    """Divide every video into windows of 8 frames; its last window may be shorter."""
-    return [min(WINDOW_FRAMES, count - start) for count in frame_counts for start in range(0, count, WINDOW_FRAMES)]
-
-
-class _Call(NamedTuple):
-    """The frames of one forward pass."""
-
-    frame_index: Tensor  # [f] int64, index into the packed frames
-    lengths: list[int] | None  # number of frames of every window; None for images
+        return (frames.float() / 255 - mean) / std
 
 
 def _refuse_other_sizes(video: VisionTransformer, video_path: str, image: VisionTransformer, image_path: str) -> None:

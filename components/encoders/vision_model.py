@@ -4,11 +4,12 @@ import inspect
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from components.attention_kernels import AttentionChoice, model_class_of, resolve_attention
+from components.encoders.vision_outputs import WantedOutputs, prepare_outputs, vision_class, vision_outputs
 from components.random_weights import mark_random
 from components.sharding import active_sharding
 
@@ -42,7 +43,10 @@ def read_vision_config(path: str) -> Any:
             f"no model configuration could be read from {path!r} ({str(error).splitlines()[0]}). Give a folder with "
             "config.json and weights, or a hub name that can be reached"
         ) from error
+    joint_width = getattr(config, "projection_dim", None)  # of CLIP; the one of its vision part may be a default
     config = getattr(config, "vision_config", config)
+    if joint_width is not None and hasattr(config, "projection_dim"):
+        config.projection_dim = joint_width
     missing = [
         key for key in ("patch_size", "image_size", "hidden_size", "num_hidden_layers") if not hasattr(config, key)
     ]
@@ -64,26 +68,12 @@ def read_vision_config(path: str) -> Any:
     return config
 
 
-def layers_needed(layer: int, num_layers: int) -> int:
-    """Number of layers that must be built for an index into the hidden states.
-
-    Raises:
-        ValueError: There is no such layer.
-    """
-    needed = layer if layer >= 0 else num_layers + 1 + layer
-    if not 1 <= needed <= num_layers:
-        raise ValueError(
-            f"it has {num_layers} layers, so layer must be in 1..{num_layers} or -{num_layers}..-1, got {layer} (a "
-            "negative layer is counted from the end; -2 is customary)"
-        )
-    return needed
-
-
-def probe_frames(config: Any, image_size: int) -> FrameLayout:
+def probe_frames(config: Any, wanted: WantedOutputs, image_size: int) -> FrameLayout:
     """Find out the tokens of a model, by running it on dummy frames on the meta device, without weights.
 
     Args:
         config: Configuration of a vision model, with the required number of layers.
+        wanted: What will be taken from it.
         image_size: Side of the frames in pixels.
 
     Raises:
@@ -94,12 +84,13 @@ def probe_frames(config: Any, image_size: int) -> FrameLayout:
     logging.set_verbosity_error()  # hides warnings about initial values
     try:
         with torch.device("meta"):
-            model = AutoModel.from_config(config)
+            model: Any = vision_class(config, wanted.joint)._from_config(config)  # type: ignore[union-attr]
     finally:
         logging.set_verbosity(verbosity)
     model.eval()
     num_class, num_prefix = _count_prefix_tokens(model, config)
     options = _options_for_size(model, config, image_size)
+    prepare_outputs(model, wanted, has_class_token=num_class > 0)
     # Two frames, to detect models that join the tokens of all frames.
     frames = torch.zeros(2, 3, image_size, image_size, dtype=model.dtype, device="meta")
     num_patches: list[int] = []  # of one frame, counted at the convolution that embeds patches
@@ -110,7 +101,7 @@ def probe_frames(config: Any, image_size: int) -> FrameLayout:
     shape: torch.Size | None = None
     try:
         with torch.no_grad():
-            shape = layer_output(model, config.num_hidden_layers, frames, options).shape
+            shape = vision_outputs(model, wanted, frames, options).hidden.shape
     except ValueError as error:
         raise ValueError(f"it does not take frames {image_size} pixels wide: {error}") from error
     except RuntimeError as error:
@@ -155,29 +146,7 @@ def _check_tokens(shape: torch.Size, num_prefix: int, num_patches: list[int]) ->
     return found
 
 
-def layer_output(model: Any, num_layers: int, pixels: Tensor, options: dict[str, bool]) -> Tensor:
-    """Hidden states ``[F, tokens, D]`` after the last layer that was built, before any final norm.
-
-    Args:
-        model: A vision model.
-        num_layers: Its number of layers.
-        pixels: Normalised frames ``[F, 3, H, W]``.
-        options: Further arguments of its forward.
-    """
-    captured: list[Tensor] = []
-
-    def capture(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        captured.append(output[0] if isinstance(output, tuple) else output)
-
-    handle = _last_layer_of(model, num_layers).register_forward_hook(capture)
-    try:
-        model(pixel_values=pixels, **options)
-    finally:
-        handle.remove()
-    return captured[0]
-
-
-def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: AttentionChoice) -> Any:
+def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: AttentionChoice, *, joint: bool = False) -> Any:
     """Load the vision part of a checkpoint.
 
     Args:
@@ -185,17 +154,19 @@ def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: Attentio
         config: Its configuration, with the required number of layers.
         dtype: Dtype of the weights; under a sharding strategy, they still have the dtype of their file.
         attn: Attention kernel, see ``resolve_attention``.
+        joint: Whether to load what the joint embedding needs too.
 
     Raises:
         ValueError: Weights are missing, or the model does not support the kernel.
     """
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
-    kernel = resolve_attention(attn, device_type, dtype, model_class_of(config, AutoModel))
+    model_class: Any = vision_class(config, joint)
+    kernel = resolve_attention(attn, device_type, dtype, model_class)
     loaded = dtype if active_sharding() is None else "auto"
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # hides the list of tensors that are not loaded on purpose (text part, later layers)
     try:
-        model, loading = AutoModel.from_pretrained(
+        model, loading = model_class.from_pretrained(
             path,
             config=config,
             dtype=loaded,
@@ -207,7 +178,8 @@ def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: Attentio
         raise ValueError(f"no weights could be read from {path!r} ({error})") from error
     finally:
         logging.set_verbosity(verbosity)
-    problems = [f"{key} is missing" for key in sorted(loading["missing_keys"]) if not key.startswith(_UNREAD)]
+    unread = _UNREAD[:1] if joint else _UNREAD
+    problems = [f"{key} is missing" for key in sorted(loading["missing_keys"]) if not key.startswith(unread)]
     problems += [f"{mismatch} has another shape" for mismatch in sorted(map(str, loading["mismatched_keys"]))]
     if problems:
         raise ValueError(
@@ -217,13 +189,6 @@ def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: Attentio
     if loading["missing_keys"]:  # unused, but initialised at random each time
         mark_random(model, sorted(loading["missing_keys"]))
     return model
-
-
-def _last_layer_of(model: nn.Module, num_layers: int) -> nn.Module:
-    stacks = [each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each) == num_layers]
-    if len(stacks) != 1:
-        raise ValueError(f"{type(model).__name__} has {len(stacks)} stacks of {num_layers} layers, expected 1")
-    return stacks[0][-1]
 
 
 def _options_for_size(model: Any, config: Any, image_size: int) -> dict[str, bool]:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 from transformers import PretrainedConfig
 
-from components.sharding import Sharding, full_shape
+from components.sharding import Sharding, whole_shape
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 ResultT = TypeVar("ResultT")
@@ -136,7 +136,9 @@ def _copy(module: Any, known: dict[int, Any]) -> Any:
 def _config_copy(config: Any, known: dict[int, Any]) -> Any:
     if id(config) not in known:
         known[id(config)] = copied = copy.deepcopy(config)
-        if copied._attn_implementation not in ("sdpa", "eager"):
+        if not str(copied._attn_implementation).startswith(
+            ("sdpa", "eager")
+        ):  # one that also reads attention begins so
             copied._attn_implementation = "sdpa"
     return known[id(config)]
 
@@ -145,7 +147,7 @@ def _without_values(tensor: Tensor | None, known: dict[int, Any]) -> Any:
     if tensor is None:
         return None
     if id(tensor) not in known:  # tied weights stay tied
-        empty = torch.empty(full_shape(tensor), dtype=tensor.dtype, device=_META)
+        empty = torch.empty(whole_shape(tensor), dtype=tensor.dtype, device=_META)
         is_parameter = isinstance(tensor, nn.Parameter)
         known[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
     return known[id(tensor)]

@@ -1,7 +1,7 @@
 """Floating-point operations of one training step, from the shapes of a batch; docs/monitoring.md has the formula."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -30,6 +30,7 @@ class StepWork(NamedTuple):
     text_tokens: Tensor  # [C] int64, without placeholder
     question_tokens: Tensor  # [C] int64
     answer_tokens: Tensor  # [C] int64, scored tokens
+    left_out: frozenset[str] = frozenset()  # streams that are read, but not shown to the language model
 
 
 class StepFlops(NamedTuple):
@@ -45,12 +46,15 @@ class StepFlops(NamedTuple):
         return self.encoder + self.readers + self.language_model
 
 
-def work_of(batch: VideoTextBatch, segment_groups: dict[str, Tensor]) -> StepWork:
+def work_of(
+    batch: VideoTextBatch, segment_groups: dict[str, Tensor], left_out: frozenset[str] = frozenset()
+) -> StepWork:
     """Measure the sizes of a batch.
 
     Args:
         batch: The batch.
         segment_groups: Frame groups that each reader read of every segment; see ``ModelOutput``.
+        left_out: Streams that were left out of this step.
 
     Returns:
         The sizes.
@@ -65,6 +69,7 @@ def work_of(batch: VideoTextBatch, segment_groups: dict[str, Tensor]) -> StepWor
         text_tokens=is_word.sum(dim=1),
         question_tokens=(is_word & before_answer(text)).sum(dim=1),
         answer_tokens=scored.sum(dim=1),
+        left_out=left_out,
     )
 
 
@@ -85,7 +90,7 @@ class ModelFlops:
         before_readers = (model.encoder, model.projector, model.patch_pooling)
         trains = any(p.requires_grad for part in before_readers if part is not None for p in part.parameters())
         self._streams = {name: StreamFlops(self._model, name, trains) for name in model.readers}
-        self._num_words = model.visual_prompt.count_words(model.language_model)
+        self._of_words = cache(partial(model.visual_prompt.count_words, model.language_model))
         self._of_frames = cache(self._count_frames)
         self._of_language = cache(self._fit_language)
 
@@ -117,12 +122,13 @@ class ModelFlops:
                     own = groups[name][video]
                     read = min(num_segments, len(own))
                     cost, tokens = self._streams[name].reading(read, own[read - 1], question)
-                    seen += tokens
+                    seen += 0 if name in work.left_out else tokens
                     # Without questions, all conversations of a video share one reading.
                     if self._streams[name].reader.reads_questions or (name, video, read) not in counted:
                         readers += cost
                     counted.add((name, video, read))
-                language_model += self._of_language()(text + seen + len(videos) * self._num_words, answer)
+                words = len(videos) * self._of_words(work.left_out)
+                language_model += self._of_language()(text + seen + words, answer)
         return StepFlops(encoder, readers, language_model)
 
     def _readings(self, num_segments: int) -> list[int]:

@@ -14,9 +14,10 @@
 ``from components.interfaces import VisualReader``.
 
 - ``records.py``: the records.
-- ``part_contracts.py``: the parts that are modules: encoder, projector, pooling, reducer, reader, language model.
+- ``language_contract.py``: the language model, and the state from which it answers.
+- ``part_contracts.py``: the parts that are modules: encoder, projector, pooling, reducer, reader.
 - ``policy_contracts.py``: the parts that only decide: segmenter, frame selection, schedules of losses and streams.
-- ``readout_contract.py``: the state of the recurrent bridge and the part that reads it.
+- ``readout_contract.py``: the states of the recurrent bridge and of the token store, and the parts that read them.
 
 Notation, used in every shape comment of the code base:
 
@@ -42,9 +43,16 @@ bfloat16 cannot tell 3601.5 s from 3603.0 s. Records are ``NamedTuple``s, becaus
 DeepSpeed's ZeRO-3 hooks fail on dataclasses.
 """
 
+from components.interfaces.language_contract import (
+    Answers,
+    DecodingSettings,
+    LanguageModel,
+    LanguageState,
+    NewTokens,
+    Streamer,
+)
 from components.interfaces.part_contracts import (
     FrameEncoder,
-    LanguageModel,
     PatchPooling,
     Projector,
     SegmentReducer,
@@ -58,7 +66,7 @@ from components.interfaces.policy_contracts import (
     SegmenterStream,
     StreamSchedule,
 )
-from components.interfaces.readout_contract import MemoryState, Readout
+from components.interfaces.readout_contract import MemoryState, Readout, StoredTokens, TokenReadout
 from components.interfaces.records import (
     IGNORED_LABEL,
     TEXT_ONLY,
@@ -82,15 +90,19 @@ __all__ = [
     "TEXT_ONLY",
     "VIDEO_PLACEHOLDER",
     "AnswerLoss",
+    "Answers",
     "BridgeDiagnostics",
+    "DecodingSettings",
     "FrameEncoder",
     "FrameFeatures",
     "FrameGroups",
     "FrameSelection",
     "KeptTokens",
     "LanguageModel",
+    "LanguageState",
     "LossSchedule",
     "MemoryState",
+    "NewTokens",
     "PatchPooling",
     "Projector",
     "Questions",
@@ -101,9 +113,12 @@ __all__ = [
     "SegmenterStream",
     "Segments",
     "StateT",
+    "StoredTokens",
     "StreamSchedule",
+    "Streamer",
     "TextInputs",
     "TokenPlaces",
+    "TokenReadout",
     "VideoTextBatch",
     "VisualReader",
     "VisualTokens",

@@ -1,24 +1,25 @@
-"""Contracts of the parts that are modules: encoder, projector, pooling, reducer, reader, language model."""
+"""Contracts of the parts that are modules: encoder, projector, pooling, reducer, reader."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
 from components.interfaces.records import (
-    AnswerLoss,
     BridgeDiagnostics,
     FrameFeatures,
     Questions,
     SegmentInput,
-    TextInputs,
     VisualTokens,
 )
+from components.recorded_arguments import RecordsArguments
 
 
-class FrameEncoder(nn.Module, ABC):
+class FrameEncoder(RecordsArguments, nn.Module, ABC):
     """Turns every frame into one class vector and N patch vectors.
+
+    An encoder of pixels is easier to write on ``components.encoders.pixel_encoder.PixelEncoder``, which divides the
+    frames into chunks and keeps the calls of all ranks equal.
 
     Attributes:
         dim: Vision width D.
@@ -27,12 +28,17 @@ class FrameEncoder(nn.Module, ABC):
             every frame is encoded by itself. None: all frames of a video attend to each other, so it cannot be encoded
             while it plays.
         gives_saliency: Whether its features have the saliency of patches.
+        joint_dim: Width J of its features' joint embedding; 0 if they have none.
+        weight_reading_methods: Methods besides ``forward`` that call submodules or read weights: a strategy that shards
+            gathers the weights for them.
     """
 
     dim: int
     num_patches: int
     window_frames: int | None = 1
     gives_saliency: bool = False
+    joint_dim: int = 0
+    weight_reading_methods: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:
@@ -51,7 +57,7 @@ class FrameEncoder(nn.Module, ABC):
         """
 
 
-class Projector(nn.Module, ABC):
+class Projector(RecordsArguments, nn.Module, ABC):
     """Maps every patch to another width, before pooling. Built as ``Projector(dim, out_dim, *, options)``.
 
     Attributes:
@@ -65,7 +71,7 @@ class Projector(nn.Module, ABC):
         """Project the patches of the packed frames: ``[F, N, D]`` to ``[F, N, out_dim]``."""
 
 
-class PatchPooling(nn.Module, ABC):
+class PatchPooling(RecordsArguments, nn.Module, ABC):
     """Turns the patches of every frame into fewer patches. Built as ``Pooling(dim, *, options)``.
 
     Attributes:
@@ -92,7 +98,7 @@ class PatchPooling(nn.Module, ABC):
 StateT = TypeVar("StateT")
 
 
-class SegmentReducer(nn.Module, ABC, Generic[StateT]):
+class SegmentReducer(RecordsArguments, nn.Module, ABC, Generic[StateT]):
     """Leaves fewer tokens of a segment before a reader reads them. Built as ``Reducer(dim, *, options)``.
 
     It is called once a recurrent step, as the reader is, and carries a state of its own. So a streamed video gives the
@@ -101,11 +107,13 @@ class SegmentReducer(nn.Module, ABC, Generic[StateT]):
     Attributes:
         out_dim: Width of the tokens that it gives.
         gives_grid: Whether it gives a full grid again, which every reader can read.
+        reads_kept_tokens: Whether it reads segments of which another reducer has left tokens out.
         reads_saliency: Whether the encoder must give the saliency of patches.
     """
 
     out_dim: int
     gives_grid: bool = False
+    reads_kept_tokens: bool = False
     reads_saliency: bool = False
 
     @abstractmethod
@@ -124,7 +132,7 @@ class SegmentReducer(nn.Module, ABC, Generic[StateT]):
         """
 
 
-class VisualReader(nn.Module, ABC, Generic[StateT]):
+class VisualReader(RecordsArguments, nn.Module, ABC, Generic[StateT]):
     """Reads the segments of a video in order and gives the language model what it keeps of them.
 
     Memory bridges are readers; so are stores of frames or tokens. What a reader keeps is a state that ``forward`` takes
@@ -211,50 +219,3 @@ class VisualReader(nn.Module, ABC, Generic[StateT]):
                 the rest while weights are sharded.
         """
         return BridgeDiagnostics()
-
-
-class LanguageModel(nn.Module, ABC):
-    """A causal language model that reads visual tokens at the placeholders of its text.
-
-    Attributes:
-        dim: Embedding width E.
-        may_run_again: Whether a call may be computed again in the backward pass, to save memory.
-        weight_reading_methods: See ``VisualReader``.
-    """
-
-    dim: int
-    may_run_again: bool = True
-    weight_reading_methods: tuple[str, ...] = ("embed", "generate", "score_options", "probe")
-
-    @abstractmethod
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Embed text, ``[C, K, E]``, as the model itself does; the value at a placeholder means nothing."""
-
-    def word_ids(self, words: str) -> list[int]:
-        """Token ids of words inside a prompt, without special tokens; only visual prompts with words need them.
-
-        Raises:
-            NotImplementedError: The language model has no tokenizer.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no word_ids(), which words in visual_prompt need: write it, or leave words out"
-        )
-
-    @abstractmethod
-    def prompts(self, questions: Sequence[str]) -> TextInputs:
-        """Write questions about a batch's first video as prompts, on the host.
-
-        The visual tokens are inserted at ``<video>``, or in front of a question without it.
-        """
-
-    @abstractmethod
-    def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
-        """Score the answers; only the labelled positions go through the output layer."""
-
-    @abstractmethod
-    def generate(self, visual: VisualTokens, text: TextInputs, max_new_tokens: int) -> list[str]:
-        """Answer greedily. A prompt is a conversation up to its first labelled token."""
-
-    @abstractmethod
-    def score_options(self, visual: VisualTokens, text: TextInputs, options: Sequence[Sequence[str]]) -> list[Tensor]:
-        """Mean log likelihood per token of every answer option, one tensor ``[number of options]`` a conversation."""

@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from components.interfaces.records import FrameGroups
+from components.recorded_arguments import RecordsArguments
 
 
 class SegmenterStream(Protocol):
@@ -19,7 +20,7 @@ class SegmenterStream(Protocol):
         """Last frame of every closed segment so far, ascending. It only grows; no entry ever changes."""
 
 
-class Segmenter(ABC):
+class Segmenter(RecordsArguments, ABC):
     """Cuts every video into segments. It has no state and no weights."""
 
     @abstractmethod
@@ -42,7 +43,7 @@ class Segmenter(ABC):
         return None
 
 
-class FrameSelection(ABC):
+class FrameSelection(RecordsArguments, ABC):
     """Decides which frames of a segment the bridge reads, and which of them it reads as one group."""
 
     @abstractmethod
@@ -57,7 +58,7 @@ class FrameSelection(ABC):
         """
 
 
-class LossSchedule(ABC):
+class LossSchedule(RecordsArguments, ABC):
     """Decides after which segments the language model's loss is taken, and how much each counts."""
 
     @abstractmethod

@@ -1,11 +1,16 @@
-"""The contract between the recurrent memory bridge and its readouts."""
+"""The contracts between a reader and the readout that turns its state into visual tokens.
+
+The recurrent memory bridge has a ``MemoryState`` and a ``Readout``; the store of all tokens has ``StoredTokens`` and a
+``TokenReadout``.
+"""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from components.interfaces.records import Questions, VisualTokens
+from components.interfaces.records import Questions, TokenPlaces, VisualTokens
+from components.recorded_arguments import RecordsArguments
 
 
 class MemoryState(NamedTuple):
@@ -23,17 +28,19 @@ class MemoryState(NamedTuple):
     token_mask: Tensor  # [V, P] bool
 
 
-class Readout(nn.Module, ABC):
+class Readout(RecordsArguments, nn.Module, ABC):
     """Turns the state of a recurrent memory bridge into visual tokens. Built as ``Readout(dim, out_dim, *, options)``.
 
     Attributes:
         reads_tokens: Whether ``forward`` reads ``tokens`` and ``token_mask`` of the state. If not, the bridge neither
             computes nor stores them.
         reads_questions: Whether ``forward`` needs the questions.
+        shows_last_segment: Whether the visual tokens are of the last segment, so that they are what it has added.
     """
 
     reads_tokens: bool = False
     reads_questions: bool = False
+    shows_last_segment: bool = False
 
     @abstractmethod
     def forward(self, state: MemoryState, questions: Questions | None = None) -> VisualTokens:
@@ -45,3 +52,38 @@ class Readout(nn.Module, ABC):
         Where ``reads_questions`` it has a row for every conversation, ``[C, Q, S]``. Every row sums to 1.
         """
         return None
+
+
+class StoredTokens(NamedTuple):
+    """Tokens of every video with their places, in the order in which they were read."""
+
+    tokens: Tensor  # [V, P, D]
+    mask: Tensor  # [V, P] bool; padding between segments is masked
+    places: TokenPlaces  # [V, P]
+
+
+class TokenReadout(RecordsArguments, nn.Module, ABC):
+    """Turns stored tokens into visual tokens. Built as ``Readout(dim, out_dim, *, options)``.
+
+    Attributes:
+        reads_questions: Whether ``forward`` needs the questions.
+        is_elastic: Whether ``forward`` takes a budget.
+        is_tokenwise: Whether every visual token comes from one stored token alone, so that the tokens of a video are
+            those of its segments, one after the other.
+    """
+
+    reads_questions: bool = False
+    is_elastic: bool = False
+    is_tokenwise: bool = False
+
+    @abstractmethod
+    def forward(
+        self, stored: StoredTokens, questions: Questions | None = None, *, budget: int | None = None
+    ) -> VisualTokens:
+        """Read the stored tokens: a row for every video; where ``reads_questions``, for every medium of a conversation.
+
+        Args:
+            stored: The tokens of all segments.
+            questions: What the conversations ask; needed where ``reads_questions``.
+            budget: Most visual tokens of a row; None for as many as the readout gives. Only where ``is_elastic``.
+        """

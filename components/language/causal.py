@@ -1,28 +1,31 @@
 """The language model part, for any Hugging Face causal language model."""
 
-from collections.abc import Sequence
+import inspect
 from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, Cache
 
 from components.attention_kernels import AttentionChoice
-from components.interfaces import IGNORED_LABEL, AnswerLoss, LanguageModel, TextInputs, VisualTokens
+from components.interfaces import IGNORED_LABEL, AnswerLoss, DecodingSettings, TextInputs, VisualTokens
+from components.language.cached_language_model import CachedLanguageModel
+from components.language.cached_network import CallInputs
 from components.language.chat import ChatFormat
 from components.language.chat_template import ChatSettings
+from components.language.kv_cache import CacheFactory, dynamic_cache
 from components.language.model_loading import LoraSettings, add_adapters, build_model, end_of_sequence_ids
 from components.language.packing import is_flash, pack_rows, refuse_mixed_conversations, refuse_unpackable
-from components.language.probe import embeddings_problem, evaluation_mode, generation_problem, unused_parameters
+from components.language.probe import UNSUPPORTED, embeddings_problem, evaluation_mode, unused_parameters
 from components.language.splice import SplicedInputs, splice
 from components.language.text_limits import TextLimits
-from components.question_text import without_answers
+from components.language.whole_rows import row_arguments
 from components.sharding import compute_device, hand_to_sharding, is_sharded
 
 
-class HuggingFaceCausalLM(LanguageModel):
+class HuggingFaceCausalLM(CachedLanguageModel):
     """A causal language model and its tokenizer from a Hugging Face folder or hub name.
 
     Visual tokens replace the placeholders in the embedded text; the model itself is unchanged. The output layer
@@ -42,6 +45,9 @@ class HuggingFaceCausalLM(LanguageModel):
         pack: Put several conversations into one row instead of padding each to the longest: the same losses with fewer
             positions computed. See ``components.language.packing``.
         chat: Settings of the chat text besides the template.
+
+    Attributes:
+        make_cache: Makes an empty cache from the model's configuration. Set it to store keys and values differently.
 
     Raises:
         ValueError: The arguments contradict each other, the model cannot be packed or does not take embeddings, weights
@@ -73,10 +79,9 @@ class HuggingFaceCausalLM(LanguageModel):
         embeddings = self.model.get_input_embeddings()
         self.limits = TextLimits(self.model, tokenizer, path)
         self.chat = ChatFormat(tokenizer, end_of_sequence_ids(self.model), chat)
-        # Replaces the settings of a generation_config.json, so that decoding is greedy, without penalties.
-        self.model.generation_config = GenerationConfig(
-            do_sample=False, eos_token_id=self.chat.stop_ids, pad_token_id=self.chat.pad_id
-        )
+        self.make_cache: CacheFactory = dynamic_cache
+        arguments = inspect.signature(model.forward).parameters
+        self._cache_argument = next((name for name in ("past_key_values", "cache_params") if name in arguments), None)
         self.dim = int(embeddings.embedding_dim)
         if pack:
             refuse_unpackable(self.model)
@@ -88,12 +93,8 @@ class HuggingFaceCausalLM(LanguageModel):
             add_adapters(self.model, lora)
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self._sharding = hand_to_sharding(self.model, weights_dtype)
+        hand_to_sharding(self.model, weights_dtype)
         self.may_run_again = not gradient_checkpointing or self._sharding is None or self._sharding.nested_checkpoints
-
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Embed ids ``[C, K]``. The placeholder's negative id gets the embedding of id 0, which the splice replaces."""
-        return self._embed(input_ids)
 
     def word_ids(self, words: str) -> list[int]:
         """Token ids of words inside a prompt; see ``LanguageModel.word_ids``."""
@@ -106,20 +107,33 @@ class HuggingFaceCausalLM(LanguageModel):
         embedded: Tensor = table(input_ids.clamp(min=0).to(self._device, non_blocking=True))
         return embedded
 
+    def _call(self, inputs: CallInputs) -> Tensor:
+        if self._cache_argument is None:
+            raise ValueError(f"{type(self.model).__name__} takes no transformers.Cache; choose another language model")
+        # Mamba's layers have no keys: they take the mask of the new positions only.
+        mask = inputs.mask[:, -inputs.embeddings.shape[1] :] if self._cache_argument == "cache_params" else inputs.mask
+        logits: Tensor = self._logits_at(
+            inputs.rows,
+            inputs.columns,
+            inputs_embeds=inputs.embeddings,
+            attention_mask=mask.long(),
+            position_ids=inputs.position_ids,
+            use_cache=True,
+            **{self._cache_argument: inputs.cache},
+        ).logits
+        return logits
+
+    def _new_cache(self) -> Cache:
+        return self.make_cache(self.model.config)
+
     @property
     def _device(self) -> torch.device:
         return compute_device(self.model.get_input_embeddings().weight)
 
-    def prompts(self, questions: Sequence[str]) -> TextInputs:
-        """Convert questions about the first video to prompts; see ``LanguageModel.prompts``.
-
-        Raises:
-            ValueError: The template drops or repeats the placeholder of the visual tokens.
-        """
-        rows = [torch.tensor(self.chat.prompt_ids(question)) for question in questions]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.chat.pad_id)
-        mask = torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in rows])
-        return TextInputs(ids, mask, torch.full_like(ids, IGNORED_LABEL), ids.new_zeros(len(rows), 1))
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
 
     def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
         """Compute the loss of the labelled tokens of every conversation.
@@ -131,118 +145,20 @@ class HuggingFaceCausalLM(LanguageModel):
         Returns:
             Loss of every conversation; zeros that are connected to the graph where nothing is labelled.
         """
-        inputs = self._splice(visual, text)
+        inputs = splice(visual, text, self._embed(text.input_ids))
+        self.limits.check_positions(inputs.mask.shape[1], inputs.mask, visual.mask.shape[1])
         scored = inputs.labels[:, 1:] != IGNORED_LABEL  # [C, T-1], whether the next token is scored
         rows, columns = scored.nonzero(as_tuple=True)
         if self.pack:
             logits, computed = self._packed_logits(inputs, rows, columns)
         else:
-            logits = self._logits_at(
-                rows,
-                columns,
-                inputs_embeds=inputs.embeddings,
-                attention_mask=inputs.mask.long().to(self._device, non_blocking=True),
-                position_ids=inputs.position_ids.to(self._device, non_blocking=True),
-                use_cache=False,
-            ).logits
+            logits = self._logits_at(rows, columns, **row_arguments(self.model, inputs)).logits
             computed = inputs.mask.numel()
         answers = inputs.labels[rows, columns + 1].to(logits.device, non_blocking=True)
         token_nll = functional.cross_entropy(logits.float(), answers, reduction="none")
         rows = rows.to(logits.device, non_blocking=True)
         nll = token_nll.new_zeros(scored.shape[0]).index_add(0, rows, token_nll)
         return AnswerLoss(nll, scored.sum(dim=1), inputs.mask.sum(), computed)
-
-    @torch.no_grad()
-    def generate(self, visual: VisualTokens, text: TextInputs, max_new_tokens: int) -> list[str]:
-        """Generate answers by greedy decoding. The prompt is the text before a conversation's first labelled token.
-
-        An answer ends at the token with which the chat template ends a turn, at an end-of-sequence token of tokenizer
-        or generation config, or after ``max_new_tokens``.
-
-        Args:
-            visual: Visual tokens of the batch's videos.
-            text: The conversations.
-            max_new_tokens: Length limit of an answer.
-
-        Returns:
-            One answer per conversation, without special tokens and surrounding white space.
-
-        Raises:
-            ValueError: A prompt is shorter than two tokens, or text and videos are out of step.
-        """
-        inputs = self._splice(visual, without_answers(text), pad_left=True, new_tokens=max_new_tokens)
-        with evaluation_mode(self.model):
-            generated = self.model.generate(
-                inputs_embeds=inputs.embeddings,
-                attention_mask=inputs.mask.long().to(self._device),
-                max_new_tokens=max_new_tokens,
-                synced_gpus=self._sharding is not None,  # all ranks run until the longest answer has ended
-            )
-        return [self.chat.decode(ids) for ids in generated.tolist()]
-
-    @torch.no_grad()
-    def score_options(self, visual: VisualTokens, text: TextInputs, options: Sequence[Sequence[str]]) -> list[Tensor]:
-        """Mean log likelihood per token of every answer option, including the token that ends the turn.
-
-        The keys and values of a prompt are computed once for all of its options.
-
-        Args:
-            visual: Visual tokens of the batch's videos.
-            text: The conversations; their own answers are ignored.
-            options: Answer options of every conversation: C lists with at least one option each.
-
-        Returns:
-            One float32 tensor ``[number of options]`` per conversation, values at most 0.
-
-        Raises:
-            ValueError: A conversation has no options, a prompt is shorter than two tokens, or text and videos are
-                out of step.
-        """
-        counts = [len(each) for each in options]
-        if len(counts) != text.input_ids.shape[0] or 0 in counts:
-            raise ValueError(
-                f"{text.input_ids.shape[0]} conversations with {counts} options; every one needs at least one option"
-            )
-        prompts = without_answers(text)
-        scores: list[Tensor] = []
-        rounds = len(counts) if self._sharding is None else self._sharding.largest_of_all_ranks(len(counts))
-        with evaluation_mode(self.model):
-            for row in (min(number, len(counts) - 1) for number in range(rounds)):
-                answers = [self.chat.answer_ids(option) for option in options[row]]
-                prompt = self._splice(
-                    visual.of_conversation(row),
-                    TextInputs(*(field[row : row + 1] for field in prompts)),
-                    new_tokens=max(map(len, answers)),
-                    first=row,
-                )
-                scores.append(self._score_answers(prompt.embeddings, answers))
-        return scores[: len(counts)]  # drops calls that only matched the number of calls on other ranks
-
-    def _score_answers(self, prompt: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
-        """Mean log likelihood of each answer's ids after a prompt ``[1, T, E]``."""
-        answer_ids = [torch.tensor(answer, device=prompt.device) for answer in answers]
-        ids = nn.utils.rnn.pad_sequence(answer_ids, batch_first=True, padding_value=self.chat.pad_id)  # [options, A]
-        lengths = torch.tensor([len(each) for each in answer_ids], device=prompt.device)
-        # The prompt's last token is part of the second call, which then predicts all answer tokens.
-        none = torch.empty(0, dtype=torch.long, device=prompt.device)
-        cache = self._logits_at(none, none, inputs_embeds=prompt[:, :-1], use_cache=True).past_key_values
-        cache.reorder_cache(ids.new_zeros(len(answers)))  # one copy of the prompt's keys and values per answer
-        last = prompt[:, -1:].expand(len(answers), -1, -1)
-        embeddings = torch.cat([last, self._embed(ids[:, :-1])], dim=1)  # [options, A, E]
-        places = torch.arange(ids.shape[1], device=ids.device)
-        real = places < lengths[:, None]  # [options, A]
-        rows, columns = real.nonzero(as_tuple=True)
-        logits = self._logits_at(
-            rows,
-            columns,
-            inputs_embeds=embeddings,
-            attention_mask=torch.cat([real.new_ones(len(answers), prompt.shape[1] - 1), real], dim=1).long(),
-            position_ids=(prompt.shape[1] - 1 + places).expand(len(answers), -1),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-        log_likelihood = -functional.cross_entropy(logits.float(), ids[rows, columns], reduction="none")
-        return log_likelihood.new_zeros(len(answers)).index_add(0, rows, log_likelihood) / lengths
 
     def _packed_logits(self, inputs: SplicedInputs, rows: Tensor, columns: Tensor) -> tuple[Tensor, int]:
         """Logits at ``n`` positions of packed rows, ``[n, vocabulary]``, and the number of computed positions."""
@@ -256,21 +172,21 @@ class HuggingFaceCausalLM(LanguageModel):
         self._packing_checked |= shared
         return output.logits, packed.position_ids.numel()
 
-    def _splice(
-        self, visual: VisualTokens, text: TextInputs, *, pad_left: bool = False, new_tokens: int = 0, first: int = 0
-    ) -> SplicedInputs:
-        """Insert visual tokens into the text; ``first`` is the index of its first conversation in the batch."""
-        inputs = splice(visual, text, self._embed(text.input_ids), pad_left=pad_left)
-        self.limits.check_positions(inputs.mask.shape[1], inputs.mask, visual.mask.shape[1], new_tokens, first)
-        return inputs
-
     def probe(self) -> list[str]:
         """Run the model on two tokens. Returns the problems that were found. Every rank must call it."""
         with torch.no_grad(), evaluation_mode(self.model):
             ids = self._two_ids()
-            problem = embeddings_problem(self.model, ids, self._embed(ids))
-            problem = problem or generation_problem(self.model, self._embed(ids), self._sharding is not None)
+            problem = embeddings_problem(self.model, ids, self._embed(ids)) or self._answering_problem(ids)
         return [] if problem is None else [problem]
+
+    def _answering_problem(self, ids: Tensor) -> str | None:
+        """Answer with two tokens. Returns the problem that was found."""
+        try:
+            state = self._read_first(self._embed(ids), [2])
+            self._decode(state, DecodingSettings(max_new_tokens=2), None, reads_all=True)
+        except UNSUPPORTED as error:
+            return f"{type(self.model).__name__} cannot answer ({type(error).__name__} while it generates: {error})"
+        return None
 
     def unused_parameters(self) -> list[str]:
         """Names of trainable parameters that no answer depends on; empty where weights are sharded (not checked)."""

@@ -132,6 +132,25 @@ class ChatFormat:
             ids += self._pieces.continuation(piece.text, self._text_before_answer).ids
         return ids
 
+    def next_prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
+        """Ids to read after the last answer's own: the token that ends it, and the prompt of the question after it.
+
+        So the ids of the prompt before, those of the answer and these are the ids that ``encode`` returns for the whole
+        conversation.
+
+        Args:
+            turns: The conversation so far: at least one answer, then the new question. The answer's words are not part
+                of the ids.
+
+        Raises:
+            ChatError: The template cannot render these turns, or they do not end with a question after an answer.
+        """
+        piece = self._text.pieces(turns)[-1]
+        if not piece.answer_length or turns[-1].role == "assistant":
+            raise ChatError("the next prompt needs turns that end with a question after an answer; see prompt_ids")
+        read = self._pieces.continuation(piece.text, self._text_before_answer)
+        return read.ids[self._end_of_answer(piece, read)[0] :]
+
     def answer_ids(self, answer: str) -> list[int]:
         """Token ids of an answer, including the token that ends the turn.
 

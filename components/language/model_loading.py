@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
 
 from components.attention_kernels import AttentionChoice, model_class_of, resolve_attention
+from components.language.load_options import arguments_of_transformers
 from components.language.text_part import is_composite, take_text_part, text_config_of
 from components.random_weights import mark_random
 from components.sharding import active_sharding
@@ -81,7 +81,8 @@ def build_model(
         mark_random(model)
     else:
         loaded = chosen if active_sharding() is None else "auto"
-        model = _load(path, config, {**source, "dtype": loaded, "attn_implementation": kernel})
+        options = {"dtype": loaded, "attn_implementation": kernel, **arguments_of_transformers(chosen)}
+        model = _load(path, config, {**source, **options})
     if "inputs_embeds" not in inspect.signature(model.prepare_inputs_for_generation).parameters:
         raise ValueError(
             f"the language model {path!r} is a {type(model).__name__}, which cannot generate from embeddings, as "
@@ -127,6 +128,8 @@ def add_adapters(model: Any, settings: LoraSettings) -> None:
     Raises:
         ValueError: The named layers do not exist, or do not support such adapters.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # a model without adapters opens where peft is missing
+
     targets = settings.target_modules
     if targets == _ALL_LINEAR and _has_experts(model):
         targets = _linear_layers(model)

@@ -24,7 +24,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_mask
 
 from components.language.splice import SplicedInputs
 
-_PACKABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 class PackedRows(NamedTuple):
@@ -110,6 +110,12 @@ def is_flash(model: Any) -> bool:
     return "flash" in model.config._attn_implementation
 
 
+def attends_only(model: Any) -> bool:
+    """Whether a Hugging Face model has attention layers only, and no recurrent state (Mamba, RWKV)."""
+    layers = set(getattr(model.config, "layer_types", None) or ())
+    return not model._is_stateful and layers <= _ATTENTION_LAYERS
+
+
 def refuse_unpackable(model: Any) -> None:
     """Check that a model has no recurrent layers.
 
@@ -120,8 +126,8 @@ def refuse_unpackable(model: Any) -> None:
         ValueError: It has layers with a recurrent state (Mamba, RWKV). A mask does not stop their state at the end of a
             conversation.
     """
-    layers = set(getattr(model.config, "layer_types", None) or ())
-    if model._is_stateful or layers - _PACKABLE_LAYERS:
+    if not attends_only(model):
+        layers = set(getattr(model.config, "layer_types", None) or ())
         raise ValueError(
             f"pack=True does not work with {type(model).__name__}: layers of it carry a state from one conversation of "
             f"a row into the next (layer types: {', '.join(sorted(layers)) or 'not known'}); set pack to false"

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 _LARGEST_DIFFERENCE = 0.02  # relative to the largest logit; covers rounding in half precision
 
-# Errors that models raise on unsupported inputs.
-_UNSUPPORTED = (ValueError, TypeError, RuntimeError, AttributeError, LookupError)
+UNSUPPORTED = (ValueError, TypeError, RuntimeError, AttributeError, LookupError)
+"""Errors that models raise on unsupported inputs."""
 
 
 def embeddings_problem(model: Any, input_ids: Tensor, embeddings: Tensor) -> str | None:
@@ -30,7 +30,7 @@ def embeddings_problem(model: Any, input_ids: Tensor, embeddings: Tensor) -> str
     try:
         expected = model(input_ids=input_ids, use_cache=False).logits.float()
         got = model(inputs_embeds=embeddings, use_cache=False).logits.float()
-    except _UNSUPPORTED as error:
+    except UNSUPPORTED as error:
         return f"{name} does not run on embeddings, as visual tokens need ({type(error).__name__}: {error})"
     difference, largest = float((expected - got).abs().max()), float(expected.abs().max())
     if difference <= _LARGEST_DIFFERENCE * largest or not torch.isfinite(expected).all():
@@ -39,25 +39,6 @@ def embeddings_problem(model: Any, input_ids: Tensor, embeddings: Tensor) -> str
         f"{name} gives other logits for embeddings than for their ids (difference {difference:.3g}, largest logit "
         f"{largest:.3g}): it also reads the ids, and visual tokens have none. Choose another language model"
     )
-
-
-def generation_problem(model: Any, embeddings: Tensor, is_sharded: bool) -> str | None:
-    """Check that a model can generate two tokens after embeddings.
-
-    Args:
-        model: A Hugging Face causal language model.
-        embeddings: Embedded text ``[1, 2, E]``.
-        is_sharded: Whether weights are sharded, so that all ranks need equally many calls.
-
-    Returns:
-        Description of the problem; None if there is none.
-    """
-    mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
-    try:
-        model.generate(inputs_embeds=embeddings, attention_mask=mask, max_new_tokens=2, synced_gpus=is_sharded)
-    except _UNSUPPORTED as error:
-        return f"{type(model).__name__} cannot answer ({type(error).__name__} while it generates: {error})"
-    return None
 
 
 def unused_parameters(model: Any, embeddings: Tensor) -> list[str]:

@@ -1,6 +1,6 @@
 """The limits of a language model's input: ids without an embedding, and the length of the context."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -74,32 +74,45 @@ class TextLimits:
             row,
         )
 
-    def check_positions(self, longest: int, mask: Tensor, num_visual: int, new_tokens: int = 0, first: int = 0) -> None:
+    def check_positions(self, longest: int, mask: Tensor, num_visual: int) -> None:
         """Raise on sequences that are longer than the model's context.
 
         Args:
             longest: Length of the longest sequence, in positions.
             mask: Positions that are not padding, ``[C, T]`` bool; read only if a sequence is too long.
             num_visual: Maximum number of visual tokens in a sequence, for the message.
-            new_tokens: Maximum number of tokens that are generated or scored after a sequence.
-            first: Index of the first sequence in its batch.
 
         Raises:
             TextLimitError: A sequence is too long. A model with learned positions would fail without a useful message;
                 one with rotary positions would be trained on positions that it does not know.
         """
-        limit = self.context_length
-        if limit is None or longest + new_tokens <= limit:
+        if self.context_length is not None and longest > self.context_length:
+            self.check_lengths(mask.sum(dim=1).tolist(), num_visual=num_visual)
+
+    def check_lengths(
+        self, lengths: Sequence[int], new_tokens: Sequence[int] | None = None, *, num_visual: int = 0
+    ) -> None:
+        """Raise on sequences that are, with the tokens to come, longer than the model's context.
+
+        Args:
+            lengths: Tokens of every sequence.
+            new_tokens: For every sequence, the maximum number of tokens that are generated or scored after it.
+            num_visual: Maximum number of visual tokens in a sequence, for the message.
+
+        Raises:
+            TextLimitError: See ``check_positions``.
+        """
+        rooms = new_tokens or [0] * len(lengths)
+        totals = [length + room for length, room in zip(lengths, rooms, strict=True)]
+        if self.context_length is None or max(totals) <= self.context_length:
             return
-        lengths = mask.sum(dim=1)
-        row = int(lengths.argmax())
-        total = int(lengths[row])
-        more = f" and up to {new_tokens} tokens of an answer" if new_tokens else ""
+        row = totals.index(max(totals))
+        visual = f" with its visual tokens (at most {num_visual} of them)" if num_visual else ""
+        more = f" and up to {rooms[row]} tokens of an answer" if rooms[row] else ""
         raise TextLimitError(
-            f"it has {total} tokens with its visual tokens (at most {num_visual} of them){more}, but "
-            f"max_position_embeddings of {self.path!r} is {limit}: "
-            f"{CONTEXT_ADVICE}",
-            first + row,
+            f"it has {lengths[row]} tokens{visual}{more}, but max_position_embeddings of {self.path!r} is "
+            f"{self.context_length}: {CONTEXT_ADVICE}",
+            row,
         )
 
 

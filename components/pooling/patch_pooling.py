@@ -1,7 +1,6 @@
 """Three ways to make fewer patches of a frame; ``PatchPooling`` is their contract.
 
-- ``GridPooling`` averages to a grid of a given size, whatever size the encoder gives: take it to set the number of
-  patches. Encoders (``patch_grid``) and the published bridge (``pool_grid``) use it.
+- ``GridPooling`` gives a grid of a given size, whatever size the encoder gives: take it to set the number of patches.
 - ``WindowPooling`` takes the mean or the maximum of every window of a given size: take it to divide the number of
   patches without new weights.
 - ``ConvPooling`` learns how to combine the patches of a window: take it where the bridge is trained with enough data.
@@ -16,36 +15,46 @@ from components.interfaces import PatchPooling
 from components.positions import patch_grid_side
 
 Reduction = Literal["average", "max"]
+GridReduction = Literal["average", "bilinear"]
 
 
 class GridPooling(PatchPooling):
-    """Averages a square patch grid to another size, as ``AdaptiveAvgPool2d`` does. Has no weights.
-
-    Windows overlap where the old side is no multiple of the new one. Patches are repeated where the grid grows.
+    """Resizes a square patch grid. Has no weights. A grid that has the size already stays as it is.
 
     Args:
         dim: Width of a patch, D.
         grid: Side of the new grid, in patches.
+        reduction: ``average``: a new patch is the mean of the old ones that it covers, as in ``AdaptiveAvgPool2d``.
+            ``bilinear``: it is interpolated from the four old ones around its centre, as in LLaVA-OneVision, so that
+            patches in between are not read where the grid shrinks much.
 
     Raises:
-        ValueError: ``grid`` is not positive.
+        ValueError: ``grid`` is not positive, or ``reduction`` is neither of the two.
+
+    Source: bilinear after LLaVA-OneVision (arXiv:2408.03326).
     """
 
-    def __init__(self, dim: int, *, grid: int) -> None:
+    def __init__(self, dim: int, *, grid: int, reduction: GridReduction = "average") -> None:
         super().__init__()
         if grid < 1:
             raise ValueError(f"the side of the pooled grid must be at least 1, got grid={grid}")
+        if reduction not in get_args(GridReduction):
+            raise ValueError(f"reduction must be one of {get_args(GridReduction)}, got {reduction!r}")
         self.out_dim = dim
         self.grid = grid
+        self.reduction = reduction
 
     def forward(self, patches: Tensor) -> Tensor:
         """Pool every frame separately: ``[F, N, D]`` to ``[F, grid * grid, D]``; see ``PatchPooling``."""
         num_frames, num_patches, dim = patches.shape
         if patch_grid_side(num_patches) == self.grid:
             return patches
-        if num_frames == 0:  # torch's pooling refuses an empty batch
+        if num_frames == 0:  # torch refuses an empty batch
             return patches.new_empty(0, self.grid**2, dim)
-        return _to_patches(functional.adaptive_avg_pool2d(_to_planes(patches), self.grid))
+        planes = _to_planes(patches)
+        if self.reduction == "average":
+            return _to_patches(functional.adaptive_avg_pool2d(planes, self.grid))
+        return _to_patches(functional.interpolate(planes, self.grid, mode="bilinear", align_corners=False))
 
 
 class WindowPooling(PatchPooling):

@@ -16,27 +16,39 @@ _BLOCK_ELEMENTS = 2**17
 
 
 def adjacent_similarity(cls: Tensor) -> Tensor:
-    """Cosine similarity of neighbouring frames.
+    """Cosine similarity of neighbouring frames, on the CPU.
 
-    Computed in float32 whatever the input's dtype: half precision moves boundaries. Equal frames give exactly 1, and
-    a pair's similarity does not depend on how many pairs are computed with it; streaming relies on that. On CUDA the
-    order of a float32 sum does depend on the number of rows, so the sums run in float64 there.
+    Computed from float32 whatever the input's dtype: half precision moves boundaries. Equal frames give exactly 1, and
+    a pair's similarity does not depend on how many pairs are computed with it; streaming relies on that. An accelerator
+    computes the sums, and the host waits for them once.
 
     Args:
-        cls: Class vectors, ``[T, D]``; no gradient flows back to them.
+        cls: Class vectors on any device, ``[T, D]``; no gradient flows back to them.
 
     Returns:
-        ``[T - 1]`` float32 (``[0]`` for T = 0); 0 beside an all-zero vector.
+        ``[T - 1]`` float32 (``[0]`` for T = 0) on the CPU; 0 beside an all-zero vector.
     """
     cls = cls.detach()
-    squares, products = _squares_and_products_cuda(cls.float()) if cls.is_cuda else _squares_and_products_cpu(cls)
+    on_cpu = cls.device.type == "cpu"
+    squares, products = _squares_and_products_cpu(cls) if on_cpu else _squares_and_products_accelerator(cls)
     norms = squares.sqrt().clamp_min(_SMALLEST_NORM)
     return (products / (norms[:-1] * norms[1:])).float()
 
 
-def _squares_and_products_cuda(cls: Tensor) -> tuple[Tensor, Tensor]:
-    squares, products = cls.square(), cls[:-1] * cls[1:]
-    return squares.sum(dim=1, dtype=torch.float64), products.sum(dim=1, dtype=torch.float64)
+def _squares_and_products_accelerator(cls: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``_squares_and_products_cpu`` gives, for class vectors on an accelerator; the results are on the CPU.
+
+    On an accelerator the order in which ``sum`` adds depends on the number of rows, and some have no float64, which
+    would hide that. So halves are added until one column is left: every row is added in the same order.
+    """
+    rows = cls.float()
+    terms = torch.cat([rows.square(), rows[:-1] * rows[1:]])  # [2T - 1, D]
+    while terms.shape[1] > 1:
+        half = terms.shape[1] // 2
+        added = terms[:, :half] + terms[:, half : 2 * half]
+        terms = added if terms.shape[1] % 2 == 0 else torch.cat([added, terms[:, -1:]], dim=1)
+    sums = terms.sum(dim=1).cpu().double()  # of one column; zeros where a class vector has none
+    return sums[: len(cls)], sums[len(cls) :]
 
 
 def _squares_and_products_cpu(cls: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,12 +32,12 @@ class FixedLength(Segmenter):
             frame_counts: Frames of every video, ``[V]`` int64.
 
         Returns:
-            Segment of every frame in its video, ``[F]`` int64.
+            Segment of every frame in its video, ``[F]`` int64 on the CPU.
 
         Raises:
             ValueError: The counts do not sum to F.
         """
-        return locate_frames(frame_counts.to(cls.device), cls.shape[0]).position // self.frames
+        return locate_frames(frame_counts, cls.shape[0]).position // self.frames
 
     def stream(self) -> FixedLengthStream:
         """Start to segment one video frame by frame."""

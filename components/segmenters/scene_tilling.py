@@ -21,7 +21,8 @@ class SceneTilling(Segmenter):
       deviations of the video's depths.
 
     Of equally deep gaps the earlier is cut. A video of one frame is one segment. All videos of a batch are cut at once,
-    on their device, in time linear in the longest video.
+    in time linear in the longest video. The similarities are computed on the device of the class vectors and copied to
+    the CPU once; the cuts are chosen there.
 
     Args:
         k: Cuts per video (top-k form).
@@ -72,7 +73,7 @@ class SceneTilling(Segmenter):
             frame_counts: Frames of every video, ``[V]`` int64, each at least 1.
 
         Returns:
-            Segment of every frame in its video, ``[F]`` int64.
+            Segment of every frame in its video, ``[F]`` int64 on the CPU.
 
         Raises:
             ValueError: ``cls`` is not two-dimensional, or the counts do not sum to F.
@@ -80,13 +81,11 @@ class SceneTilling(Segmenter):
         if cls.ndim != 2:
             raise ValueError(f"SceneTilling expects class vectors [F, D], got shape {list(cls.shape)}")
         num_frames = cls.shape[0]
-        frame_counts = frame_counts.to(cls.device)
+        frame_counts = frame_counts.cpu()
         video_index, position = locate_frames(frame_counts, num_frames)
         if num_frames == 0:
             return position
-        similarity = cls.new_full(
-            (frame_counts.shape[0], int(frame_counts.max())), -torch.inf, dtype=torch.float32
-        )  # [V, T]
+        similarity = torch.full((frame_counts.shape[0], int(frame_counts.max())), -torch.inf)  # [V, T]
         within_video = position[1:] > 0
         # The frame behind a video's last one belongs to another video: that entry stays padding.
         similarity[video_index[:-1], position[:-1]] = torch.where(within_video, adjacent_similarity(cls), -torch.inf)

@@ -32,12 +32,11 @@ class Uniform(Segmenter):
             frame_counts: Frames of every video, ``[V]`` int64.
 
         Returns:
-            Segment of every frame in its video, ``[F]`` int64.
+            Segment of every frame in its video, ``[F]`` int64 on the CPU.
 
         Raises:
             ValueError: The counts do not sum to F.
         """
-        frame_counts = frame_counts.to(cls.device)
         video_index, position = locate_frames(frame_counts, cls.shape[0])
-        length = frame_counts[video_index]
+        length = frame_counts.cpu()[video_index]
         return position * length.clamp_max(self.num_segments) // length

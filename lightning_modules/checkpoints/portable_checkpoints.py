@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from components.checkpoints import atomic_folder
-from components.checkpoints.exported_weights import ExportedWeights, open_weights
+from components.checkpoints.exported_weights import open_weights
 from components.checkpoints.frozen_parts_check import (
     language_tokenizer,
     part_of,
@@ -21,7 +21,8 @@ from components.checkpoints.frozen_parts_check import (
     take_fingerprints,
 )
 from components.checkpoints.parameter_access import DirectAccess, ParameterAccess
-from components.checkpoints.restoring import refuse_misfit, restore_optimizer, restore_weights
+from components.checkpoints.renamed_part import RenamedPart
+from components.checkpoints.restoring import SavedWeights, refuse_misfit, restore_optimizer, restore_weights
 from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.checkpoints.saving import (
     Content,
@@ -33,6 +34,7 @@ from components.checkpoints.saving import (
 from components.checkpoints.settings_check import refuse_other_settings, warn_of_other_settings
 from components.checkpoints.tokenizer_fingerprint import tokenizer_fingerprint
 from components.checkpoints.weight_fingerprint import WeightFingerprint
+from components.streams import MEMORY_STREAM
 from lightning_modules.checkpoints.zero_access import ZeroAccess
 from lightning_modules.rank_agreement import sum_over_ranks
 
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
+_SAME_STREAM = {"model.bridge": f"model.{MEMORY_STREAM}", f"model.{MEMORY_STREAM}": "model.bridge"}
+"""The reader of the stream ``memory`` has these two names: one in the short form of a config, one among several."""
 _TENSORS = "tensors"
 """Key of the open checkpoint in the dict that Lightning passes from ``load_checkpoint`` to the other methods."""
 
@@ -124,7 +128,8 @@ class PortableCheckpoints(_Base):
         Args:
             source: A checkpoint or an export, to load all of its parts; or a mapping from part to checkpoint or export,
                 such as ``{"bridge": CHECKPOINT}``. Weights that are not stored, because they did not train, keep their
-                initial values, which must be the same as in that run.
+                initial values, which must be the same as in that run. A reader ``memory`` may begin with the ``bridge``
+                of a run with one reader, and the other way round.
 
         Raises:
             ValueError: A checkpoint does not match the model (see ``refuse_misfit``), does not have the part, or was
@@ -139,8 +144,12 @@ class PortableCheckpoints(_Base):
             opened = open_weights(Path(self.broadcast(str(path))))
             self._start_from(opened, None if part is None else f"model.{part}")
 
-    def _start_from(self, opened: RunCheckpoint | ExportedWeights, part: str | None) -> None:
+    def _start_from(self, opened: SavedWeights, part: str | None) -> None:
         stored = {part_of(name) for name in opened.parameters}
+        other_name = None if part is None else _SAME_STREAM.get(part)
+        if part is not None and part not in stored and other_name in stored:
+            opened = RenamedPart(opened, other_name, part)
+            stored = {part}
         if part is not None and part not in stored:
             raise ValueError(
                 f"{opened.path} has no weights of {part}, because it did not train there; it has weights of "
@@ -174,9 +183,7 @@ class PortableCheckpoints(_Base):
         """True: Lightning calls ``load_optimizer_state_dict`` for every strategy."""
         return True
 
-    def _restore_weights(
-        self, checkpoint: RunCheckpoint | ExportedWeights, parts: Collection[str] | None = None
-    ) -> None:
+    def _restore_weights(self, checkpoint: SavedWeights, parts: Collection[str] | None = None) -> None:
         module, access = self._module_and_access()
         refuse_misfit(module, access, checkpoint, parts)
         found = refuse_other_frozen_weights(module, access, checkpoint, self._sum_over_ranks, parts)

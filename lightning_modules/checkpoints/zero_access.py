@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from components.checkpoints.parameter_access import OptimizerSlot, ParameterAccess, Share, even_share
-from components.sharding import full_shape, is_zero3_sharded
+from components.sharding import is_zero3_sharded, whole_shape, zero3_share
 
 
 class ZeroAccess(ParameterAccess):
@@ -48,7 +48,7 @@ class ZeroAccess(ParameterAccess):
 
     def shape(self, parameter: Any) -> torch.Size:
         """See ``ParameterAccess``."""
-        return full_shape(parameter)
+        return whole_shape(parameter)
 
     def dtype(self, parameter: Tensor, state: str | None) -> torch.dtype:
         """See ``ParameterAccess``."""
@@ -103,7 +103,9 @@ class ZeroAccess(ParameterAccess):
         return Share(joined.detach().narrow(0, address.start, address.numel), fragment.lp_fragment_address.start)
 
     def _module_share(self, parameter: Any) -> Share:
-        values = parameter.ds_tensor.detach()
+        values = zero3_share(parameter)
+        assert values is not None
+        values = values.detach()
         return Share(values, self._rank * values.numel())
 
     def _gather_shares(self, parameter: Any, share: Share, rank: int) -> Tensor:

@@ -19,6 +19,7 @@ from jsonargparse import (  # type: ignore[attr-defined]  # not all are in its _
 from omegaconf import OmegaConf
 
 from components.old_class_paths import with_new_class_paths
+from components.old_pooling_settings import with_model_pooling
 from lightning_modules.console.settings_errors import SettingsError, explain, near_name
 
 PARSER_MODE = "omegaconf+"
@@ -45,13 +46,20 @@ def accept_old_class_paths() -> None:
 
 
 def with_new_keys(content: Any) -> Any:
-    """Rename keys that had another name in an earlier version: ``bundle`` of a budget is ``group_size``.
+    """Rename keys of earlier versions: ``bundle`` of a budget, and the options of parts that pooled patches.
 
     Both names in one config would leave open which one counts, and a later file or option could not change the value.
 
     Args:
         content: What a YAML reader returns; changed in place.
+
+    Raises:
+        SettingsError: See ``with_model_pooling``.
     """
+    try:
+        with_model_pooling(content)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     if isinstance(content, dict):
         budget = content.get("budget")
         if isinstance(budget, dict) and "bundle" in budget:

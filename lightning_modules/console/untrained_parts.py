@@ -1,9 +1,9 @@
 """Finds the parts of a model that have random weights without a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-PARTS = ("encoder", "bridge", "language_model")
+_PARTS = ("encoder", "projector", "bridge")
 
 
 def untrained_parts(model: Mapping[str, Any]) -> list[str]:
@@ -14,8 +14,20 @@ def untrained_parts(model: Mapping[str, Any]) -> list[str]:
 
     Returns:
         Their names. A part is pretrained if its option ``weights`` says so or, without this option, if it has a path.
+        Poolings and reducers are not among them, because most have no weights.
     """
-    return [name for name in PARTS if model.get(name) is not None and _is_random(model[name])]
+    return [name for name, part in _parts_with_weights(model) if _is_random(part)]
+
+
+def _parts_with_weights(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The configured parts that usually have weights, by their names as parts of the model."""
+    for name in _PARTS:
+        if model.get(name) is not None:
+            yield name, model[name]
+    for name, settings in (model.get("readers") or {}).items():
+        yield name, settings["reader"]
+    if model.get("language_model") is not None:
+        yield "language_model", model["language_model"]
 
 
 def _is_random(part: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from components.sharding import is_dtensor, is_zero3_sharded, local_part, num_shards
+from components.sharding import has_partitioned_gradient, local_gradient
 from lightning_modules.interfaces import as_training_module
 from lightning_modules.logging_steps import logs_after_this_step
 from lightning_modules.monitoring.rank_logging import of_all_ranks
@@ -63,9 +63,9 @@ def gradient_norms(trainer: Trainer, parts: Mapping[str, Iterable[nn.Parameter]]
     """
     scale = float(getattr(getattr(trainer.model, "optimizer", None), "loss_scale", 1.0))  # of DeepSpeed in float16
     squares = {name: _own_squares(parameters, trainer.world_size) for name, parameters in parts.items()}
-    is_shared_out = any(_is_shared_out(p) for parameters in parts.values() for p in parameters)
+    is_partitioned = any(has_partitioned_gradient(p) for parameters in parts.values() for p in parameters)
     sums = [float(square) for square in torch.stack(list(squares.values()))] if squares else []
-    if is_shared_out:
+    if is_partitioned:
         sums = of_all_ranks(trainer, sums).sum(dim=0).tolist()
     else:
         sums = [square * trainer.world_size for square in sums]
@@ -74,46 +74,17 @@ def gradient_norms(trainer: Trainer, parts: Mapping[str, Iterable[nn.Parameter]]
 
 def _own_squares(parameters: Iterable[nn.Parameter], world_size: int) -> Tensor:
     """This rank's part of the sum of squares over all ranks."""
-    by_share: dict[float, list[Tensor]] = {}
+    by_weight: dict[float, list[Tensor]] = {}
     device = torch.device("cpu")
     for parameter in parameters:
-        gradient, share = _own_gradient(parameter, world_size)
+        gradient, weight = local_gradient(parameter, world_size)
         if gradient is not None:
             device = gradient.device
-            by_share.setdefault(share, []).append(gradient.detach())
+            by_weight.setdefault(weight, []).append(gradient.detach())
     total = torch.zeros((), device=device)
-    for share, gradients in by_share.items():
-        total = total + share * torch.nn.utils.get_total_norm([each.float() for each in gradients]).square()
+    for weight, gradients in by_weight.items():
+        total = total + weight * torch.nn.utils.get_total_norm([each.float() for each in gradients]).square()
     return total.cpu()
-
-
-def _own_gradient(parameter: Any, world_size: int) -> tuple[Tensor | None, float]:
-    """This rank's shard of a gradient, and one over the number of ranks that have the same shard."""
-    if is_zero3_sharded(parameter):
-        from deepspeed.utils import safe_get_local_grad  # an optional dependency, installed if this is ZeRO
-
-        return safe_get_local_grad(parameter), 1.0
-    if hasattr(parameter, "_hp_mapping"):  # ZeRO-1 and 2
-        return _fragment(parameter), 1.0
-    gradient = parameter.grad
-    if is_dtensor(gradient):
-        return local_part(gradient), num_shards(gradient) / world_size
-    return gradient, 1.0 / world_size
-
-
-def _fragment(parameter: Any) -> Tensor | None:
-    """The shard of a gradient that ZeRO-1 and 2 leave on this rank; None if other ranks have it."""
-    mapping = parameter._hp_mapping
-    if mapping is None:
-        return None
-    gradient: Tensor = mapping.get_lp_grad_fragment(parameter._index_in_param_group).flatten()
-    address = mapping.lp_fragment_address
-    # Some of its optimizers have the complete gradient on every rank; only this rank's shard of it counts.
-    return gradient.narrow(0, address.start, address.numel) if gradient.numel() == parameter.numel() else gradient
-
-
-def _is_shared_out(parameter: Any) -> bool:
-    return is_zero3_sharded(parameter) or hasattr(parameter, "_hp_mapping") or is_dtensor(parameter)
 
 
 def _clipping_limit(trainer: Trainer) -> float:

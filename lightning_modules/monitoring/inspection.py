@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from components.interfaces import TEXT_ONLY
 from lightning_modules.interfaces import EvaluatedBatch, as_training_module
 from lightning_modules.monitoring.model_listener import ModelListener
 from lightning_modules.monitoring.video_figures import SegmentedVideo, draw_video
@@ -22,12 +23,12 @@ class VideoInspection(Callback):
     """Shows in TensorBoard, after every validation, how the model segmented a few videos and what it answered.
 
     For the first videos of every validation set: the frames with the segment boundaries, the similarity of neighbouring
-    frames and its depth, the memory readout's attention over the segments (where the readout attends to them and its
-    weights are not sharded: not with ZeRO-3 and FSDP2), and question, reference and answer as text. For every set:
-    a histogram of the number of segments a video.
+    frames and its depth, the attention over the segments of the first reader that has it (and whose weights are not
+    sharded: not with ZeRO-3 and FSDP2), and question, reference and answer as text. For every set: a histogram of the
+    number of segments a video.
 
-    Nothing is computed twice: hooks record the outputs of encoder and bridge while validation runs. Only the first rank
-    shows its videos, and makes no collective call. Needs a logger that accepts figures and text, such as
+    Nothing is computed twice: hooks record the outputs of encoder and readers while validation runs. Only the first
+    rank shows its videos, and makes no collective call. Needs a logger that accepts figures and text, such as
     ``TensorBoardLogger``; without one it warns once.
 
     Args:
@@ -108,11 +109,14 @@ class VideoInspection(Callback):
     def _show(
         self, step: int, name: str, batch: EvaluatedBatch, answers: Sequence[str], video: int, picture: SegmentedVideo
     ) -> None:
-        asked = [row for row, shown in enumerate(batch.video_index.tolist()) if video in shown]
+        asked = [row for row, media in enumerate(batch.video_index.tolist()) if video in media]
+        if not asked:
+            return
         first = batch.questions[asked[0]]
         media = first.meta.get("media")  # the converters write the file's name; several samples may show one file
-        figure = draw_video(picture._replace(title=first.key if media is None else f"{media} ({first.key})"))
-        label = first.key if media is None else f"{_NOT_OF_A_TAG.sub('_', media)}/{first.key}"
+        key = first.key + _number_in_sample(batch, first.key, video)
+        figure = draw_video(picture._replace(title=key if media is None else f"{media} ({key})"))
+        label = key if media is None else f"{_NOT_OF_A_TAG.sub('_', media)}/{key}"
         self._experiment.add_figure(f"videos/{name}/{label}", figure, step)
         lines = ["| question | reference | generated |", "|---|---|---|"]
         for row in asked:
@@ -139,6 +143,17 @@ class VideoInspection(Callback):
         if self._listener is not None:
             self._listener.remove()
         self._listener = self._experiment = None
+
+
+def _number_in_sample(batch: EvaluatedBatch, key: str, video: int) -> str:
+    """``/0``, ``/1``, ... for the media of a sample that has several; nothing if it has one."""
+    of_sample = {
+        shown
+        for question, media in zip(batch.questions, batch.video_index.tolist(), strict=True)
+        for shown in media
+        if question.key == key and shown != TEXT_ONLY
+    }
+    return f"/{sorted(of_sample).index(video)}" if len(of_sample) > 1 else ""
 
 
 def _table_cell(text: str) -> str:

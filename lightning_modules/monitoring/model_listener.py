@@ -1,11 +1,12 @@
-"""Records outputs of encoder and first reader while a model runs, so that nothing is computed twice."""
+"""Records outputs of encoder and readers while a model runs, so that nothing is computed twice."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from components.interfaces import FrameFeatures, SegmentInput, VideoTextBatch
+from components.interfaces import FrameFeatures, SegmentInput, VideoTextBatch, VisualReader
 from components.model import VideoLanguageModel, text_of
 from components.segmenters.depth import adjacent_similarity, depth_scores
 from components.sharding import is_sharded
@@ -13,7 +14,7 @@ from lightning_modules.monitoring.video_figures import SegmentedVideo
 
 
 class ModelListener:
-    """Records the outputs of the encoder and of the first reader for the current batch.
+    """Records the outputs of the encoder and of all readers for the current batch.
 
     Args:
         model: The model; its outputs are recorded until ``remove``.
@@ -21,18 +22,19 @@ class ModelListener:
 
     def __init__(self, model: VideoLanguageModel) -> None:
         self.model = model
-        self._reader = next(iter(model.readers.values()))
         self._features: FrameFeatures | None = None
-        self._state: Any = None
-        self._has_segment: list[Tensor] = []  # [V] bool a recurrent step
+        self._states: dict[str, Any] = {}  # of every reader after the last recurrent step
+        self._has_segment: dict[str, list[Tensor]] = {}  # of every reader, [V] bool a recurrent step
+        hooks = {name: partial(self._on_segment_read, name) for name in model.readers}
         self._handles = [
             model.encoder.register_forward_hook(self._on_encoded),
-            self._reader.register_forward_hook(self._on_segment_read),
+            *(reader.register_forward_hook(hooks[name]) for name, reader in model.readers.items()),
         ]
 
     def segment_counts(self) -> Tensor:
         """Segments of every video of the batch, ``[V]`` int64."""
-        return torch.stack(self._has_segment).sum(dim=0)
+        of_any_reader = next(iter(self._has_segment.values()))  # all read the same segments
+        return torch.stack(of_any_reader).sum(dim=0)
 
     def describe_videos(self, batch: VideoTextBatch) -> list[SegmentedVideo]:
         """Collect the data to draw of every video of the batch, on the CPU.
@@ -48,12 +50,13 @@ class ModelListener:
         assert self._features is not None, "asked before the model ran"
         counts = batch.frame_counts.tolist()
         segment_index = self.model.segmenter.segment(self._features.cls, batch.frame_counts)
-        attention = self._segment_attention(batch)
+        attention = self._segment_attention(batch, len(counts))
         videos = []
         first = 0
         for video, num_segments in enumerate(self.segment_counts().tolist()):
             own = slice(first, first + counts[video])
             first = own.stop
+            shown = None if attention is None else attention[video]
             similarity = adjacent_similarity(self._features.cls[own]).cpu()
             videos.append(
                 SegmentedVideo(
@@ -62,40 +65,51 @@ class ModelListener:
                     segment_index=segment_index[own].cpu(),
                     similarity=similarity,
                     depth=depth_scores(similarity),
-                    segment_attention=None if attention is None else attention[video, :, :num_segments].float().cpu(),
+                    segment_attention=None if shown is None else shown[:, :num_segments].float().cpu(),
                 )
             )
         return videos
 
     def clear(self) -> None:
         """Remove the records of the batch."""
-        self._features = self._state = None
-        self._has_segment = []
+        self._features = None
+        self._states, self._has_segment = {}, {}
 
     def remove(self) -> None:
         """Stop recording."""
         for handle in self._handles:
             handle.remove()
 
-    def _segment_attention(self, batch: VideoTextBatch) -> Tensor | None:
-        """Attention of the reader's queries to the segments, ``[V, Q, S]``; None if the reader shows none.
+    def _segment_attention(self, batch: VideoTextBatch, num_videos: int) -> list[Tensor | None] | None:
+        """What the queries of the first reader that shows it attend to, ``[Q, S]`` a video; None if no reader does.
 
-        Where it depends on the question, that of each video's first question. None too if a strategy shards the
-        weights.
+        Where it depends on the question, that of each video's first question. Readers whose weights a strategy shards
+        are passed over.
         """
-        if is_sharded(self._reader):  # the first rank draws alone
+        for name, reader in self.model.readers.items():
+            attention = self._attention_of(name, reader, batch)
+            if attention is not None:
+                return attention[:num_videos]
+        return None
+
+    def _attention_of(self, name: str, reader: VisualReader[Any], batch: VideoTextBatch) -> list[Tensor | None] | None:
+        asks = reader.reads_questions
+        # The first rank draws alone, so it must not call what gathers weights from all ranks.
+        if is_sharded(reader) or (asks and is_sharded(self.model.language_model)):
             return None
-        questions = self.model.questions(text_of(batch))
-        shown = self._reader.diagnostics(self._state, questions, with_attention=True)
-        attention: Tensor | None = shown.segment_attention
-        if attention is None or questions is None:
-            return attention
-        asked = questions.video_index.flatten().tolist()
-        return attention[[asked.index(video) for video in range(batch.frame_counts.numel())]]
+        questions = self.model.questions(text_of(batch)) if asks else None
+        attention = reader.diagnostics(self._states[name], questions, with_attention=True).segment_attention
+        if attention is None:
+            return None
+        if questions is None:
+            return list(attention)
+        shown = questions.video_index.flatten().tolist()  # a row of the attention for every medium of a conversation
+        videos = range(batch.frame_counts.numel())
+        return [attention[shown.index(video)] if video in shown else None for video in videos]
 
     def _on_encoded(self, _module: nn.Module, _inputs: Any, output: FrameFeatures) -> None:
         self._features = output
 
-    def _on_segment_read(self, _module: nn.Module, inputs: tuple[SegmentInput, Any], state: Any) -> None:
-        self._has_segment.append(inputs[0].frame_mask.any(dim=1))
-        self._state = state
+    def _on_segment_read(self, name: str, _module: nn.Module, inputs: tuple[SegmentInput, Any], state: Any) -> None:
+        self._has_segment.setdefault(name, []).append(inputs[0].frame_mask.any(dim=1))
+        self._states[name] = state

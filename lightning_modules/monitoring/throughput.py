@@ -109,10 +109,13 @@ class ThroughputMonitor(Callback):
         """Stop measuring."""
         self._stop()
 
-    def _on_forward(self, _module: nn.Module, inputs: tuple[VideoTextBatch], output: ModelOutput) -> None:
+    def _on_forward(
+        self, _module: nn.Module, inputs: tuple[VideoTextBatch, float, frozenset[str]], output: ModelOutput
+    ) -> None:
         step = self._times.running
         if step is not None:
-            step.work = work_of(inputs[0], output.segment_groups)
+            batch, _, left_out = inputs
+            step.work = work_of(batch, output.segment_groups, left_out)
             step.positions, step.computed_positions = output.num_positions, output.num_computed_positions
 
     def _log(self, trainer: Trainer, module: LightningModule) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from components.sharding import full_shape, is_zero3_sharded
+from components.sharding import is_zero3_sharded, whole_shape
 from lightning_modules.optimization.adamw import PartwiseAdamW
 from lightning_modules.optimization.settings import Optimization
 
@@ -85,7 +85,7 @@ def part_of_group(group: Mapping[str, object]) -> str:
 
 def _num_dimensions(parameter: nn.Parameter) -> int:
     """Dimensions of the complete parameter; ZeRO-3 flattens it."""
-    return len(full_shape(parameter))
+    return len(whole_shape(parameter))
 
 
 def _refuse_unknown(setting: str, named: Iterable[str], trained: set[str]) -> None:

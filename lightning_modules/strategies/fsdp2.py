@@ -16,7 +16,7 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
-from components.sharding import Sharding, building_sharded
+from components.sharding import Sharding, building_sharded, is_dtensor
 from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from lightning_modules.rank_agreement import largest_of_all_ranks
 from lightning_modules.strategies.blocks import repeated_blocks
@@ -145,11 +145,15 @@ class Fsdp2(PortableCheckpoints, ModelParallelStrategy, Sharding):
 def _parts_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
     if not isinstance(module, VideoLanguageModule):
         raise TypeError(f"strategy Fsdp2 shards a VideoLanguageModule only, got a {type(module).__name__}")
-    return list(module.built.named_children())
+    found: list[tuple[str, nn.Module]] = []
+    for name, part in module.built.named_children():
+        # FSDP2 shards modules that are called. The reducers are called one by one.
+        found += part.items() if isinstance(part, nn.ModuleDict) else [(name, part)]
+    return found
 
 
 def _convert(model: nn.Module, dtype: torch.dtype | None) -> None:
     """Convert weights, but not buffers: the angles of rotary embeddings must stay float32."""
     for parameter in model.parameters() if dtype is not None else ():
-        if parameter.is_floating_point() and parameter.dtype != dtype and not hasattr(parameter, "device_mesh"):
+        if parameter.is_floating_point() and parameter.dtype != dtype and not is_dtensor(parameter):
             parameter.data = parameter.data.to(dtype)

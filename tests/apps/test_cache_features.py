@@ -1,14 +1,20 @@
 """The feature cache gives training what pixels would, encodes nothing twice and never keeps what has become wrong."""
 
+import json
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import CLIPConfig, CLIPModel
 
 from apps import cache_features
 from apps.cache_features import DistinctFrames
 from components.encoders.cached import CachedFeatures
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
+from components.patches import reduced_patches
+from components.pooling.patch_pooling import GridPooling
 from datamodules.batch import Batch, collate
 from datamodules.conversations import load_tokenizer
 from datamodules.dataset import ConversationDataset
@@ -81,6 +87,63 @@ def test_loss_from_features_equals_loss_from_pixels(config: Path, shard: Path, f
     cached = make_module(folders, encoder=lambda: CachedFeatures(VISION_WIDTH, NUM_PATCHES)).built.eval()
     from_features = cached(batch_of(run(config, shard), folders))
     torch.testing.assert_close(from_features.loss, from_pixels.loss, atol=1e-5, rtol=0)
+
+
+POOLING = "--model.patch_pooling={class_path: components.pooling.patch_pooling.%s, init_args: {%s}}"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_cache_has_the_patches_as_the_model_pools_them(
+    dtype: str, config: Path, shard: Path, folders: PartFolders
+) -> None:
+    option = POOLING % ("GridPooling", "grid: 2, reduction: bilinear")
+    written = run(config, shard, option, f"--model.encoder.init_args.dtype={dtype}")
+    pooling = partial(GridPooling, grid=2, reduction="bilinear")
+    encoder = partial(HuggingFaceVisionEncoder, folders.encoder, layer=-1, dtype=dtype)
+    from_pixels = make_module(folders, encoder=encoder, patch_pooling=pooling).built.eval()(batch_of(shard, folders))
+    cached = partial(CachedFeatures, VISION_WIDTH, 4)
+    module = make_module(folders, encoder=cached, patch_pooling=pooling).built.eval()
+    from_features = module(batch_of(written, folders))
+    tolerance = 1e-5 if dtype == "float32" else 1e-2
+    torch.testing.assert_close(from_features.loss, from_pixels.loss, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [POOLING % ("WindowPooling", "stride: 2")],
+        [
+            POOLING % ("GridPooling", "grid: 2"),
+            "--model.projector={class_path: components.projectors.mlp.MlpProjector}",
+        ],
+    ],
+)
+def test_patches_that_training_would_pool_differently_are_cached_unpooled(
+    options: list[str], config: Path, shard: Path, folders: PartFolders
+) -> None:
+    assert batch_of(run(config, shard, *options), folders).frames.shape[1:] == (1 + NUM_PATCHES, VISION_WIDTH)
+
+
+def test_saliency_and_joint_embedding_are_cached_and_the_reading_encoder_is_printed(
+    config: Path, shard: Path, tmp_path: Path, folders: PartFolders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = sizes | {"vocab_size": 9, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    vision = sizes | {"image_size": IMAGE_SIZE, "patch_size": 7}
+    CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=20)).save_pretrained(tmp_path / "clip")
+    shutil.copy(Path(folders.encoder) / "preprocessor_config.json", tmp_path / "clip")
+    options = {"layer": -1, "saliency_layer": 1, "joint": True}
+    settings = [f"--model.encoder.init_args.{name}={str(value).lower()}" for name, value in options.items()]
+    settings += [f"--model.encoder.init_args.path={tmp_path / 'clip'}", POOLING % ("GridPooling", "grid: 2")]
+    cached = batch_of(run(config, shard, *settings), folders)
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["class_path"] == "components.encoders.cached.CachedFeatures"
+    assert printed["init_args"] == {"dim": 16, "num_patches": 4, "saliency": True, "joint_dim": 20}
+    given = CachedFeatures(**printed["init_args"])(cached.frames, cached.frame_counts)
+    encoder = HuggingFaceVisionEncoder(str(tmp_path / "clip"), **options)
+    pixels = batch_of(shard, folders)
+    direct = reduced_patches(encoder(pixels.frames, pixels.frame_counts), None, GridPooling(16, grid=2), torch.float32)
+    torch.testing.assert_close(given, direct, atol=1e-6, rtol=1e-5)
 
 
 def test_text_and_records_are_kept(config: Path, shard: Path) -> None:

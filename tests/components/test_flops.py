@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,7 +21,7 @@ from components.encoders.cached import CachedFeatures
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.flops.counting import count_flops, meta_copy
 from components.flops.step import ModelFlops, StepFlops, StepWork, work_of
-from components.interfaces import AnswerLoss, FrameFeatures, TextInputs, VisualTokens
+from components.interfaces import AnswerLoss, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
 from components.language.model_loading import LoraSettings
 from components.losses import EverySegmentLoss
@@ -186,15 +186,8 @@ def test_cached_features_cost_nothing(folders: PartFolders) -> None:
     assert expect_equal(model, batch).encoder == 0.0
 
 
-class TrainedEncoder(HuggingFaceVisionEncoder):
-    """The same transformer, learning."""
-
-    def forward(self, frames: Tensor, frame_counts: Tensor) -> FrameFeatures:
-        return self._encode(frames)
-
-
 def test_encoder_that_trains_costs_its_backward_too(folders: PartFolders) -> None:
-    model = make_module(folders, encoder=partial(TrainedEncoder, folders.encoder, layer=-1)).built
+    model = make_module(folders, encoder=partial(HuggingFaceVisionEncoder, folders.encoder, layer=-1)).built
     frozen = make_module(folders).built
     model.encoder.requires_grad_(True)
     batch = even_batch(folders)

@@ -55,7 +55,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     for name, options in (("full", {}), ("lora", {"lora": LORA})):
         fit(folder, config, name, language_model=options, rates=rates)
         checkpoints[name] = folder / name / "version_0/checkpoints/final.ckpt"
-        export(checkpoints[name], folder / f"{name}-export", language_model=True)
+        export(checkpoints[name], folder / f"{name}-export", merge_adapters=True)
+    export(checkpoints["lora"], folder / "adapters-export")
     return Runs(folder, config, checkpoints["full"], checkpoints["lora"])
 
 
@@ -120,7 +121,7 @@ def test_stages_that_do_not_fit_say_how_they_do(runs: Runs, first: str, second: 
 
 def test_adapters_go_on_from_adapters_and_from_an_export_of_them(runs: Runs) -> None:
     before = load_model(runs.lora)
-    for name, source in (("again", runs.lora), ("exported", runs.folder / "lora-export")):
+    for name, source in (("again", runs.lora), ("exported", runs.folder / "adapters-export")):
         began = fit(runs.folder, runs.config, name, language_model={"lora": LORA}, initial_weights=str(source))
         base = runs.folder / "language_model"
         torch.testing.assert_close(change_of(began, base), change_of(before, base))
@@ -187,7 +188,7 @@ def test_frozen_weights_of_another_folder_are_refused_wherever_a_checkpoint_is_o
     settings = yaml.safe_load((runs.folder / "lora.yaml").read_text())
     settings["model"]["language_model"]["init_args"]["path"] = str(other)
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(settings))
-    for opened in (runs.lora, runs.folder / "lora-export"):
+    for opened in (runs.lora, runs.folder / "adapters-export"):
         with pytest.raises(ValueError, match=message):
             load_model(opened, config=tmp_path / "other.yaml")
 
@@ -204,7 +205,7 @@ def test_random_language_model_that_is_frozen_is_in_the_checkpoint(runs: Runs) -
 def test_dtype_of_an_exported_language_model_is_in_its_config_and_files_follow_the_umask(
     runs: Runs, tmp_path: Path
 ) -> None:
-    export(runs.lora, tmp_path / "out", language_model=True, dtype="bfloat16")
+    export(runs.lora, tmp_path / "out", merge_adapters=True, dtype="bfloat16")
     loaded = load_model_auto(tmp_path / "out/language_model")
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
     (tmp_path / "new").touch()

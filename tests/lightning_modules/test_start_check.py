@@ -12,10 +12,16 @@ import yaml
 from transformers import AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 import train
+from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER
 from components.language.chat_template import ChatSettings
 from components.language.text_limits import TextLimitError
+from components.stream_dropout import StreamDropout
 from datamodules.batch import collate
-from lightning_modules.start_check import StartCheck
+from datamodules.conversations import build_turns, load_tokenizer
+from datamodules.loader import Loading
+from datamodules.shards.schema import VIDEO_MARK, Turn
+from datamodules.start_sample import StartSample, StartText
+from lightning_modules.start_check import StartCheck, check_settings
 from tests.components.tiny_language import make_model_folder
 from tests.fixtures_data import make_clip, make_record, make_tiny_tokenizer, write_shard
 from tests.fixtures_models import (
@@ -27,6 +33,7 @@ from tests.fixtures_models import (
     make_sample,
     make_unbuilt_module,
 )
+from tests.fixtures_streams import make_module_of_streams
 from tests.fixtures_training import make_loader, make_trainer, write_run_config
 
 
@@ -165,6 +172,60 @@ def test_pixels_under_cached_features_are_refused_though_no_frame_size_is_known(
     encoder += ["--model.encoder.init_args.dim", "32", "--model.encoder.init_args.num_patches", "4"]
     message = message_of(["fit", "-c", str(config), *encoder])
     assert "read shards that the feature cache command wrote" in message
+
+
+class OneText:
+    """Data of which the start check reads one conversation about so many media."""
+
+    def __init__(self, folders: PartFolders, num_media: int) -> None:
+        self.tokenizer_path = folders.language_model
+        self.tokenizer = load_tokenizer(folders.language_model)
+        self.loading = Loading(batch_size=1)
+        turns = [Turn("user", VIDEO_MARK * num_media + "which colour ?"), Turn("assistant", "red")]
+        self.encoded = build_turns(turns, self.tokenizer)
+
+    def start_sample(self, stage: str) -> StartSample:
+        text = StartText("the sample", *self.encoded[:2], is_answered=stage != "fit")
+        return StartSample([text], [], [])
+
+
+@pytest.mark.parametrize("stage", ["fit", "predict"])
+@pytest.mark.parametrize("num_media", [1, 3])
+def test_every_medium_of_a_conversation_takes_its_visual_tokens_and_the_words_of_the_prompt(
+    tmp_path: Path, folders: PartFolders, num_media: int, stage: str
+) -> None:
+    """A medium takes 16 tokens of the memory, 4 of the frames and 2 words before each."""
+    data = OneText(folders, num_media)
+    is_word = data.encoded.input_ids != VIDEO_PLACEHOLDER
+    is_prompt = (data.encoded.labels != IGNORED_LABEL).cumsum(0) == 0
+    words = int(is_word.sum()) if stage == "fit" else int((is_word & is_prompt).sum()) + 3
+    needed = words + num_media * (16 + 4 + 2 * 2)
+    for context in (needed, needed - 1):
+        narrow = make_model_folder(tmp_path / f"{context}", max_position_embeddings=context)
+        parts = folders._replace(language_model=str(narrow))
+        module = make_module_of_streams(parts)
+        module.configure_model()
+        if context == needed:
+            check_settings(module.built, stage, OneText(parts, num_media), 3)
+            continue
+        with pytest.raises(ValueError, match=rf"needs {needed} tokens.* {num_media * 24} or more visual ones"):
+            check_settings(module.built, stage, OneText(parts, num_media), 3)
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ({"fames": 0.001}, r"leaves out fames, which the model has not: its visual streams are memory, frames"),
+        ({"frames": 0.1, "memory": 0.05}, r"leaves out all visual streams \(memory, frames\) in training batch \d+"),
+    ],
+)
+def test_stream_schedule_that_would_fail_later_is_refused_before_training(
+    tmp_path: Path, folders: PartFolders, rates: dict[str, float], message: str
+) -> None:
+    module = make_module_of_streams(folders, stream_schedule=StreamDropout(rates))
+    batch = collate([make_sample(folders, "a", make_frames(2), [[("what ?", "red")]])])
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, max_steps=1).fit(module, make_loader([batch]))
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])

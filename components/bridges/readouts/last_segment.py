@@ -18,6 +18,7 @@ class LastSegmentReadout(Readout):
     """
 
     reads_tokens = True
+    shows_last_segment = True
 
     def __init__(self, dim: int, out_dim: int, *, with_memory: bool = False) -> None:
         super().__init__()

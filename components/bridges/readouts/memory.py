@@ -16,6 +16,8 @@ class MemoryReadout(Readout):
     Source: the "memory tokens only" ablation of VideoLLaMB (arXiv:2409.01071).
     """
 
+    shows_last_segment = True
+
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
         self.projection = token_projection(dim, out_dim)

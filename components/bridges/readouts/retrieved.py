@@ -52,7 +52,7 @@ class RetrievedReadout(CacheReadout):
         """
         visual = super().forward(state, questions)
         assert questions is not None  # or the line above had raised
-        video_index = questions.video_index
+        video_index = questions.video_index.cpu()  # a strategy may have moved it
         rows = torch.arange(video_index.numel()).view(video_index.shape)
         return visual._replace(row_index=rows.masked_fill(video_index == TEXT_ONLY, TEXT_ONLY))
 

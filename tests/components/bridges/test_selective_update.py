@@ -9,7 +9,7 @@ from components.bridges.layers.selective_update import SelectiveRecurrence
 from components.bridges.readouts.cache import CacheKeys
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.interfaces import MemoryState, VisualReader
-from tests.components.bridges.test_bridges import LENGTHS, make_segments, recurrent, walk
+from tests.components.readers.reader_table import LENGTHS, make_segments, recurrent, walk
 
 
 def selective(readout: str = "cache", **options: Any) -> RecurrentMemoryBridge:

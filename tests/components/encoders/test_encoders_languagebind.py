@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from components.encoders.languagebind_transformer import FrameWindows, SpaceTimeLayer
 from components.encoders.languagebind_weights import load_vision_transformer
 from components.interfaces import FrameFeatures
+from components.sharding import Sharding, building_sharded
 from tests.components.encoders.languagebind_folders import (
     Folders,
     assert_close,
@@ -18,6 +19,16 @@ from tests.components.encoders.languagebind_folders import (
 )
 
 CPU = torch.device("cpu")
+
+
+class OneRank(Sharding):
+    """A strategy of one rank that shards nothing."""
+
+    def shard(self, model: nn.Module, dtype: torch.dtype | None) -> None:
+        pass
+
+    def largest_of_all_ranks(self, value: int) -> int:
+        return value
 
 
 @pytest.fixture
@@ -112,32 +123,12 @@ def test_no_call_is_larger_than_the_bound(counts: list[int], folders: Folders) -
     assert max(sizes) <= 16
 
 
-@pytest.mark.parametrize("counts", [[], [1, 1], [4, 8]])
-def test_both_transformers_run_in_every_call(counts: list[int], folders: Folders) -> None:
-    encoder = build(folders)
-    called: list[str] = []
-    for name in ("video_transformer", "image_transformer"):
-        layer = getattr(encoder, name).encoder.layers[-1]
-        layer.mlp.fc2.register_forward_hook(lambda _module, _inputs, _output, name=name: called.append(name))
-    encoder(random_frames(sum(counts)), torch.tensor(counts, dtype=torch.int64))
-    assert sorted(called) == ["image_transformer", "video_transformer"]
-
-
-@pytest.mark.parametrize("patch_grid", [None, 2])
-def test_no_frames_give_no_features(patch_grid: int | None, folders: Folders) -> None:
-    encoder = build(folders, patch_grid=patch_grid, dtype="bfloat16")
+def test_no_frames_give_no_features(folders: Folders) -> None:
+    encoder = build(folders, dtype="bfloat16")
     features = encoder(random_frames(0), torch.zeros(0, dtype=torch.int64))
     assert features.cls.shape == (0, 64)
     assert features.patches.shape == (0, encoder.num_patches, 64)
     assert features.cls.dtype == features.patches.dtype == torch.bfloat16
-
-
-def test_pooled_patches_average_the_grid(folders: Folders) -> None:
-    frames, counts = random_frames(4), torch.tensor([3, 1])
-    whole, pooled = build(folders)(frames, counts), build(folders, patch_grid=2)(frames, counts)
-    assert build(folders, patch_grid=2).num_patches == 4
-    torch.testing.assert_close(pooled.patches[:, 0], whole.patches[:, [0, 1, 4, 5]].mean(dim=1))
-    torch.testing.assert_close(pooled.cls, whole.cls)
 
 
 def test_encoder_is_frozen_and_stays_in_eval_mode(folders: Folders) -> None:
@@ -202,3 +193,15 @@ def test_counts_that_do_not_sum_to_the_frames_are_refused(folders: Folders) -> N
 def test_video_transformer_needs_to_know_its_windows(folders: Folders) -> None:
     with pytest.raises(ValueError, match="needs the windows of the frames"):
         build(folders).video_transformer(normalised(random_frames(8)))
+
+
+def test_sharding_makes_both_transformers_run_in_every_call(folders: Folders) -> None:
+    with building_sharded(OneRank()):
+        encoder = build(folders)
+    called: list[str] = []
+    for name in ("video_transformer", "image_transformer"):
+        getattr(encoder, name).register_forward_hook(lambda _module, _inputs, _output, name=name: called.append(name))
+    for counts in ([], [1, 1], [4, 8]):
+        called.clear()
+        encoder(random_frames(sum(counts)), torch.tensor(counts, dtype=torch.int64))
+        assert sorted(called) == ["image_transformer", "video_transformer"]

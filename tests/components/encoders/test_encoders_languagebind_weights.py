@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.encoders.languagebind import window_lengths
-from components.encoders.languagebind_transformer import FrameWindows
+from components.encoders.languagebind_transformer import WINDOW_FRAMES, FrameWindows
 from components.encoders.languagebind_weights import load_vision_transformer
 from tests.components.encoders.languagebind_folders import (
     RECORDED,
@@ -46,7 +45,8 @@ def recorded_pixels(case: str) -> Tensor:
 def hidden_states(folder: Path, case: str) -> list[Tensor]:
     pixels = recorded_pixels(case)
     temporal = case.startswith("video")
-    windows = FrameWindows.of_lengths(window_lengths([len(pixels)]), CPU) if temporal else None
+    lengths = [min(WINDOW_FRAMES, len(pixels) - start) for start in range(0, len(pixels), WINDOW_FRAMES)]
+    windows = FrameWindows.of_lengths(lengths, CPU) if temporal else None
     transformer = load_vision_transformer(str(folder), layer=-1, temporal=temporal, dtype=torch.float32)
     return list(transformer.hidden_states(pixels, windows))
 

@@ -87,9 +87,10 @@ def test_patches_are_those_of_the_model_itself(
 
 @pytest.mark.parametrize("size", [30, 42])
 def test_models_with_rotary_positions_take_other_sizes(tmp_path: Path, size: int) -> None:
-    encoder = HuggingFaceVisionEncoder(save(tmp_path, dinov3(), 32), image_size=size, patch_grid=2)
-    assert encoder(torch.zeros(1, 3, size, size, dtype=torch.uint8), ONE).patches.shape == (1, 4, 16)
-    assert encoder.num_patches == 4
+    encoder = HuggingFaceVisionEncoder(save(tmp_path, dinov3(), 32), image_size=size)
+    num_patches = (size // 16) ** 2
+    assert encoder(torch.zeros(1, 3, size, size, dtype=torch.uint8), ONE).patches.shape == (1, num_patches, 16)
+    assert encoder.num_patches == num_patches
 
 
 def test_dummy_frame_costs_no_random_number(tmp_path: Path) -> None:

@@ -99,6 +99,28 @@ def test_every_prompt_is_what_training_saw_and_the_answers_and_their_ends_are_la
 
 
 @pytest.mark.parametrize("name", ALL)
+@settings(max_examples=30, deadline=None)
+@given(turns=conversations())
+def test_prompt_answer_and_next_prompt_are_the_ids_of_the_whole_conversation(name: str, turns: list[Turn]) -> None:
+    chat = format_of(name)
+    encoded = chat.encode(turns)
+    runs = labelled_runs(encoded)
+    questions = [place for place, turn in enumerate(turns) if turn.role == "user"]
+    read = chat.prompt_ids(turns[: questions[0] + 1])
+    for (_, labels), question in zip(runs, questions[1:], strict=False):
+        read += labels[:-1]  # an answer is read without the token that ends it
+        read += chat.next_prompt_ids(turns[: question + 1])
+    assert read + runs[-1][1] == encoded.input_ids[: runs[-1][0] + len(runs[-1][1])].tolist()
+
+
+def test_the_next_prompt_needs_a_question_after_an_answer() -> None:
+    chat = format_of("llama-2")
+    for turns in (turns_of("Which colour?"), turns_of("Which colour?", "red")):
+        with pytest.raises(ChatError, match="a question after an answer"):
+            chat.next_prompt_ids(turns)
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_question_is_asked_with_the_ids_that_training_saw(name: str) -> None:
     chat = format_of(name)
     encoded = chat.encode(turns_of("Which colour?", "red"))

@@ -227,7 +227,14 @@ RECURRENT: dict[str, dict[str, Any]] = {
     "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4}
     | {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "mamba": {"state_size": 8},
 }
+
+
+def test_a_model_that_takes_no_cache_cannot_answer(tmp_path: Path) -> None:
+    model = HuggingFaceCausalLM(str(make_model_folder(tmp_path, "rwkv")))
+    [problem] = model.probe()
+    assert "RwkvForCausalLM takes no transformers.Cache; choose another language model" in problem
 
 
 @pytest.mark.parametrize("model_type", RECURRENT)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from components.interfaces import IGNORED_LABEL, TEXT_ONLY, VIDEO_PLACEHOLDER, TextInputs, VisualTokens
+from components.interfaces import IGNORED_LABEL, TEXT_ONLY, VIDEO_PLACEHOLDER, TextInputs, TokenPlaces, VisualTokens
 from components.language.splice import SplicedInputs, splice
 
 WIDTH = 4
@@ -57,14 +57,21 @@ def test_splice_equals_joining_row_by_row(data: st.DataObject, pad_left: bool) -
     masks = [data.draw(flags) for _ in range(num_videos)]
     visual = videos(*masks) if masks else VisualTokens(torch.zeros(0, slots, WIDTH).double(), torch.zeros(0, slots) > 0)
     rows, index, expected = [], [], []
+    media = st.lists(st.integers(0, num_videos - 1), max_size=3) if num_videos else st.just([])
     for _ in range(data.draw(st.integers(1, 4))):
         words = data.draw(st.lists(st.integers(1, 99), min_size=1, max_size=5))
-        video = data.draw(st.integers(TEXT_ONLY, num_videos - 1))
-        place = data.draw(st.integers(0, len(words)))
-        tokens = [] if video == TEXT_ONLY else [1000.0 * (video + 1) + q for q in range(slots) if masks[video][q]]
-        rows.append([*words[:place], *([] if video == TEXT_ONLY else [VIDEO_PLACEHOLDER]), *words[place:]])
-        index.append(video)
-        expected.append([*words[:place], *tokens, *words[place:]])
+        shown = data.draw(media)
+        places = sorted(data.draw(st.integers(0, len(words))) for _ in shown)
+        row, read = list[int](), list[float]()
+        for video, start, end in zip([*shown, None], [0, *places], [*places, len(words)], strict=True):
+            row += words[start:end]
+            read += words[start:end]
+            if video is not None:
+                row.append(VIDEO_PLACEHOLDER)
+                read += [1000.0 * (video + 1) + q for q in range(slots) if masks[video][q]]
+        rows.append(row)
+        expected.append(read)
+        index.append(shown + [TEXT_ONLY] * (3 - len(shown)))
     text = conversations(rows, index, padding=data.draw(st.integers(0, 3)))
     result = splice(visual, text, embed(text), pad_left=pad_left)
 
@@ -136,3 +143,61 @@ def test_placeholder_under_padding_does_not_count() -> None:
     text.text_mask[0, 2] = False
     with pytest.raises(ValueError, match="0 placeholder"):
         splice(videos([True]), text, embed(text))
+
+
+def test_the_media_of_a_conversation_stand_in_the_order_of_its_index() -> None:
+    text = conversations(
+        [[7, VIDEO_PLACEHOLDER, 8, VIDEO_PLACEHOLDER, 9], [VIDEO_PLACEHOLDER, VIDEO_PLACEHOLDER], [4, 5]],
+        [[1, 0], [0, 0], [TEXT_ONLY, TEXT_ONLY]],
+    )
+    result = splice(videos([True, False, True], [True, True, True]), text, embed(text))
+    assert written(result) == [[7, 2000, 2001, 2002, 8, 1000, 1002, 9], [1000, 1002, 1000, 1002], [4, 5]]
+    assert result.labels[0].tolist() == [7, *[IGNORED_LABEL] * 3, 8, *[IGNORED_LABEL] * 2, 9]
+
+
+def test_rows_of_media_go_before_their_videos() -> None:
+    text = conversations([[VIDEO_PLACEHOLDER, 7, VIDEO_PLACEHOLDER], [VIDEO_PLACEHOLDER, 8]], [[0, 0], [0, TEXT_ONLY]])
+    rows = videos([True, False], [True, True], [True, True], [False, False])
+    result = splice(rows._replace(row_index=torch.tensor([[0, 1], [2, TEXT_ONLY]])), text, embed(text))
+    assert written(result) == [[1000, 7, 2000, 2001], [3000, 3001, 8]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "video_index", "message"),
+    [
+        (
+            [[VIDEO_PLACEHOLDER, 2]],
+            [[0, 1]],
+            r"conversation 0: 1 placeholder\(s\), 2 expected \(video_index \[0, 1\]\)",
+        ),
+        ([[VIDEO_PLACEHOLDER, VIDEO_PLACEHOLDER]], [[0, 2]], r"video_index \[0, 2\]\).*The batch has 2 video"),
+        ([[VIDEO_PLACEHOLDER, 2]], [[TEXT_ONLY, 0]], r"video_index \[-1, 0\]"),
+    ],
+)
+def test_text_and_several_media_out_of_step_are_refused(
+    rows: list[list[int]], video_index: list[list[int]], message: str
+) -> None:
+    text = conversations(rows, video_index)
+    with pytest.raises(ValueError, match=message):
+        splice(videos([True], [True]), text, embed(text))
+
+
+@pytest.mark.parametrize("pad_left", [False, True])
+def test_places_go_to_the_positions_of_their_tokens(pad_left: bool) -> None:
+    visual = videos([True, False, True], [True, True, True])
+    frame = torch.arange(6).view(2, 3)
+    visual = visual._replace(places=TokenPlaces(frame, frame + 10, frame * 500))
+    text = conversations([[7, VIDEO_PLACEHOLDER, 8, VIDEO_PLACEHOLDER], [5, 6]], [[1, 0], [TEXT_ONLY, TEXT_ONLY]])
+    result = splice(visual, text, embed(text), pad_left=pad_left)
+    assert result.places is not None
+    assert result.places.frame[0].tolist() == [-1, 3, 4, 5, -1, 0, 2]
+    assert result.places.cell[0].tolist() == [-1, 13, 14, 15, -1, 10, 12]
+    assert result.places.ms[0].tolist() == [-1, 1500, 2000, 2500, -1, 0, 1000]
+    for field in result.places:
+        assert field[1].tolist() == [-1] * 7
+        assert bool((field[~result.mask] == -1).all())
+
+
+def test_tokens_without_places_have_none_in_the_sequence() -> None:
+    text = conversations([[4, VIDEO_PLACEHOLDER]], [0])
+    assert splice(videos([True]), text, embed(text)).places is None

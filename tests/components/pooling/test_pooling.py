@@ -1,8 +1,11 @@
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from components.interfaces import PatchPooling
@@ -13,6 +16,8 @@ WINDOWS: dict[str, Callable[..., PatchPooling]] = {
     "max": partial(WindowPooling, reduction="max"),
     "conv": partial(ConvPooling, out_dim=7),
 }
+GOLDENS = Path(__file__).parents[2] / "goldens"
+every_grid_reduction = pytest.mark.parametrize("reduction", ["average", "bilinear"])
 every_window_pooling = pytest.mark.parametrize("make", WINDOWS.values(), ids=WINDOWS)
 
 
@@ -41,8 +46,27 @@ def test_pooling_equals_adaptive_average_pooling(side: int, grid: int) -> None:
     torch.testing.assert_close(GridPooling(5, grid=grid)(patches), expected)
 
 
-def test_batch_without_frames_is_pooled_to_nothing() -> None:
-    assert GridPooling(5, grid=2)(torch.zeros(0, 16, 5)).shape == (0, 4, 5)
+def test_pooling_equals_that_of_the_memory_augmented_vlm() -> None:
+    recorded = load_file(GOLDENS / "memory_augmented_vlm_pool.safetensors")
+    pooled = {
+        "bilinear": GridPooling(8, grid=14, reduction="bilinear"),
+        "average": WindowPooling(8, stride=2),
+        "max": WindowPooling(8, stride=2, reduction="max"),
+    }
+    for name, pooling in pooled.items():
+        torch.testing.assert_close(pooling(recorded["in"]), recorded[f"out.{name}"], atol=1e-5, rtol=0)
+
+
+@every_grid_reduction
+def test_a_pooled_grid_is_not_pooled_again(reduction: Literal["average", "bilinear"]) -> None:
+    pooling = GridPooling(5, grid=3, reduction=reduction)
+    once = pooling(torch.randn(2, 49, 5))
+    assert torch.equal(pooling(once), once)
+
+
+@every_grid_reduction
+def test_batch_without_frames_is_pooled_to_nothing(reduction: Literal["average", "bilinear"]) -> None:
+    assert GridPooling(5, grid=2, reduction=reduction)(torch.zeros(0, 16, 5)).shape == (0, 4, 5)
 
 
 def test_patches_that_form_no_square_are_refused() -> None:
@@ -82,6 +106,8 @@ def test_a_window_without_side_is_refused(make: Callable[..., PatchPooling]) -> 
 def test_an_unknown_reduction_is_refused() -> None:
     with pytest.raises(ValueError, match=r"one of \('average', 'max'\), got 'median'"):
         WindowPooling(5, reduction="median")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"one of \('average', 'bilinear'\), got 'max'"):
+        GridPooling(5, grid=2, reduction="max")  # type: ignore[arg-type]
 
 
 def test_a_pooled_grid_without_side_is_refused() -> None:

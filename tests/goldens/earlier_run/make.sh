@@ -4,7 +4,7 @@
 set -eu
 checkout=$1
 export PYTHONPATH=$checkout OMP_NUM_THREADS=1
-cp "$(dirname "$0")/config.yaml" .
+cp "$(dirname "$0")"/*.yaml .
 python - <<'PYTHON'
 import torchvision_import  # noqa: F401
 import torch
@@ -30,3 +30,8 @@ python "$checkout/train.py" fit -c config.yaml --run_folder again --ckpt_path ru
 python -m lightning_modules.export run/checkpoints/step-00000002.ckpt export
 python "$checkout/evaluate.py" --checkpoint export --data train.tar --out answers
 cp -r run/checkpoints/step-00000002.ckpt .
+# The same with a pooling that the bridge owned, with the code of commit 50457a8. Its checkpoint and export are in pooled.
+python "$checkout/train.py" fit -c config.yaml -c pooled.yaml --run_folder pooled_run
+mkdir pooled
+cp -r pooled_run/checkpoints/step-00000002.ckpt pooled
+python -m lightning_modules.export pooled/step-00000002.ckpt pooled/export

@@ -14,6 +14,7 @@ from components.bridges.mean_pooling import MeanPooling
 from components.bridges.readouts.cache import CacheReadout
 from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
 from components.bridges.readouts.retrieved import RetrievedReadout
+from components.building import ReaderSettings
 from components.encoders.cached import CachedFeatures
 from components.interfaces import Readout
 from datamodules.batch import Batch, collate
@@ -28,6 +29,7 @@ from tests.fixtures_models import (
     make_module,
     make_sample,
 )
+from tests.fixtures_streams import Asked, make_media_batch, make_module_of_streams
 from tests.fixtures_training import make_loader, make_trainer
 
 
@@ -188,6 +190,48 @@ def test_frames_of_the_right_video_are_drawn(
         num_segments = -(-num_frames // 2)
         assert video.segment_attention.shape == (16, num_segments)
         torch.testing.assert_close(video.segment_attention.sum(dim=1), torch.ones(16))
+
+
+def test_attention_of_the_first_reader_that_shows_it_is_drawn(
+    folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    draw_video = inspection.draw_video
+    monkeypatch.setattr(inspection, "draw_video", lambda video: drawn.append(video) or draw_video(video))
+    readers = {"frames": ReaderSettings(MeanPooling), "memory": ReaderSettings(make_bridge)}
+    events = validate_with_tensorboard(
+        tmp_path, make_module_of_streams(folders, readers=readers), [[make_batch(folders)]]
+    )
+    assert [video.segment_attention.shape for video in drawn] == [(16, 3), (16, 1)]
+    [histogram] = events.Histograms("segments_a_video/0")
+    assert histogram.histogram_value.num == 3
+
+
+@pytest.mark.parametrize("readout", [CacheReadout, RetrievedReadout])
+def test_media_of_one_sample_are_shown_one_by_one_with_the_questions_about_each(
+    folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readout: type[Readout]
+) -> None:
+    drawn = []
+    draw_video = inspection.draw_video
+    monkeypatch.setattr(inspection, "draw_video", lambda video: drawn.append(video) or draw_video(video))
+    media = [make_frames(5, seed=1), make_frames(1, seed=2), make_frames(3, seed=3)]
+    asked = [
+        Asked((0, 1), "which colour ?", "red"),
+        Asked((1,), "how many ?", "one"),
+        Asked((2,), "what ?", "", "other"),
+    ]
+    module = make_module(folders, bridge=partial(make_bridge, readout=readout))
+    batch = make_media_batch(folders, media, asked)
+    events = validate_with_tensorboard(tmp_path, module, [[batch]], num_videos=3)
+    assert set(events.Tags()["images"]) == {"videos/0/several/0", "videos/0/several/1", "videos/0/other"}
+    assert [video.title for video in drawn] == ["several/0", "several/1", "other"]
+    assert all(torch.equal(video.frames, frames) for video, frames in zip(drawn, media, strict=True))
+    assert [video.segment_attention.shape[1] for video in drawn] == [3, 1, 2]
+    first, second = (text(events, f"answers/0/several/{number}") for number in (0, 1))
+    assert "which colour" in first
+    assert "how many" not in first
+    assert "which colour" in second
+    assert "how many" in second
 
 
 def test_what_sharded_weights_would_be_needed_for_is_left_out(

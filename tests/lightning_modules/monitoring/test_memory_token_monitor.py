@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from components.bridges.mean_pooling import MeanPooling
+from components.building import ReaderSettings
 from datamodules.batch import Batch, collate
 from lightning_modules.monitoring import MemoryTokenMonitor
 from lightning_modules.monitoring.effective_rank import effective_rank
+from lightning_modules.optimization import Optimization
 from lightning_modules.video_language import VideoLanguageModule
 from tests.fixtures_models import PartFolders, make_batch, make_bridge, make_module, make_sample
+from tests.fixtures_streams import make_module_of_streams
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
 
 
@@ -21,12 +24,13 @@ def train(folder: Path, module: VideoLanguageModule, batch: Batch, **options: An
     return logger
 
 
-def last_memory(module: VideoLanguageModule, batch: Batch) -> torch.Tensor:
+def last_memory(module: VideoLanguageModule, batch: Batch, stream: str = "memory") -> torch.Tensor:
+    module.configure_model()
     model = module.built
     with torch.no_grad():
         features = model.encoder(batch.frames, batch.frame_counts)
-        state = model.run_segments(features, batch.frame_ms, model.segment(features, batch.frame_counts))[-1]
-    return state.memory  # type: ignore[no-any-return]
+        states = model.run_segments(features, batch.frame_ms, model.segment(features, batch.frame_counts))[-1]
+    return states[stream].reader.memory  # type: ignore[no-any-return]
 
 
 def test_norm_and_rank_are_those_after_the_last_segment(folders: PartFolders, tmp_path: Path) -> None:
@@ -36,6 +40,24 @@ def test_norm_and_rank_are_those_after_the_last_segment(folders: PartFolders, tm
     assert logger.values("memory_tokens/norm") == pytest.approx([float(memory.norm(dim=-1).mean())])
     assert logger.values("memory_tokens/effective_rank") == pytest.approx([float(effective_rank(memory).mean())])
     assert not logger.values("memory_tokens/admitted_segments")
+
+
+def test_every_named_reader_that_has_a_memory_has_curves_of_its_own(folders: PartFolders, tmp_path: Path) -> None:
+    small = ReaderSettings(partial(make_bridge, num_memory=2))
+    readers = {"memory": ReaderSettings(make_bridge), "frames": ReaderSettings(MeanPooling), "small": small}
+    rates = dict.fromkeys([*readers, "language_model"], 1e-3)
+    module = make_module_of_streams(
+        folders, readers=readers, visual_prompt=None, optimization=Optimization(learning_rates=rates)
+    )
+    batch = make_batch(folders)
+    memories = {name: last_memory(module, batch, name) for name in ("memory", "small")}
+    logger = train(tmp_path, module, batch, max_steps=1, log_every_n_steps=1)
+    for name, memory in memories.items():
+        assert logger.values(f"memory_tokens/{name}/norm") == pytest.approx([float(memory.norm(dim=-1).mean())])
+        rank = float(effective_rank(memory).mean())
+        assert logger.values(f"memory_tokens/{name}/effective_rank") == pytest.approx([rank])
+    curves = {name for _, values in logger.logged for name in values if name.startswith("memory_tokens")}
+    assert curves == {f"memory_tokens/{name}/{value}" for name in memories for value in ("norm", "effective_rank")}
 
 
 def test_only_logged_steps_are_listened_to(folders: PartFolders, tmp_path: Path) -> None:

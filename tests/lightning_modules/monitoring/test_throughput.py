@@ -11,11 +11,13 @@ from components.flops.step import ModelFlops, work_of
 from components.interfaces import AnswerLoss, TextInputs, VisualTokens
 from components.language.causal import HuggingFaceCausalLM
 from components.losses import EverySegmentLoss
+from components.stream_dropout import StreamDropout
 from datamodules.batch import Batch
 from lightning_modules.monitoring import ThroughputMonitor, clocks
 from lightning_modules.monitoring import throughput as throughput_file
 from lightning_modules.monitoring.step_times import PHASES, StepTimes
 from tests.fixtures_models import PartFolders, make_batch, make_module
+from tests.fixtures_streams import make_module_of_streams
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
 
 PEAK = 1e9
@@ -136,6 +138,28 @@ def test_share_of_the_peak_is_work_over_time(
     total = ModelFlops(model).of(work_of(batch, model(batch).segment_groups)).total
     assert logger.values("throughput/mfu") == pytest.approx([4 * total / 43.0 / PEAK], rel=1e-5)
     assert logger.values("throughput/model_teraflops_a_device") == pytest.approx([4 * total / 43.0 / 1e12], rel=1e-5)
+
+
+def test_streams_that_are_left_out_are_no_work_of_the_language_model(
+    folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, logger = Clock(monkeypatch), RecordingLogger()
+    module = make_module_of_streams(folders, stream_schedule=StreamDropout({"frames": 1.0}))
+    module.configure_model()
+    slow = SlowStep(clock, module)
+    trainer = make_trainer(tmp_path, 1, logger=logger, callbacks=[slow, ThroughputMonitor(PEAK)])
+    batch = make_batch(folders)
+    trainer.fit(module, SlowLoader(clock, [batch]))
+    [mfu] = logger.values("throughput/mfu")
+    [seconds] = logger.values("step_seconds/total")
+    flops, groups = ModelFlops(module.built), module.built(batch).segment_groups
+    less, all_streams = (
+        flops.of(work_of(batch, groups, left_out)) for left_out in (frozenset({"frames"}), frozenset())
+    )
+    assert mfu * seconds * PEAK == pytest.approx(less.total, rel=1e-5)
+    assert less.readers == all_streams.readers
+    # In 4 conversations 4 tokens and the words before them are missing, a tenth of what is read or more.
+    assert less.language_model < 0.9 * all_streams.language_model
 
 
 def test_nothing_is_made_up_where_the_peak_is_unknown_and_nobody_asks_for_a_cpu_s(

@@ -1,0 +1,1 @@
+"""Projectors: map every patch to another width in front of the readers, such as LLaVA's."""

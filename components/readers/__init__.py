@@ -1,0 +1,5 @@
+"""Readers that store what they have seen instead of summarising it. Memory bridges are in ``components/bridges``.
+
+- ``FineFrames``: a few frames, evenly spread over the video so far, with all their patches.
+- ``TokenStore``: all tokens, which a ``TokenReadout`` turns into visual tokens (``components/readers/readouts``).
+"""

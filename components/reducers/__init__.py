@@ -1,0 +1,1 @@
+"""Leaves fewer tokens of a segment before a reader reads them."""

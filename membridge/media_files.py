@@ -1,0 +1,58 @@
+"""Reads the file of a video or picture as the frames that a model was trained on."""
+
+from pathlib import Path
+
+import torch
+
+from components.pretrained.frame_settings import FrameSettings
+from datamodules.media.decoding import Decoding, MediaRequest
+from datamodules.media.decoding_process import decode_media
+from datamodules.media.file_formats import HEAD_BYTES, VIDEO_FORMATS, format_of
+from datamodules.media.frame_sampling import FrameSampling
+from datamodules.media.transforms import PixelOptions, PixelTransform
+from datamodules.media.video_frames import VideoFrames
+from datamodules.shards.media_range import MediaRange
+
+
+def read_media_file(
+    path: Path, settings: FrameSettings, *, start_ms: int | None = None, end_ms: int | None = None
+) -> VideoFrames:
+    """Decode a file as in training. Decoding runs in a process of its own, which a damaged file cannot take along.
+
+    Args:
+        path: The file.
+        settings: Frame settings of the model.
+        start_ms: Start of the part to use; None = from the beginning.
+        end_ms: End of that part; None = to the end.
+
+    Returns:
+        uint8 frames ``[T, 3, size, size]`` and their times.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The model reads cached features, no pixels.
+        datamodules.errors.SampleError: The file cannot be decoded.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} (seen from {Path.cwd()})")
+    if settings.size is None:
+        raise ValueError(
+            "this model reads cached features of frames, no pixels, so it cannot read a file. Export it with the "
+            "config of the encoder that made the features: python -m lightning_modules.export CKPT OUT --config CONFIG"
+        )
+    transform = PixelTransform(PixelOptions(settings.size, settings.fit), train=False)
+    decoding = Decoding()
+    with path.open("rb") as file:
+        is_picture = format_of(file.read(HEAD_BYTES)) not in VIDEO_FORMATS
+    request = MediaRequest(
+        MediaRange(path.absolute(), 0, path.stat().st_size),
+        is_picture,
+        FrameSampling(settings.num_frames, settings.fps, settings.max_frames),
+        transform.frame_size(decoding.max_pixels),
+        str(path),
+        start_ms,
+        end_ms,
+    )
+    decoded = decode_media(request, decoding)
+    frames = torch.from_numpy(decoded.pixels).permute(0, 3, 1, 2)  # [T, 3, H, W]
+    return VideoFrames(transform(frames, ()).contiguous(), torch.from_numpy(decoded.frame_ms))

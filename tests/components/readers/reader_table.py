@@ -1,0 +1,174 @@
+"""Every reader, small, and random segments for it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.bridges.mean_pooling import MeanPooling
+from components.bridges.readouts.cache import CacheReadout
+from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
+from components.bridges.readouts.last_segment import LastSegmentReadout
+from components.bridges.readouts.memory import MemoryReadout
+from components.bridges.readouts.retrieved import RetrievedReadout
+from components.bridges.recurrent import RecurrentMemoryBridge
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
+from components.interfaces import KeptTokens, Questions, SegmentInput, VisualReader, VisualTokens
+from components.readers.fine_frames import FineFrames
+from components.readers.token_store import TokenStore
+
+DIM = 16
+OUT_DIM = 12
+NUM_PATCHES = 4
+MILLISECONDS_A_FRAME = 500
+LENGTHS = [[2, 3, 1], [3], [1, 2]]  # frames of every segment, of three videos
+
+READOUTS: dict[str, Callable[..., Any]] = {
+    "cache_and_memory": partial(CacheAndMemoryReadout, num_queries=5, num_heads=2),
+    "cache": partial(CacheReadout, num_queries=5, num_heads=2),
+    "memory": MemoryReadout,
+    "last_segment": LastSegmentReadout,
+    "memory_and_last_segment": partial(LastSegmentReadout, with_memory=True),
+    "retrieved": partial(RetrievedReadout, num_queries=5, num_heads=2),
+}
+
+
+def recurrent(readout: str = "cache", *, gate: float = 0.7, **options: Any) -> RecurrentMemoryBridge:
+    """A bridge whose gate is open, as after some training."""
+    torch.manual_seed(0)
+    settings = {"width": 8, "num_memory": 3, "num_heads": 2, "num_layers": 2, "recurrence": "replacing"} | options
+    bridge = RecurrentMemoryBridge(DIM, OUT_DIM, readout=READOUTS[readout], **settings)
+    nn.init.constant_(bridge.gate, gate)
+    return bridge
+
+
+def selective() -> RecurrentMemoryBridge:
+    """A bridge that admits every segment; in evaluation mode, since training draws the gate at random."""
+    bridge = recurrent("cache_and_memory", recurrence="selective")
+    nn.init.constant_(bridge.update.of_memory.bias, 5.0)
+    return bridge.eval()
+
+
+def closed() -> RecurrentMemoryBridge:
+    """A bridge that admits the first segment alone, so that it can forget the others."""
+    bridge = selective()
+    nn.init.constant_(bridge.update.of_memory.bias, -6.0)
+    return bridge
+
+
+def published() -> VideoLLaMBBridge:
+    """The published bridge; its memory tokens differ from the start, so that no test passes by their symmetry."""
+    torch.manual_seed(0)
+    bridge = VideoLLaMBBridge(DIM, OUT_DIM, num_memory=3, num_layers=2, num_heads=2, mlp_width=24)
+    nn.init.normal_(bridge.initial_memory)
+    return bridge.eval()
+
+
+def seeded(make: Callable[..., VisualReader[Any]], **options: Any) -> VisualReader[Any]:
+    """A reader with weights from a fixed seed."""
+    torch.manual_seed(0)
+    return make(DIM, OUT_DIM, **options)
+
+
+class Entry(NamedTuple):
+    """One row of the table."""
+
+    make: Callable[[], VisualReader[Any]]
+    shows_every_frame: bool = True  # of videos as short as LENGTHS
+    gives_written: bool = False
+
+
+READERS: dict[str, Entry] = {
+    **{f"recurrent_{name}": Entry(partial(recurrent, name)) for name in ("cache_and_memory", "cache", "retrieved")},
+    **{
+        f"recurrent_{name}": Entry(partial(recurrent, name), gives_written=True)
+        for name in ("memory", "last_segment", "memory_and_last_segment")
+    },
+    "not_recurrent": Entry(partial(recurrent, recurrence="none")),
+    "selective": Entry(selective),
+    "closed": Entry(closed, shows_every_frame=False),
+    "published": Entry(published),
+    "mean_pooling": Entry(partial(seeded, MeanPooling)),
+    "fine_frames": Entry(partial(seeded, FineFrames), gives_written=True),
+    "few_fine_frames": Entry(
+        partial(seeded, FineFrames, num_frames=2, capacity=3), shows_every_frame=False, gives_written=True
+    ),
+    "token_store": Entry(partial(seeded, TokenStore), gives_written=True),
+}
+
+
+def make_segments(
+    lengths: list[list[int]], *, seeds: list[int] | None = None, segments: int = 0, frames: int = 0
+) -> list[SegmentInput]:
+    """Segments of videos with random patches; what is masked holds garbage.
+
+    A video's patches depend on its seed (its number by default) alone, not on the padding.
+    """
+    num_segments = max(segments, *(len(video) for video in lengths))
+    longest = max(frames, *(length for video in lengths for length in video))
+    patches = torch.full((len(lengths), num_segments, longest, NUM_PATCHES, DIM), 1e3)
+    mask = torch.zeros(len(lengths), num_segments, longest, dtype=torch.bool)
+    number = torch.full(mask.shape, 10**6)
+    for row, (video, seed) in enumerate(zip(lengths, seeds or range(len(lengths)), strict=True)):
+        content = torch.randn(sum(video), NUM_PATCHES, DIM, generator=torch.Generator().manual_seed(seed))
+        first = 0
+        for segment, length in enumerate(video):
+            patches[row, segment, :length] = content[first : first + length]
+            mask[row, segment, :length] = True
+            number[row, segment, :length] = torch.arange(first, first + length)
+            first += length
+    times = number * MILLISECONDS_A_FRAME
+    return [
+        SegmentInput(patches[:, s].flatten(1, 2), mask[:, s], times[:, s], number[:, s], NUM_PATCHES)
+        for s in range(num_segments)
+    ]
+
+
+def shortened(segment: SegmentInput, length: int) -> SegmentInput:
+    """The segment without the frame groups after the first ``length``."""
+    frames = (field[:, :length] for field in (segment.frame_mask, segment.frame_ms, segment.frame_number))
+    return SegmentInput(segment.tokens[:, : length * segment.num_cells], *frames, segment.num_cells)
+
+
+def with_kept(segment: SegmentInput, mask: Tensor) -> SegmentInput:
+    """The segment of which a reducer has kept the tokens of ``mask [V, P]``; the others stay as padding."""
+    return segment._replace(kept=KeptTokens(mask, segment.token_groups, segment.token_cells))
+
+
+def in_order(segment: SegmentInput, columns: Tensor) -> SegmentInput:
+    """The segment with these of its kept tokens, in this order."""
+    assert segment.kept is not None
+    kept = KeptTokens(*(field[:, columns] for field in segment.kept))
+    return segment._replace(tokens=segment.tokens[:, columns], kept=kept)
+
+
+def walk(reader: VisualReader[Any], segments: list[SegmentInput]) -> Any:
+    """State after the segments."""
+    state = None
+    for segment in segments:
+        state = reader(segment, state)
+    return state
+
+
+def questions_about(videos: list[int]) -> Questions:
+    """A question about each of these videos, equal for equal numbers."""
+    words = [torch.randn(4, OUT_DIM, generator=torch.Generator().manual_seed(100 + video)) for video in videos]
+    mask = torch.ones(len(videos), 4, dtype=torch.bool)
+    return Questions(torch.stack(words), mask, torch.arange(len(videos))[:, None])
+
+
+def read_state(reader: VisualReader[Any], state: Any, videos: list[int]) -> VisualTokens:
+    """What the reader shows of a state, to a question about each of the videos if it reads questions."""
+    return reader.read(state, questions_about(videos) if reader.reads_questions else None)
+
+
+def read(reader: VisualReader[Any], segments: list[SegmentInput], videos: list[int] | None = None) -> VisualTokens:
+    """What the reader shows after the segments of these videos; 0, 1, ... by default."""
+    return read_state(reader, walk(reader, segments), videos or list(range(len(segments[0].tokens))))
+
+
+def real(visual: VisualTokens, video: int) -> Tensor:
+    """Real visual tokens of one video."""
+    return visual.tokens[video][visual.mask[video]]
