@@ -22,7 +22,7 @@ from components.language.probe import UNSUPPORTED, embeddings_problem, evaluatio
 from components.language.splice import SplicedInputs, splice
 from components.language.text_limits import TextLimits
 from components.language.whole_rows import row_arguments
-from components.sharding import compute_device, hand_to_sharding, is_sharded
+from components.sharding import hand_to_sharding, is_sharded
 
 
 class HuggingFaceCausalLM(CachedLanguageModel):
@@ -126,14 +126,10 @@ class HuggingFaceCausalLM(CachedLanguageModel):
     def _new_cache(self) -> Cache:
         return self.make_cache(self.model.config)
 
-    @property
-    def _device(self) -> torch.device:
-        return compute_device(self.model.get_input_embeddings().weight)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
-        return dtype
+    def _embedding_weight(self) -> Tensor:
+        # Not the attribute weight: ZeRO-3 gathers a weight whose attribute is read, and only this rank may be reading.
+        weight: Tensor = next(self.model.get_input_embeddings().parameters())
+        return weight
 
     def forward(self, visual: VisualTokens, text: TextInputs) -> AnswerLoss:
         """Compute the loss of the labelled tokens of every conversation.
