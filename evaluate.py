@@ -140,7 +140,7 @@ def predict(
             return
         except SampleLimitError as error:  # found by the model, so the rest of its batch has no answers either
             number = next(index for index in remaining if reader.entry(index).key == error.key)
-            shard, media = reader.shard(number).url, str(reader.entry(number).meta.get("media", ""))
+            shard, media = reader.shard(number).url, reader.entry(number).made_from
             reason = ModelLimitError(f"{reader.where(number)}: {error.reason}")
             skipped.add(shard, error.key, number, reason, media=media)
             _, remaining = split_answered(reader, read_predictions(path), skipped.lines())

@@ -35,8 +35,9 @@ from components.patches import reduced_patches
 from components.pooling.patch_pooling import GridPooling
 from datamodules.instruction import InstructionDataModule
 from datamodules.media.media_reader import MediaReader
+from datamodules.media.sample_media import SampleMedia
 from datamodules.media.transforms import Augmentation, PixelTransform
-from datamodules.shards.schema import FEATURE_ENDINGS
+from datamodules.shards.member_names import FEATURE_ENDINGS
 from datamodules.shards.shard_index import ShardIndex
 from datamodules.shards.shard_reader import RawSample, ShardReader, open_shards
 from datamodules.shards.shard_writer import ShardWriter
@@ -46,11 +47,10 @@ from lightning_modules.video_language import VideoLanguageModule
 
 
 class _Decoded(NamedTuple):
-    """One sample before encoding; text-only samples have no frames."""
+    """One sample before encoding; text-only samples have no media."""
 
     raw: RawSample
-    frames: Tensor | None  # uint8 [T, 3, H, W]
-    frame_ms: Tensor | None  # [T] int64
+    media: tuple[SampleMedia, ...]  # uint8 frames
 
 
 class _DecodedSamples(Dataset[_Decoded]):
@@ -65,11 +65,9 @@ class _DecodedSamples(Dataset[_Decoded]):
 
     def __getitem__(self, index: int) -> _Decoded:
         raw = self.reader.read(index)
-        if raw.ending in FEATURE_ENDINGS:
+        if any(medium.ending in FEATURE_ENDINGS for medium in raw.media):
             raise ValueError(f"{raw.where} has cached features already; give shards of videos or images")
-        video = self.media.read(raw, seed=(0,))
-        raw = raw._replace(media=None)  # the encoded bytes are not needed in the main process
-        return _Decoded(raw, None, None) if video is None else _Decoded(raw, video.frames, video.frame_ms)
+        return _Decoded(raw, tuple(self.media.read(medium, seed=(0,)) for medium in raw.media))
 
 
 class DistinctFrames:
@@ -165,7 +163,8 @@ def cache_shard(
         Number of frames encoded.
     """
     reader = ShardReader([shard])
-    loader = DataLoader(_DecodedSamples(reader, media), batch_size=None, num_workers=num_workers)
+    samples = _DecodedSamples(reader, media)
+    loader = DataLoader(samples, batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
     num_frames = 0
     with ShardWriter(out.parent / f".{out.stem}", max_samples=sys.maxsize, max_bytes=sys.maxsize) as writer:
         for group in _groups(tqdm(loader, desc=shard.name, unit="sample", leave=False), frames_per_call):
@@ -174,12 +173,17 @@ def cache_shard(
     return num_frames
 
 
+def _unchanged(sample: _Decoded) -> _Decoded:
+    """Replaces the loader's own conversion, which makes lists of tuples."""
+    return sample
+
+
 def _groups(samples: Iterator[_Decoded], frames_per_call: int) -> Iterator[list[_Decoded]]:
     group: list[_Decoded] = []
     num_frames = 0
     for sample in samples:
         group.append(sample)
-        num_frames += 0 if sample.frames is None else len(sample.frames)
+        num_frames += sum(len(medium.frames) for medium in sample.media)
         if num_frames >= frames_per_call:
             yield group
             group, num_frames = [], 0
@@ -188,19 +192,24 @@ def _groups(samples: Iterator[_Decoded], frames_per_call: int) -> Iterator[list[
 
 
 def _write_group(writer: ShardWriter, group: Sequence[_Decoded], encode: DistinctFrames) -> int:
-    videos = [sample.frames for sample in group if sample.frames is not None]
+    videos = [medium.frames for sample in group for medium in sample.media]
     counts = [len(video) for video in videos]
     encoded: Iterator[Tensor] = iter(())
     if videos:
         encoded = iter(encode(torch.cat(videos), torch.tensor(counts)).split(counts))
     for sample in group:
         record = sample.raw.record.to_json()
-        if sample.frame_ms is None:
+        facts = record.get("media", [record])  # of numbered media, or of the one
+        features = []
+        for medium, stated in zip(sample.media, facts, strict=False):
+            stated["meta"]["num_frames"] = len(medium.frame_ms)
+            features.append(save({"features": next(encoded).contiguous(), "frame_ms": medium.frame_ms}))
+        if "media" in record:
+            writer.write_several(sample.raw.key, record, [(data, "safetensors") for data in features])
+        elif features:
+            writer.write(sample.raw.key, record, features[0], "safetensors")
+        else:
             writer.write(sample.raw.key, record)
-            continue
-        record["meta"]["num_frames"] = len(sample.frame_ms)
-        tensors = {"features": next(encoded).contiguous(), "frame_ms": sample.frame_ms}
-        writer.write(sample.raw.key, record, save(tensors), "safetensors")
     return sum(counts)
 
 

@@ -3,9 +3,9 @@ r"""Measures which tokens ``TemporalTokenDrop`` keeps and how long a bridge take
     python -m benchmarks.token_drop --shards 'runs/quickstart/features/train-*.tar' --videos 64 --segment-frames 4
 
 Videos are cached features of shards. Without ``--shards`` they are made: 32 frames of 144 patches of width 1024. A
-patch of such a frame is new with a probability of 0.2; otherwise it is nearly that of the frame before. The bridge is a
-``RecurrentMemoryBridge`` with default settings; it reads one video a call, without gradients. Every setting has a line:
-the share of tokens that are kept, and the seconds of reducer and bridge together, also as a multiple of those without a
+patch of such a frame is new with a probability of 0.2; otherwise it is nearly that of the frame before. The bridge, a
+``RecurrentMemoryBridge`` with default settings, reads one video a call without gradients. The table has the share of
+tokens that every setting keeps, and the seconds of reducer and bridge together, also as a multiple of those without a
 reducer. All settings alternate, and the fastest of several rounds counts.
 """
 

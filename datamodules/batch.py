@@ -1,6 +1,7 @@
 """The batch that every model reads, and the one function that builds it.
 
-Schema, with V videos (an image is a video of one frame), F frames of all videos, C conversations, K text tokens:
+Schema, with V videos (an image is a video of one frame), F frames of all videos, C conversations, K text tokens, and M
+videos of the conversation that has most of them (M is at least 1):
 
     frames        uint8 [F, 3, H, W]   pixels, videos back to back, never padded
                   float [F, 1 + N, D]  or cached features, class token first, in the encoder's own dtype
@@ -9,11 +10,17 @@ Schema, with V videos (an image is a video of one frame), F frames of all videos
     input_ids     int64 [C, K]         padded on the right; VIDEO_PLACEHOLDER is replaced by visual tokens
     text_mask     bool  [C, K]         True = real token
     labels        int64 [C, K]         IGNORED_LABEL where the loss ignores the token; not shifted
-    video_index   int64 [C, 1]         video of every conversation, TEXT_ONLY without one
+    video_index   int64 [C, M]         video of each VIDEO_PLACEHOLDER of a conversation, in their order; then
+                                       TEXT_ONLY
     questions     C records            question and answer in plain text, for reports and logs
     left_out      names                for every sample left out of this batch, the kind of its error
 
-A batch without any video has V = 0 and F = 0. Several conversations may have the same video: it is decoded once.
+A batch without any video has V = 0 and F = 0. Several conversations may have the same video: it is decoded once, and is
+in ``frames`` once.
+
+Only frames and their times move to a device (``Batch.to``, which Lightning calls). The host plans a step with the rest:
+which frames are read together, where visual tokens are inserted, which positions are scored. To read that back from the
+device would make the host wait for all earlier work, many times a step.
 """
 
 from collections.abc import Sequence
@@ -24,6 +31,7 @@ from torch import Tensor
 
 from components.interfaces import IGNORED_LABEL, TEXT_ONLY
 from components.interfaces import VIDEO_PLACEHOLDER as VIDEO_PLACEHOLDER
+from datamodules.media.sample_media import SampleMedia as SampleMedia
 
 SKIPPED_KEY = ""
 """Key of the sample that fills a batch whose samples were all left out. It is not scored, counted or written."""
@@ -55,14 +63,14 @@ class EncodedConversation(NamedTuple):
     input_ids: Tensor  # [k] int64
     labels: Tensor  # [k] int64
     question: Question
+    media: tuple[int, ...]  # of its sample: which medium each VIDEO_PLACEHOLDER shows, in their order; () for text only
 
 
 class Sample(NamedTuple):
-    """One video (or image, or none) and the conversations about it; ``collate`` makes batches of samples."""
+    """Videos or images, if any, and the conversations about them; ``collate`` makes batches of samples."""
 
     key: str
-    frames: Tensor | None  # uint8 [T, 3, H, W], features [T, 1 + N, D], or None for text only
-    frame_ms: Tensor | None  # [T] int64; None if frames is None
+    media: tuple[SampleMedia, ...]  # empty for text only
     conversations: tuple[EncodedConversation, ...]
 
 
@@ -77,7 +85,8 @@ def empty_text_sample(why: str = "") -> Sample:
     """
     ids = torch.full((2,), _PADDING_ID)
     question = Question(SKIPPED_KEY, SKIPPED_KEY, "", why, "", "", (), 0, {})
-    return Sample(SKIPPED_KEY, None, None, (EncodedConversation(ids, torch.full_like(ids, IGNORED_LABEL), question),))
+    text = EncodedConversation(ids, torch.full_like(ids, IGNORED_LABEL), question, ())
+    return Sample(SKIPPED_KEY, (), (text,))
 
 
 class Batch(NamedTuple):
@@ -92,6 +101,11 @@ class Batch(NamedTuple):
     video_index: Tensor
     questions: tuple[Question, ...]
     left_out: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Move the frames and their times; the rest stays on the host."""
+        frames, frame_ms = (each.to(device, non_blocking=True) for each in (self.frames, self.frame_ms))
+        return self._replace(frames=frames, frame_ms=frame_ms)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -114,9 +128,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         _check_sample(sample)
     left_out = [sample for sample in samples if sample.key == SKIPPED_KEY]
     samples = [sample for sample in samples if sample.key != SKIPPED_KEY] or left_out[:1]
-    with_media = [sample for sample in samples if sample.frames is not None]
-    frames, frame_ms = _pack_frames(with_media)
-    counts = [len(sample.frames) for sample in with_media if sample.frames is not None]
+    frames, frame_ms = _pack_frames(samples)
+    counts = [len(medium.frames) for sample in samples for medium in sample.media]
     conversations = [conversation for sample in samples for conversation in sample.conversations]
     lengths = torch.tensor([len(conversation.input_ids) for conversation in conversations])
     text_mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]  # [C, K]
@@ -141,39 +154,42 @@ def _check_sample(sample: Sample) -> None:
             raise ValueError(
                 f"sample {sample.key!r}: {len(conversation.input_ids)} input ids but {len(conversation.labels)} labels"
             )
-    num_frames = None if sample.frames is None else len(sample.frames)
-    num_times = None if sample.frame_ms is None else len(sample.frame_ms)
-    if num_frames != num_times:
-        raise ValueError(f"sample {sample.key!r}: {num_frames} frames but {num_times} frame times")
-    if num_frames == 0:
-        raise ValueError(f"sample {sample.key!r} has a video of no frame; give frames=None for text only")
+        unknown = [number for number in conversation.media if not 0 <= number < len(sample.media)]
+        if unknown:
+            raise ValueError(f"sample {sample.key!r}: a conversation shows medium {unknown[0]} of {len(sample.media)}")
+    for medium in sample.media:
+        if len(medium.frames) != len(medium.frame_ms):
+            raise ValueError(
+                f"sample {sample.key!r}: {len(medium.frames)} frames but {len(medium.frame_ms)} frame times"
+            )
+        if len(medium.frames) == 0:
+            raise ValueError(f"sample {sample.key!r} has a video of no frame; give no media for text only")
 
 
 def _pack_frames(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    if not samples:
+    media = [(sample.key, medium) for sample in samples for medium in sample.media]
+    if not media:
         return torch.zeros(0, 3, 0, 0, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
     forms: dict[tuple[torch.dtype, tuple[int, ...]], list[str]] = {}
-    for sample in samples:
-        assert sample.frames is not None
-        forms.setdefault((sample.frames.dtype, tuple(sample.frames.shape[1:])), []).append(sample.key)
+    for key, medium in media:
+        forms.setdefault((medium.frames.dtype, tuple(medium.frames.shape[1:])), []).append(key)
     if len(forms) > 1:
         found = "; ".join(f"{dtype} {list(shape)}: {', '.join(keys[:5])}" for (dtype, shape), keys in forms.items())
         raise ValueError(
             f"all frames of a batch must have one size and type, but got {found}. "
             "Give every source the same transform, and do not mix cached features with pixels."
         )
-    frames = torch.cat([sample.frames for sample in samples if sample.frames is not None])
-    return frames, torch.cat([sample.frame_ms for sample in samples if sample.frame_ms is not None])
+    return torch.cat([medium.frames for _, medium in media]), torch.cat([medium.frame_ms for _, medium in media])
 
 
 def _video_index(samples: Sequence[Sample]) -> Tensor:
-    video_index: list[int] = []
+    rows: list[Tensor] = []
     num_videos = 0
     for sample in samples:
-        has_media = sample.frames is not None
-        video_index += [num_videos if has_media else TEXT_ONLY] * len(sample.conversations)
-        num_videos += has_media
-    return torch.tensor(video_index, dtype=torch.int64)[:, None]
+        rows += [torch.tensor(one.media, dtype=torch.int64) + num_videos for one in sample.conversations]
+        num_videos += len(sample.media)
+    index = _pad(rows, TEXT_ONLY)
+    return index if index.shape[1] else index.new_full((len(rows), 1), TEXT_ONLY)
 
 
 def _pad(rows: Sequence[Tensor], value: int) -> Tensor:

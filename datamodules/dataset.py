@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from components.language.chat_template import ChatSettings
-from datamodules.batch import EncodedConversation, Question, Sample, empty_text_sample
+from datamodules.batch import EncodedConversation, Question, Sample, SampleMedia, empty_text_sample
 from datamodules.conversations import build_turns, num_unknown_words
 from datamodules.errors import SampleError
 from datamodules.failures import FailurePolicy, SkipBounds
 from datamodules.media.media_reader import MediaReader
 from datamodules.order.training_order import Draw
-from datamodules.shards.schema import VIDEO_MARK, Conversation
+from datamodules.shards.schema import VIDEO_MARK, Conversation, Meta
 from datamodules.shards.shard_reader import RawSample, ShardReader
 
 _log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ _MANY_UNKNOWN_WORDS = 0.1
 
 
 class ConversationDataset(Dataset[Sample]):
-    """The dataset: for a draw it decodes the media once and encodes the drawn conversations about it.
+    """The dataset: for a draw it decodes the media once and encodes the drawn conversations about them.
 
     Args:
         reader: The shards.
@@ -76,20 +76,21 @@ class ConversationDataset(Dataset[Sample]):
         return found
 
     def __getitem__(self, draw: Draw) -> Sample:
-        """Read, decode and encode one sample.
+        """Read, decode and encode one sample. Media that none of the drawn conversations shows are not decoded.
 
         Raises:
             SampleError: The sample is wrong or its media is broken.
         """
         raw = self.reader.read(draw.sample)
-        frames = self.media.read(raw, (self.seed, draw.position))
-        num_frames = 0 if frames is None else len(frames.frames)
         every = raw.record.conversations
         chosen = every if draw.conversations is None else [every[number] for number in draw.conversations]
-        conversations = tuple(self._encode(raw, item, num_frames) for item in chosen)
-        if frames is None:
-            return Sample(raw.key, None, None, conversations)
-        return Sample(raw.key, frames.frames, frames.frame_ms, conversations)
+        shown = sorted({number for conversation in chosen for number in conversation.media})
+        media = {}
+        for number in shown:
+            seed = (self.seed, draw.position, number) if number else (self.seed, draw.position)
+            media[number] = self.media.read(raw.media[number], seed)
+        conversations = tuple(self._encode(raw, conversation, media) for conversation in chosen)
+        return Sample(raw.key, tuple(media.values()), conversations)
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[Sample]:
         """Read one rank's part of a batch, as PyTorch's data loader asks for it.
@@ -111,13 +112,12 @@ class ConversationDataset(Dataset[Sample]):
                 samples.append(self[draw])
                 self._bounds.add(None)
             except SampleError as error:
-                media = str(entry.meta.get("media", ""))
-                self.skipped.add(shard, entry.key, draw.position, error, media=media)
+                self.skipped.add(shard, entry.key, draw.position, error, media=entry.made_from)
                 samples.append(empty_text_sample(error.kind))
                 self._bounds.add(error)
         return samples
 
-    def _encode(self, raw: RawSample, conversation: Conversation, num_frames: int) -> EncodedConversation:
+    def _encode(self, raw: RawSample, conversation: Conversation, media: dict[int, SampleMedia]) -> EncodedConversation:
         where = f"{raw.where}, conversation {conversation.id!r}"
         encoded = build_turns(
             conversation.turns, self.tokenizer, chat=self.chat, max_length=self.max_length, where=where
@@ -130,13 +130,15 @@ class ConversationDataset(Dataset[Sample]):
             id=conversation.id,
             source=raw.record.source,
             category=conversation.category,
-            question=asked.replace(VIDEO_MARK, "").strip(),
+            question=(asked.replace(VIDEO_MARK, "") if asked.count(VIDEO_MARK) == 1 else asked).strip(),
             answer=answered.strip(),
             options=conversation.options,
-            num_frames=num_frames,
-            meta={name: str(value) for name, value in raw.record.meta.items()},
+            num_frames=sum(len(media[number].frames) for number in conversation.media),
+            meta={name: str(value) for name, value in _meta(raw, conversation).items()},
         )
-        return EncodedConversation(encoded.input_ids, encoded.labels, question)
+        numbers = list(media)  # those that are not decoded are not counted
+        shown = tuple(numbers.index(number) for number in conversation.media)
+        return EncodedConversation(encoded.input_ids, encoded.labels, question, shown)
 
     def _warn_of_unknown_words(self, ids: Tensor, where: str) -> None:
         if self._warned_of_unknown_words:
@@ -162,3 +164,10 @@ class ConversationDataset(Dataset[Sample]):
                     f"{len(wrong)} of {len(self.reader)} samples are wrong. The first: {error}. Correct the shards, or "
                     "set on_error to 'skip' to leave such samples out and list them"
                 ) from error
+
+
+def _meta(raw: RawSample, conversation: Conversation) -> Meta:
+    """The sample's ``meta``, and of several media the names of the files that the conversation shows."""
+    shown = [raw.record.medium(number).meta for number in conversation.media] if raw.record.media else []
+    names = ", ".join(str(meta["media"]) for meta in shown if "media" in meta)
+    return {**raw.record.meta, **({"media": names} if names else {})}

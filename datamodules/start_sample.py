@@ -11,10 +11,10 @@ from datamodules.conversations import build_turns
 from datamodules.errors import SampleError
 from datamodules.loader import Loading
 from datamodules.media.media_reader import read_features
-from datamodules.shards.schema import FEATURE_ENDINGS
+from datamodules.shards.member_names import FEATURE_ENDINGS
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_names import find_shards
-from datamodules.shards.shard_reader import RawSample, ShardReader
+from datamodules.shards.shard_reader import RawMedium, RawSample, ShardReader
 from datamodules.shards.storage import is_remote
 
 _LONGEST = 8
@@ -28,7 +28,6 @@ class StartText(NamedTuple):
     where: str  # shard, key and conversation, for messages
     input_ids: Tensor  # [k] int64
     labels: Tensor  # [k] int64
-    has_media: bool
     is_answered: bool  # the model generates an answer to it, as in validation
 
 
@@ -86,9 +85,10 @@ class StartReader(NamedTuple):
         for index in _chosen(reader, generator):
             try:
                 raw = reader.read(index)
-                if raw.media is not None and (raw.ending in FEATURE_ENDINGS) not in found:
-                    result.media.append(self._form(raw))
-                    found.add(raw.ending in FEATURE_ENDINGS)
+                for medium in raw.media:
+                    if (medium.ending in FEATURE_ENDINGS) not in found:
+                        result.media.append(self._form(medium))
+                        found.add(medium.ending in FEATURE_ENDINGS)
                 result.texts.extend(self._texts(raw, is_answered))
                 num_right += 1
             except SampleError as error:
@@ -110,16 +110,15 @@ class StartReader(NamedTuple):
                 max_length=self.loading.max_length,
                 where=where,
             )
-            texts.append(StartText(where, encoded.input_ids, encoded.labels, raw.media is not None, is_answered))
+            texts.append(StartText(where, encoded.input_ids, encoded.labels, is_answered))
         return texts
 
-    def _form(self, raw: RawSample) -> StartMedia:
-        assert raw.media is not None
-        if raw.ending in FEATURE_ENDINGS:
-            features = read_features(raw.media.read(), where=raw.where).frames
-            return StartMedia(raw.where, features.dtype, tuple(features.shape[1:]))
+    def _form(self, medium: RawMedium) -> StartMedia:
+        if medium.ending in FEATURE_ENDINGS:
+            features = read_features(medium.content.read(), where=medium.where).frames
+            return StartMedia(medium.where, features.dtype, tuple(features.shape[1:]))
         side = self.frame_side or 0
-        return StartMedia(raw.where, torch.uint8, (3, side, side))
+        return StartMedia(medium.where, torch.uint8, (3, side, side))
 
 
 def _chosen(reader: ShardReader, generator: np.random.Generator) -> list[int]:

@@ -64,7 +64,8 @@ class VideoLanguageModule(TrainingModule):
         optimization: Learning rate and weight decay of each part, schedule, and when frozen parts begin to train.
         max_new_tokens: Longest answer generated in validation, test and predict.
         initial_weights: Checkpoint or export of another run, from whose weights training begins; or one for each named
-            part, such as ``{bridge: CHECKPOINT}``. A resumed run ignores it.
+            part, such as ``{bridge: CHECKPOINT}`` or, of several readers, ``{memory: CHECKPOINT}``. A resumed run
+            ignores it.
     """
 
     adamw: PartwiseAdamW

@@ -8,7 +8,7 @@ import torch
 from components.interfaces import TextInputs
 from components.model import VideoLanguageModel as Model
 from datamodules.batch import Batch
-from datamodules.media.video_frames import VideoFrames
+from datamodules.media.sample_media import SampleMedia
 
 
 class VideoLanguageModel(Model):
@@ -75,12 +75,12 @@ class VideoLanguageModel(Model):
         return answers[0] if isinstance(question, str) else answers
 
 
-def video_batch(model: Model, video: VideoFrames, text: TextInputs) -> Batch:
-    """The batch of one video and the conversations about it, on the device of the model."""
+def video_batch(model: Model, video: SampleMedia, text: TextInputs) -> Batch:
+    """The batch of one video and the conversations about it: frames on the model's device, the rest on the host."""
     device = next(model.parameters()).device
     return Batch(
         frames=video.frames.to(device),
-        frame_counts=torch.tensor([len(video.frames)], device=device),
+        frame_counts=torch.tensor([len(video.frames)]),
         frame_ms=video.frame_ms.to(device),
         questions=(),
         **text._asdict(),

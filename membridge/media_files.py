@@ -9,14 +9,14 @@ from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.decoding_process import decode_media
 from datamodules.media.file_formats import HEAD_BYTES, VIDEO_FORMATS, format_of
 from datamodules.media.frame_sampling import FrameSampling
+from datamodules.media.sample_media import SampleMedia
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.media.video_frames import VideoFrames
 from datamodules.shards.media_range import MediaRange
 
 
 def read_media_file(
     path: Path, settings: FrameSettings, *, start_ms: int | None = None, end_ms: int | None = None
-) -> VideoFrames:
+) -> SampleMedia:
     """Decode a file as in training. Decoding runs in a process of its own, which a damaged file cannot take along.
 
     Args:
@@ -55,4 +55,4 @@ def read_media_file(
     )
     decoded = decode_media(request, decoding)
     frames = torch.from_numpy(decoded.pixels).permute(0, 3, 1, 2)  # [T, 3, H, W]
-    return VideoFrames(transform(frames, ()).contiguous(), torch.from_numpy(decoded.frame_ms))
+    return SampleMedia(transform(frames, ()).contiguous(), torch.from_numpy(decoded.frame_ms))

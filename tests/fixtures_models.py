@@ -19,7 +19,7 @@ from components.language.causal import HuggingFaceCausalLM
 from components.model import VideoLanguageModel
 from components.readers.fine_frames import FineFrames
 from components.segmenters.fixed_length import FixedLength
-from datamodules.batch import Batch, EncodedConversation, Question, Sample, collate
+from datamodules.batch import Batch, EncodedConversation, Question, Sample, SampleMedia, collate
 from datamodules.conversations import build_turns, load_tokenizer
 from datamodules.shards.schema import VIDEO_MARK, Turn
 from lightning_modules.optimization import Optimization
@@ -164,9 +164,10 @@ def make_sample(
         encoded = build_turns(turns, tokenizer)
         asked, answered = dialogue[0]
         question = Question(key, f"q{number}", "made", category, asked, answered, (), num_frames, meta or {})
-        conversations.append(EncodedConversation(encoded.input_ids, encoded.labels, question))
-    frame_ms = None if frames is None else torch.arange(num_frames) * 1000
-    return Sample(key, frames, frame_ms, tuple(conversations))
+        shown = () if frames is None else (0,)
+        conversations.append(EncodedConversation(encoded.input_ids, encoded.labels, question, shown))
+    media = () if frames is None else (SampleMedia(frames, torch.arange(num_frames) * 1000),)
+    return Sample(key, media, tuple(conversations))
 
 
 def make_mixed_samples(folders: PartFolders) -> list[Sample]:

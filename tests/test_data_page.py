@@ -22,6 +22,7 @@ import train
 from datamodules.convert.__main__ import main as convert
 from datamodules.loader import Loading
 from datamodules.order.training_order import TrainingOrder
+from datamodules.shards.member_names import MediaCount
 from datamodules.shards.schema import parse_record
 from datamodules.shards.shard_reader import open_shards
 from datamodules.validate.__main__ import main as validate
@@ -85,7 +86,7 @@ def write_tar(path: Path, listing: str) -> None:
 def write_files(folder: Path) -> None:
     """Write every file that the page shows."""
     for block in BLOCKS:
-        if block.mark not in ("", "input"):
+        if block.mark not in ("", "input", "several"):
             (folder / block.mark).write_text(block.text, encoding="utf-8")
     listed = "".join(block.text for block in BLOCKS if block.mark == "input")
     for name, content in re.findall(r"^(\S+)\n((?: +.*\n)*)", listed, re.MULTILINE):
@@ -127,6 +128,7 @@ def test_conversions_give_what_the_page_says(place: Path) -> None:
         "mine": [("my_rows", [""])],
         "own": [("made", [""])],
         "llava": [("llava_v1_5_mix665k", [""])],
+        "interleaved": [("interleaved", [""])] * 2,
         "pllava": [
             ("image/caption/coco", ["caption"]),
             ("video/caption/videochat", ["caption"]),
@@ -156,9 +158,10 @@ def test_converted_shards_train(command: str, place: Path, monkeypatch: pytest.M
 
 
 def test_example_of_a_sample_follows_the_schema() -> None:
-    (example,) = [block.text for block in BLOCKS if block.language == "json"]
-    record = parse_record(example.encode(), where="the page", has_media=True)
-    assert len(record.conversations) == 2
+    one, several = [block.text for block in BLOCKS if block.language == "json"]
+    assert len(parse_record(one.encode(), where="the page", media=MediaCount(1)).conversations) == 2
+    record = parse_record(several.encode(), where="the page", media=MediaCount(2, is_numbered=True))
+    assert [conversation.media for conversation in record.conversations] == [(0, 1), (1,)]
 
 
 def test_options_that_the_page_names_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -158,7 +158,7 @@ def test_mixed_batch_equals_its_samples(here: Place) -> None:
     start = row = 0
     for sample in samples:
         alone = collate([sample])
-        if sample.frames is not None:
+        if sample.media:
             expected = model.visual_tokens(alone)
             torch.testing.assert_close(
                 together.tokens[row][together.mask[row]], expected.tokens[0][expected.mask[0]], atol=2e-5, rtol=1e-4

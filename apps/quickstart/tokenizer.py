@@ -7,7 +7,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
-from datamodules.shards.schema import MEDIA_ENDINGS, VIDEO_MARK, parse_record, split_member_name
+from datamodules.shards.member_names import MediaCount, media_endings, split_member_name
+from datamodules.shards.schema import VIDEO_MARK, parse_record
 
 PAD, UNKNOWN, TURN_START, TURN_END = "<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>"
 # ChatML. The tokenizer drops white space, so a question costs five tokens more than its words.
@@ -77,13 +78,16 @@ def conversation_texts(shards: Sequence[Path]) -> Iterator[str]:
     for shard in shards:
         with tarfile.open(shard) as tar:
             members = [(*split_member_name(member.name, str(shard)), member) for member in tar if member.isfile()]
-            with_media = {key for key, ending, _ in members if ending in MEDIA_ENDINGS}
+            endings: dict[str, list[str]] = {}
+            for key, ending, _ in members:
+                endings.setdefault(key, []).append(ending)
             for key, ending, member in members:
                 stream = tar.extractfile(member) if ending == "json" else None
                 if stream is None:
                     continue
                 where = f"shard {shard}, key {key!r}"
-                record = parse_record(stream.read(), where=where, has_media=key in with_media)
+                media = MediaCount.of(media_endings(endings[key]))
+                record = parse_record(stream.read(), where=where, media=media)
                 for conversation in record.conversations:
                     yield from (turn.content.replace(VIDEO_MARK, " ") for turn in conversation.turns)
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.data.material import Material
 from benchmarks.data.stamps import Stamped, StampedCollate
-from datamodules.batch import Batch, EncodedConversation, Question, Sample, collate
+from datamodules.batch import Batch, EncodedConversation, Question, Sample, SampleMedia, collate
 from datamodules.conversations import build_turns, load_tokenizer
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading, Source
@@ -20,6 +20,7 @@ from datamodules.media.frame_sampling import FrameSampling, sample_frames
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
 from datamodules.order.training_order import TrainingOrder
+from datamodules.shards.member_names import MediaCount
 from datamodules.shards.schema import Conversation, parse_record
 from datamodules.shards.shard_names import find_shards
 from datamodules.shards.shard_reader import RawSample, open_shards
@@ -58,9 +59,9 @@ def decode_in_worker(workload: Workload) -> Iterable[Stamped]:
     size = media.transform.frame_size(media.decoding.max_pixels)
 
     def decode(raw: RawSample) -> None:
-        assert raw.media is not None
-        with raw.media.open() as file:
-            sample_frames(file, media.sampling, size=size, where=raw.where)
+        (clip,) = raw.media
+        with clip.content.open() as file:
+            sample_frames(file, media.sampling, size=size, where=clip.where)
 
     return _decoding_loader(workload, decode)
 
@@ -71,8 +72,8 @@ def decode_in_server(workload: Workload) -> Iterable[Stamped]:
     size = media.transform.frame_size(media.decoding.max_pixels)
 
     def decode(raw: RawSample) -> None:
-        assert raw.media is not None
-        decode_media(MediaRequest(raw.media, False, media.sampling, size, raw.where), media.decoding)
+        (clip,) = raw.media
+        decode_media(MediaRequest(clip.content, False, media.sampling, size, clip.where), media.decoding)
 
     return _decoding_loader(workload, decode)
 
@@ -80,7 +81,7 @@ def decode_in_server(workload: Workload) -> Iterable[Stamped]:
 def decode_and_resize(workload: Workload) -> Iterable[Stamped]:
     """The same, and resize the frames for the encoder."""
     media = _media_reader()
-    return _decoding_loader(workload, lambda raw: media.read(raw, (0, 0)))
+    return _decoding_loader(workload, lambda raw: media.read(raw.media[0], (0, 0)))
 
 
 def datamodule(workload: Workload, conversations_per_video: int | None = None) -> Iterable[Stamped]:
@@ -131,18 +132,18 @@ class WebDatasetEncoding:
         Args:
             members: Bytes by ending, and ``__key__``.
         """
-        record = parse_record(members["json"], where=members["__key__"], has_media=True)
+        record = parse_record(members["json"], where=members["__key__"], media=MediaCount(1))
         size = self._media.transform.frame_size(self._media.decoding.max_pixels)
         decoded = sample_frames(io.BytesIO(members["mp4"]), self._media.sampling, size=size)
         pixels = torch.from_numpy(decoded.pixels).permute(0, 3, 1, 2)  # [T, 3, H, W]
         frames = self._media.transform(pixels, (0, 0))
         conversations = tuple(self._encode(item, members["__key__"]) for item in record.conversations)
-        return Sample(members["__key__"], frames, torch.from_numpy(decoded.frame_ms), conversations)
+        return Sample(members["__key__"], (SampleMedia(frames, torch.from_numpy(decoded.frame_ms)),), conversations)
 
     def _encode(self, conversation: Conversation, key: str) -> EncodedConversation:
         encoded = build_turns(conversation.turns, self._tokenizer, max_length=self._max_length)
         question = Question(key, conversation.id, "", "", "", "", (), 0, {})
-        return EncodedConversation(encoded.input_ids, encoded.labels, question)
+        return EncodedConversation(encoded.input_ids, encoded.labels, question, conversation.media)
 
 
 PIPELINES: dict[str, Callable[[Workload], Iterable[Stamped]]] = {

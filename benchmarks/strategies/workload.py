@@ -22,6 +22,7 @@ from datamodules.batch import (
     EncodedConversation,
     Question,
     Sample,
+    SampleMedia,
     collate,
 )
 from lightning_modules.optimization import Optimization
@@ -109,4 +110,5 @@ def _make_sample(sizes: Sizes, number: int) -> Sample:
     labels[-_ANSWER_WORDS:] = ids[-_ANSWER_WORDS:]
     ids[2] = VIDEO_PLACEHOLDER
     question = Question(f"made-{number}", "q", "made", "any", "?", "!", (), num_frames, {})
-    return Sample(question.key, frames, torch.arange(num_frames) * 1000, (EncodedConversation(ids, labels, question),))
+    media = (SampleMedia(frames, torch.arange(num_frames) * 1000),)
+    return Sample(question.key, media, (EncodedConversation(ids, labels, question, (0,)),))

@@ -55,15 +55,13 @@ class CachedNetwork(LanguageModel):
     def _new_cache(self) -> Any:
         """An empty cache, a ``transformers.Cache``."""
 
-    @property
-    def _device(self) -> torch.device:
-        """Device of the embeddings."""
-        return compute_device(next(self.parameters()))
+    def _embedding_weight(self) -> Tensor:
+        """A weight with the device and the dtype of the embeddings; under a sharding strategy maybe a part of one."""
+        return next(self.parameters())
 
     @property
-    def _dtype(self) -> torch.dtype:
-        """Dtype of the embeddings."""
-        return next(self.parameters()).dtype
+    def _device(self) -> torch.device:
+        return compute_device(self._embedding_weight())
 
     def _read_first(self, embeddings: Tensor, lengths: Sequence[int]) -> LanguageState:
         """Read the first ``lengths[b]`` positions of every row ``[B, T, E]`` into a new cache."""
@@ -126,7 +124,7 @@ class CachedNetwork(LanguageModel):
         """One position, for a call whose result is dropped."""
         zero = torch.zeros(1, dtype=torch.long, device=self._device)
         position = zero[:, None]
-        embeddings = torch.zeros(1, 1, self.dim, dtype=self._dtype, device=self._device)
+        embeddings = torch.zeros(1, 1, self.dim, dtype=self._embedding_weight().dtype, device=self._device)
         return CallInputs(embeddings, position == 0, position, self._new_cache(), zero, zero)
 
     def _idle_embed(self) -> None:

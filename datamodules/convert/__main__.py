@@ -20,8 +20,10 @@ file.
   annotations. ``--restart`` removes what an earlier conversion wrote and converts again.
 - ``--part i/n`` converts one of n disjoint parts, for array jobs. Their shards have different names, so training reads
   them together (``OUT`` or ``OUT/*.tar``).
-- ``meta`` of a sample: ``media`` (its path in the annotation) and, with ``--probe``, ``width`` and ``height`` and, of
-  videos, ``duration_ms``, the length of the part that the row names (``start_ms`` to ``end_ms``).
+- Media that a row names together become the numbered members of one sample, in the order of their marks in the text.
+- ``meta`` of a sample, or of each of its several media: ``media`` (its path in the annotation) and, with ``--probe``,
+  ``width`` and ``height`` and, of videos, ``duration_ms``, the length of the part that the row names (``start_ms`` to
+  ``end_ms``).
 - The format of a file follows from its bytes, not its name. Pictures of other formats become PNG. Animated pictures
   that a row names in ``video`` become videos.
 - ``@FILE`` reads arguments from a file, one per line: the 30 media roots of PLLaVA's sets, for instance.

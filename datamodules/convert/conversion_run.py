@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from datamodules.convert.prepare_media import MediaJob, Preparation, PreparedMed
 from datamodules.convert.row_problems import ConversionError, Reason, RowProblem, unforeseen
 from datamodules.convert.rows import conversation_json
 from datamodules.convert.sources import Annotation
-from datamodules.convert.workers import prepare_all
+from datamodules.convert.workers import Outcome, prepare_all
 from datamodules.errors import SampleError
+from datamodules.shards.schema import MediumFacts
 from datamodules.shards.shard_writer import ShardWriter
 
 _MOST_NAMES = 1000  # of unread fields, counted separately: hostile rows may have any number
@@ -106,22 +107,21 @@ def _add_row(
     """Store a row in the plan, or why it is left out; returns whether it belongs to this part."""
     part = conversion.part
     name = f"{annotation.label}#{position[1]}"
-    identity = SampleIdentity(name, ())
+    identity = SampleIdentity((), (), name)
     try:
         if isinstance(item, RowProblem):
             raise item
         row = annotation.read_row(item)
-        if row.media is not None:
-            path = checked_path(without_prefix(row.media, conversion.stripped))
-            row = row._replace(media=path)
-            identity = SampleIdentity(
-                path, annotation.folders, row.start_ms, row.end_ms, row.named_as, row.frame_interval_ms
-            )
+        if row.media:
+            paths = [checked_path(without_prefix(medium.path, conversion.stripped)) for medium in row.media]
+            media = tuple(medium._replace(path=path) for medium, path in zip(row.media, paths, strict=True))
+            row = row._replace(media=media)
+            identity = SampleIdentity(media, annotation.folders)
         digest = identity.digest(number_of_folders)
         if not part.holds(digest):
             return False
         conversation = conversation_json(row, name, annotation.category)
-        source = annotation.source(row.media)
+        source = annotation.source(row.media[0].path if row.media else None)
     except Exception as error:
         if not part.holds(identity.digest(number_of_folders)):
             return False
@@ -147,13 +147,14 @@ def _write_shards(plan: Plan, conversion: Conversion) -> None:
     )
     num_samples = progress.num_samples
     samples, ahead = itertools.tee(plan.samples(progress.next_sample, progress.next_piece))
-    outcomes = prepare_all(map(_media_job, ahead, itertools.count()), preparation, conversion.num_workers)
+    outcomes = prepare_all(_media_jobs(ahead), preparation, conversion.num_workers)
     plan.start_writing()
     bar = tqdm(total=plan.num_samples, initial=progress.next_sample - 1, desc="writing", unit=" samples", disable=None)
     with writer, bar:
-        for sample, outcome in zip(samples, outcomes, strict=True):
+        for sample in samples:
+            media = list(itertools.islice(outcomes, max(1, len(sample.media))))
             num_shards = writer.next_number
-            problem = outcome if isinstance(outcome, RowProblem) else _store(writer, sample, outcome)
+            problem = _store(writer, sample, media)
             if writer.next_number > num_shards:  # the shards before this sample are complete
                 plan.store_progress(Progress(sample.number, writer.next_number, num_samples, next_piece=sample.piece))
             if problem is None:
@@ -165,42 +166,57 @@ def _write_shards(plan: Plan, conversion: Conversion) -> None:
     shutil.rmtree(preparation.scratch)
 
 
-def _media_job(sample: PlannedSample, number: int) -> MediaJob | None:
-    if sample.media is None:
-        return None
-    return MediaJob(
-        number,
-        sample.media,
-        sample.folders,
-        sample.start_ms,
-        sample.end_ms,
-        sample.named_as,
-        sample.frame_interval_ms,
-    )
+def _media_jobs(samples: Iterable[PlannedSample]) -> Iterator[MediaJob | None]:
+    """A job for every medium; None for a sample of text, so that not too many samples are read ahead."""
+    numbers = itertools.count()
+    for sample in samples:
+        if not sample.media:
+            yield None
+        for medium in sample.media:
+            yield MediaJob(
+                next(numbers),
+                medium.path,
+                sample.folders,
+                medium.start_ms,
+                medium.end_ms,
+                medium.named_as,
+                medium.frame_interval_ms,
+            )
 
 
-def _store(writer: ShardWriter, sample: PlannedSample, prepared: PreparedMedia | None) -> RowProblem | None:
+def _store(writer: ShardWriter, sample: PlannedSample, outcomes: Sequence[Outcome | None]) -> RowProblem | None:
     """Write a sample; returns why it could not be written, or None."""
-    span = {"start_ms": sample.start_ms, "end_ms": sample.end_ms}
-    if prepared is None or prepared.is_cut:
-        span = {}
-    record = {
-        "source": sample.source,
-        **{name: value for name, value in span.items() if value is not None},
-        "meta": {} if prepared is None else {"media": sample.media, **prepared.meta},
-        "conversations": sample.conversations,
-    }
-    path, ending = (None, None) if prepared is None else (prepared.path, prepared.ending)
-    if path is not None and (problem := _unreadable(path)) is not None:
-        return problem
-    problem = None
-    try:
-        writer.write(sample.key, record, path, ending)
-    except SampleError as error:
-        problem = RowProblem(Reason.MALFORMED, str(error))
-    if prepared is not None and prepared.is_scratch:
-        prepared.path.unlink()
-    return problem
+    prepared = [outcome for outcome in outcomes if isinstance(outcome, PreparedMedia)]
+    problems = [outcome for outcome in outcomes if isinstance(outcome, RowProblem)]
+    problems += [problem for medium in prepared if (problem := _unreadable(medium.path)) is not None]
+    if not problems:
+        try:
+            _write(writer, sample, prepared)
+        except SampleError as error:
+            problems = [RowProblem(Reason.MALFORMED, str(error))]
+    for medium in prepared:
+        if medium.is_scratch:
+            medium.path.unlink(missing_ok=True)
+    return problems[0] if problems else None
+
+
+def _write(writer: ShardWriter, sample: PlannedSample, prepared: Sequence[PreparedMedia]) -> None:
+    facts = [
+        MediumFacts(
+            None if file.is_cut else medium.start_ms,
+            None if file.is_cut else medium.end_ms,
+            {"media": medium.path, **file.meta},
+        ).to_json()
+        for medium, file in zip(sample.media, prepared, strict=True)
+    ]
+    files = [(file.path, file.ending) for file in prepared]
+    start, end = {"source": sample.source}, {"conversations": sample.conversations}
+    if not files:
+        writer.write(sample.key, {**start, "meta": {}, **end})
+    elif len(files) == 1:
+        writer.write(sample.key, {**start, **facts[0], **end}, *files[0])
+    else:
+        writer.write_several(sample.key, {**start, "media": facts, **end}, files)
 
 
 def _unreadable(path: Path) -> RowProblem | None:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from datamodules.convert.row_problems import Reason, RowProblem
-from datamodules.shards.schema import ARRAY_ENDINGS, IMAGE_ENDINGS, VIDEO_ENDINGS
+from datamodules.shards.member_names import ARRAY_ENDINGS, IMAGE_ENDINGS, VIDEO_ENDINGS
 
 NamedAs = Literal["image", "video"]
 """The field of the row that names the media."""

@@ -7,12 +7,13 @@ so a stopped conversion continues from it.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from datamodules.convert.planned_samples import LeftOut, PlannedSample, Progress, SampleIdentity
+from datamodules.convert.row_media import RowMedium
 from datamodules.convert.row_problems import ConversionError, Reason, RowProblem
 from datamodules.shards.schema import MAX_CONVERSATIONS_BYTES
 
@@ -20,12 +21,13 @@ _TABLES = """
 CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE annotations (number INTEGER PRIMARY KEY, label TEXT, num_rows INTEGER);
 CREATE TABLE samples (number INTEGER PRIMARY KEY, digest BLOB UNIQUE, media TEXT, folders TEXT, start_ms INTEGER,
-                      end_ms INTEGER, source TEXT, named_as TEXT, frame_interval_ms REAL);
+                      end_ms INTEGER, source TEXT, named_as TEXT, frame_interval_ms REAL, several TEXT);
 CREATE TABLE conversations (number INTEGER PRIMARY KEY, sample INTEGER, annotation INTEGER, row INTEGER, json TEXT);
 CREATE TABLE left_out (annotation INTEGER, row INTEGER, media TEXT, reason TEXT, message TEXT);
 """
 _SAMPLES_TABLE = "SELECT sql FROM sqlite_master WHERE name = 'samples'"
-_NEW_COLUMNS = {"named_as": "TEXT", "frame_interval_ms": "REAL"}  # that older versions do not have, in this order
+_NEW_COLUMNS = {"named_as": "TEXT", "frame_interval_ms": "REAL", "several": "TEXT"}
+"""Columns that older versions do not have, in this order."""
 _CACHE_KIB = 65_536
 
 
@@ -110,19 +112,21 @@ class Plan:
             position: Numbers of annotation and row.
             conversation: JSON.
         """
-        is_text = not identity.folders
+        names = ", ".join(medium.path for medium in identity.media) or None
+        first = identity.media[0] if len(identity.media) == 1 else RowMedium("")
         self._database.execute(
             "INSERT OR IGNORE INTO samples (digest, media, folders, start_ms, end_ms, source, named_as, "
-            "frame_interval_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "frame_interval_ms, several) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 digest,
-                None if is_text else identity.media,
+                names,
                 json.dumps(identity.folders),
-                identity.start_ms,
-                identity.end_ms,
+                first.start_ms,
+                first.end_ms,
                 source,
-                identity.named_as,
-                identity.frame_interval_ms,
+                first.named_as,
+                first.frame_interval_ms,
+                json.dumps(identity.media) if len(identity.media) > 1 else None,
             ),
         )
         (sample,) = self._database.execute("SELECT number FROM samples WHERE digest = ?", (digest,)).fetchone()
@@ -150,8 +154,12 @@ class Plan:
 
     def samples(self, first: int, first_piece: int = 0) -> Iterator[PlannedSample]:
         """Samples starting with this number and piece, in the order in which the annotations first name their media."""
-        rows = self._database.execute("SELECT * FROM samples WHERE number >= ? ORDER BY number", (first,))
-        for number, digest, media, folders, start_ms, end_ms, source, named_as, frame_interval_ms in rows:
+        rows = self._database.execute(
+            "SELECT number, digest, folders, source, several, media, named_as, start_ms, end_ms, frame_interval_ms "
+            "FROM samples WHERE number >= ? ORDER BY number",
+            (first,),
+        )
+        for number, digest, folders, source, several, *one in rows:
             conversations = self._database.execute(
                 "SELECT number, json FROM conversations WHERE sample = ? ORDER BY number", (number,)
             )
@@ -161,15 +169,11 @@ class Plan:
                         number,
                         piece,
                         f"{digest.hex()}-{piece}" if piece else digest.hex(),
-                        media,
+                        _media(several, one),
                         tuple(json.loads(folders)),
-                        start_ms,
-                        end_ms,
                         source,
                         tuple(json.loads(text) for _, text in group),
                         (group[0][0], group[-1][0]),
-                        named_as,
-                        frame_interval_ms,
                     )
 
     def start_writing(self) -> None:
@@ -236,6 +240,13 @@ class Plan:
     def _load(self, name: str) -> Any:
         found = self._database.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
         return None if found is None else json.loads(found[0])
+
+
+def _media(several: str | None, one: Sequence[Any]) -> tuple[RowMedium, ...]:
+    """The media of a sample: of several as JSON, of one as the columns of the table."""
+    if several is not None:
+        return tuple(RowMedium(*fields) for fields in json.loads(several))
+    return () if one[0] is None else (RowMedium(*one),)
 
 
 def _pieces(conversations: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:

@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from datamodules.convert.media_paths import NamedAs, usual_field
+from datamodules.convert.media_paths import usual_field
+from datamodules.convert.row_media import RowMedium
 from datamodules.convert.row_problems import Reason
 
 
@@ -18,35 +19,36 @@ class PlannedSample(NamedTuple):
     number: int  # the same for all pieces
     piece: int  # number of the piece, from 0
     key: str
-    media: str | None  # relative path as the annotations name it; None for text only
+    media: tuple[RowMedium, ...]  # in the order of the conversations' marks; empty for text only
     folders: tuple[str, ...]  # folders to search, in this order
-    start_ms: int | None
-    end_ms: int | None
     source: str
     conversations: tuple[dict[str, Any], ...]
     rows: tuple[int, int]  # numbers of the first and last conversation
-    named_as: NamedAs | None = None  # field that names the media; None for text only, and in plans of older versions
-    frame_interval_ms: float | None = None  # of a video in an npy file
 
 
 class SampleIdentity(NamedTuple):
     """Rows with equal identities share a sample."""
 
-    media: str  # for text, a name that no other row has
+    media: tuple[RowMedium, ...]
     folders: tuple[str, ...]
-    start_ms: int | None = None
-    end_ms: int | None = None
-    named_as: NamedAs | None = None
-    frame_interval_ms: float | None = None
+    text: str = ""  # without media: a name that no other row has
 
     def digest(self, number_of_folders: Mapping[tuple[str, ...], int]) -> bytes:
         """Return 16 bytes that are equal on every machine, whatever the paths of its folders."""
-        facts = [self.media, number_of_folders[self.folders], self.start_ms, self.end_ms]
-        if self.named_as not in (None, usual_field(self.media)):  # the same file is then read in another way
-            facts.append(self.named_as)
-        if self.frame_interval_ms is not None:
-            facts.append(self.frame_interval_ms)
-        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).digest()
+        folders = number_of_folders[self.folders]
+        media = self.media or (RowMedium(self.text),)
+        facts = [_facts(medium, folders) for medium in media]
+        document = json.dumps(facts[0] if len(facts) == 1 else facts)
+        return hashlib.blake2b(document.encode(), digest_size=16).digest()
+
+
+def _facts(medium: RowMedium, folders: int) -> list[object]:
+    facts: list[object] = [medium.path, folders, medium.start_ms, medium.end_ms]
+    if medium.named_as not in (None, usual_field(medium.path)):  # the same file is then read in another way
+        facts.append(medium.named_as)
+    if medium.frame_interval_ms is not None:
+        facts.append(medium.frame_interval_ms)
+    return facts
 
 
 class LeftOut(NamedTuple):

@@ -20,7 +20,7 @@ from datamodules.errors import BrokenMediaError
 from datamodules.media.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
 from datamodules.media.npy_file import array_duration_ms, read_npy_header
 from datamodules.media.pictures import READ_FORMATS
-from datamodules.shards.schema import ARRAY_ENDINGS, VIDEO_ENDINGS
+from datamodules.shards.member_names import ARRAY_ENDINGS, VIDEO_ENDINGS
 
 _ENDING_OF_PICTURE = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _ENDING_OF_VIDEO = {form: form.lower() for form in VIDEO_FORMATS}

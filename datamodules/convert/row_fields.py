@@ -41,6 +41,17 @@ def shown(value: object) -> str:
     return "nothing" if value is None else f"{type(value).__name__} {_shown.repr(value)}"
 
 
+def string_in(value: Any, what: str) -> str:
+    """The value of a field that must be a string.
+
+    Raises:
+        RowProblem: It is none.
+    """
+    if not isinstance(value, str):
+        raise RowProblem(Reason.MALFORMED, f"{what} must be a string, got {shown(value)}")
+    return value
+
+
 class _Use(Enum):
     """How a field is treated, by its name."""
 

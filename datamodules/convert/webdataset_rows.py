@@ -7,31 +7,34 @@ them unpickle. Only the JSON or text member is opened here; ``tar_contents`` cop
 - ``KEY.json`` with ``conversations``, ``messages`` or ``QA`` is read as a row of a JSON file is.
 - ``KEY.txt``, or the field ``caption`` or ``text`` of ``KEY.json``, is a caption: the user's turn is ``<video>`` alone,
   and the answer is the caption.
-- The media member is the row's media, whatever path its JSON names.
+- The media member is the row's media, whatever path its JSON names. Several are numbered: ``KEY.0.jpg``, ``KEY.1.mp4``.
 
 Source: the layouts of LLaVA-style exports, img2dataset and video2dataset.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from datamodules.convert.media_paths import ending_of, is_media_ending, usual_field
 from datamodules.convert.row_fields import MEDIA_FIELDS, OTHER_MEDIA_FIELDS, shown
+from datamodules.convert.row_media import named_media
 from datamodules.convert.row_problems import Reason, RowProblem, unforeseen
-from datamodules.convert.rows import TURN_FIELDS, Row, llava_row, named_media, pllava_row
+from datamodules.convert.rows import TURN_FIELDS, Row, llava_row, pllava_row
 from datamodules.convert.tar_contents import Member, read_contents
 from datamodules.shards.schema import MAX_JSON_BYTES
 
 _CAPTION_FIELDS = ("caption", "text")
+_NUMBERED = re.compile(r"([0-9]{1,9})\.\w+", re.ASCII)
 
 
 class WebDatasetSample(NamedTuple):
     """One sample of a tar."""
 
     fields: dict[str, Any]  # of its JSON; with ``conversations`` where a caption was found
-    media: str | None  # name of its media member
+    media: tuple[str, ...]  # names of its media members, in their order
     unread: tuple[str, ...] = ()  # members that are not opened, as ``member .ENDING``
 
 
@@ -76,18 +79,28 @@ def webdataset_row(sample: WebDatasetSample) -> Row:
     """
     fields = dict(sample.fields)
     named = named_media(fields)
-    if sample.media is None and named:
+    if not sample.media and named:
         raise RowProblem(
             Reason.MISSING, f"the JSON names {shown(next(iter(named)))}, but no media member of its key is beside it"
         )
-    if sample.media is not None and len(named) <= 1:  # several are refused as in any other row
-        by = [name for names in named.values() for name in names if name.startswith(("image", "video"))]
+    if sample.media:
+        if len(named) > 1 and len(named) != len(sample.media):
+            raise RowProblem(
+                Reason.SEVERAL_MEDIA,
+                f"the JSON names {len(named)} images or videos, but {len(sample.media)} of its key are beside it",
+            )
+        by = [name[: len("image")] for names in named.values() for name in names if name.startswith(("image", "video"))]
         for name in (*MEDIA_FIELDS, *OTHER_MEDIA_FIELDS):
             fields.pop(name, None)
-        field = by[0][: len("image")] if by else usual_field(sample.media)
-        fields[field] = sample.media
+        fields[_field(sample.media, by)] = list(sample.media)
     row = pllava_row(fields) if fields.get("QA") is not None else llava_row(fields)
     return row._replace(unread=tuple(sorted({*row.unread, *sample.unread})))
+
+
+def _field(media: Sequence[str], by: Sequence[str]) -> str:
+    """The field that names these members in a row of a JSON file, given those that name them in the sample's JSON."""
+    found = list(dict.fromkeys(by or map(usual_field, media)))
+    return found[0] if len(media) == 1 or len(found) == 1 else "media"
 
 
 def _noted(errors: list[Exception]) -> Callable[[Exception], bool]:
@@ -117,11 +130,7 @@ def _sample(
 
 
 def _read_sample(key: str, members: Mapping[str, Member], tar: BinaryIO) -> WebDatasetSample:
-    media = [member.name for member in members.values() if is_media_ending(ending_of(member.name))]
-    if len(media) > 1:
-        raise RowProblem(
-            Reason.SEVERAL_MEDIA, f"sample {key!r} has {len(media)} media members; only samples with one are supported"
-        )
+    media = _media(key, members)
     fields = _fields(_text(members["json"], tar), key) if "json" in members else {}
     read = {"json"}
     if not any(fields.get(name) is not None for name in (*TURN_FIELDS, "QA")):
@@ -133,11 +142,29 @@ def _read_sample(key: str, members: Mapping[str, Member], tar: BinaryIO) -> WebD
             if name is None:
                 raise _no_text(key, members, fields)
             caption = fields.pop(name)
-        fields["conversations"] = [{"from": "human", "value": ""}, {"from": "gpt", "value": caption}]
+        asked = "\n".join(["<video>"] * len(media))
+        fields["conversations"] = [{"from": "human", "value": asked}, {"from": "gpt", "value": caption}]
     unread = [
         f"member .{ending}" for ending, member in members.items() if ending not in read and member.name not in media
     ]
-    return WebDatasetSample(fields, media[0] if media else None, tuple(unread))
+    return WebDatasetSample(fields, media, tuple(unread))
+
+
+def _media(key: str, members: Mapping[str, Member]) -> tuple[str, ...]:
+    """Names of the media members of a sample, in the order of their numbers if there are several."""
+    found = {ending: member.name for ending, member in members.items() if is_media_ending(ending_of(member.name))}
+    if len(found) < 2:
+        return tuple(found.values())
+    number_of = {ending: int(number[1]) for ending in found if (number := _NUMBERED.fullmatch(ending))}
+    ordered = sorted(found, key=lambda ending: number_of.get(ending, -1))
+    first = number_of.get(ordered[0], -1)
+    if first not in (0, 1) or [number_of[ending] for ending in ordered] != list(range(first, first + len(found))):
+        raise RowProblem(
+            Reason.SEVERAL_MEDIA,
+            f"sample {key!r} has {len(found)} media members ({', '.join(found)[:200]}); number them without gaps, such "
+            "as .0.jpg and .1.jpg",
+        )
+    return tuple(found[ending] for ending in ordered)
 
 
 def _no_text(key: str, members: Mapping[str, Member], fields: Mapping[str, Any]) -> RowProblem:

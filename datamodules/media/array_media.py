@@ -16,8 +16,8 @@ from datamodules.errors import SampleError
 from datamodules.media.decoded_frames import DecodedFrames
 from datamodules.media.frame_sampling import FrameSampling, choose_frames
 from datamodules.media.npy_file import MAX_FRAME_INTERVAL_MS, array_duration_ms, read_npy_header
-from datamodules.media.video_frames import VideoFrames
-from datamodules.shards.schema import Record
+from datamodules.media.sample_media import SampleMedia
+from datamodules.shards.schema import MediumFacts
 
 
 class ArrayVideo:
@@ -40,12 +40,12 @@ class ArrayVideo:
         return DecodedFrames(self._pixels[list(indices)], self.frame_ms[list(indices)])
 
 
-def read_array(data: bytes, record: Record, sampling: FrameSampling, *, where: str = "array") -> VideoFrames:
+def read_array(data: bytes, facts: MediumFacts, sampling: FrameSampling, *, where: str = "array") -> SampleMedia:
     """Choose frames of a video that is stored as an array.
 
     Args:
         data: The ``npy`` file's bytes.
-        record: The sample's JSON, with the interval of the frames and the part of the video to use.
+        facts: From the sample's JSON: the interval of the frames and the part of the video to use.
         sampling: How many frames.
         where: Shard and key, for messages.
 
@@ -53,15 +53,15 @@ def read_array(data: bytes, record: Record, sampling: FrameSampling, *, where: s
         BrokenMediaError: The bytes are no such array.
         SampleError: The JSON has no interval, or the part starts after the video's end.
     """
-    video = ArrayVideo(_read_pixels(data, where), _interval_ms(record.meta, where))
+    video = ArrayVideo(_read_pixels(data, where), _interval_ms(facts.meta, where))
     try:
-        chosen = choose_frames(video, sampling, record.start_ms, record.end_ms)
+        chosen = choose_frames(video, sampling, facts.start_ms, facts.end_ms)
     except SampleError as error:
         raise SampleError(f"{where}: {error}") from error
     decoded = video.frames(chosen)
-    times = np.maximum(decoded.frame_ms - (record.start_ms or 0), 0)
+    times = np.maximum(decoded.frame_ms - (facts.start_ms or 0), 0)
     frames = torch.from_numpy(decoded.pixels).permute(0, 3, 1, 2).contiguous()  # [T, 3, H, W]
-    return VideoFrames(frames, torch.from_numpy(times))
+    return SampleMedia(frames, torch.from_numpy(times))
 
 
 def _read_pixels(data: bytes, where: str) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Reads a sample's media as the tensors that a model reads."""
+"""Reads media as the tensors that a model reads."""
 
 from typing import NamedTuple
 
@@ -12,10 +12,10 @@ from datamodules.media.array_media import read_array
 from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.decoding_process import decode_media
 from datamodules.media.frame_sampling import FrameSampling
+from datamodules.media.sample_media import SampleMedia
 from datamodules.media.transforms import PixelTransform
-from datamodules.media.video_frames import VideoFrames
-from datamodules.shards.schema import ARRAY_ENDINGS, FEATURE_ENDINGS, IMAGE_ENDINGS
-from datamodules.shards.shard_reader import RawSample
+from datamodules.shards.member_names import ARRAY_ENDINGS, FEATURE_ENDINGS, IMAGE_ENDINGS
+from datamodules.shards.shard_reader import RawMedium
 
 
 class MediaReader(NamedTuple):
@@ -25,36 +25,34 @@ class MediaReader(NamedTuple):
     transform: PixelTransform
     decoding: Decoding = Decoding()
 
-    def read(self, raw: RawSample, seed: tuple[int, ...]) -> VideoFrames | None:
-        """Decode and transform; None for text only.
+    def read(self, medium: RawMedium, seed: tuple[int, ...]) -> SampleMedia:
+        """Decode and transform one medium.
 
         Cached features were sampled and transformed when they were written, so they are returned as stored.
 
         Raises:
             SampleError: The media is broken, or its decoder had to be killed.
         """
-        if raw.media is None:
-            return None
-        if raw.ending in FEATURE_ENDINGS:
-            return read_features(raw.media.read(), where=raw.where)
-        if raw.ending in ARRAY_ENDINGS:
-            video = read_array(raw.media.read(), raw.record, self.sampling, where=raw.where)
-            return VideoFrames(self.transform(video.frames, seed), video.frame_ms)
+        if medium.ending in FEATURE_ENDINGS:
+            return read_features(medium.content.read(), where=medium.where)
+        if medium.ending in ARRAY_ENDINGS:
+            video = read_array(medium.content.read(), medium.facts, self.sampling, where=medium.where)
+            return SampleMedia(self.transform(video.frames, seed), video.frame_ms)
         request = MediaRequest(
-            raw.media,
-            raw.ending in IMAGE_ENDINGS,
+            medium.content,
+            medium.ending in IMAGE_ENDINGS,
             self.sampling,
             self.transform.frame_size(self.decoding.max_pixels),
-            raw.where,
-            raw.record.start_ms,
-            raw.record.end_ms,
+            medium.where,
+            medium.facts.start_ms,
+            medium.facts.end_ms,
         )
         decoded = decode_media(request, self.decoding)
         frames = torch.from_numpy(decoded.pixels).permute(0, 3, 1, 2)  # [T, 3, H, W]
-        return VideoFrames(self.transform(frames, seed).contiguous(), torch.from_numpy(decoded.frame_ms))
+        return SampleMedia(self.transform(frames, seed).contiguous(), torch.from_numpy(decoded.frame_ms))
 
 
-def read_features(data: bytes, *, where: str) -> VideoFrames:
+def read_features(data: bytes, *, where: str) -> SampleMedia:
     """Read cached features: ``features`` ``[T, 1 + N, D]``, class token first, and ``frame_ms`` ``[T]`` int64.
 
     Raises:
@@ -73,4 +71,4 @@ def read_features(data: bytes, *, where: str) -> VideoFrames:
             f"{where}: cached features must be floats [T, 1 + N, D] with int64 frame_ms [T], got {features.dtype} "
             f"{list(features.shape)} with {frame_ms.dtype} {list(frame_ms.shape)}; write the feature shards again"
         )
-    return VideoFrames(features, frame_ms)
+    return SampleMedia(features, frame_ms)

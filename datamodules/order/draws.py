@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from datamodules.media.frame_sampling import FrameSampling
 from datamodules.order.text_tokens import TextTokens
-from datamodules.shards.index_entries import IndexEntry
+from datamodules.shards.index_entries import IndexEntry, MediumEntry
 from datamodules.shards.shard_reader import ShardReader
 
 IndexArray = NDArray[np.int64]
@@ -30,7 +30,7 @@ class Cost:
 
     Args:
         frame_tokens: Number of tokens that cost as much as one frame in encoder and bridge.
-        visual_tokens: Visual tokens that the language model reads in every conversation about a video or image: the
+        visual_tokens: Visual tokens that the language model reads for every video or image of a conversation: the
             length of the bridge's readout. None = not counted; ``budget.max_tokens`` needs it.
 
     Raises:
@@ -49,7 +49,7 @@ class SampleTable(NamedTuple):
     """Lengths of N samples."""
 
     frames: IndexArray  # [N] that reach the model, -1 where the index does not state it
-    modality: IndexArray  # [N] into MODALITIES
+    modality: IndexArray  # [N] into MODALITIES; a sample with videos and images is a video
     first_conversation: IndexArray  # [N + 1] index in ``tokens`` of a sample's first conversation
     tokens: IndexArray  # [conversations of all samples] that the language model reads, visual tokens included
 
@@ -70,7 +70,7 @@ class SampleTable(NamedTuple):
 
 
 def sampled_frames(entry: IndexEntry, sampling: FrameSampling) -> int | None:
-    """Most frames that a sample gives, as far as the index states it.
+    """Most frames that a sample gives, over all media that a conversation shows, as far as the index states it.
 
     An image has one frame and text none. Cached features and videos have at most ``meta.num_frames``; from a video the
     sampling takes a fixed number, or a number that follows from ``meta.duration_ms`` (of the part between ``start_ms``
@@ -81,10 +81,17 @@ def sampled_frames(entry: IndexEntry, sampling: FrameSampling) -> int | None:
     """
     if entry.problem is not None:
         return 0
-    stated = entry.num_frames
-    if entry.modality != "video":
+    if not entry.media:
+        return entry.num_frames
+    counts = [_frames_of_medium(medium, sampling) for medium in entry.used_media]
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
+def _frames_of_medium(medium: MediumEntry, sampling: FrameSampling) -> int | None:
+    stated = medium.num_frames
+    if medium.modality != "video":
         return stated
-    duration_ms = entry.meta.get("duration_ms")
+    duration_ms = medium.meta.get("duration_ms")
     known = [] if stated is None else [stated]
     if sampling.num_frames is not None:
         known.append(sampling.num_frames)
@@ -102,14 +109,14 @@ def tabulate(reader: ShardReader, sampling: FrameSampling, text: TextTokens | No
         reader: The samples.
         sampling: How many frames a video gives.
         text: Estimates the tokens of a conversation's text; None = all texts count as 0 tokens.
-        visual_tokens: Tokens of a video or image in every conversation about it.
+        visual_tokens: Tokens of every video or image that a conversation shows.
     """
     entries = list(reader.entries())
     frames = [sampled_frames(entry, sampling) for entry in entries]
     modality = np.array([MODALITIES.index(entry.modality) for entry in entries], dtype=np.int64)
     counts = np.array([len(entry.text_lengths) for entry in entries], dtype=np.int64)
     characters = np.array([length for entry in entries for length in entry.text_lengths], dtype=np.int64)
-    visual = np.repeat(np.where(modality == MODALITIES.index("text"), 0, visual_tokens), counts)
+    visual = visual_tokens * np.array([shown for entry in entries for shown in entry.num_media], dtype=np.int64)
     return SampleTable(
         frames=np.array([-1 if count is None else count for count in frames], dtype=np.int64),
         modality=modality,

@@ -12,16 +12,39 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules.errors import ShardError
-from datamodules.shards.schema import (
-    ALLOWED_ENDINGS,
+from datamodules.shards.member_names import (
     ARRAY_ENDINGS,
     FEATURE_ENDINGS,
     IMAGE_ENDINGS,
-    MAX_JSON_BYTES,
-    MEDIA_ENDINGS,
     VIDEO_ENDINGS,
+    MediaCount,
+    check_media,
+    format_ending,
+    is_allowed,
+    media_endings,
 )
+from datamodules.shards.schema import MAX_JSON_BYTES, Meta
 from datamodules.shards.shard_scan import Members, ScannedSample
+
+_MODALITIES = {"video": VIDEO_ENDINGS | ARRAY_ENDINGS, "image": IMAGE_ENDINGS, "features": FEATURE_ENDINGS}
+
+
+class MediumEntry(NamedTuple):
+    """One medium of a sample."""
+
+    ending: str  # of its member, such as ``mp4`` or ``0.jpg``
+    meta: Meta
+
+    @property
+    def modality(self) -> str:
+        """``video``, ``image`` or ``features``."""
+        return next(name for name, endings in _MODALITIES.items() if format_ending(self.ending) in endings)
+
+    @property
+    def num_frames(self) -> int | None:
+        """Frames as ``meta`` states them (an image has one); None where it does not."""
+        stated = self.meta.get("num_frames")
+        return int(stated) if stated is not None else {"image": 1}.get(self.modality)
 
 
 class IndexEntry(NamedTuple):
@@ -30,33 +53,51 @@ class IndexEntry(NamedTuple):
     key: str
     members: Members
     num_conversations: int
-    meta: dict[str, str | int | float]
+    meta: Meta
     problem: str | None  # why the sample cannot be used, None where it can
     text_lengths: tuple[int, ...] = ()  # characters of every conversation, over all its turns
+    media_meta: tuple[Meta, ...] = ()  # of numbered media
+    shown: tuple[tuple[int, ...], ...] = ()  # numbered media that every conversation shows
 
     @property
-    def media_ending(self) -> str | None:
-        """Ending of the media member; None for text only."""
-        return next((ending for ending in self.members if ending in MEDIA_ENDINGS), None)
+    def media(self) -> tuple[MediumEntry, ...]:
+        """The media of the sample, in their order; empty for text only."""
+        endings = media_endings(self.members)
+        return tuple(map(MediumEntry, endings, self.media_meta or [self.meta] * len(endings)))
+
+    @property
+    def used_media(self) -> tuple[MediumEntry, ...]:
+        """The media that a conversation shows."""
+        if not self.shown:
+            return self.media
+        used = {number for numbers in self.shown for number in numbers}
+        return tuple(medium for number, medium in enumerate(self.media) if number in used)
+
+    @property
+    def num_media(self) -> tuple[int, ...]:
+        """How many media every conversation shows."""
+        if self.shown:
+            return tuple(map(len, self.shown))
+        return (len(self.media),) * len(self.text_lengths)
+
+    @property
+    def made_from(self) -> str:
+        """Names of the files that the media were made from, as ``meta`` states them."""
+        return ", ".join(str(medium.meta["media"]) for medium in self.media if "media" in medium.meta)
 
     @property
     def modality(self) -> str:
-        """``video``, ``image``, ``features`` or ``text``."""
-        ending = self.media_ending
-        modalities = {"video": VIDEO_ENDINGS | ARRAY_ENDINGS, "image": IMAGE_ENDINGS, "features": FEATURE_ENDINGS}
-        return next((name for name, endings in modalities.items() if ending in endings), "text")
+        """``video``, ``image``, ``features`` or ``text``; ``video`` if the sample has a video and images."""
+        found = {medium.modality for medium in self.media}
+        return next((name for name in _MODALITIES if name in found), "text")
 
     @property
     def num_frames(self) -> int | None:
-        """Frames as the sample's ``meta`` states them (an image has one, text none); None where it does not."""
-        stated = self.meta.get("num_frames")
-        return int(stated) if stated is not None else {"image": 1, "text": 0}.get(self.modality)
-
-    @property
-    def duration_ms(self) -> int | None:
-        """The media's length as the sample's ``meta`` states it; None where it does not."""
-        stated = self.meta.get("duration_ms")
-        return None if stated is None else int(stated)
+        """Frames of all media that a conversation shows, as they are stated; None if those of one are not."""
+        if not self.media:
+            return int(self.meta.get("num_frames", 0))
+        stated = [medium.num_frames for medium in self.used_media]
+        return None if None in stated else sum(count or 0 for count in stated)
 
 
 class IndexEntries:
@@ -97,8 +138,20 @@ class IndexEntries:
 
     def _read(self, rows: bytes) -> Iterator[IndexEntry]:
         try:
-            for key, members, count, meta, problem, lengths in json.loads(rows):
-                yield IndexEntry(key, _checked_members(members, problem), count, meta, problem, tuple(lengths))
+            for key, members, count, meta, problem, lengths, *numbered in json.loads(rows):
+                media_meta, shown = numbered or ((), ())
+                entry = IndexEntry(
+                    key,
+                    _checked_members(members, problem),
+                    count,
+                    meta,
+                    problem,
+                    tuple(lengths),
+                    tuple(media_meta),
+                    tuple(map(tuple, shown)),
+                )
+                _check_numbered(entry)
+                yield entry
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise ShardError(
                 f"shard {self._shard}: its index is damaged ({type(error).__name__}: {error}); remove it, and it is "
@@ -116,7 +169,7 @@ class IndexDocument(NamedTuple):
     def write(cls, stamp: dict[str, Any], samples: Sequence[ScannedSample]) -> "IndexDocument":
         """Make the index of a shard's samples; the stamp says which shard it is."""
         entries = [_entry(sample) for sample in samples]
-        rows = ",\n".join(map(json.dumps, entries)).encode() + b"\n"
+        rows = ",\n".join(map(_row, entries)).encode() + b"\n"
         members = json.dumps([stamp["name"], [[entry.key, entry.members] for entry in entries]])
         fingerprint = hashlib.sha256(members.encode()).hexdigest()
         head = {"stamp": stamp, "fingerprint": fingerprint, "rows_sha256": hashlib.sha256(rows).hexdigest()}
@@ -152,15 +205,38 @@ def _entry(sample: ScannedSample) -> IndexEntry:
         return IndexEntry(sample.key, sample.members, 0, {}, str(sample.error))
     conversations = sample.record.conversations
     lengths = tuple(sum(len(turn.content) for turn in conversation.turns) for conversation in conversations)
-    return IndexEntry(sample.key, sample.members, len(conversations), sample.record.meta, None, lengths)
+    entry = IndexEntry(sample.key, sample.members, len(conversations), sample.record.meta, None, lengths)
+    if not MediaCount.of(media_endings(sample.members)).is_numbered:
+        return entry
+    return entry._replace(
+        media_meta=tuple(facts.meta for facts in sample.record.media),
+        shown=tuple(conversation.media for conversation in conversations),
+    )
+
+
+def _row(entry: IndexEntry) -> str:
+    """The line of a sample. That of a sample without numbered media has no facts about them, as in earlier versions."""
+    return json.dumps(entry if entry.shown else entry[: entry._fields.index("media_meta")])
 
 
 def _checked_members(listed: dict[str, list[int]], problem: str | None) -> Members:
     members = {}
     for ending, (offset, size) in listed.items():
-        if ending not in ALLOWED_ENDINGS or int(offset) < 0 or int(size) < 0:
+        if not is_allowed(ending) or int(offset) < 0 or int(size) < 0:
             raise ValueError(f"no member {ending!r} can be at byte {offset} with {size} bytes")
         members[ending] = (offset, size)
     if problem is None and members["json"][1] > MAX_JSON_BYTES:
         raise ValueError(f"its JSON has more than {MAX_JSON_BYTES} bytes")
     return members
+
+
+def _check_numbered(entry: IndexEntry) -> None:
+    if entry.problem is not None or (len(entry.members) <= 2 and not entry.shown and not entry.media_meta):
+        return
+    endings = media_endings(entry.members)
+    check_media(endings, f"key {entry.key!r}")
+    shown = {number for numbers in entry.shown for number in numbers}
+    if len(entry.media_meta) != len(endings) or len(entry.shown) != len(entry.text_lengths):
+        raise ValueError(f"key {entry.key!r} has no facts about some of its media")
+    if not shown <= set(range(len(endings))):
+        raise ValueError(f"key {entry.key!r} shows media {sorted(shown)} of {len(endings)}")

@@ -1,4 +1,4 @@
-r"""What a sample of a shard may hold: member names, and the JSON beside the media.
+r"""The JSON of a sample, beside its media; ``member_names`` has the names of both.
 
 The JSON member of a sample:
 
@@ -12,24 +12,29 @@ The JSON member of a sample:
                   {"role": "user", "content": "<video>\nWhich colour?"},
                   {"role": "assistant", "content": "red"}]}]}
 
-The visual tokens, of a video or an image, replace the mark ``<video>``. If the sample has media, every conversation has
-the mark once, in a user turn; otherwise it has none. User and assistant turns alternate; the last is the assistant's.
+User and assistant turns alternate; the last is the assistant's. The visual tokens, of a video or an image, replace the
+mark ``<video>``, which only user turns have. A sample without media has no mark. With one medium, every conversation
+has the mark once. With several media (numbered members such as ``0.jpg`` and ``1.mp4``), every conversation has either
+
+- ``<video>`` once for every medium, in the order of the media; or
+- numbered marks, ``<video_1>`` for member 1: for all media or some of them, in any order, each once.
+
+With several media, the facts about each of them are in a list, and not beside ``source``:
+
+    {"source": "where they come from",
+     "media": [{"meta": {"width": 640, "height": 480}},   optional: one entry a medium, in the order of the media
+               {"start_ms": 0, "end_ms": 9000, "meta": {"duration_ms": 9000}}],
+     "conversations": [...]}
 """
 
 import json
 import math
 from typing import Any, NamedTuple
 
-from components.language.chat_template import VIDEO_MARK as VIDEO_MARK
-from datamodules.errors import MalformedJsonError, SampleError, ShardError, VideoMarkError
-
-VIDEO_ENDINGS = frozenset({"mp4", "webm", "mkv", "mov", "avi", "gif"})
-ARRAY_ENDINGS = frozenset({"npy"})
-IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "png", "webp"})
-FEATURE_ENDINGS = frozenset({"safetensors"})
-MEDIA_ENDINGS = VIDEO_ENDINGS | ARRAY_ENDINGS | IMAGE_ENDINGS | FEATURE_ENDINGS
-ALLOWED_ENDINGS = MEDIA_ENDINGS | {"json"}
-"""Other members are refused, because a pickle can run code when it is opened. ``npy`` is read without pickle."""
+from datamodules.errors import MalformedJsonError, SampleError
+from datamodules.shards.member_names import MediaCount
+from datamodules.shards.video_marks import VIDEO_MARK as VIDEO_MARK
+from datamodules.shards.video_marks import shown_media, with_numbers, without_numbers
 
 MAX_JSON_BYTES = 64 << 20
 """Most bytes of a JSON member: enough for thousands of conversations, little enough for memory."""
@@ -38,6 +43,10 @@ MAX_CONVERSATIONS_BYTES = MAX_JSON_BYTES - (1 << 20)
 """Most bytes of the conversations in a JSON member: the rest is for source and meta."""
 
 _CATEGORY_FIELDS = ("category", "kind")  # shards of earlier versions have ``kind``
+_FACTS_OF_ONE_MEDIUM = ("num_frames", "duration_ms", "frame_interval_ms")
+
+Meta = dict[str, str | int | float]
+"""Numbers and strings, copied into the index."""
 
 
 class Turn(NamedTuple):
@@ -53,77 +62,69 @@ class Conversation(NamedTuple):
     id: str
     category: str  # of the question, by which accuracies are reported too; empty for none
     options: tuple[str, ...]
-    turns: tuple[Turn, ...]
+    turns: tuple[Turn, ...]  # with ``<video>`` for numbered marks too
+    media: tuple[int, ...] = ()  # of the sample, in the order of the marks
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object from which ``parse_conversation`` makes this conversation."""
+        numbers = iter(self.media)
+        turns = self.turns
+        if self.media != tuple(range(len(self.media))):
+            turns = tuple(turn._replace(content=with_numbers(turn.content, numbers)) for turn in turns)
+        return {
+            "id": self.id,
+            "category": self.category,
+            "options": list(self.options),
+            "turns": [turn._asdict() for turn in turns],
+        }
+
+
+class MediumFacts(NamedTuple):
+    """What a sample's JSON states about one of its media."""
+
+    start_ms: int | None  # the part that is used
+    end_ms: int | None
+    meta: Meta
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of these facts."""
+        span = {"start_ms": self.start_ms, "end_ms": self.end_ms}
+        return {**{name: value for name, value in span.items() if value is not None}, "meta": dict(self.meta)}
 
 
 class Record(NamedTuple):
     """A sample's JSON, checked."""
 
     source: str
-    start_ms: int | None
+    start_ms: int | None  # of the one medium, as ``meta``
     end_ms: int | None
-    meta: dict[str, str | int | float]
+    meta: Meta
     conversations: tuple[Conversation, ...]
+    media: tuple[MediumFacts, ...] = ()  # of numbered members, if stated
+
+    def medium(self, number: int) -> MediumFacts:
+        """The facts about a medium."""
+        if self.media:
+            return self.media[number]
+        return MediumFacts(self.start_ms, self.end_ms, self.meta)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object from which ``parse_record`` makes this record."""
-        span = {"start_ms": self.start_ms, "end_ms": self.end_ms}
         return {
             "source": self.source,
-            **{name: value for name, value in span.items() if value is not None},
-            "meta": dict(self.meta),
-            "conversations": [
-                {
-                    "id": conversation.id,
-                    "category": conversation.category,
-                    "options": list(conversation.options),
-                    "turns": [turn._asdict() for turn in conversation.turns],
-                }
-                for conversation in self.conversations
-            ],
+            **MediumFacts(self.start_ms, self.end_ms, self.meta).to_json(),
+            **({"media": [facts.to_json() for facts in self.media]} if self.media else {}),
+            "conversations": [conversation.to_json() for conversation in self.conversations],
         }
 
 
-def check_key(key: str) -> None:
-    """Refuse keys that WebDataset would read differently, or that are paths outside the shard.
-
-    Raises:
-        ValueError: The key is empty, absolute, climbs with ``..``, or has a dot after its last slash.
-    """
-    parts = key.split("/")
-    if not parts[-1] or "." in parts[-1] or ".." in parts or key.startswith("/") or "\n" in key:
-        raise ValueError(f"{key!r} cannot be a sample key; use a relative name without dots, such as 'clips/000123'")
-
-
-def split_member_name(name: str, shard: str) -> tuple[str, str]:
-    """Split a tar member's name into sample key and ending, as WebDataset does: at the base name's first dot.
-
-    Raises:
-        ShardError: The name is absolute, climbs with ``..`` or has an ending that is not allowed.
-    """
-    if name.startswith("/") or ".." in name.split("/") or name.startswith("pipe:") or not name.isprintable():
-        raise ShardError(
-            f"shard {shard}: member {name!r} is refused: absolute, '..', 'pipe:' and unprintable names are not read"
-        )
-    folder, _, base = name.rpartition("/")
-    stem, dot, ending = base.partition(".")
-    ending = ending.lower()
-    if not stem or not dot or ending not in ALLOWED_ENDINGS:
-        raise ShardError(
-            f"shard {shard}: member {name!r} is refused: its ending is {ending!r}, allowed are "
-            f"{', '.join(sorted(ALLOWED_ENDINGS))} (an ending starts at the base name's first dot). "
-            "Remove or convert the member; pickled members can run code and are never opened."
-        )
-    return (f"{folder}/{stem}" if folder else stem), ending
-
-
-def parse_record(data: bytes, *, where: str, has_media: bool) -> Record:
+def parse_record(data: bytes, *, where: str, media: MediaCount) -> Record:
     """Read and check a sample's JSON.
 
     Args:
         data: Bytes of the JSON member.
         where: Shard and key, for messages.
-        has_media: Whether the sample has a video, an image or cached features.
+        media: The sample's videos, images or cached features.
 
     Returns:
         The checked record.
@@ -145,22 +146,18 @@ def parse_record(data: bytes, *, where: str, has_media: bool) -> Record:
     conversations = _list(fields.get("conversations"), where, "conversations")
     if not conversations:
         raise SampleError(f"{where}: 'conversations' is empty; a sample needs at least one conversation")
-    start_ms, end_ms = _optional_int(fields, "start_ms", where), _optional_int(fields, "end_ms", where)
-    if (start_ms or 0) < 0 or (end_ms is not None and end_ms <= (start_ms or 0)):
-        raise SampleError(f"{where}: start_ms {start_ms} and end_ms {end_ms} do not span a part of a video")
     return Record(
-        source=_string(fields, "source", where),
-        start_ms=start_ms,
-        end_ms=end_ms,
-        meta=_meta(fields.get("meta", {}), where),
-        conversations=tuple(
-            parse_conversation(item, f"{where}, conversation {number}", has_media)
+        _string(fields, "source", where),
+        *_medium_facts(fields, where),
+        tuple(
+            parse_conversation(item, f"{where}, conversation {number}", media)
             for number, item in enumerate(conversations)
         ),
+        _facts_of_numbered(fields, where, media.num_media) if media.is_numbered else (),
     )
 
 
-def parse_conversation(item: Any, where: str, has_media: bool) -> Conversation:
+def parse_conversation(item: Any, where: str, media: MediaCount) -> Conversation:
     """Check one entry of ``conversations``; see ``parse_record``.
 
     Raises:
@@ -173,10 +170,13 @@ def parse_conversation(item: Any, where: str, has_media: bool) -> Conversation:
     if not all(isinstance(option, str) for option in options):
         raise SampleError(f"{where}: 'options' must be strings, got {options!r}")
     _check_turns(turns, where)
-    _check_video_mark(turns, where, has_media)
+    by_user = [turn.content for turn in turns if turn.role == "user"]
+    shown = shown_media(by_user, [turn.content for turn in turns if turn.role != "user"], media, where)
+    if media.is_numbered:
+        turns = tuple(turn._replace(content=without_numbers(turn.content)) for turn in turns)
     name = next((name for name in _CATEGORY_FIELDS if name in fields), None)
     category = "" if name is None else _string(fields, name, where)
-    return Conversation(_string(fields, "id", where), category, tuple(options), turns)
+    return Conversation(_string(fields, "id", where), category, tuple(options), turns, shown)
 
 
 def _turn(item: Any, where: str) -> Turn:
@@ -198,22 +198,34 @@ def _check_turns(turns: tuple[Turn, ...], where: str) -> None:
         raise SampleError(f"{where}: an assistant turn is empty; add the answer or drop the conversation")
 
 
-def _check_video_mark(turns: tuple[Turn, ...], where: str, has_media: bool) -> None:
-    by_user = sum(turn.content.count(VIDEO_MARK) for turn in turns if turn.role == "user")
-    by_others = sum(turn.content.count(VIDEO_MARK) for turn in turns if turn.role != "user")
-    if by_others:
-        raise VideoMarkError(f"{where}: {VIDEO_MARK} is outside the user's turns; only a user turn may have it")
-    if by_user and not has_media:
-        raise VideoMarkError(
-            f"{where}: {VIDEO_MARK} in the text, but the sample has no media member; add the media or remove the mark"
-        )
-    if has_media and by_user != 1:
-        raise VideoMarkError(
-            f"{where}: {by_user} times {VIDEO_MARK} in the user's turns; a sample with media needs one"
-        )
+def _medium_facts(fields: dict[str, Any], where: str) -> MediumFacts:
+    start_ms, end_ms = _optional_int(fields, "start_ms", where), _optional_int(fields, "end_ms", where)
+    if (start_ms or 0) < 0 or (end_ms is not None and end_ms <= (start_ms or 0)):
+        raise SampleError(f"{where}: start_ms {start_ms} and end_ms {end_ms} do not span a part of a video")
+    return MediumFacts(start_ms, end_ms, _meta(fields.get("meta", {}), where))
 
 
-def _meta(value: Any, where: str) -> dict[str, str | int | float]:
+def _facts_of_numbered(fields: dict[str, Any], where: str, num_media: int) -> tuple[MediumFacts, ...]:
+    meta = fields.get("meta", {})
+    misplaced = [name for name in ("start_ms", "end_ms") if fields.get(name) is not None]
+    misplaced += [f"meta.{name}" for name in _FACTS_OF_ONE_MEDIUM if name in meta]
+    if misplaced:
+        raise SampleError(
+            f"{where}: {misplaced[0]} is about one medium, but the members are numbered; write it in the medium's "
+            "entry of 'media'"
+        )
+    entries = fields.get("media")
+    if entries is None:
+        return (MediumFacts(None, None, {}),) * num_media
+    if len(_list(entries, where, "media")) != num_media:
+        raise SampleError(f"{where}: 'media' has {len(entries)} entries for {num_media} media; write one for each")
+    return tuple(
+        _medium_facts(_object(entry, f"{where}, medium {number}", "an entry of 'media'"), f"{where}, medium {number}")
+        for number, entry in enumerate(entries)
+    )
+
+
+def _meta(value: Any, where: str) -> Meta:
     fields = _object(value, where, "'meta'")
     for name, entry in fields.items():
         if not isinstance(entry, str | int | float) or isinstance(entry, bool):

@@ -13,12 +13,22 @@ from tqdm import tqdm
 from datamodules.errors import SampleError
 from datamodules.shards.index_entries import IndexEntry
 from datamodules.shards.media_range import MediaRange
-from datamodules.shards.schema import Record, parse_record
+from datamodules.shards.member_names import MediaCount, format_ending, media_endings
+from datamodules.shards.schema import MediumFacts, Record, parse_record
 from datamodules.shards.shard_cache import ShardCache
 from datamodules.shards.shard_index import ShardIndex, load_index
 from datamodules.shards.shard_names import find_shards
 
 _INDEXED_AT_ONCE = 8  # enough to hide a store's latency
+
+
+class RawMedium(NamedTuple):
+    """One video, image or file of cached features as its shard has it, not decoded."""
+
+    where: str  # shard and key, and the member of several, for messages
+    content: MediaRange
+    ending: str  # without the number of the medium
+    facts: MediumFacts
 
 
 class RawSample(NamedTuple):
@@ -27,8 +37,7 @@ class RawSample(NamedTuple):
     key: str
     where: str  # shard and key, for messages
     record: Record
-    media: MediaRange | None
-    ending: str | None  # of the media member
+    media: tuple[RawMedium, ...]  # empty for text only
 
 
 class ShardReader:
@@ -78,11 +87,20 @@ class ShardReader:
         if entry.problem is not None:
             raise SampleError(f"shard {shard.url}, {entry.problem}")
         path = Path(shard.url) if shard.cached is None else shard.cached.path
-        ending = entry.media_ending
+        endings = media_endings(entry.members)
+        count = MediaCount.of(endings)
         document = MediaRange(path, *entry.members["json"], shard.cached).read()
-        record = parse_record(document, where=where, has_media=ending is not None)
-        media = None if ending is None else MediaRange(path, *entry.members[ending], shard.cached)
-        return RawSample(entry.key, where, record, media, ending)
+        record = parse_record(document, where=where, media=count)
+        media = tuple(
+            RawMedium(
+                f"{where}, member {ending!r}" if count.is_numbered else where,
+                MediaRange(path, *entry.members[ending], shard.cached),
+                format_ending(ending),
+                record.medium(number),
+            )
+            for number, ending in enumerate(endings)
+        )
+        return RawSample(entry.key, where, record, media)
 
     def _find(self, index: int) -> tuple[ShardIndex, int]:
         if not 0 <= index < len(self):

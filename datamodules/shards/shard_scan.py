@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from datamodules.errors import MalformedJsonError, MembersError, SampleError, ShardError
-from datamodules.shards.schema import MAX_JSON_BYTES, MEDIA_ENDINGS, Record, parse_record, split_member_name
+from datamodules.shards.member_names import MediaCount, check_media, media_endings, split_member_name
+from datamodules.shards.schema import MAX_JSON_BYTES, Record, parse_record
 
 _TAR_BLOCK = 512
 _MAX_HEADER_BYTES = 1 << 20
 
 Members = dict[str, tuple[int, int]]
-"""Ending -> offset and size in bytes."""
+"""Ending, such as ``json`` or ``0.jpg`` -> offset and size in bytes."""
 
 
 class ScannedSample(NamedTuple):
@@ -99,9 +100,8 @@ class HeaderFile(io.BufferedReader):
 
 def _read_record(raw: io.FileIO, key: str, members: Members) -> Record:
     where = f"key {key!r}"
-    media = [ending for ending in members if ending in MEDIA_ENDINGS]
-    if len(media) > 1:
-        raise MembersError(f"{where}: several media members ({', '.join(media)}); a sample has one or none")
+    media = media_endings(members)
+    check_media(media, where)
     if "json" not in members:
         raise MembersError(f"{where}: no JSON member; add {key}.json with its conversations, or drop the sample")
     offset, size = members["json"]
@@ -110,4 +110,4 @@ def _read_record(raw: io.FileIO, key: str, members: Members) -> Record:
             f"{where}: its JSON has {size} bytes, more than the {MAX_JSON_BYTES} that are read; split its conversations"
         )
     raw.seek(offset)
-    return parse_record(raw.read(size), where=where, has_media=bool(media))
+    return parse_record(raw.read(size), where=where, media=MediaCount.of(media))

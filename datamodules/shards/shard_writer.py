@@ -1,16 +1,17 @@
-"""Writes WebDataset tar shards: one JSON member and at most one media member a sample."""
+"""Writes WebDataset tar shards: one JSON member a sample, and its media."""
 
 import io
 import json
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from datamodules.errors import SampleError
-from datamodules.shards.schema import MAX_JSON_BYTES, MEDIA_ENDINGS, check_key, parse_record
+from datamodules.shards.member_names import MEDIA_ENDINGS, MediaCount, check_key, check_media, format_ending
+from datamodules.shards.schema import MAX_JSON_BYTES, parse_record
 
 
 class ShardWriter:
@@ -63,28 +64,48 @@ class ShardWriter:
             SampleError: The record does not follow the schema or is too large: reading it would fail.
             ValueError: The key or the ending cannot be used.
         """
-        check_key(key)
         if (media is None) != (ending is None):
             raise ValueError(f"sample {key!r}: media and its ending go together, got ending {ending!r}")
-        if ending is not None and ending not in MEDIA_ENDINGS:
-            raise ValueError(
-                f"sample {key!r}: media ending {ending!r} is not one of {', '.join(sorted(MEDIA_ENDINGS))}"
-            )
+        self._write(key, record, [] if media is None or ending is None else [(media, ending)])
+
+    def write_several(self, key: str, record: Mapping[str, Any], media: Sequence[tuple[bytes | Path, str]]) -> None:
+        """Add one sample with several media, as members that are numbered in this order.
+
+        Args:
+            key: See ``write``.
+            record: See ``write``.
+            media: Of each, the bytes or the path of a file, and its ending, such as ``jpg``.
+
+        Raises:
+            SampleError: See ``write``.
+            ValueError: See ``write``.
+        """
+        self._write(key, record, [(data, f"{number}.{ending}") for number, (data, ending) in enumerate(media)])
+
+    def _write(self, key: str, record: Mapping[str, Any], media: Sequence[tuple[bytes | Path, str]]) -> None:
+        check_key(key)
+        endings = [ending for _, ending in media]
+        for ending in endings:
+            if format_ending(ending) not in MEDIA_ENDINGS:
+                raise ValueError(
+                    f"sample {key!r}: media ending {ending!r} is not one of {', '.join(sorted(MEDIA_ENDINGS))}"
+                )
+        check_media(endings, f"sample {key!r}")
         encoded = json.dumps(record, ensure_ascii=False).encode()
         if len(encoded) > MAX_JSON_BYTES:
             raise SampleError(
                 f"sample {key!r}: its JSON has {len(encoded)} bytes, more than the {MAX_JSON_BYTES} that are read; "
                 "write several samples about the same media"
             )
-        parse_record(encoded, where=f"sample {key!r}", has_media=media is not None)
+        parse_record(encoded, where=f"sample {key!r}", media=MediaCount.of(endings))
         if self._tar is not None and (len(self._keys) >= self.max_samples or self._tar.offset >= self.max_bytes):
             self._close_shard()
         tar = self._tar or self._open_shard()
         if key in self._keys:
             raise ValueError(f"sample key {key!r} is twice in {self._path()}; keys must be unique in a shard")
         self._keys.add(key)
-        if media is not None:
-            _add(tar, f"{key}.{ending}", media)
+        for data, ending in media:
+            _add(tar, f"{key}.{ending}", data)
         _add(tar, f"{key}.json", encoded)
 
     def close(self) -> None:

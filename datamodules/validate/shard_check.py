@@ -10,7 +10,7 @@ from datamodules.media.decoding_process import decode_media
 from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.shards.schema import VIDEO_ENDINGS
+from datamodules.shards.member_names import VIDEO_ENDINGS
 from datamodules.shards.shard_cache import ShardCache
 from datamodules.shards.shard_index import make_index
 from datamodules.shards.shard_reader import ShardReader
@@ -81,7 +81,7 @@ class ShardCheck(NamedTuple):
     def _check(self, reader: ShardReader, number: int, sample: ScannedSample) -> CheckedSample:
         entry = reader.entry(number)
         source = UNKNOWN_SOURCE if sample.record is None else sample.record.source
-        decode = sample.record is not None and entry.media_ending is not None and self._chosen(sample.key)
+        decode = sample.record is not None and bool(entry.media) and self._chosen(sample.key)
         if sample.error is not None:
             problem: Problem | None = Problem(sample.error.kind, f"shard {reader.shards[0].url}, {sample.error}")
         else:
@@ -98,13 +98,13 @@ class ShardCheck(NamedTuple):
         assert self.sampling is not None
         transform = PixelTransform(PixelOptions(224), train=False)
         media = MediaReader(self.sampling, transform, self.decoding)
+        size = transform.frame_size(self.decoding.max_pixels)
         try:
-            raw = reader.read(number)
-            media.read(raw, (0,))
-            if self.thorough and raw.media is not None and raw.ending in VIDEO_ENDINGS:
-                size = transform.frame_size(self.decoding.max_pixels)
-                request = MediaRequest(raw.media, False, self.sampling, size, raw.where, every_frame=True)
-                decode_media(request, self.decoding)
+            for medium in reader.read(number).media:
+                media.read(medium, (0,))
+                if self.thorough and medium.ending in VIDEO_ENDINGS:
+                    request = MediaRequest(medium.content, False, self.sampling, size, medium.where, every_frame=True)
+                    decode_media(request, self.decoding)
         except SampleError as error:
             return Problem(error.kind, str(error))
         return None

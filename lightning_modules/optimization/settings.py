@@ -52,8 +52,9 @@ class Optimization:
     """Settings of AdamW and of the warm-up + cosine schedule. Every mapping goes from a part to its value.
 
     Args:
-        learning_rates: Peak learning rate of every part that trains (``bridge``, ``language_model``, ``encoder``; the
-            adapters of a part with LoRA).
+        learning_rates: Peak learning rate of every part that trains (``bridge``, ``language_model``, ``encoder``,
+            ``projector``, ``patch_pooling``, ``reducers``; the adapters of a part with LoRA). One of several readers
+            has its name in ``model.readers``.
         weight_decay: Decay of tensors of two dimensions or more, for all parts or part by part (0 where not named);
             biases, norms and gates are not decayed.
         betas: Decay rates of AdamW's two moments.

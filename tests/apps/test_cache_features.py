@@ -24,6 +24,7 @@ from datamodules.media.transforms import PixelOptions, PixelTransform
 from datamodules.order.training_order import Draw
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader
+from tests.datamodules.several_media import record_of, write_several
 from tests.fixtures_data import make_clip, make_image, make_record, write_shard
 from tests.fixtures_models import IMAGE_SIZE, NUM_PATCHES, VISION_WIDTH, PartFolders, make_module, make_part_folders
 
@@ -148,9 +149,25 @@ def test_saliency_and_joint_embedding_are_cached_and_the_reading_encoder_is_prin
 def test_text_and_records_are_kept(config: Path, shard: Path) -> None:
     reader = ShardReader([load_index(run(config, shard))])
     video, image, text = (reader.read(index) for index in range(3))
-    assert (video.ending, image.ending, text.ending) == ("safetensors", "safetensors", None)
+    endings = [[medium.ending for medium in raw.media] for raw in (video, image, text)]
+    assert endings == [["safetensors"], ["safetensors"], []]
     assert video.record.meta["num_frames"] == 5
     assert text.record.conversations == ShardReader([load_index(shard)]).read(2).record.conversations
+
+
+def test_several_media_become_several_feature_members(config: Path, tmp_path: Path, folders: PartFolders) -> None:
+    record = record_of("<video> or <video> ?", "<video_1> ?", media=[{"meta": {"width": 64}}, {}])
+    media = [(make_clip(5), "mp4"), (make_image(40), "png")]
+    pixels = write_several(tmp_path / "pixels" / "train-000000.tar", [("album", record, media)])
+    cached = run(config, pixels)
+    (album,) = load_index(cached).entries
+    assert ([medium.ending for medium in album.media], album.num_frames) == (["0.safetensors", "1.safetensors"], 6)
+    assert album.media[0].meta == {"width": 64, "num_frames": 5}
+    before, after = batch_of(pixels, folders), batch_of(cached, folders)
+    for name in ("frame_counts", "frame_ms", "input_ids", "labels", "video_index"):
+        assert torch.equal(getattr(before, name), getattr(after, name))
+    features = HuggingFaceVisionEncoder(folders.encoder, layer=-1)(before.frames, before.frame_counts)
+    torch.testing.assert_close(after.frames[:, 1:], features.patches, atol=1e-5, rtol=1e-5)
 
 
 def test_equal_frames_are_encoded_once_and_give_what_they_give_alone(folders: PartFolders) -> None:

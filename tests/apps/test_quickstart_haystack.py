@@ -23,6 +23,7 @@ from apps.quickstart.haystack_videos import (
     plan_video,
 )
 from apps.quickstart.needles import COLOURS, SHAPES, Needle
+from datamodules.shards.member_names import MediaCount
 from datamodules.shards.schema import parse_record
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader
@@ -124,7 +125,7 @@ def test_records_of_several_needles_name_all_their_frames(clips: list[Clip]) -> 
         record = make_sample(SETTINGS, clips, split, index).record
         frames = [needle.frame for needle in plan_video(SETTINGS, clips, split, index).needles]
         assert record["meta"]["needle_frames"] == ",".join(map(str, frames))
-        assert parse_record(json.dumps(record).encode(), where="here", has_media=True).meta == record["meta"]
+        assert parse_record(json.dumps(record).encode(), where="here", media=MediaCount(1)).meta == record["meta"]
 
 
 def test_split_too_short_for_its_needles_is_refused() -> None:

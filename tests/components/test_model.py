@@ -14,7 +14,7 @@ from components.interfaces import LossSchedule, VisualReader
 from components.losses import EverySegmentLoss, FinalSegmentLoss
 from components.model import VideoLanguageModel
 from components.model_output import ModelOutput
-from datamodules.batch import Batch, Sample, collate
+from datamodules.batch import Batch, Sample, SampleMedia, collate
 from tests.fixtures_models import (
     NUM_PATCHES,
     VISION_WIDTH,
@@ -48,10 +48,11 @@ def open_model(folders: PartFolders, **changes: Any) -> VideoLanguageModel:
 
 def with_features(model: VideoLanguageModel, sample: Sample) -> Sample:
     """The sample with what the model's encoder makes of its frames instead of the frames."""
-    if sample.frames is None:
-        return sample
-    features = model.encoder(sample.frames, torch.tensor([len(sample.frames)]))
-    return sample._replace(frames=torch.cat([features.cls.unsqueeze(1), features.patches], dim=1))
+    media = []
+    for frames, frame_ms in sample.media:
+        features = model.encoder(frames, torch.tensor([len(frames)]))
+        media.append(SampleMedia(torch.cat([features.cls.unsqueeze(1), features.patches], dim=1), frame_ms))
+    return sample._replace(media=tuple(media))
 
 
 def cached_encoder() -> CachedFeatures:

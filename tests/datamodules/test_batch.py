@@ -1,28 +1,46 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.plugins.precision import HalfPrecision
 
 from components import interfaces
+from components.interfaces import TEXT_ONLY
 from datamodules import batch as batch_module
-from datamodules.batch import Batch, EncodedConversation, Question, Sample, collate
+from datamodules.batch import Batch, EncodedConversation, Question, Sample, SampleMedia, collate
 
 
-def conversation(length: int, key: str = "k") -> EncodedConversation:
+def conversation(length: int, key: str = "k", media: tuple[int, ...] = ()) -> EncodedConversation:
     question = Question(key, "q", "made", "colour", "which ?", "red", ("red", "blue"), 2, {"length": "1x"})
-    return EncodedConversation(torch.arange(1, length + 1), torch.arange(1, length + 1), question)
+    return EncodedConversation(torch.arange(1, length + 1), torch.arange(1, length + 1), question, media)
+
+
+def medium(num_frames: int, *, size: int = 4) -> SampleMedia:
+    generator = torch.Generator().manual_seed(num_frames)
+    frames = torch.randint(0, 256, (num_frames, 3, size, size), dtype=torch.uint8, generator=generator)
+    return SampleMedia(frames, torch.arange(num_frames) * 250)
 
 
 def sample(key: str, num_frames: int | None, *lengths: int, size: int = 4) -> Sample:
-    generator = torch.Generator().manual_seed(sum(key.encode()))
-    conversations = tuple(conversation(length, key) for length in lengths)
-    if num_frames is None:
-        return Sample(key, None, None, conversations)
-    frames = torch.randint(0, 256, (num_frames, 3, size, size), dtype=torch.uint8, generator=generator)
-    return Sample(key, frames, torch.arange(num_frames) * 250, conversations)
+    media = () if num_frames is None else (medium(num_frames, size=size),)
+    shown = tuple(range(len(media)))
+    return Sample(key, media, tuple(conversation(length, key, shown) for length in lengths))
 
 
-MIXED = [sample("video", 5, 3, 7), sample("text", None, 4), sample("image", 1, 2), sample("long", 9, 6)]
+def several(key: str, num_frames: Sequence[int], *shown: tuple[int, ...]) -> Sample:
+    """A sample with media of these lengths, and a conversation for each tuple of shown media."""
+    conversations = tuple(conversation(3 + number, key, media) for number, media in enumerate(shown))
+    return Sample(key, tuple(map(medium, num_frames)), conversations)
+
+
+MIXED = [
+    sample("video", 5, 3, 7),
+    sample("text", None, 4),
+    sample("image", 1, 2),
+    several("album", (2, 1, 3), (0, 1, 2), (2, 0), (1,)),
+    sample("long", 9, 6),
+]
 
 
 def test_mixed_batch_equals_its_samples_one_by_one() -> None:
@@ -43,10 +61,25 @@ def test_mixed_batch_equals_its_samples_one_by_one() -> None:
             joined.frames[frame : frame + num_frames], single.frames if num_frames else joined.frames[:0]
         )
         assert torch.equal(joined.frame_ms[frame : frame + num_frames], single.frame_ms)
-        expected = video if item.frames is not None else batch_module.TEXT_ONLY
-        assert joined.video_index[rows].tolist() == [expected] * len(item.conversations)
-        frame, row, video = frame + num_frames, row + len(item.conversations), video + (item.frames is not None)
-    assert joined.frame_counts.tolist() == [5, 1, 9]
+        num_shown = single.video_index.shape[1]
+        expected = torch.where(single.video_index == TEXT_ONLY, TEXT_ONLY, single.video_index + video)
+        assert torch.equal(joined.video_index[rows, :num_shown], expected)
+        assert (joined.video_index[rows, num_shown:] == TEXT_ONLY).all()
+        frame, row, video = frame + num_frames, row + len(item.conversations), video + len(item.media)
+    assert joined.frame_counts.tolist() == [5, 1, 2, 1, 3, 9]
+
+
+def test_a_medium_is_in_a_batch_once_and_every_conversation_lists_what_it_shows() -> None:
+    batch = collate([several("album", (2, 1, 3), (0, 1, 2), (2, 0), (1,)), sample("text", None, 4)])
+    assert batch.frame_counts.tolist() == [2, 1, 3]
+    assert len(batch.frames) == 6
+    assert batch.video_index.tolist() == [
+        [0, 1, 2],
+        [2, 0, TEXT_ONLY],
+        [1, TEXT_ONLY, TEXT_ONLY],
+        [TEXT_ONLY, TEXT_ONLY, TEXT_ONLY],
+    ]
+    assert batch.video_index.dtype == torch.int64
 
 
 def test_text_alone_makes_a_batch_without_video() -> None:
@@ -54,13 +87,14 @@ def test_text_alone_makes_a_batch_without_video() -> None:
     assert batch.frames.shape[:2] == (0, 3)
     assert batch.frames.dtype == torch.uint8
     assert batch.frame_counts.shape == batch.frame_ms.shape == (0,)
-    assert batch.frame_counts.dtype == batch.frame_ms.dtype == torch.int64
-    assert batch.video_index.tolist() == [-1, -1]
+    assert batch.frame_counts.dtype == batch.frame_ms.dtype == batch.video_index.dtype == torch.int64
+    assert batch.video_index.tolist() == [[-1], [-1]]
 
 
 def test_cached_features_keep_their_type() -> None:
     features = torch.randn(3, 5, 8, dtype=torch.bfloat16)
-    batch = collate([Sample("f", features, torch.arange(3), (conversation(2),)), sample("t", None, 2)])
+    cached = Sample("f", (SampleMedia(features, torch.arange(3)),), (conversation(2, media=(0,)),))
+    batch = collate([cached, sample("t", None, 2)])
     assert torch.equal(batch.frames, features)
 
 
@@ -72,7 +106,8 @@ def test_batch_survives_device_move_and_float_cast() -> None:
         assert isinstance(result, Batch)
         assert result.questions == batch.questions
         assert isinstance(result.questions[0], Question)
-    assert moved.frames.device.type == "meta"
+    on_device = {name for name, value in moved._asdict().items() if torch.is_tensor(value) and value.is_meta}
+    assert on_device == {"frames", "frame_ms"}  # the host plans the step with the others
     assert cast.frame_ms.dtype == torch.int64
 
 
@@ -81,15 +116,18 @@ def test_batch_survives_device_move_and_float_cast() -> None:
     [
         ([], "no sample"),
         ([sample("a", 2)], "'a' has no conversation"),
-        ([sample("a", 2, 3)._replace(frame_ms=torch.arange(3))], "'a': 2 frames but 3 frame times"),
-        ([sample("a", 2, 3)._replace(frame_ms=None)], "'a': 2 frames but None frame times"),
+        (
+            [Sample("a", (medium(2)._replace(frame_ms=torch.arange(3)),), (conversation(3),))],
+            "'a': 2 frames but 3 frame",
+        ),
         ([sample("a", 0, 3)], "'a' has a video of no frame"),
         ([sample("a", 2, 3), sample("b", 2, 3, size=8)], r"\[3, 4, 4\]: a; .*\[3, 8, 8\]: b"),
-        ([sample("a", 2, 3), Sample("f", torch.zeros(1, 5, 8), torch.zeros(1), (conversation(2),))], "cached features"),
         (
-            [Sample("a", None, None, (conversation(3)._replace(labels=torch.zeros(2)),))],
-            "'a': 3 input ids but 2 labels",
+            [sample("a", 2, 3), Sample("f", (SampleMedia(torch.zeros(1, 5, 8), torch.zeros(1)),), (conversation(2),))],
+            "cached features",
         ),
+        ([Sample("a", (), (conversation(3)._replace(labels=torch.zeros(2)),))], "'a': 3 input ids but 2 labels"),
+        ([several("a", (2, 1), (0, 1), (1, 2))], "'a': a conversation shows medium 2 of 2"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(samples: list[Sample], message: str) -> None:

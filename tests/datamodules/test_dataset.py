@@ -52,12 +52,10 @@ def mixed(tmp_path: Path) -> Path:
 def test_samples_of_every_kind_come_out_whole(mixed: Path, tokenizer: Any) -> None:
     data = dataset(mixed, tokenizer)
     video, image, text, short = data.__getitems__([Draw(index, index) for index in range(len(data))])
-    assert video.frames is not None
-    assert video.frames.shape == (4, 3, 32, 32)
+    assert [medium.frames.shape for medium in video.media] == [(4, 3, 32, 32)]
     assert len(video.conversations) == 2
-    assert image.frames is not None
-    assert image.frames.shape == short.frames.shape == (1, 3, 32, 32)  # type: ignore[union-attr]
-    assert text.frames is None
+    assert image.media[0].frames.shape == short.media[0].frames.shape == (1, 3, 32, 32)
+    assert text.media == ()
     question = video.conversations[1].question
     assert question[:7] == ("video", "q1", "made", "colour", "what shape ?", "a star", ())
     assert (question.num_frames, question.meta) == (4, {"length": "1x", "num_frames": "9"})
@@ -76,7 +74,7 @@ def test_a_video_is_decoded_once_for_all_its_questions(
     monkeypatch.setattr("datamodules.media.media_reader.decode_media", counted)
     batch = collate(dataset(mixed, tokenizer).__getitems__([Draw(0, 0)]))
     assert len(decoded) == 1
-    assert batch.video_index.tolist() == [0, 0]
+    assert batch.video_index.tolist() == [[0], [0]]
     assert batch.frame_counts.tolist() == [4]
 
 
@@ -85,9 +83,7 @@ def test_a_draw_may_ask_for_some_of_the_conversations(mixed: Path, tokenizer: An
     whole, part = data[Draw(0, 0)], data[Draw(0, 0, (1,))]
     assert [one.question.id for one in part.conversations] == ["q1"]
     assert torch.equal(part.conversations[0].input_ids, whole.conversations[1].input_ids)
-    assert part.frames is not None
-    assert whole.frames is not None
-    assert torch.equal(part.frames, whole.frames)
+    assert torch.equal(part.media[0].frames, whole.media[0].frames)
 
 
 def test_batch_of_mixed_items_equals_items_one_by_one(mixed: Path, tokenizer: Any) -> None:
@@ -109,19 +105,18 @@ def test_batch_of_mixed_items_equals_items_one_by_one(mixed: Path, tokenizer: An
 
 def test_augmentation_follows_seed_and_position_alone(mixed: Path, tokenizer: Any) -> None:
     data, again = (dataset(mixed, tokenizer, augment=True, seed=3) for _ in range(2))
-    first = data[Draw(0, 5)].frames
-    assert first is not None
-    assert torch.equal(first, again[Draw(0, 5)].frames)  # type: ignore[arg-type]
-    others = [data[Draw(0, position)].frames for position in range(6, 12)]
-    assert any(not torch.equal(first, other) for other in others)  # type: ignore[arg-type]
+    first = data[Draw(0, 5)].media[0].frames
+    assert torch.equal(first, again[Draw(0, 5)].media[0].frames)
+    others = [data[Draw(0, position)].media[0].frames for position in range(6, 12)]
+    assert any(not torch.equal(first, other) for other in others)
 
 
 def test_cached_features_come_with_their_times(tmp_path: Path, tokenizer: Any) -> None:
     stored = torch.randn(3, 5, 8).bfloat16()
     path = write_shard(tmp_path / "f.tar", [("a", make_record(), features(features=stored), "safetensors")])
     sample = dataset(path, tokenizer)[Draw(0, 0)]
-    assert torch.equal(sample.frames, stored)  # type: ignore[arg-type]
-    assert sample.frame_ms.tolist() == [0, 250, 500]  # type: ignore[union-attr]
+    assert torch.equal(sample.media[0].frames, stored)
+    assert sample.media[0].frame_ms.tolist() == [0, 250, 500]
 
 
 @pytest.mark.parametrize(

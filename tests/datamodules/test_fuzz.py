@@ -26,6 +26,7 @@ from datamodules.media.transforms import PixelOptions, PixelTransform
 from datamodules.order.training_order import Draw
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader
+from tests.datamodules.several_media import record_of
 from tests.fixtures_data import make_clip, make_gif, make_image, make_record, natural_frames, write_members
 
 Generator = np.random.Generator
@@ -126,9 +127,9 @@ class Reading:
         for number in range(1, len(reader)):
             _, sample = dataset.__getitems__([Draw(0, 0), Draw(number, number)])
             self.outcomes["refused" if sample.key == SKIPPED_KEY else "read"] += 1
-            if sample.frames is not None and sample.frame_ms is not None:
-                assert sample.frames.dtype == torch.bfloat16 or sample.frames.shape[1:] == (3, 16, 16)
-                assert len(sample.frames) == len(sample.frame_ms) > 0
+            for frames, frame_ms in sample.media:
+                assert frames.dtype == torch.bfloat16 or frames.shape[1:] == (3, 16, 16)
+                assert len(frames) == len(frame_ms) > 0
         assert dataset.skipped is not None
         self.kinds = dataset.skipped.counts()
         return len(index.entries)
@@ -172,11 +173,16 @@ def test_damaged_tars_are_read_or_refused(cases: range, tmp_path: Path, tokenize
     assert reading.outcomes["read"] + reading.outcomes["refused"] == num_samples > len(cases) / 10
 
 
-def wrong_row(case: int) -> bytes:
+TEXT_ROW = make_record([("which colour ?", "rött"), ("what ?", "nothing")], media=False, start_ms=0, end_ms=5)
+ALBUM_ROW = record_of("<video> or <video> ?", "<video_1> ?", media=[{"start_ms": 0, "meta": {"width": 8}}, {}])
+
+
+def wrong_row(case: int, right: dict[str, Any] = TEXT_ROW) -> bytes:
     """A JSON row with wrong types, missing fields, a wrong encoding or damaged bytes."""
     generator = np.random.default_rng([23, case])
-    row: Any = make_record([("which colour ?", "rött"), ("what ?", "nothing")], media=False, start_ms=0, end_ms=5)
+    row: Any = copy.deepcopy(right)
     values = [None, True, 10**400, -1, 1e400, 0.5, "", "\ud800", "<video>", [], [[]], {}, {"a": None}, "x" * 9999]
+    values += [f"<video_{number}>" for number in (0, 1, 2, 10**9)] if right is ALBUM_ROW else []
     for _ in range(generator.integers(1, 4)):
         place = row
         while True:
@@ -210,6 +216,19 @@ def test_wrong_json_rows_are_read_or_refused(cases: range, tmp_path: Path, token
     assert reading.outcomes["read"] + reading.outcomes["refused"] == len(cases)
     assert reading.kinds == {"sample": reading.outcomes["refused"]}
     assert min(reading.outcomes["read"], reading.outcomes["refused"]) > len(cases) / 50
+
+
+def test_wrong_json_rows_beside_several_media_are_read_or_refused(tmp_path: Path, tokenizer: Any) -> None:
+    reading = Reading(tmp_path, tokenizer)
+    picture = make_image(width=8, height=8)
+    members = []
+    for case in range(200):
+        members += [(f"{case}.{number}.png", picture) for number in (0, 1)]
+        members.append((f"{case}.json", wrong_row(case, ALBUM_ROW)))
+    assert reading.read(write_members(tmp_path / "x.tar", members)) == 200
+    assert reading.outcomes["read"] + reading.outcomes["refused"] == 200
+    assert reading.kinds == {"sample": reading.outcomes["refused"]}
+    assert min(reading.outcomes["read"], reading.outcomes["refused"]) > 4
 
 
 def test_there_are_a_thousand_damaged_files_in_the_quick_test() -> None:

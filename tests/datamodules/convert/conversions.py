@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.convert.__main__ import main
+from datamodules.convert.rows import Row
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_names import find_shards
 from datamodules.shards.shard_reader import RawSample, ShardReader
@@ -39,6 +40,12 @@ def media_bytes(name: str) -> bytes:
 def llava_item(question: str = "what ?", answer: str = "a star", **fields: Any) -> dict[str, Any]:
     """A row of LLaVA's form with one question."""
     return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}], **fields}
+
+
+def part(row: Row) -> tuple[int | None, int | None]:
+    """Start and end of the one medium of a row."""
+    (medium,) = row.media
+    return medium.start_ms, medium.end_ms
 
 
 def convert(*args: object, status: int = 0) -> None:

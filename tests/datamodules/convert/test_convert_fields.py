@@ -11,12 +11,17 @@ from tests.datamodules.convert.conversions import (
     convert,
     left_out,
     llava_item,
+    part,
     read_samples,
     report,
     said,
     write_json,
     write_media,
 )
+
+
+def paths(row: Row) -> list[str]:
+    return [medium.path for medium in row.media]
 
 
 def video_row(**fields: Any) -> Row:
@@ -62,11 +67,11 @@ def video_row(**fields: Any) -> Row:
     ],
 )
 def test_the_part_of_a_video_is_read_whatever_its_fields_are_called(fields: dict[str, Any]) -> None:
-    assert video_row(**fields)[1:3] == (1000, 2500)
+    assert part(video_row(**fields)) == (1000, 2500)
 
 
 def test_times_on_a_clock_are_hours_minutes_and_seconds() -> None:
-    assert video_row(start="1:02:03.5", end="75:00")[1:3] == (3_723_500, 4_500_000)
+    assert part(video_row(start="1:02:03.5", end="75:00")) == (3_723_500, 4_500_000)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +104,12 @@ def test_times_that_are_none_or_could_be_read_in_two_ways_are_refused(fields: di
 
 
 def test_a_part_is_read_of_a_video_however_it_is_named_and_never_of_a_picture() -> None:
-    part = {"start": 1, "end": 2}
-    assert llava_row(llava_item(image="a.mp4", **part))[1:] == video_row(**part)[1:]
-    assert llava_row(llava_item(media="a", **part))[:3] == ("a", 1000, 2000)
+    span = {"start": 1, "end": 2}
+    assert llava_row(llava_item(image="a.mp4", **span)) == video_row(**span)
+    assert part(llava_row(llava_item(media="a", **span))) == (1000, 2000)
     for name in ("a.gif", "a.jpg", "a"):
-        row = llava_row(llava_item(image=name, **part))
-        assert (row[1:3], row.unread) == ((None, None), ("end", "start"))
+        row = llava_row(llava_item(image=name, **span))
+        assert (part(row), row.unread) == ((None, None), ("end", "start"))
 
 
 def test_a_picture_that_the_row_calls_a_video_has_no_part(tmp_path: Path) -> None:
@@ -132,7 +137,7 @@ def test_rows_that_name_a_video_by_either_field_share_a_sample(tmp_path: Path) -
     ],
 )
 def test_fields_that_tell_no_part_leave_the_whole_video(fields: dict[str, Any]) -> None:
-    assert video_row(**fields)[1:3] == (None, None)
+    assert part(video_row(**fields)) == (None, None)
 
 
 @pytest.mark.parametrize("name", ["system", "system_prompt"])
@@ -150,11 +155,11 @@ def test_a_system_field_becomes_the_system_turn_where_there_is_none(name: str) -
 
 
 def test_media_are_read_under_other_names_and_two_equal_entries_are_one() -> None:
-    assert llava_row(llava_item(images=["a.jpg", "a.jpg"])).media == "a.jpg"
-    assert llava_row(llava_item(image="a.jpg", images=["a.jpg"])).media == "a.jpg"
-    assert llava_row(llava_item(video_path="a.mp4", start=1, end=2))[:3] == ("a.mp4", 1000, 2000)
+    assert paths(llava_row(llava_item(images=["a.jpg", "a.jpg"]))) == ["a.jpg"]
+    assert paths(llava_row(llava_item(image="a.jpg", images=["a.jpg"]))) == ["a.jpg"]
+    assert part(llava_row(llava_item(video_path="a.mp4", start=1, end=2))) == (1000, 2000)
     row = llava_row(llava_item(image="a.jpg", image_path="b.jpg"))
-    assert (row.media, row.unread) == ("a.jpg", ("image_path",))
+    assert (paths(row), row.unread) == (["a.jpg"], ("image_path",))
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ def test_missing_endings_are_tried_and_unusual_ones_mapped(tmp_path: Path) -> No
     rows = write_json(tmp_path / "rows.json", [llava_item(video=name) for name in names])
     convert("llava", rows, tmp_path / "out", status=1)
     samples = read_samples(tmp_path / "out")
-    assert [sample.ending for sample in samples] == ["mkv", "webm", "mp4", "mp4", "jpg"]
-    assert all(sample.media and sample.media.read() in (CLIP, PICTURE) for sample in samples)
+    assert [sample.media[0].ending for sample in samples] == ["mkv", "webm", "mp4", "mp4", "jpg"]
+    assert all(sample.media[0].content.read() in (CLIP, PICTURE) for sample in samples)
     assert left_out(tmp_path / "out") == [(5, "unsupported media"), (6, "unsupported media"), (7, "missing media")]
 
 

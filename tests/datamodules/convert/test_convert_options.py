@@ -51,7 +51,7 @@ def test_many_rows_about_one_file_become_samples_that_the_reader_takes(tmp_path:
     kept = [one.id for sample in samples for one in sample.record.conversations]
     lost = [f"rows#{row}" for row, reason in left_out(tmp_path / "out") if reason == "empty turn"]
     assert sorted(kept + lost) == sorted(f"rows#{number}" for number in range(40))
-    assert all(sample.media is not None for sample in samples)
+    assert all(sample.media for sample in samples)
     assert len({sample.key for sample in samples}) == len(samples)
 
 

@@ -59,9 +59,8 @@ def converted(folder: Path, files: dict[str, bytes], *options: object, field: st
 
 
 def shown(sample: RawSample, num_frames: int = 1) -> DecodedFrames:
-    assert sample.media is not None
-    with sample.media.open() as file:
-        if sample.ending in ("jpg", "png", "webp"):
+    with sample.media[0].content.open() as file:
+        if sample.media[0].ending in ("jpg", "png", "webp"):
             return read_image(file)
         return sample_frames(file, FrameSampling(num_frames))
 
@@ -73,7 +72,7 @@ def test_pictures_of_other_formats_become_png_whatever_they_are_called(tmp_path:
         pytest.skip("this Pillow reads no AVIF")
     data = saved(form)
     (sample,) = read_samples(converted(tmp_path, {name: data}))
-    assert sample.ending == "png"
+    assert sample.media[0].ending == "png"
     assert sample.record.meta == {"media": name, "width": 32, "height": 24}
     with Image.open(io.BytesIO(data)) as image:
         assert np.array_equal(shown(sample).pixels[0], np.asarray(image.convert("RGB")))
@@ -85,8 +84,8 @@ def test_pictures_that_shards_hold_are_stored_as_they_are_under_their_own_ending
 ) -> None:
     data = saved(form)
     samples = read_samples(converted(tmp_path, dict.fromkeys(["000002", "a.jpg_large", "b.gif", "c.mp4"], data)))
-    assert [sample.ending for sample in samples] == [ending] * 4
-    assert all(sample.media is not None and sample.media.read() == data for sample in samples)
+    assert [sample.media[0].ending for sample in samples] == [ending] * 4
+    assert all(sample.media[0].content.read() == data for sample in samples)
 
 
 def test_endings_of_pictures_are_tried_where_the_row_says_image_and_of_videos_where_it_says_video(
@@ -97,7 +96,7 @@ def test_endings_of_pictures_are_tried_where_the_row_says_image_and_of_videos_wh
     (tmp_path / "2.gif").write_bytes(saved("GIF"))
     rows = [llava_item(image="1"), llava_item(video="1"), llava_item(image="2"), llava_item(image="3")]
     convert("llava", write_json(tmp_path / "rows.json", rows), tmp_path / "out", status=1)
-    assert [sample.ending for sample in read_samples(tmp_path / "out")] == ["png", "mp4", "png"]
+    assert [sample.media[0].ending for sample in read_samples(tmp_path / "out")] == ["png", "mp4", "png"]
     assert left_out(tmp_path / "out") == [(3, "missing media")]
 
 
@@ -141,21 +140,21 @@ def test_what_an_animated_png_shows_without_animation_is_no_frame_of_the_video(t
 def test_an_animation_that_the_row_calls_an_image_is_its_first_frame(tmp_path: Path) -> None:
     files = {"a.webp": animated("WEBP"), "b.png": animated("PNG"), "c.gif": make_gif(4)}
     samples = read_samples(converted(tmp_path, files))
-    assert [sample.ending for sample in samples] == ["webp", "png", "png"]
+    assert [sample.media[0].ending for sample in samples] == ["webp", "png", "png"]
     assert all("duration_ms" not in sample.record.meta for sample in samples)
 
 
 def test_a_gif_that_the_row_calls_a_video_stays_one_whatever_its_name(tmp_path: Path) -> None:
     gif = make_gif(4)
     samples = read_samples(converted(tmp_path, {"a.gif": gif, "b.jpg": gif, "c": gif}, field="video"))
-    assert [sample.ending for sample in samples] == ["gif"] * 3
+    assert [sample.media[0].ending for sample in samples] == ["gif"] * 3
 
 
 def test_one_gif_that_rows_call_an_image_and_a_video_gives_two_samples(tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(make_gif(4))
     rows = [llava_item(image="a.gif"), llava_item(video="a.gif"), llava_item("again ?", image="a.gif")]
     convert("llava", write_json(tmp_path / "rows.json", rows), tmp_path / "out")
-    assert [(one.ending, len(one.record.conversations)) for one in read_samples(tmp_path / "out")] == [
+    assert [(one.media[0].ending, len(one.record.conversations)) for one in read_samples(tmp_path / "out")] == [
         ("png", 2),
         ("gif", 1),
     ]
@@ -167,8 +166,8 @@ def test_an_animation_is_shrunk_and_cut_as_a_video(tmp_path: Path) -> None:
     convert("llava", rows, tmp_path / "plain")
     convert("llava", rows, tmp_path / "small", "--reencode", "16")
     (plain,), (small,) = read_samples(tmp_path / "plain"), read_samples(tmp_path / "small")
-    assert (plain.ending, plain.record.start_ms, plain.record.end_ms) == ("mkv", 500, 1500)
-    assert (small.ending, small.record.meta["height"], small.record.meta["duration_ms"]) == ("mp4", 16, 1000)
+    assert (plain.media[0].ending, plain.record.start_ms, plain.record.end_ms) == ("mkv", 500, 1500)
+    assert (small.media[0].ending, small.record.meta["height"], small.record.meta["duration_ms"]) == ("mp4", 16, 1000)
     assert not list((tmp_path / "small").glob(".*scratch"))
 
 
@@ -271,13 +270,13 @@ def test_a_good_png_with_a_long_text_is_converted(tmp_path: Path) -> None:
 
 def test_a_video_without_a_usual_ending_is_known_by_its_bytes(tmp_path: Path) -> None:
     samples = read_samples(converted(tmp_path, dict.fromkeys(["clip", "clip.video", "clip.jpg"], CLIP), field="video"))
-    assert [sample.ending for sample in samples] == ["mp4"] * 3
+    assert [sample.media[0].ending for sample in samples] == ["mp4"] * 3
 
 
 def test_without_probing_only_what_cannot_be_stored_as_it_is_is_opened(tmp_path: Path) -> None:
     files = {"a.jpg": b"unread", "b.bmp": make_image(form="bmp"), "c": PICTURE, "d.jpg": make_gif(2), "e.png": PICTURE}
     samples = read_samples(converted(tmp_path, files, "--no-probe"))
-    assert [sample.ending for sample in samples] == ["jpg", "png", "jpg", "png", "png"]
+    assert [sample.media[0].ending for sample in samples] == ["jpg", "png", "jpg", "png", "png"]
     assert [len(sample.record.meta) for sample in samples] == [1, 3, 3, 3, 1]
 
 

@@ -179,12 +179,11 @@ def test_conversion_stores_what_was_encoded_again(tmp_path: Path) -> None:
     convert("llava", rows, tmp_path / "out", "--reencode", "32,4", status=1)
     film, large, small, scan = read_samples(tmp_path / "out")
     assert film.record.meta == {"media": "film.wmv", "width": 48, "height": 32, "duration_ms": 1000}
-    assert (film.ending, film.record.start_ms, film.record.end_ms) == ("mp4", None, None), "the part was cut out"
-    assert [sample.ending for sample in (large, small, scan)] == ["jpg", "png", "png"]
-    assert large.media is not None
-    assert small.media is not None
-    assert Image.open(io.BytesIO(large.media.read())).size == (48, 32)
-    assert small.media.read() == make_image(width=40, height=30)
+    assert film.media[0].ending == "mp4"
+    assert (film.record.start_ms, film.record.end_ms) == (None, None), "the part was cut out"
+    assert [sample.media[0].ending for sample in (large, small, scan)] == ["jpg", "png", "png"]
+    assert Image.open(io.BytesIO(large.media[0].content.read())).size == (48, 32)
+    assert small.media[0].content.read() == make_image(width=40, height=30)
     assert left_out(tmp_path / "out") == [(1, "wrong start or end")]
     assert not list((tmp_path / "out").glob("*.scratch"))
     assert not list((tmp_path / "out").glob(".*.scratch"))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from datamodules.convert.row_problems import Reason, RowProblem
 from datamodules.convert.rows import Row, conversation_json, llava_row, pllava_row
-from tests.datamodules.convert.conversions import llava_item
+from tests.datamodules.convert.conversions import llava_item, part
 
 
 def contents(row: Row) -> list[str]:
@@ -51,7 +51,7 @@ def test_other_names_for_roles_and_fields_are_read() -> None:
         ("user", "<video>\na ?"),
         ("assistant", "b"),
     ]
-    assert row.media == "a.mp4"
+    assert [medium.path for medium in row.media] == ["a.mp4"]
 
 
 def test_an_answer_before_the_first_question_is_dropped_as_llava_does() -> None:
@@ -60,9 +60,9 @@ def test_an_answer_before_the_first_question_is_dropped_as_llava_does() -> None:
 
 
 def test_start_and_end_become_milliseconds_of_videos_only() -> None:
-    assert llava_row(llava_item(video="a.mp4", start=1, end=2.5))[1:3] == (1000, 2500)
-    assert llava_row(llava_item(video="a.mp4", end=2.5))[1:3] == (None, 2500)
-    assert llava_row(llava_item(image="a.jpg", start=1, end=2.5))[1:3] == (None, None)
+    assert part(llava_row(llava_item(video="a.mp4", start=1, end=2.5))) == (1000, 2500)
+    assert part(llava_row(llava_item(video="a.mp4", end=2.5))) == (None, 2500)
+    assert part(llava_row(llava_item(image="a.jpg", start=1, end=2.5))) == (None, None)
 
 
 @pytest.mark.parametrize(

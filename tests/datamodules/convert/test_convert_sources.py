@@ -141,9 +141,9 @@ def test_llava_rows_about_one_picture_become_one_sample(converted: Path) -> None
         ["<video>\nwhat ?", "a star", "how many ?", "one"],
         ["<video>\nhow many ?", "one"],
     ]
-    assert (picture.ending, picture.media and picture.media.read()) == ("jpg", PICTURE)
+    assert (picture.media[0].ending, picture.media[0].content.read()) == ("jpg", PICTURE)
     assert picture.record.meta == {"media": "coco/train2017/1.jpg", "width": 64, "height": 48}
-    assert (said(text), text.media, text.record.meta) == ([["how many ?", "one"]], None, {})
+    assert (said(text), text.media, text.record.meta) == ([["how many ?", "one"]], (), {})
     assert picture.record.source == text.record.source == "llava_v1_5_mix665k"
 
 
@@ -152,8 +152,7 @@ def test_videollamb_sources_are_the_sets_that_its_media_lie_in(converted: Path) 
     samples = read_samples(converted)
     assert [sample.record.source for sample in samples] == ["videollamb/ssv2", "videollamb/coco", "videollamb/text"]
     assert said(samples[0]) == [["<video>\nwhat ?", "a star"], ["<video>\nhow many ?", "one"]]
-    assert samples[0].media is not None
-    assert samples[0].media.read() == CLIP
+    assert samples[0].media[0].content.read() == CLIP
 
 
 @in_shards("llava-video")
@@ -203,13 +202,13 @@ def test_converted_shards_give_the_datamodule_every_conversation(
     )
     asked = [question for batch in data.val_dataloader()[0] for question in batch.questions]
     expected = {
-        (conversation.id, sample.key, len(conversation.turns), sample.ending)
+        (conversation.id, sample.key, "".join(medium.ending for medium in sample.media))
         for sample in read_samples(tmp_path / "out")
         for conversation in sample.record.conversations
     }
     assert len(asked) == len(expected)
     assert {(one.id, one.key) for one in asked} == {entry[:2] for entry in expected}
-    frames = {None: 0, "jpg": 1, "mp4": 2, "webm": 2}
-    assert {(one.id, one.num_frames) for one in asked} == {(entry[0], frames[entry[3]]) for entry in expected}
+    frames = {"": 0, "jpg": 1, "mp4": 2, "webm": 2}
+    assert {(one.id, one.num_frames) for one in asked} == {(entry[0], frames[entry[2]]) for entry in expected}
     assert {one.answer for one in asked} <= {"a star", "one", "turning", "A star turns."}
     assert report(tmp_path / "out", source)["rows_left_out"] == 0

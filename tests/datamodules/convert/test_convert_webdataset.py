@@ -84,11 +84,11 @@ def test_captions_beside_media_or_in_their_json_become_answers(tmp_path: Path) -
         ["no picture ?", "a star"],
         ["Be brief.", "<video>\nwhich ?", "one"],
     ]
-    assert [sample.ending for sample in samples] == ["jpg", "jpg", "mp4", "jpg", "jpg", None, "jpg"]
+    endings = [[medium.ending for medium in sample.media] for sample in samples]
+    assert endings == [["jpg"], ["jpg"], ["mp4"], ["jpg"], ["jpg"], [], ["jpg"]]
     assert samples[0].record.source == "set"
     assert samples[0].record.conversations[0].id == "set-000#0"
-    assert samples[2].media is not None
-    assert samples[2].media.read() == CLIP
+    assert samples[2].media[0].content.read() == CLIP
     assert report(tmp_path / "out", "webdataset")["not_read"] == {"caption": 1}
 
 
@@ -102,9 +102,8 @@ def test_frames_in_an_array_are_stored_with_their_interval(tmp_path: Path) -> No
         "duration_ms": 400,
         "frame_interval_ms": 100,
     }
-    assert (sample.ending, sample.record.start_ms) == ("npy", 200)
-    assert sample.media is not None
-    video = read_array(sample.media.read(), sample.record, FrameSampling(2))
+    assert (sample.media[0].ending, sample.record.start_ms) == ("npy", 200)
+    video = read_array(sample.media[0].content.read(), sample.media[0].facts, FrameSampling(2))
     assert video.frames.permute(0, 2, 3, 1).numpy().tolist() == FRAMES[[3, 5]].tolist()
 
 

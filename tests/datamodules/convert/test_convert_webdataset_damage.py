@@ -128,7 +128,7 @@ def test_members_with_unsafe_names_or_types_cost_their_sample_alone(
     ("members", "reason", "message"),
     [
         ([("1.jpg", PICTURE), ("1.png", PICTURE), ("1.txt", b"x")], Reason.SEVERAL_MEDIA, "2 media members"),
-        ([("1.0.jpg", PICTURE), ("1.1.jpg", PICTURE), ("1.txt", b"x")], Reason.SEVERAL_MEDIA, "2 media members"),
+        ([("1.0.jpg", PICTURE), ("1.2.jpg", PICTURE), ("1.txt", b"x")], Reason.SEVERAL_MEDIA, "2 media members"),
         (one("1.jpg", image=["a.jpg", "b.jpg"]), Reason.SEVERAL_MEDIA, "names 2 images"),
         ([("1.jpg", PICTURE), ("1.JPG", PICTURE), ("1.txt", b"x")], Reason.MALFORMED, "same ending"),
         ([("1.jpg", PICTURE)], Reason.MALFORMED, r"no .json and no .txt member; it has .jpg"),

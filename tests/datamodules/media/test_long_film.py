@@ -22,8 +22,8 @@ from datamodules.media import decoding_process
 from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.shards.media_range import MediaRange
 from datamodules.media.media_reader import MediaReader
-from datamodules.shards.schema import Record
-from datamodules.shards.shard_reader import RawSample
+from datamodules.shards.schema import MediumFacts
+from datamodules.shards.shard_reader import RawMedium
 from datamodules.media.transforms import PixelOptions, PixelTransform
 from datamodules.media.frame_sampling import FrameSampling
 
@@ -33,7 +33,7 @@ def peak_mb(pid):
 
 reader = MediaReader(FrameSampling(num_frames=64), PixelTransform(PixelOptions(224), train=False))
 media = MediaRange(Path({path!r}), {offset}, {size})
-frames = reader.read(RawSample("a", "film a", Record("s", None, None, {{}}, ()), media, "mp4"), (0,))
+frames = reader.read(RawMedium("film a", media, "mp4", MediumFacts(None, None, {{}})), (0,))
 (server,) = decoding_process._servers.values()
 print(json.dumps([list(frames.frames.shape), frames.frame_ms.tolist(), peak_mb("self"), peak_mb(server._process.pid)]))
 """

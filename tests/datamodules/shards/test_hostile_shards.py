@@ -43,7 +43,7 @@ class Explosive:
 
 def read_media(path: Path) -> Any:
     media = MediaReader(FrameSampling(num_frames=2), PixelTransform(PixelOptions(16), train=False))
-    return media.read(ShardReader([load_index(path)]).read(0), (0,))
+    return media.read(ShardReader([load_index(path)]).read(0).media[0], (0,))
 
 
 def write_raw(path: Path, *headers: tuple[tarfile.TarInfo, bytes], form: int = tarfile.GNU_FORMAT) -> Path:

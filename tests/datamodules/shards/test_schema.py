@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 
 from datamodules.errors import SampleError
+from datamodules.shards.member_names import MediaCount
 from datamodules.shards.schema import parse_record
 from tests.fixtures_data import make_record
 
+ONE = MediaCount(1)
 
-def parse(document: Any, *, has_media: bool = True) -> Any:
-    return parse_record(json.dumps(document).encode(), where="shard x.tar, key 'a'", has_media=has_media)
+
+def parse(document: Any, media: MediaCount = ONE) -> Any:
+    return parse_record(json.dumps(document).encode(), where="shard x.tar, key 'a'", media=media)
 
 
 def changed(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def test_a_category_must_be_a_string_whatever_its_name() -> None:
 def test_absurd_numbers_and_depths_are_malformed_json() -> None:
     for text in ('{"meta": ' + "9" * 5000 + "}", "[" * 100_000):
         with pytest.raises(SampleError, match="malformed JSON"):
-            parse_record(text.encode(), where="key 'a'", has_media=False)
+            parse_record(text.encode(), where="key 'a'", media=MediaCount(0))
 
 
 def test_several_turns_with_a_system_text_are_fine() -> None:
@@ -122,4 +125,4 @@ def test_a_wrong_record_says_where_and_what(document: Any, message: str) -> None
 
 def test_a_mark_without_media_is_an_error() -> None:
     with pytest.raises(SampleError, match="<video> in the text, but the sample has no media member"):
-        parse(make_record(), has_media=False)
+        parse(make_record(), MediaCount(0))

@@ -48,9 +48,7 @@ def kept(tmp_path: Path, kind: str = "shards") -> set[str]:
 
 
 def read(shards: ShardReader, index: int) -> bytes:
-    media = shards.read(index).media
-    assert media is not None
-    return media.read()
+    return shards.read(index).media[0].content.read()
 
 
 def in_processes(action: Callable[[int], None], count: int) -> list[int | None]:
@@ -87,13 +85,12 @@ def test_a_shard_removed_between_naming_and_opening_comes_back(
     make: Callable[..., ShardReader], server: FileServer, tmp_path: Path
 ) -> None:
     shards = make(1.1)
-    media = shards.read(0).media
-    assert media is not None
-    expected = media.read()
+    content = shards.read(0).media[0].content
+    expected = content.read()
     read(shards, 2)
     assert kept(tmp_path) == {"b.tar"}
-    assert media.read() == expected
-    with media.open() as file:
+    assert content.read() == expected
+    with content.open() as file:
         read(shards, 2)  # takes its room
         assert file.read() == expected
 

@@ -17,7 +17,10 @@ from lightning.pytorch.callbacks import Callback
 
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
+from components.interfaces import IGNORED_LABEL, TEXT_ONLY, DecodingSettings, TextInputs
 from components.losses import EverySegmentLoss, FinalSegmentLoss
+from components.model import VideoLanguageModel, text_of
+from components.question_text import without_answers
 from datamodules.batch import Batch, Sample, collate
 from tests.fixtures_models import PartFolders, make_frames, make_sample, make_unbuilt_module
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
@@ -92,12 +95,23 @@ def train(strategy: str, schedule: str, num_steps: int, folders: PartFolders, fo
     options = [["red", "blue", "green square"]] * len(validation[0].questions)
     scores = module.built.score_options(validation[0], options)
     assert len(scores) == len(options)
+    assert len(answer_twice(module.built, validation[1])) == len(validation[1].questions)
     losses = logger.values("train/loss")
     assert len(losses) == num_steps, losses
     assert all(loss == loss and loss < 20 for loss in losses), losses
     some = num_steps // 3
     assert sum(losses[-some:]) < sum(losses[:some]), "nothing was learned"
     faulthandler.cancel_dump_traceback_later()
+
+
+def answer_twice(model: VideoLanguageModel, batch: Batch) -> list[str]:
+    """Answer every question, and another one after it."""
+    language_model, text = model.language_model, without_answers(text_of(batch))
+    state = language_model.prefill(model.visual_tokens(batch), text)
+    state = language_model.decode(state, DecodingSettings(4)).state
+    ids = torch.tensor([[5, 6, 7]]).expand(len(text.input_ids), -1)
+    next_turn = TextInputs(ids, ids > 0, torch.full_like(ids, IGNORED_LABEL), ids.new_full((len(ids), 1), TEXT_ONLY))
+    return language_model.decode(language_model.extend(state, next_turn), DecodingSettings(4)).texts
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The frames of one video as a model reads them."""
+"""The frames of one medium as a model reads them."""
 
 from typing import NamedTuple
 
 from torch import Tensor
 
 
-class VideoFrames(NamedTuple):
+class SampleMedia(NamedTuple):
     """The frames of one video or image, or cached features of them."""
 
     frames: Tensor  # uint8 [T, 3, H, W], or features [T, 1 + N, D]
