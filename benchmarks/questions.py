@@ -37,6 +37,7 @@ from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.interfaces import TextInputs
 from components.model import VideoLanguageModel
 from components.segmenters.fixed_length import FixedLength
+from components.streams import StreamReader
 
 DIFFERENCE_LIMIT = 1e-5
 SPEED_LIMIT = 5.0
@@ -92,8 +93,9 @@ def build_video_model(settings: Settings, device: torch.device) -> VideoLanguage
     language_model = build_model(sizes, device, freeze=False)
     readout = partial(CacheReadout, num_queries=settings.visual_tokens)
     bridge = RecurrentMemoryBridge(encoder.dim, language_model.dim, readout=readout)
-    segmenter = FixedLength(8)
-    model = VideoLanguageModel(encoder=encoder, segmenter=segmenter, bridge=bridge, language_model=language_model)
+    model = VideoLanguageModel(
+        encoder=encoder, segmenter=FixedLength(8), readers=StreamReader(bridge), language_model=language_model
+    )
     return model.to(device).eval()
 
 

@@ -220,7 +220,14 @@ def test_last_is_the_newest_checkpoint_of_the_runs_of_this_name(
 
 @pytest.mark.parametrize(
     "overlays",
-    [[], ["replacing_memory", "memory_readout"], ["published_bridge"], ["uniform_segments", "cache_readout"]],
+    [
+        [],
+        ["replacing_memory", "memory_readout"],
+        ["published_bridge"],
+        ["uniform_segments", "cache_readout"],
+        ["memory_and_frames", "frame_dropout"],
+        ["memory_and_frames", "all_tokens"],
+    ],
 )
 def test_files_merge_for_evaluation_as_they_do_for_training(
     overlays: list[str], capsys: pytest.CaptureFixture[str]
@@ -233,4 +240,4 @@ def test_files_merge_for_evaluation_as_they_do_for_training(
     parser.add_class_arguments(VideoLanguageModule, "model")
     read = read_config(files, {"model": VideoLanguageModule})["model"]
     merged, trained = (parser.parse_object({"model": model}) for model in (read, expected))
-    assert parser.dump(merged) == parser.dump(trained)
+    assert parser.dump(merged) == parser.dump(trained)  # the order of readers too: it is that of their streams

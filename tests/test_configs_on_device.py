@@ -12,6 +12,7 @@ import torch
 from tests.config_models import CONFIGS, build_module_of, make_inputs_of
 from tests.fixtures_models import make_quickstart_parts
 
+pytestmark = pytest.mark.slow
 ROOT = CONFIGS.parent
 NAMES = [
     *("quickstart_pixels.yaml", "quickstart.yaml", "model/tiny.yaml"),
@@ -22,11 +23,18 @@ LIMIT = 1e-4  # kernels add in another order
 CUTS = {name: 1 for name in NAMES if "scene_tilling" in name}  # similarities of frames
 NUMBER_OF_TOKENS = {  # masks of visual tokens, whose number depends on the video
     f"ablation/{name}.yaml": 1
-    for name in ("last_segment_readout", "memory_and_last_segment_readout", "no_retrieval", "published_bridge")
+    for name in (
+        *("all_tokens", "frame_dropout", "last_segment_readout", "memory_and_frames"),
+        *("memory_and_last_segment_readout", "no_retrieval", "published_bridge"),
+    )
 }
-# transformers searches a row for its conversations, and the first step checks that they are separated.
-PACKED = {"ablation/packed_conversations.yaml": 2}
-WAITS = CUTS | NUMBER_OF_TOKENS | PACKED
+OTHERS = {
+    # transformers searches a row for its conversations, and the first step checks that they are separated.
+    "ablation/packed_conversations.yaml": 2,
+    # How many tokens are left of each of three segments, and which videos have begun after the first.
+    "ablation/token_drop.yaml": 4,
+}
+WAITS = CUTS | NUMBER_OF_TOKENS | OTHERS
 """Times that the host waits for the device in a training step; 0 for the other configs."""
 Results = dict[str, tuple[dict[str, float], list[list[str]], str]]
 

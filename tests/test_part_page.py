@@ -128,7 +128,10 @@ def test_the_parts_of_the_page_train_by_their_yaml(with_new_bridge: bool, place:
     assert cli.trainer.global_step == 1
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
     model = cli.model.built
-    parts = {type(part) for part in (*model.modules(), model.segmenter, model.frame_selection, model.loss_schedule)}
+    parts = {
+        type(part)
+        for part in (*model.modules(), model.segmenter, *model.frame_selections.values(), model.loss_schedule)
+    }
     assert {part_of(block) for block in blocks} <= parts
 
 

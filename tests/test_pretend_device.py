@@ -35,9 +35,10 @@ WAITS = {
 }
 REFUSED = ["x + torch.ones(3)", "torch.cat([x, torch.ones(2, 3)])", "torch.ones(3)[ones]", "x.numpy()"]
 PROGRAM = """
-import json, sys
+import copy, json, sys
 import torch
 from torch.utils.checkpoint import checkpoint as run_again
+from components.packed_frames import count_up
 from tests.pretend_device import DEVICE, PretendedDevice, PretendedTensor, move_model
 
 x, ones = PretendedTensor(torch.randn(2, 3)), PretendedTensor(torch.ones(2, dtype=torch.int64))
@@ -52,6 +53,29 @@ for statement in json.loads(sys.argv[1]):
             results[statement] = str(error)
         else:
             results[statement] = device.waits
+
+with PretendedDevice() as device:
+    count_up(PretendedTensor(torch.tensor([3, 1])))
+results["waits of count_up"] = device.waits
+
+
+def train(model, inputs):
+    torch.manual_seed(1)
+    for _ in range(2):
+        loss = model(inputs).square().sum()
+        loss.backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+    return loss
+
+
+model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 4))
+model[2].weight = model[0].weight
+inputs, results["losses"] = torch.randn(2, 4), []
+results["losses"].append(train(copy.deepcopy(model), inputs).item())
+with PretendedDevice() as device:
+    loss = train(move_model(model), inputs.to(DEVICE, non_blocking=True))
+results["losses"].append(loss.values.item())
+results["still tied"], results["waits of training"] = model[2].weight is model[0].weight, device.waits
 """
 
 
@@ -70,45 +94,14 @@ def test_tensor_of_the_cpu_is_refused(statement: str, results: dict[str, Any]) -
     assert "CPU" in results[statement]
 
 
-def test_line_that_waits_is_named() -> None:
-    [(_, line, called)] = results_of(
-        """
-        import torch
-        from components.packed_frames import count_up
-        from tests.pretend_device import PretendedDevice, PretendedTensor
-        with PretendedDevice() as device:
-            count_up(PretendedTensor(torch.tensor([3, 1])))
-        results = device.waits
-        """
-    )
+def test_line_that_waits_is_named(results: dict[str, Any]) -> None:
+    [(_, line, called)] = results["waits of count_up"]
     file, number = line.split(":")
     assert "counts.max()" in (ROOT / file).read_text(encoding="utf-8").splitlines()[int(number) - 1]
     assert called == line
 
 
-def test_moved_model_has_the_numbers_and_the_ties_of_the_first() -> None:
-    loss, moved, tied, waits = results_of(
-        """
-        import copy
-        import torch
-        from tests.pretend_device import DEVICE, PretendedDevice, move_model
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 4))
-        model[2].weight = model[0].weight
-        results, inputs = [], torch.randn(2, 4)
-        def train(model, inputs):
-            torch.manual_seed(1)
-            for _ in range(2):
-                loss = model(inputs).square().sum()
-                loss.backward()
-                torch.optim.SGD(model.parameters(), 0.1).step()
-            return loss
-        results.append(train(copy.deepcopy(model), inputs).item())
-        with PretendedDevice() as device:
-            loss = train(move_model(model), inputs.to(DEVICE, non_blocking=True))
-            results += [loss.values.item(), model[2].weight is model[0].weight, device.waits]
-        """
-    )
-    assert moved == loss
-    assert tied
-    assert waits == []
+def test_moved_model_has_the_numbers_and_the_ties_of_the_first(results: dict[str, Any]) -> None:
+    assert results["losses"][0] == results["losses"][1]
+    assert results["still tied"]
+    assert results["waits of training"] == []

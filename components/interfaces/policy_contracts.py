@@ -28,11 +28,11 @@ class Segmenter(RecordsArguments, ABC):
         """Number the segments.
 
         Args:
-            cls: Class vectors of the packed frames, ``[F, D]``.
-            frame_counts: Frames of every video, ``[V]`` int64, each at least 1.
+            cls: Class vectors of the packed frames on the device, ``[F, D]``.
+            frame_counts: Frames of every video, ``[V]`` int64 on the host, each at least 1.
 
         Returns:
-            Segment of every frame in its video, ``[F]`` int64: starts at 0 in every video, grows by 0 or 1.
+            Segment of every frame in its video, ``[F]`` int64 on the host: starts at 0 in every video, grows by 0 or 1.
         """
 
     def stream(self) -> SegmenterStream | None:

@@ -20,7 +20,7 @@ from components.language.model_loading import LoraSettings, add_adapters, build_
 from components.language.packing import is_flash, pack_rows, refuse_mixed_conversations, refuse_unpackable
 from components.language.probe import UNSUPPORTED, embeddings_problem, evaluation_mode, unused_parameters
 from components.language.splice import SplicedInputs, splice
-from components.language.text_limits import TextLimits
+from components.language.text_limits import TextLimits, context_length
 from components.language.whole_rows import row_arguments
 from components.sharding import hand_to_sharding, is_sharded
 
@@ -77,7 +77,7 @@ class HuggingFaceCausalLM(CachedLanguageModel):
         self.model = model.train()
         self.tokenizer = tokenizer = AutoTokenizer.from_pretrained(path, **source)
         embeddings = self.model.get_input_embeddings()
-        self.limits = TextLimits(self.model, tokenizer, path)
+        self.limits = TextLimits(path, tokenizer, int(embeddings.num_embeddings), context_length(model.config))
         self.chat = ChatFormat(tokenizer, end_of_sequence_ids(self.model), chat)
         self.make_cache: CacheFactory = dynamic_cache
         arguments = inspect.signature(model.forward).parameters

@@ -17,7 +17,7 @@ class LoadOptions(NamedTuple):
 
     Attributes:
         device_map: Device of every layer, or ``auto``, as transformers reads it; needs the package ``accelerate``.
-        bits: 8 or 4: quantise the linear layers as they are loaded; needs ``bitsandbytes`` or ``torchao``.
+        bits: 8 or 4: quantise the linear layers as they are loaded; needs ``bitsandbytes``; for 8 ``torchao`` does too.
     """
 
     device_map: str | Mapping[str, Any] | None = None
@@ -67,14 +67,15 @@ def _quantization(bits: int, dtype: torch.dtype) -> Any:
         from transformers import BitsAndBytesConfig
 
         return BitsAndBytesConfig(**{f"load_in_{bits}bit": True}, bnb_4bit_compute_dtype=dtype)
-    if _is_installed("torchao"):
-        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+    if bits == 8 and _is_installed("torchao"):  # its 4 bits need a package of kernels for each kind of device
+        from torchao.quantization import Int8WeightOnlyConfig
         from transformers import TorchAoConfig
 
-        return TorchAoConfig(Int8WeightOnlyConfig() if bits == 8 else Int4WeightOnlyConfig())
+        return TorchAoConfig(Int8WeightOnlyConfig())
+    other = " (or torchao)" if bits == 8 else ""
     raise ImportError(
-        f"load_in_{bits}bit needs a package that quantises weights, and none is installed: pip install bitsandbytes "
-        "(or torchao)"
+        f"load_in_{bits}bit needs a package that quantises weights, and none is installed: pip install "
+        f"bitsandbytes{other}"
     )
 
 

@@ -29,23 +29,20 @@ class TextLimits:
     """Checks conversations against the limits of one language model.
 
     Args:
-        model: A Hugging Face causal language model.
-        tokenizer: Its tokenizer.
-        path: Folder or hub name of both, for messages.
-
-    Attributes:
-        context_length: Maximum number of positions; None if the model has no limit.
+        path: Where model and tokenizer come from, for messages.
+        tokenizer: The tokenizer.
         num_embeddings: Ids below this number have an embedding.
+        context_length: Maximum number of positions; None if the model has no limit.
 
     Raises:
         ValueError: The tokenizer's vocabulary, without added tokens, is larger than the model's. It then belongs to
             another model.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, path: str) -> None:
+    def __init__(self, path: str, tokenizer: Any, num_embeddings: int, context_length: int | None) -> None:
         self.path = path
-        self.context_length = context_length(model.config)
-        self.num_embeddings = int(model.get_input_embeddings().num_embeddings)
+        self.context_length = context_length
+        self.num_embeddings = num_embeddings
         # Gemma-3's text models have no embedding for one added token, the image token, which no text contains.
         self._all_embedded = len(tokenizer) <= self.num_embeddings
         without = range(self.num_embeddings, len(tokenizer))

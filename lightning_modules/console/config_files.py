@@ -155,7 +155,7 @@ def _merge(contents: Sequence[dict[str, Any]], sections: Mapping[str, type], fil
         parser.add_class_arguments(sections[name], name, fail_untyped=False, sub_configs=True)
     for name in rest:  # known to the parser, because the typed sections may refer to them by ${...}
         parser.add_argument(f"--{name}", type=Any)
-    given = [yaml.safe_dump(content) for content in [*typed, OmegaConf.to_container(rest)] if content]
+    given = [yaml.safe_dump(content, sort_keys=False) for content in [*typed, OmegaConf.to_container(rest)] if content]
     try:
         parsed = parser.parse_args([part for text in given for part in ("--config", text)], defaults=False)
     except ArgumentError as error:

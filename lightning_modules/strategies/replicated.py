@@ -59,6 +59,9 @@ class Ddp(PortableCheckpoints, DDPStrategy):
             process_group_backend=process_group_backend, timeout=timedelta(minutes=timeout_minutes), **options
         )
 
+    def determine_ddp_device_ids(self) -> None:
+        """Let DDP leave the batch as it is: with ids of devices it would move the counts and texts off the host."""
+
 
 def replicated_strategy(accelerator: Any, devices: Any, num_nodes: int) -> SingleDevice | Ddp:
     """The default strategy: ``SingleDevice`` for one process, ``Ddp`` for several.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +16,14 @@ from components.losses import EverySegmentLoss, FinalSegmentLoss
 from components.model import VideoLanguageModel, text_of
 from components.pooling.patch_pooling import GridPooling
 from components.readers.fine_frames import FineFrames
+from components.readers.token_store import TokenStore
 from components.segmenters.fixed_length import FixedLength
 from components.selection.linspace_frames import LinspaceFrames
 from components.streaming import StreamingSession
 from datamodules.batch import Batch, collate
 from tests.fixtures_models import (
     NUM_PATCHES,
+    TWO_STREAMS,
     PartFolders,
     make_batch,
     make_bridge,
@@ -295,3 +298,15 @@ def test_two_fine_frame_readers_do_not_meet(folders: PartFolders) -> None:
     model = make_model(folders, bridge=None, readers=readers)
     streams = streams_of(model, video_batch(folders, num_frames=4))
     assert [int(streams[name].mask.sum()) for name in readers] == [NUM_PATCHES, 4 * NUM_PATCHES]
+
+
+def test_model_in_a_folder_opens_with_the_same_readers(folders: PartFolders, tmp_path: Path) -> None:
+    frames = ReaderSettings(partial(FineFrames, num_frames=2, capacity=4), LinspaceFrames(1))
+    everything = ReaderSettings(partial(TokenStore, max_tokens=400))
+    model = make_two_reader_model(
+        folders, readers=make_two_readers() | {"frames": frames, "all": everything}, visual_prompt=f"{TWO_STREAMS}<all>"
+    )
+    model.save_pretrained(tmp_path / "out")
+    opened = VideoLanguageModel.from_pretrained(tmp_path / "out")
+    assert list(opened.readers) == ["memory", "frames", "all"]
+    assert torch.equal(opened(make_batch(folders)).loss, model(make_batch(folders)).loss)

@@ -80,3 +80,20 @@ def test_the_earlier_name_of_the_group_size_can_be_overridden(
     budget = train.parse(["fit", *parts, *options]).data.loading.budget
     assert budget.group_size == expected
     assert read_config([file], {"data": InstructionDataModule})["data"]["loading"]["budget"]["group_size"] == 4
+
+
+def test_files_with_options_of_parts_that_pooled_give_the_pooling_of_the_model(tmp_path: Path) -> None:
+    old = FIRST.replace("num_memory: 3", "patch_pooling: components.pooling.patch_pooling.ConvPooling, num_memory: 3")
+    read = read_config(write(tmp_path, old), SECTIONS)["model"]
+    assert read["patch_pooling"] == "components.pooling.patch_pooling.ConvPooling"
+    assert "patch_pooling" not in read["bridge"]["init_args"]
+    overlay = "model: {encoder: {init_args: {patch_grid: 2}}}\n"
+    merged = read_config(write(tmp_path, old, overlay), SECTIONS)["model"]["patch_pooling"]
+    assert merged["class_path"].endswith(".GridPooling")
+    assert merged["init_args"]["grid"] == 2
+    twice = old.replace(
+        "components.encoders.cached.CachedFeatures, init_args: {dim: 8, num_patches: 4}",
+        "components.encoders.hugging_face.HuggingFaceVisionEncoder, init_args: {path: folder, patch_grid: 2}",
+    )
+    with pytest.raises(SettingsError, match="pool the patches in different ways"):
+        read_config(write(tmp_path, twice), SECTIONS)

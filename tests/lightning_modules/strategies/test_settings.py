@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
 from components.bridges.layers.attention import Attention
@@ -100,6 +101,12 @@ def test_settings_reach_ddp_and_fsdp2() -> None:
     fsdp2 = Fsdp2(reduce_dtype="bfloat16", timeout_minutes=2)
     assert fsdp2.reduce_dtype == torch.bfloat16
     assert {each._timeout.total_seconds() for each in (ddp, fsdp2) if each._timeout} == {120}
+
+
+def test_ddp_leaves_counts_and_texts_of_a_batch_on_the_host() -> None:
+    ddp = Ddp()
+    ddp.parallel_devices, ddp.cluster_environment = [torch.device("cuda", 0)], LightningEnvironment()
+    assert ddp.determine_ddp_device_ids() is None  # with ids, DDP moves every tensor of its inputs
 
 
 def test_offload_without_a_device_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Trains a model of two readers on conversations about several media, in a group of processes.
+"""Trains a model of three readers on conversations about several media, in a group of processes.
 
     torchrun --nproc_per_node 2 -m tests.lightning_modules.strategies.train_on_several_media ENCODER LLM FOLDER RUN...
 
@@ -22,11 +22,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from components.building import ReaderSettings
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
+from components.readers.fine_frames import FineFrames
+from components.readers.token_store import TokenStore
 from components.stream_dropout import StreamDropout
 from datamodules.batch import Batch
-from tests.fixtures_models import PartFolders, make_frames
-from tests.fixtures_streams import Asked, make_media_batch, make_module_of_streams
+from lightning_modules.optimization import Optimization
+from tests.fixtures_models import PartFolders, make_bridge, make_frames
+from tests.fixtures_streams import RATES_OF_STREAMS, Asked, HalfOfTokens, make_media_batch, make_module_of_streams
 from tests.fixtures_training import RecordingLogger, make_loader, make_trainer
 from tests.lightning_modules.strategies.train_on_mixed_batches import SCHEDULES, HangWatch
 from tests.lightning_modules.strategies.train_with_strategies import make_strategy
@@ -34,6 +38,12 @@ from tests.lightning_modules.strategies.train_with_strategies import make_strate
 KINDS = ("text", "image", "several", "mixed")
 PAIRS = tuple(itertools.product(KINDS, repeat=2))
 """What the two ranks read in a step: text alone, an image, several media, or all of these."""
+
+READERS = {
+    "memory": ReaderSettings(make_bridge),
+    "frames": ReaderSettings(partial(FineFrames, num_frames=3, capacity=4)),
+    "all": ReaderSettings(TokenStore, reducer=HalfOfTokens),
+}
 
 
 def make_content(step: int, rank: int) -> tuple[list[Tensor], list[Asked]]:
@@ -81,6 +91,9 @@ def train(
     module = make_module_of_streams(
         folders,
         encoder=few_frames_a_call,
+        readers=READERS,
+        visual_prompt="first :<memory>then :<frames>and :<all>",
+        optimization=Optimization(RATES_OF_STREAMS | {"all": 1e-3}),
         loss_schedule=SCHEDULES[schedule],
         stream_schedule=StreamDropout({"frames": 0.3}),
     )
