@@ -7,15 +7,15 @@ windows of the encoder, and the bridge's state (a cache grows by M tokens for ea
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from components.interfaces import FrameFeatures, SegmenterStream, TextInputs, VisualTokens
+from components.interfaces import TEXT_ONLY, FrameFeatures, SegmenterStream, TextInputs, VisualTokens
 from components.model import VideoLanguageModel
 from components.streams import StreamState
+from components.window_encoder import EncodedFrames, WindowEncoder
 
 
 class StreamingSession:
@@ -50,7 +50,7 @@ class StreamingSession:
         self.model = model
         self._device = next(model.parameters()).device
         self._example = model.encoder.dummy_frames("cpu")
-        self._windows = _WindowEncoder(model)
+        self._windows = WindowEncoder(model)
         self._walk = _Walk(model, stream)
         self._num_frames = 0
         self._last_ms: int | None = None
@@ -110,10 +110,16 @@ class StreamingSession:
             Visual tokens of the one video, or of every conversation.
 
         Raises:
-            ValueError: No frame has been pushed yet, or a reader reads questions and there are none.
+            ValueError: No frame has been pushed yet, a reader reads questions and there are none, or a conversation is
+                about another video: a session shows one.
         """
         if self._num_frames == 0:
             raise ValueError("no frame has been pushed yet, so there is nothing to see")
+        if text is not None and bool((text.video_index > 0).any() or (text.video_index[:, 1:] != TEXT_ONLY).any()):
+            raise ValueError(
+                "a session shows one video, but a conversation is about several: give all of them to "
+                "VideoLanguageModel.generate in one batch"
+            )
         if text is None and self.model.reads_questions:
             raise ValueError(
                 "this model reads its memory for a question; give visual_tokens() the text, such as "
@@ -127,18 +133,24 @@ class StreamingSession:
         return self.model.read(walk.states_now(), text)
 
     def ask(self, question: str, max_new_tokens: int = 64) -> str:
-        """Answer a question about what was shown so far, greedily.
+        """Answer a question about what was shown so far, greedily; see ``ask_all``."""
+        [answer] = self.ask_all([question], max_new_tokens)
+        return answer
+
+    def ask_all(self, questions: Sequence[str], max_new_tokens: int = 64) -> list[str]:
+        """Answer several questions about what was shown so far, greedily, each by itself.
+
+        The video is read once, and the language model reads once what their prompts have in common.
 
         Args:
-            question: Plain text; see ``LanguageModel.prompts``.
+            questions: Plain text; see ``LanguageModel.prompts``.
             max_new_tokens: Longest answer.
 
         Raises:
             ValueError: No frame has been pushed yet.
         """
-        text = self.model.language_model.prompts([question])
-        [answer] = self.model.language_model.generate(self.visual_tokens(text), text, max_new_tokens)
-        return answer
+        text = self.model.language_model.prompts(questions)
+        return self.model.language_model.generate(self.visual_tokens(text), text, max_new_tokens)
 
     def _refuse_other_form(self, frames: Tensor) -> None:
         """Refuse now what the encoder would refuse later, when the window of these frames is full."""
@@ -151,72 +163,6 @@ class StreamingSession:
                 f"[T, {', '.join(map(str, example.shape[1:]))}], got {frames.dtype} {list(frames.shape)}: resize and "
                 "convert frames before they are pushed"
             )
-
-
-class _EncodedFrames(NamedTuple):
-    """Features of neighbouring frames."""
-
-    features: FrameFeatures
-    frame_ms: Tensor  # [T] int64
-
-    def part(self, frames: slice) -> "_EncodedFrames":
-        """Some of the frames, copied: a view would hold the memory of all."""
-        features = tree_map_only(Tensor, Tensor.clone, self.features.of_frames(frames))
-        return _EncodedFrames(features, self.frame_ms[frames].clone())
-
-
-class _WindowEncoder:
-    """Encodes frames window by window.
-
-    Args:
-        model: Its encoder is used, and what makes fewer patches.
-
-    Raises:
-        ValueError: All frames of a video attend to each other.
-    """
-
-    def __init__(self, model: VideoLanguageModel) -> None:
-        encoder = model.encoder
-        if encoder.window_frames is None:
-            raise ValueError(
-                f"in {type(encoder).__name__} all frames of a video attend to each other, so it cannot encode one "
-                "that still plays; stream with an encoder that has window_frames"
-            )
-        self._model = model
-        self._size = encoder.window_frames
-        self._full: Tensor | None = None  # frames of the last full window, if windows are larger than one frame
-        self._frames: list[Tensor] = []  # of the window that is not full yet
-        self._times: list[Tensor] = []
-
-    def push(self, frames: Tensor, frame_ms: Tensor) -> _EncodedFrames | None:
-        """Take the next frames; returns the features of those whose windows are full now."""
-        frames, frame_ms = torch.cat([*self._frames, frames]), torch.cat([*self._times, frame_ms])
-        num_full = len(frames) // self._size * self._size
-        # Encoded first, so that an encoder that fails changes nothing.
-        encoded = self._encode(frames[:num_full], frame_ms[:num_full]) if num_full else None
-        # Copied, because a view of a part would hold the memory of all.
-        self._frames, self._times = [frames[num_full:].clone()], [frame_ms[num_full:].clone()]
-        if num_full and self._size > 1:
-            self._full = frames[num_full - self._size : num_full].clone()
-        return encoded
-
-    def encode_rest(self) -> _EncodedFrames | None:
-        """Encode the frames whose window is not full, as if the video ended with them; changes nothing."""
-        frames, frame_ms = torch.cat(self._frames), torch.cat(self._times)
-        if len(frames) == 0:
-            return None
-        if self._full is None:
-            return self._encode(frames, frame_ms)
-        # With the full window in front they are the end of a longer video: an encoder may treat a video of one frame
-        # as an image.
-        return self._encode(torch.cat([self._full, frames]), frame_ms)
-
-    def _encode(self, frames: Tensor, frame_ms: Tensor) -> _EncodedFrames:
-        """Encode frames; returns the features of the last ``len(frame_ms)`` of them."""
-        count = torch.tensor([len(frames)])
-        features = self._model.reduce_patches(self._model.encoder(frames, count))
-        new = len(frames) - len(frame_ms)
-        return _EncodedFrames(features.of_frames(slice(new, None)), frame_ms)
 
 
 class _Walk:
@@ -235,7 +181,7 @@ class _Walk:
         self._model = model
         self._stream = stream
         self._states: dict[str, StreamState] | None = None  # after the closed segments
-        self._open: list[_EncodedFrames] = []
+        self._open: list[EncodedFrames] = []
 
     def fork(self) -> "_Walk":
         """A copy that goes on from here and leaves this one as it is."""
@@ -243,7 +189,7 @@ class _Walk:
         walk._stream = copy.deepcopy(self._stream)
         return walk
 
-    def take(self, encoded: _EncodedFrames) -> None:
+    def take(self, encoded: EncodedFrames) -> None:
         """Take the next frames and read the segments that they close."""
         for cls in encoded.features.cls:
             self._stream.push(cls)
@@ -275,11 +221,11 @@ class _Walk:
         self._open = [rest] if len(rest.frame_ms) else []
         self.boundaries = declared
 
-    def _joined(self) -> _EncodedFrames:
+    def _joined(self) -> EncodedFrames:
         features = FrameFeatures.joined([each.features for each in self._open])
-        return _EncodedFrames(features, torch.cat([each.frame_ms for each in self._open]))
+        return EncodedFrames(features, torch.cat([each.frame_ms for each in self._open]))
 
-    def _read(self, frames: _EncodedFrames, lengths: Tensor) -> dict[str, StreamState]:
+    def _read(self, frames: EncodedFrames, lengths: Tensor) -> dict[str, StreamState]:
         """States after segments of these lengths ``[S]``, which hold all the frames."""
         segment_index = torch.arange(len(lengths)).repeat_interleave(lengths)
         count = torch.tensor([len(segment_index)])

@@ -18,8 +18,9 @@ videos of the conversation that has most of them (M is at least 1):
 A batch without any video has V = 0 and F = 0. Several conversations may have the same video: it is decoded once, and is
 in ``frames`` once.
 
-``frame_counts`` and ``video_index`` stay on the host when the batch is moved to a device: they say how much there is to
-do, and reading them back from the device would make every step wait for it.
+Only frames and their times move to a device (``Batch.to``, which Lightning calls). The host plans a step with the rest:
+which frames are read together, where visual tokens are inserted, which positions are scored. To read that back from the
+device would make the host wait for all earlier work, many times a step.
 """
 
 from collections.abc import Sequence
@@ -100,6 +101,11 @@ class Batch(NamedTuple):
     video_index: Tensor
     questions: tuple[Question, ...]
     left_out: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Move the frames and their times; the rest stays on the host."""
+        frames, frame_ms = (each.to(device, non_blocking=True) for each in (self.frames, self.frame_ms))
+        return self._replace(frames=frames, frame_ms=frame_ms)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

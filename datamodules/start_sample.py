@@ -28,7 +28,6 @@ class StartText(NamedTuple):
     where: str  # shard, key and conversation, for messages
     input_ids: Tensor  # [k] int64
     labels: Tensor  # [k] int64
-    num_media: int  # that it shows
     is_answered: bool  # the model generates an answer to it, as in validation
 
 
@@ -111,7 +110,7 @@ class StartReader(NamedTuple):
                 max_length=self.loading.max_length,
                 where=where,
             )
-            texts.append(StartText(where, encoded.input_ids, encoded.labels, len(conversation.media), is_answered))
+            texts.append(StartText(where, encoded.input_ids, encoded.labels, is_answered))
         return texts
 
     def _form(self, medium: RawMedium) -> StartMedia:

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -79,15 +78,6 @@ class TrainingModule(LightningModule, ABC):
     """The optimizer; the strategy may wrap it. It exists after ``configure_optimizers``."""
     max_new_tokens: int
     """Longest answer that is generated, in tokens."""
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move the frames and their times; counts, text ids and masks stay on the host.
-
-        The host plans a step with them: which frames are read together, where visual tokens are inserted, which
-        positions are scored. Asking the device for them would make it wait for all earlier work, many times a step.
-        """
-        moved = {name: getattr(batch, name).to(device, non_blocking=True) for name in ("frames", "frame_ms")}
-        return batch._replace(**moved)
 
     @property
     @abstractmethod

@@ -76,7 +76,7 @@ class VideoLanguageModel(Model):
 
 
 def video_batch(model: Model, video: SampleMedia, text: TextInputs) -> Batch:
-    """The batch of one video and the conversations about it, on the device of the model."""
+    """The batch of one video and the conversations about it: frames on the model's device, the rest on the host."""
     device = next(model.parameters()).device
     return Batch(
         frames=video.frames.to(device),

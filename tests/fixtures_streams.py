@@ -62,7 +62,7 @@ def with_streams(config: Path, **model: Any) -> Path:
     settings["model"]["optimization"]["learning_rates"] = dict.fromkeys(RATES_OF_STREAMS, 0.01)
     settings["model"] |= model
     path = config.with_name("streams.yaml")
-    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")  # readers in this order
     return path
 
 

@@ -14,6 +14,8 @@ _WARNINGS = (
     r"It is recommended to use .*sync_dist=True",
     # Every run has a new folder, and --run_folder is used again on purpose.
     r"Experiment logs directory .* exists and is not empty",
+    # The module moves batches, so that counts and text stay on the host whichever datamodule there is.
+    r"You have overridden `transfer_batch_to_device` in `LightningModule`",
     # Decoding has its own processes; a data worker for each core would compete with them.
     r"The '\w+_dataloader' does not have many workers",
 )

@@ -160,6 +160,13 @@ def test_frames_may_come_in_any_chunks(folders: PartFolders, bridge: str, chunks
     assert_same(seen_now(session), seen_offline(model, folders, frames))
 
 
+def test_several_questions_get_the_answers_that_they_get_alone(folders: PartFolders) -> None:
+    session = StreamingSession(build(folders, segmenter=FixedLength(3)))
+    session.push(make_frames(8, seed=1), times(0, 8))
+    questions = [QUESTION, "which shape ?", "how many ?"]
+    assert session.ask_all(questions, 4) == [session.ask(question, 4) for question in questions]
+
+
 def test_answers_equal_offline_at_every_moment_and_looking_changes_nothing(folders: PartFolders) -> None:
     model = build(folders, segmenter=FixedLength(3))
     frames = make_frames(8, seed=1)

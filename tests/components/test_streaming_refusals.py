@@ -70,6 +70,15 @@ def test_asking_after_nothing_but_a_refused_frame_says_that_no_frame_has_come(fo
         session.ask(QUESTION)
 
 
+@pytest.mark.parametrize("videos", [[1], [0, 1], [0, 0]])
+def test_a_conversation_about_more_than_the_one_video_is_refused(folders: PartFolders, videos: list[int]) -> None:
+    session = StreamingSession(build(folders))
+    session.push(make_frames(3), times(0, 3))
+    text = session.model.language_model.prompts([QUESTION])._replace(video_index=torch.tensor([videos]))
+    with pytest.raises(ValueError, match="a session shows one video, but a conversation is about several"):
+        session.visual_tokens(text)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_cached_features_of_any_float_dtype_are_taken_and_pixels_are_not(
     folders: PartFolders, dtype: torch.dtype

@@ -35,7 +35,7 @@ def fit(config: Path, name: str, rate: float = 0.01, **model: Any) -> tuple[Vide
     settings["trainer"] |= {"max_steps": 1, "limit_val_batches": 0}
     settings["trainer"]["logger"]["init_args"]["name"] = name
     path = config.with_name(f"{name}.yaml")
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
     built = train.main(["fit", "-c", str(path)]).model.built
     return built, config.parent / name / "version_0/checkpoints/final.ckpt"
 
@@ -57,6 +57,12 @@ def assert_same_weights(part: torch.nn.Module, other: torch.nn.Module) -> None:
     assert expected
     for name, weight in part.named_parameters():
         torch.testing.assert_close(weight, expected[name])
+
+
+def test_order_of_the_readers_is_that_of_the_config_in_the_checkpoint_too(runs: Runs) -> None:
+    """It is the order of the streams where visual_prompt does not name one."""
+    stored = yaml.safe_load((runs.checkpoint_of_two / "config.yaml").read_text())
+    assert list(runs.two.readers) == list(stored["model"]["readers"]) == ["memory", "frames"]
 
 
 def test_readers_begin_with_the_readers_of_these_names(runs: Runs) -> None:

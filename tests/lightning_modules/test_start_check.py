@@ -183,10 +183,9 @@ class OneText:
         self.loading = Loading(batch_size=1)
         turns = [Turn("user", VIDEO_MARK * num_media + "which colour ?"), Turn("assistant", "red")]
         self.encoded = build_turns(turns, self.tokenizer)
-        self.num_media = num_media
 
     def start_sample(self, stage: str) -> StartSample:
-        text = StartText("the sample", *self.encoded[:2], self.num_media, is_answered=stage != "fit")
+        text = StartText("the sample", *self.encoded[:2], is_answered=stage != "fit")
         return StartSample([text], [], [])
 
 

@@ -44,6 +44,18 @@ class Rank(Sharding):
         return largest
 
 
+class RecordedParameters(dict[str, Any]):
+    """Parameters of a module that record each reading of an attribute: ZeRO-3 gathers a weight from all ranks then."""
+
+    def __init__(self, parameters: dict[str, Any], called: list[str]) -> None:
+        super().__init__(parameters)
+        self.called = called
+
+    def __getitem__(self, name: str) -> Any:
+        self.called.append(f"reads {name}")
+        return super().__getitem__(name)
+
+
 def calls_of_ranks(
     folder: Path, work: Callable[[HuggingFaceCausalLM, Any], Any], rows: list[Any]
 ) -> tuple[list[list[str]], list[Any]]:
@@ -58,7 +70,9 @@ def calls_of_ranks(
         with building_sharded(Rank(rank, values, barrier)):
             model = HuggingFaceCausalLM(str(folder)).eval()
         called: list[str] = []
-        model.model.get_input_embeddings().register_forward_hook(lambda *_, c=called: c.append("embeddings"))
+        table = model.model.get_input_embeddings()
+        table._parameters = RecordedParameters(table._parameters, called)
+        table.register_forward_hook(lambda *_, c=called: c.append("embeddings"))
         model.model.register_forward_hook(lambda *_, c=called: c.append("network"))
         models.append(model)
         calls.append(called)

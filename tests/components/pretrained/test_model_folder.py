@@ -24,6 +24,10 @@ from components.pooling.patch_pooling import GridPooling
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from components.pretrained.model_card import CardFacts
 from components.pretrained.object_description import describe_arguments
+from components.readers.fine_frames import FineFrames
+from components.readers.token_store import TokenStore
+from components.reducers.sequential import Sequential
+from components.reducers.temporal_token_drop import TemporalTokenDrop
 from components.segmenters.scene_tilling import SceneTilling
 from components.selection.linspace_frames import LinspaceFrames
 from datamodules.media.frame_sampling import FrameSampling
@@ -107,14 +111,20 @@ def test_every_bridge_segmenter_and_schedule_is_in_the_folder(number: int, parts
 
 
 def test_several_readers_with_words_between_them_are_in_the_folder(folders: PartFolders, tmp_path: Path) -> None:
-    readers = {"memory": ReaderSettings(make_bridge), "mean": ReaderSettings(MeanPooling, LinspaceFrames(2))}
-    prompt = "which colour : <memory> <mean>"
+    reducer = partial(Sequential, reducers=[partial(TemporalTokenDrop, threshold=0.9)])
+    readers = {
+        "memory": ReaderSettings(make_bridge),
+        "mean": ReaderSettings(MeanPooling, LinspaceFrames(2)),
+        "frames": ReaderSettings(partial(FineFrames, num_frames=2)),
+        "tokens": ReaderSettings(partial(TokenStore, max_tokens=50), reducer=reducer),
+    }
+    prompt = "which colour : <memory> <mean> shape <frames><tokens>"
     pooling = partial(GridPooling, grid=1)
     model = make_model(folders, bridge=None, readers=readers, visual_prompt=prompt, patch_pooling=pooling)
     model.save_pretrained(tmp_path / "out")
     opened = VideoLanguageModel.from_pretrained(tmp_path / "out")
     assert_same(opened, model, folders)
-    assert list(opened.readers) == ["memory", "mean"]
+    assert list(opened.readers) == list(readers)
 
 
 def test_opening_and_saving_again_changes_nothing(folders: PartFolders, parts: PartFolders, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from components.building import ReaderSettings
 from components.flops.step import ModelFlops, work_of
 from components.interfaces import Questions, SegmentInput, SegmentReducer, VisualReader, VisualTokens
 from components.pooling.patch_pooling import ConvPooling
+from components.readers.token_store import TokenStore
 from components.reducers.sequential import Sequential
 from components.reducers.temporal_token_drop import TemporalTokenDrop
 from components.streaming import StreamingSession
@@ -37,6 +38,7 @@ BRIDGES: dict[str, Callable[[int, int], VisualReader[Any]]] = {
     "last_segment": partial(make_bridge, readout=partial(LastSegmentReadout, with_memory=True)),
     "published": partial(VideoLLaMBBridge, num_memory=3, num_heads=2, mlp_width=32),
     "mean_pooling": MeanPooling,
+    "all_tokens": TokenStore,
 }
 every_bridge = pytest.mark.parametrize("bridge", BRIDGES.values(), ids=BRIDGES)
 REDUCERS: dict[str, Callable[[int], SegmentReducer[Any]]] = {
@@ -133,6 +135,20 @@ def test_model_in_which_nothing_is_dropped_is_the_model_without_a_reducer(folder
         plain = make_model(folders, bridge=bridge)(make_batch(folders)).loss
         kept = make_model(folders, bridge=bridge, reducer=partial(TemporalTokenDrop, threshold=1.0))
         torch.testing.assert_close(kept(make_batch(folders)).loss, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_visual_tokens_are_those_of_the_changed_quarters_at_their_places(folders: PartFolders) -> None:
+    frames = slow_frames(5, seed=4)
+    model = make_model(folders, bridge=TokenStore, reducer=drop)
+    full = make_model(folders, bridge=TokenStore)
+    with torch.no_grad():
+        kept, every = model.visual_tokens(asked(folders, frames)), full.visual_tokens(asked(folders, frames))
+    assert kept.places is not None
+    index = kept.places.frame * NUM_PATCHES + kept.places.cell
+    assert kept.tokens.shape[1] < every.tokens.shape[1] == 5 * NUM_PATCHES
+    torch.testing.assert_close(kept.tokens[0], every.tokens[0, index[0]])
+    assert kept.places.ms.tolist() == (1000 * kept.places.frame).tolist()
+    assert kept.places.frame.unique().tolist() == [0, 1, 2, 3, 4]
 
 
 def test_reducer_reads_what_the_patch_pooling_gives(folders: PartFolders) -> None:

@@ -1,0 +1,76 @@
+"""Encodes a video that still plays, window by window."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from components.interfaces import FrameFeatures
+from components.model import VideoLanguageModel
+
+
+class EncodedFrames(NamedTuple):
+    """Features of neighbouring frames."""
+
+    features: FrameFeatures
+    frame_ms: Tensor  # [T] int64
+
+    def part(self, frames: slice) -> "EncodedFrames":
+        """Some of the frames, copied: a view would hold the memory of all."""
+        features = tree_map_only(Tensor, Tensor.clone, self.features.of_frames(frames))
+        return EncodedFrames(features, self.frame_ms[frames].clone())
+
+
+class WindowEncoder:
+    """Encodes frames window by window.
+
+    Args:
+        model: Its encoder is used, and what makes fewer patches.
+
+    Raises:
+        ValueError: All frames of a video attend to each other.
+    """
+
+    def __init__(self, model: VideoLanguageModel) -> None:
+        encoder = model.encoder
+        if encoder.window_frames is None:
+            raise ValueError(
+                f"in {type(encoder).__name__} all frames of a video attend to each other, so it cannot encode one "
+                "that still plays; stream with an encoder that has window_frames"
+            )
+        self._model = model
+        self._size = encoder.window_frames
+        self._full: Tensor | None = None  # frames of the last full window, if windows are larger than one frame
+        self._frames: list[Tensor] = []  # of the window that is not full yet
+        self._times: list[Tensor] = []
+
+    def push(self, frames: Tensor, frame_ms: Tensor) -> EncodedFrames | None:
+        """Take the next frames; returns the features of those whose windows are full now."""
+        frames, frame_ms = torch.cat([*self._frames, frames]), torch.cat([*self._times, frame_ms])
+        num_full = len(frames) // self._size * self._size
+        # Encoded first, so that an encoder that fails changes nothing.
+        encoded = self._encode(frames[:num_full], frame_ms[:num_full]) if num_full else None
+        # Copied, because a view of a part would hold the memory of all.
+        self._frames, self._times = [frames[num_full:].clone()], [frame_ms[num_full:].clone()]
+        if num_full and self._size > 1:
+            self._full = frames[num_full - self._size : num_full].clone()
+        return encoded
+
+    def encode_rest(self) -> EncodedFrames | None:
+        """Encode the frames whose window is not full, as if the video ended with them; changes nothing."""
+        frames, frame_ms = torch.cat(self._frames), torch.cat(self._times)
+        if len(frames) == 0:
+            return None
+        if self._full is None:
+            return self._encode(frames, frame_ms)
+        # With the full window in front they are the end of a longer video: an encoder may treat a video of one frame
+        # as an image.
+        return self._encode(torch.cat([self._full, frames]), frame_ms)
+
+    def _encode(self, frames: Tensor, frame_ms: Tensor) -> EncodedFrames:
+        """Encode frames; returns the features of the last ``len(frame_ms)`` of them."""
+        count = torch.tensor([len(frames)])
+        features = self._model.reduce_patches(self._model.encoder(frames, count))
+        new = len(frames) - len(frame_ms)
+        return EncodedFrames(features.of_frames(slice(new, None)), frame_ms)
