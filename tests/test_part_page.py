@@ -53,6 +53,7 @@ PAGE = "docs/adding_a_part.md"
 CACHE = "components/language/half_cache.py"
 BRIDGE, BRIDGE_TEST = "components/bridges/fading_memory.py", "tests/components/bridges/test_fading_memory.py"
 SETTINGS = blocks_of(PAGE, "yaml")
+OWN_RUNS = (VisualReader, TokenReadout, StreamSchedule)  # they need other readers than the rest
 OTHER_PARTS = ["siglip_qwen.yaml", "clip_qwen3.yaml", "dinov3_lora.yaml"]
 OWN = [block for block in SETTINGS if block.mark not in OTHER_PARTS]
 VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -144,14 +145,9 @@ def test_the_test_of_the_page_finds_a_broken_bridge(
         test()
 
 
-@pytest.mark.parametrize("contract", [VisualReader, TokenReadout, StreamSchedule, None])
+@pytest.mark.parametrize("contract", [*OWN_RUNS, None])
 def test_the_parts_of_the_page_train_by_their_yaml(contract: type | None, place: Path, tmp_path: Path) -> None:
-    own_run = (VisualReader, TokenReadout, StreamSchedule)  # these need other readers than the rest
-    blocks = [
-        block
-        for block in OWN
-        if issubclass(part_of(block), contract or object) and (contract or not_any(block, own_run))
-    ]
+    blocks = [block for block in OWN if own_run_of(block) is contract]
     files = [ROOT / "configs/ablation/memory_and_frames.yaml"] if contract is StreamSchedule else []
     for number, block in enumerate(blocks):
         files.append(tmp_path / f"part{number}.yaml")
@@ -165,8 +161,9 @@ def test_the_parts_of_the_page_train_by_their_yaml(contract: type | None, place:
     assert {part_of(block) for block in blocks} <= {type(part) for part in (*model.modules(), *others)}
 
 
-def not_any(block: Any, contracts: tuple[type, ...]) -> bool:
-    return not issubclass(part_of(block), contracts)
+def own_run_of(block: Any) -> type | None:
+    """The contract of a part that needs a run of its own; None for those that train together."""
+    return next((contract for contract in OWN_RUNS if issubclass(part_of(block), contract)), None)
 
 
 def test_every_part_of_the_page_has_a_yaml(place: Path) -> None:
