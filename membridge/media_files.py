@@ -7,7 +7,7 @@ import torch
 from components.pretrained.frame_settings import FrameSettings
 from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.decoding_process import decode_media
-from datamodules.media.file_formats import HEAD_BYTES, VIDEO_FORMATS, format_of
+from datamodules.media.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
 from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.sample_media import SampleMedia
 from datamodules.media.transforms import PixelOptions, PixelTransform
@@ -30,7 +30,8 @@ def read_media_file(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The model reads cached features, no pixels.
+        ValueError: The model reads cached features, no pixels; the part ends before it starts; or the file is
+            neither a video nor a picture.
         datamodules.errors.SampleError: The file cannot be decoded.
     """
     if not path.is_file():
@@ -40,13 +41,20 @@ def read_media_file(
             "this model reads cached features of frames, no pixels, so it cannot read a file. Export it with the "
             "config of the encoder that made the features: python -m lightning_modules.export CKPT OUT --config CONFIG"
         )
+    if end_ms is not None and end_ms <= (start_ms or 0):
+        raise ValueError(
+            f"end_ms {end_ms} is not after start_ms {start_ms or 0}: give a part that ends after it starts"
+        )
     transform = PixelTransform(PixelOptions(settings.size, settings.fit), train=False)
     decoding = Decoding()
     with path.open("rb") as file:
-        is_picture = format_of(file.read(HEAD_BYTES)) not in VIDEO_FORMATS
+        found = format_of(file.read(HEAD_BYTES))
+    if found is None or found in TEXT_FORMATS:
+        what = "its first bytes are of no known format" if found is None else f"it is {found}"
+        raise ValueError(f"{path} is neither a video nor a picture that can be read: {what}; is it complete?")
     request = MediaRequest(
         MediaRange(path.absolute(), 0, path.stat().st_size),
-        is_picture,
+        found not in VIDEO_FORMATS,
         FrameSampling(settings.num_frames, settings.fps, settings.max_frames),
         transform.frame_size(decoding.max_pixels),
         str(path),
