@@ -181,7 +181,7 @@ def stored_config(folder: Path) -> dict[str, Any]:
     if foreign:
         raise ValueError(
             f"{path} names {foreign}, which is not of this project, so opening the checkpoint would run code of its "
-            "author's choice. If you know where it comes from, name that file as the config"
+            f"author's choice. If you know where it comes from, name that file as the config: --config {path}"
         )
     return _with_parts_of_folder(settings, folder) if is_model_folder(folder) else settings
 
