@@ -84,7 +84,10 @@ def build_model(
             "model.readers over one that sets model.bridge also says `bridge: null`"
         )
     if bridge is None and (frame_selection is not None or reducer is not None):
-        raise ValueError("frame_selection and reducer belong to bridge; state them for each of the readers")
+        raise ValueError(
+            "model.frame_selection and model.reducer belong to model.bridge; several readers have their own: "
+            "model.readers.NAME.frame_selection, model.readers.NAME.reducer"
+        )
     built_readers: StreamReader | dict[str, StreamReader]
     if bridge is not None:
         only = ReaderSettings(bridge, frame_selection, reducer)
