@@ -62,7 +62,9 @@ class VisualPrompt:
         if not self.has_words:
             return []
         ids = self._word_ids(language_model)
-        embedded = language_model.embed(torch.tensor([[index for piece in ids for index in piece]]))[0]
+        # The dtype matters where words, such as a space, have no token.
+        indices = torch.tensor([[index for piece in ids for index in piece]], dtype=torch.int64)
+        embedded = language_model.embed(indices)[0]
         return list(embedded.split([len(piece) for piece in ids]))
 
     def _word_ids(self, language_model: LanguageModel) -> list[list[int]]:
