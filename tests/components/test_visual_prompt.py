@@ -143,3 +143,11 @@ def test_leaving_out_every_stream_is_refused() -> None:
 def test_words_without_a_token_change_nothing() -> None:
     streams = {"memory": stream(MEMORY), "frames": stream(FRAMES)}
     assert shown(joined(" <memory>\n<frames> ", streams)) == shown(joined("<memory><frames>", streams))
+
+
+def test_no_stream_loses_precision_to_another() -> None:
+    memory = stream([[1.0001], [1.0002]])
+    half = stream(FRAMES)._replace(tokens=torch.ones(2, 3, WIDTH, dtype=torch.bfloat16))
+    for prompt in ("<frames><memory>", "<memory><frames>"):
+        tokens = joined(prompt, {"memory": memory, "frames": half}).tokens
+        assert (tokens == memory.tokens[0, 0, 0]).any()
