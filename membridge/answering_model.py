@@ -61,7 +61,8 @@ class VideoLanguageModel(Model):
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The model reads cached features, or is in training mode.
+            ValueError: There is no question, the part of the video has no length, the model reads cached features, or
+                is in training mode.
             datamodules.errors.SampleError: The file cannot be decoded, or the part is not in the video.
         """
         if self.training:

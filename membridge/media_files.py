@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from components.pretrained.frame_settings import FrameSettings
+from datamodules.errors import BrokenMediaError
 from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.decoding_process import decode_media
 from datamodules.media.file_formats import HEAD_BYTES, VIDEO_FORMATS, format_of
@@ -30,7 +31,7 @@ def read_media_file(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The model reads cached features, no pixels.
+        ValueError: The model reads cached features, no pixels; or the part to use has no beginning before its end.
         datamodules.errors.SampleError: The file cannot be decoded.
     """
     if not path.is_file():
@@ -42,11 +43,16 @@ def read_media_file(
         )
     transform = PixelTransform(PixelOptions(settings.size, settings.fit), train=False)
     decoding = Decoding()
+    if (start_ms or 0) < 0 or (end_ms is not None and end_ms <= (start_ms or 0)):
+        raise ValueError(f"start_ms is {start_ms} and end_ms {end_ms}; expected 0 <= start_ms < end_ms")
     with path.open("rb") as file:
-        is_picture = format_of(file.read(HEAD_BYTES)) not in VIDEO_FORMATS
+        found = format_of(head := file.read(HEAD_BYTES))
+    if found is None:
+        what = "has a format that is none of a video or picture" if head else "is empty"
+        raise BrokenMediaError(f"{path} {what}; give the file of a video or picture")
     request = MediaRequest(
         MediaRange(path.absolute(), 0, path.stat().st_size),
-        is_picture,
+        found not in VIDEO_FORMATS,
         FrameSampling(settings.num_frames, settings.fps, settings.max_frames),
         transform.frame_size(decoding.max_pixels),
         str(path),
