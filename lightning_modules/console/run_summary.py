@@ -69,7 +69,8 @@ def _length(trainer: Trainer) -> Iterator[str]:
     """Samples, passes and batches, if the datamodule has them."""
     data: Any = getattr(trainer, "datamodule", None)
     loader: Any = trainer.train_dataloader
-    samples = f"{len(loader.dataset):,} samples" if hasattr(getattr(loader, "dataset", None), "__len__") else "samples"
+    known = hasattr(getattr(loader, "dataset", None), "__len__")
+    samples = f"{len(loader.dataset):,} sample{'s' * (len(loader.dataset) != 1)}" if known else "samples"
     batches_a_pass = getattr(data, "batches_per_pass", 0)
     steps = f"{trainer.max_steps:,} steps" if trainer.max_steps > 0 else "steps without end"
     passes = ""
