@@ -104,7 +104,8 @@ class VideoLanguageModel(SavedInFolder, nn.Module):
         self.reducers = nn.ModuleDict(reducers) if reducers else None
         self.language_model = language_model
         self.loss_schedule = loss_schedule or FinalSegmentLoss()
-        self.visual_prompt = VisualPrompt(visual_prompt or "".join(f"<{name}>" for name in named), named)
+        every_stream = "".join(f"<{name}>" for name in named)
+        self.visual_prompt = VisualPrompt(every_stream if visual_prompt is None else visual_prompt, named)
         self.agree_on_maximum = agree_on_maximum
         self.mean_over_ranks = mean_over_ranks
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from components.interfaces import FrameFeatures, PatchPooling, Projector, Segments
 from components.positions import patch_grid_side
+from components.streams import dtype_of
 
 
 class ReadFrames(NamedTuple):
@@ -50,15 +51,16 @@ def reduced_patches(
         features: The encoder's output.
         projector: Maps the patches to another width; None keeps theirs.
         pooling: Makes fewer patches of every frame; None keeps all.
-        dtype: Dtype in which patches are projected and pooled; the patches keep theirs where neither is given.
+        dtype: Dtype in which patches are pooled, and read by a part without weights; one with weights reads its own.
+            The patches keep theirs where neither part is given.
     """
     if projector is None and pooling is None:
         return features
     patches = features.patches.to(dtype)
     if projector is not None:
-        patches = projector(patches)
+        patches = projector(patches.to(dtype_of(projector, patches)))
     if pooling is not None:
-        patches = pooling(patches)
+        patches = pooling(patches.to(dtype_of(pooling, patches)))
     saliency = features.saliency
     if saliency is not None and saliency.shape[1] != patches.shape[1]:
         saliency = _pooled(saliency, patches.shape[1])

@@ -3,7 +3,15 @@
 import torch
 from torch import Tensor
 
-from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER, LanguageModel, Questions, TextInputs
+from components.interfaces import (
+    IGNORED_LABEL,
+    TEXT_ONLY,
+    VIDEO_PLACEHOLDER,
+    LanguageModel,
+    Questions,
+    TextInputs,
+    VisualTokens,
+)
 
 
 def before_answer(text: TextInputs) -> Tensor:
@@ -39,8 +47,15 @@ def embed_questions(language_model: LanguageModel, text: TextInputs) -> Question
     return Questions(embeddings, mask, text.video_index)
 
 
-def without_answers(text: TextInputs) -> TextInputs:
-    """Cut every conversation before its first labelled token.
+def without_answers(visual: VisualTokens, text: TextInputs) -> tuple[VisualTokens, TextInputs]:
+    """Cut every conversation before its first labelled token, together with the media that are shown later.
+
+    Args:
+        visual: Visual tokens of the conversations' media.
+        text: The conversations.
+
+    Returns:
+        The visual tokens and the prompts.
 
     Raises:
         ValueError: Fewer than two tokens are left, so there is nothing to answer.
@@ -53,4 +68,15 @@ def without_answers(text: TextInputs) -> TextInputs:
             f"prompts (tokens before the first labelled one) are too short in these conversations: {short} "
             "(conversation: tokens); at least 2 are needed"
         )
-    return text._replace(text_mask=mask, labels=torch.full_like(text.labels, IGNORED_LABEL))
+    is_shown = (text.input_ids == VIDEO_PLACEHOLDER) & text.text_mask  # [C, K]
+    num_later = (is_shown & ~mask).sum(dim=1, keepdim=True)  # [C, 1]
+    rows = None if visual.row_index is None else _without_last(visual.row_index, num_later)
+    video_index = _without_last(text.video_index, num_later)
+    labels = torch.full_like(text.labels, IGNORED_LABEL)
+    return visual._replace(row_index=rows), text._replace(text_mask=mask, labels=labels, video_index=video_index)
+
+
+def _without_last(index: Tensor, numbers: Tensor) -> Tensor:
+    """An index of media ``[C, M]`` without the last ``numbers [C, 1]`` media of every conversation."""
+    num_left = (index != TEXT_ONLY).sum(dim=1, keepdim=True) - numbers.to(index.device)
+    return index.masked_fill(torch.arange(index.shape[1], device=index.device) >= num_left, TEXT_ONLY)

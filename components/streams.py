@@ -1,5 +1,6 @@
 """Runs one visual stream: a reader and its reducer over the segments, one recurrent step after the other."""
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ MEMORY_STREAM = "memory"
 
 _STREAM_NAME = re.compile("[a-z][a-z0-9_]*")  # as visual prompts mark them
 _OWN_PARTS = {"encoder", "projector", "patch_pooling", "reducers", "language_model", "segmenter", "readers", "bridge"}
+_OWN_PARTS |= {"frame_selections"} | set(dir(nn.ModuleDict()))  # reducers are there by the names of their readers
 
 
 class StreamReader(NamedTuple):
@@ -71,9 +73,11 @@ def check_readers(readers: Mapping[str, StreamReader], owner: type[nn.Module]) -
     """
     if not readers:
         raise ValueError("a model needs at least one reader, such as a memory bridge")
-    taken = sorted(set(readers) & (_OWN_PARTS | set(dir(owner))))
+    taken = sorted(set(readers) & {*_OWN_PARTS, *dir(owner), *inspect.signature(owner).parameters})
     if taken:
-        raise ValueError(f"readers may not be called {', '.join(taken)}: other parts of the model have these names")
+        raise ValueError(
+            f"readers may not be called {', '.join(taken)}: the model has other parts or attributes of these names"
+        )
     odd = [name for name in readers if not _STREAM_NAME.fullmatch(name)]
     if odd:
         raise ValueError(

@@ -6,6 +6,7 @@ before a stream belong to it: where the stream is left out, they are too. Words 
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -62,7 +63,9 @@ class VisualPrompt:
         if not self.has_words:
             return []
         ids = self._word_ids(language_model)
-        embedded = language_model.embed(torch.tensor([[index for piece in ids for index in piece]]))[0]
+        # The dtype matters where words, such as a space, have no token.
+        indices = torch.tensor([[index for piece in ids for index in piece]], dtype=torch.int64)
+        embedded = language_model.embed(indices)[0]
         return list(embedded.split([len(piece) for piece in ids]))
 
     def _word_ids(self, language_model: LanguageModel) -> list[list[int]]:
@@ -136,7 +139,8 @@ def _words_of_every_row(embeddings: Tensor, num_rows: int) -> VisualTokens:
 
 def _concatenated(parts: Sequence[VisualTokens], row_index: Tensor | None) -> VisualTokens:
     """The parts one after the other; the mask is on the host if all of theirs are."""
-    dtype, device = parts[0].tokens.dtype, parts[0].tokens.device
+    device = parts[0].tokens.device
+    dtype = reduce(torch.promote_types, [part.tokens.dtype for part in parts])  # so that no stream loses precision
     tokens = torch.cat([part.tokens.to(dtype) for part in parts], dim=1)
     on_host = all(part.mask.device.type == "cpu" for part in parts)
     masks = [part.mask if on_host else part.mask.to(device, non_blocking=True) for part in parts]

@@ -51,18 +51,17 @@ class VideoLanguageModel(Model):
 
         Args:
             media: File of a video (MP4, MOV, Matroska, WebM, AVI, GIF) or a picture.
-            question: A question, or several about the same file, which is then read once. An empty list has no answers.
+            question: A question, or several about the same file, which is then read once. No question, no answer.
             max_new_tokens: Longest answer; by default that of the model's evaluation in training.
             start_ms: Start of the part of the video to look at; by default its beginning.
             end_ms: End of that part; by default the end of the video.
 
         Returns:
-            The answer, or one for each question of a list.
+            The answer, or one for each question.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The model reads cached features, or is in training mode; the part ends before it starts; or the
-                file is neither a video nor a picture.
+            ValueError: The part of the video has no length, the model reads cached features, or is in training mode.
             datamodules.errors.SampleError: The file cannot be decoded, or the part is not in the video.
         """
         if self.training:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from components.pretrained.frame_settings import FrameSettings
+from datamodules.errors import BrokenMediaError
 from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.decoding_process import decode_media
 from datamodules.media.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
@@ -30,8 +31,7 @@ def read_media_file(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The model reads cached features, no pixels; the part ends before it starts; or the file is
-            neither a video nor a picture.
+        ValueError: The model reads cached features, no pixels; or the part to use has no beginning before its end.
         datamodules.errors.SampleError: The file cannot be decoded.
     """
     if not path.is_file():
@@ -41,17 +41,16 @@ def read_media_file(
             "this model reads cached features of frames, no pixels, so it cannot read a file. Export it with the "
             "config of the encoder that made the features: python -m lightning_modules.export CKPT OUT --config CONFIG"
         )
-    if end_ms is not None and end_ms <= (start_ms or 0):
-        raise ValueError(
-            f"end_ms {end_ms} is not after start_ms {start_ms or 0}: give a part that ends after it starts"
-        )
     transform = PixelTransform(PixelOptions(settings.size, settings.fit), train=False)
     decoding = Decoding()
+    if (start_ms or 0) < 0 or (end_ms is not None and end_ms <= (start_ms or 0)):
+        raise ValueError(f"start_ms is {start_ms} and end_ms {end_ms}; expected 0 <= start_ms < end_ms")
     with path.open("rb") as file:
-        found = format_of(file.read(HEAD_BYTES))
+        found = format_of(head := file.read(HEAD_BYTES))
     if found is None or found in TEXT_FORMATS:
-        what = "its first bytes are of no known format" if found is None else f"it is {found}"
-        raise ValueError(f"{path} is neither a video nor a picture that can be read: {what}; is it complete?")
+        unknown = "has a format that is none of a video or picture" if head else "is empty"
+        what = unknown if found is None else f"is {found}, neither a video nor a picture"
+        raise BrokenMediaError(f"{path} {what}; give the file of a video or picture")
     request = MediaRequest(
         MediaRange(path.absolute(), 0, path.stat().st_size),
         found not in VIDEO_FORMATS,

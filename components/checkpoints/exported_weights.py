@@ -6,7 +6,6 @@ that trained are in the folder ``language_model`` inside it. ``components.pretra
 """
 
 import copy
-import json
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from components.checkpoints.earlier_names import current_name
 from components.checkpoints.file_hashes import refuse_changed_files
+from components.checkpoints.json_file import read_json
 from components.checkpoints.run_checkpoint import EXPORT_ABOUT, RunCheckpoint
 from components.checkpoints.weight_files import WeightFiles
 from components.checkpoints.weight_fingerprint import read_fingerprints
@@ -45,7 +45,9 @@ class ExportedWeights:
         self._in_folders: dict[str, tuple[WeightFiles, str]] = {}  # parameter -> files of a part, its name there
         if not (path / ABOUT).is_file():
             raise FileNotFoundError(f"{path} is no export: it has no {ABOUT}")
-        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+        about = read_json(path / ABOUT)
+        if not isinstance(about, dict) or not {"left_out", "averaged"} <= about.keys():
+            raise ValueError(f"{path / ABOUT} is damaged or was edited: copy the folder again")
         self.path = path
         self.left_out = frozenset(map(current_name, about["left_out"]))
         self.fingerprints = {current_name(name): value for name, value in read_fingerprints(about).items()}

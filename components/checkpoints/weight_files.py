@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 _INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -79,7 +79,13 @@ def _open(path: Path) -> _Shard:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint file {path} does not exist")
     if path.suffix == ".safetensors":
-        opened = safe_open(path, framework="pt")
+        try:
+            opened = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is not what safetensors writes, or is damaged ({error}): a download that broke off, or the "
+                "few lines of text that Git LFS leaves in a file's place. Fetch it again"
+            ) from error
         return _Shard(list(opened.keys()), opened.get_tensor)
     loaded = load_pickled_tensors(path)
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):

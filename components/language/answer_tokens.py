@@ -8,6 +8,8 @@ from torch import Tensor
 from components.interfaces import DecodingSettings, NewTokens, Streamer
 from components.language.chat import ChatFormat
 
+_LOWEST_TEMPERATURE = 1e-30  # lower ones are the same: greedy
+
 
 class TokenChooser:
     """Chooses the next token of every conversation, greedily or by sampling.
@@ -41,7 +43,10 @@ class TokenChooser:
         """
         if self._settings.temperature == 0:
             return logits.float().argmax(dim=-1)
-        scores, ids = (logits.float() / self._settings.temperature).sort(dim=-1, descending=True, stable=True)
+        logits = logits.float()
+        # Differences to the largest, so that division by a tiny temperature gives zero or minus infinity, never NaN.
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / max(self._settings.temperature, _LOWEST_TEMPERATURE)
+        scores, ids = logits.sort(dim=-1, descending=True, stable=True)
         if self._settings.top_k:
             scores[:, self._settings.top_k :] = -torch.inf
         probabilities = scores.softmax(dim=-1)
@@ -83,7 +88,7 @@ class AnswerRecorder:
     @property
     def has_finished(self) -> bool:
         """Whether all answers have ended or are as long as allowed."""
-        return all(self.ended) or self._num_steps == self._max_new_tokens
+        return all(self.ended) or self._num_steps >= self._max_new_tokens
 
     def add(self, chosen: Sequence[int]) -> None:
         """Take the next token of every conversation; those of answers that have ended are ignored."""

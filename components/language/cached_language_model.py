@@ -49,7 +49,7 @@ class CachedLanguageModel(CachedNetwork):
         """Convert questions about the first video to prompts; see ``LanguageModel.prompts``.
 
         Raises:
-            ValueError: The template drops or repeats the placeholder of the visual tokens.
+            ValueError: There is no question, or the template drops or repeats the placeholder of the visual tokens.
         """
         return self._text_inputs([self.chat.prompt_ids(question) for question in questions], 0)
 
@@ -57,7 +57,8 @@ class CachedLanguageModel(CachedNetwork):
         """Convert the next questions of conversations to what ``extend`` reads; see ``LanguageModel.next_prompts``.
 
         Raises:
-            ValueError: The template cannot render the turns, or they do not end with a question after an answer.
+            ValueError: There is no conversation, the template cannot render the turns, or they do not end with a
+                question after an answer.
         """
         turns = [[PlainTurn(*turn) for turn in conversation] for conversation in conversations]
         return self._text_inputs([self.chat.next_prompt_ids(each) for each in turns], TEXT_ONLY)
@@ -140,7 +141,7 @@ class CachedLanguageModel(CachedNetwork):
         """
         settings = DecodingSettings(max_new_tokens)
         with evaluation_mode(self):
-            state = self._prefill(visual, without_answers(text), [max_new_tokens] * len(text.input_ids))
+            state = self._prefill(*without_answers(visual, text), [max_new_tokens] * len(text.input_ids))
             return self._decode(state, settings, None, reads_all=False).texts
 
     @torch.no_grad()
@@ -163,11 +164,17 @@ class CachedLanguageModel(CachedNetwork):
         """
         answers = self._option_ids(options, len(text.input_ids))
         with evaluation_mode(self):
-            state = self._prefill(visual, without_answers(text), [max(map(len, each)) for each in answers])
+            state = self._prefill(*without_answers(visual, text), [max(map(len, each)) for each in answers])
             return self._score(state, answers)
 
     def _text_inputs(self, ids: Sequence[Sequence[int]], video: int) -> TextInputs:
-        """Texts without labels, padded on the right, all about the same video."""
+        """Texts without labels, padded on the right, all about the same video.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if not ids:
+            raise ValueError("there is no question; give at least one")
         rows = [torch.tensor(row) for row in ids]
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.chat.pad_id)
         mask = real_at_start(list(map(len, ids)), padded.shape[1], padded.device)

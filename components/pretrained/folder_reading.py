@@ -20,6 +20,7 @@ from components.pretrained.weight_sources import INIT_ARGS, hub_folder
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 _LANGUAGE_MODEL = "language_model"
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 class ReadingOptions(NamedTuple):
@@ -46,11 +47,17 @@ def read_folder(cls: type[ModelT], path: str | Path, options: ReadingOptions) ->
 
     Raises:
         FileNotFoundError: There is no such folder, or something that it refers to is missing.
-        ValueError: It is no folder of a model, is damaged, or names classes of other packages.
+        ValueError: It is no folder of a model, is damaged, or names classes of other packages; or an option has a value
+            that does not exist.
         ImportError: An option needs a package that is not installed.
     """
+    if options.dtype not in (None, *_DTYPES):
+        raise ValueError(f"dtype is {options.dtype!r}; expected {', '.join(map(repr, _DTYPES))}, or None as written")
     folder = Path(path) if Path(path).exists() else hub_folder(str(path), options.revision)
     config = read_folder_config(folder)
+    known = [source["as"] for source in config.sources]
+    if unknown := sorted(options.sources.keys() - set(known)):
+        raise ValueError(f"sources names {', '.join(unknown)}, but {folder} reads weights for {', '.join(known)} only")
     weights = ExportedWeights(folder)
     settings = with_sources_found(config.model, config, folder, options.sources)
     dtype = options.dtype or config.dtype

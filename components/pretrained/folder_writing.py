@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,9 @@ def write_folder(model: Any, folder: Path, facts: TrainingFacts, options: Writin
     if options.run_config is not None:
         (target / RUN_CONFIG).write_text(options.run_config, encoding="utf-8")
     (target / ABOUT).write_text(json.dumps(_about(model, stored, target, options), indent=1) + "\n", encoding="utf-8")
-    config = FolderConfig(settings, found, options.dtype, facts._replace(frames=_frames_of(model, facts.frames)))
+    config = FolderConfig(
+        settings, found, options.dtype or _dtype_of_all(model), facts._replace(frames=_frames_of(model, facts.frames))
+    )
     (target / CONFIG).write_text(config.to_json(), encoding="utf-8")
     (target / CARD).write_text(model_card(folder.name, model, config, options.card), encoding="utf-8")
     atomic_folder.publish(folder)
@@ -117,6 +119,12 @@ def _frames_of(model: Any, frames: FrameSettings) -> FrameSettings:
     """The frame settings; what the encoder knows of them is added."""
     size = frames.size or getattr(model.encoder, "image_size", None)
     return replace(frames, size=size, window=model.encoder.window_frames)
+
+
+def _dtype_of_all(model: nn.Module) -> DtypeName | None:
+    """Dtype of all weights, whatever dtypes the arguments of the parts name; None where the parts have several."""
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return next((name for name in get_args(DtypeName) if dtypes == {getattr(torch, name)}), None)
 
 
 def refuse_quantised(model: Any) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from components.checkpoints.json_file import read_json
 from components.checkpoints.run_checkpoint import INDEX
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from components.pretrained.weight_sources import hub_folder, with_value
@@ -44,7 +45,7 @@ def is_model_folder(path: Path) -> bool:
     """Whether a folder is a complete model, as ``save_pretrained`` writes it."""
     if not (path / CONFIG).is_file():
         return False
-    content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    content = read_json(path / CONFIG)
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
@@ -53,20 +54,23 @@ def read_folder_config(path: Path) -> FolderConfig:
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It is no folder of a model, or of another version.
+        ValueError: It is no folder of a model, is damaged, or is of another version.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path} (seen from {Path.cwd()})")
     if not is_model_folder(path):
         raise ValueError(f"{path} is no folder of a model{_what_it_is(path)}")
-    content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    if content["version"] != VERSION:
+    content = read_json(path / CONFIG)
+    if content.get("version") != VERSION:
         raise ValueError(
-            f"{path} has version {content['version']} of the format, this code reads version {VERSION}; use the "
+            f"{path} has version {content.get('version')} of the format, this code reads version {VERSION}; use the "
             "version of the code that wrote it"
         )
-    facts = TrainingFacts(FrameSettings(**content["frames"]), content["max_new_tokens"], content["training"])
-    return FolderConfig(content["model"], content["sources"], content["dtype"], facts)
+    try:
+        facts = TrainingFacts(FrameSettings(**content["frames"]), content["max_new_tokens"], content["training"])
+        return FolderConfig(content["model"], content["sources"], content["dtype"], facts)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path / CONFIG} is damaged or was edited ({error!r}): copy the folder again") from error
 
 
 def with_sources_found(

@@ -88,7 +88,7 @@ def choose_frames(
     start = start_ms or 0
     end = video.duration_ms if end_ms is None else min(end_ms, video.duration_ms)
     if start >= end:
-        raise SampleError(f"start_ms {start} is after the video's end at {end} ms; correct start_ms")
+        raise SampleError(f"start_ms {start} is after the video's end at {end} ms; correct start_ms and end_ms")
     num_frames = sampling.count(end - start)
     if num_frames > MOST_FRAMES:
         raise OversizedMediaError(

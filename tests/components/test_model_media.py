@@ -154,3 +154,35 @@ def test_every_trainable_part_gets_a_gradient(folders: PartFolders, make: Callab
     trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in trained.values())
     assert all(bool(p.grad.any()) for reader in model.readers.values() for p in list(reader.parameters())[-1:])
+
+
+def with_later_turn(batch: Batch) -> Batch:
+    """The same conversations with another turn, about the other video or about both."""
+    ids, labels, index = [], [], []
+    for row, length in enumerate(batch.text_mask.sum(dim=1)):
+        later = [0, 1] if row == 0 else [0]
+        turn = torch.tensor([5] + [VIDEO_PLACEHOLDER] * len(later) + [6])
+        ids.append(torch.cat([batch.input_ids[row, :length], turn]))
+        unscored = torch.full_like(turn[:-1], IGNORED_LABEL)
+        labels.append(torch.cat([batch.labels[row, :length], unscored, turn[-1:]]))
+        about = batch.video_index[row]
+        index.append(torch.cat([about[about != TEXT_ONLY], torch.tensor(later)]))
+    return batch._replace(
+        input_ids=pad_sequence(ids, batch_first=True),
+        text_mask=pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True),
+        labels=pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL),
+        video_index=pad_sequence(index, batch_first=True, padding_value=TEXT_ONLY),
+    )
+
+
+@every_model
+def test_the_first_answer_does_not_depend_on_media_of_later_turns(
+    folders: PartFolders, make: Callable[..., VideoLanguageModel]
+) -> None:
+    model, batch = make(folders), batch_about_all(folders)
+    later = with_later_turn(batch)
+    assert model(later).loss.isfinite()
+    assert model.generate(later, 4) == model.generate(batch, 4)
+    options = [["red", "green circle"]] * len(ABOUT)
+    scores, expected = (torch.stack(model.score_options(each, options)) for each in (later, batch))
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)

@@ -4,7 +4,8 @@ from torch import Tensor
 
 from components.interfaces import FrameFeatures, PatchPooling, Projector, Segments
 from components.patches import ReadFrames, reduced_patches, without_unread_frames
-from components.pooling.patch_pooling import GridPooling
+from components.pooling.patch_pooling import ConvPooling, GridPooling
+from components.projectors.mlp import MlpProjector
 
 DIM, NUM_PATCHES, NUM_FRAMES = 3, 16, 6
 
@@ -108,3 +109,14 @@ def test_no_frame_at_all_is_reduced_to_none() -> None:
     assert reduced.patches.shape == (0, 4, DIM)
     assert reduced.saliency is not None
     assert reduced.saliency.shape == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_projector_and_pooling_read_patches_in_their_own_dtype(dtype: torch.dtype) -> None:
+    half = features(optional=False)
+    half = half._replace(patches=half.patches.to(dtype))
+    projector, pooling = MlpProjector(DIM, DIM), ConvPooling(DIM, stride=2)
+    # The reader has no weights, so it reads the dtype of the features.
+    for parts in ((projector, None), (None, pooling), (projector, pooling)):
+        assert reduced_patches(half, *parts, dtype).patches.dtype == torch.float32
+    assert reduced_patches(half, None, GridPooling(DIM, grid=2), torch.float32).patches.dtype == torch.float32

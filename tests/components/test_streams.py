@@ -10,6 +10,7 @@ from components.readers.fine_frames import FineFrames
 from components.readers.token_store import TokenStore
 from components.streams import StreamReader, StreamState, check_readers, run_stream
 from tests.components.readers.reader_table import DIM, LENGTHS, OUT_DIM, make_segments, real
+from tests.fixtures_models import PartFolders, make_two_reader_model
 
 
 class EveryOther(SegmentReducer[Tensor]):
@@ -81,3 +82,20 @@ def test_a_reader_may_not_hide_an_attribute_of_its_model() -> None:
     check_readers(named, nn.Module)
     with pytest.raises(ValueError, match="readers may not be called answer"):
         check_readers(named, Model)
+
+
+def test_no_name_of_a_reader_breaks_a_model_of_several_readers(folders: PartFolders) -> None:
+    complete = make_two_reader_model(folders)
+    encoder, segmenter, language_model = complete.encoder, complete.segmenter, complete.language_model
+    own = {"memory", "frames"}  # its readers
+    names = {name for name in [*dir(complete), *dir(nn.ModuleDict())] if name.isidentifier() and name.islower()} - own
+    assert {"training", "visual_prompt", "loss_schedule", "frame_selections", "keys"} <= names
+    for name in sorted(names):
+        readers = {name: StreamReader(store(), None, EveryOther()), "other": StreamReader(store())}
+        with pytest.raises(ValueError, match=f"readers may not be called '?{name}"):
+            VideoLanguageModel(encoder=encoder, segmenter=segmenter, readers=readers, language_model=language_model)
+
+
+def test_an_empty_visual_prompt_is_refused_like_any_that_leaves_out_a_reader(folders: PartFolders) -> None:
+    with pytest.raises(ValueError, match="visual_prompt is ''"):
+        make_two_reader_model(folders, visual_prompt="")

@@ -24,6 +24,7 @@ class WordLengths(torch.nn.Module):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         self.calls += 1
+        assert input_ids.dtype == torch.int64  # as every table of embeddings asks for
         return input_ids.float()[..., None].expand(-1, -1, WIDTH)
 
 
@@ -128,7 +129,9 @@ def test_words_are_embedded_in_one_call_and_counted() -> None:
     assert language_model.calls == 1
 
 
-@pytest.mark.parametrize("prompt", ["words alone", "<memory>", "<memory><memory><frames>", "<memory><frames><audio>"])
+@pytest.mark.parametrize(
+    "prompt", ["", "words alone", "<memory>", "<memory><memory><frames>", "<memory><frames><audio>"]
+)
 def test_prompt_that_does_not_name_every_stream_once_is_refused(prompt: str) -> None:
     with pytest.raises(ValueError, match="the model's readers are frames, memory: name every one of them once"):
         VisualPrompt(prompt, ["memory", "frames"])
@@ -137,3 +140,16 @@ def test_prompt_that_does_not_name_every_stream_once_is_refused(prompt: str) -> 
 def test_leaving_out_every_stream_is_refused() -> None:
     with pytest.raises(ValueError, match="all streams of 'a<memory>' are left out"):
         joined("a<memory>", {"memory": stream(MEMORY)}, ["memory"])
+
+
+def test_words_without_a_token_change_nothing() -> None:
+    streams = {"memory": stream(MEMORY), "frames": stream(FRAMES)}
+    assert shown(joined(" <memory>\n<frames> ", streams)) == shown(joined("<memory><frames>", streams))
+
+
+def test_no_stream_loses_precision_to_another() -> None:
+    memory = stream([[1.0001], [1.0002]])
+    half = stream(FRAMES)._replace(tokens=torch.ones(2, 3, WIDTH, dtype=torch.bfloat16))
+    for prompt in ("<frames><memory>", "<memory><frames>"):
+        tokens = joined(prompt, {"memory": memory, "frames": half}).tokens
+        assert (tokens == memory.tokens[0, 0, 0]).any()

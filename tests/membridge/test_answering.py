@@ -16,6 +16,7 @@ import membridge
 import train
 from components.model import VideoLanguageModel
 from components.pretrained.frame_settings import FrameSettings
+from datamodules.errors import BrokenMediaError
 from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
@@ -178,16 +179,37 @@ def test_what_cannot_be_answered_says_why(folders: Any, trained: Trained, tmp_pa
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.mp4"):
         model.answer(tmp_path / "none.mp4", QUESTION)
     (tmp_path / "video.mp4").write_bytes(trained.video)
-    with pytest.raises(ValueError, match=r"end_ms 1000 is not after start_ms 3000"):
+    with pytest.raises(ValueError, match="start_ms is 3000 and end_ms 1000; expected 0 <= start_ms < end_ms"):
         model.answer(tmp_path / "video.mp4", QUESTION, start_ms=3000, end_ms=1000)
     for content in (b"hello", b"<!doctype html>"):
         (tmp_path / "damaged.mp4").write_bytes(content)
-        with pytest.raises(ValueError, match=r"damaged\.mp4 is neither a video nor a picture"):
+        with pytest.raises(ValueError, match=r"damaged\.mp4 has a format that is none of a video or picture"):
             model.answer(tmp_path / "damaged.mp4", QUESTION)
     with pytest.raises(ValueError, match=r"cached features .* --config CONFIG"):
         read_media_file(tmp_path / "video.mp4", FrameSettings(None))
     with pytest.raises(ValueError, match=r"training mode"):
         model.train().answer(tmp_path / "video.mp4", QUESTION)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"no video " * 99, "none of a video or picture"),
+        (b"RIFF....WAVE", "none of a video or picture"),
+    ],
+)
+def test_a_file_that_is_no_video_or_picture_is_refused_in_words(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file.mp4").write_bytes(content)
+    with pytest.raises(BrokenMediaError, match=rf"file\.mp4 .*{message}"):
+        read_media_file(tmp_path / "file.mp4", FrameSettings(84))
+
+
+@pytest.mark.parametrize("part", [(2000, 1000), (1000, 1000), (None, 0), (-5, None)])
+def test_a_part_without_length_is_refused(part: tuple[int | None, int | None], tmp_path: Path) -> None:
+    (tmp_path / "video.mp4").write_bytes(make_clip(4, width=32, height=32, fps=2))
+    with pytest.raises(ValueError, match="expected 0 <= start_ms < end_ms"):
+        read_media_file(tmp_path / "video.mp4", FrameSettings(28), start_ms=part[0], end_ms=part[1])
 
 
 def test_the_face_has_the_model_and_streaming(trained: Trained) -> None:

@@ -26,11 +26,12 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
     assert not Path("created_by_unpickling").exists()
 
 
+@pytest.mark.parametrize("name", ["mm_projector.bin", "model.safetensors"])
 @pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1", b"PK\x03\x04 broke off", b""])
-def test_a_damaged_file_is_told_from_one_that_would_run_code(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "mm_projector.bin").write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged: a download that broke off"):
-        WeightFiles(tmp_path / "mm_projector.bin")
+def test_a_damaged_file_is_told_from_one_that_would_run_code(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} .*is damaged.*: a download that broke off"):
+        WeightFiles(tmp_path / name)
 
 
 def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:

@@ -109,3 +109,9 @@ def test_settings_out_of_range_are_refused() -> None:
         DecodingSettings(0)
     with pytest.raises(ValueError, match="2 seeds for 3 conversations"):
         choose(torch.zeros(3, 4), seed=(1, 2))
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-39, 1e-300])
+def test_the_lower_the_temperature_the_more_is_the_likely_token_chosen(temperature: float) -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0], [-5.0, -9.0, -9.0]])
+    assert choose(logits, temperature=temperature) == [1, 0]

@@ -274,3 +274,11 @@ def test_what_cannot_continue_is_refused(tmp_path: Path) -> None:
         model.extend(state, make_text(model, [(TEXT_ONLY, "?", None)]))
     with pytest.raises(ValueError, match="2 conversations with"):
         model.score(state, [["red"]])
+
+
+def test_no_question_at_all_is_refused_in_words(llama: HuggingFaceCausalLM) -> None:
+    for ask in (llama.prompts, llama.next_prompts):
+        with pytest.raises(ValueError, match="there is no question; give at least one"):
+            ask([])
+    with pytest.raises(ValueError, match="turns that end with a question after an answer"):
+        llama.next_prompts([[]])

@@ -106,8 +106,9 @@ def train(strategy: str, schedule: str, num_steps: int, folders: PartFolders, fo
 
 def answer_twice(model: VideoLanguageModel, batch: Batch) -> list[str]:
     """Answer every question, and another one after it."""
-    language_model, text = model.language_model, without_answers(text_of(batch))
-    state = language_model.prefill(model.visual_tokens(batch), text)
+    language_model = model.language_model
+    visual, text = without_answers(model.visual_tokens(batch), text_of(batch))
+    state = language_model.prefill(visual, text)
     state = language_model.decode(state, DecodingSettings(4)).state
     ids = torch.tensor([[5, 6, 7]]).expand(len(text.input_ids), -1)
     next_turn = TextInputs(ids, ids > 0, torch.full_like(ids, IGNORED_LABEL), ids.new_full((len(ids), 1), TEXT_ONLY))
