@@ -1,4 +1,4 @@
-"""Prints a summary when a training run begins and when it ends."""
+"""Prints a summary when a training run begins and when it ends, and the scores of an evaluation."""
 
 import shlex
 from collections.abc import Iterator
@@ -45,6 +45,15 @@ class RunSummary(Callback):
         rank_zero_info(text)
         if folder is not None and (folder / FINAL).exists():
             rank_zero_info(f"Evaluate it:\n  {evaluation_command(trainer, folder / FINAL)}")
+
+
+class EvaluationSummary(Callback):
+    """Prints the scores of ``validate`` and ``test``, one a line. Lightning's table cuts their names short."""
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the scores; the progress bar has ended by now."""
+        lines = [f"  {name}: {float(value):.4g}" for name, value in sorted(trainer.callback_metrics.items())]
+        rank_zero_info("\n".join(["Scores", *lines]))
 
 
 def evaluation_command(trainer: Trainer, checkpoint: Path) -> str:
