@@ -90,11 +90,11 @@ def _class_name(class_path: Any) -> str:
 
 
 def _copy_settings_of_bridge(model: dict[str, Any]) -> None:
-    """Let a pooling that was part of the bridge train as the bridge does."""
-    optimization = model.get("optimization")
-    if not isinstance(optimization, dict) or _plain(model[_NEW])[0] in ("GridPooling", "WindowPooling"):
+    """Let a pooling that was part of the bridge begin and train as the bridge does."""
+    if _plain(model[_NEW])[0] in ("GridPooling", "WindowPooling"):
         return  # these have no weights
-    for setting in _BY_PART:
-        values = optimization.get(setting)
+    optimization = model.get("optimization")
+    trained = [optimization.get(setting) for setting in _BY_PART] if isinstance(optimization, dict) else []
+    for values in [model.get("initial_weights"), *trained]:
         if isinstance(values, dict) and "bridge" in values:
             values.setdefault(_NEW, values["bridge"])

@@ -10,6 +10,7 @@ README.md           the model card
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,7 +116,8 @@ def _locate(source: Mapping[str, Any], folder: Path, replaced: Mapping[str, str]
 
 def _what_it_is(path: Path) -> str:
     if (path / INDEX).is_file():
-        return f". It is a checkpoint of a training run; export it first: python -m lightning_modules.export {path} OUT"
+        command = f"python -m lightning_modules.export {shlex.quote(str(path))} OUT"
+        return f". It is a checkpoint of a training run; export it first: {command}"
     if (path / "export.json").is_file():
         return (
             ". It is an export of an earlier version: open it with lightning_modules.trained_model.load_model, or "

@@ -86,3 +86,13 @@ def test_a_pooling_with_weights_keeps_the_training_settings_of_its_bridge() -> N
     assert trained["weight_decay"] == 0.5
     fixed = with_model_pooling(config(text.format(f"{POOLING}.WindowPooling")))["model"]["optimization"]
     assert fixed["learning_rates"] == {"bridge": 0.1}
+
+
+def test_a_pooling_with_weights_begins_with_the_weights_of_its_bridge() -> None:
+    text = "model: {{bridge: {{init_args: {{patch_pooling: {}}}}}, initial_weights: {}}}"
+    begun = with_model_pooling(config(text.format(f"{POOLING}.ConvPooling", "{bridge: run.ckpt}")))["model"]
+    assert begun["initial_weights"] == {"bridge": "run.ckpt", "patch_pooling": "run.ckpt"}
+    complete = with_model_pooling(config(text.format(f"{POOLING}.ConvPooling", "run.ckpt")))["model"]
+    assert complete["initial_weights"] == "run.ckpt"
+    weightless = with_model_pooling(config(text.format(f"{POOLING}.WindowPooling", "{bridge: run.ckpt}")))["model"]
+    assert weightless["initial_weights"] == {"bridge": "run.ckpt"}

@@ -183,7 +183,7 @@ def test_what_cannot_be_answered_says_why(folders: Any, trained: Trained, tmp_pa
         model.answer(tmp_path / "video.mp4", QUESTION, start_ms=3000, end_ms=1000)
     for content in (b"hello", b"<!doctype html>"):
         (tmp_path / "damaged.mp4").write_bytes(content)
-        with pytest.raises(ValueError, match=r"damaged\.mp4 has a format that is none of a video or picture"):
+        with pytest.raises(ValueError, match=r"damaged\.mp4 (is .*, neither|has a format that is none)"):
             model.answer(tmp_path / "damaged.mp4", QUESTION)
     with pytest.raises(ValueError, match=r"cached features .* --config CONFIG"):
         read_media_file(tmp_path / "video.mp4", FrameSettings(None))
