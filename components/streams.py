@@ -75,7 +75,9 @@ def check_readers(readers: Mapping[str, StreamReader], owner: type[nn.Module]) -
         raise ValueError("a model needs at least one reader, such as a memory bridge")
     taken = sorted(set(readers) & {*_OWN_PARTS, *dir(owner), *inspect.signature(owner).parameters})
     if taken:
-        raise ValueError(f"readers may not be called {', '.join(taken)}: the model has other parts or attributes of these names")
+        raise ValueError(
+            f"readers may not be called {', '.join(taken)}: the model has other parts or attributes of these names"
+        )
     odd = [name for name in readers if not _STREAM_NAME.fullmatch(name)]
     if odd:
         raise ValueError(

@@ -4,7 +4,9 @@
 all that the model needs: their config is read here, and the parts are built by the same builder.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ from components.pretrained.object_builder import OWN_PACKAGES, build_object
 from lightning_modules.console.config_files import read_config
 from lightning_modules.video_language import VideoLanguageModule
 
-_FACTORIES = ("encoder", "bridge", "language_model")
+_DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_FILES = ("path", "weights", "file")  # endings of settings that name a file
 _WITHOUT_WIDTHS = ("encoder", "language_model")  # parts whose settings are the same in a run and in a folder
 
 
@@ -193,14 +196,24 @@ def _short(shards: Any) -> str:
 
 
 def _class_names(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Names of the classes that a config's model and data import."""
-    model = settings.get("model", {})
-    yield from (model[part] for part in _FACTORIES if isinstance(model.get(part), str))
-    waiting: list[Any] = [model, settings.get("data", {})]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Mapping):
-            yield from (str(inner) for key, inner in value.items() if key == "class_path")
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
+    """Names of the classes that a config's model and data import.
+
+    In the model every part may be named by a text alone, such as ``reader: package.Reader``. There a text counts as
+    the name of a class if its first word is a package that can be imported, unless the setting names a file.
+    """
+    for section, names_alone in (("model", True), ("data", False)):
+        waiting: list[tuple[str, Any]] = [("", settings.get(section, {}))]
+        while waiting:
+            key, value = waiting.pop()
+            if isinstance(value, Mapping):
+                waiting += [(str(name), each) for name, each in value.items()]
+            elif isinstance(value, list):
+                waiting += [(key, each) for each in value]
+            elif key == "class_path" or (names_alone and not key.endswith(_FILES) and _is_importable(value)):
+                yield str(value)
+
+
+def _is_importable(value: Any) -> bool:
+    if not isinstance(value, str) or _DOTTED_NAME.fullmatch(value) is None:
+        return False
+    return find_spec(value.split(".")[0]) is not None

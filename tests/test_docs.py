@@ -45,6 +45,7 @@ RUN_BY = {
     ("docs/data.md", "python"): "test_data_page.py",
     ("docs/data.md", "json"): "test_data_page.py",
     ("docs/model_folder.md", "python"): "membridge/test_answering.py",
+    ("docs/questions.md", "python"): "test_questions_page.py",
     ("docs/streaming.md", "python"): "test_streaming_page.py",
     ("README.md", "python"): "membridge/test_answering.py",
 }

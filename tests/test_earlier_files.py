@@ -16,6 +16,8 @@ import torch
 
 import evaluate
 import train
+from components.model import VideoLanguageModel
+from lightning_modules.export import export
 from lightning_modules.trained_model import load_model
 
 EARLIER = Path(__file__).parent / "goldens" / "earlier_run"
@@ -67,6 +69,16 @@ def test_checkpoint_and_export_are_the_same_model(folder: Path, run: str) -> Non
     from_run, exported = (load_model(folder / run / name).state_dict() for name in (CHECKPOINT, "export"))
     assert from_run.keys() == exported.keys()
     assert [name for name, weight in from_run.items() if not torch.equal(weight, exported[name])] == []
+
+
+@pytest.mark.parametrize("earlier", [CHECKPOINT, "export"])
+def test_checkpoint_and_export_become_a_folder_of_the_model(earlier: str, folder: Path) -> None:
+    expected = load_model(folder / earlier).state_dict()
+    export(folder / earlier, folder / "new")
+    shutil.rmtree(folder / "language_model")
+    opened = VideoLanguageModel.from_pretrained(folder / "new").state_dict()
+    assert opened.keys() == expected.keys()
+    assert [name for name, weight in expected.items() if not torch.equal(weight, opened[name])] == []
 
 
 def test_a_stopped_evaluation_continues(folder: Path) -> None:

@@ -46,8 +46,12 @@ def test_index_names_every_page() -> None:
 
 def test_terms_of_the_notation_are_in_the_glossary() -> None:
     glossary = read_page("docs/glossary.md").lower()
-    terms = ["segment", "bridge", "readout", "gate", "cache", "memory token", "visual token", "frame group", "reading"]
-    terms += ["shard", "draw", "category", "group", "epoch", "encoder", "patch", "prompt", "scenetilling"]
+    terms = [
+        *("segment", "bridge", "readout", "gate", "cache", "memory token", "visual token", "frame group", "reading"),
+        *("reader", "visual stream", "visual prompt", "kept tokens", "token place", "saliency", "reducer"),
+        *("projector", "language state", "media", "shard", "draw", "category", "group", "epoch"),
+        *("encoder", "patch", "prompt", "scenetilling"),
+    ]
     assert [term for term in terms if f"**{term}**" not in glossary] == []
 
 

@@ -83,8 +83,8 @@ def _open(path: Path) -> _Shard:
             opened = safe_open(path, framework="pt")
         except SafetensorError as error:
             raise ValueError(
-                f"{path} is not what safetensors writes, or is damaged ({error}): a download that broke off, or the few "
-                "lines of text that Git LFS leaves in a file's place. Fetch it again"
+                f"{path} is not what safetensors writes, or is damaged ({error}): a download that broke off, or the "
+                "few lines of text that Git LFS leaves in a file's place. Fetch it again"
             ) from error
         return _Shard(list(opened.keys()), opened.get_tensor)
     loaded = load_pickled_tensors(path)

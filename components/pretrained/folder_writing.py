@@ -100,7 +100,9 @@ def write_folder(model: Any, folder: Path, facts: TrainingFacts, options: Writin
     if options.run_config is not None:
         (target / RUN_CONFIG).write_text(options.run_config, encoding="utf-8")
     (target / ABOUT).write_text(json.dumps(_about(model, stored, target, options), indent=1) + "\n", encoding="utf-8")
-    config = FolderConfig(settings, found, options.dtype or _dtype_of_all(model), facts._replace(frames=_frames_of(model, facts.frames)))
+    config = FolderConfig(
+        settings, found, options.dtype or _dtype_of_all(model), facts._replace(frames=_frames_of(model, facts.frames))
+    )
     (target / CONFIG).write_text(config.to_json(), encoding="utf-8")
     (target / CARD).write_text(model_card(folder.name, model, config, options.card), encoding="utf-8")
     atomic_folder.publish(folder)

@@ -9,6 +9,7 @@ config.yaml         the config of the training run, where there was one
 README.md           the model card
 """
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path

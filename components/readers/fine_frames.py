@@ -113,8 +113,10 @@ class FineFrames(VisualReader[StoredFrames]):
 
     def prune(self, state: StoredFrames) -> StoredFrames:
         """Forget the frames that are no longer stored: at most ``capacity`` are left."""
+        if _num_slots(state) <= self.capacity:
+            return state
         stride = self._stride(state.num_read)
-        slots = torch.arange(min(self.capacity, _num_slots(state)), device=stride.device)
+        slots = torch.arange(self.capacity, device=stride.device)
         wanted = slots * stride[:, None]
         wanted = wanted.masked_fill(wanted >= state.num_read[:, None], -1)
         return state._replace(runs=(_taken(state, wanted),))
@@ -145,8 +147,8 @@ def _taken(state: StoredFrames, wanted: Tensor) -> FrameRun:
     """The frame groups with these numbers in the order of reading, ``[V, L]``; -1 for none."""
     tokens, order, number, ms = (torch.cat(field, dim=1) for field in zip(*state.runs, strict=True))
     source = (wanted[:, :, None] == order[:, None]).int().argmax(dim=2)  # [V, L]; any group where none is wanted
-    of_token = source[:, :, None, None].expand(-1, -1, *tokens.shape[2:])
-    return FrameRun(tokens.gather(1, of_token), wanted, number.gather(1, source), ms.gather(1, source))
+    video = torch.arange(len(source), device=source.device)[:, None]
+    return FrameRun(tokens[video, source], wanted, number[video, source], ms[video, source])
 
 
 def _num_slots(state: StoredFrames) -> int:

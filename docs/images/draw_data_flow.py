@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 1140, 610
+WIDTH, HEIGHT = 1340, 700
 SANS = "font-family='Helvetica, Arial, sans-serif'"
 MONO = "font-family='Menlo, Consolas, monospace'"
 DATA, FROZEN, TRAINED = "#eef2f7", "#dbeafe", "#fde9cf"
@@ -54,7 +54,7 @@ UPPER = (
         ("datamodules/shards/shard_reader.py",),
         20,
         54,
-        204,
+        200,
         DATA,
     ),
     Box(
@@ -62,9 +62,9 @@ UPPER = (
         ("a few frames a second,", "resized; text to token ids"),
         "uint8 [T, 3, H, W]",
         ("datamodules/media/media_reader.py",),
-        244,
+        240,
         54,
-        204,
+        200,
         DATA,
     ),
     Box(
@@ -72,9 +72,9 @@ UPPER = (
         ("frames of all videos one", "after the other, no padding"),
         "uint8 [F, 3, H, W]",
         ("datamodules/batch.py",),
-        468,
+        460,
         54,
-        204,
+        200,
         DATA,
     ),
     Box(
@@ -82,9 +82,9 @@ UPPER = (
         ("a vision transformer: class", "vector and patches a frame"),
         "[F, D] and [F, N, D]",
         ("components/encoders/hugging_face.py",),
-        692,
+        680,
         54,
-        206,
+        200,
         FROZEN,
     ),
     Box(
@@ -92,33 +92,55 @@ UPPER = (
         ("segmenter: cuts where class", "vectors begin to differ"),
         "segment of every frame",
         ("components/segmenters/scene_tilling.py",),
-        918,
+        900,
         54,
-        202,
+        200,
         FROZEN,
     ),
-)
-STEPS = tuple(
     Box(
-        f"Bridge, segment {name}",
+        "Projector, pooling",
+        ("may be left out: another", "width, fewer patches a frame"),
+        "[F, N, D]",
+        ("components/projectors/", "components/pooling/"),
+        1120,
+        54,
+        200,
+        TRAINED,
+    ),
+)
+STEP_LEFTS = (170, 396, 622)
+STEP_WIDTH = 186
+MEMORY = tuple(
+    Box(
+        f"Segment {name}",
         ("memory tokens and patches", "attend to each other"),
         "memory [M, width]",
         (),
         left,
-        340,
-        186,
+        372,
+        STEP_WIDTH,
         TRAINED,
     )
-    for name, left in (("1", 20), ("2", 246), ("3", 472))
+    for name, left in zip("123", STEP_LEFTS, strict=True)
 )
-READOUT = Box(
-    "Readout",
-    ("makes visual tokens of the", "last state; by default their", "number is always the same"),
+FRAMES = tuple(
+    Box(f"Segment {name}", ("store some of its frames",), "[frames, N, D]", (), left, 524, STEP_WIDTH, TRAINED)
+    for name, left in zip("123", STEP_LEFTS, strict=True)
+)
+PROMPT = Box(
+    "Visual prompt",
+    (
+        "each reader gives a stream of",
+        "visual tokens; they are joined",
+        "with words between them:",
+        "A summary:<memory>",
+        "Some frames:<frames>",
+    ),
     "visual tokens [Q, E]",
-    ("components/bridges/readouts/",),
-    698,
-    332,
-    196,
+    ("components/visual_prompt.py",),
+    872,
+    418,
+    206,
     TRAINED,
 )
 LANGUAGE = Box(
@@ -126,14 +148,14 @@ LANGUAGE = Box(
     ("reads visual tokens where", "<video> is, and the text;", "trained in full or by LoRA"),
     "text [C, K, E]",
     ("components/language/splice.py", "components/language/causal.py"),
-    924,
-    332,
+    1124,
+    435,
     196,
     TRAINED,
 )
 OUTCOMES = (
-    ("Training: loss of the answer", "components/losses.py", 698, 540),
-    ("Otherwise: the answer", "evaluate.py", 924, 540),
+    ("Training: loss of the answer", "components/losses.py", 890, 646),
+    ("Otherwise: the answer", "evaluate.py", 1124, 646),
 )
 
 
@@ -177,39 +199,60 @@ def draw_files(box: Box) -> list[str]:
 
 
 def draw_film() -> list[str]:
-    """The frames as small squares; frames of one segment have one colour and stand above their bridge step."""
-    parts = [text(20, 210, "The frames of one video, cut into segments (here three)", 12.5)]
-    for step, colour, count in zip(STEPS, SEGMENT_COLOURS, (5, 3, 4), strict=True):
+    """The frames as small squares; frames of one segment have one colour and stand above their steps."""
+    parts = [text(20, 214, "The frames of one video, cut into segments (here three)", 12.5)]
+    for step, colour, count in zip(MEMORY, SEGMENT_COLOURS, (5, 3, 4), strict=True):
         left = step.left + (step.width - 30 * count) / 2
         for number in range(count):
             parts.append(
-                f"<rect x='{left + 30 * number + 2}' y='250' width='26' height='26' rx='3' fill='{colour}' "
+                f"<rect x='{left + 30 * number + 2}' y='258' width='26' height='26' rx='3' fill='{colour}' "
                 f"stroke='{LINE}'/>"
             )
         middle = step.left + step.width / 2
-        parts.append(arrow((middle, 284), (middle, 336)))
-    parts.append(text(20, 226, "which of them the bridge reads: components/selection/", PATH_SIZE, mono=True))
+        parts.append(arrow((middle, 290), (middle, step.top - 4)))
+    notes = (
+        "each reader reads all frames of a segment, or some: components/selection/",
+        "a reducer may leave fewer of their patches: components/reducers/",
+    )
+    parts += [text(20, 230 + 14 * number, note, PATH_SIZE, mono=True) for number, note in enumerate(notes)]
+    parts.append(text(20, 330, "Readers", 14, style="font-weight='bold'"))
+    parts.append(text(20, 348, "one or more, here two", 11.8))
+    parts.append(text(20, 364, "of the same segments", 11.8))
     return parts
 
 
-def draw_bridge() -> list[str]:
-    """The bridge's steps, the state between them, and what reads the last state."""
-    parts = [part for step in STEPS for part in draw_box(step)]
-    middle = STEPS[0].top + STEPS[0].height / 2
-    for one, other in pairwise(STEPS):
+def draw_reader(name: str, lines: tuple[str, ...], steps: tuple[Box, ...], notes: tuple[str, ...]) -> list[str]:
+    """A reader's name, its steps, the state between them, and the arrow to the visual prompt."""
+    middle = steps[0].top + steps[0].height / 2
+    parts = [text(20, middle - 12, name, 14, style="font-weight='bold'")]
+    parts += [text(20, middle + 6 + 16 * number, line, 11.8) for number, line in enumerate(lines)]
+    parts += [part for step in steps for part in draw_box(step)]
+    for one, other in pairwise(steps):
         parts.append(arrow((one.left + one.width, middle), (other.left - 2, middle)))
         parts.append(text(one.left + one.width + 4, middle - 8, "state", 11, mono=True))
-    last = STEPS[-1]
-    parts.append(arrow((last.left + last.width, middle), (READOUT.left - 2, middle)))
-    parts.append(text(last.left + last.width + 2, middle - 8, "state", 11, mono=True))
-    below = STEPS[0].top + STEPS[0].height
-    parts.append(
-        text(20, below + 18, "the same module at every step: components/bridges/recurrent.py", PATH_SIZE, mono=True)
+    last = steps[-1]
+    inlet = min(max(middle, PROMPT.top + 20), PROMPT.top + PROMPT.height - 20)
+    right = last.left + last.width
+    parts.append(arrow((right, middle), (right + 38, middle), (right + 38, inlet), (PROMPT.left - 2, inlet)))
+    parts.append(text(right + 4, middle - 8, "read", 11, mono=True))
+    below = steps[0].top + steps[0].height
+    parts += [
+        text(steps[0].left, below + 16 + 14 * number, note, PATH_SIZE, mono=True) for number, note in enumerate(notes)
+    ]
+    return parts
+
+
+def draw_readers() -> list[str]:
+    """Two readers with names, the visual prompt that joins what they give, and the language model."""
+    memory_notes = (
+        "the same module at every step: components/bridges/recurrent.py",
+        "a gate decides whether the segment is remembered: components/bridges/layers/selective_update.py",
     )
-    gate = "a gate decides whether the segment is remembered: components/bridges/layers/selective_update.py"
-    parts.append(text(20, below + 34, gate, PATH_SIZE, mono=True))
-    parts += [*draw_box(READOUT), *draw_box(LANGUAGE)]
-    parts.append(arrow((READOUT.left + READOUT.width, middle), (LANGUAGE.left - 2, middle)))
+    parts = draw_reader("memory", ("a memory bridge",), MEMORY, memory_notes)
+    parts += draw_reader("frames", ("a store of frames",), FRAMES, ("components/readers/fine_frames.py",))
+    parts += [*draw_box(PROMPT), *draw_box(LANGUAGE)]
+    middle = LANGUAGE.top + LANGUAGE.height / 2
+    parts.append(arrow((PROMPT.left + PROMPT.width, middle), (LANGUAGE.left - 2, middle)))
     return parts
 
 
@@ -221,14 +264,14 @@ def draw_outcomes() -> list[str]:
         parts.append(text(left, top + 16, file, PATH_SIZE, mono=True))
     bottom = LANGUAGE.top + LANGUAGE.height
     right = LANGUAGE.left + 182
-    parts.append(arrow((right, bottom), (right, 522)))
-    parts.append(arrow((right, 506), (760, 506), (760, 522)))
-    parts.append(text(698, 306, "Question and answer as token ids [C, K]", 12.5))
-    parts.append(arrow((948, 302), (LANGUAGE.left + 60, 302), (LANGUAGE.left + 60, LANGUAGE.top - 2)))
+    parts.append(arrow((right, bottom), (right, 628)))
+    parts.append(arrow((right, 612), (960, 612), (960, 628)))
+    parts.append(text(1064, 372, "Question and answer as token ids [C, K]", 12.5))
+    parts.append(arrow((LANGUAGE.left + 60, 380), (LANGUAGE.left + 60, LANGUAGE.top - 2)))
     for left, colour, name in ((20, DATA, "data loading"), (140, FROZEN, "not trained"), (250, TRAINED, "trained")):
-        parts.append(f"<rect x='{left}' y='566' width='16' height='16' rx='3' fill='{colour}' stroke='{LINE}'/>")
-        parts.append(text(left + 22, 579, name, 12))
-    parts.append(text(340, 579, "components/model.py runs all steps from the encoder on", 12))
+        parts.append(f"<rect x='{left}' y='662' width='16' height='16' rx='3' fill='{colour}' stroke='{LINE}'/>")
+        parts.append(text(left + 22, 675, name, 12))
+    parts.append(text(340, 675, "components/model.py runs all steps from the encoder on", 12))
     return parts
 
 
@@ -249,9 +292,9 @@ def draw() -> str:
         middle = one.top + one.height / 2
         parts.append(arrow((one.left + one.width, middle), (other.left - 2, middle)))
     corner = UPPER[-1].left + UPPER[-1].width / 2
-    last = STEPS[-1].left + STEPS[-1].width
-    parts.append(arrow((corner, UPPER[-1].top + UPPER[-1].height + 24), (corner, 263), (last + 12, 263)))
-    parts += [*draw_film(), *draw_bridge(), *draw_outcomes(), "</svg>"]
+    last = MEMORY[-1].left + MEMORY[-1].width
+    parts.append(arrow((corner, UPPER[-1].top + UPPER[-1].height + 38), (corner, 271), (last + 12, 271)))
+    parts += [*draw_film(), *draw_readers(), *draw_outcomes(), "</svg>"]
     return "\n".join(parts) + "\n"
 
 

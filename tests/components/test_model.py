@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -219,3 +220,19 @@ def test_more_frames_of_other_videos_do_not_change_what_a_video_says(folders: Pa
     video = make_sample(folders, "video", make_frames(3), [[("which ?", "red")]])
     longer = make_sample(folders, "longer", make_frames(9, seed=5), [[("which ?", "red")]])
     torch.testing.assert_close(tokens(collate([video, longer])), tokens(collate([video])), rtol=1e-5, atol=1e-5)
+
+
+def test_ten_questions_about_a_video_encode_it_once_and_read_each_segment_once(folders: PartFolders) -> None:
+    model = make_model(folders)
+    questions = [f"how many {'red ' * number}?" for number in range(10)]
+    batch = collate([make_sample(folders, "v", make_frames(6), [[(question, "one")] for question in questions])])
+    frames, segments, readings = [], [], []
+    model.encoder.register_forward_hook(lambda _, inputs, output: frames.append(len(output.cls)))
+    model.bridge.register_forward_hook(lambda *_: segments.append(1))
+    read = model.bridge.read
+    with patch.object(model.bridge, "read", lambda *given, **options: readings.append(1) or read(*given, **options)):
+        scores = model.score_options(batch, [["one", "two", "red", "blue"]] * 10)
+    assert frames == [6]
+    assert len(segments) == 3  # two frames each
+    assert len(readings) == 1
+    assert [len(each) for each in scores] == [4] * 10

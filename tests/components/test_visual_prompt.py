@@ -129,7 +129,9 @@ def test_words_are_embedded_in_one_call_and_counted() -> None:
     assert language_model.calls == 1
 
 
-@pytest.mark.parametrize("prompt", ["", "words alone", "<memory>", "<memory><memory><frames>", "<memory><frames><audio>"])
+@pytest.mark.parametrize(
+    "prompt", ["", "words alone", "<memory>", "<memory><memory><frames>", "<memory><frames><audio>"]
+)
 def test_prompt_that_does_not_name_every_stream_once_is_refused(prompt: str) -> None:
     with pytest.raises(ValueError, match="the model's readers are frames, memory: name every one of them once"):
         VisualPrompt(prompt, ["memory", "frames"])

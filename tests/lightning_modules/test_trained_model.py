@@ -179,10 +179,21 @@ def changed(run: Run, folder: Path, change: dict[str, Any]) -> Path:
     return copy
 
 
+RECURRENT = "components.bridges.recurrent.RecurrentMemoryBridge"
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"bridge": {"class_path": "os.kill"}}, {"encoder": "os.abort"}, {"segmenter": {"class_path": "antigravity.fly"}}],
-    ids=["class", "factory", "segmenter"],
+    [
+        {"bridge": {"class_path": "os.kill"}},
+        {"encoder": "os.abort"},
+        {"segmenter": {"class_path": "antigravity.fly"}},
+        {"segmenter": "antigravity.fly"},
+        {"reducer": "os.kill"},
+        {"bridge": {"class_path": RECURRENT, "init_args": {"readout": "os.kill"}}},
+        {"readers": {"memory": {"reader": "os.kill"}}},
+    ],
+    ids=["class", "factory", "segmenter", "segmenter by name", "reducer", "readout", "reader"],
 )
 def test_config_that_names_other_code_is_not_followed(run: Run, tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"names \['(os|antigravity)\.\w+'\], which is not of this project"):

@@ -186,7 +186,11 @@ def test_what_cannot_be_answered_says_why(folders: Any, trained: Trained, tmp_pa
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is empty"), (b"no video " * 99, "none of a video or picture"), (b"RIFF....WAVE", "none of a video or picture")],
+    [
+        (b"", "is empty"),
+        (b"no video " * 99, "none of a video or picture"),
+        (b"RIFF....WAVE", "none of a video or picture"),
+    ],
 )
 def test_a_file_that_is_no_video_or_picture_is_refused_in_words(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "file.mp4").write_bytes(content)

@@ -121,6 +121,15 @@ def test_the_next_prompt_needs_a_question_after_an_answer() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_an_answer_without_words_can_be_followed_by_a_question(name: str) -> None:
+    chat = format_of(name)
+    after_none, after_red = (
+        chat.next_prompt_ids(turns_of("Which colour?", answer, "Are you sure?")) for answer in ("", "red")
+    )
+    assert after_none == after_red
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_question_is_asked_with_the_ids_that_training_saw(name: str) -> None:
     chat = format_of(name)
     encoded = chat.encode(turns_of("Which colour?", "red"))
