@@ -271,7 +271,8 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
         "--config",
         type=Path,
         nargs="+",
-        help="the run's config.yaml, in the checkpoint by default; or files to merge",
+        action="extend",
+        help="the run's config.yaml, in the checkpoint by default; or several files, merged in order",
     )
     parser.add_argument(
         "--averaged", action="store_true", help="take running averages of the weights where the checkpoint has them"

@@ -79,7 +79,10 @@ def build_model(
     dim = dim if built_pooling is None else built_pooling.out_dim
 
     if (bridge is None) == (readers is None):
-        raise ValueError("give either bridge (one reader) or readers (several by name): exactly one of the two")
+        raise ValueError(
+            "give either bridge (one reader) or readers (several by name), exactly one of the two; a file that sets "
+            "model.readers over one that sets model.bridge also says `bridge: null`"
+        )
     if bridge is None and (frame_selection is not None or reducer is not None):
         raise ValueError("frame_selection and reducer belong to bridge; state them for each of the readers")
     built_readers: StreamReader | dict[str, StreamReader]

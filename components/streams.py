@@ -88,5 +88,6 @@ def check_readers(readers: Mapping[str, StreamReader], owner: type[nn.Module]) -
         if each.reducer is not None and not each.reducer.gives_grid and not each.reader.reads_kept_tokens:
             raise ValueError(
                 f"reader {name!r} is a {type(each.reader).__name__}, which reads full grids, but the reducer "
-                f"{type(each.reducer).__name__} leaves tokens out: take a reader that reads kept tokens, or no reducer"
+                f"{type(each.reducer).__name__} leaves tokens out: take a reader with "
+                "reads_kept_tokens = True, or no reducer"
             )

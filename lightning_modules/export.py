@@ -21,8 +21,11 @@ from components.checkpoints.sharded_weights import LARGEST_FILE
 from components.model import VideoLanguageModel
 from components.pretrained.folder_writing import DtypeName, FrozenWeights, WritingOptions, write_folder
 from components.pretrained.model_card import CardFacts
+from components.pretrained.model_folder import read_folder_config
+from lightning_modules.console.config_files import read_config
 from lightning_modules.console.option_spelling import add_option
-from lightning_modules.trained_model import load_model, settings_of_model
+from lightning_modules.trained_model import load_model
+from lightning_modules.video_language import VideoLanguageModule
 
 
 def export(
@@ -75,7 +78,17 @@ def export(
         about={"checkpoint": weights.path.name, "step": step, "averaged": averaged},
     )
     first, *others = write_folder(model, out, model.training_facts, options)
-    return [first if step is None else f"{first}, after step {step}", *others]
+    return [first if step is None else f"{first}, after step {step}", *others, _how_to_open(out)]
+
+
+def _how_to_open(out: Path) -> str:
+    """The line that says what to do with the folder."""
+    if read_folder_config(out).facts.frames.size is None:
+        return (
+            "this model reads cached features, so it cannot answer about a file. To have that, export again with "
+            "--config and the config of the encoder that made the features"
+        )
+    return f'open it in Python: import membridge; model = membridge.load("{out}"); model.answer("video.mp4", "...")'
 
 
 def _mark_trained(model: VideoLanguageModel, weights: SavedWeights) -> None:
@@ -93,7 +106,7 @@ def _mark_trained(model: VideoLanguageModel, weights: SavedWeights) -> None:
 def _config_text(folder: Path, config: Sequence[Path] | None) -> str | None:
     """Text of the config for the folder, so that the run's data and trainer settings stay with the model."""
     if config is not None:
-        text: str = yaml.safe_dump(settings_of_model(folder, config), sort_keys=False)
+        text: str = yaml.safe_dump(read_config(config, {"model": VideoLanguageModule}), sort_keys=False)
         return text
     path = folder / CONFIG
     return path.read_text(encoding="utf-8") if path.is_file() else None
@@ -125,7 +138,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", type=Path, help="checkpoint that training wrote")
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument(
-        "--config", type=Path, nargs="+", help="the run's config, in the checkpoint by default; or files to merge"
+        "--config",
+        type=Path,
+        nargs="+",
+        action="extend",
+        help="the run's config, in the checkpoint by default; or several files, merged in order",
     )
     parser.add_argument("--averaged", action="store_true", help="take running averages of the weights where there are")
     parser.add_argument(

@@ -5,6 +5,7 @@ all that the model needs: their config is read here, and the parts are built by 
 """
 
 import re
+from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ from components.checkpoints.frozen_parts_check import (
 from components.checkpoints.parameter_access import DirectAccess
 from components.checkpoints.restoring import SavedWeights, refuse_misfit, restore_weights
 from components.checkpoints.run_checkpoint import CONFIG
-from components.checkpoints.settings_check import warn_of_other_settings
+from components.checkpoints.settings_check import config_in, warn_of_other_settings
 from components.model import VideoLanguageModel
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from components.pretrained.model_folder import is_model_folder, read_folder_config, with_sources_found
@@ -71,7 +72,7 @@ def load_model(
     module = build_module(settings["model"])
     load_weights(module, weights, averaged=averaged)
     model = module.built.eval().to(device)
-    model.training_facts = training_facts(settings, weights)
+    model.training_facts = training_facts(settings, weights, trained_with=config_in(weights.path))
     return model
 
 
@@ -112,17 +113,35 @@ def build_module(model: Mapping[str, Any]) -> VideoLanguageModule:
     """Build a module from the ``model`` section of a config; its parts are not built yet.
 
     jsonargparse checks the settings and adds the defaults; the builder of ``components.pretrained`` builds.
+
+    Raises:
+        ValueError: A part is missing or a setting is wrong.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(VideoLanguageModule, "model")
-    complete: dict[str, Any] = parser.parse_object({"model": dict(model)}).as_dict()["model"]
+    try:
+        complete: dict[str, Any] = parser.parse_object({"model": dict(model)}).as_dict()["model"]
+    except ArgumentError as error:
+        raise ValueError(
+            f"the config does not describe a complete model: {error}. Name all files of the run's config, in order"
+        ) from error
     packages = {name.split(".")[0] for name in _class_names({"model": complete})}
     return build_object(VideoLanguageModule, complete, tuple(packages))
 
 
-def training_facts(settings: Mapping[str, Any], weights: SavedWeights) -> TrainingFacts:
-    """What a run's config says of the frames that its model reads, and of its training."""
-    data, model, trainer = (settings.get(section) or {} for section in ("data", "model", "trainer"))
+def training_facts(
+    settings: Mapping[str, Any], weights: SavedWeights, *, trained_with: Mapping[str, Any] | None = None
+) -> TrainingFacts:
+    """What a config says of the frames that its model reads, and of its training.
+
+    Args:
+        settings: The config that the model is built from.
+        weights: The trained weights.
+        trained_with: Config of the run that trained them; None = ``settings``.
+    """
+    data, model = (settings.get(section) or {} for section in ("data", "model"))
+    run_config = settings if trained_with is None else trained_with
+    run_data, run_model, trainer = (run_config.get(section) or {} for section in ("data", "model", "trainer"))
     sampling, pixels = data.get("sampling") or {}, data.get("pixels") or {}
     frames = FrameSettings(
         size=pixels.get("size"),
@@ -132,9 +151,9 @@ def training_facts(settings: Mapping[str, Any], weights: SavedWeights) -> Traini
     run = {
         "checkpoint": weights.path.name,
         "optimizer steps": getattr(weights, "step", None),
-        "training data": [_short(source.get("shards")) for source in data.get("train") or []],
-        "samples of a batch": (data.get("loading") or {}).get("batch_size"),
-        "learning rates": (model.get("optimization") or {}).get("learning_rates"),
+        "training data": [_short(source.get("shards")) for source in run_data.get("train") or []],
+        "samples of a batch": (run_data.get("loading") or {}).get("batch_size"),
+        "learning rates": (run_model.get("optimization") or {}).get("learning_rates"),
         "precision": trainer.get("precision"),
     }
     known = {name: value for name, value in run.items() if value not in (None, [], {})}
@@ -162,7 +181,7 @@ def stored_config(folder: Path) -> dict[str, Any]:
     if foreign:
         raise ValueError(
             f"{path} names {foreign}, which is not of this project, so opening the checkpoint would run code of its "
-            "author's choice. If you know where it comes from, name that file as the config"
+            f"author's choice. If you know where it comes from, name that file as the config: --config {path}"
         )
     return _with_parts_of_folder(settings, folder) if is_model_folder(folder) else settings
 

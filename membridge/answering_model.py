@@ -51,7 +51,7 @@ class VideoLanguageModel(Model):
 
         Args:
             media: File of a video (MP4, MOV, Matroska, WebM, AVI, GIF) or a picture.
-            question: A question, or several about the same file, which is then read once.
+            question: A question, or several about the same file, which is then read once. No question, no answer.
             max_new_tokens: Longest answer; by default that of the model's evaluation in training.
             start_ms: Start of the part of the video to look at; by default its beginning.
             end_ms: End of that part; by default the end of the video.
@@ -61,8 +61,7 @@ class VideoLanguageModel(Model):
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: There is no question, the part of the video has no length, the model reads cached features, or
-                is in training mode.
+            ValueError: The part of the video has no length, the model reads cached features, or is in training mode.
             datamodules.errors.SampleError: The file cannot be decoded, or the part is not in the video.
         """
         if self.training:
@@ -71,6 +70,8 @@ class VideoLanguageModel(Model):
 
         video = read_media_file(Path(media), self.training_facts.frames, start_ms=start_ms, end_ms=end_ms)
         questions = [question] if isinstance(question, str) else question
+        if not questions:
+            return []
         limit = self.training_facts.max_new_tokens if max_new_tokens is None else max_new_tokens
         answers = self.generate(video_batch(self, video, self.language_model.prompts(questions)), limit)
         return answers[0] if isinstance(question, str) else answers

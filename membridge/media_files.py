@@ -8,7 +8,7 @@ from components.pretrained.frame_settings import FrameSettings
 from datamodules.errors import BrokenMediaError
 from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.decoding_process import decode_media
-from datamodules.media.file_formats import HEAD_BYTES, VIDEO_FORMATS, format_of
+from datamodules.media.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
 from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.sample_media import SampleMedia
 from datamodules.media.transforms import PixelOptions, PixelTransform
@@ -47,8 +47,9 @@ def read_media_file(
         raise ValueError(f"start_ms is {start_ms} and end_ms {end_ms}; expected 0 <= start_ms < end_ms")
     with path.open("rb") as file:
         found = format_of(head := file.read(HEAD_BYTES))
-    if found is None:
-        what = "has a format that is none of a video or picture" if head else "is empty"
+    if found is None or found in TEXT_FORMATS:
+        unknown = "has a format that is none of a video or picture" if head else "is empty"
+        what = unknown if found is None else f"is {found}, neither a video nor a picture"
         raise BrokenMediaError(f"{path} {what}; give the file of a video or picture")
     request = MediaRequest(
         MediaRange(path.absolute(), 0, path.stat().st_size),

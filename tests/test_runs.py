@@ -130,7 +130,7 @@ def test_a_finished_run_that_is_started_again_says_how_to_train_for_longer(
 
 
 def test_an_evaluation_of_random_weights_warns_and_writes_beside_the_runs(
-    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli = train.main(["predict", "-c", str(config)])
     assert "WARNING: no --ckpt_path was given, so predict runs with random weights of bridge" in caplog.text
@@ -142,3 +142,8 @@ def test_an_evaluation_of_random_weights_warns_and_writes_beside_the_runs(
     cli = train.main(["validate", "-c", str(config), "--ckpt_path", str(last)])
     assert "no --ckpt_path" not in caplog.text
     assert cli.trainer.log_dir == f"{tmp_path}/run/validate_0"
+    printed = caplog.text + capsys.readouterr().out
+    assert all(f"\n  {name}: {float(value):.4g}\n" in printed for name, value in cli.trainer.callback_metrics.items())
+    caplog.clear()
+    train.main(["validate", "-c", str(config), "--ckpt_path", str(last), "--verbose", "false"])
+    assert "Scores" not in caplog.text + capsys.readouterr().out

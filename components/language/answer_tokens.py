@@ -44,7 +44,7 @@ class TokenChooser:
         if self._settings.temperature == 0:
             return logits.float().argmax(dim=-1)
         logits = logits.float()
-        # The differences to the largest, so that a tiny temperature gives zero or minus infinity, never NaN.
+        # Differences to the largest, so that division by a tiny temperature gives zero or minus infinity, never NaN.
         logits = (logits - logits.amax(dim=-1, keepdim=True)) / max(self._settings.temperature, _LOWEST_TEMPERATURE)
         scores, ids = logits.sort(dim=-1, descending=True, stable=True)
         if self._settings.top_k:

@@ -145,9 +145,10 @@ class ChatFormat:
         Raises:
             ChatError: The template cannot render these turns, or they do not end with a question after an answer.
         """
-        *before, piece = self._text.pieces(turns) if turns else [None]
-        if piece is None or not before or turns[-1].role == "assistant":
+        pieces = self._text.pieces(turns) if turns else []
+        if len(pieces) < 2 or turns[-1].role == "assistant":
             raise ChatError("the next prompt needs turns that end with a question after an answer; see prompt_ids")
+        piece = pieces[-1]
         read = self._pieces.continuation(piece.text, self._text_before_answer)
         return read.ids[self._end_of_answer(piece, read)[0] :]
 

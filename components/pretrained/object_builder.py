@@ -70,7 +70,8 @@ def find_class(class_path: str, packages: Collection[str] = (), where: str = "mo
     if class_path.split(".")[0] not in {*OWN_PACKAGES, *packages}:
         raise SettingsMismatchError(
             f"{where} names ['{class_path}'], which is not of this project, so building it would run code of its "
-            "author's choice. If you know where it comes from, allow its package: packages=['...']"
+            "author's choice. If you know where it comes from, allow its package: "
+            f"packages=['{class_path.split('.')[0]}']"
         )
     try:
         found = getattr(importlib.import_module(module_name), name)

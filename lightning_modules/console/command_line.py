@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from omegaconf.errors import OmegaConfBaseException
@@ -25,7 +25,7 @@ from lightning_modules.console.config_files import (
 )
 from lightning_modules.console.foreign_output import silence_foreign_output
 from lightning_modules.console.parser import ShortMessageParser
-from lightning_modules.console.run_summary import RunSummary
+from lightning_modules.console.run_summary import EvaluationSummary, RunSummary
 from lightning_modules.console.settings_errors import SettingsError, explain, explain_trainer
 from lightning_modules.console.untrained_parts import untrained_parts, warning_of
 from lightning_modules.preemption import EndOnSigterm
@@ -46,6 +46,7 @@ from lightning_modules.validation_schedule import ValidationSchedule
 DEFAULTS = Path(__file__).resolve().parents[2] / "configs" / "base.yaml"
 """Read before the files that a command line names, from every working directory."""
 EVALUATIONS = ("validate", "test", "predict")
+_SCORED = ("validate", "test")
 
 
 class VideoLanguageCLI(LightningCLI):
@@ -194,11 +195,18 @@ class VideoLanguageCLI(LightningCLI):
         except (MisconfigurationException, ValueError) as error:
             raise SettingsError(explain_trainer(str(error), settings["accelerator"], settings["devices"])) from error
         added: Any = trainer  # Lightning sets callbacks where a type checker does not see it
-        added.callbacks[0:0] = [EndOnSigterm(), *([RunSummary()] if self.subcommand == "fit" else [])]
+        added.callbacks[0:0] = [EndOnSigterm(), *self._summaries()]
         if isinstance(trainer.strategy, PortableCheckpoints):
             config = self.config[self.subcommand] if self.subcommand else self.config
             trainer.strategy.run_config = self._parser(self.subcommand).dump(config, skip_none=False)
         return trainer
+
+    def _summaries(self) -> list[Callback]:
+        """What prints the results of the subcommand."""
+        if self.subcommand == "fit":
+            return [RunSummary()]
+        shows_scores = self.subcommand in _SCORED and self._get(self.config, "verbose")
+        return [EvaluationSummary()] if shows_scores else []
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Arguments of the trainer's method; ``--ckpt_path last`` is the newest checkpoint of the runs of this name.
@@ -207,6 +215,8 @@ class VideoLanguageCLI(LightningCLI):
             FileNotFoundError: There is none, so an untrained model would be evaluated.
         """
         arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand in _SCORED:
+            arguments["verbose"] = False  # EvaluationSummary prints the scores in place of Lightning's table
         if arguments.get("ckpt_path") == "last":
             runs = folder_of_runs(self.trainer)
             newest = newest_checkpoint(*runs.glob("checkpoints"), *runs.glob("*/checkpoints"))

@@ -1,4 +1,4 @@
-"""Prints a summary when a training run begins and when it ends."""
+"""Prints a summary when a training run begins and when it ends, and the scores of an evaluation."""
 
 import shlex
 from collections.abc import Iterator
@@ -47,6 +47,15 @@ class RunSummary(Callback):
             rank_zero_info(f"Evaluate it:\n  {evaluation_command(trainer, folder / FINAL)}")
 
 
+class EvaluationSummary(Callback):
+    """Prints the scores of ``validate`` and ``test``, one a line. Lightning's table cuts their names short."""
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the scores; the progress bar has ended by now."""
+        lines = [f"  {name}: {float(value):.4g}" for name, value in sorted(trainer.callback_metrics.items())]
+        rank_zero_info("\n".join(["Scores", *lines]))
+
+
 def evaluation_command(trainer: Trainer, checkpoint: Path) -> str:
     """The command that evaluates a checkpoint on the shards that the run itself validates on.
 
@@ -69,7 +78,8 @@ def _length(trainer: Trainer) -> Iterator[str]:
     """Samples, passes and batches, if the datamodule has them."""
     data: Any = getattr(trainer, "datamodule", None)
     loader: Any = trainer.train_dataloader
-    samples = f"{len(loader.dataset):,} samples" if hasattr(getattr(loader, "dataset", None), "__len__") else "samples"
+    known = hasattr(getattr(loader, "dataset", None), "__len__")
+    samples = f"{len(loader.dataset):,} sample{'s' * (len(loader.dataset) != 1)}" if known else "samples"
     batches_a_pass = getattr(data, "batches_per_pass", 0)
     steps = f"{trainer.max_steps:,} steps" if trainer.max_steps > 0 else "steps without end"
     passes = ""

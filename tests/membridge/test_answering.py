@@ -137,6 +137,7 @@ def test_answers_are_those_of_an_evaluation(trained: Trained, tmp_path: Path, mo
     model = membridge.load(trained.exported)
     assert model.answer("video.mp4", QUESTION) == predicted["v0"]
     assert model.answer("video.mp4", [QUESTION, QUESTION]) == [predicted["v0"]] * 2
+    assert model.answer("video.mp4", []) == []
 
 
 @pytest.mark.parametrize(
@@ -178,6 +179,12 @@ def test_what_cannot_be_answered_says_why(folders: Any, trained: Trained, tmp_pa
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.mp4"):
         model.answer(tmp_path / "none.mp4", QUESTION)
     (tmp_path / "video.mp4").write_bytes(trained.video)
+    with pytest.raises(ValueError, match="start_ms is 3000 and end_ms 1000; expected 0 <= start_ms < end_ms"):
+        model.answer(tmp_path / "video.mp4", QUESTION, start_ms=3000, end_ms=1000)
+    for content in (b"hello", b"<!doctype html>"):
+        (tmp_path / "damaged.mp4").write_bytes(content)
+        with pytest.raises(ValueError, match=r"damaged\.mp4 (is .*, neither|has a format that is none)"):
+            model.answer(tmp_path / "damaged.mp4", QUESTION)
     with pytest.raises(ValueError, match=r"cached features .* --config CONFIG"):
         read_media_file(tmp_path / "video.mp4", FrameSettings(None))
     with pytest.raises(ValueError, match=r"training mode"):
@@ -222,3 +229,19 @@ def test_a_checkpoint_of_cached_features_is_exported_with_the_encoder_of_another
     assert opened.training_facts.frames == FrameSettings(84, "crop", None, 2, 512)
     assert opened.training_facts.max_new_tokens == 3
     assert "license: mit" in (tmp_path / "out/README.md").read_text().splitlines()
+
+
+def test_several_configs_of_an_export_are_merged_and_the_card_names_the_data_of_the_run(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained.folder)
+    (tmp_path / "later.yaml").write_text("model: {max_new_tokens: 5}\ndata: {train: [{shards: elsewhere/other.tar}]}\n")
+    later = ["--config", str(tmp_path / "later.yaml")]
+    export_command([str(trained.checkpoint), str(tmp_path / "out"), "--config", PIXELS, *later])
+    assert f'membridge.load("{tmp_path / "out"}")' in capsys.readouterr().out
+    assert membridge.load(tmp_path / "out").training_facts.max_new_tokens == 5
+    card = (tmp_path / "out/README.md").read_text()
+    assert "videos/train-*.tar" in card
+    assert "elsewhere/other.tar" not in card
+    with pytest.raises(ValueError, match=r"not describe a complete model: .*model\.encoder.* Name all files"):
+        export_command([str(trained.checkpoint), str(tmp_path / "part"), *later])

@@ -52,7 +52,9 @@ def test_an_edited_description_is_refused_in_words(edit: str, copied: Path) -> N
 def test_options_that_do_not_exist_are_refused_before_anything_is_built(written: Path) -> None:
     with pytest.raises(ValueError, match="dtype is 'float8'; expected 'float32', 'bfloat16', 'float16'"):
         VideoLanguageModel.from_pretrained(written, dtype="float8")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"sources names encodr, but .* reads weights for encoder, language_model"):
+    with pytest.raises(
+        ValueError, match=r"sources names encodr, but .* reads weights for encoder, language_model only"
+    ):
         VideoLanguageModel.from_pretrained(written, sources={"encodr": "somewhere"})
 
 
