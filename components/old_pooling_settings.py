@@ -12,6 +12,9 @@ _OLD_OPTIONS = (  # part, option, classes that had it
     ("bridge", "pool_grid", ("VideoLLaMBBridge",)),
     ("bridge", "patch_pooling", ("RecurrentMemoryBridge",)),
 )
+OLD_POOLING_OPTIONS = {option for _, option, _ in _OLD_OPTIONS}
+"""Names of the options that parts had."""
+
 _GRID_POOLING = "components.pooling.patch_pooling.GridPooling"
 _BY_PART = ("learning_rates", "weight_decay", "frozen_until", "averages")
 _NEW = "patch_pooling"

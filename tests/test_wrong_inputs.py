@@ -60,6 +60,10 @@ def said(main: Callable[[], object], capfd: pytest.CaptureFixture[str]) -> str:
 
 SETTINGS: dict[str, tuple[list[str], str]] = {
     "option": (["--model.bridge.init_args.num_memry=3"], "has no option 'num_memry'; did you mean 'num_memory'?"),
+    "old pooling": (
+        ["--model.encoder.init_args.patch_grid=3"],
+        "no option 'patch_grid' any more: the model pools patches once; set model.patch_pooling",
+    ),
     "top option": (["--modle.bridge=3"], "no option modle.bridge; did you mean 'model.bridge'?"),
     "module": (["--model.bridge=components.bridges.recurent.X"], "components.bridges has no 'recurent'; did you mean"),
     "class": (
@@ -134,7 +138,7 @@ def test_a_wrong_key_in_a_file_is_named_with_the_file(
     [
         ([], "fit,validate,test,predict"),
         (["fti"], "invalid choice: 'fti'"),
-        (["fit"], "no config says model.encoder, model.bridge"),
+        (["fit"], "no config says model.encoder, model.language_model"),
         (["fit", "extra"], "unrecognized arguments: extra"),
     ],
 )

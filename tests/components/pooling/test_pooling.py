@@ -47,7 +47,7 @@ def test_pooling_equals_adaptive_average_pooling(side: int, grid: int) -> None:
 
 
 def test_pooling_equals_that_of_the_memory_augmented_vlm() -> None:
-    recorded = load_file(GOLDENS / "memory_augmented_vlm_pool.safetensors")
+    recorded = load_file(GOLDENS / "memory_augmented_vlm/pool.safetensors")
     pooled = {
         "bilinear": GridPooling(8, grid=14, reduction="bilinear"),
         "average": WindowPooling(8, stride=2),
