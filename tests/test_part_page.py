@@ -246,7 +246,7 @@ def test_the_cache_of_the_page_stores_half_and_answers_about_alike(place: Path, 
     exact = model.language_model.score_options(visual, text, options)
     (setting,) = [block.text for block in blocks_of(PAGE, "python") if not block.mark]
     exec(setting, {"model": model})  # the page's own code
-    state = model.language_model.prefill(visual, without_answers(text))
+    state = model.language_model.prefill(*without_answers(visual, text))
     assert {layer.keys.dtype for layer in state.cache.layers} == {torch.bfloat16}
     assert len(model.language_model.decode(state, DecodingSettings(max_new_tokens=4)).texts) == len(text.input_ids)
     scores = model.language_model.score_options(visual, text, options)

@@ -272,7 +272,7 @@ def test_prompt_that_does_not_name_every_stream_once_is_refused(
 
 @pytest.mark.parametrize("name", ["encoder", "language_model", "bridge", "reducers", "forward", "readers", "generate"])
 def test_reader_with_the_name_of_a_part_or_a_method_is_refused(folders: PartFolders, name: str) -> None:
-    with pytest.raises(ValueError, match=f"readers may not be called {name}: other parts"):
+    with pytest.raises(ValueError, match=f"readers may not be called {name}: the model has other parts"):
         make_model(folders, bridge=None, readers={name: ReaderSettings(make_bridge)})
 
 
@@ -288,7 +288,7 @@ def test_both_forms_of_readers_or_none_are_refused(folders: PartFolders) -> None
             make_model(folders, bridge=bridge, readers=readers)
     with pytest.raises(ValueError, match="at least one reader"):
         make_model(folders, bridge=None, readers={})
-    with pytest.raises(ValueError, match="state them for each of the readers"):
+    with pytest.raises(ValueError, match="several readers have their own"):
         make_model(folders, bridge=None, readers=make_two_readers(), frame_selection=LinspaceFrames(1))
 
 
