@@ -1,16 +1,16 @@
 """Trains one model under every strategy of ``configs/strategy``: ``python -m benchmarks.strategies``.
 
 Each strategy trains from the same weights on the same global batches for a few steps, on two processes (on CUDA one a
-GPU) and once more on one, saves, and the checkpoint is exported. Prints, in MiB:
+GPU) and once more on one, and saves a checkpoint. Prints, in MiB:
 
 - parameters, gradients and optimizer states that a rank has after the backward pass, counted from the tensors;
 - the largest growth of memory while the model was built, trained and saved: on the CPU of the resident size (mapped
   files and communication included), on CUDA of the tensors;
 - the size of the checkpoint and of each rank's part; how many tensors of frozen parts it has (0, because frozen parts
-  are loaded from their own folders); and how many tensors ``lightning_modules.export`` made of it;
+  are loaded from their own folders); and how many tensors of trained parts it has;
 - the largest difference of a step's loss to ``single_device``, and the time of a step relative to DDP.
 
-Exits 1 if a frozen tensor is in a checkpoint, exports have different tensors, or a loss differs by more than
+Exits 1 if a frozen tensor is in a checkpoint, checkpoints have different tensors, or a loss differs by more than
 1e-4. ZeRO's buckets have 2 M elements here; all other settings are those of the configs.
 """
 
@@ -30,8 +30,7 @@ from benchmarks.strategies.report import Outcome, describe, loss_difference, rea
 from benchmarks.strategies.training import CHECKPOINT
 from benchmarks.strategies.workload import Settings, Sizes, write_parts
 from command_errors import run_and_exit
-from components.checkpoints.exported_weights import ExportedWeights
-from lightning_modules.export import export
+from components.checkpoints.run_checkpoint import RunCheckpoint
 
 SINGLE, PACE = "single_device", "ddp"
 STRATEGIES = (SINGLE, PACE, "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload", "fsdp2")
@@ -68,7 +67,7 @@ def train_in_processes(folder: Path, name: str, num_processes: int) -> None:
 
 
 def measure(folder: Path, names: Sequence[str], settings: Settings, num_processes: int) -> dict[str, Outcome]:
-    """Train with each strategy, export its checkpoint, and read the measurements.
+    """Train with each strategy, open its checkpoint, and read the measurements.
 
     Args:
         folder: Receives everything.
@@ -83,9 +82,8 @@ def measure(folder: Path, names: Sequence[str], settings: Settings, num_processe
     for name in names:
         ranks = 1 if name == SINGLE else num_processes
         train_in_processes(folder, name, ranks)
-        exported = folder / f"{name}-exported"
-        export(folder / CHECKPOINT.format(name), exported)
-        outcomes[name] = read_outcome(folder, name, ranks, ExportedWeights(exported).parameters)
+        stored = RunCheckpoint(folder / CHECKPOINT.format(name)).parameters
+        outcomes[name] = read_outcome(folder, name, ranks, stored)
         print(f"{name}: {outcomes[name].seconds:.2f} s a step", file=sys.stderr, flush=True)
     return outcomes
 
@@ -97,8 +95,8 @@ def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
     for name, outcome in outcomes.items():
         if outcome.frozen_saved or not outcome.frozen:
             wrong.append(f"{name} saved {outcome.frozen_saved} of {outcome.frozen} frozen tensors")
-        if outcome.exported != reference.exported:
-            wrong.append(f"{name} exported other tensors: {sorted(outcome.exported ^ reference.exported)[:5]}")
+        if outcome.stored != reference.stored:
+            wrong.append(f"{name} stored other tensors: {sorted(outcome.stored ^ reference.stored)[:5]}")
         difference = loss_difference(outcome, reference)
         if not difference <= LOSS_LIMIT:
             wrong.append(f"{name}'s losses differ by {difference:.1e}")
@@ -126,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Times on a CPU say nothing about GPUs.")
     print(describe(outcomes, SINGLE, PACE, options.device))
     wrong = failures(outcomes)
-    print("\n".join(wrong) or f"losses within {LOSS_LIMIT:g}, no frozen tensor saved, all exports alike")
+    print("\n".join(wrong) or f"losses within {LOSS_LIMIT:g}, no frozen tensor saved, the same tensors stored")
     return 1 if wrong else 0
 
 

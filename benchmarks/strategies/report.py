@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
     tensor_bytes: Sequence[int]  # in the checkpoint, written by each rank
     frozen_saved: int  # tensors of frozen parts in the checkpoint
     frozen: int  # tensors of frozen parts
-    exported: frozenset[str]  # tensors that exporting it gave
+    stored: frozenset[str]  # names of the weights in the checkpoint
 
     @property
     def seconds(self) -> float:
@@ -32,14 +32,14 @@ class Outcome(NamedTuple):
         return max(rank.seconds for rank in self.ranks)
 
 
-def read_outcome(folder: Path, name: str, num_ranks: int, exported: frozenset[str]) -> Outcome:
+def read_outcome(folder: Path, name: str, num_ranks: int, stored: frozenset[str]) -> Outcome:
     """Read the measurements of the ranks and the content of their checkpoint.
 
     Args:
         folder: Folder with their files.
         name: The strategy.
         num_ranks: Its processes.
-        exported: Names of the tensors that exporting the checkpoint gave.
+        stored: Names of the weights in the checkpoint.
     """
     path = folder / CHECKPOINT.format(name)
     checkpoint = RunCheckpoint(path)
@@ -52,7 +52,7 @@ def read_outcome(folder: Path, name: str, num_ranks: int, exported: frozenset[st
         tensor_bytes=[file.stat().st_size for file in files],
         frozen_saved=saved,
         frozen=saved + len(checkpoint.left_out),
-        exported=exported,
+        stored=stored,
     )
 
 
@@ -80,7 +80,7 @@ def describe(outcomes: Mapping[str, Outcome], reference: str, pace: str, device:
         "checkpoint",
         "by each rank",
         "frozen tensors in it",
-        "exported tensors",
+        "stored tensors",
         "loss difference",
         f"step / {pace}'s",
     ]
@@ -92,7 +92,7 @@ def describe(outcomes: Mapping[str, Outcome], reference: str, pace: str, device:
         cells.append(_held(held, device))
         cells += [_mib(max(rank.peaks[phase] for rank in outcome.ranks)) for phase in PHASES]
         cells += [_mib(outcome.checkpoint_bytes), " + ".join(map(_mib, outcome.tensor_bytes))]
-        cells += [f"{outcome.frozen_saved} of {outcome.frozen}", str(len(outcome.exported))]
+        cells += [f"{outcome.frozen_saved} of {outcome.frozen}", str(len(outcome.stored))]
         difference = "-" if name == reference else f"{loss_difference(outcome, outcomes[reference]):.1e}"
         cells += [difference, f"{outcome.seconds / outcomes[pace].seconds:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")

@@ -46,13 +46,13 @@ def test_what_is_on_the_host_is_told_apart_and_the_slowest_rank_counts() -> None
     assert row.endswith("| 5.0 | 4.0 + 4.0 | 0 of 7 | 1 | 5.0e-01 | 3.00 |")
 
 
-def test_other_losses_frozen_tensors_and_other_exports_are_failures() -> None:
+def test_other_losses_frozen_tensors_and_other_tensors_are_failures() -> None:
     good = make_outcome([1.0, 2.0])
     assert failures({SINGLE: good, "x": make_outcome([1.0, 2.00001])}) == []
     assert failures({SINGLE: good, "x": make_outcome([1.0, 2.001])}) == ["x's losses differ by 1.0e-03"]
     assert len(failures({SINGLE: good, "x": make_outcome([1.0, float("nan")])})) == 1
     assert failures({SINGLE: good, "x": make_outcome([1.0, 2.0], frozen_saved=3)}) == ["x saved 3 of 7 frozen tensors"]
-    assert "exported other tensors" in failures({SINGLE: good, "x": good._replace(exported=frozenset())})[0]
+    assert "stored other tensors" in failures({SINGLE: good, "x": good._replace(stored=frozenset())})[0]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -3,10 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.checkpoints.exported_weights import open_weights
 from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.checkpoints.weight_fingerprint import is_same
-from lightning_modules.export import export
 from lightning_modules.trained_model import load_weights
 from tests.fixtures_models import WITHOUT_GRADIENT, PartFolders, make_batch, make_module
 from tests.lightning_modules.checkpoints.run_jobs import NUM_STEPS, SAVED_AT, Job, run_jobs
@@ -75,7 +73,7 @@ def test_any_strategy_and_number_of_ranks_goes_on_from_the_checkpoint_of_any(
             if saver == opener and num_ranks == (1 if saver == "single_device" else 2):
                 assert losses == uninterrupted[saver][SAVED_AT:], saver
 
-    assert_exports_are_equal(list(checkpoints.values()), folders, tmp_path)
+    assert_opened_models_are_equal(list(checkpoints.values()), folders)
 
 
 def assert_checkpoints_are_alike(paths: dict[str, Path]) -> None:
@@ -97,15 +95,11 @@ def assert_checkpoints_are_alike(paths: dict[str, Path]) -> None:
         assert all(is_same(frozen[name], value) for name, value in expected.fingerprints.items()), strategy
 
 
-def assert_exports_are_equal(checkpoints: list[Path], folders: PartFolders, tmp_path: Path) -> None:
+def assert_opened_models_are_equal(checkpoints: list[Path], folders: PartFolders) -> None:
     batch, losses = make_batch(folders), []
-    for number, checkpoint in enumerate(checkpoints):
-        export(checkpoint, tmp_path / f"export-{number}")
-        exported, stored = open_weights(tmp_path / f"export-{number}"), RunCheckpoint(checkpoint)
-        assert exported.parameters == stored.parameters
-        assert all(torch.equal(exported.weight(name), stored.weight(name)) for name in stored.parameters)
+    for checkpoint in checkpoints:
         module = make_module(folders)
-        load_weights(module, exported)
+        load_weights(module, RunCheckpoint(checkpoint))
         losses.append(float(module.built.eval()(batch).loss))
     assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-5)
 
