@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from components.interfaces import (
+    AnswerLoss,
     FrameEncoder,
     FrameFeatures,
     LanguageModel,
@@ -275,7 +276,7 @@ class VideoLanguageModel(SavedInFolder, nn.Module):
         return {name: reader.read(states[name].reader, questions) for name, reader in self.readers.items()}
 
     def _penalty(
-        self, states: Mapping[str, StreamState], text: TextInputs, answers: Any, share: Tensor
+        self, states: Mapping[str, StreamState], text: TextInputs, answers: AnswerLoss, share: Tensor
     ) -> Tensor | None:
         """What all readers add to the loss; None if none adds anything."""
         found = [reader.penalty(states[name].reader) for name, reader in self.readers.items()]

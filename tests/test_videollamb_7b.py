@@ -33,8 +33,8 @@ from tests.fixtures_data import RawSample, make_clip, make_image, make_record, w
 from tests.fixtures_videollamb import ENCODER_FACTS, write_original, write_start
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILES = [str(CONFIGS / "model" / "videollamb_7b.yaml")]
-MERGED = [part for file in FILES for part in ("-c", file)]
+FILE = str(CONFIGS / "model" / "videollamb_7b.yaml")
+MERGED = ["-c", FILE]
 SHORT = ["--trainer.max_steps=1", "--trainer.accumulate_grad_batches=1", "--data.loading.num_workers=0"]
 FEW = ["--model.max_new_tokens=2", *SHORT]
 UNUSED = re.compile(r"memory_tokens|projector\.layers\.\d+\.crossattention|retrieval\.layers\.\d+\.selfattention")
@@ -114,7 +114,7 @@ def test_weights_are_validated_without_and_with_a_checkpoint(what: str, here: Pl
 
 @pytest.mark.parametrize("what", ["pretrained", "checkpoint"])
 def test_evaluate_answers_about_videos_images_and_text(what: str, here: Place, tmp_path: Path) -> None:
-    judged = ["--config", *FILES] if what == "pretrained" else ["--checkpoint", str(here.checkpoint)]
+    judged = ["--config", FILE] if what == "pretrained" else ["--checkpoint", str(here.checkpoint)]
     fixed = ["--data", "data/videollamb_7b/validation-*.tar", "--out", str(tmp_path), "--max-new-tokens", "2"]
     report = evaluate.main([*judged, *fixed])
     assert report["accuracy"]["questions"] == 8

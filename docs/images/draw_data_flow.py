@@ -262,8 +262,7 @@ def draw_outcomes() -> list[str]:
     for title, file, left, top in OUTCOMES:
         parts.append(text(left, top, title, 12, style="font-weight='bold'"))
         parts.append(text(left, top + 16, file, PATH_SIZE, mono=True))
-    bottom = LANGUAGE.top + LANGUAGE.height
-    right = LANGUAGE.left + 182
+    bottom, right = LANGUAGE.top + LANGUAGE.height, LANGUAGE.left + 182
     parts.append(arrow((right, bottom), (right, 628)))
     parts.append(arrow((right, 612), (960, 612), (960, 628)))
     parts.append(text(1064, 372, "Question and answer as token ids [C, K]", 12.5))
@@ -291,8 +290,7 @@ def draw() -> str:
     for one, other in pairwise(UPPER):
         middle = one.top + one.height / 2
         parts.append(arrow((one.left + one.width, middle), (other.left - 2, middle)))
-    corner = UPPER[-1].left + UPPER[-1].width / 2
-    last = MEMORY[-1].left + MEMORY[-1].width
+    corner, last = UPPER[-1].left + UPPER[-1].width / 2, MEMORY[-1].left + MEMORY[-1].width
     parts.append(arrow((corner, UPPER[-1].top + UPPER[-1].height + 38), (corner, 271), (last + 12, 271)))
     parts += [*draw_film(), *draw_readers(), *draw_outcomes(), "</svg>"]
     return "\n".join(parts) + "\n"

@@ -247,57 +247,6 @@ def test_segments_that_are_not_admitted_take_no_memory(folders: PartFolders) -> 
     assert late - early == (counts[1] - counts[0]) * a_segment
 
 
-def test_segmenter_that_needs_the_whole_video_is_refused(folders: PartFolders) -> None:
-    with pytest.raises(ValueError, match="Uniform knows no boundary before the video has ended"):
-        StreamingSession(build(folders, segmenter=Uniform(3)))
-
-
-def test_encoder_that_needs_the_whole_video_is_refused(folders: PartFolders) -> None:
-    model = build(folders)
-    model.encoder.window_frames = None
-    with pytest.raises(ValueError, match="cannot encode one that still plays"):
-        StreamingSession(model)
-
-
-def test_training_mode_is_refused(folders: PartFolders) -> None:
-    with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
-        StreamingSession(build(folders).train())
-
-
-def test_looking_before_the_first_frame_is_refused(folders: PartFolders) -> None:
-    session = StreamingSession(build(folders))
-    session.push(make_frames(0), [])
-    with pytest.raises(ValueError, match="no frame has been pushed yet"):
-        session.ask(QUESTION)
-
-
-def test_looking_without_a_question_is_refused_where_the_bridge_reads_it(folders: PartFolders) -> None:
-    session = StreamingSession(build(folders, "retrieved"))
-    session.push(make_frames(1), [0])
-    with pytest.raises(ValueError, match="give visual_tokens"):
-        session.visual_tokens()
-
-
-@pytest.mark.parametrize(
-    ("frame_ms", "message"),
-    [
-        ([0], "one integer time"),
-        (torch.tensor([0.0, 1.0]), "one integer time"),
-        ([2000, 1000], "must not decrease"),
-        ([400, 1000], "must not decrease, got .* after 500"),
-    ],
-)
-def test_times_that_do_not_fit_are_refused_and_leave_the_session_as_it_was(
-    folders: PartFolders, frame_ms: list[int] | Tensor, message: str
-) -> None:
-    session = StreamingSession(build(folders))
-    session.push(make_frames(1), [500])
-    with pytest.raises(ValueError, match=message):
-        session.push(make_frames(2), frame_ms)
-    assert session.num_frames == 1
-    session.push(make_frames(2), [500, 600])
-
-
 def test_segmenters_say_whether_they_can_stream() -> None:
     streams = {type(part).__name__: part.stream() for part in (FixedLength(2), SceneTilling(k=1), Uniform(2))}
     assert [name for name, stream in streams.items() if stream is not None] == ["FixedLength", "SceneTilling"]

@@ -1,17 +1,21 @@
-"""Frames that a streaming session refuses, or fails on, leave it as it was."""
+"""What a streaming session refuses; frames that it refuses, or fails on, leave it as it was."""
+
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
+from components.bridges.readouts.retrieved import RetrievedReadout
 from components.encoders.cached import CachedFeatures
 from components.encoders.languagebind import LanguageBindEncoder
 from components.model import VideoLanguageModel
 from components.segmenters.fixed_length import FixedLength
 from components.segmenters.scene_tilling import SceneTilling
+from components.segmenters.uniform import Uniform
 from components.streaming import StreamingSession
 from tests.components.encoders import languagebind_folders
-from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_frames, make_model, open_gate
+from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_bridge, make_frames, make_model, open_gate
 
 QUESTION = "which colour ?"
 
@@ -145,3 +149,54 @@ def test_segment_that_the_bridge_fails_on_is_read_by_the_next_call(
         session.push(frames[1:4], times(1, 3))
     assert torch.equal(seen_now(session), seen_now(untouched))
     assert_go_on_alike(session, untouched, frames[4:], 4)
+
+
+def test_segmenter_that_needs_the_whole_video_is_refused(folders: PartFolders) -> None:
+    with pytest.raises(ValueError, match="Uniform knows no boundary before the video has ended"):
+        StreamingSession(build(folders, segmenter=Uniform(3)))
+
+
+def test_encoder_that_needs_the_whole_video_is_refused(folders: PartFolders) -> None:
+    model = build(folders)
+    model.encoder.window_frames = None
+    with pytest.raises(ValueError, match="cannot encode one that still plays"):
+        StreamingSession(model)
+
+
+def test_training_mode_is_refused(folders: PartFolders) -> None:
+    with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
+        StreamingSession(build(folders).train())
+
+
+def test_looking_before_the_first_frame_is_refused(folders: PartFolders) -> None:
+    session = StreamingSession(build(folders))
+    session.push(make_frames(0), [])
+    with pytest.raises(ValueError, match="no frame has been pushed yet"):
+        session.ask(QUESTION)
+
+
+def test_looking_without_a_question_is_refused_where_the_bridge_reads_it(folders: PartFolders) -> None:
+    session = StreamingSession(build(folders, bridge=partial(make_bridge, readout=RetrievedReadout)))
+    session.push(make_frames(1), [0])
+    with pytest.raises(ValueError, match="give visual_tokens"):
+        session.visual_tokens()
+
+
+@pytest.mark.parametrize(
+    ("frame_ms", "message"),
+    [
+        ([0], "one integer time"),
+        (torch.tensor([0.0, 1.0]), "one integer time"),
+        ([2000, 1000], "must not decrease"),
+        ([400, 1000], "must not decrease, got .* after 500"),
+    ],
+)
+def test_times_that_do_not_fit_are_refused_and_leave_the_session_as_it_was(
+    folders: PartFolders, frame_ms: list[int] | Tensor, message: str
+) -> None:
+    session = StreamingSession(build(folders))
+    session.push(make_frames(1), [500])
+    with pytest.raises(ValueError, match=message):
+        session.push(make_frames(2), frame_ms)
+    assert session.num_frames == 1
+    session.push(make_frames(2), [500, 600])

@@ -1,6 +1,5 @@
 """Training, generation and scoring use the same ids, for common templates and tokenizers."""
 
-import datetime
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ from tests.components.chat_templates import CHATML, NO_GENERATION_PROMPT, QWEN3
 from tests.components.chat_tokenizers import (
     ALL,
     CHANGED_PAST,
-    DATED,
     UNCHANGED_PAST,
     WITHOUT_SYSTEM_TURN,
     byte_level,
@@ -225,38 +223,6 @@ def test_an_answer_that_the_template_rewrites_is_refused() -> None:
 def test_a_noncharacter_in_a_text_is_refused() -> None:
     with pytest.raises(ChatError, match="turn 1 holds a noncharacter"):
         format_of("qwen2").encode(turns_of("Which?", "red\ufdd0"))
-
-
-class OtherDay(datetime.datetime):
-    """A calendar with another date than today's."""
-
-    @classmethod
-    def now(cls, tz: Any = None) -> "OtherDay":
-        return cls(2031, 1, 2)
-
-
-@pytest.mark.parametrize("name", DATED)
-def test_the_date_of_a_conversation_is_the_settings_and_not_the_calendars(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    turns = turns_of("Which?", "red")
-    before = ChatFormat(tokenizer_of(name)).encode(turns).input_ids
-    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", OtherDay)
-    assert ChatFormat(tokenizer_of(name)).encode(turns).input_ids.equal(before)
-    assert "2024" in text_of(name, turns)
-    later = ChatFormat(tokenizer_of(name), settings=ChatSettings(date="2025-03-04"))
-    assert "2025" in later.tokenizer.decode(later.prompt_ids([Turn("user", "Which?")]))
-
-
-def test_dates_are_written_as_the_template_asks() -> None:
-    template = "{{ strftime_now('%A, %B %-d %Y') }} {{ strftime_now is defined }}\n" + CHATML
-    chat = ChatFormat(qwen(template), settings=ChatSettings(date="2024-07-06"))
-    assert chat.tokenizer.decode(chat.prompt_ids([Turn("user", "x")])).startswith("Saturday, July 6 2024 True\n")
-
-
-def test_a_date_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="'tomorrow' is no date"):
-        ChatSettings(date="tomorrow")
 
 
 REFUSED: dict[str, tuple[str, str]] = {

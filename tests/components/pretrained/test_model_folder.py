@@ -15,14 +15,12 @@ from components.bridges.readouts.retrieved import RetrievedReadout
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.building import ReaderSettings
 from components.checkpoints.exported_weights import ExportedWeights
-from components.encoders.cached import CachedFeatures
 from components.language.causal import HuggingFaceCausalLM
 from components.language.model_loading import LoraSettings
 from components.losses import EverySegmentLoss
 from components.model import VideoLanguageModel
 from components.pooling.patch_pooling import GridPooling
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
-from components.pretrained.model_card import CardFacts
 from components.pretrained.object_description import describe_arguments
 from components.readers.fine_frames import FineFrames
 from components.readers.token_store import TokenStore
@@ -30,7 +28,6 @@ from components.reducers.sequential import Sequential
 from components.reducers.temporal_token_drop import TemporalTokenDrop
 from components.segmenters.scene_tilling import SceneTilling
 from components.selection.linspace_frames import LinspaceFrames
-from datamodules.media.frame_sampling import FrameSampling
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_batch, make_bridge, make_model
 
 LORA = LoraSettings(rank=2, alpha=4, target_modules=["q_proj", "v_proj"])
@@ -266,29 +263,6 @@ def test_a_model_with_a_part_that_cannot_be_described_leaves_no_folder(folders: 
     with pytest.raises(TypeError, match=r"model\..*readout is a function"):
         model.save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_card_says_what_trained_it_and_how_well_it_answers(folders: PartFolders, tmp_path: Path) -> None:
-    model = make_model(folders, encoder=partial(CachedFeatures, 32, 4))
-    model.training_facts = TrainingFacts(FrameSettings(None), run={"optimizer steps": 300, "training data": ["a", "b"]})
-    entry = {"value": 0.75, "standard_error": 0.1, "correct": 3, "questions": 4}
-    results = {"evaluated": {"data": ["held.tar"]}, "accuracy": entry, "by_length": {"1x": entry}}
-    model.save_pretrained(tmp_path / "out", card=CardFacts("Small memory", "apache-2.0", results))
-    card = (tmp_path / "out/README.md").read_text()
-    for line in (
-        "license: apache-2.0",
-        "# Small memory",
-        "- optimizer steps: 300",
-        "- training data: a, b",
-        "- cached features of frames, not pixels",
-        "| 1x | 0.750 | 0.100 | 4 |",
-    ):
-        assert line in card.splitlines()
-
-
-def test_frame_settings_have_the_defaults_of_the_data() -> None:
-    ours, theirs = FrameSettings(), FrameSampling()
-    assert (ours.num_frames, ours.fps, ours.max_frames) == (theirs.num_frames, theirs.fps, theirs.max_frames)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
