@@ -33,7 +33,7 @@ from tests.fixtures_data import RawSample, make_clip, make_image, make_record, w
 from tests.fixtures_videollamb import ENCODER_FACTS, write_original, write_start
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILE = str(CONFIGS / "model" / "videollamb_7b.yaml")
+FILE = str(CONFIGS / "model/videollamb_7b.yaml")
 MERGED = ["-c", FILE]
 SHORT = ["--trainer.max_steps=1", "--trainer.accumulate_grad_batches=1", "--data.loading.num_workers=0"]
 FEW = ["--model.max_new_tokens=2", *SHORT]
@@ -275,7 +275,7 @@ def test_training_starts_from_llava_and_languagebind(
 
 
 def test_every_segment_trains_the_imported_model(here: Place) -> None:
-    every = ["-c", str(CONFIGS / "ablation" / "every_segment_loss.yaml")]
+    every = ["-c", str(CONFIGS / "ablation/every_segment_loss.yaml")]
     cli = train.main(["fit", *MERGED, *every, *FEW, "--trainer.limit_val_batches=0"])
     assert isinstance(cli.model.built.loss_schedule, EverySegmentLoss)
     assert cli.trainer.global_step == 1
@@ -283,19 +283,18 @@ def test_every_segment_trains_the_imported_model(here: Place) -> None:
 
 
 def test_other_models_checkpoint_is_refused(here: Place, tmp_path: Path) -> None:
+    wrong = (ValueError, FileNotFoundError)
     bridge = nn.ParameterDict({"gate": nn.Parameter(torch.ones(1))})
     module = nn.ModuleDict({"model": nn.ModuleDict({"bridge": bridge, "head": nn.Linear(1, 1, bias=False)})})
     content = Content({"global_step": 0}, [], None)
     access = DirectAccess(None, torch.device("cpu"))
     write_checkpoint(tmp_path / "other.ckpt", module, access, content, Ranks(0, 1, bool))
-    with pytest.raises((ValueError, FileNotFoundError), match=r"unknown tensor model\.head\.weight"):
+    with pytest.raises(wrong, match=r"unknown tensor model\.head\.weight"):
         weights(["export", str(tmp_path / "other.ckpt"), str(tmp_path / "out.bin")])
-    with pytest.raises(
-        (ValueError, FileNotFoundError), match=r"missing tensor initial_memory[\s\S]*unknown tensor gate"
-    ):
+    with pytest.raises(wrong, match=r"missing tensor initial_memory[\s\S]*unknown tensor gate"):
         weights(["export", str(tmp_path / "other.ckpt"), str(tmp_path / "out.bin"), "--allow-unknown", "model.head.*"])
     torch.save({"state_dict": {}}, tmp_path / "none.ckpt")
-    with pytest.raises((ValueError, FileNotFoundError), match="is a single file; training writes folders now"):
+    with pytest.raises(wrong, match="is a single file; training writes folders now"):
         weights(["export", str(tmp_path / "none.ckpt"), str(tmp_path / "out.bin")])
-    with pytest.raises((ValueError, FileNotFoundError), match="there is no checkpoint"):
+    with pytest.raises(wrong, match="there is no checkpoint"):
         weights(["export", str(tmp_path / "gone.ckpt"), str(tmp_path / "out.bin")])
