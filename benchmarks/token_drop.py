@@ -41,7 +41,7 @@ class Measurement(NamedTuple):
     seconds: float
 
 
-def stored_videos(shards: Sequence[str], most: int) -> list[Tensor]:
+def stored_videos(shards: Sequence[str], most: int, num_patches: int | None, dim: int | None) -> list[Tensor]:
     """Patches ``[T, N, D]`` of the first videos in local feature shards.
 
     Raises:
@@ -52,7 +52,8 @@ def stored_videos(shards: Sequence[str], most: int) -> list[Tensor]:
         raise ValueError(
             f"{', '.join(shards)} have no cached features: write them with `python -m apps.cache_features`"
         )
-    return [features[:, 1:].float() for features in found]
+    end = None if num_patches is None else 1 + num_patches
+    return [features[:, 1:end, :dim].float() for features in found]
 
 
 def _features(paths: Sequence[str]) -> Iterator[Tensor]:
@@ -125,6 +126,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--shards", nargs="+", help="local feature shards: paths or patterns")
+    extra = "of a cache with saliency or joint embedding, as the cache command printed it"
+    parser.add_argument("--num-patches", type=int, help=extra)
+    parser.add_argument("--dim", type=int, help=extra)
     parser.add_argument("--videos", type=int, default=4, help="most videos that are read")
     parser.add_argument("--segment-frames", type=int, default=8)
     parser.add_argument("--thresholds", type=float, nargs="*", default=[0.25, 0.5, 0.7, 0.8, 0.9, 0.95])
@@ -139,7 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     given = _parse(arguments)
     torch.set_num_threads(given.threads)
-    videos = stored_videos(given.shards, given.videos) if given.shards else list(made_videos(given.videos))
+    videos = (
+        stored_videos(given.shards, given.videos, given.num_patches, given.dim)
+        if given.shards
+        else list(made_videos(given.videos))
+    )
     settings: dict[str, MakeReducer | None] = {"no reducer": None}
     for each in given.thresholds:
         settings[f"threshold {each}"] = partial(TemporalTokenDrop, threshold=each)

@@ -61,7 +61,7 @@ def build_model(
         projector: Builds the projector from vision width D and language model width E.
         patch_pooling: Builds the pooling from the width of a patch.
         bridge: Builds the only reader; see ``ReaderSettings.reader``.
-        frame_selection: Which frames of a segment the bridge reads.
+        frame_selection: Which frames of a segment a reader reads.
         reducer: Builds the bridge's reducer; see ``ReaderSettings.reducer``.
         readers: Several readers by name, instead of the three before.
         visual_prompt: See ``VideoLanguageModel``.

@@ -4,7 +4,7 @@ Schema, with V videos (an image is a video of one frame), F frames of all videos
 videos of the conversation that has most of them (M is at least 1):
 
     frames        uint8 [F, 3, H, W]   pixels, videos back to back, never padded
-                  float [F, 1 + N, D]  or cached features, class token first, in the encoder's own dtype
+                  float [F, rows, width]   or cached features, class token first, in the encoder's own dtype
     frame_counts  int64 [V]            frames of every video, each at least 1; their sum is F
     frame_ms      int64 [F]            time of every frame in its video, milliseconds
     input_ids     int64 [C, K]         padded on the right; VIDEO_PLACEHOLDER is replaced by visual tokens

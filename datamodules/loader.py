@@ -74,7 +74,7 @@ class Loading:
         if self.budget is not None and self.budget.max_tokens is not None and self.cost.visual_tokens is None:
             raise ValueError(
                 "budget.max_tokens counts the visual tokens too: set cost.visual_tokens to how many the language model "
-                "reads of a video, the length of the bridge's readout (0 if there is text only)"
+                "reads of a video: those of all readers and the words of model.visual_prompt (0 if there is text only)"
             )
 
     @property

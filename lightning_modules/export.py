@@ -19,9 +19,9 @@ from components.checkpoints.restoring import SavedWeights
 from components.checkpoints.run_checkpoint import CONFIG
 from components.checkpoints.sharded_weights import LARGEST_FILE
 from components.model import VideoLanguageModel
-from components.pretrained.folder_writing import DtypeName, FrozenWeights, WritingOptions, write_folder
+from components.pretrained.folder_writing import FrozenWeights, WritingOptions, write_folder
 from components.pretrained.model_card import CardFacts
-from components.pretrained.model_folder import read_folder_config
+from components.pretrained.model_folder import DtypeName, read_folder_config
 from lightning_modules.console.config_files import read_config
 from lightning_modules.console.option_spelling import add_option
 from lightning_modules.trained_model import load_model

@@ -2,17 +2,16 @@
 
 from pathlib import Path
 
-import torch
-
 from components.pretrained.frame_settings import FrameSettings
 from datamodules.errors import BrokenMediaError
-from datamodules.media.decoding import Decoding, MediaRequest
-from datamodules.media.decoding_process import decode_media
 from datamodules.media.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
 from datamodules.media.frame_sampling import FrameSampling
+from datamodules.media.media_reader import MediaReader
 from datamodules.media.sample_media import SampleMedia
 from datamodules.media.transforms import PixelOptions, PixelTransform
 from datamodules.shards.media_range import MediaRange
+from datamodules.shards.schema import MediumFacts
+from datamodules.shards.shard_reader import RawMedium
 
 
 def read_media_file(
@@ -41,8 +40,6 @@ def read_media_file(
             "this model reads cached features of frames, no pixels, so it cannot read a file. Export it with the "
             "config of the encoder that made the features: python -m lightning_modules.export CKPT OUT --config CONFIG"
         )
-    transform = PixelTransform(PixelOptions(settings.size, settings.fit), train=False)
-    decoding = Decoding()
     if (start_ms or 0) < 0 or (end_ms is not None and end_ms <= (start_ms or 0)):
         raise ValueError(f"start_ms is {start_ms} and end_ms {end_ms}; expected 0 <= start_ms < end_ms")
     with path.open("rb") as file:
@@ -51,15 +48,9 @@ def read_media_file(
         unknown = "has a format that is none of a video or picture" if head else "is empty"
         what = unknown if found is None else f"is {found}, neither a video nor a picture"
         raise BrokenMediaError(f"{path} {what}; give the file of a video or picture")
-    request = MediaRequest(
-        MediaRange(path.absolute(), 0, path.stat().st_size),
-        found not in VIDEO_FORMATS,
-        FrameSampling(settings.num_frames, settings.fps, settings.max_frames),
-        transform.frame_size(decoding.max_pixels),
-        str(path),
-        start_ms,
-        end_ms,
-    )
-    decoded = decode_media(request, decoding)
-    frames = torch.from_numpy(decoded.pixels).permute(0, 3, 1, 2)  # [T, 3, H, W]
-    return SampleMedia(transform(frames, ()).contiguous(), torch.from_numpy(decoded.frame_ms))
+    sampling = FrameSampling(settings.num_frames, settings.fps, settings.max_frames)
+    ending = "mp4" if found in VIDEO_FORMATS else "png"  # tells videos from pictures; the content says the rest
+    content = MediaRange(path.absolute(), 0, path.stat().st_size)
+    medium = RawMedium(str(path), content, ending, MediumFacts(start_ms, end_ms, {}))
+    transform = PixelTransform(PixelOptions(settings.size, settings.fit), train=False)
+    return MediaReader(sampling, transform).read(medium, seed=())

@@ -45,7 +45,7 @@ class FrameEncoder(RecordsArguments, nn.Module, ABC):
         """Encode the F packed frames in one call.
 
         Args:
-            frames: uint8 ``[F, 3, H, W]`` (``CachedFeatures`` reads ``[F, 1 + N, D]``). F may be 0.
+            frames: uint8 ``[F, 3, H, W]`` (``CachedFeatures`` reads ``[F, rows, width]``). F may be 0.
             frame_counts: Frames of every video, ``[V]``; only encoders that attend across frames use it.
         """
 

@@ -44,7 +44,7 @@ class Segmenter(RecordsArguments, ABC):
 
 
 class FrameSelection(RecordsArguments, ABC):
-    """Decides which frames of a segment the bridge reads, and which of them it reads as one group."""
+    """Decides which frames of a segment a reader reads, and which of them it reads as one group."""
 
     @abstractmethod
     def select(self, lengths: Tensor) -> FrameGroups:

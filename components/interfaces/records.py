@@ -44,7 +44,7 @@ class FrameFeatures(NamedTuple):
 
 
 class FrameGroups(NamedTuple):
-    """Which frames of every segment the bridge reads; the frames of one group are neighbours and are averaged."""
+    """Which frames of every segment a reader reads; the frames of one group are neighbours and are averaged."""
 
     first: Tensor  # [V, S, L] int64, position in its segment of each group's first frame, ascending
     num_frames: Tensor  # [V, S, L] int64, frames of each group; 0 where a segment has fewer groups than L
@@ -214,7 +214,7 @@ class VideoTextBatch(Protocol):
 
     @property
     def frames(self) -> Tensor:
-        """Packed frames: uint8 ``[F, 3, H, W]``, or cached features ``[F, 1 + N, D]`` (class token first)."""
+        """Packed frames: uint8 ``[F, 3, H, W]``, or cached features ``[F, rows, width]`` (class token first)."""
 
     @property
     def frame_counts(self) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 CONTEXT_ADVICE = (
-    "shorten or split the conversation (data.loading.max_length bounds its text), let the bridge give fewer visual "
+    "shorten or split the conversation (data.loading.max_length bounds its text), let the readers give fewer visual "
     "tokens, or take a language model with a longer context"
 )
 

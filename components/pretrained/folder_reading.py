@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -13,21 +13,24 @@ from components.checkpoints.parameter_access import DirectAccess
 from components.checkpoints.restoring import refuse_misfit, restore_weights
 from components.language.load_options import LoadOptions, loading_with
 from components.pretrained.frame_settings import TrainingFacts
-from components.pretrained.model_folder import FolderConfig, read_folder_config, with_sources_found
+from components.pretrained.model_folder import (
+    LANGUAGE_MODEL,
+    DtypeName,
+    FolderConfig,
+    read_folder_config,
+    with_sources_found,
+)
 from components.pretrained.object_builder import build_object
 from components.pretrained.weight_sources import INIT_ARGS, hub_folder
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-
-_LANGUAGE_MODEL = "language_model"
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 class ReadingOptions(NamedTuple):
     """How a model is opened, see ``SavedInFolder.from_pretrained``."""
 
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: DtypeName | None = None
     device: str | torch.device | None = None
     load: LoadOptions = LoadOptions()
     sources: Mapping[str, str] = {}
@@ -51,8 +54,9 @@ def read_folder(cls: type[ModelT], path: str | Path, options: ReadingOptions) ->
             that does not exist.
         ImportError: An option needs a package that is not installed.
     """
-    if options.dtype not in (None, *_DTYPES):
-        raise ValueError(f"dtype is {options.dtype!r}; expected {', '.join(map(repr, _DTYPES))}, or None as written")
+    dtypes = get_args(DtypeName)
+    if options.dtype not in (None, *dtypes):
+        raise ValueError(f"dtype is {options.dtype!r}; expected {', '.join(map(repr, dtypes))}, or None as written")
     folder = Path(path) if Path(path).exists() else hub_folder(str(path), options.revision)
     config = read_folder_config(folder)
     known = [source["as"] for source in config.sources]
@@ -75,11 +79,11 @@ def _restore(model: nn.Module, weights: ExportedWeights, config: FolderConfig, o
     access = DirectAccess(None, torch.device("cpu"))
     own = weights.outside_folders()
     parts = [f"model.{name}" for name, _ in model.named_children()]
-    tokenizer = getattr(getattr(model, _LANGUAGE_MODEL), "tokenizer", None)
-    refuse_other_tokenizer(weights, {} if tokenizer is None else {_LANGUAGE_MODEL: tokenizer})
+    tokenizer = getattr(getattr(model, LANGUAGE_MODEL), "tokenizer", None)
+    refuse_other_tokenizer(weights, {} if tokenizer is None else {LANGUAGE_MODEL: tokenizer})
     refuse_misfit(module, access, own)
     referred = {source["keys"][0] for source in config.sources if "file" not in source} | set(options.sources)
-    quantised = {_LANGUAGE_MODEL} if options.load.bits is not None else set()
+    quantised = {LANGUAGE_MODEL} if options.load.bits is not None else set()
     checked = [part for part in parts if part.split(".")[1] in referred - quantised]
     if checked:
         refuse_other_frozen_weights(module, access, weights, lambda values: values, checked)
@@ -101,7 +105,7 @@ def _with_dtype(settings: Any, dtype: str) -> Any:
 def _cast(model: nn.Module, dtype: torch.dtype, load: LoadOptions) -> None:
     """Cast parameters. Buffers stay: some, such as rotary frequencies, must have full precision."""
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not (load.bits and name.startswith(_LANGUAGE_MODEL)):
+        if parameter.is_floating_point() and not (load.bits and name.startswith(LANGUAGE_MODEL)):
             parameter.data = parameter.data.to(dtype)
 
 
@@ -109,9 +113,9 @@ def _placed(model: ModelT, options: ReadingOptions) -> ModelT:
     """Move the parts to their device; a language model that transformers has placed stays where it is."""
     if not options.load.places_weights:
         return model if options.device is None else model.to(options.device)
-    language_model: Any = model.get_submodule(_LANGUAGE_MODEL)
+    language_model: Any = model.get_submodule(LANGUAGE_MODEL)
     device = options.device or language_model.model.get_input_embeddings().weight.device
     for name, part in model.named_children():
-        if name != _LANGUAGE_MODEL:
+        if name != LANGUAGE_MODEL:
             part.to(device)
     return model

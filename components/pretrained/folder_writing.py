@@ -24,10 +24,11 @@ from components.language.causal import HuggingFaceCausalLM
 from components.language.language_folder import write_language_model
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from components.pretrained.model_card import CardFacts, model_card
-from components.pretrained.model_folder import CARD, CONFIG, FolderConfig
+from components.pretrained.model_folder import CARD, CONFIG, LANGUAGE_MODEL, DtypeName, FolderConfig
 from components.pretrained.object_description import describe_arguments
 from components.pretrained.weight_sources import (
     INIT_ARGS,
+    WEIGHT_ENDINGS,
     WeightSource,
     copy_source,
     find_sources,
@@ -37,10 +38,7 @@ from components.pretrained.weight_sources import (
 from components.random_weights import random_parameters
 from components.recorded_arguments import RecordsArguments, constructor_arguments, replace_argument
 
-DtypeName = Literal["float32", "bfloat16", "float16"]
 FrozenWeights = Literal["copy", "reference"]
-LANGUAGE_MODEL = "language_model"
-_HASHED = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 
 
 class WritingOptions(NamedTuple):
@@ -218,7 +216,7 @@ def _about(model: Any, stored: _Stored, target: Path, options: WritingOptions) -
     """The content of ``export.json``; parameters have the names of a training run."""
     prints = take_fingerprints(stored.left_out, DirectAccess(None, torch.device("cpu")), lambda values: values)
     tokenizer = getattr(model.language_model, "tokenizer", None)
-    weights = sorted(path for path in target.rglob("*") if path.suffix in _HASHED)
+    weights = sorted(path for path in target.rglob("*") if path.suffix in WEIGHT_ENDINGS)
     return {
         "averaged": False,
         **options.about,

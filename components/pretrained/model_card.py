@@ -44,7 +44,7 @@ def model_card(folder_name: str, model: nn.Module, config: FolderConfig, facts: 
         "",
         f"# {title}",
         "",
-        "A language model that answers questions about videos. It reads a video segment by segment through a memory.",
+        "A language model that answers questions about videos. It reads a video segment by segment.",
         "",
         "## Use it",
         "",

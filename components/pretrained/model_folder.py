@@ -13,8 +13,9 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from components.checkpoints.exported_weights import ABOUT
 from components.checkpoints.json_file import read_json
 from components.checkpoints.run_checkpoint import INDEX
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
@@ -24,6 +25,9 @@ FORMAT = "membridge model"
 VERSION = 1
 CONFIG = "config.json"
 CARD = "README.md"
+LANGUAGE_MODEL = "language_model"
+
+DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
 class FolderConfig(NamedTuple):
@@ -118,7 +122,7 @@ def _what_it_is(path: Path) -> str:
     if (path / INDEX).is_file():
         command = f"python -m lightning_modules.export {shlex.quote(str(path))} OUT"
         return f". It is a checkpoint of a training run; export it first: {command}"
-    if (path / "export.json").is_file():
+    if (path / ABOUT).is_file():
         return (
             ". It is an export of an earlier version: open it with lightning_modules.trained_model.load_model, or "
             "export the checkpoint again"

@@ -44,6 +44,11 @@ def build_object(
         SettingsMismatchError: The settings name a class of another package, a class that does not exist or does not
             fit, or an argument that its class does not have.
     """
+    return cls(**_built_arguments(cls, arguments, packages, where))
+
+
+def _built_arguments(cls: type, arguments: Mapping[str, Any], packages: Collection[str], where: str) -> dict[str, Any]:
+    """Build the values of a constructor's arguments; see ``build_object``."""
     parameters = inspect.signature(cls).parameters
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     unknown = [name for name in arguments if name not in parameters and not takes_any]
@@ -53,10 +58,7 @@ def build_object(
             "settings may be of a newer version of this project"
         )
     hints = get_type_hints(cls) if _is_record(cls) else constructor_hints(cls)
-    built = {
-        name: _build(hints.get(name, Any), value, packages, f"{where}.{name}") for name, value in arguments.items()
-    }
-    return cls(**built)
+    return {name: _build(hints.get(name, Any), value, packages, f"{where}.{name}") for name, value in arguments.items()}
 
 
 def find_class(class_path: str, packages: Collection[str] = (), where: str = "model") -> type:
@@ -112,10 +114,7 @@ def _object_or_factory(
     if not any(_fits(cls, option) for option in returned):
         wanted = sorted({getattr(option, "__name__", str(option)) for option in [*options, *returned]})
         raise SettingsMismatchError(f"{where}: {cls.__module__}.{cls.__name__} is no {' or '.join(wanted)}")
-    hints = constructor_hints(cls)
-    bound = {
-        name: _build(hints.get(name, Any), value, packages, f"{where}.{name}") for name, value in arguments.items()
-    }
+    bound = _built_arguments(cls, arguments, packages, where)
     return partial(cls, **bound) if bound else cls
 
 

@@ -8,9 +8,10 @@ import torch
 
 from components.language.load_options import LoadOptions
 from components.pretrained.folder_reading import ReadingOptions, read_folder
-from components.pretrained.folder_writing import DtypeName, FrozenWeights, WritingOptions, write_folder
+from components.pretrained.folder_writing import FrozenWeights, WritingOptions, write_folder
 from components.pretrained.frame_settings import TrainingFacts
 from components.pretrained.model_card import CardFacts
+from components.pretrained.model_folder import DtypeName
 from components.recorded_arguments import RecordsArguments
 
 

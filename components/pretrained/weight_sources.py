@@ -15,7 +15,7 @@ from components.recorded_arguments import constructor_hints
 
 INIT_ARGS = "init_args"
 _TEXT_ENDINGS = (".json", ".jinja", ".txt", ".model")
-_WEIGHT_ENDINGS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
+WEIGHT_ENDINGS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 _NOT_COPIED = ("optimizer", "scheduler", "rng_state", "training_args", "trainer_state")
 
 
@@ -155,7 +155,7 @@ def _files_to_copy(folder: Path, with_weights: bool) -> list[Path]:
     texts = [path for path in files if path.suffix in _TEXT_ENDINGS and not path.name.endswith(".index.json")]
     if not with_weights:
         return texts
-    for ending in _WEIGHT_ENDINGS:
+    for ending in WEIGHT_ENDINGS:
         weights = [path for path in files if path.suffix == ending]
         if weights:
             indices = [path for path in files if path.name.endswith(f"{ending}.index.json")]

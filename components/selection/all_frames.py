@@ -7,7 +7,7 @@ from components.packed_frames import count_up
 
 
 class AllFrames(FrameSelection):
-    """The bridge reads every frame of a segment, each as a group of its own."""
+    """The reader reads every frame of a segment, each as a group of its own."""
 
     def select(self, lengths: Tensor) -> FrameGroups:
         """Make one group of each frame; see ``FrameSelection``."""

@@ -7,7 +7,7 @@ from components.packed_frames import count_up
 
 
 class LinspaceFrames(FrameSelection):
-    """The bridge reads at most ``max_frames`` of a segment, evenly spaced, with its first and last; not the others.
+    """The reader reads at most ``max_frames`` of a segment, evenly spaced, with its first and last; not the others.
 
     Positions between frames are rounded down.
 

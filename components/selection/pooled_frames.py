@@ -7,12 +7,12 @@ from components.packed_frames import count_up
 
 
 class PooledFrames(FrameSelection):
-    """The bridge reads the means of at most ``max_frames`` equal slices of a segment, so every frame counts.
+    """The reader reads the means of at most ``max_frames`` equal slices of a segment, so every frame counts.
 
     Slices differ by at most one frame. A segment of at most ``max_frames`` frames is read frame by frame.
 
     Args:
-        max_frames: Most slices, each of which costs the bridge as much as a frame.
+        max_frames: Most slices, each of which costs the reader as much as a frame.
 
     Raises:
         ValueError: ``max_frames`` is not positive.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 _ADAPTER = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])\.(?:default\.)?weight$")
 _ADVICE = (
-    "From a checkpoint of a training run, `python -m lightning_modules.export CKPT OUT --language-model` merges all "
+    "From a checkpoint of a training run, `python -m lightning_modules.export CKPT OUT --merge-adapters` merges all "
     "kinds of layers; else merge with the tool that trained them (peft: merge_and_unload)"
 )
 

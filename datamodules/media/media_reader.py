@@ -53,7 +53,7 @@ class MediaReader(NamedTuple):
 
 
 def read_features(data: bytes, *, where: str) -> SampleMedia:
-    """Read cached features: ``features`` ``[T, 1 + N, D]``, class token first, and ``frame_ms`` ``[T]`` int64.
+    """Read cached features: ``features`` ``[T, rows, width]``, class token first, and ``frame_ms`` ``[T]`` int64.
 
     Raises:
         BrokenMediaError: The bytes hold no such tensors.
@@ -68,7 +68,7 @@ def read_features(data: bytes, *, where: str) -> SampleMedia:
     fits = features.ndim == 3 and features.is_floating_point() and len(features) > 0
     if not fits or frame_ms.dtype != torch.int64 or frame_ms.shape != features.shape[:1]:
         raise BrokenMediaError(
-            f"{where}: cached features must be floats [T, 1 + N, D] with int64 frame_ms [T], got {features.dtype} "
+            f"{where}: cached features must be floats [T, rows, width] with int64 frame_ms [T], got {features.dtype} "
             f"{list(features.shape)} with {frame_ms.dtype} {list(frame_ms.shape)}; write the feature shards again"
         )
     return SampleMedia(features, frame_ms)

@@ -8,5 +8,5 @@ from torch import Tensor
 class SampleMedia(NamedTuple):
     """The frames of one video or image, or cached features of them."""
 
-    frames: Tensor  # uint8 [T, 3, H, W], or features [T, 1 + N, D]
+    frames: Tensor  # uint8 [T, 3, H, W], or features [T, rows, width]
     frame_ms: Tensor  # [T] int64, milliseconds after the start of the requested part

@@ -30,8 +30,8 @@ class Cost:
 
     Args:
         frame_tokens: Number of tokens that cost as much as one frame in encoder and bridge.
-        visual_tokens: Visual tokens that the language model reads for every video or image of a conversation: the
-            length of the bridge's readout. None = not counted; ``budget.max_tokens`` needs it.
+        visual_tokens: Visual tokens that the language model reads for every video or image of a conversation:
+            those of all readers and the words of the visual prompt. None = not counted; ``budget.max_tokens`` needs it.
 
     Raises:
         ValueError: A value is negative.
