@@ -22,11 +22,12 @@ _NEW = "patch_pooling"
 _log = logging.getLogger(__name__)
 
 
-def with_model_pooling(settings: Any) -> Any:
+def with_model_pooling(settings: Any, *, warn: bool = True) -> Any:
     """Replace the old options for pooling by ``model.patch_pooling``.
 
     Args:
         settings: What a YAML reader returns for a complete config or one of several files; changed in place.
+        warn: Whether to tell the user to write the new option.
 
     Returns:
         The same settings.
@@ -41,7 +42,7 @@ def with_model_pooling(settings: Any) -> Any:
     unset = [name for name, value in given.items() if value is None]
     poolings = {name: _as_pooling(value) for name, value in given.items() if value is not None}
     if not poolings:
-        if unset:  # in one of several files
+        if unset and warn:  # in one of several files
             _log.warning(
                 "%s: null has no effect any more; to pool no patches, write model.patch_pooling: null", unset[0]
             )
@@ -57,7 +58,8 @@ def with_model_pooling(settings: Any) -> Any:
     model[_NEW] = chosen
     if "model.bridge.init_args.patch_pooling" in poolings:
         _copy_settings_of_bridge(model)
-    _log.warning("%s is called model.%s now; write that", next(iter(poolings)), _NEW)
+    if warn:
+        _log.warning("%s is called model.%s now; write that", next(iter(poolings)), _NEW)
     return settings
 
 

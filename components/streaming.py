@@ -191,7 +191,7 @@ class _Walk:
 
     def take(self, encoded: EncodedFrames) -> None:
         """Take the next frames and read the segments that they close."""
-        for cls in encoded.features.cls:
+        for cls in encoded.features.cls.cpu():  # once: a stream compares frame by frame
             self._stream.push(cls)
         self._open = [*self._open, encoded]
         self._read_closed()
@@ -218,7 +218,8 @@ class _Walk:
         pruned = {name: state._replace(reader=readers[name].prune(state.reader)) for name, state in states.items()}
         self._states = tree_map_only(Tensor, _without_spare_memory, pruned)
         rest = frames.part(slice(num_closed, None))
-        self._open = [rest] if len(rest.frame_ms) else []
+        # Copied: a view would hold the memory of all.
+        self._open = [tree_map_only(Tensor, Tensor.clone, rest)] if len(rest.frame_ms) else []
         self.boundaries = declared
 
     def _joined(self) -> EncodedFrames:

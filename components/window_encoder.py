@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from components.interfaces import FrameFeatures
 from components.model import VideoLanguageModel
@@ -17,9 +16,8 @@ class EncodedFrames(NamedTuple):
     frame_ms: Tensor  # [T] int64
 
     def part(self, frames: slice) -> "EncodedFrames":
-        """Some of the frames, copied: a view would hold the memory of all."""
-        features = tree_map_only(Tensor, Tensor.clone, self.features.of_frames(frames))
-        return EncodedFrames(features, self.frame_ms[frames].clone())
+        """Some of the frames, as views."""
+        return EncodedFrames(self.features.of_frames(frames), self.frame_ms[frames])
 
 
 class WindowEncoder:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -39,7 +40,8 @@ def test_conversations_about_several_media_are_trained_evaluated_and_reported(
     config.write_text(yaml.safe_dump(settings))
     config = with_streams(config)
     cli = train.main(["fit", "-c", str(config)])
-    assert float(cli.trainer.callback_metrics["val/accuracy"]) >= 0.0
+    assert "val/accuracy" in cli.trainer.callback_metrics
+    assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
     shown = EventAccumulator(str(cli.trainer.log_dir), size_guidance={"images": 0}).Reload().Tags()["images"]
     assert sorted(shown) == ["videos/1x/film.mp4__picture.png/both/0", "videos/1x/film.mp4__picture.png/both/1"]
     checkpoint = Path(cli.trainer.log_dir) / "checkpoints" / "final.ckpt"

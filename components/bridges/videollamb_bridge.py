@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the name every torch user knows
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.bridges.layers.padding import replace_rows
 from components.bridges.layers.post_norm import PostNormAttention, PostNormBlock
 from components.bridges.layers.segment_layers import last_patch_tokens, mix_segment
+from components.checkpoints.weight_files import WeightFiles
 from components.interfaces import BridgeDiagnostics, Questions, SegmentInput, VisualReader, VisualTokens
 from components.sharding import SkipsUnusedCompute
 
@@ -148,7 +148,7 @@ class VideoLLaMBBridge(VisualReader[VideoLLaMBState], SkipsUnusedCompute):
         return self.start(memory)
 
     def _load(self, path: Path) -> None:
-        stored, own = load_file(path), self.state_dict()
+        stored, own = dict(WeightFiles(path)), self.state_dict()
         differing = {name for name in stored.keys() & own.keys() if stored[name].shape != own[name].shape}
         if stored.keys() != own.keys() or differing:
             raise ValueError(

@@ -85,12 +85,16 @@ def warn_of_other_settings(checkpoint: Path, settings: Mapping[str, Any], part: 
 
 
 def config_in(checkpoint: Path) -> dict[str, Any] | None:
-    """The config in a checkpoint or an export; None if there is none."""
+    """The config in a checkpoint or an export; None if there is none.
+
+    Raises:
+        ValueError: See ``with_model_pooling``.
+    """
     path = checkpoint / CONFIG
     if not path.is_file():
         return None
     read: dict[str, Any] = yaml.safe_load(with_new_class_paths(path.read_text(encoding="utf-8")))
-    with_model_pooling(read)
+    with_model_pooling(read, warn=False)
     return read
 
 

@@ -1,6 +1,5 @@
 """Reads tensors from weight files of any project (safetensors, torch.save). Code in a file is never executed."""
 
-import json
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from components.checkpoints.json_file import read_json
 
 _INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "mm_projector.bin")
@@ -136,7 +137,7 @@ def _shards_of(source: Path) -> dict[Path, set[str] | None]:
 
 def _read_index(index: Path) -> dict[Path, set[str] | None]:
     shards: dict[Path, set[str] | None] = {}
-    for name, file_name in json.loads(index.read_text())["weight_map"].items():
+    for name, file_name in read_json(index)["weight_map"].items():
         if Path(file_name).name != file_name:
             raise ValueError(f"{index} names {file_name!r} for {name}: shards must be in the folder of their index")
         names = shards.setdefault(index.parent / file_name, set())

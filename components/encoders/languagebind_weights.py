@@ -1,6 +1,5 @@
 """Loads LanguageBind's vision transformers from checkpoints. Missing and unknown tensors are errors."""
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers.activations import ACT2FN
 
+from components.checkpoints.json_file import read_json
 from components.checkpoints.weight_files import WeightFiles
 from components.encoders.languagebind_transformer import VisionConfig, VisionTransformer
 from components.random_weights import mark_random
@@ -168,7 +168,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
             f"{config} does not exist. It holds the transformer's sizes and activation; add the file that LanguageBind "
             "published with the weights"
         )
-    settings: dict[str, Any] = json.loads(config.read_text())
+    settings: dict[str, Any] = read_json(config)
     vision: dict[str, Any] = settings.get("vision_config", settings)
     return vision
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from components.encoders.frame_check import check_frames
 from components.interfaces import FrameEncoder, FrameFeatures
+from components.packed_frames import locate_frames
 from components.sharding import active_sharding, hand_to_sharding
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -131,13 +132,16 @@ class PixelEncoder(FrameEncoder):
                 unused.append(self.encode_chunk(FrameChunk(self.dummy_frames(frames.device), [1], network)))
         if not runs:
             unused = unused or [self.encode_chunk(FrameChunk(self.dummy_frames(frames.device), [1], 0))]
-            return unused[0].of_frames(slice(0))
-        in_order = [features for _, features in sorted(runs, key=lambda run: run[0])]
-        joined = in_order[0] if len(in_order) == 1 else FrameFeatures.joined(in_order)
+            joined = unused[0].of_frames(slice(0))
+        else:
+            in_order = [features for _, features in sorted(runs, key=lambda run: run[0])]
+            joined = in_order[0] if len(in_order) == 1 else FrameFeatures.joined(in_order)
         if torch.is_grad_enabled():
             # A network that only saw a black frame gets gradients of zero, so that all ranks reduce the same ones.
             for each in unused:
-                joined = joined._replace(cls=joined.cls + 0.0 * (each.cls.sum() + each.patches.sum()))
+                given = (each.cls, each.patches, each.joint)
+                nothing = sum(0.0 * field.sum() for field in given if field is not None)
+                joined = joined._replace(cls=joined.cls + nothing)
         return joined
 
     def _calls(self, own: int) -> int:
@@ -147,12 +151,8 @@ class PixelEncoder(FrameEncoder):
 
     def _chunks(self, frame_counts: Tensor, num_frames: int) -> "list[list[_ChunkPlan]]":
         """The chunks of every network."""
+        locate_frames(frame_counts, num_frames)  # raises if the counts do not sum to F
         counts = frame_counts.tolist()
-        if sum(counts) != num_frames:
-            raise ValueError(
-                f"frame_counts {counts} sum to {sum(counts)}, but {num_frames} frames are packed: give the "
-                "frame_counts that belong to these frames"
-            )
         windows: list[list[tuple[int, int]]] = [[] for _ in range(self.num_networks)]
         first = 0
         for count in counts:

@@ -15,7 +15,8 @@ from components.sharding import active_sharding
 
 _CLASS_TOKEN_NAMES = ("class_embedding", "cls_token")
 # Parameters that the output of the chosen layer does not depend on; published checkpoints lack some of them.
-_UNREAD = ("embeddings.mask_token", "post_layernorm.", "layernorm.", "norm.", "pooler.", "head.")
+_NEVER_READ = ("embeddings.mask_token",)
+_READ_FOR_JOINT = ("post_layernorm.", "layernorm.", "norm.", "pooler.", "head.")
 
 
 class FrameLayout(NamedTuple):
@@ -178,7 +179,7 @@ def load_vision_model(path: str, config: Any, dtype: torch.dtype, attn: Attentio
         raise ValueError(f"no weights could be read from {path!r} ({error})") from error
     finally:
         logging.set_verbosity(verbosity)
-    unread = _UNREAD[:1] if joint else _UNREAD
+    unread = _NEVER_READ if joint else (*_NEVER_READ, *_READ_FOR_JOINT)
     problems = [f"{key} is missing" for key in sorted(loading["missing_keys"]) if not key.startswith(unread)]
     problems += [f"{mismatch} has another shape" for mismatch in sorted(map(str, loading["mismatched_keys"]))]
     if problems:

@@ -34,13 +34,14 @@ class StreamFlops:
         self._reducer: Any = model.reducers[name] if model.reducers is not None and name in model.reducers else None
         self._has_gradient = has_gradient
         self._states: list[StreamState | None] = [None]  # states after 0, 1, 2, ... segments of one frame group
+        self._patches_read = cache(partial(_patches_read, model))
         self._of_segment = cache(self._count_segment)
         self._of_reading = cache(self._count_reading)
 
     def segments(self, groups: Sequence[int]) -> float:
         """Cost of reading segments of so many frame groups each."""
         return sum(
-            along(lambda before, length=length: self._of_segment(before, length), index)  # type: ignore[misc]
+            _along(lambda before, length=length: self._of_segment(before, length), index)  # type: ignore[misc]
             for index, length in enumerate(groups)
         )
 
@@ -59,8 +60,8 @@ class StreamFlops:
             short, long = (self._of_reading(segments, length, words)[0] for words in _QUESTIONS)
             return short + (question - _QUESTIONS[0]) * (long - short) / (_QUESTIONS[1] - _QUESTIONS[0])
 
-        tokens = along(lambda segments: self._of_reading(segments, length, _QUESTIONS[0])[1], num_segments)
-        return along(cost, num_segments), round(tokens)
+        tokens = _along(lambda segments: self._of_reading(segments, length, _QUESTIONS[0])[1], num_segments)
+        return _along(cost, num_segments), round(tokens)
 
     def _count_segment(self, before: int, length: int) -> int:
         state = self._state(before)
@@ -86,7 +87,7 @@ class StreamFlops:
         return run_stream(self.reader, self._reducer, [self._segment_input(length)], state)[-1]
 
     def _segment_input(self, length: int) -> SegmentInput:
-        num_cells, dim = _patches_read(self._model)
+        num_cells, dim = self._patches_read()
         dtype = next((p.dtype for p in self.reader.parameters()), torch.float32)
         shape = (1, length * num_cells, dim)
         frames = torch.arange(length)[None]
@@ -104,7 +105,7 @@ class StreamFlops:
         return Questions(words, torch.ones(1, length, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.long))
 
 
-def along(cost: Callable[[int], float], number: int) -> float:
+def _along(cost: Callable[[int], float], number: int) -> float:
     """Cost at a number of segments: counted up to a few, then linear, as the cost of attention to them is."""
     if number <= _COUNTED_SEGMENTS:
         return cost(number)
@@ -115,7 +116,9 @@ def along(cost: Callable[[int], float], number: int) -> float:
 def _patches_read(model: VideoLanguageModel) -> tuple[int, int]:
     """Number and width of the patches of a frame that readers read."""
     encoder = model.encoder
-    one = FrameFeatures(torch.empty(1, encoder.dim), torch.empty(1, encoder.num_patches, encoder.dim, device="meta"))
+    one = FrameFeatures(
+        torch.empty(1, encoder.dim, device="meta"), torch.empty(1, encoder.num_patches, encoder.dim, device="meta")
+    )
     _, reduced = count_flops(lambda: model.reduce_patches(one), backward=False)
     return reduced.patches.shape[1], reduced.patches.shape[2]
 

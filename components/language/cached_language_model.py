@@ -191,6 +191,8 @@ class CachedLanguageModel(CachedNetwork):
 
     def _prefill(self, visual: VisualTokens, text: TextInputs, rooms: Sequence[int]) -> LanguageState:
         """Read conversations in one call of the network, or in two: first the beginnings that several share."""
+        # Once: both ``splice`` and ``token_codes`` read them on the host.
+        text, visual = TextInputs(*(field.cpu() for field in text)), visual._replace(mask=visual.mask.cpu())
         inputs = splice(visual, text, self._embed(text.input_ids))
         lengths: list[int] = inputs.mask.sum(dim=1).tolist()
         self.limits.check_lengths(lengths, rooms, num_visual=visual.mask.shape[1])

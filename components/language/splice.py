@@ -27,7 +27,7 @@ class SplicedInputs(NamedTuple):
     embeddings: Tensor  # [C, T, E], zero at padding
     mask: Tensor  # [C, T] bool, False at padding; on the host
     labels: Tensor  # [C, T] int64, IGNORED_LABEL at visual tokens and padding; on the host
-    position_ids: Tensor  # [C, T] int64, 0 at the first token of a row that is not padding; on the host
+    position_ids: Tensor  # [C, T] int64, 0 at the first token of a row; on the host
     places: TokenPlaces | None = None  # [C, T], -1 at text and padding; None if no visual token has a place
 
 
@@ -72,7 +72,7 @@ def _shown(videos: list[int]) -> str:
     return str(videos[0]) if len(videos) == 1 else str(videos)
 
 
-def splice(visual: VisualTokens, text: TextInputs, text_embeddings: Tensor, *, pad_left: bool = False) -> SplicedInputs:
+def splice(visual: VisualTokens, text: TextInputs, text_embeddings: Tensor) -> SplicedInputs:
     """Replace placeholders by visual tokens.
 
     Several conversations may share a video. Masked visual tokens are dropped, so videos may have different numbers of
@@ -83,7 +83,6 @@ def splice(visual: VisualTokens, text: TextInputs, text_embeddings: Tensor, *, p
         visual: Visual tokens of the batch's videos.
         text: The conversations; one without a video has ``video_index`` TEXT_ONLY.
         text_embeddings: Embedded ``text.input_ids``, ``[C, K, E]``; ignored at placeholders and padding.
-        pad_left: Pad on the left, for generation, instead of on the right.
 
     Returns:
         The joined sequences, padded to the longest, in the dtype of ``text_embeddings``.
@@ -102,10 +101,8 @@ def splice(visual: VisualTokens, text: TextInputs, text_embeddings: Tensor, *, p
     lengths = text.text_mask.long()
     lengths[shown_row, shown_column] = keep.sum(dim=1)
     ends = lengths.cumsum(dim=1)
-    totals = ends[:, -1:]  # [C, 1]
-    longest = int(totals.max())
-    first = longest - totals if pad_left else torch.zeros_like(totals)
-    starts = first + ends - lengths
+    longest = int(ends[:, -1].max())
+    starts = ends - lengths
 
     text_row, text_column = (text.text_mask & ~placeholder).nonzero(as_tuple=True)
     text_position = starts[text_row, text_column]

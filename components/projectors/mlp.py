@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from components.checkpoints.weight_files import WeightFiles
 from components.interfaces import Projector
 from components.random_weights import mark_random
 
@@ -55,7 +55,7 @@ class MlpProjector(Projector):
     def _load(self, path: Path) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path} with a projector's weights; correct projector.weights")
-        tensors = load_file(path)
+        tensors = dict(WeightFiles(path))
         stored = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         if stored != own:

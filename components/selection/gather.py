@@ -25,7 +25,7 @@ def num_segments_of(segment_index: Tensor, frame_counts: Tensor) -> int:
     Raises:
         ValueError: The counts do not sum to F.
     """
-    locate_frames(frame_counts.cpu(), segment_index.shape[0])
+    locate_frames(frame_counts, segment_index.shape[0])
     return int(segment_index.max()) + 1 if segment_index.numel() else 0
 
 

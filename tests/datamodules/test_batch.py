@@ -16,14 +16,14 @@ def conversation(length: int, key: str = "k", media: tuple[int, ...] = ()) -> En
     return EncodedConversation(torch.arange(1, length + 1), torch.arange(1, length + 1), question, media)
 
 
-def medium(num_frames: int, *, size: int = 4) -> SampleMedia:
-    generator = torch.Generator().manual_seed(num_frames)
+def medium(num_frames: int, *, size: int = 4, seed: int = 0) -> SampleMedia:
+    generator = torch.Generator().manual_seed(seed)
     frames = torch.randint(0, 256, (num_frames, 3, size, size), dtype=torch.uint8, generator=generator)
     return SampleMedia(frames, torch.arange(num_frames) * 250)
 
 
 def sample(key: str, num_frames: int | None, *lengths: int, size: int = 4) -> Sample:
-    media = () if num_frames is None else (medium(num_frames, size=size),)
+    media = () if num_frames is None else (medium(num_frames, size=size, seed=sum(key.encode())),)
     shown = tuple(range(len(media)))
     return Sample(key, media, tuple(conversation(length, key, shown) for length in lengths))
 
@@ -31,7 +31,8 @@ def sample(key: str, num_frames: int | None, *lengths: int, size: int = 4) -> Sa
 def several(key: str, num_frames: Sequence[int], *shown: tuple[int, ...]) -> Sample:
     """A sample with media of these lengths, and a conversation for each tuple of shown media."""
     conversations = tuple(conversation(3 + number, key, media) for number, media in enumerate(shown))
-    return Sample(key, tuple(map(medium, num_frames)), conversations)
+    media = (medium(frames, seed=sum(key.encode()) + number) for number, frames in enumerate(num_frames))
+    return Sample(key, tuple(media), conversations)
 
 
 MIXED = [

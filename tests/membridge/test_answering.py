@@ -171,7 +171,10 @@ def test_a_part_of_a_video_is_answered_about(trained: Trained, tmp_path: Path) -
     every = read_media_file(tmp_path / "video.mp4", FrameSettings(84, "crop", None, 2.0))
     assert torch.equal(frames.frames, every.frames[4:6])
     model = membridge.load(trained.exported)
-    assert isinstance(model.answer(tmp_path / "video.mp4", QUESTION, start_ms=2000, end_ms=3000), str)
+    shown: list[torch.Tensor] = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    model.answer(tmp_path / "video.mp4", QUESTION, start_ms=2000, end_ms=3000)
+    assert [torch.equal(each, frames.frames) for each in shown] == [True]
 
 
 def test_what_cannot_be_answered_says_why(folders: Any, trained: Trained, tmp_path: Path) -> None:

@@ -66,11 +66,12 @@ def answers_of_transformers(
     model: HuggingFaceCausalLM, visual: VisualTokens, text: TextInputs, **settings: Any
 ) -> list[str]:
     """What the generation loop of transformers answers."""
-    inputs = splice(visual, text, model.embed(text.input_ids), pad_left=True)
+    inputs = splice(visual, text, model.embed(text.input_ids))
+    padding = (~inputs.mask).sum(dim=1).tolist()  # which this loop needs on the left
+    embeddings = torch.stack([row.roll(shift, 0) for row, shift in zip(inputs.embeddings, padding, strict=True)])
+    mask = torch.stack([row.roll(shift) for row, shift in zip(inputs.mask, padding, strict=True)])
     config = GenerationConfig(eos_token_id=model.chat.stop_ids, pad_token_id=model.chat.pad_id, **settings)
-    ids = model.model.generate(
-        inputs_embeds=inputs.embeddings, attention_mask=inputs.mask.long(), generation_config=config
-    )
+    ids = model.model.generate(inputs_embeds=embeddings, attention_mask=mask.long(), generation_config=config)
     return [model.chat.decode(row) for row in ids.tolist()]
 
 

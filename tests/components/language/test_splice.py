@@ -49,8 +49,8 @@ def test_visual_tokens_stand_where_the_placeholder_stood() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), pad_left=st.booleans())
-def test_splice_equals_joining_row_by_row(data: st.DataObject, pad_left: bool) -> None:
+@given(data=st.data())
+def test_splice_equals_joining_row_by_row(data: st.DataObject) -> None:
     num_videos = data.draw(st.integers(0, 3))
     slots = data.draw(st.integers(0, 4))
     flags = st.lists(st.booleans(), min_size=slots, max_size=slots)
@@ -73,14 +73,14 @@ def test_splice_equals_joining_row_by_row(data: st.DataObject, pad_left: bool) -
         expected.append(read)
         index.append(shown + [TEXT_ONLY] * (3 - len(shown)))
     text = conversations(rows, index, padding=data.draw(st.integers(0, 3)))
-    result = splice(visual, text, embed(text), pad_left=pad_left)
+    result = splice(visual, text, embed(text))
 
     assert written(result) == expected
     assert result.mask.shape[1] == max(map(len, expected))  # padding of the text leaves no trace
     scored = [[label for label in row if label != IGNORED_LABEL] for row in result.labels.tolist()]
     assert scored == [[token for token in row if token < 1000] for row in expected]
     for mask, positions in zip(result.mask, result.position_ids, strict=True):
-        assert mask.tolist() == sorted(mask.tolist(), reverse=not pad_left)
+        assert mask.tolist() == sorted(mask.tolist(), reverse=True)
         assert positions[mask].tolist() == list(range(int(mask.sum())))
 
 
@@ -182,13 +182,12 @@ def test_text_and_several_media_out_of_step_are_refused(
         splice(videos([True], [True]), text, embed(text))
 
 
-@pytest.mark.parametrize("pad_left", [False, True])
-def test_places_go_to_the_positions_of_their_tokens(pad_left: bool) -> None:
+def test_places_go_to_the_positions_of_their_tokens() -> None:
     visual = videos([True, False, True], [True, True, True])
     frame = torch.arange(6).view(2, 3)
     visual = visual._replace(places=TokenPlaces(frame, frame + 10, frame * 500))
     text = conversations([[7, VIDEO_PLACEHOLDER, 8, VIDEO_PLACEHOLDER], [5, 6]], [[1, 0], [TEXT_ONLY, TEXT_ONLY]])
-    result = splice(visual, text, embed(text), pad_left=pad_left)
+    result = splice(visual, text, embed(text))
     assert result.places is not None
     assert result.places.frame[0].tolist() == [-1, 3, 4, 5, -1, 0, 2]
     assert result.places.cell[0].tolist() == [-1, 13, 14, 15, -1, 10, 12]

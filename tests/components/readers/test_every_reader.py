@@ -193,6 +193,10 @@ def test_tokens_of_a_segment_are_those_of_videos_that_have_it(entry: Entry) -> N
             assert visual.mask.any(dim=1).tolist() == has_segment
         assert not visual.mask[~torch.tensor(has_segment)].any()
         assert visual.tokens.shape == (*visual.mask.shape, OUT_DIM)
+        if step == 0 and entry.shows_every_frame:  # all that can be read was written by the only segment
+            shown = reader.read(state)
+            for video in range(len(LENGTHS)):
+                assert_same(real(visual, video), real(shown, video))
 
 
 @every_reader
