@@ -164,10 +164,10 @@ def test_trained_encoder_switches_to_training_mode() -> None:
     assert encoder.train().networks.training
 
 
-@pytest.mark.parametrize("counts", [[1], [3], [1, 3]])
+@pytest.mark.parametrize("counts", [[], [1], [3], [1, 3]])
 def test_every_trained_network_is_in_the_graph_of_every_batch(counts: list[int]) -> None:
     encoder = TwoNetworkEncoder(frozen=False)
-    encoder(random_frames(sum(counts)), torch.tensor(counts)).cls.sum().backward()
+    encoder(random_frames(sum(counts)), torch.tensor(counts, dtype=torch.int64)).cls.sum().backward()
     gradients = [network.weight.grad for network in encoder.networks]
     assert all(gradient is not None for gradient in gradients)
     used = {int(count > 1) for count in counts}

@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.projectors.mlp import MlpProjector
 from components.random_weights import random_parameters
 
@@ -43,6 +45,13 @@ def test_weights_of_another_projector_are_refused(tmp_path: Path) -> None:
         MlpProjector(4, 5, weights=path)
     with pytest.raises(FileNotFoundError, match=r"no file .*missing.*projector\.weights"):
         MlpProjector(3, 5, weights=str(tmp_path / "missing.safetensors"))
+
+
+@pytest.mark.parametrize("build", [MlpProjector, VideoLLaMBBridge])
+def test_a_damaged_file_of_weights_is_named(tmp_path: Path, build: Any) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"version https://git-lfs")
+    with pytest.raises(ValueError, match=r"broken\.safetensors is not what safetensors writes"):
+        build(8, 8, weights=str(tmp_path / "broken.safetensors"))
 
 
 def test_frozen_projector_has_no_trainable_weight_and_is_stored_if_no_file_has_it(tmp_path: Path) -> None:

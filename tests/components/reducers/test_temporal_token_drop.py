@@ -190,3 +190,12 @@ def test_ratio_that_leaves_nothing_or_is_none_is_refused(ratio: float) -> None:
 def test_unknown_reference_is_refused() -> None:
     with pytest.raises(ValueError, match=r"one of \('previous', 'last_kept'\), got 'next'"):
         TemporalTokenDrop(DIM, reference="next")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("num_cells", "ratio", "kept"), [(100, 0.29, 71), (100, 0.58, 42), (10, 0.99, 1), (9, 0.5, 5)])
+def test_a_ratio_drops_its_share_rounded_down(num_cells: int, ratio: float, kept: int) -> None:
+    frames = torch.randn(1, 2, num_cells, 4)
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    segment = SegmentInput.from_grid(frames, mask, torch.arange(2).expand(1, 2))
+    reduced, _ = TemporalTokenDrop(4, ratio=ratio)(segment, None)
+    assert int(reduced.token_mask.sum()) == num_cells + kept
