@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import questions
 from benchmarks.questions import main
+from tests.benchmarks.printed_tables import rows_of
 
 TINY = [
     "--frames",
@@ -23,8 +24,7 @@ TINY = [
 
 def table_of(text: str) -> dict[str, list[str]]:
     """Cells by the name of the way."""
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-    return {row[0]: row[1:] for row in rows if row[0] in questions.WAYS}
+    return {name: cells for name, cells in rows_of(text).items() if name in questions.WAYS}
 
 
 def test_one_prompt_reads_the_video_and_its_tokens_once(

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save
 
 from benchmarks import token_drop
+from tests.benchmarks.printed_tables import rows_of
 from tests.fixtures_data import make_record, write_shard
 
 TINY = ["--videos", "2", "--rounds", "1", "--thresholds", "0.5", "--ratios", "0.5", "--segment-frames", "2"]
@@ -18,15 +19,10 @@ def small_videos(monkeypatch: pytest.MonkeyPatch) -> object:
     torch.set_num_threads(before)
 
 
-def rows(printed: str) -> dict[str, list[str]]:
-    lines = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("| ")]
-    return {first.strip(): [cell.strip() for cell in cells] for first, *cells in lines[1:]}
-
-
 def test_table_has_a_row_for_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     token_drop.main(TINY)
-    found = rows(capsys.readouterr().out)
-    assert list(found) == ["no reducer", "threshold 0.5", "threshold 0.5, last kept", "ratio 0.5"]
+    found = rows_of(capsys.readouterr().out)
+    assert list(found)[1:] == ["no reducer", "threshold 0.5", "threshold 0.5, last kept", "ratio 0.5"]
     assert found["no reducer"][0] == "100.0%"
     assert found["no reducer"][2] == "1.00"
     assert found["ratio 0.5"][0] == "60.0%"  # 4 of the first frame, 2 of each of the other four
@@ -41,7 +37,7 @@ def test_videos_are_read_from_feature_shards(tmp_path: Path, capsys: pytest.Capt
     token_drop.main([*TINY, "--shards", str(tmp_path / "*.tar")])
     printed = capsys.readouterr().out
     assert "1 videos, 3 frames of 4 patches, width 16" in printed
-    assert rows(printed)["threshold 0.5"][0] == "50.0%"  # the first frame, and one patch of each of the others
+    assert rows_of(printed)["threshold 0.5"][0] == "50.0%"  # the first frame, and one patch of each of the others
 
 
 def test_shards_without_features_are_refused(tmp_path: Path) -> None:

@@ -29,6 +29,14 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 3,
 }
 
+RECURRENT: dict[str, dict[str, Any]] = {
+    "mamba": {"state_size": 8},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4}
+    | {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+}
+"""Types of models with recurrent layers, and the sizes that they need besides the usual ones."""
+
 
 def make_model_folder(folder: Path, model_type: str = "llama", *, seed: int = 0, **changes: Any) -> Path:
     """Write a two-layer model of this type with random weights, and its tokenizer."""

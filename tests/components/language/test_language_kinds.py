@@ -22,7 +22,15 @@ from components.language.causal import HuggingFaceCausalLM
 from components.language.model_loading import LoraSettings
 from components.language.probe import embeddings_problem, unused_parameters
 from components.language.text_limits import TextLimitError, context_length
-from tests.components.tiny_language import SIZES, VOCABULARY, WIDTH, make_model_folder, make_text, make_visual
+from tests.components.tiny_language import (
+    RECURRENT,
+    SIZES,
+    VOCABULARY,
+    WIDTH,
+    make_model_folder,
+    make_text,
+    make_visual,
+)
 from tests.fixtures_data import make_tiny_tokenizer
 
 VISION: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -221,14 +229,6 @@ def test_parameters_that_no_answer_depends_on_are_found() -> None:
 def test_placeholder_is_no_token_without_embedding(tmp_path: Path) -> None:
     model = HuggingFaceCausalLM(str(make_model_folder(tmp_path)))
     model.limits.check_ids(torch.tensor([[VIDEO_PLACEHOLDER, 5]]))
-
-
-RECURRENT: dict[str, dict[str, Any]] = {
-    "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4}
-    | {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "mamba": {"state_size": 8},
-}
 
 
 def test_a_model_that_takes_no_cache_cannot_answer(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from components.interfaces import TEXT_ONLY, DecodingSettings
 from components.language.causal import HuggingFaceCausalLM
 from components.sharding import Sharding, building_sharded
-from tests.components.tiny_language import make_model_folder, make_text, make_visual
+from tests.components.tiny_language import RECURRENT, make_model_folder, make_text, make_visual
 
 SECONDS_UNTIL_HUNG = 30.0
 SHARED = [(0, "what colour ?", None), (0, "how many ?", None), (0, "say hello", None)]
@@ -111,7 +111,7 @@ WORK = {"llama": [generate, score, score_one_token, chat], "lfm2": [generate, sc
 def test_ranks_with_other_conversations_make_the_same_calls(
     tmp_path: Path, model_type: str, work: Callable[..., Any]
 ) -> None:
-    layers = {"layer_types": ["conv", "full_attention"]} if model_type == "lfm2" else {}
+    layers = RECURRENT.get(model_type, {})
     folder = make_model_folder(tmp_path, model_type, **layers)
     ranks = [SHARED, ALONE, TEXT, SHARED + ALONE + TEXT]
     calls, results = calls_of_ranks(folder, work, ranks)

@@ -20,7 +20,7 @@ from components.language.causal import HuggingFaceCausalLM
 from components.language.chat_text import PlainTurn
 from components.language.splice import splice
 from components.language.text_limits import TextLimitError
-from tests.components.tiny_language import make_model_folder, make_text, make_visual, row_of
+from tests.components.tiny_language import RECURRENT, make_model_folder, make_text, make_visual, row_of
 
 WINDOW = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
 KINDS: dict[str, dict[str, Any]] = {
@@ -31,12 +31,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "bloom": {"n_head": 4},
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2},
     "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2},
-}
-RECURRENT: dict[str, dict[str, Any]] = {
-    "mamba": {"state_size": 8},
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4}
-    | {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
 }
 QUESTIONS = ["what colour ?", "how many ?", "say hello and more", "?"]
 PROMPTS = [(0, question, None) for question in QUESTIONS] + [(1, QUESTIONS[0], None), (TEXT_ONLY, "say hello", None)]

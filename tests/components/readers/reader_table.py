@@ -129,7 +129,9 @@ def make_segments(
 def shortened(segment: SegmentInput, length: int) -> SegmentInput:
     """The segment without the frame groups after the first ``length``."""
     frames = (field[:, :length] for field in (segment.frame_mask, segment.frame_ms, segment.frame_number))
-    return SegmentInput(segment.tokens[:, : length * segment.num_cells], *frames, segment.num_cells)
+    end = length * segment.num_cells
+    saliency = None if segment.saliency is None else segment.saliency[:, :end]
+    return SegmentInput(segment.tokens[:, :end], *frames, segment.num_cells, saliency=saliency)
 
 
 def with_kept(segment: SegmentInput, mask: Tensor) -> SegmentInput:

@@ -14,6 +14,7 @@ from components.building import MakeReducer
 from components.interfaces import SegmentInput, SegmentReducer
 from components.reducers.sequential import Sequential
 from components.reducers.temporal_token_drop import TemporalTokenDrop
+from tests.components.readers.reader_table import shortened
 from tests.components.reducers.slow_videos import DIM, LENGTHS, NUM_CELLS, frames_and_cells, make_segments
 
 
@@ -95,18 +96,9 @@ def test_streamed_video_alone_gives_at_every_segment_what_it_gives_in_a_batch(ma
     for video, lengths in enumerate(LENGTHS):
         state = None
         for step, segment in enumerate(make_segments([lengths], seeds=[video])):
-            alone, state = reducer(without_padding(segment), state)
+            alone, state = reducer(shortened(segment, int(segment.frame_mask.sum())), state)
             assert_same_video(together[step], alone, video, 0)
             assert_same_state(states[step], state, video, 0)
-
-
-def without_padding(segment: SegmentInput) -> SegmentInput:
-    """The segment of one video without the frames that are masked: a stream has none."""
-    length = int(segment.frame_mask.sum())
-    frames = (field[:, :length] for field in (segment.frame_mask, segment.frame_ms, segment.frame_number))
-    end = length * segment.num_cells
-    assert segment.saliency is not None
-    return SegmentInput(segment.tokens[:, :end], *frames, segment.num_cells, saliency=segment.saliency[:, :end])
 
 
 @every_reducer
