@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-
 NO_PICTURE_SIZE = (0, 0)
-"""Stands for height and width of a video, and of a picture that is read as a video of one frame."""
+"""Instead of height and width: for a video, and for a picture that is read as a video of one frame."""
 
 
 class SampleMedia(NamedTuple):
@@ -14,4 +13,9 @@ class SampleMedia(NamedTuple):
 
     frames: Tensor  # uint8 [T, 3, H, W], or features [T, rows, width]
     frame_ms: Tensor  # [T] int64, milliseconds after the start of the requested part
-    picture_size: tuple[int, int] = NO_PICTURE_SIZE  # of a picture read as tiles, see ``datamodules.media.picture_tiles``
+    picture_size: tuple[int, int] = NO_PICTURE_SIZE  # height and width in its file, where ``data.pixels.tiles`` is set
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video; 1 of a picture, also if it was cut into tiles."""
+        return len(self.frames) if self.picture_size == NO_PICTURE_SIZE else 1
