@@ -118,8 +118,7 @@ def show_all(model: VideoLanguageModel, num_frames: int, side: int, device: torc
     count = torch.tensor([num_frames])
     times = 1000 * torch.arange(num_frames, device=device)
     no_picture = torch.zeros(1, 2, dtype=torch.int64)
-    frames = _noise(num_frames, side, device)
-    return model.visual_tokens(Batch(frames, count, times, no_picture, *text, questions=()))
+    return model.visual_tokens(Batch(_noise(num_frames, side, device), count, times, no_picture, *text, questions=()))
 
 
 def show_streamed(model: VideoLanguageModel, num_frames: int, side: int, device: torch.device) -> VisualTokens:

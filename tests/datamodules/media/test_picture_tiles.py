@@ -114,7 +114,7 @@ def test_the_orientation_of_the_file_counts(tmp_path: Path) -> None:
 def test_a_picture_is_one_frame_without_tiles(tmp_path: Path) -> None:
     found = read(draw(500, 333), tmp_path, options=PixelOptions(32, "stretch"))
     assert found.frames.shape == (1, 3, 32, 32)
-    assert found.picture_size == (0, 0)
+    assert found.picture_size is None
     assert found.num_frames == 1
 
 
