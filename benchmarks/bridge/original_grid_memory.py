@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor
 
 from components.bridges.grid_memory import GridMemory
-from components.positions import frame_sinusoid
+from components.positions import interleaved_sinusoid
 
 SEGMENT_FRAMES = 32
 
@@ -43,13 +43,14 @@ def read_one_video(reader: GridMemory, patches: Tensor) -> Tensor:
     Returns:
         Tokens of all memories of the cache, ``[1, K * M * N, D]``.
     """
-    if reader.frame_positions:
+    if reader.options.frame_positions:
         numbers = torch.arange(len(patches), device=patches.device)
-        patches = patches + frame_sinusoid(numbers, patches.shape[2])[:, None].to(patches.dtype)
+        patches = patches + interleaved_sinusoid(numbers, patches.shape[2])[:, None].to(patches.dtype)
     steps = run_segments(reader, patches.split(SEGMENT_FRAMES))
-    cache = torch.cat([step.memory for step in steps[-reader.cache_limit :]])
-    shown: Tensor = reader.fuser(cache)
-    return shown[None] if reader.type_embedding is None else (shown + reader.type_embedding)[None]
+    shown = torch.cat([step.memory for step in steps[-reader.cache_limit :]])[None]
+    if reader.fuser is not None:
+        shown = reader.fuser(shown, None)
+    return shown if reader.type_embedding is None else reader.type_embedding(shown)
 
 
 def run_segments(reader: GridMemory, segments: Sequence[Tensor]) -> list[SegmentStep]:
@@ -60,11 +61,11 @@ def run_segments(reader: GridMemory, segments: Sequence[Tensor]) -> list[Segment
         updated_query = None
         memory = (reader.initial_memory + reader.memory_positions).flatten(0, 1)
         if cache:
-            updated_query = _attend(reader.update, cache[-1], torch.cat(cache), reader.num_heads).normed
+            updated_query = _attend(reader.update, cache[-1], torch.cat(cache), reader.update.num_heads).normed
             memory = updated_query
         for layer in reader.layers:
             block: Any = layer
-            attended = _attend(block.attention, memory, segment.flatten(0, 1), reader.num_heads)
+            attended = _attend(block.attention, memory, segment.flatten(0, 1), reader.update.num_heads)
             memory = _feed_forward(block.feed_forward, attended.normed)
         of_keys = attended.weights.sum(dim=(0, 1))
         scores = of_keys.unflatten(0, segment.shape[:2]).mean(dim=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.parity.comparison import CaseResult, Check, run_case
 from benchmarks.parity.memory_ov.tolerance import close_check
 from components.interfaces import SegmentInput
-from components.positions import frame_sinusoid
+from components.positions import interleaved_sinusoid
 from components.readers.fine_frames import FineFrames
 
 _LEARNED = "the original's model adds the fixed sinusoids; we have no learned table"
@@ -48,7 +48,7 @@ def _compare(case: str, theirs: Tensor, tensors: dict[str, Tensor], max_frames: 
     if rows is not None:
         number = int(rows[2])
         first = 0 if rows[1] == "first" else max_frames - number
-        return [close_check(case, frame_sinusoid(torch.arange(first, first + number), theirs.shape[1]), theirs)]
+        return [close_check(case, interleaved_sinusoid(torch.arange(first, first + number), theirs.shape[1]), theirs)]
     output = re.fullmatch(r"out(\d)_(idx|default|bf16)", case)
     if output is None:
         raise ValueError(f"the output {case!r} is not one that this command can compare")
