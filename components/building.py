@@ -6,16 +6,19 @@ from typing import Any
 
 from components.interfaces import (
     FrameEncoder,
+    FrameResampling,
     FrameSelection,
     LanguageModel,
     LossSchedule,
     PatchPooling,
+    PictureLayout,
     Projector,
     Segmenter,
     SegmentReducer,
     VisualReader,
 )
 from components.model import VideoLanguageModel
+from components.newline import Newline
 from components.streams import StreamReader
 
 MakeReader = Callable[[int, int], VisualReader]  # type: ignore[type-arg]  # every reader has a state type of its own
@@ -44,6 +47,9 @@ def build_model(
     segmenter: Segmenter,
     projector: Callable[[int, int], Projector] | None = None,
     patch_pooling: Callable[[int], PatchPooling] | None = None,
+    newline: Callable[[int], Newline] | None = None,
+    picture_layout: Callable[[int], PictureLayout] | None = None,
+    frame_resampling: FrameResampling | None = None,
     bridge: MakeReader | None = None,
     frame_selection: FrameSelection | None = None,
     reducer: MakeReducer | None = None,
@@ -60,6 +66,9 @@ def build_model(
         segmenter: Cuts videos into segments.
         projector: Builds the projector from vision width D and language model width E.
         patch_pooling: Builds the pooling from the width of a patch.
+        newline: Builds the learned newline vector from language model width E.
+        picture_layout: Builds from E what arranges the tiles of a picture.
+        frame_resampling: Which frames of a video are cut into segments.
         bridge: Builds the only reader; see ``ReaderSettings.reader``.
         frame_selection: Which frames of a segment a reader reads.
         reducer: Builds the bridge's reducer; see ``ReaderSettings.reducer``.
@@ -69,12 +78,17 @@ def build_model(
         **agreements: ``agree_on_maximum`` and ``mean_over_ranks`` of ``VideoLanguageModel``.
 
     Raises:
-        ValueError: Both forms of readers are given or none, a reducer reads saliency that the encoder does not give;
-            or see ``VideoLanguageModel``.
+        ValueError: Both forms of readers are given or none, a reducer reads saliency that the encoder does not give,
+            patches that are not projected to E would be shown as a picture; or see ``VideoLanguageModel``.
     """
     built_encoder, built_language = encoder(), language_model()
     built_projector = None if projector is None else projector(built_encoder.dim, built_language.dim)
     dim = built_encoder.dim if built_projector is None else built_projector.out_dim
+    if picture_layout is not None and dim != built_language.dim:
+        raise ValueError(
+            f"picture_layout shows patches as they are, but they have width {dim}, and the language model "
+            f"{built_language.dim}: set model.projector, such as components.projectors.mlp.MlpProjector"
+        )
     built_pooling = None if patch_pooling is None else patch_pooling(dim)
     dim = dim if built_pooling is None else built_pooling.out_dim
 
@@ -99,6 +113,9 @@ def build_model(
         encoder=built_encoder,
         projector=built_projector,
         patch_pooling=built_pooling,
+        newline=None if newline is None else newline(built_language.dim),
+        picture_layout=None if picture_layout is None else picture_layout(built_language.dim),
+        frame_resampling=frame_resampling,
         segmenter=segmenter,
         readers=built_readers,
         visual_prompt=visual_prompt,

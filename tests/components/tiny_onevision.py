@@ -1,0 +1,168 @@
+"""A tiny LLaVA-OneVision of random weights for tests: transformers' model, its folders in every layout, our parts."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+from tests.components.tiny_language import SIZES, VOCABULARY, make_byte_tokenizer
+
+IMAGE_SIZE = 54
+PATCH_SIZE = 2  # so that a frame has 27 x 27 patches, as that of the published models
+PIXELS: dict[str, Any] = {
+    "image_processor_type": "LlavaOnevisionImageProcessor",
+    "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+PINPOINTS = [[rows * IMAGE_SIZE, columns * IMAGE_SIZE] for rows in range(1, 7) for columns in range(1, 7)]
+IMAGE_TOKEN, VIDEO_TOKEN = VOCABULARY - 2, VOCABULARY - 1
+VISION: dict[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": IMAGE_SIZE,
+    "patch_size": PATCH_SIZE,
+    "vision_use_head": False,
+}
+Layout = Literal["earlier", "current", "original"]
+"""Names of tensors: of earlier transformers, which the published files have; in memory today; of the authors' code."""
+LAYOUTS: tuple[Layout, ...] = ("earlier", "current", "original")
+
+
+def make_onevision(
+    *, seed: int = 0, tied: bool = False, vision: dict[str, Any] | None = None
+) -> LlavaOnevisionForConditionalGeneration:
+    """Transformers' model with random weights, in evaluation mode.
+
+    Args:
+        seed: Of the weights.
+        tied: Whether the output layer is the table of embeddings, as in the published 0.5B model.
+        vision: Settings of the vision tower other than ``VISION``.
+    """
+    text = {**SIZES, "model_type": "qwen2", "initializer_range": 0.2, "tie_word_embeddings": tied}
+    config = LlavaOnevisionConfig(
+        vision_config=VISION | (vision or {}),
+        text_config=text,
+        image_token_index=IMAGE_TOKEN,
+        video_token_index=VIDEO_TOKEN,
+        image_grid_pinpoints=PINPOINTS,
+        tie_word_embeddings=tied,
+    )
+    torch.manual_seed(seed)
+    model = LlavaOnevisionForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # a bias or a norm, which would be 0 or 1
+                parameter += 0.2 * torch.randn_like(parameter)
+    model.generation_config.eos_token_id = SIZES["eos_token_id"]
+    return model
+
+
+def save_onevision(
+    model: LlavaOnevisionForConditionalGeneration, folder: Path, layout: Layout = "earlier", **options: Any
+) -> Path:
+    """Write the model as a folder, with its tokenizer and its pixel settings.
+
+    Args:
+        model: The model.
+        folder: New folder.
+        layout: Names of its tensors.
+        **options: Of ``save_pretrained``, such as ``max_shard_size``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if layout == "original":
+        save_file(original_tensors(model), folder / "model.safetensors", {"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(original_config(model)), encoding="utf-8")
+        model.generation_config.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder, save_original_format=layout == "earlier", **options)
+        (folder / "preprocessor_config.json").write_text(json.dumps(PIXELS), encoding="utf-8")
+    return make_byte_tokenizer(folder)
+
+
+def original_tensors(model: LlavaOnevisionForConditionalGeneration) -> dict[str, Tensor]:
+    """The tensors under the names of the authors' code, copied."""
+    found = {}
+    for name, tensor in model.state_dict().items():
+        found[_original_name(name)] = tensor.clone()
+    if model.config.tie_word_embeddings:
+        del found["lm_head.weight"]
+    return found
+
+
+def _original_name(name: str) -> str:
+    for ours, theirs in {
+        "model.vision_tower.": "model.vision_tower.vision_tower.vision_model.",
+        "model.multi_modal_projector.linear_1.": "model.mm_projector.0.",
+        "model.multi_modal_projector.linear_2.": "model.mm_projector.2.",
+        "model.language_model.": "model.",
+    }.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return name
+
+
+def original_config(model: LlavaOnevisionForConditionalGeneration) -> dict[str, Any]:
+    """What ``config.json`` of the authors' code says: the language model's settings, and little of the others."""
+    text: dict[str, Any] = model.config.text_config.to_dict()
+    return text | {
+        "architectures": ["LlavaQwenForCausalLM"],
+        "model_type": "llava",
+        "mm_vision_tower": "google/siglip-so400m-patch14-384",
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_hidden_size": model.config.vision_config.hidden_size,
+        "mm_patch_merge_type": "spatial_unpad",
+        "image_aspect_ratio": "anyres_max_9",
+        "tie_word_embeddings": model.config.tie_word_embeddings,
+    }
+
+
+def write_own_parts(model: LlavaOnevisionForConditionalGeneration, folder: Path) -> Path:
+    """Write the files that our parts read, from the model in memory. It does not use the import that tests are about.
+
+    Returns:
+        The folder: ``vision_encoder/``, ``projector.safetensors``, ``newline.safetensors``, ``language_model/``.
+    """
+    inner = model.model
+    inner.vision_tower.save_pretrained(folder / "vision_encoder")
+    (folder / "vision_encoder" / "preprocessor_config.json").write_text(json.dumps(PIXELS), encoding="utf-8")
+    state = inner.multi_modal_projector.state_dict()
+    layers = {"linear_1": "layers.0", "linear_2": "layers.2"}
+    projector = {f"{layers[part]}.{kind}": tensor for part, kind, tensor in _split(state)}
+    save_file(projector, folder / "projector.safetensors")
+    save_file({"vector": inner.image_newline.detach().clone()}, folder / "newline.safetensors")
+    language = {f"model.{name}": tensor for name, tensor in inner.language_model.state_dict().items()}
+    language["lm_head.weight"] = model.lm_head.weight
+    target = folder / "language_model"
+    target.mkdir()
+    save_file({name: tensor.detach().clone() for name, tensor in language.items()}, target / "model.safetensors")
+    config = model.config.text_config.to_dict() | {"architectures": ["Qwen2ForCausalLM"]}
+    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    model.generation_config.save_pretrained(target)
+    make_byte_tokenizer(target)
+    return folder
+
+
+def _split(state: dict[str, Tensor]) -> list[tuple[str, str, Tensor]]:
+    return [(*name.split("."), tensor) for name, tensor in state.items()]  # type: ignore[misc]
+
+
+def random_frames(count: int, *, seed: int = 0) -> Tensor:
+    """Frames ``[count, 3, 54, 54]`` uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, generator=generator)
+
+
+def pixel_values(frames: Tensor) -> Tensor:
+    """Frames as transformers' model reads them, float32."""
+    return (frames.float() / 255 - 0.5) / 0.5
