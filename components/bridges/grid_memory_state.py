@@ -1,5 +1,6 @@
 """The state of a grid memory: the memories after the last segments, with their keys and values."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -59,23 +60,36 @@ class GridMemoryState(NamedTuple):
         )
         return grown._without_oldest() if len(grown.memories) > cache_limit else grown
 
-    def cut_gradients(self, active: Tensor, *, is_in_all: bool) -> "GridMemoryState":
-        """The same values, without the graph of earlier segments in the videos that have the next segment."""
+    def cut_gradients(
+        self, active: Tensor, project: Callable[[Tensor], KeysAndValues], unused: Tensor, *, is_in_all: bool
+    ) -> "GridMemoryState":
+        """The same values, without the graph of earlier segments in the videos that have the next segment.
+
+        Args:
+            active: Videos that have the next segment, ``[V]`` bool.
+            project: Gives keys and values of a memory. They are computed again, so that its weights still train.
+            unused: The initial memory ``[B, D]``. It is added times zero: a parameter that some batch leaves out of the
+                graph would stop a run under DDP and ZeRO.
+            is_in_all: Whether these are known to be all videos.
+        """
 
         def cut(tensor: Tensor) -> Tensor:
             return tensor.detach() if is_in_all else _where(active, tensor.detach(), tensor)
 
+        memories = tuple(map(cut, self.memories))
+        projected = [project(memory) for memory in memories]
         return self._replace(
-            newest=cut(self.newest),
-            memories=tuple(map(cut, self.memories)),
-            keys=tuple(map(cut, self.keys)),
-            values=tuple(map(cut, self.values)),
+            newest=cut(self.newest) + 0.0 * unused,
+            memories=memories,
+            keys=tuple(each.keys for each in projected),
+            values=tuple(each.values for each in projected),
             since_cut=self.since_cut[:, :0],
         )
 
     def counted(self) -> "GridMemoryState":
         """The state with one more segment since gradients were cut."""
-        return self._replace(since_cut=torch.cat([self.since_cut, torch.ones_like(self.since_cut[:, :1])], dim=1))
+        num_videos, num_segments = self.since_cut.shape
+        return self._replace(since_cut=self.since_cut.new_ones(num_videos, num_segments + 1))
 
     def _without_oldest(self) -> "GridMemoryState":
         """Drop from each video an entry that it does not have, or else its oldest memory."""

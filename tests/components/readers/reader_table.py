@@ -116,6 +116,15 @@ READERS: dict[str, Entry] = {
     "grid_memory_last": Entry(
         partial(grid_memory, options=GridMemoryOptions(shown="last")), gives_written=True, out_dim=DIM
     ),
+    "grid_memory_recomputed": Entry(
+        partial(grid_memory, options=GridMemoryOptions(recompute=True)), gives_written=True, out_dim=DIM
+    ),
+    "grid_memory_cut": Entry(
+        partial(grid_memory, options=GridMemoryOptions(cut_gradients_every=1)),
+        shows_every_frame=False,  # to gradients
+        gives_written=True,
+        out_dim=DIM,
+    ),
     "token_store": Entry(partial(seeded, TokenStore), gives_written=True),
 }
 
