@@ -65,7 +65,7 @@ def ranks_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool =
 def _last_memory(module: VideoLanguageModule, batch: Any) -> Tensor | None:
     """Memory tokens after every video's last segment, ``[V, M, D]``."""
     model = module.built
-    _, states = model.read_videos(model.packed_videos(batch))
+    states = model.read_videos(model.packed_videos(batch)).states
     memory: Tensor | None = model.bridge.diagnostics(states[-1][MEMORY_STREAM].reader).memory
     return memory
 

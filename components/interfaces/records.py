@@ -227,6 +227,13 @@ class VideoTextBatch(Protocol):
         """Time of every frame in its video, ``[F]`` int64 milliseconds."""
 
     @property
+    def picture_sizes(self) -> Tensor:
+        """Height and width of each picture before it was cut into tiles, ``[V, 2]`` int64 on the host.
+
+        Zeros for a video, and for a picture that is read as a video of one frame.
+        """
+
+    @property
     def input_ids(self) -> Tensor:
         """See ``TextInputs``; on the host."""
 
