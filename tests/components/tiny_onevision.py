@@ -1,6 +1,7 @@
 """A tiny LLaVA-OneVision of random weights for tests: transformers' model, its folders in every layout, our parts."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-from tests.components.tiny_language import SIZES, VOCABULARY, make_byte_tokenizer
+from components.encoders.hugging_face import HuggingFaceVisionEncoder
+from components.interfaces import VIDEO_PLACEHOLDER, TextInputs
+from components.language.causal import HuggingFaceCausalLM
+from components.language.splice import splice
+from components.model import VideoLanguageModel, text_of
+from components.newline import Newline
+from components.pooling.patch_pooling import GridPooling
+from components.projectors.mlp import MlpProjector
+from components.readers.fine_frames import FineFrames
+from components.segmenters.fixed_length import FixedLength
+from components.streams import StreamReader
+from datamodules.batch import Batch
+from tests.components.tiny_language import SIZES, VOCABULARY, make_byte_tokenizer, make_text
 
 IMAGE_SIZE = 54
 PATCH_SIZE = 2  # so that a frame has 27 x 27 patches, as that of the published models
@@ -190,3 +203,66 @@ def random_frames(count: int, *, seed: int = 0) -> Tensor:
 def pixel_values(frames: Tensor) -> Tensor:
     """Frames as transformers' model reads them, float32."""
     return (frames.float() / 255 - 0.5) / 0.5
+
+
+def build_from_parts(folder: Path, **changes: Any) -> VideoLanguageModel:
+    """Our model from the files of ``write_own_parts`` or of an import: every frame, then a newline.
+
+    Args:
+        folder: See above.
+        **changes: Other arguments of ``VideoLanguageModel``.
+    """
+    encoder = HuggingFaceVisionEncoder(str(folder / "vision_encoder"), layer=-1)
+    language_model = HuggingFaceCausalLM(str(folder / "language_model"))
+    width = language_model.dim
+    parts: dict[str, Any] = {
+        "encoder": encoder,
+        "projector": MlpProjector(encoder.dim, width, weights=str(folder / "projector.safetensors")),
+        "patch_pooling": GridPooling(width, grid=14, reduction="bilinear"),
+        "segmenter": FixedLength(frames=2),
+        "readers": {"frames": StreamReader(FineFrames(width, width, projection="none"))},
+        "newline": Newline(width, weights=str(folder / "newline.safetensors")),
+        "visual_prompt": "<frames><newline>",
+        "language_model": language_model,
+    }
+    return VideoLanguageModel(**parts | changes).eval()
+
+
+def videos_batch(
+    model: VideoLanguageModel, videos: Sequence[Tensor], rows: Sequence[tuple[int, str, str | None]]
+) -> Batch:
+    """A batch of videos, each as ``random_frames`` makes it, with conversations as ``make_text`` takes them."""
+    assert isinstance(model.language_model, HuggingFaceCausalLM)
+    text = make_text(model.language_model, rows)
+    counts = torch.tensor([len(video) for video in videos])
+    times = torch.cat([torch.arange(len(video)) * 1000 for video in videos])
+    no_pictures = torch.zeros(len(videos), 2, dtype=torch.int64)
+    return Batch(torch.cat(list(videos)), counts, times, no_pictures, *text, questions=())
+
+
+def logits_of(model: VideoLanguageModel, batch: Batch) -> list[Tensor]:
+    """The language model's logits at every position of every conversation, each ``[positions, vocabulary]``."""
+    language_model, text = model.language_model, text_of(batch)
+    with torch.no_grad():
+        inputs = splice(model.visual_tokens(batch), text, language_model.embed(text.input_ids))
+        positions = (inputs.mask.cumsum(dim=1) - 1).clamp(min=0)
+        network = {"attention_mask": inputs.mask.long(), "position_ids": positions}
+        logits = language_model.model(inputs_embeds=inputs.embeddings, **network).logits
+    return [row[mask] for row, mask in zip(logits, inputs.mask, strict=True)]
+
+
+def transformers_inputs(row: TextInputs, video: Tensor) -> dict[str, Tensor]:
+    """What transformers' model reads for one conversation about one video.
+
+    Args:
+        row: The conversation, see ``row_of``.
+        video: Its frames.
+    """
+    (place,) = (row.input_ids[0] == VIDEO_PLACEHOLDER).nonzero()
+    marks = torch.full((len(video) * 14 * 14 + 1,), VIDEO_TOKEN)
+    ids = torch.cat([row.input_ids[0, :place], marks, row.input_ids[0, place + 1 :]])[None]
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values_videos": pixel_values(video)[None],
+    }
