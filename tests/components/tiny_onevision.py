@@ -22,6 +22,7 @@ from components.projectors.mlp import MlpProjector
 from components.readers.fine_frames import FineFrames
 from components.segmenters.fixed_length import FixedLength
 from components.streams import StreamReader
+from components.weights.memory_ov_names import TIME_TABLE, TYPE_TABLE, memory_names, memory_shape, time_table
 from datamodules.batch import Batch
 from tests.components.tiny_language import SIZES, VOCABULARY, make_byte_tokenizer, make_text
 
@@ -63,6 +64,8 @@ _ORIGINAL_NAMES = {
     "model.multi_modal_projector.linear_2.": "model.mm_projector.2.",
     "model.language_model.": "model.",
 }
+VISION_FACTS = ["--vision-heads", "2", "--vision-layers", "3", "--vision-image-size", str(IMAGE_SIZE)]
+"""What the import must be given for the authors' layout, because the tower has another size than the published one."""
 LAYOUTS: tuple[Layout, ...] = ("published", "saved", "in_memory", "original")
 
 
@@ -136,6 +139,18 @@ def renamed_tensors(model: LlavaOnevisionForConditionalGeneration, names: dict[s
     if model.config.tie_word_embeddings:
         del found[names.get("lm_head.", "lm_head.") + "weight"]
     return found
+
+
+def original_memory(width: int = SIZES["hidden_size"], *, num_layers: int = 2, seed: int = 0) -> dict[str, Tensor]:
+    """A Memory-Augmented VLM's tensors beside LLaVA-OneVision's, under its authors' names, random."""
+    generator = torch.Generator().manual_seed(seed)
+    names = memory_names(num_layers)
+    shapes = {f"model.{theirs}": memory_shape(ours, width) for theirs, ours in names.items()}
+    shapes["model.recurrent_memory_transformer.initial_memory"] = (8, 196, width)
+    shapes["model.recurrent_memory_transformer.memory_pos_embed"] = (8, 1, width)
+    shapes[f"model.{TYPE_TABLE}"] = (2, width)
+    found = {name: torch.randn(shape, generator=generator) / width**0.5 for name, shape in shapes.items()}
+    return found | {f"model.{TIME_TABLE}": time_table(width)}
 
 
 def published_config(model: LlavaOnevisionForConditionalGeneration) -> dict[str, Any]:

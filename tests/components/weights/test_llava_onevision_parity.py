@@ -11,6 +11,7 @@ from components.model import VideoLanguageModel, text_of
 from components.weights.llava_onevision import main
 from tests.components.tiny_language import row_of
 from tests.components.tiny_onevision import (
+    VISION_FACTS,
     build_from_parts,
     logits_of,
     make_onevision,
@@ -20,8 +21,7 @@ from tests.components.tiny_onevision import (
     videos_batch,
 )
 
-VISION_FACTS = ["--vision-heads", "2", "--vision-layers", "3", "--vision-image-size", "54"]
-VIDEOS = [random_frames(3, seed=1), random_frames(1, seed=2), random_frames(5, seed=3)]
+VIDEOS = [random_frames(2, seed=1), random_frames(1, seed=2), random_frames(3, seed=3)]
 ROWS = [(0, "which colour ?", "red"), (1, "what is shown ?", "blue and green"), (2, "how many ?", "two")]
 Pair = tuple[VideoLanguageModel, LlavaOnevisionForConditionalGeneration]
 
