@@ -14,7 +14,7 @@ from torch import Tensor
 TYPE_TABLE = "token_type_embedding.weight"
 TYPE_ROWS = {"memory": 0, "frames": 1}
 """The row of the table of types that each reader has."""
-TYPE_EMBEDDING = "type_embedding"
+TYPE_EMBEDDING = "type_embedding.vector"
 """Our name of a row of the table."""
 TIME_TABLE = "positional_encoding.frame_embed"
 """Fixed sinusoids, which the original stores and we compute."""
