@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
@@ -23,6 +24,7 @@ PIXELS: dict[str, Any] = {
     "image_std": [0.5, 0.5, 0.5],
 }
 PINPOINTS = [[rows * IMAGE_SIZE, columns * IMAGE_SIZE] for rows in range(1, 7) for columns in range(1, 7)]
+ROPE_THETA = 50_000.0  # not the default
 IMAGE_TOKEN, VIDEO_TOKEN = VOCABULARY - 2, VOCABULARY - 1
 VISION: dict[str, Any] = {
     "model_type": "siglip_vision_model",
@@ -34,9 +36,21 @@ VISION: dict[str, Any] = {
     "patch_size": PATCH_SIZE,
     "vision_use_head": False,
 }
-Layout = Literal["earlier", "current", "original"]
-"""Names of tensors: of earlier transformers, which the published files have; in memory today; of the authors' code."""
-LAYOUTS: tuple[Layout, ...] = ("earlier", "current", "original")
+Layout = Literal["published", "saved", "in_memory", "original"]
+"""Names of tensors: as in transformers' published files, as it saves them now, as in its memory; and the authors'."""
+_PUBLISHED_NAMES = {
+    "model.vision_tower.": "vision_tower.vision_model.",
+    "model.language_model.": "language_model.model.",
+    "model.": "",
+    "lm_head.": "language_model.lm_head.",
+}
+_ORIGINAL_NAMES = {
+    "model.vision_tower.": "model.vision_tower.vision_tower.vision_model.",
+    "model.multi_modal_projector.linear_1.": "model.mm_projector.0.",
+    "model.multi_modal_projector.linear_2.": "model.mm_projector.2.",
+    "model.language_model.": "model.",
+}
+LAYOUTS: tuple[Layout, ...] = ("published", "saved", "in_memory", "original")
 
 
 def make_onevision(
@@ -49,7 +63,9 @@ def make_onevision(
         tied: Whether the output layer is the table of embeddings, as in the published 0.5B model.
         vision: Settings of the vision tower other than ``VISION``.
     """
+    rope = {"rope_type": "default", "rope_theta": ROPE_THETA}
     text = {**SIZES, "model_type": "qwen2", "initializer_range": 0.2, "tie_word_embeddings": tied}
+    text |= {"rope_parameters": rope}
     config = LlavaOnevisionConfig(
         vision_config=VISION | (vision or {}),
         text_config=text,
@@ -69,7 +85,7 @@ def make_onevision(
 
 
 def save_onevision(
-    model: LlavaOnevisionForConditionalGeneration, folder: Path, layout: Layout = "earlier", **options: Any
+    model: LlavaOnevisionForConditionalGeneration, folder: Path, layout: Layout = "published", **options: Any
 ) -> Path:
     """Write the model as a folder, with its tokenizer and its pixel settings.
 
@@ -77,45 +93,48 @@ def save_onevision(
         model: The model.
         folder: New folder.
         layout: Names of its tensors.
-        **options: Of ``save_pretrained``, such as ``max_shard_size``.
+        **options: Of the library that saves, such as ``max_shard_size``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if layout == "original":
-        save_file(original_tensors(model), folder / "model.safetensors", {"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(original_config(model)), encoding="utf-8")
-        model.generation_config.save_pretrained(folder)
+    if layout in ("saved", "in_memory"):
+        model.save_pretrained(folder, save_original_format=layout == "saved", **options)
     else:
-        model.save_pretrained(folder, save_original_format=layout == "earlier", **options)
+        names = _PUBLISHED_NAMES if layout == "published" else _ORIGINAL_NAMES
+        save_torch_state_dict(renamed_tensors(model, names), folder, **options)
+        config = published_config(model) if layout == "published" else original_config(model)
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        model.generation_config.save_pretrained(folder)
+    if layout != "original":
         (folder / "preprocessor_config.json").write_text(json.dumps(PIXELS), encoding="utf-8")
     return make_byte_tokenizer(folder)
 
 
 def original_tensors(model: LlavaOnevisionForConditionalGeneration) -> dict[str, Tensor]:
     """The tensors under the names of the authors' code, copied."""
+    return renamed_tensors(model, _ORIGINAL_NAMES)
+
+
+def renamed_tensors(model: LlavaOnevisionForConditionalGeneration, names: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors with other beginnings of their names, copied; a tied output layer is left out."""
     found = {}
     for name, tensor in model.state_dict().items():
-        found[_original_name(name)] = tensor.clone()
+        start = next((start for start in names if name.startswith(start)), "")
+        found[names.get(start, "") + name.removeprefix(start)] = tensor.clone()
     if model.config.tie_word_embeddings:
-        del found["lm_head.weight"]
+        del found[names.get("lm_head.", "lm_head.") + "weight"]
     return found
 
 
-def _original_name(name: str) -> str:
-    for ours, theirs in {
-        "model.vision_tower.": "model.vision_tower.vision_tower.vision_model.",
-        "model.multi_modal_projector.linear_1.": "model.mm_projector.0.",
-        "model.multi_modal_projector.linear_2.": "model.mm_projector.2.",
-        "model.language_model.": "model.",
-    }.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    return name
+def published_config(model: LlavaOnevisionForConditionalGeneration) -> dict[str, Any]:
+    """The ``config.json`` of transformers' published files, which an early version of it wrote."""
+    config: dict[str, Any] = model.config.to_dict()
+    tied = {"tie_word_embeddings": False}  # the language model's own setting counts
+    return config | tied | {"text_config": _early_settings(config["text_config"]), "torch_dtype": "float16"}
 
 
 def original_config(model: LlavaOnevisionForConditionalGeneration) -> dict[str, Any]:
-    """What ``config.json`` of the authors' code says: the language model's settings, and little of the others."""
-    text: dict[str, Any] = model.config.text_config.to_dict()
-    return text | {
+    """The ``config.json`` of the authors' code: the language model's settings, and little of the others."""
+    return _early_settings(model.config.text_config.to_dict()) | {
         "architectures": ["LlavaQwenForCausalLM"],
         "model_type": "llava",
         "mm_vision_tower": "google/siglip-so400m-patch14-384",
@@ -123,8 +142,13 @@ def original_config(model: LlavaOnevisionForConditionalGeneration) -> dict[str, 
         "mm_hidden_size": model.config.vision_config.hidden_size,
         "mm_patch_merge_type": "spatial_unpad",
         "image_aspect_ratio": "anyres_max_9",
-        "tie_word_embeddings": model.config.tie_word_embeddings,
     }
+
+
+def _early_settings(text: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a language model as early versions of transformers wrote them."""
+    left_out = ("rope_parameters", "dtype", "layer_types", "head_dim")
+    return {name: value for name, value in text.items() if name not in left_out} | {"rope_theta": ROPE_THETA}
 
 
 def write_own_parts(model: LlavaOnevisionForConditionalGeneration, folder: Path) -> Path:
