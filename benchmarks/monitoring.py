@@ -150,6 +150,7 @@ def build_batch(settings: Settings, seed: int) -> Batch:
         frames=torch.randn(int(counts.sum()), 1 + _PATCHES, _WIDTH, generator=generator),
         frame_counts=counts,
         frame_ms=torch.arange(num_frames).repeat(settings.videos) * 1000,
+        picture_sizes=torch.zeros(settings.videos, 2, dtype=torch.int64),
         input_ids=ids,
         text_mask=torch.ones_like(ids, dtype=torch.bool),
         labels=labels,

@@ -2,21 +2,24 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from components.interfaces import (
     FrameEncoder,
+    FrameResampling,
     FrameSelection,
     LanguageModel,
     LossSchedule,
     PatchPooling,
+    PictureLayout,
     Projector,
     Segmenter,
     SegmentReducer,
     VisualReader,
 )
 from components.model import VideoLanguageModel
-from components.streams import StreamReader
+from components.newline import Newline
+from components.streams import MEMORY_STREAM, StreamReader
 
 MakeReader = Callable[[int, int], VisualReader]  # type: ignore[type-arg]  # every reader has a state type of its own
 MakeReducer = Callable[[int], SegmentReducer]  # type: ignore[type-arg]
@@ -44,6 +47,9 @@ def build_model(
     segmenter: Segmenter,
     projector: Callable[[int, int], Projector] | None = None,
     patch_pooling: Callable[[int], PatchPooling] | None = None,
+    newline: Callable[[int], Newline] | None = None,
+    picture_layout: Callable[[int], PictureLayout] | None = None,
+    frame_resampling: FrameResampling | None = None,
     bridge: MakeReader | None = None,
     frame_selection: FrameSelection | None = None,
     reducer: MakeReducer | None = None,
@@ -60,6 +66,9 @@ def build_model(
         segmenter: Cuts videos into segments.
         projector: Builds the projector from vision width D and language model width E.
         patch_pooling: Builds the pooling from the width of a patch.
+        newline: Builds the learned newline vector from language model width E.
+        picture_layout: Builds from E what arranges the tiles of a picture.
+        frame_resampling: Which frames of a video are cut into segments.
         bridge: Builds the only reader; see ``ReaderSettings.reader``.
         frame_selection: Which frames of a segment a reader reads.
         reducer: Builds the bridge's reducer; see ``ReaderSettings.reducer``.
@@ -69,15 +78,46 @@ def build_model(
         **agreements: ``agree_on_maximum`` and ``mean_over_ranks`` of ``VideoLanguageModel``.
 
     Raises:
-        ValueError: Both forms of readers are given or none, a reducer reads saliency that the encoder does not give;
-            or see ``VideoLanguageModel``.
+        ValueError: Both forms of readers are given or none, a reducer reads saliency that the encoder does not give,
+            patches that are not projected to E would be shown as a picture; or see ``VideoLanguageModel``.
     """
     built_encoder, built_language = encoder(), language_model()
     built_projector = None if projector is None else projector(built_encoder.dim, built_language.dim)
     dim = built_encoder.dim if built_projector is None else built_projector.out_dim
+    if picture_layout is not None and dim != built_language.dim:
+        raise ValueError(
+            f"picture_layout shows patches as they are, but they have width {dim}, and the language model "
+            f"{built_language.dim}: set model.projector, such as components.projectors.mlp.MlpProjector"
+        )
     built_pooling = None if patch_pooling is None else patch_pooling(dim)
     dim = dim if built_pooling is None else built_pooling.out_dim
 
+    _check_readers(bridge, frame_selection, reducer, readers)
+    named = readers or {MEMORY_STREAM: ReaderSettings(cast(MakeReader, bridge), frame_selection, reducer)}
+    built_readers = {name: _build_reader(each, dim, built_encoder, built_language) for name, each in named.items()}
+    return VideoLanguageModel(
+        encoder=built_encoder,
+        projector=built_projector,
+        patch_pooling=built_pooling,
+        newline=None if newline is None else newline(built_language.dim),
+        picture_layout=None if picture_layout is None else picture_layout(built_language.dim),
+        frame_resampling=frame_resampling,
+        segmenter=segmenter,
+        readers=built_readers if bridge is None else built_readers[MEMORY_STREAM],
+        visual_prompt=visual_prompt,
+        language_model=built_language,
+        loss_schedule=loss_schedule,
+        **agreements,
+    )
+
+
+def _check_readers(
+    bridge: MakeReader | None,
+    frame_selection: FrameSelection | None,
+    reducer: MakeReducer | None,
+    readers: Mapping[str, ReaderSettings] | None,
+) -> None:
+    """Check that readers are given in one of the two forms."""
     if (bridge is None) == (readers is None):
         raise ValueError(
             "give either bridge (one reader) or readers (several by name), exactly one of the two; a file that sets "
@@ -88,24 +128,6 @@ def build_model(
             "model.frame_selection and model.reducer belong to model.bridge; several readers have their own: "
             "model.readers.NAME.frame_selection, model.readers.NAME.reducer"
         )
-    built_readers: StreamReader | dict[str, StreamReader]
-    if bridge is not None:
-        only = ReaderSettings(bridge, frame_selection, reducer)
-        built_readers = _build_reader(only, dim, built_encoder, built_language)
-    else:
-        named = readers or {}
-        built_readers = {name: _build_reader(each, dim, built_encoder, built_language) for name, each in named.items()}
-    return VideoLanguageModel(
-        encoder=built_encoder,
-        projector=built_projector,
-        patch_pooling=built_pooling,
-        segmenter=segmenter,
-        readers=built_readers,
-        visual_prompt=visual_prompt,
-        language_model=built_language,
-        loss_schedule=loss_schedule,
-        **agreements,
-    )
 
 
 def _build_reader(

@@ -1,25 +1,23 @@
 """The complete model: encode, segment, read the segments, answer. A config chooses every part."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.interfaces import (
     AnswerLoss,
     FrameEncoder,
-    FrameFeatures,
+    FrameResampling,
     LanguageModel,
     LossSchedule,
     PatchPooling,
+    PictureLayout,
     Projector,
     Questions,
     Segmenter,
-    Segments,
     TextInputs,
     VideoTextBatch,
-    VisualReader,
     VisualTokens,
 )
 from components.losses import (
@@ -30,14 +28,13 @@ from components.losses import (
     weights_of_conversations,
 )
 from components.model_output import ModelOutput
-from components.packed_frames import PackedVideos
-from components.patches import ReadFrames, reduced_patches, without_unread_frames
+from components.newline import Newline
+from components.pictures.shown_pictures import PictureTokens, with_pictures
 from components.pretrained.saved_in_folder import SavedInFolder
 from components.question_text import embed_questions
-from components.selection.all_frames import AllFrames
-from components.selection.gather import group_frames, num_segments_of, segment_inputs
-from components.streams import MEMORY_STREAM, StreamReader, StreamState, check_readers, dtype_of, run_stream
-from components.visual_prompt import VisualPrompt
+from components.streams import StreamReader, StreamState, check_readers, readers_by_stream
+from components.video_reading import VideoReading
+from components.visual_prompt import PieceTokens, VisualPrompt, check_newline
 
 
 def _same(value: int) -> int:
@@ -48,7 +45,7 @@ def _as_float(value: Tensor) -> Tensor:
     return value.float()
 
 
-class VideoLanguageModel(SavedInFolder, nn.Module):
+class VideoLanguageModel(SavedInFolder, VideoReading):
     """Answers questions about videos through memory bridges and other readers.
 
     The parts are children of the model: a reader under the name of its stream, a single one as ``bridge``.
@@ -57,6 +54,9 @@ class VideoLanguageModel(SavedInFolder, nn.Module):
         encoder: Frames to features.
         projector: Maps the patches to another width before they are pooled.
         patch_pooling: Makes fewer patches of every frame.
+        newline: The learned vector that ``visual_prompt`` and ``picture_layout`` show.
+        picture_layout: What is shown of a picture in tiles.
+        frame_resampling: Which frames of a video are cut into segments; by default all, each once.
         segmenter: Cuts every video into segments.
         readers: The readers by the names of their streams; or one reader, whose stream is ``memory``.
         visual_prompt: Words and streams that the language model sees of a video, see ``VisualPrompt``; by default the
@@ -70,10 +70,9 @@ class VideoLanguageModel(SavedInFolder, nn.Module):
 
     Raises:
         ValueError: There is no reader, a reader has the name of another part or cannot read what its reducer leaves,
-            or the visual prompt does not name every stream once.
+            or the visual prompt does not name every stream once; or there is a newline that nothing shows, or none
+            where one is shown.
     """
-
-    bridge: VisualReader[Any]
 
     def __init__(
         self,
@@ -81,6 +80,9 @@ class VideoLanguageModel(SavedInFolder, nn.Module):
         encoder: FrameEncoder,
         projector: Projector | None = None,
         patch_pooling: PatchPooling | None = None,
+        newline: Newline | None = None,
+        picture_layout: PictureLayout | None = None,
+        frame_resampling: FrameResampling | None = None,
         segmenter: Segmenter,
         readers: StreamReader | Mapping[str, StreamReader],
         visual_prompt: str | None = None,
@@ -89,36 +91,25 @@ class VideoLanguageModel(SavedInFolder, nn.Module):
         agree_on_maximum: Callable[[int], int] = _same,
         mean_over_ranks: Callable[[Tensor], Tensor] = _as_float,
     ) -> None:
-        super().__init__()
-        is_single = isinstance(readers, StreamReader)
-        named = {MEMORY_STREAM: readers} if isinstance(readers, StreamReader) else readers
+        named = readers_by_stream(readers)
         check_readers(named, VideoLanguageModel)
-        self.encoder = encoder
-        self.segmenter = segmenter
-        self.projector = projector
-        self.patch_pooling = patch_pooling
-        self._part_names = {name: "bridge" if is_single else name for name in named}
-        for name, part in self._part_names.items():
-            self.add_module(part, named[name].reader)
-        self.frame_selections = {name: each.frame_selection or AllFrames() for name, each in named.items()}
-        reducers = {name: each.reducer for name, each in named.items() if each.reducer is not None}
-        self.reducers = nn.ModuleDict(reducers) if reducers else None
+        super().__init__(
+            encoder,
+            projector,
+            patch_pooling,
+            newline,
+            picture_layout,
+            frame_resampling,
+            segmenter,
+            readers,
+            agree_on_maximum,
+        )
         self.language_model = language_model
         self.loss_schedule = loss_schedule or FinalSegmentLoss()
         every_stream = "".join(f"<{name}>" for name in named)
         self.visual_prompt = VisualPrompt(every_stream if visual_prompt is None else visual_prompt, named)
-        self.agree_on_maximum = agree_on_maximum
+        check_newline(self.visual_prompt, has_newline=newline is not None, has_layout=picture_layout is not None)
         self.mean_over_ranks = mean_over_ranks
-
-    @property
-    def readers(self) -> dict[str, VisualReader[Any]]:
-        """The readers by the names of their streams."""
-        return {name: self.get_submodule(part) for name, part in self._part_names.items()}  # type: ignore[misc]
-
-    @property
-    def reader_parts(self) -> dict[str, VisualReader[Any]]:
-        """The readers by their names as parts of the model, as in its parameters and the settings of a run."""
-        return {part: self.readers[name] for name, part in self._part_names.items()}
 
     def forward(
         self, batch: VideoTextBatch, answer_tokens: float | None = None, left_out: frozenset[str] = frozenset()
@@ -134,15 +125,15 @@ class VideoLanguageModel(SavedInFolder, nn.Module):
         Returns:
             Loss with its graph, and figures for the log.
         """
-        segments, states = self.read_videos(self.packed_videos(batch))
+        segments, states, pictures = self.read_videos(self.packed_videos(batch))
         text = text_of(batch)
         # Every reader has the same segments.
         segment_mask = next(iter(segments.values())).group_mask.any(dim=2)  # [V, S]
         steps = self.loss_schedule.steps(segment_mask.shape[1])
         questions = self.questions(text)
         streams = [self._streams(states[step], questions) for step in steps]
-        words = self.visual_prompt.embed_words(self.language_model)
-        readings = [self.visual_prompt.join(each, words, text.video_index, left_out) for each in streams]
+        words = self._words()
+        readings = [self._shown(each, words, text.video_index, pictures, left_out) for each in streams]
         losses = answer_loss_per_reading(self.language_model, readings, text)
         weights = weights_of_conversations(self.loss_schedule, segment_mask, text.video_index)
         num_tokens = losses[-1].num_tokens.sum().to(losses[-1].nll.device, non_blocking=True)
@@ -152,6 +143,9 @@ class VideoLanguageModel(SavedInFolder, nn.Module):
         loss = weighted_answer_loss(losses, weights, share)
         # Every trainable part is in the graph even if no conversation has a video, so that all ranks reduce the same.
         loss = loss + sum(0.0 * stream.tokens.float().sum() for each in streams for stream in each.values())
+        loss = loss + sum(0.0 * piece.newline.float().sum() for piece in words if piece.newline is not None)
+        if pictures is not None:
+            loss = loss + pictures.unused
         penalty = self._penalty(states[-1], text, losses[-1], share)
         means = torch.stack([each.nll.detach().sum() / share for each in losses])
         read = [each.num_positions for each in losses if each.num_positions is not None]
@@ -164,6 +158,7 @@ class VideoLanguageModel(SavedInFolder, nn.Module):
             num_computed_positions=sum(each.num_computed_positions for each in losses),
             num_positions=torch.stack(read).sum() if read else None,
             penalty=None if penalty is None else penalty.detach(),
+            picture_tokens={} if pictures is None else {video: len(own) for video, own in pictures.of_video.items()},
         )
 
     @torch.no_grad()
@@ -178,99 +173,41 @@ class VideoLanguageModel(SavedInFolder, nn.Module):
 
     def visual_tokens(self, batch: VideoTextBatch) -> VisualTokens:
         """What the language model sees after each video's last segment."""
-        _, states = self.read_videos(self.packed_videos(batch))
-        return self.read(states[-1], text_of(batch))
+        read = self.read_videos(self.packed_videos(batch))
+        return self.read(read.states[-1], text_of(batch), read.pictures)
 
-    def read(self, states: Mapping[str, StreamState], text: TextInputs | None = None) -> VisualTokens:
+    def read(
+        self, states: Mapping[str, StreamState], text: TextInputs | None = None, pictures: PictureTokens | None = None
+    ) -> VisualTokens:
         """Turn the states of all streams into what the language model sees.
 
         Args:
             states: State of every stream after the same segment.
             text: The conversations; only readers of questions need them.
+            pictures: What is shown of pictures in tiles.
         """
         streams = self._streams(states, None if text is None else self.questions(text))
         video_index = torch.zeros(1, 1, dtype=torch.int64) if text is None else text.video_index
-        return self.visual_prompt.join(streams, self.visual_prompt.embed_words(self.language_model), video_index)
-
-    @property
-    def reads_questions(self) -> bool:
-        """Whether what the language model sees of a video depends on the question."""
-        return any(reader.reads_questions for reader in self.readers.values())
+        return self._shown(streams, self._words(), video_index, pictures)
 
     def questions(self, text: TextInputs) -> Questions | None:
         """What the conversations ask, where a reader reads it."""
         return embed_questions(self.language_model, text) if self.reads_questions else None
 
-    def packed_videos(self, batch: VideoTextBatch) -> PackedVideos:
-        """The batch's videos, or one dummy frame that no conversation refers to."""
-        if batch.frame_counts.numel():
-            return PackedVideos(batch.frames, batch.frame_counts.cpu(), batch.frame_ms)
-        frames = self.encoder.dummy_frames(batch.frames.device)
-        one = torch.ones(1, dtype=torch.int64)
-        return PackedVideos(frames, one, torch.zeros_like(one, device=frames.device))
+    def _words(self) -> list[PieceTokens]:
+        newline = self.newline if self.visual_prompt.has_newlines else None
+        return self.visual_prompt.embed_words(self.language_model, None if newline is None else newline())
 
-    def read_videos(self, videos: PackedVideos) -> tuple[dict[str, Segments], list[dict[str, StreamState]]]:
-        """Encode the videos, cut them into segments, and let every reader read them.
-
-        Returns:
-            What each reader has read, and the states of all streams after each of the S steps.
-        """
-        features = self.encoder(videos.frames, videos.frame_counts)
-        segments = self.segment(features, videos.frame_counts)
-        read = ReadFrames(features, videos.frame_ms, segments)
-        if self.projector is not None or self.patch_pooling is not None:
-            read = without_unread_frames(read)
-        states = self.run_segments(self.reduce_patches(read.features), read.frame_ms, read.segments)
-        return segments, states
-
-    def reduce_patches(self, features: FrameFeatures) -> FrameFeatures:
-        """Project and pool the patches of frames, in the dtype in which they are read."""
-        dtype = dtype_of(next(iter(self.readers.values())), features.patches)
-        return reduced_patches(features, self.projector, self.patch_pooling, dtype)
-
-    def segment(self, features: FrameFeatures, frame_counts: Tensor) -> dict[str, Segments]:
-        """Cut the videos into segments, padded to the largest number of segments on any rank.
-
-        Returns:
-            What each reader reads of them.
-        """
-        segment_index = self.segmenter.segment(features.cls, frame_counts).cpu()
-        num_segments = self.agree_on_maximum(num_segments_of(segment_index, frame_counts))
-        return self.group_frames(segment_index, frame_counts, num_segments)
-
-    def group_frames(
-        self, segment_index: Tensor, frame_counts: Tensor, num_segments: int, frames_before: int = 0
-    ) -> dict[str, Segments]:
-        """What each reader reads of segments that are known; see ``selection.gather.group_frames``."""
-        return {
-            name: group_frames(segment_index, frame_counts, num_segments, selection, frames_before)
-            for name, selection in self.frame_selections.items()
-        }
-
-    def run_segments(
+    def _shown(
         self,
-        features: FrameFeatures,
-        frame_ms: Tensor,
-        segments: Mapping[str, Segments],
-        states: Mapping[str, StreamState] | None = None,
-    ) -> list[dict[str, StreamState]]:
-        """Run all readers over the segments of all videos at once, from a state on.
-
-        Returns:
-            The states of all streams after each of the S steps.
-        """
-        runs = {
-            name: self._run_stream(name, features, frame_ms, segments[name], None if states is None else states[name])
-            for name in self.readers
-        }
-        return [dict(zip(runs, step, strict=True)) for step in zip(*runs.values(), strict=True)]
-
-    def _run_stream(
-        self, name: str, features: FrameFeatures, frame_ms: Tensor, segments: Segments, state: StreamState | None
-    ) -> list[StreamState]:
-        reducer: Any = self.reducers[name] if self.reducers is not None and name in self.reducers else None
-        inputs = segment_inputs(features, frame_ms, segments)
-        return run_stream(self.readers[name], reducer, inputs, state)
+        streams: Mapping[str, VisualTokens],
+        words: Sequence[PieceTokens],
+        video_index: Tensor,
+        pictures: PictureTokens | None,
+        left_out: frozenset[str] = frozenset(),
+    ) -> VisualTokens:
+        joined = self.visual_prompt.join(streams, words, video_index, left_out)
+        return joined if pictures is None else with_pictures(joined, pictures.of_video, video_index)
 
     def _streams(self, states: Mapping[str, StreamState], questions: Questions | None) -> dict[str, VisualTokens]:
         return {name: reader.read(states[name].reader, questions) for name, reader in self.readers.items()}

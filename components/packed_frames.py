@@ -15,6 +15,7 @@ class PackedVideos(NamedTuple):
     frames: Tensor  # [F, ...]
     frame_counts: Tensor  # [V] int64, on the host
     frame_ms: Tensor  # [F] int64
+    picture_sizes: Tensor  # [V, 2] int64, on the host; see ``VideoTextBatch``
 
 
 class FrameLocations(NamedTuple):

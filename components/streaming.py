@@ -34,13 +34,18 @@ class StreamingSession:
         model: A model in evaluation mode, on any device. The session does not change it; several may share one.
 
     Raises:
-        ValueError: The model is in training mode, where dropout changes answers; its segmenter needs to know the length
-            of the video; or its encoder needs the complete video.
+        ValueError: The model is in training mode, where dropout changes answers; its segmenter or its
+            frame_resampling needs to know the length of the video; or its encoder needs the complete video.
     """
 
     def __init__(self, model: VideoLanguageModel) -> None:
         if model.training:
             raise ValueError("the model is in training mode, which drops features at random; call model.eval() first")
+        if model.frame_resampling is not None:
+            raise ValueError(
+                f"{type(model.frame_resampling).__name__} chooses frames by the length of the complete video; stream "
+                "with a model whose frame_resampling is null"
+            )
         stream = model.segmenter.stream()
         if stream is None:
             raise ValueError(

@@ -15,7 +15,8 @@ MEMORY_STREAM = "memory"
 
 _STREAM_NAME = re.compile("[a-z][a-z0-9_]*")  # as visual prompts mark them
 _OWN_PARTS = {"encoder", "projector", "patch_pooling", "reducers", "language_model", "segmenter", "readers", "bridge"}
-_OWN_PARTS |= {"frame_selections"} | set(dir(nn.ModuleDict()))  # reducers are there by the names of their readers
+_OWN_PARTS |= {"frame_selections", "newline", "picture_layout", "frame_resampling"}
+_OWN_PARTS |= set(dir(nn.ModuleDict()))  # reducers are there by the names of their readers
 
 
 class StreamReader(NamedTuple):
@@ -59,6 +60,11 @@ def run_stream(
 def dtype_of(part: nn.Module, default: Tensor) -> torch.dtype:
     """Dtype of a part's weights; that of ``default`` if it has none."""
     return next(part.parameters(), default).dtype
+
+
+def readers_by_stream(readers: StreamReader | Mapping[str, StreamReader]) -> Mapping[str, StreamReader]:
+    """The readers by the names of their streams; a single one is ``memory``."""
+    return {MEMORY_STREAM: readers} if isinstance(readers, StreamReader) else readers
 
 
 def check_readers(readers: Mapping[str, StreamReader], owner: type[nn.Module]) -> None:

@@ -1,7 +1,8 @@
 """Joins the visual streams of a medium, and the words between them, to what the language model sees at ``<video>``.
 
-A *visual prompt* names the streams in their order, such as ``"A summary:<memory>Some frames:<frames>"``. The words
-before a stream belong to it: where the stream is left out, they are too. Words after the last stream always stay.
+A *visual prompt* names the streams in their order, such as ``"A summary:<memory><newline>Some frames:<frames>"``. The
+words before a stream and a ``<newline>`` right after it belong to it: where the stream is left out, they are too. Words
+after the last stream always stay.
 """
 
 import re
@@ -14,59 +15,88 @@ from torch import Tensor
 
 from components.interfaces import TEXT_ONLY, LanguageModel, TokenPlaces, VisualTokens
 
+NEWLINE = "newline"
+"""Mark of the learned vector that ends a line; no stream may have its name."""
+
 _MARK = re.compile(r"<([a-z][a-z0-9_]*)>")
+_ENDS_LINE = re.compile(rf"(<[a-z][a-z0-9_]*>)<{NEWLINE}>")
 
 
 class _Piece(NamedTuple):
-    """Words and the stream that follows them; the last piece has no stream."""
+    """Words, the stream that follows them, and whether a newline follows the stream; the last piece has no stream."""
 
     words: str
     stream: str | None
+    ends_line: bool
+
+
+class PieceTokens(NamedTuple):
+    """What is shown before and after the stream of a piece."""
+
+    words: Tensor  # [number of tokens, E]
+    newline: Tensor | None  # [1, E]
 
 
 class VisualPrompt:
     """The order of the visual streams and the words between them.
 
     Args:
-        template: Words and one ``<name>`` for every stream.
+        template: Words and one ``<name>`` for every stream, which ``<newline>`` may follow.
         streams: Names of the model's readers.
 
     Attributes:
         template: See above.
-        has_words: Whether there are words.
+        has_newlines: Whether a newline follows a stream.
 
     Raises:
-        ValueError: The template names a stream that does not exist, one twice, or not all.
+        ValueError: The template names a stream that does not exist, one twice, or not all; or a newline does not follow
+            a stream.
     """
 
     def __init__(self, template: str, streams: Collection[str]) -> None:
-        named = _MARK.findall(template)
+        ending = {_MARK.findall(match)[0] for match in _ENDS_LINE.findall(template)}
+        plain = _ENDS_LINE.sub(r"\1", template)
+        named = _MARK.findall(plain)
+        if NEWLINE in named:
+            raise ValueError(
+                f"visual_prompt is {template!r}, but <{NEWLINE}> may only follow a stream, once, such as "
+                f"'<{next(iter(streams))}><{NEWLINE}>'"
+            )
         if sorted(named) != sorted(streams):
             raise ValueError(
                 f"visual_prompt is {template!r}, but the model's readers are {', '.join(sorted(streams))}: name every "
                 f"one of them once, such as {''.join(f'<{name}>' for name in streams)!r}"
             )
-        *parts, tail = _MARK.split(template)
+        *parts, tail = _MARK.split(plain)
         self.template = template
-        self._pieces = [_Piece(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        self._pieces = [_Piece(words, stream, stream in ending) for words, stream in pairs]
         if tail:
-            self._pieces.append(_Piece(tail, None))
-        self.has_words = any(piece.words for piece in self._pieces)
+            self._pieces.append(_Piece(tail, None, False))
+        self.has_newlines = bool(ending)
+        self._is_plain = not ending and not any(piece.words for piece in self._pieces)
 
     def count_words(self, language_model: LanguageModel, left_out: Collection[str] = ()) -> int:
-        """Tokens of the words, without those of streams that are left out."""
+        """Tokens of the words and newlines, without those of streams that are left out."""
         ids = zip(self._pieces, self._word_ids(language_model), strict=True)
-        return sum(len(words) for piece, words in ids if piece.stream not in left_out)
+        return sum(len(words) + piece.ends_line for piece, words in ids if piece.stream not in left_out)
 
-    def embed_words(self, language_model: LanguageModel) -> list[Tensor]:
-        """Embed the words of every piece, each ``[number of tokens, E]``, in one call; an empty list without words."""
-        if not self.has_words:
+    def embed_words(self, language_model: LanguageModel, newline: Tensor | None = None) -> list[PieceTokens]:
+        """Embed the words of every piece in one call; an empty list without words and newlines.
+
+        Args:
+            language_model: Its embeddings are used.
+            newline: The learned vector, ``[E]``; needed where ``has_newlines``.
+        """
+        if self._is_plain:
             return []
         ids = self._word_ids(language_model)
         # The dtype matters where words, such as a space, have no token.
         indices = torch.tensor([[index for piece in ids for index in piece]], dtype=torch.int64)
-        embedded = language_model.embed(indices)[0]
-        return list(embedded.split([len(piece) for piece in ids]))
+        words = language_model.embed(indices)[0].split([len(piece) for piece in ids])
+        line = None if newline is None else newline[None]
+        pieces = zip(self._pieces, words, strict=True)
+        return [PieceTokens(own, line if piece.ends_line else None) for piece, own in pieces]
 
     def _word_ids(self, language_model: LanguageModel) -> list[list[int]]:
         return [language_model.word_ids(piece.words) if piece.words else [] for piece in self._pieces]
@@ -74,7 +104,7 @@ class VisualPrompt:
     def join(
         self,
         streams: Mapping[str, VisualTokens],
-        words: Sequence[Tensor],
+        words: Sequence[PieceTokens],
         video_index: Tensor,
         left_out: Collection[str] = (),
     ) -> VisualTokens:
@@ -84,7 +114,7 @@ class VisualPrompt:
             streams: What every reader gives, by name.
             words: What ``embed_words`` gives.
             video_index: See ``TextInputs``, ``[C, M]``.
-            left_out: Streams to leave out, with their words.
+            left_out: Streams to leave out, with their words and newlines.
 
         Returns:
             Rows of a video each; if a reader has read the questions, rows of a medium of a conversation each.
@@ -95,7 +125,7 @@ class VisualPrompt:
         shown = [piece for piece in self._pieces if piece.stream is not None and piece.stream not in left_out]
         if not shown:
             raise ValueError(f"all streams of {self.template!r} are left out, so the language model would see nothing")
-        if not self.has_words and len(shown) == 1 and shown[0].stream is not None:
+        if self._is_plain and len(shown) == 1 and shown[0].stream is not None:
             return streams[shown[0].stream]
         rows = _common_rows(streams, video_index)
         num_rows = len(next(iter(rows.values())).tokens)
@@ -104,10 +134,34 @@ class VisualPrompt:
             if piece.stream in left_out:
                 continue
             if piece.words:
-                parts.append(_words_of_every_row(words[number], num_rows))
+                parts.append(_in_every_row(words[number].words, num_rows))
             if piece.stream is not None:
                 parts.append(rows[piece.stream])
+            newline = words[number].newline if piece.ends_line else None
+            if newline is not None:
+                parts.append(_in_every_row(newline, num_rows))
         return _concatenated(parts, next(iter(rows.values())).row_index)
+
+
+def check_newline(prompt: VisualPrompt, *, has_newline: bool, has_layout: bool) -> None:
+    """Check that a model has the learned newline vector if and only if something shows it.
+
+    Args:
+        prompt: The model's visual prompt.
+        has_newline: Whether the model has the vector.
+        has_layout: Whether it has a layout of pictures, which shows it too.
+
+    Raises:
+        ValueError: It is missing, or nothing shows it.
+    """
+    if has_newline and not prompt.has_newlines and not has_layout:
+        raise ValueError(
+            f"the model has a newline vector that nothing shows: write <{NEWLINE}> after a stream of visual_prompt, "
+            "set picture_layout, or leave newline out"
+        )
+    if not has_newline and (prompt.has_newlines or has_layout):
+        what = f"<{NEWLINE}> in visual_prompt" if prompt.has_newlines else "picture_layout"
+        raise ValueError(f"{what} shows a learned vector, which the model does not have: set model.newline")
 
 
 def _common_rows(streams: Mapping[str, VisualTokens], video_index: Tensor) -> Mapping[str, VisualTokens]:
@@ -132,7 +186,7 @@ def _taken(stream: VisualTokens, video: Tensor, row_index: Tensor) -> VisualToke
     )
 
 
-def _words_of_every_row(embeddings: Tensor, num_rows: int) -> VisualTokens:
+def _in_every_row(embeddings: Tensor, num_rows: int) -> VisualTokens:
     tokens = embeddings.expand(num_rows, -1, -1)
     return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
 

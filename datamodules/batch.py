@@ -7,6 +7,8 @@ videos of the conversation that has most of them (M is at least 1):
                   float [F, rows, width]   or cached features, class token first, in the encoder's own dtype
     frame_counts  int64 [V]            frames of every video, each at least 1; their sum is F
     frame_ms      int64 [F]            time of every frame in its video, milliseconds
+    picture_sizes int64 [V, 2]         height and width of a picture whose frames are the whole picture and its tiles;
+                                       zeros for a video, and for a picture that is read as a video of one frame
     input_ids     int64 [C, K]         padded on the right; VIDEO_PLACEHOLDER is replaced by visual tokens
     text_mask     bool  [C, K]         True = real token
     labels        int64 [C, K]         IGNORED_LABEL where the loss ignores the token; not shifted
@@ -95,6 +97,7 @@ class Batch(NamedTuple):
     frames: Tensor
     frame_counts: Tensor
     frame_ms: Tensor
+    picture_sizes: Tensor
     input_ids: Tensor
     text_mask: Tensor
     labels: Tensor
@@ -129,7 +132,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
     left_out = [sample for sample in samples if sample.key == SKIPPED_KEY]
     samples = [sample for sample in samples if sample.key != SKIPPED_KEY] or left_out[:1]
     frames, frame_ms = _pack_frames(samples)
-    counts = [len(medium.frames) for sample in samples for medium in sample.media]
+    media = [medium for sample in samples for medium in sample.media]
+    counts = [len(medium.frames) for medium in media]
+    sizes = [medium.picture_size or (0, 0) for medium in media]
     conversations = [conversation for sample in samples for conversation in sample.conversations]
     lengths = torch.tensor([len(conversation.input_ids) for conversation in conversations])
     text_mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]  # [C, K]
@@ -137,6 +142,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         frames=frames,
         frame_counts=torch.tensor(counts, dtype=torch.int64),
         frame_ms=frame_ms,
+        picture_sizes=torch.tensor(sizes, dtype=torch.int64).view(-1, 2),
         input_ids=_pad([conversation.input_ids for conversation in conversations], _PADDING_ID),
         text_mask=text_mask,
         labels=_pad([conversation.labels for conversation in conversations], IGNORED_LABEL),

@@ -12,16 +12,19 @@ from torch import Tensor
 from components.building import MakeReader, MakeReducer, ReaderSettings, build_model
 from components.interfaces import (
     FrameEncoder,
+    FrameResampling,
     FrameSelection,
     LanguageModel,
     LossSchedule,
     PatchPooling,
+    PictureLayout,
     Projector,
     Segmenter,
     StreamSchedule,
 )
 from components.model import VideoLanguageModel
 from components.model_output import ModelOutput
+from components.newline import Newline
 from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
 from lightning_modules.evaluation.validation import ValidationMetrics
 from lightning_modules.interfaces import EvaluatedBatch, TrainingModule
@@ -57,6 +60,9 @@ class VideoLanguageModule(TrainingModule):
             ``reducer``.
         projector: Builds from vision width D and E what maps patches to another width.
         patch_pooling: Builds from the width of a patch what makes fewer patches of every frame.
+        newline: Builds from E the learned vector that ``<newline>`` in ``visual_prompt`` shows.
+        picture_layout: Builds from E what arranges the tiles of a picture.
+        frame_resampling: Which frames of a video are cut into segments; by default all, each once.
         visual_prompt: Words and streams that replace ``<video>``, such as ``"Some frames:<frames>"``; by default the
             streams in their order.
         stream_schedule: Which streams are left out of a training step; none by default.
@@ -81,6 +87,9 @@ class VideoLanguageModule(TrainingModule):
         readers: dict[str, ReaderSettings] | None = None,
         projector: Callable[[int, int], Projector] | None = None,
         patch_pooling: Callable[[int], PatchPooling] | None = None,
+        newline: Callable[[int], Newline] | None = None,
+        picture_layout: Callable[[int], PictureLayout] | None = None,
+        frame_resampling: FrameResampling | None = None,
         visual_prompt: str | None = None,
         stream_schedule: StreamSchedule | None = None,
         loss_schedule: LossSchedule | None = None,
@@ -89,9 +98,7 @@ class VideoLanguageModule(TrainingModule):
         initial_weights: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.make_encoder = encoder
-        self.make_projector = projector
-        self.make_patch_pooling = patch_pooling
+        self.make_encoder, self.make_projector, self.make_patch_pooling = encoder, projector, patch_pooling
         self._build = partial(
             build_model,
             encoder=encoder,
@@ -103,6 +110,9 @@ class VideoLanguageModule(TrainingModule):
             readers=readers,
             projector=projector,
             patch_pooling=patch_pooling,
+            newline=newline,
+            picture_layout=picture_layout,
+            frame_resampling=frame_resampling,
             visual_prompt=visual_prompt,
             loss_schedule=loss_schedule,
         )
@@ -114,8 +124,7 @@ class VideoLanguageModule(TrainingModule):
         self.metrics = ValidationMetrics()
         self._seed = 0
         self.non_finite_steps = NonFiniteSteps(optimization.non_finite)
-        self.step_tokens = StepTokens()
-        self._step_losses = StepLosses()
+        self.step_tokens, self._step_losses = StepTokens(), StepLosses()
         self._rates: RateSchedule | None = None
 
     def configure_model(self) -> None:

@@ -84,6 +84,7 @@ def video_batch(model: Model, video: SampleMedia, text: TextInputs) -> Batch:
         frames=video.frames.to(device),
         frame_counts=torch.tensor([len(video.frames)]),
         frame_ms=video.frame_ms.to(device),
+        picture_sizes=torch.tensor([video.picture_size or (0, 0)]),
         questions=(),
         **text._asdict(),
     )

@@ -101,6 +101,7 @@ def make_media_batch(folders: PartFolders, media: Sequence[Tensor], conversation
         frames=torch.cat([no_frames, *media]),
         frame_counts=torch.tensor([len(frames) for frames in media], dtype=torch.int64),
         frame_ms=torch.cat([torch.arange(len(frames)) * 1000 for frames in [no_frames, *media]]),
+        picture_sizes=torch.zeros(len(media), 2, dtype=torch.int64),
         input_ids=_padded([each.input_ids for each in encoded], 0),
         text_mask=torch.arange(int(lengths.max())) < lengths[:, None],
         labels=_padded([each.labels for each in encoded], IGNORED_LABEL),

@@ -117,7 +117,8 @@ def show_all(model: VideoLanguageModel, num_frames: int, side: int, device: torc
     text = model.language_model.prompts([QUESTION])
     count = torch.tensor([num_frames])
     times = 1000 * torch.arange(num_frames, device=device)
-    return model.visual_tokens(Batch(_noise(num_frames, side, device), count, times, *text, questions=()))
+    no_picture = torch.zeros(1, 2, dtype=torch.int64)
+    return model.visual_tokens(Batch(_noise(num_frames, side, device), count, times, no_picture, *text, questions=()))
 
 
 def show_streamed(model: VideoLanguageModel, num_frames: int, side: int, device: torch.device) -> VisualTokens:

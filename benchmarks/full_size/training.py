@@ -80,6 +80,7 @@ def make_batch(shape: Shape, workload: Workload, num_frames: int, device: torch.
         frames=frames,
         frame_counts=torch.full((videos,), num_frames),
         frame_ms=1000 * torch.arange(num_frames, device=device).repeat(videos),
+        picture_sizes=torch.zeros(videos, 2, dtype=torch.int64),
         input_ids=ids,
         text_mask=torch.ones_like(ids, dtype=torch.bool),
         labels=labels,
@@ -118,7 +119,7 @@ class _Stepping:
         return StepCost(
             seconds=statistics.median(seconds),
             peak_gib=next(iter(peak_memory(self._device).values())),
-            flops=self._flops.of(work_of(batch, output.segment_groups)),
+            flops=self._flops.of(work_of(batch, output)),
             trainable=sum(parameter.numel() for parameter in self._trained),
             loss=float(output.loss.detach()),
         )

@@ -49,7 +49,7 @@ def ranks_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool =
 
 def _last_memory(model: VideoLanguageModel, videos: PackedVideos) -> Tensor | None:
     """Memory tokens after every video's last segment, ``[V, M, D]``."""
-    _, states = model.read_videos(videos)
+    states = model.read_videos(videos).states
     reader = model.readers[MEMORY_STREAM]
     memory: Tensor | None = reader.diagnostics(states[-1][MEMORY_STREAM].reader).memory
     return memory

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from components.bridges.layers.padding import replace_rows
 from components.bridges.layers.post_norm import PostNormAttention, PostNormBlock
 from components.bridges.layers.segment_layers import last_patch_tokens, mix_segment
-from components.checkpoints.weight_files import WeightFiles
+from components.checkpoints.part_weights import load_part_weights
 from components.interfaces import BridgeDiagnostics, Questions, SegmentInput, VisualReader, VisualTokens
 from components.sharding import SkipsUnusedCompute
 
@@ -80,7 +80,11 @@ class VideoLLaMBBridge(VisualReader[VideoLLaMBState], SkipsUnusedCompute):
         self.retrieval = PostNormAttention(dim, num_heads, dropout) if retrieval else None
         self.projection = nn.Linear(dim, out_dim)
         if weights is not None:
-            self._load(Path(weights))
+            advice = (
+                "Set the bridge's sizes as they were trained; original checkpoints are imported by `python -m "
+                "components.weights.videollamb import`"
+            )
+            load_part_weights(self, Path(weights), "bridge.weights", advice)
 
     def forward(self, segment: SegmentInput, state: VideoLLaMBState | None) -> VideoLLaMBState:
         """Read one segment of every video; see ``VisualReader.forward``."""
@@ -146,15 +150,3 @@ class VideoLLaMBBridge(VisualReader[VideoLLaMBState], SkipsUnusedCompute):
             # one that holds only images or videos of one segment.
             memory = memory + 0.0 * self.retrieval(memory, memory, None)
         return self.start(memory)
-
-    def _load(self, path: Path) -> None:
-        stored, own = dict(WeightFiles(path)), self.state_dict()
-        differing = {name for name in stored.keys() & own.keys() if stored[name].shape != own[name].shape}
-        if stored.keys() != own.keys() or differing:
-            raise ValueError(
-                f"{path} does not fit this bridge: missing {sorted(own.keys() - stored.keys())[:5]}, unknown "
-                f"{sorted(stored.keys() - own.keys())[:5]}, of another shape {sorted(differing)[:5]}. Set the bridge's "
-                "sizes as they were trained; original checkpoints are imported by `python -m "
-                "components.weights.videollamb import`"
-            )
-        self.load_state_dict(stored)

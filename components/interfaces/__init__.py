@@ -2,12 +2,14 @@
 
     frames [F] -> FrameEncoder -> FrameFeatures     a class vector and N patch vectors of every frame
                -> Projector, PatchPooling           another width, fewer patches; both may be left out
+               -> FrameResampling                   which frames are cut into segments; all, once, if it is left out
                -> Segmenter                         which frames form a segment
                -> FrameSelection -> Segments        which of them a reader reads, and which it reads as one group
                -> SegmentReducer -> SegmentInput    fewer tokens of a segment; may be left out
                -> VisualReader (SegmentInput, state) -> state, once a segment: the recurrence
                -> VisualReader.read -> VisualTokens a named stream: what the language model sees of one reader
                -> visual prompt -> VisualTokens     the streams and the words between them, joined
+               -> PictureLayout                     what is shown of pictures in tiles instead; may be left out
                -> LanguageModel -> AnswerLoss       after the segments that LossSchedule names
 
 ``components/model.py`` is this picture as code. Everything below is imported from here:
@@ -15,8 +17,10 @@
 
 - ``records.py``: the records.
 - ``language_contract.py``: the language model, and the state from which it answers.
-- ``part_contracts.py``: the parts that are modules: encoder, projector, pooling, reducer, reader.
-- ``policy_contracts.py``: the parts that only decide: segmenter, frame selection, schedules of losses and streams.
+- ``part_contracts.py``: the parts that are modules: encoder, projector, pooling, picture layout,
+  reducer, reader.
+- ``policy_contracts.py``: the parts that only decide: frame resampling, segmenter, frame selection,
+  schedules of losses and streams.
 - ``readout_contract.py``: the states of the recurrent bridge and of the token store, and the parts that read them.
 
 Notation, used in every shape comment of the code base:
@@ -54,12 +58,14 @@ from components.interfaces.language_contract import (
 from components.interfaces.part_contracts import (
     FrameEncoder,
     PatchPooling,
+    PictureLayout,
     Projector,
     SegmentReducer,
     StateT,
     VisualReader,
 )
 from components.interfaces.policy_contracts import (
+    FrameResampling,
     FrameSelection,
     LossSchedule,
     Segmenter,
@@ -96,6 +102,7 @@ __all__ = [
     "FrameEncoder",
     "FrameFeatures",
     "FrameGroups",
+    "FrameResampling",
     "FrameSelection",
     "KeptTokens",
     "LanguageModel",
@@ -104,6 +111,7 @@ __all__ = [
     "MemoryState",
     "NewTokens",
     "PatchPooling",
+    "PictureLayout",
     "Projector",
     "Questions",
     "Readout",

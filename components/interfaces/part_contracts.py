@@ -1,4 +1,4 @@
-"""Contracts of the parts that are modules: encoder, projector, pooling, reducer, reader."""
+"""Contracts of the parts that are modules: encoder, projector, pooling, picture layout, reducer, reader."""
 
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
@@ -92,6 +92,27 @@ class PatchPooling(RecordsArguments, nn.Module, ABC):
 
         Raises:
             ValueError: N is no square number, or the grid does not fit the pooling.
+        """
+
+
+class PictureLayout(RecordsArguments, nn.Module, ABC):
+    """Arranges what the language model sees of a picture that was cut into tiles. Built as ``Layout(dim, *, options)``.
+
+    The data shows such a picture as several frames: the whole picture, then its tiles. The readers read the first one
+    only, and what they give of it is replaced.
+    """
+
+    @abstractmethod
+    def forward(self, patches: Tensor, size: tuple[int, int], newline: Tensor) -> Tensor:
+        """Arrange the patches of one picture.
+
+        Args:
+            patches: Projected patches, not pooled, of the whole picture and its tiles, ``[T, N, E]``.
+            size: Height and width of the picture before it was cut.
+            newline: The learned vector that ends a line, ``[E]``.
+
+        Returns:
+            ``[Q, E]``.
         """
 
 

@@ -43,6 +43,25 @@ class Segmenter(RecordsArguments, ABC):
         return None
 
 
+class FrameResampling(RecordsArguments, ABC):
+    """Decides which frames of a video are cut into segments, and how often each of them is read.
+
+    It knows the length of the complete video, so a model with one cannot read a video that still plays.
+    """
+
+    @abstractmethod
+    def frame_index(self, num_frames: int) -> Tensor:
+        """Choose frames.
+
+        Args:
+            num_frames: Frames of the video, at least 1.
+
+        Returns:
+            Positions in the video, ``[K]`` int64 on the host, K at least 1, never decreasing. A frame may stand
+            several times.
+        """
+
+
 class FrameSelection(RecordsArguments, ABC):
     """Decides which frames of a segment a reader reads, and which of them it reads as one group."""
 

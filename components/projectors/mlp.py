@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from components.checkpoints.weight_files import WeightFiles
+from components.checkpoints.part_weights import load_part_weights
 from components.interfaces import Projector
 from components.random_weights import mark_random
 
@@ -41,7 +41,8 @@ class MlpProjector(Projector):
             layers += [nn.GELU(), nn.Linear(out_dim, out_dim)]
         self.layers = nn.Sequential(*layers)
         if weights is not None:
-            self._load(Path(weights))
+            advice = "Set depth as it was trained, and take encoder and language model of its widths"
+            load_part_weights(self, Path(weights), "projector.weights", advice)
         if freeze:
             self.requires_grad_(False)
         if freeze and weights is None:
@@ -51,20 +52,3 @@ class MlpProjector(Projector):
         """Project every patch: ``[F, N, D]`` to ``[F, N, out_dim]``."""
         projected: Tensor = self.layers(patches)
         return projected
-
-    def _load(self, path: Path) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path} with a projector's weights; correct projector.weights")
-        tensors = dict(WeightFiles(path))
-        stored = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
-        if stored != own:
-            raise ValueError(
-                f"{path} does not fit this projector: it holds {_shown(stored)}, needed are {_shown(own)}. Set depth "
-                "as it was trained, and take encoder and language model of its widths"
-            )
-        self.load_state_dict(tensors)
-
-
-def _shown(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items())[:6])

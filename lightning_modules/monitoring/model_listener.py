@@ -48,8 +48,13 @@ class ModelListener:
             One record for each video, without title.
         """
         assert self._features is not None, "asked before the model ran"
-        counts = batch.frame_counts.tolist()
-        segment_index = self.model.segmenter.segment(self._features.cls, batch.frame_counts)
+        cls, frames, frame_counts = self._features.cls, batch.frames, batch.frame_counts
+        watched = self.model.watched_frames(frame_counts, batch.picture_sizes)
+        if watched is not None:
+            cls, frames = (each[watched.frame_index.to(each.device)] for each in (cls, frames))
+            frame_counts = watched.frame_counts
+        counts = frame_counts.tolist()
+        segment_index = self.model.segmenter.segment(cls, frame_counts)
         attention = self._segment_attention(batch, len(counts))
         videos = []
         first = 0
@@ -57,11 +62,11 @@ class ModelListener:
             own = slice(first, first + counts[video])
             first = own.stop
             shown = None if attention is None else attention[video]
-            similarity = adjacent_similarity(self._features.cls[own]).cpu()
+            similarity = adjacent_similarity(cls[own]).cpu()
             videos.append(
                 SegmentedVideo(
                     title="",
-                    frames=batch.frames[own].cpu() if batch.frames.ndim == 4 else None,
+                    frames=frames[own].cpu() if frames.ndim == 4 else None,
                     segment_index=segment_index[own].cpu(),
                     similarity=similarity,
                     depth=depth_scores(similarity),

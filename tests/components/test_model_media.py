@@ -84,7 +84,7 @@ def by_hand(model: VideoLanguageModel, folders: PartFolders, number: int, step: 
     tokens = [torch.zeros(0, model.language_model.dim)]
     for video in ABOUT[number]:
         alone = collate([video_sample(folders, video, ASKED[number])])
-        _, states = model.read_videos(model.packed_videos(alone))
+        states = model.read_videos(model.packed_videos(alone)).states
         visual = model.read(states[min(step, len(states) - 1)], text_of(alone))
         tokens.append(visual.tokens[0][visual.mask[0]])
     joined = torch.cat(tokens)[None]

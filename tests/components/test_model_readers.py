@@ -57,7 +57,7 @@ def words_of(model: VideoLanguageModel, words: str) -> Tensor:
 
 def streams_of(model: VideoLanguageModel, batch: Batch) -> dict[str, VisualTokens]:
     """What each reader gives after the last segment."""
-    _, states = model.read_videos(model.packed_videos(batch))
+    states = model.read_videos(model.packed_videos(batch)).states
     questions = model.questions(text_of(batch))
     return {name: reader.read(states[-1][name].reader, questions) for name, reader in model.readers.items()}
 

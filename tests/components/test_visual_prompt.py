@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from components.interfaces import TEXT_ONLY, TokenPlaces, VisualTokens
-from components.visual_prompt import VisualPrompt
+from components.visual_prompt import PieceTokens, VisualPrompt
 
 WIDTH = 2
 ABOUT = torch.tensor([[0, TEXT_ONLY], [TEXT_ONLY, TEXT_ONLY], [1, 0]])  # media of three conversations
@@ -36,9 +36,12 @@ def stream(values: Sequence[Sequence[float]], *, of_media: bool = False, places:
     return VisualTokens(tokens, tokens[..., 0] != 0, OF_MEDIA if of_media else None, where)
 
 
+NEWLINE = torch.full((WIDTH,), -7.0)
+
+
 def joined(prompt: str, streams: dict[str, VisualTokens], left_out: Sequence[str] = ()) -> VisualTokens:
     visual_prompt = VisualPrompt(prompt, streams)
-    return visual_prompt.join(streams, visual_prompt.embed_words(WordLengths()), ABOUT, left_out)
+    return visual_prompt.join(streams, visual_prompt.embed_words(WordLengths(), NEWLINE), ABOUT, left_out)
 
 
 def shown(visual: VisualTokens) -> list[list[float]]:
@@ -103,17 +106,21 @@ def test_places_follow_their_rows_where_another_stream_reads_questions() -> None
 
 
 def test_gradient_reaches_words_and_streams() -> None:
-    words = [torch.ones(2, WIDTH, requires_grad=True), torch.ones(0, WIDTH)]
+    words = torch.ones(2, WIDTH, requires_grad=True)
+    newline = torch.ones(1, WIDTH, requires_grad=True)
     memory = torch.ones(2, 3, WIDTH, requires_grad=True)
     frames = torch.ones(2, 1, WIDTH, requires_grad=True)
     streams = {
         "memory": VisualTokens(memory, torch.ones(2, 3, dtype=torch.bool)),
         "frames": VisualTokens(frames, torch.ones(2, 1, dtype=torch.bool)),
     }
-    prompt = VisualPrompt("a bb<memory><frames>", streams)
-    prompt.join(streams, words, ABOUT).tokens.sum().backward()  # type: ignore[no-untyped-call]
-    assert words[0].grad is not None
-    assert words[0].grad.tolist() == [[2.0] * WIDTH] * 2  # a row for every video
+    prompt = VisualPrompt("a bb<memory><frames><newline>", streams)
+    pieces = [PieceTokens(words, None), PieceTokens(torch.ones(0, WIDTH), newline)]
+    prompt.join(streams, pieces, ABOUT).tokens.sum().backward()  # type: ignore[no-untyped-call]
+    assert words.grad is not None
+    assert words.grad.tolist() == [[2.0] * WIDTH] * 2  # a row for every video
+    assert newline.grad is not None
+    assert newline.grad.tolist() == [[2.0] * WIDTH]
     assert memory.grad is not None
     assert frames.grad is not None
 
@@ -122,11 +129,27 @@ def test_words_are_embedded_in_one_call_and_counted() -> None:
     language_model = WordLengths()
     prompt = VisualPrompt("a bb<memory><frames>ccc", ["memory", "frames"])
     embedded = prompt.embed_words(language_model)
-    assert [piece[:, 0].tolist() for piece in embedded] == [[1, 2], [], [3]]
+    assert [piece.words[:, 0].tolist() for piece in embedded] == [[1, 2], [], [3]]
     assert language_model.calls == 1
     assert prompt.count_words(language_model) == 3
     assert VisualPrompt("<memory>", ["memory"]).embed_words(language_model) == []
     assert language_model.calls == 1
+
+
+def test_a_newline_follows_its_stream_and_is_left_out_with_it() -> None:
+    streams = {"memory": stream(MEMORY), "frames": stream(FRAMES)}
+    prompt = "a<memory><newline>bb<frames><newline>"
+    assert shown(joined(prompt, streams))[1] == [1, 110, 111, -7, 2, 210, 211, -7]
+    assert shown(joined(prompt, streams, ["frames"]))[1] == [1, 110, 111, -7]
+    assert shown(joined("<memory><newline>", {"memory": stream(MEMORY)}))[0] == [100, 101, -7]
+    assert VisualPrompt(prompt, streams).count_words(WordLengths()) == 4
+    assert VisualPrompt(prompt, streams).count_words(WordLengths(), ["frames"]) == 2
+
+
+@pytest.mark.parametrize("prompt", ["<newline><memory>", "<memory>a<newline>", "<memory><newline><newline>"])
+def test_a_newline_that_does_not_follow_a_stream_is_refused(prompt: str) -> None:
+    with pytest.raises(ValueError, match="<newline> may only follow a stream, once"):
+        VisualPrompt(prompt, ["memory"])
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_weights_of_another_projector_are_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "projector.safetensors")
     save_file(MlpProjector(3, 5).state_dict(), path)
     with pytest.raises(
-        ValueError, match=r"does not fit this projector: it holds .*layers\.0\.weight \[5, 3\].*Set depth"
+        ValueError, match=r"does not fit this MlpProjector\. missing: layers\.4\.bias, layers\.4\.weight\. Set depth"
     ):
         MlpProjector(3, 5, depth=3, weights=path)
     with pytest.raises(ValueError, match=r"needed are .*layers\.0\.weight \[5, 4\]"):

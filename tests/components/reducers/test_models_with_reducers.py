@@ -166,7 +166,7 @@ def test_each_reader_has_a_reducer_of_its_own(folders: PartFolders) -> None:
     model = make_model(folders, bridge=None, readers=readers)
     assert list(model.reducers) == ["memory"]
     with torch.no_grad():
-        _, states = model.read_videos(model.packed_videos(asked(folders, slow_frames(4, seed=0))))
+        states = model.read_videos(model.packed_videos(asked(folders, slow_frames(4, seed=0)))).states
     assert states[-1]["memory"].reducer is not None
     assert states[-1]["mean"].reducer is None
 
@@ -216,7 +216,7 @@ def test_operations_are_counted_exactly_with_a_ratio_and_at_most_with_a_threshol
 
     def counted(reducer: Callable[[int], Any] | None) -> float:
         model = make_module(folders, reducer=reducer).built.train()
-        return ModelFlops(model).of(work_of(batch, model(batch).segment_groups)).readers
+        return ModelFlops(model).of(work_of(batch, model(batch))).readers
 
     assert counted(drop) == counted(None)
     if num_frames > 1:

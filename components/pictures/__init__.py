@@ -1,0 +1,1 @@
+"""What the language model sees of pictures that were cut into tiles."""

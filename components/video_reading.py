@@ -1,0 +1,184 @@
+"""The model up to the language model: encodes videos, cuts them into segments, and lets every reader read them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.interfaces import (
+    FrameEncoder,
+    FrameFeatures,
+    FrameResampling,
+    PatchPooling,
+    PictureLayout,
+    Projector,
+    Segmenter,
+    Segments,
+    VideoTextBatch,
+    VisualReader,
+)
+from components.newline import Newline
+from components.packed_frames import PackedVideos
+from components.patches import ReadFrames, reduced_patches, without_unread_frames
+from components.pictures.shown_pictures import PictureTokens, picture_tokens
+from components.selection.all_frames import AllFrames
+from components.selection.gather import group_frames, num_segments_of, segment_inputs
+from components.streams import StreamReader, StreamState, dtype_of, readers_by_stream, run_stream
+from components.watched_frames import WatchedFrames, watched_frames
+
+
+class VideosRead(NamedTuple):
+    """What became of a batch's videos."""
+
+    segments: dict[str, Segments]  # what each reader has read
+    states: list[dict[str, StreamState]]  # of all streams after each of the S steps
+    pictures: PictureTokens | None  # None: the model reads pictures as videos of one frame
+
+
+class VideoReading(nn.Module):
+    """The parts that read videos. ``VideoLanguageModel`` explains its arguments."""
+
+    bridge: VisualReader[Any]
+
+    def __init__(
+        self,
+        encoder: FrameEncoder,
+        projector: Projector | None,
+        patch_pooling: PatchPooling | None,
+        newline: Newline | None,
+        picture_layout: PictureLayout | None,
+        frame_resampling: FrameResampling | None,
+        segmenter: Segmenter,
+        readers: StreamReader | Mapping[str, StreamReader],
+        agree_on_maximum: Callable[[int], int],
+    ) -> None:
+        super().__init__()
+        is_single = isinstance(readers, StreamReader)
+        named = readers_by_stream(readers)
+        self.encoder = encoder
+        self.frame_resampling = frame_resampling
+        self.segmenter = segmenter
+        self.projector = projector
+        self.patch_pooling = patch_pooling
+        self.newline = newline
+        self.picture_layout = picture_layout
+        self._part_names = {name: "bridge" if is_single else name for name in named}
+        for name, part in self._part_names.items():
+            self.add_module(part, named[name].reader)
+        self.frame_selections = {name: each.frame_selection or AllFrames() for name, each in named.items()}
+        reducers = {name: each.reducer for name, each in named.items() if each.reducer is not None}
+        self.reducers = nn.ModuleDict(reducers) if reducers else None
+        self.agree_on_maximum = agree_on_maximum
+
+    @property
+    def readers(self) -> dict[str, VisualReader[Any]]:
+        """The readers by the names of their streams."""
+        return {name: self.get_submodule(part) for name, part in self._part_names.items()}  # type: ignore[misc]
+
+    @property
+    def reader_parts(self) -> dict[str, VisualReader[Any]]:
+        """The readers by their names as parts of the model, as in its parameters and the settings of a run."""
+        return {part: self.readers[name] for name, part in self._part_names.items()}
+
+    @property
+    def reads_questions(self) -> bool:
+        """Whether what the language model sees of a video depends on the question."""
+        return any(reader.reads_questions for reader in self.readers.values())
+
+    def packed_videos(self, batch: VideoTextBatch) -> PackedVideos:
+        """The batch's videos, or one dummy frame that no conversation refers to."""
+        if batch.frame_counts.numel():
+            return PackedVideos(batch.frames, batch.frame_counts.cpu(), batch.frame_ms, batch.picture_sizes.cpu())
+        frames = self.encoder.dummy_frames(batch.frames.device)
+        one = torch.ones(1, dtype=torch.int64)
+        return PackedVideos(frames, one, torch.zeros_like(one, device=frames.device), torch.zeros(1, 2).long())
+
+    def read_videos(self, videos: PackedVideos) -> VideosRead:
+        """Encode the videos, cut them into segments, and let every reader read them.
+
+        Raises:
+            ValueError: A picture is in tiles, and the model has no ``picture_layout``.
+        """
+        watched = self.watched_frames(videos.frame_counts, videos.picture_sizes)
+        features = self.encoder(videos.frames, videos.frame_counts)
+        pictures = self._pictures(features, videos)
+        segments = self.segment(features, videos.frame_counts, watched)
+        read = ReadFrames(features, videos.frame_ms, segments)
+        if self.projector is not None or self.patch_pooling is not None:
+            read = without_unread_frames(read)
+        states = self.run_segments(self.reduce_patches(read.features), read.frame_ms, read.segments)
+        return VideosRead(segments, states, pictures)
+
+    def watched_frames(self, frame_counts: Tensor, picture_sizes: Tensor) -> WatchedFrames | None:
+        """Which frames are cut into segments; None for all, each once.
+
+        Raises:
+            ValueError: A picture is in tiles, and the model has no ``picture_layout``.
+        """
+        if self.picture_layout is None and bool((picture_sizes > 0).any()):
+            raise ValueError(
+                "a picture was cut into tiles, but the model has no picture_layout to show them: set "
+                "model.picture_layout, or data.pixels.tiles to null"
+            )
+        return watched_frames(frame_counts, picture_sizes, self.frame_resampling)
+
+    def reduce_patches(self, features: FrameFeatures) -> FrameFeatures:
+        """Project and pool the patches of frames, in the dtype in which they are read."""
+        dtype = dtype_of(next(iter(self.readers.values())), features.patches)
+        return reduced_patches(features, self.projector, self.patch_pooling, dtype)
+
+    def segment(
+        self, features: FrameFeatures, frame_counts: Tensor, watched: WatchedFrames | None = None
+    ) -> dict[str, Segments]:
+        """Cut the videos into segments, padded to the largest number of segments on any rank.
+
+        Returns:
+            What each reader reads of them.
+        """
+        cls, counts = features.cls, frame_counts
+        if watched is not None:
+            cls, counts = cls[watched.frame_index.to(cls.device, non_blocking=True)], watched.frame_counts
+        segment_index = self.segmenter.segment(cls, counts).cpu()
+        num_segments = self.agree_on_maximum(num_segments_of(segment_index, counts))
+        segments = self.group_frames(segment_index, counts, num_segments)
+        return segments if watched is None else {name: watched.located(each) for name, each in segments.items()}
+
+    def group_frames(
+        self, segment_index: Tensor, frame_counts: Tensor, num_segments: int, frames_before: int = 0
+    ) -> dict[str, Segments]:
+        """What each reader reads of segments that are known; see ``selection.gather.group_frames``."""
+        return {
+            name: group_frames(segment_index, frame_counts, num_segments, selection, frames_before)
+            for name, selection in self.frame_selections.items()
+        }
+
+    def run_segments(
+        self,
+        features: FrameFeatures,
+        frame_ms: Tensor,
+        segments: Mapping[str, Segments],
+        states: Mapping[str, StreamState] | None = None,
+    ) -> list[dict[str, StreamState]]:
+        """Run all readers over the segments of all videos at once, from a state on.
+
+        Returns:
+            The states of all streams after each of the S steps.
+        """
+        runs = {
+            name: self._run_stream(name, features, frame_ms, segments[name], None if states is None else states[name])
+            for name in self.readers
+        }
+        return [dict(zip(runs, step, strict=True)) for step in zip(*runs.values(), strict=True)]
+
+    def _run_stream(
+        self, name: str, features: FrameFeatures, frame_ms: Tensor, segments: Segments, state: StreamState | None
+    ) -> list[StreamState]:
+        reducer: Any = self.reducers[name] if self.reducers is not None and name in self.reducers else None
+        inputs = segment_inputs(features, frame_ms, segments)
+        return run_stream(self.readers[name], reducer, inputs, state)
+
+    def _pictures(self, features: FrameFeatures, videos: PackedVideos) -> PictureTokens | None:
+        if self.picture_layout is None or self.newline is None:
+            return None
+        return picture_tokens(features.patches, videos, self.picture_layout, self.newline, self.projector)
