@@ -16,6 +16,8 @@ ARMS: dict[str, tuple[str, ...]] = {
     "gated_without_cache": ("configs/ablation/replacing_memory.yaml", "configs/ablation/memory_readout.yaml"),
     "cache_without_recurrence": ("configs/ablation/no_recurrence.yaml",),
     "both": ("configs/ablation/replacing_memory.yaml",),
+    "grid_memory": ("configs/ablation/grid_memory.yaml",),
+    "grid_memory_budget": ("configs/ablation/grid_memory.yaml", "configs/ablation/grid_memory_budget.yaml"),
     "selective": (),
     "mean_pooling": ("configs/ablation/mean_pooling.yaml",),
 }
