@@ -3,12 +3,7 @@
 from pathlib import Path
 from typing import Any, overload
 
-import torch
-
-from components.interfaces import TextInputs
 from components.model import VideoLanguageModel as Model
-from datamodules.batch import Batch
-from datamodules.media.sample_media import SampleMedia
 
 
 class VideoLanguageModel(Model):
@@ -66,7 +61,9 @@ class VideoLanguageModel(Model):
         """
         if self.training:
             raise ValueError("the model is in training mode, which changes answers at random; call model.eval() first")
-        from membridge.media_files import read_media_file  # needs av and torchvision, which opening a model does not
+        # Needs av and torchvision, which opening a model does not.
+        from membridge.media_files import read_media_file
+        from membridge.video_batches import video_batch
 
         video = read_media_file(Path(media), self.training_facts.frames, start_ms=start_ms, end_ms=end_ms)
         questions = [question] if isinstance(question, str) else question
@@ -75,19 +72,6 @@ class VideoLanguageModel(Model):
         limit = self.training_facts.max_new_tokens if max_new_tokens is None else max_new_tokens
         answers = self.generate(video_batch(self, video, self.language_model.prompts(questions)), limit)
         return answers[0] if isinstance(question, str) else answers
-
-
-def video_batch(model: Model, video: SampleMedia, text: TextInputs) -> Batch:
-    """The batch of one video and the conversations about it: frames on the model's device, the rest on the host."""
-    device = next(model.parameters()).device
-    return Batch(
-        frames=video.frames.to(device),
-        frame_counts=torch.tensor([len(video.frames)]),
-        frame_ms=video.frame_ms.to(device),
-        picture_sizes=torch.tensor([video.picture_size or (0, 0)]),
-        questions=(),
-        **text._asdict(),
-    )
 
 
 def load(path: str | Path, **options: Any) -> VideoLanguageModel:

@@ -126,10 +126,14 @@ class LanguageModel(RecordsArguments, nn.Module, ABC):
         )
 
     @abstractmethod
-    def prompts(self, questions: Sequence[str]) -> TextInputs:
-        """Write questions about a batch's first video as prompts, on the host.
+    def prompts(self, questions: Sequence[str | Sequence[tuple[str, str]]]) -> TextInputs:
+        """Write questions as prompts, on the host.
 
-        The visual tokens are inserted at ``<video>``, or in front of a question without it.
+        Args:
+            questions: Questions about a batch's first video, whose visual tokens are inserted at ``<video>`` or, in a
+                question without it, in front of it. Or conversations so far: role (``system``, ``user``,
+                ``assistant``) and text of every turn, the last one the user's. Their ``<video>`` marks show the first
+                media of the batch, in their order.
         """
 
     @abstractmethod
@@ -138,7 +142,8 @@ class LanguageModel(RecordsArguments, nn.Module, ABC):
 
         Args:
             conversations: Role (``system``, ``user``, ``assistant``) and text of every turn so far. The last turn is
-                the new question, the one before it the answer that the state has read.
+                the new question, the one before it the answer that the state has read. The ``<video>`` marks of the
+                new question show the first media that ``extend`` is given, in their order.
         """
 
     @abstractmethod

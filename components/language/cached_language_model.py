@@ -9,6 +9,7 @@ from torch.nn import functional
 from components.interfaces import (
     IGNORED_LABEL,
     TEXT_ONLY,
+    VIDEO_PLACEHOLDER,
     Answers,
     DecodingSettings,
     LanguageState,
@@ -45,13 +46,14 @@ class CachedLanguageModel(CachedNetwork):
         """Embed ids ``[C, K]``. The placeholder's negative id gets any embedding, which the splice replaces."""
         return self._embed(input_ids)
 
-    def prompts(self, questions: Sequence[str]) -> TextInputs:
-        """Convert questions about the first video to prompts; see ``LanguageModel.prompts``.
+    def prompts(self, questions: Sequence[str | Sequence[tuple[str, str]]]) -> TextInputs:
+        """Convert questions to prompts; see ``LanguageModel.prompts``.
 
         Raises:
             ValueError: There is no question, or the template drops or repeats the placeholder of the visual tokens.
         """
-        return self._text_inputs([self.chat.prompt_ids(question) for question in questions], 0)
+        asked = (each if isinstance(each, str) else [PlainTurn(*turn) for turn in each] for each in questions)
+        return self._text_inputs([self.chat.prompt_ids(each) for each in asked])
 
     def next_prompts(self, conversations: Sequence[Sequence[tuple[str, str]]]) -> TextInputs:
         """Convert the next questions of conversations to what ``extend`` reads; see ``LanguageModel.next_prompts``.
@@ -61,7 +63,7 @@ class CachedLanguageModel(CachedNetwork):
                 question after an answer.
         """
         turns = [[PlainTurn(*turn) for turn in conversation] for conversation in conversations]
-        return self._text_inputs([self.chat.next_prompt_ids(each) for each in turns], TEXT_ONLY)
+        return self._text_inputs([self.chat.next_prompt_ids(each) for each in turns])
 
     @torch.no_grad()
     def prefill(self, visual: VisualTokens, text: TextInputs, room: int = 0) -> LanguageState:
@@ -167,8 +169,8 @@ class CachedLanguageModel(CachedNetwork):
             state = self._prefill(*without_answers(visual, text), [max(map(len, each)) for each in answers])
             return self._score(state, answers)
 
-    def _text_inputs(self, ids: Sequence[Sequence[int]], video: int) -> TextInputs:
-        """Texts without labels, padded on the right, all about the same video.
+    def _text_inputs(self, ids: Sequence[Sequence[int]]) -> TextInputs:
+        """Texts without labels, padded on the right. The placeholders of each show the first media, in their order.
 
         Raises:
             ValueError: There is none.
@@ -178,7 +180,10 @@ class CachedLanguageModel(CachedNetwork):
         rows = [torch.tensor(row) for row in ids]
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.chat.pad_id)
         mask = real_at_start(list(map(len, ids)), padded.shape[1], padded.device)
-        return TextInputs(padded, mask, torch.full_like(padded, IGNORED_LABEL), padded.new_full((len(ids), 1), video))
+        shown = torch.tensor([row.count(VIDEO_PLACEHOLDER) for row in map(list, ids)])[:, None]  # [C, 1]
+        media = torch.arange(max(1, int(shown.max()))).expand(len(ids), -1)
+        video_index = media.masked_fill(media >= shown, TEXT_ONLY)
+        return TextInputs(padded, mask, torch.full_like(padded, IGNORED_LABEL), video_index)
 
     def _option_ids(self, options: Sequence[Sequence[str]], num_conversations: int) -> list[list[list[int]]]:
         """Ids of the options of every conversation."""

@@ -13,6 +13,7 @@ import torch
 
 import evaluate
 import membridge
+import membridge.video_batches
 import train
 from components.model import VideoLanguageModel
 from components.pretrained.frame_settings import FrameSettings
@@ -49,7 +50,7 @@ assert "av" not in sys.modules
 question, options = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 answer = model.answer("video.mp4", question)
 text = model.language_model.prompts([question])
-from membridge.answering_model import video_batch
+from membridge.video_batches import video_batch
 from membridge.media_files import read_media_file
 from pathlib import Path
 batch = video_batch(model, read_media_file(Path("video.mp4"), model.training_facts.frames), text)
@@ -109,7 +110,7 @@ def test_exported_quickstart_gives_the_same_scores_and_answer_where_no_trainer_i
     answer, scores = json.loads(done.stdout.splitlines()[-1])
     frames = read_media_file(tmp_path / "video.mp4", FrameSettings(84, "crop", None, 2.0, 512))
     text = model.language_model.prompts([QUESTION])
-    batch = membridge.answering_model.video_batch(model, frames, text)
+    batch = membridge.video_batches.video_batch(model, frames, text)
     torch.testing.assert_close(torch.tensor(scores), model.score_options(batch, [options])[0], rtol=0.0, atol=1e-6)
     assert answer == model.generate(batch, 3)[0]
 

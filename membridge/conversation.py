@@ -1,0 +1,147 @@
+"""A conversation with a model about videos and pictures, over several turns; answers may appear word by word."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from components.interfaces import DecodingSettings, LanguageState, Streamer, TextInputs, VisualTokens
+from components.model import VideoLanguageModel
+from membridge.opened_medium import OpenedMedium, open_medium
+
+MARK = "<video>"
+"""Where a medium is shown in a question."""
+
+
+class Reply(NamedTuple):
+    """An answer, and what it took."""
+
+    text: str
+    visual_tokens: int  # of the media that this question showed for the first time
+    prompt_tokens: int  # that were read for this question, visual tokens included
+    new_tokens: int
+    first_token_seconds: float  # from the question to the first token
+    seconds: float
+
+
+class Conversation:
+    """Asks a model about media, turn by turn. Each medium and each token is read once.
+
+    A medium is shown in the first question after it was loaded: at its ``<video>`` marks, or in front of a question
+    without marks, as in converted training data.
+
+    Args:
+        model: A model in evaluation mode.
+        settings: How answers are chosen; greedily, and as long as in the model's evaluation, by default.
+        system: System text; by default that of the chat template.
+
+    Attributes:
+        media: The media so far.
+        turns: Role and text of every turn so far.
+        settings: See above; may be replaced between questions.
+
+    Raises:
+        ValueError: The model is in training mode, where dropout changes answers.
+    """
+
+    def __init__(
+        self, model: VideoLanguageModel, settings: DecodingSettings | None = None, system: str | None = None
+    ) -> None:
+        if model.training:
+            raise ValueError("the model is in training mode, which changes answers at random; call model.eval() first")
+        self.model = model
+        self.settings = settings or DecodingSettings(max_new_tokens=model.training_facts.max_new_tokens)
+        self.media: list[OpenedMedium] = []
+        self._system = system
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the turns. The media stay, and are shown in the next question again."""
+        self.turns: list[tuple[str, str]] = [] if self._system is None else [("system", self._system)]
+        self._state: LanguageState | None = None
+        self._unseen = list(self.media)
+
+    def load(self, path: str | Path, *, start_ms: int | None = None, end_ms: int | None = None) -> OpenedMedium:
+        """Read a video or picture, to be shown in the next question; see ``open_medium``."""
+        medium = open_medium(self.model, path, start_ms=start_ms, end_ms=end_ms)
+        self.add(medium)
+        return medium
+
+    def add(self, medium: OpenedMedium) -> None:
+        """Show a medium that the model has read in the next question."""
+        self.media.append(medium)
+        self._unseen.append(medium)
+
+    def ask(self, question: str, streamer: Streamer | None = None) -> Reply:
+        """Ask the next question. If anything fails or is interrupted, the conversation is as it was before.
+
+        Args:
+            question: Plain text; see the class about ``<video>`` marks.
+            streamer: Gets every token as soon as it is chosen.
+
+        Raises:
+            ValueError: The number of marks is not that of the media that were not shown yet, or the conversation
+                becomes longer than the context.
+        """
+        begin = time.perf_counter()
+        turns = [*self.turns, ("user", self._with_marks(question))]
+        text, visual = self._text_and_visual(turns)
+        length = self._state.lengths[0] if self._state is not None else 0
+        state = self._read(text, visual)
+        first: list[float] = []
+
+        def watch(tokens: object) -> None:
+            first.append(time.perf_counter() - begin)
+            if streamer is not None:
+                streamer(tokens)  # type: ignore[arg-type]
+
+        answers = self.model.language_model.decode(state, self.settings, watch)
+        [answer] = answers.texts
+        self.turns, self._state, self._unseen = [*turns, ("assistant", answer)], answers.state, []
+        seconds = time.perf_counter() - begin
+        shown = 0 if visual is None else int(visual.mask.sum())
+        return Reply(
+            answer, shown, state.lengths[0] - length, len(answers.token_ids[0]), first[0] if first else seconds, seconds
+        )
+
+    def _with_marks(self, question: str) -> str:
+        """The question with a mark for every medium that it shows."""
+        marks, unseen = question.count(MARK), len(self._unseen)
+        if marks == 0 and unseen:
+            return "".join(f"{MARK}\n" for _ in range(unseen)) + question
+        if marks != unseen:
+            raise ValueError(
+                f"the question has {marks} {MARK} marks, but {unseen} videos and pictures were loaded since the last "
+                "question: write one mark for each, or none"
+            )
+        return question
+
+    def _text_and_visual(self, turns: Sequence[tuple[str, str]]) -> tuple[TextInputs, VisualTokens | None]:
+        """The new text, and what it shows."""
+        language_model = self.model.language_model
+        text = language_model.prompts([turns]) if self._state is None else language_model.next_prompts([turns])
+        if not self._unseen:
+            return text, None
+        return text, joined([medium.visual_tokens(self.model, text) for medium in self._unseen])
+
+    def _read(self, text: TextInputs, visual: VisualTokens | None) -> LanguageState:
+        language_model = self.model.language_model
+        if self._state is not None:
+            return language_model.extend(self._state, text, visual)
+        if visual is None:
+            device = next(self.model.parameters()).device
+            nothing = torch.zeros(1, 1, language_model.dim, device=device)
+            visual = VisualTokens(nothing, torch.zeros(1, 1, dtype=torch.bool))
+        return language_model.prefill(visual, text, room=self.settings.max_new_tokens)
+
+
+def joined(rows: Sequence[VisualTokens]) -> VisualTokens:
+    """Visual tokens of several media, a row each; places are left out."""
+    longest = max(row.tokens.shape[1] for row in rows)
+    spare = [longest - row.tokens.shape[1] for row in rows]
+    tokens = [functional.pad(row.tokens, (0, 0, 0, more)) for row, more in zip(rows, spare, strict=True)]
+    masks = [functional.pad(row.mask.cpu(), (0, more)) for row, more in zip(rows, spare, strict=True)]
+    return VisualTokens(torch.cat(tokens), torch.cat(masks))

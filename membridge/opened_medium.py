@@ -1,0 +1,132 @@
+"""A video or picture that a model has read: its frames, scenes, and what the memory keeps of it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.interfaces import FrameFeatures, Segments, TextInputs, VisualTokens
+from components.model import VideoLanguageModel
+from components.segmenters.depth import adjacent_similarity
+from components.streams import StreamState
+from components.video_reading import VideosRead
+from datamodules.media.sample_media import SampleMedia
+from membridge.video_batches import packed_video
+
+
+class Scene(NamedTuple):
+    """A segment of a video."""
+
+    start_ms: int
+    end_ms: int  # time of its last frame
+    num_frames: int
+    admitted: float | None  # 0..1, how much of it the gate admitted to the memory; None: the memory has no gate
+
+
+class OpenedMedium(NamedTuple):
+    """A video or picture, read once by a model; questions about it read nothing again."""
+
+    name: str
+    frames: Tensor  # uint8 [T, 3, H, W] on the host, as the encoder reads them
+    frame_ms: list[int]
+    scenes: list[Scene]
+    similarity: list[float]  # cosine similarity of neighbouring frames, [T - 1]
+    read: VideosRead
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the model read."""
+        return len(self.frame_ms)
+
+    def visual_tokens(self, model: VideoLanguageModel, text: TextInputs) -> VisualTokens:
+        """What the language model sees of it, one row.
+
+        Args:
+            model: The model that has read it.
+            text: One conversation; only readers of questions need it.
+        """
+        about_it = text._replace(video_index=torch.zeros(1, 1, dtype=torch.int64))
+        return model.read(self.read.states[-1], about_it, self.read.pictures)._replace(row_index=None)
+
+    @torch.no_grad()
+    def segment_attention(self, model: VideoLanguageModel, text: TextInputs) -> list[float] | None:
+        """How much the readers' queries attend to each scene, mean over queries; None if no reader shows it."""
+        for name, reader in model.readers.items():
+            questions = model.questions(text._replace(video_index=torch.zeros(1, 1, dtype=torch.int64)))
+            asked = questions if reader.reads_questions else None
+            state: StreamState = self.read.states[-1][name]
+            shown = reader.diagnostics(state.reader, asked, with_attention=True).segment_attention
+            if shown is not None:
+                return [float(share) for share in shown[0].float().mean(dim=0)[: len(self.scenes)]]
+        return None
+
+
+@torch.no_grad()
+def open_medium(
+    model: VideoLanguageModel, path: str | Path, *, start_ms: int | None = None, end_ms: int | None = None
+) -> OpenedMedium:
+    """Decode a file as the model was trained to, and let the model read it.
+
+    Args:
+        model: A model in evaluation mode.
+        path: File of a video or picture.
+        start_ms: Start of the part to look at; by default the beginning.
+        end_ms: End of that part; by default the end.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The part has no length, or the model reads cached features.
+        datamodules.errors.SampleError: The file cannot be decoded, or the part is not in the video.
+    """
+    from membridge.media_files import read_media_file  # needs av and torchvision, which opening a model does not
+
+    path = Path(path)
+    media = read_media_file(path, model.training_facts.frames, start_ms=start_ms, end_ms=end_ms)
+    return read_medium(model, path.name, media)
+
+
+@torch.no_grad()
+def read_medium(model: VideoLanguageModel, name: str, media: SampleMedia) -> OpenedMedium:
+    """Let a model read frames.
+
+    Args:
+        model: A model in evaluation mode.
+        name: Name to show.
+        media: The frames.
+    """
+    features: list[FrameFeatures] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: FrameFeatures) -> None:
+        features.append(output)
+
+    hook = model.encoder.register_forward_hook(keep)
+    try:
+        read = model.read_videos(packed_video(model, media))
+    finally:
+        hook.remove()
+    times: list[int] = media.frame_ms.tolist()
+    similarity = [] if media.picture_size is not None else adjacent_similarity(features[0].cls).tolist()
+    admitted = _admitted(model, read)
+    scenes = _scenes(next(iter(read.segments.values())), times, admitted)
+    return OpenedMedium(name, media.frames, times, scenes, similarity, read)
+
+
+def _admitted(model: VideoLanguageModel, read: VideosRead) -> list[float] | None:
+    """How much of every segment the first reader with a gate admitted."""
+    for name, reader in model.readers.items():
+        shown = reader.diagnostics(read.states[-1][name].reader).admitted
+        if shown is not None:
+            return [float(share) for share in shown[0]]
+    return None
+
+
+def _scenes(segments: Segments, times: list[int], admitted: list[float] | None) -> list[Scene]:
+    """The segments of the one video, as times of the frames that are read of them."""
+    scenes = []
+    for number, mask in enumerate(segments.frame_mask[0]):
+        frames = segments.frame_index[0, number][mask].tolist()
+        if frames:
+            gate = None if admitted is None else admitted[number]
+            scenes.append(Scene(times[min(frames)], times[max(frames)], len(set(frames)), gate))
+    return scenes
