@@ -19,7 +19,7 @@ from components.interfaces import (
 )
 from components.model import VideoLanguageModel
 from components.newline import Newline
-from components.streams import StreamReader
+from components.streams import MEMORY_STREAM, StreamReader
 
 MakeReader = Callable[[int, int], VisualReader]  # type: ignore[type-arg]  # every reader has a state type of its own
 MakeReducer = Callable[[int], SegmentReducer]  # type: ignore[type-arg]
@@ -92,6 +92,33 @@ def build_model(
     built_pooling = None if patch_pooling is None else patch_pooling(dim)
     dim = dim if built_pooling is None else built_pooling.out_dim
 
+    _check_readers(bridge, frame_selection, reducer, readers)
+    single = None if bridge is None else {MEMORY_STREAM: ReaderSettings(bridge, frame_selection, reducer)}
+    named = single or readers or {}
+    built_readers = {name: _build_reader(each, dim, built_encoder, built_language) for name, each in named.items()}
+    return VideoLanguageModel(
+        encoder=built_encoder,
+        projector=built_projector,
+        patch_pooling=built_pooling,
+        newline=None if newline is None else newline(built_language.dim),
+        picture_layout=None if picture_layout is None else picture_layout(built_language.dim),
+        frame_resampling=frame_resampling,
+        segmenter=segmenter,
+        readers=built_readers if bridge is None else built_readers[MEMORY_STREAM],
+        visual_prompt=visual_prompt,
+        language_model=built_language,
+        loss_schedule=loss_schedule,
+        **agreements,
+    )
+
+
+def _check_readers(
+    bridge: MakeReader | None,
+    frame_selection: FrameSelection | None,
+    reducer: MakeReducer | None,
+    readers: Mapping[str, ReaderSettings] | None,
+) -> None:
+    """Check that readers are given in one of the two forms."""
     if (bridge is None) == (readers is None):
         raise ValueError(
             "give either bridge (one reader) or readers (several by name), exactly one of the two; a file that sets "
@@ -102,27 +129,6 @@ def build_model(
             "model.frame_selection and model.reducer belong to model.bridge; several readers have their own: "
             "model.readers.NAME.frame_selection, model.readers.NAME.reducer"
         )
-    built_readers: StreamReader | dict[str, StreamReader]
-    if bridge is not None:
-        only = ReaderSettings(bridge, frame_selection, reducer)
-        built_readers = _build_reader(only, dim, built_encoder, built_language)
-    else:
-        named = readers or {}
-        built_readers = {name: _build_reader(each, dim, built_encoder, built_language) for name, each in named.items()}
-    return VideoLanguageModel(
-        encoder=built_encoder,
-        projector=built_projector,
-        patch_pooling=built_pooling,
-        newline=None if newline is None else newline(built_language.dim),
-        picture_layout=None if picture_layout is None else picture_layout(built_language.dim),
-        frame_resampling=frame_resampling,
-        segmenter=segmenter,
-        readers=built_readers,
-        visual_prompt=visual_prompt,
-        language_model=built_language,
-        loss_schedule=loss_schedule,
-        **agreements,
-    )
 
 
 def _build_reader(

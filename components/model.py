@@ -158,6 +158,7 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
             num_computed_positions=sum(each.num_computed_positions for each in losses),
             num_positions=torch.stack(read).sum() if read else None,
             penalty=None if penalty is None else penalty.detach(),
+            picture_tokens={} if pictures is None else {video: len(own) for video, own in pictures.of_video.items()},
         )
 
     @torch.no_grad()

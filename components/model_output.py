@@ -1,5 +1,6 @@
 """The result of a training step of the model."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -15,6 +16,7 @@ class ModelOutput(NamedTuple):
     num_computed_positions: int  # of the language model in all readings, with padding; 0 where it reports none
     num_positions: Tensor | None  # scalar int64, the same without padding
     penalty: Tensor | None  # scalar, detached: what the readers added to the loss
+    picture_tokens: Mapping[int, int] = {}  # visual tokens of pictures in tiles, by their number among the videos
 
     @property
     def segment_counts(self) -> Tensor:

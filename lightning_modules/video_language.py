@@ -98,9 +98,7 @@ class VideoLanguageModule(TrainingModule):
         initial_weights: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.make_encoder = encoder
-        self.make_projector = projector
-        self.make_patch_pooling = patch_pooling
+        self.make_encoder, self.make_projector, self.make_patch_pooling = encoder, projector, patch_pooling
         self._build = partial(
             build_model,
             encoder=encoder,
@@ -126,8 +124,7 @@ class VideoLanguageModule(TrainingModule):
         self.metrics = ValidationMetrics()
         self._seed = 0
         self.non_finite_steps = NonFiniteSteps(optimization.non_finite)
-        self.step_tokens = StepTokens()
-        self._step_losses = StepLosses()
+        self.step_tokens, self._step_losses = StepTokens(), StepLosses()
         self._rates: RateSchedule | None = None
 
     def configure_model(self) -> None:

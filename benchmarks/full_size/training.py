@@ -119,7 +119,7 @@ class _Stepping:
         return StepCost(
             seconds=statistics.median(seconds),
             peak_gib=next(iter(peak_memory(self._device).values())),
-            flops=self._flops.of(work_of(batch, output.segment_groups)),
+            flops=self._flops.of(work_of(batch, output)),
             trainable=sum(parameter.numel() for parameter in self._trained),
             loss=float(output.loss.detach()),
         )

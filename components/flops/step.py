@@ -1,6 +1,6 @@
 """Floating-point operations of one training step, from the shapes of a batch; docs/monitoring.md has the formula."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from components.interfaces import (
     VisualTokens,
 )
 from components.model import VideoLanguageModel, text_of
+from components.model_output import ModelOutput
 from components.question_text import before_answer
 
 
@@ -31,6 +32,7 @@ class StepWork(NamedTuple):
     question_tokens: Tensor  # [C] int64
     answer_tokens: Tensor  # [C] int64, scored tokens
     left_out: frozenset[str] = frozenset()  # streams that are read, but not shown to the language model
+    picture_tokens: Mapping[int, int] = {}  # of pictures in tiles, whose streams are not shown either
 
 
 class StepFlops(NamedTuple):
@@ -46,14 +48,12 @@ class StepFlops(NamedTuple):
         return self.encoder + self.readers + self.language_model
 
 
-def work_of(
-    batch: VideoTextBatch, segment_groups: dict[str, Tensor], left_out: frozenset[str] = frozenset()
-) -> StepWork:
+def work_of(batch: VideoTextBatch, output: ModelOutput, left_out: frozenset[str] = frozenset()) -> StepWork:
     """Measure the sizes of a batch.
 
     Args:
         batch: The batch.
-        segment_groups: Frame groups that each reader read of every segment; see ``ModelOutput``.
+        output: What the model returned for it.
         left_out: Streams that were left out of this step.
 
     Returns:
@@ -64,12 +64,13 @@ def work_of(
     scored = text.text_mask[:, 1:] & (text.labels[:, 1:] != IGNORED_LABEL)
     return StepWork(
         frame_counts=batch.frame_counts,
-        segment_groups=segment_groups,
+        segment_groups=output.segment_groups,
         video_index=text.video_index,
         text_tokens=is_word.sum(dim=1),
         question_tokens=(is_word & before_answer(text)).sum(dim=1),
         answer_tokens=scored.sum(dim=1),
         left_out=left_out,
+        picture_tokens=output.picture_tokens,
     )
 
 
@@ -122,12 +123,13 @@ class ModelFlops:
                     own = groups[name][video]
                     read = min(num_segments, len(own))
                     cost, tokens = self._streams[name].reading(read, own[read - 1], question)
-                    seen += 0 if name in work.left_out else tokens
+                    seen += 0 if name in work.left_out or video in work.picture_tokens else tokens
                     # Without questions, all conversations of a video share one reading.
                     if self._streams[name].reader.reads_questions or (name, video, read) not in counted:
                         readers += cost
                     counted.add((name, video, read))
-                words = len(videos) * self._of_words(work.left_out)
+                words = sum(video not in work.picture_tokens for video in videos) * self._of_words(work.left_out)
+                seen += sum(work.picture_tokens.get(video, 0) for video in videos)
                 language_model += self._of_language()(text + seen + words, answer)
         return StepFlops(encoder, readers, language_model)
 

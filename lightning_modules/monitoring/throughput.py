@@ -115,7 +115,7 @@ class ThroughputMonitor(Callback):
         step = self._times.running
         if step is not None:
             batch, _, left_out = inputs
-            step.work = work_of(batch, output.segment_groups, left_out)
+            step.work = work_of(batch, output, left_out)
             step.positions, step.computed_positions = output.num_positions, output.num_computed_positions
 
     def _log(self, trainer: Trainer, module: LightningModule) -> None:

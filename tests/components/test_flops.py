@@ -56,7 +56,7 @@ def ran(model: VideoLanguageModel, batch: Batch) -> tuple[int, StepWork]:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         output = model.train()(batch)
         output.loss.backward()
-    return counter.get_total_flops(), work_of(batch, output.segment_groups)
+    return counter.get_total_flops(), work_of(batch, output)
 
 
 def ran_work(folders: PartFolders, num_frames: int) -> StepWork:

@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from components.flops.step import ModelFlops, work_of
 from components.interfaces import FrameResampling, PictureLayout
 from components.model import VideoLanguageModel
 from components.newline import Newline
@@ -14,7 +17,7 @@ from components.segmenters.fixed_length import FixedLength
 from components.selection.segment_multiples import SegmentMultiples
 from components.streaming import StreamingSession
 from datamodules.batch import Batch, Sample, collate
-from tests.fixtures_models import PartFolders, make_batch, make_frames, make_model, make_sample
+from tests.fixtures_models import NUM_PATCHES, PartFolders, make_batch, make_frames, make_model, make_sample
 
 QUESTION = [[("which ?", "red")]]
 
@@ -93,6 +96,16 @@ def test_projector_and_newline_are_called_equally_often_with_and_without_picture
         model(batch)
         counted.append(sorted(calls))
     assert counted[0] == counted[1]
+
+
+def test_the_operations_of_pictures_are_counted_as_torch_counts_them(folders: PartFolders) -> None:
+    model = build(folders, visual_prompt="look at<memory><newline>").train()
+    batch = collate([picture(folders, 6, seed=seed) for seed in range(2)])
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        output = model(batch)
+        output.loss.backward()
+    assert output.picture_tokens == {0: 6 * (NUM_PATCHES + 1), 1: 6 * (NUM_PATCHES + 1)}
+    assert ModelFlops(model).of(work_of(batch, output)).total == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
 def test_a_picture_in_tiles_without_a_layout_is_refused(folders: PartFolders) -> None:

@@ -216,7 +216,7 @@ def test_operations_are_counted_exactly_with_a_ratio_and_at_most_with_a_threshol
 
     def counted(reducer: Callable[[int], Any] | None) -> float:
         model = make_module(folders, reducer=reducer).built.train()
-        return ModelFlops(model).of(work_of(batch, model(batch).segment_groups)).readers
+        return ModelFlops(model).of(work_of(batch, model(batch))).readers
 
     assert counted(drop) == counted(None)
     if num_frames > 1:

@@ -135,7 +135,7 @@ def test_share_of_the_peak_is_work_over_time(
     logger = run(folders, tmp_path, monkeypatch, monitor=ThroughputMonitor(PEAK), changes=changes)
     model = make_module(folders, **changes).built
     batch = make_batch(folders)
-    total = ModelFlops(model).of(work_of(batch, model(batch).segment_groups)).total
+    total = ModelFlops(model).of(work_of(batch, model(batch))).total
     assert logger.values("throughput/mfu") == pytest.approx([4 * total / 43.0 / PEAK], rel=1e-5)
     assert logger.values("throughput/model_teraflops_a_device") == pytest.approx([4 * total / 43.0 / 1e12], rel=1e-5)
 
@@ -152,9 +152,9 @@ def test_streams_that_are_left_out_are_no_work_of_the_language_model(
     trainer.fit(module, SlowLoader(clock, [batch]))
     [mfu] = logger.values("throughput/mfu")
     [seconds] = logger.values("step_seconds/total")
-    flops, groups = ModelFlops(module.built), module.built(batch).segment_groups
+    flops, output = ModelFlops(module.built), module.built(batch)
     less, all_streams = (
-        flops.of(work_of(batch, groups, left_out)) for left_out in (frozenset({"frames"}), frozenset())
+        flops.of(work_of(batch, output, left_out)) for left_out in (frozenset({"frames"}), frozenset())
     )
     assert mfu * seconds * PEAK == pytest.approx(less.total, rel=1e-5)
     assert less.readers == all_streams.readers
