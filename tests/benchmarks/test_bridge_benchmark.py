@@ -3,13 +3,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.bridge import original, original_grid_memory
+from benchmarks.bridge import grid_forms, original, original_grid_memory
 from benchmarks.bridge.__main__ import main
 from benchmarks.bridge.forms import FORMS, Widths, make_videos
 from benchmarks.bridge.measuring import run_forward
 from benchmarks.resident_memory import PeakResidentBytes, in_fresh_process
 
 TINY = ["--dim", "32", "--out-dim", "16", "--threads", "1", "--rounds", "1", "--no-memory"]
+
+
+@pytest.fixture(autouse=True)
+def small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid_forms, "NUM_CELLS", 9)
 
 
 def test_the_reference_is_the_published_bridge_and_the_table_has_a_row_a_case(
