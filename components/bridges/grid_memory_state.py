@@ -14,7 +14,8 @@ class GridMemoryState(NamedTuple):
     """State of a grid memory after some segments. B is the number of vectors of a memory, M * N.
 
     The cache has at most ``cache_limit`` memories, the oldest first, and an entry of ``memories``, ``keys`` and
-    ``values`` for each. States share these tensors; no step copies them while all videos have all segments.
+    ``values`` for each. States share these tensors: a step copies them only when it drops one of them and not all videos
+    are known to have all segments.
     """
 
     newest: Tensor  # [V, B, D] memory after the last real segment of every video
