@@ -1,13 +1,13 @@
 """A tiny LLaVA-OneVision of random weights for tests: transformers' model, its folders in every layout, our parts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
@@ -177,6 +177,19 @@ def _early_settings(text: dict[str, Any]) -> dict[str, Any]:
     """Settings of a language model as early versions of transformers wrote them."""
     left_out = ("rope_parameters", "dtype", "layer_types", "head_dim")
     return {name: value for name, value in text.items() if name not in left_out} | {"rope_theta": ROPE_THETA}
+
+
+def changed_copy(original: Path, target: Path, change: Callable[[dict[str, Tensor]], None], **settings: Any) -> Path:
+    """A copy of the authors' layout with other tensors and other settings."""
+    target.mkdir()
+    for path in original.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(original / "model.safetensors")
+    change(tensors)
+    save_file(tensors, target / "model.safetensors")
+    config = json.loads((original / "config.json").read_text(encoding="utf-8")) | settings
+    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return target
 
 
 def write_own_parts(model: LlavaOnevisionForConditionalGeneration, folder: Path) -> Path:
