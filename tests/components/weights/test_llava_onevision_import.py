@@ -100,6 +100,14 @@ def test_template_of_a_processor_is_replaced_because_it_shows_no_plain_text(orig
     )
 
 
+def test_a_damaged_tokenizer_is_refused_and_nothing_is_written(original: Path, tmp_path: Path) -> None:
+    source = changed_copy(original, tmp_path / "source", lambda tensors: None)
+    (source / "tokenizer.json").write_text("none")
+    with pytest.raises(ValueError, match="the tokenizer's files cannot be read"):
+        main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS])
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
 def test_what_the_original_never_reads_is_left_out_and_named(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +209,7 @@ def test_other_models_of_the_authors_are_refused(
         ({"vision_feature_select_strategy": "default"}, "vision_feature_select_strategy 'default' instead of 'full'"),
         ({"vision_feature_layer": [-1, -2]}, r"features of layer \[-1, -2\] of 3"),
         ({"model_type": "llava_next"}, "model_type 'llava_next'"),
+        ({"text_config": {"model_type": "llama"}}, "a language model 'llama' instead of 'qwen2'"),
     ],
 )
 def test_other_models_of_transformers_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
