@@ -28,6 +28,7 @@ from tests.components.tiny_language import SIZES, VOCABULARY, make_byte_tokenize
 
 IMAGE_SIZE = 54
 PATCH_SIZE = 2  # so that a frame has 27 x 27 patches, as that of the published models
+FEATURE_LAYER = -1  # the last of those that an import writes
 PIXELS: dict[str, Any] = {
     "image_processor_type": "LlavaOnevisionImageProcessor",
     "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
@@ -240,7 +241,7 @@ def build_from_parts(folder: Path, **changes: Any) -> VideoLanguageModel:
         folder: See above.
         **changes: Other arguments of ``VideoLanguageModel``.
     """
-    encoder = HuggingFaceVisionEncoder(str(folder / "vision_encoder"), layer=-1)
+    encoder = HuggingFaceVisionEncoder(str(folder / "vision_encoder"), layer=FEATURE_LAYER)
     language_model = HuggingFaceCausalLM(str(folder / "language_model"))
     width = language_model.dim
     parts: dict[str, Any] = {
