@@ -29,6 +29,28 @@ def sinusoidal(position: Tensor, dim: int, *, longest: float, shortest: float) -
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
+def interleaved_sinusoid(position: Tensor, dim: int) -> Tensor:
+    """Encode integer positions as sines and cosines that take turns, with wavelengths from 2 pi to 10000 times that.
+
+    Args:
+        position: Positions of any shape ``[...]``.
+        dim: Width of the code, D; even.
+
+    Returns:
+        ``[..., D]`` float32: sines in the even, cosines in the odd columns.
+
+    Raises:
+        ValueError: ``dim`` is odd, so sines and cosines cannot pair up.
+
+    Source: Attention Is All You Need (arXiv:1706.03762).
+    """
+    if dim % 2:
+        raise ValueError(f"a sinusoidal code needs an even width, got {dim}")
+    even = torch.arange(0, dim, 2, device=position.device, dtype=torch.float32)
+    angle = position.float().unsqueeze(-1) * torch.exp(even * (-math.log(10000.0) / dim))
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+
+
 def patch_grid_side(num_patches: int) -> int:
     """Side of the square grid that N row-major patches form.
 

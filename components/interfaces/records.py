@@ -99,6 +99,8 @@ class SegmentInput(NamedTuple):
     num_cells: int  # N, cells of a frame's grid
     kept: KeptTokens | None = None  # None: a full grid
     saliency: Tensor | None = None  # [V, P] float32, see FrameFeatures; None where the encoder gives none
+    is_in_all: bool = False  # whether the host knows that every video has this segment
+    is_full: bool = False  # whether the host knows that frame_mask is True everywhere
 
     @classmethod
     def from_grid(cls, patches: Tensor, frame_mask: Tensor, frame_ms: Tensor) -> "SegmentInput":
@@ -111,7 +113,7 @@ class SegmentInput(NamedTuple):
         kept = None if self.kept is None else KeptTokens(*(field[videos] for field in self.kept))
         saliency = None if self.saliency is None else self.saliency[videos]
         frames = (self.frame_mask[videos], self.frame_ms[videos], self.frame_number[videos])
-        return SegmentInput(self.tokens[videos], *frames, self.num_cells, kept, saliency)
+        return SegmentInput(self.tokens[videos], *frames, self.num_cells, kept, saliency, self.is_in_all, self.is_full)
 
     @property
     def token_mask(self) -> Tensor:

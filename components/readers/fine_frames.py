@@ -1,12 +1,16 @@
 """A reader that shows a few frames, evenly spread over the video so far, with all their patches."""
 
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from components.bridges.layers.projection import token_projection
+from components.checkpoints.part_weights import load_part_weights
 from components.interfaces import Questions, SegmentInput, TokenPlaces, VisualReader, VisualTokens
+from components.positions import interleaved_sinusoid
+from components.type_embedding import TypeEmbedding
 
 FrameProjection = Literal["mlp", "none"]
 
@@ -47,10 +51,17 @@ class FineFrames(VisualReader[StoredFrames]):
         capacity: Most frames that are stored of a video.
         projection: ``mlp``: normalise the patches and map them through two layers to E. ``none``: show them as they
             are, where a projector of the model has already given them width E.
+        frame_positions: Add a sinusoidal code of each frame's number in its video to its patches, before they are
+            projected.
+        type_embedding: Add a learned vector to all visual tokens, so that the language model knows them from those of
+            another reader.
+        weights: Safetensors file with trained weights, under the names of this class.
 
     Raises:
         ValueError: There is no frame to show, ``capacity`` is smaller than ``num_frames``, ``projection`` is neither
-            of the two, or patches that are not projected do not have width E.
+            of the two, patches that are not projected do not have width E, D is odd but frames have positions, or
+            ``weights`` does not fit.
+        FileNotFoundError: There is no such file.
 
     Source: the fine frames of the Memory-Augmented VLM code, which chooses among all frames of a complete video; the
     bounded store is ours.
@@ -64,6 +75,9 @@ class FineFrames(VisualReader[StoredFrames]):
         num_frames: int = 32,
         capacity: int = 512,
         projection: FrameProjection = "mlp",
+        frame_positions: bool = False,
+        type_embedding: bool = False,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= num_frames <= capacity:
@@ -77,9 +91,15 @@ class FineFrames(VisualReader[StoredFrames]):
                 f"without projection the patches must have the language model's width {out_dim}, but they have {dim}: "
                 "take projection mlp, or give the model a projector"
             )
+        if frame_positions and dim % 2:
+            raise ValueError(f"frame_positions need an even width, got {dim}: take another width or no frame_positions")
         self.num_frames = num_frames
         self.capacity = capacity
+        self.frame_positions = frame_positions
         self.projection = token_projection(dim, out_dim) if projection == "mlp" else nn.Identity()
+        self.type_embedding = TypeEmbedding(out_dim) if type_embedding else None
+        if weights is not None:
+            load_part_weights(self, Path(weights), "the reader's weights")
 
     def forward(self, segment: SegmentInput, state: StoredFrames | None) -> StoredFrames:
         """Store the frames of one segment of every video; see ``VisualReader.forward``."""
@@ -129,12 +149,18 @@ class FineFrames(VisualReader[StoredFrames]):
 
     def _shown(self, frames: FrameRun) -> VisualTokens:
         """Visual tokens of the frames whose ``order`` is not -1."""
-        num_videos, num_frames, num_cells, _ = frames.tokens.shape
+        num_videos, num_frames, num_cells, dim = frames.tokens.shape
         mask = (frames.order >= 0).repeat_interleave(num_cells, dim=1)
         cell = torch.arange(num_cells, device=mask.device).repeat(num_frames).expand(num_videos, -1)
         number, ms = (field.repeat_interleave(num_cells, dim=1) for field in (frames.number, frames.ms))
         places = TokenPlaces(*(field.masked_fill(~mask, -1) for field in (number, cell, ms)))
-        return VisualTokens(self.projection(frames.tokens.flatten(1, 2)), mask, places=places)
+        patches = frames.tokens
+        if self.frame_positions:
+            patches = patches + interleaved_sinusoid(frames.number, dim).to(patches.dtype)[:, :, None]
+        tokens = self.projection(patches.flatten(1, 2))
+        if self.type_embedding is not None:
+            tokens = self.type_embedding(tokens)
+        return VisualTokens(tokens, mask, places=places)
 
 
 def _frames_of(segment: SegmentInput, grid: Tensor, num_before: Tensor) -> FrameRun:

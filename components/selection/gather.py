@@ -105,7 +105,8 @@ def segment_inputs(features: FrameFeatures, frame_ms: Tensor, segments: Segments
         mean nothing.
     """
     num_segments, longest = segments.frame_mask.shape[1:3]
-    is_used = segments.group_mask.any(dim=0)  # [S, L]
+    has_group = segments.group_mask  # [V, S, L]
+    is_used = has_group.any(dim=0)  # [S, L]
     ends = (is_used * torch.arange(1, longest + 1)).amax(dim=1).clamp(min=1).tolist()
     device = features.patches.device
     middle_index = segments.middle_index.to(device, non_blocking=True)
@@ -122,6 +123,8 @@ def segment_inputs(features: FrameFeatures, frame_ms: Tensor, segments: Segments
             frame_number=number[chosen],
             num_cells=features.patches.shape[1],
             saliency=saliency,
+            is_in_all=bool(has_group[:, step].any(dim=1).all()),
+            is_full=bool(has_group[:, step, : ends[step]].all()),
         )
 
 

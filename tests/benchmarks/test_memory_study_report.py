@@ -10,11 +10,13 @@ from PIL import Image
 from benchmarks.memory_study.__main__ import main
 from benchmarks.memory_study.arms import Run
 from benchmarks.memory_study.rank import effective_rank
-from benchmarks.memory_study.report import ANCHOR, SECTION, draw, write_report
+from benchmarks.memory_study.report import draw, write_report
 from benchmarks.memory_study.results import collect_results, count_by_task, finished_runs, over_seeds
+from benchmarks.memory_study.studies import ALL_TASKS, QUICKSTART
 from benchmarks.results_page import marks, replace_section, replace_summary
 
-BEGIN, END = marks(SECTION)
+ANCHOR = ALL_TASKS.anchor
+BEGIN, END = marks(ALL_TASKS.section)
 
 
 def counts(correct: int, questions: int) -> dict[str, int]:
@@ -105,6 +107,38 @@ def test_runs_judged_on_fresh_videos_are_shown_apart(study: Path, tmp_path: Path
         write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
 
 
+def test_costs_are_shown_of_arms_whose_runs_were_all_measured(study: Path, tmp_path: Path) -> None:
+    assert "visual tokens" not in write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png").lower()
+
+    def measure(arm: str, seed: int, *, tokens: float, kib: float) -> None:
+        of_length = {"visual_tokens": tokens, "state_bytes": 1024 * kib, "videos": 3}
+        Run(study, arm, seed).costs.write_text(json.dumps({"1x": of_length, "2x": {**of_length, "visual_tokens": 24}}))
+
+    for seed, kib in ((0, 20), (1, 30)):
+        measure("both", seed, tokens=12, kib=kib)
+    measure("mean_pooling", 0, tokens=9, kib=14)
+    section = write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
+    assert row(section, "mean_pooling", 4) == ["mean_pooling", "9 / 14", "24 / 14"]
+    assert sum(line.startswith("| both |") for line in section.splitlines()) == 4  # seed 10 was not measured
+    measure("both", 10, tokens=12, kib=40)
+    section = write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
+    assert row(section, "both", 4) == ["both", "12 / 30", "24 / 30"]
+
+
+def test_both_studies_have_a_section_each_of_the_same_page(study: Path, tmp_path: Path) -> None:
+    page = tmp_path / "RESULTS.md"
+    first = write_report(study, page, tmp_path / "study.png")
+    second = write_report(study, page, tmp_path / "quickstart.png", QUICKSTART)
+    for name, section in ((ALL_TASKS.section, first), (QUICKSTART.section, second)):
+        begin, end = marks(name)
+        assert f"{begin}\n{section}\n{end}\n" in page.read_text()
+    assert "`prepare --quickstart`" not in second
+    assert "prepare --quickstart`, `train --quickstart` and `report --quickstart`" in second
+    for each in (ALL_TASKS, QUICKSTART):
+        words = "".join(letter for letter in each.heading.lower() if letter.isalnum() or letter in " -")
+        assert each.anchor == words.replace(" ", "-")
+
+
 def test_plot_has_a_panel_a_task_and_a_line_with_a_band_an_arm(study: Path) -> None:
     figure = draw(collect_results(finished_runs(study)))
     assert [panel.get_title() for panel in figure.axes] == ["needle", "order", "count"]
@@ -144,7 +178,7 @@ def test_row_with_other_columns_is_refused() -> None:
 @pytest.mark.parametrize("page", [f"text {BEGIN} text", f"{END}\ntext", f"{END} {BEGIN}"])
 def test_page_with_broken_marks_is_refused(page: str) -> None:
     with pytest.raises(ValueError, match="memory study: begin"):
-        replace_section(page, SECTION, "new")
+        replace_section(page, ALL_TASKS.section, "new")
 
 
 @pytest.mark.parametrize("changes", [{"asked": 11}, {"steps": 8}])

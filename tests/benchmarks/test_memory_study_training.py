@@ -21,8 +21,10 @@ from apps.quickstart.needles import Needle
 from apps.quickstart.tokenizer import build_language_model_folder, conversation_texts
 from benchmarks.memory_study import data, training
 from benchmarks.memory_study.arms import ARMS, FOLDER, FRESH, Run
+from benchmarks.memory_study.costs import main as measure_costs
 from benchmarks.memory_study.data import LENGTHS, SHORT, StudySize, make_videos, prepare_fresh, study_splits
 from benchmarks.memory_study.rank import main as measure_rank
+from benchmarks.memory_study.studies import ALL_TASKS, QUICKSTART, Study
 from benchmarks.memory_study.training import evaluate_fresh, study_config, train_arms, training_command
 from tests.fixtures_data import write_shard
 
@@ -138,6 +140,17 @@ def test_an_arm_trains_is_judged_and_its_rank_measured(study: Path, arm: str, mo
     for entry in ranks.values():
         assert entry["videos"] == 4
         assert 1 <= entry["mean"] <= entry["num_memory"] == 16
+    measure_costs([*checkpoint, "--data", str(study / "features/eval-needle-*.tar"), "--out", str(run.costs)])
+    costs = json.loads(run.costs.read_text())
+    num_tokens = 8 if arm == "both" else 9  # queries of the cache; patches of a frame
+    assert {length: (of["visual_tokens"], of["videos"]) for length, of in costs.items()} == {
+        "1x": (num_tokens, 4),
+        "2x": (num_tokens, 4),
+    }
+    if arm == "both":  # it stores 16 memory tokens of width 192 for every segment of 4 frames, their time and masks
+        assert 4 * 16 * 192 < costs["2x"]["state_bytes"] - costs["1x"]["state_bytes"] < 4 * 16 * 192 + 100
+    else:  # the sum at 9 positions of width 384, and one number of patches
+        assert [of["state_bytes"] for of in costs.values()] == [4 * (9 * 384 + 1)] * 2
 
 
 def test_every_arm_is_made_of_configs_that_exist() -> None:
@@ -146,11 +159,12 @@ def test_every_arm_is_made_of_configs_that_exist() -> None:
             assert (ROOT / config).is_file()
 
 
-def test_data_elsewhere_gets_a_config_of_its_own(study: Path) -> None:
-    assert study_config(FOLDER) == "benchmarks/memory_study/study.yaml"
-    text = Path(study_config(study)).read_text()
-    assert f"{study}/features/train-needle-one-segment-*.tar" in text
-    assert f" {FOLDER}/" not in text
+@pytest.mark.parametrize("which", [ALL_TASKS, QUICKSTART], ids=["all tasks", "quickstart"])
+def test_data_elsewhere_gets_a_config_of_its_own(study: Path, which: Study) -> None:
+    assert (ROOT / study_config(which.folder, which)).is_file()
+    text = Path(study_config(study, which)).read_text()
+    assert f"{study}/features/train-" in text
+    assert f"{which.folder}/" not in text
 
 
 class Commands:
@@ -182,12 +196,19 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     return fake
 
 
+def test_the_quickstarts_study_trains_on_its_own_config(study: Path, commands: Commands) -> None:
+    run = Run(study, "both", 0, QUICKSTART)
+    assert train_arms([run]) == []
+    assert study_config(study, QUICKSTART) in commands.run[0]
+    assert json.loads(run.settings.read_text())["steps"] == OmegaConf.load(ROOT / QUICKSTART.config).trainer.max_steps
+
+
 def test_finished_runs_are_kept_and_new_seeds_are_added(study: Path, commands: Commands) -> None:
     assert train_arms([Run(study, "both", 0), Run(study, "published", 0)], jobs=2) == []
-    assert len(commands.run) == 6
+    assert len(commands.run) == 8
     commands.run.clear()
     assert train_arms([Run(study, "both", 0), Run(study, "both", 1)], jobs=2) == []
-    assert len(commands.run) == 3
+    assert len(commands.run) == 4
     assert all("seed-1" in " ".join(command) for command in commands.run)
 
 
@@ -209,7 +230,7 @@ def test_training_is_not_repeated_where_only_judging_failed(study: Path, command
     commands.failing = ""
     commands.run.clear()
     assert train_arms([run]) == []
-    assert [command[0] for command in commands.run] == ["evaluate.py", "-m"]
+    assert [command[0] for command in commands.run] == ["evaluate.py", "-m", "-m"]
 
 
 def test_finished_runs_are_judged_on_fresh_videos_once(study: Path, commands: Commands) -> None:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from components.bridges.fusers import TransformerFuser
+from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.bridges.mean_pooling import MeanPooling
 from components.bridges.readouts.cache import CacheReadout
 from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
@@ -66,6 +68,13 @@ def published() -> VideoLLaMBBridge:
     return bridge.eval()
 
 
+def grid_memory(**options: Any) -> GridMemory:
+    """A grid memory whose cache is too small for the longest video of ``LENGTHS``."""
+    torch.manual_seed(0)
+    settings = {"num_cells": 4, "num_memory": 3, "num_heads": 2, "cache_limit": 2} | options
+    return GridMemory(DIM, DIM, **settings)
+
+
 def seeded(make: Callable[..., VisualReader[Any]], **options: Any) -> VisualReader[Any]:
     """A reader with weights from a fixed seed."""
     torch.manual_seed(0)
@@ -78,6 +87,7 @@ class Entry(NamedTuple):
     make: Callable[[], VisualReader[Any]]
     shows_every_frame: bool = True  # of videos as short as LENGTHS
     gives_written: bool = False
+    out_dim: int = OUT_DIM
 
 
 READERS: dict[str, Entry] = {
@@ -94,6 +104,28 @@ READERS: dict[str, Entry] = {
     "fine_frames": Entry(partial(seeded, FineFrames), gives_written=True),
     "few_fine_frames": Entry(
         partial(seeded, FineFrames, num_frames=2, capacity=3), shows_every_frame=False, gives_written=True
+    ),
+    "frames_with_positions_and_type": Entry(
+        partial(seeded, FineFrames, frame_positions=True, type_embedding=True), gives_written=True
+    ),
+    "grid_memory": Entry(grid_memory, gives_written=True, out_dim=DIM),
+    "grid_memory_transformer_fuser": Entry(
+        partial(grid_memory, fuser=partial(TransformerFuser, num_heads=2)), out_dim=DIM
+    ),
+    "grid_memory_budget": Entry(
+        partial(grid_memory, options=GridMemoryOptions(max_tokens=11)), gives_written=True, out_dim=DIM
+    ),
+    "grid_memory_last": Entry(
+        partial(grid_memory, options=GridMemoryOptions(shown="last")), gives_written=True, out_dim=DIM
+    ),
+    "grid_memory_recomputed": Entry(
+        partial(grid_memory, options=GridMemoryOptions(recompute=True)), gives_written=True, out_dim=DIM
+    ),
+    "grid_memory_cut": Entry(
+        partial(grid_memory, options=GridMemoryOptions(cut_gradients_every=1)),
+        shows_every_frame=False,  # to gradients
+        gives_written=True,
+        out_dim=DIM,
     ),
     "token_store": Entry(partial(seeded, TokenStore), gives_written=True),
 }

@@ -12,7 +12,6 @@ from components.interfaces import SegmentInput, VisualReader, VisualTokens
 from tests.components.readers.reader_table import (
     LENGTHS,
     NUM_PATCHES,
-    OUT_DIM,
     READERS,
     Entry,
     in_order,
@@ -192,7 +191,7 @@ def test_tokens_of_a_segment_are_those_of_videos_that_have_it(entry: Entry) -> N
         if entry.shows_every_frame:
             assert visual.mask.any(dim=1).tolist() == has_segment
         assert not visual.mask[~torch.tensor(has_segment)].any()
-        assert visual.tokens.shape == (*visual.mask.shape, OUT_DIM)
+        assert visual.tokens.shape == (*visual.mask.shape, entry.out_dim)
         if step == 0 and entry.shows_every_frame:  # all that can be read was written by the only segment
             shown = reader.read(state)
             for video in range(len(LENGTHS)):
