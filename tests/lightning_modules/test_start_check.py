@@ -164,14 +164,6 @@ def test_encoder_and_language_model_are_swapped_by_their_paths_alone(tmp_path: P
     assert cli.trainer.global_step == 1
 
 
-def test_tiles_that_the_model_does_not_show_are_refused(tmp_path: Path, folders: PartFolders) -> None:
-    config = run_settings(tmp_path, folders)
-    message = message_of(["fit", "-c", str(config), "--data.pixels.tiles.per_side=6"])
-    assert (
-        "data.pixels.tiles cuts pictures into tiles, but model.picture_layout, which shows them, is not set" in message
-    )
-
-
 def test_pixels_under_cached_features_are_refused_though_no_frame_size_is_known(
     tmp_path: Path, folders: PartFolders
 ) -> None:
