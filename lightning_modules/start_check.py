@@ -28,6 +28,7 @@ from components.interfaces import (
 from components.language.causal import HuggingFaceCausalLM
 from components.language.text_limits import CONTEXT_ADVICE, TextLimitError
 from components.model import VideoLanguageModel
+from components.pictures.tile_check import check_tiles
 from components.problems import Problems
 from lightning_modules.optimization.parameter_groups import refuse_float16
 
@@ -86,6 +87,8 @@ def check_settings(
 def _check_data(model: VideoLanguageModel, datamodule: Any, stage: str, limits: _Limits, problems: Problems) -> None:
     sample = datamodule.start_sample(stage)
     problems.found += sample.problems
+    with problems.collected():
+        _check_tiles(model, datamodule)
     for media in {(media.dtype, media.shape): media for media in sample.media}.values():
         with problems.collected():
             _check_frames(model.encoder, media)
@@ -131,6 +134,12 @@ def _check_frames(encoder: FrameEncoder, media: Any) -> None:
         encoder(frames, torch.ones(1, dtype=torch.int64))
     except ValueError as error:
         raise ValueError(f"{media.where}: {error}") from error
+
+
+def _check_tiles(model: VideoLanguageModel, datamodule: Any) -> None:
+    pixels = getattr(datamodule, "pixels", None)
+    if pixels is not None:
+        check_tiles(model.picture_layout, pixels.size, None if pixels.tiles is None else pixels.tiles.per_side)
 
 
 def _check_tokenizer(language_model: HuggingFaceCausalLM, datamodule: Any) -> None:

@@ -88,17 +88,24 @@ def measure_peaks(case: Case, widths: Widths, threads: int) -> Peaks:
     return Peaks(forward.growth, both.growth)
 
 
-def compare_with_original(widths: Widths, videos: Tensor) -> tuple[float, float]:
-    """Largest relative difference of the published form to the original on one video: tokens, gradients."""
+class Differences(NamedTuple):
+    """How far a form is from its original on one video, relative."""
+
+    tokens: float
+    gradients: float
+
+
+def compare_with_original(form: str, widths: Widths, videos: Tensor) -> Differences:
+    """Compare a form that should give its original's numbers, on the first video."""
     results = []
-    for form in ("original", "published"):
-        bridge = FORMS[form].build(widths)
-        tokens = run_forward(form, bridge, videos[:1])
-        run_both(form, bridge, videos[:1])
-        gradients = {name: weight.grad for name, weight in bridge.named_parameters() if weight.grad is not None}
+    for name in (FORMS[form].original, form):
+        bridge = FORMS[name].build(widths)
+        tokens = run_forward(name, bridge, videos[:1])
+        run_both(name, bridge, videos[:1])
+        gradients = {weight: each.grad for weight, each in bridge.named_parameters() if each.grad is not None}
         results.append((tokens, gradients))
     (theirs, their_gradients), (ours, our_gradients) = results
     # The true gradient of a key's bias is zero; its values are rounding errors.
     names = [name for name in their_gradients if not name.endswith("key.bias")]
     gradient_error = max(relative_error(our_gradients[name], their_gradients[name]) for name in names)
-    return largest_error(ours, theirs) / float(theirs.abs().max()), gradient_error
+    return Differences(largest_error(ours, theirs) / float(theirs.abs().max()), gradient_error)

@@ -152,9 +152,7 @@ class GridMemory(VisualReader[GridMemoryState]):
                 )
         else:
             written, projected = self._read_segment(state, tokens, key_mask)
-        return state.with_segment(
-            written, projected, active, is_in_all=is_in_all, cache_limit=self.cache_limit
-        )
+        return state.with_segment(written, projected, active, is_in_all=is_in_all, cache_limit=self.cache_limit)
 
     def read(
         self, state: GridMemoryState, questions: Questions | None = None, *, budget: int | None = None

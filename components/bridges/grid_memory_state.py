@@ -1,6 +1,7 @@
 """The state of a grid memory: the memories after the last segments, with their keys and values."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,9 @@ class GridMemoryState(NamedTuple):
     memories: tuple[Tensor, ...]  # [V, B, D] each
     keys: tuple[Tensor, ...]  # [V, B, D] each
     values: tuple[Tensor, ...]  # [V, B, D] each
-    masks: tuple[Tensor, ...]  # [V] bool each, which videos have the memory; no entries: the host knows that all have all
+    masks: tuple[
+        Tensor, ...
+    ]  # [V] bool each, which videos have the memory; no entries: the host knows that all have all
     since_cut: Tensor  # [V, C] bool: C segments since gradients were cut. Only its size counts; the host knows sizes
 
     @classmethod
@@ -98,8 +101,8 @@ class GridMemoryState(NamedTuple):
         dropped = (~torch.stack(self.masks, dim=1)).int().argmax(dim=1)  # [V]; 0 if there is no such entry
 
         def shifted(entries: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            pairs = enumerate(zip(entries[:-1], entries[1:], strict=True))
-            return tuple(_where(dropped <= place, later, earlier) for place, (earlier, later) in pairs)
+            pairs = enumerate(pairwise(entries))
+            return tuple(_where(dropped <= index, later, earlier) for index, (earlier, later) in pairs)
 
         return self._replace(
             memories=shifted(self.memories),

@@ -242,7 +242,9 @@ def test_stored_weights_are_loaded_strictly(tmp_path: Path) -> None:
 
 
 def test_names_of_weights_stay_as_they_are_stored_in_files() -> None:
-    attention = [f"{name}.{kind}" for name in ("query", "key", "value", "output", "norm") for kind in ("weight", "bias")]
+    attention = [
+        f"{name}.{kind}" for name in ("query", "key", "value", "output", "norm") for kind in ("weight", "bias")
+    ]
     feed_forward = [f"{name}.{kind}" for name in ("expand", "contract", "norm") for kind in ("weight", "bias")]
     expected = {"initial_memory", "memory_positions", "type_embedding.vector"}
     expected |= {f"update.{name}" for name in attention} | {f"fuser.{name}" for name in feed_forward[:4]}

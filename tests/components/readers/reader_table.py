@@ -109,7 +109,9 @@ READERS: dict[str, Entry] = {
         partial(seeded, FineFrames, frame_positions=True, type_embedding=True), gives_written=True
     ),
     "grid_memory": Entry(grid_memory, gives_written=True, out_dim=DIM),
-    "grid_memory_transformer_fuser": Entry(partial(grid_memory, fuser=partial(TransformerFuser, num_heads=2)), out_dim=DIM),
+    "grid_memory_transformer_fuser": Entry(
+        partial(grid_memory, fuser=partial(TransformerFuser, num_heads=2)), out_dim=DIM
+    ),
     "grid_memory_budget": Entry(
         partial(grid_memory, options=GridMemoryOptions(max_tokens=11)), gives_written=True, out_dim=DIM
     ),
