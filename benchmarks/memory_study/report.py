@@ -137,8 +137,8 @@ def _describe_costs(results: Results) -> list[str]:
     ]
     return [
         "Visual tokens that the language model sees of a video / KiB of the state after its last segment and `prune`.",
-        "*Measured*: mean over the held-out videos of one needle and over seeds. *At most*: the arm is not trained. If it",
-        "has a gate, the gate admits all segments.",
+        "*Measured*: mean over the held-out videos of one needle and over seeds. *At most*: the arm is not trained and",
+        "its gate, if it has one, admits all segments.",
         "",
         *table(["arm", "how", *results.lengths], rows),
         "",
