@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 TRACEBACK = "MEMBRIDGE_TRACEBACK"
 REFUSED = 2
@@ -90,8 +90,16 @@ def run_and_exit(main: Callable[[], object]) -> NoReturn:
         sys.exit(CRASHED)
     except Exception as error:
         sys.exit(report(error))
+    _leave_process_group()
     # Not of type bool: a command that gives True has not failed.
     sys.exit(status if type(status) is int else 0)
+
+
+def _leave_process_group() -> None:
+    """Leave the group of a run's processes: its threads could abort the process at the interpreter's end."""
+    distributed: Any = getattr(sys.modules.get("torch"), "distributed", None)  # a command without torch has no group
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def report(error: Exception) -> int:

@@ -64,6 +64,7 @@ class VideoQuestions(NamedTuple):
     frames: Tensor
     frame_counts: Tensor
     frame_ms: Tensor
+    picture_sizes: Tensor
     input_ids: Tensor
     text_mask: Tensor
     labels: Tensor
@@ -71,8 +72,8 @@ class VideoQuestions(NamedTuple):
 
     def only(self, question: int) -> "VideoQuestions":
         """The video with one of its questions."""
-        text = (field[question : question + 1] for field in self[3:])
-        return VideoQuestions(*self[:3], *text)
+        text = (field[question : question + 1] for field in self[4:])
+        return VideoQuestions(*self[:4], *text)
 
 
 class Measured(NamedTuple):
@@ -112,7 +113,8 @@ def build_batch(settings: Settings, model: VideoLanguageModel, device: torch.dev
     is_word = ids == language_model.tokenizer.unk_token_id  # the tokenizer of the benchmarks knows no words
     text = text._replace(input_ids=drawn.where(is_word, ids))
     times = torch.arange(settings.frames) * 1000
-    return VideoQuestions(frames, torch.tensor([settings.frames]), times.to(device), *text)
+    no_picture = torch.zeros(1, 2, dtype=torch.int64)
+    return VideoQuestions(frames, torch.tensor([settings.frames]), times.to(device), no_picture, *text)
 
 
 def pass_for_each(model: VideoLanguageModel, batch: VideoQuestions, options: Sequence[Sequence[str]]) -> list[Tensor]:
@@ -123,7 +125,7 @@ def pass_for_each(model: VideoLanguageModel, batch: VideoQuestions, options: Seq
 def prompt_for_each(model: VideoLanguageModel, batch: VideoQuestions, options: Sequence[Sequence[str]]) -> list[Tensor]:
     """Read the video once, and every complete prompt."""
     visual = model.visual_tokens(batch)
-    texts = (TextInputs(*batch.only(number)[3:]) for number in range(len(options)))
+    texts = (TextInputs(*batch.only(number)[4:]) for number in range(len(options)))
     scores = (
         model.language_model.score_options(visual, text, [each]) for text, each in zip(texts, options, strict=True)
     )

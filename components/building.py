@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from components.interfaces import (
     FrameEncoder,
@@ -93,7 +93,8 @@ def build_model(
     dim = dim if built_pooling is None else built_pooling.out_dim
 
     _check_readers(bridge, frame_selection, reducer, readers)
-    named = readers or {MEMORY_STREAM: ReaderSettings(cast(MakeReader, bridge), frame_selection, reducer)}
+    single = None if bridge is None else {MEMORY_STREAM: ReaderSettings(bridge, frame_selection, reducer)}
+    named = single or readers or {}
     built_readers = {name: _build_reader(each, dim, built_encoder, built_language) for name, each in named.items()}
     return VideoLanguageModel(
         encoder=built_encoder,

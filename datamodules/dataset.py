@@ -88,7 +88,7 @@ class ConversationDataset(Dataset[Sample]):
         media = {}
         for number in shown:
             seed = (self.seed, draw.position, number) if number else (self.seed, draw.position)
-            media[number] = self.media.read(raw.media[number], seed)
+            media[number] = self.media.read(raw.media[number], seed, is_alone=len(raw.media) == 1)
         conversations = tuple(self._encode(raw, conversation, media) for conversation in chosen)
         return Sample(raw.key, tuple(media.values()), conversations)
 
@@ -133,7 +133,7 @@ class ConversationDataset(Dataset[Sample]):
             question=(asked.replace(VIDEO_MARK, "") if asked.count(VIDEO_MARK) == 1 else asked).strip(),
             answer=answered.strip(),
             options=conversation.options,
-            num_frames=sum(len(media[number].frames) for number in conversation.media),
+            num_frames=sum(media[number].num_frames for number in conversation.media),
             meta={name: str(value) for name, value in _meta(raw, conversation).items()},
         )
         numbers = list(media)  # those that are not decoded are not counted

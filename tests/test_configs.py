@@ -23,7 +23,13 @@ from tests.fixtures_data import make_clip, make_record, natural_frames, write_sh
 from tests.fixtures_models import make_quickstart_parts, make_recipe_parts
 
 FOLLOWS = {"stages/stage2_everything.yaml": "stages/stage1_bridge_only.yaml"}  # begins where the other run ended
-TESTED_ELSEWHERE = {"model/videollamb_7b.yaml": "test_videollamb_7b.py"} | {  # trains, judges and exports there
+TESTED_ELSEWHERE = {
+    "model/videollamb_7b.yaml": "test_videollamb_7b.py",  # trains, judges and exports there
+    **dict.fromkeys(  # mixtures for the converter
+        ("data/llava_video_178k_short.yaml", "data/llava_video_178k_long.yaml"),
+        "datamodules/convert/test_convert_llava_video_178k.py",
+    ),
+} | {
     f"strategy/{path.name}": "test_strategy_configs.py"
     for path in (CONFIGS / "strategy").glob("*.yaml")
     if path.name not in ("single_device.yaml", "activation_checkpointing.yaml", "accumulate.yaml")

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.bridge.grid_forms import build_grid_memory, read_grid, read_original_grid
 from benchmarks.bridge.original import MAX_FRAMES, NUM_CUTS, read_one_video
+from components.bridges.grid_memory import GridMemory
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.interfaces import FrameFeatures, FrameSelection, Segmenter, VisualReader
@@ -38,6 +40,12 @@ class Form(NamedTuple):
     """Visual tokens ``[V, Q, E]`` of videos ``[V, T, 1 + N, D]``."""
     batches: bool
     """Whether one call takes several videos."""
+    original: str
+    """The form that computes as in the published code; times are relative to its."""
+    same_numbers: bool = False
+    """Whether tokens and gradients equal those of ``original``."""
+    has_relu: bool = False
+    """Whether gradients jump where an activation is zero up to rounding: on in one form, off in the other."""
 
 
 def make_videos(num_videos: int, num_frames: int, dim: int) -> Tensor:
@@ -113,9 +121,25 @@ def _read_every_frame(bridge: VisualReader[Any], videos: Tensor) -> Tensor:
     return _walk(bridge, videos, segmenter, AllFrames())
 
 
+def _build_grid(widths: Widths) -> GridMemory:
+    return build_grid_memory(widths.dim, HEADS)
+
+
+def _read_original_grid(bridge: VisualReader[Any], videos: Tensor) -> Tensor:
+    assert isinstance(bridge, GridMemory)
+    return read_original_grid(bridge, videos)
+
+
+def _read_grid(bridge: VisualReader[Any], videos: Tensor) -> Tensor:
+    assert isinstance(bridge, GridMemory)
+    return read_grid(bridge, videos)
+
+
 FORMS = {
-    "original": Form(build_published, _read_original, batches=False),
-    "published": Form(build_published, _read_published, batches=True),
-    "default": Form(build_default, _read_default, batches=True),
-    "every_frame": Form(build_default, _read_every_frame, batches=True),
+    "original": Form(build_published, _read_original, False, "original"),
+    "published": Form(build_published, _read_published, True, "original", same_numbers=True),
+    "default": Form(build_default, _read_default, True, "original"),
+    "every_frame": Form(build_default, _read_every_frame, True, "original"),
+    "original_grid_memory": Form(_build_grid, _read_original_grid, False, "original_grid_memory"),
+    "grid_memory": Form(_build_grid, _read_grid, True, "original_grid_memory", same_numbers=True, has_relu=True),
 }

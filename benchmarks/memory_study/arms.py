@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
-FOLDER = Path("runs/memory_study")
-"""Default folder of the study: data and runs."""
+from benchmarks.memory_study.studies import ALL_TASKS, Study
+
+FOLDER = ALL_TASKS.folder
+"""Default folder of the study of all tasks: data and runs."""
 
 FRESH = "fresh"
 """Folder inside it: held-out videos that no run was looked at on before the designs were settled."""
@@ -14,10 +16,17 @@ ARMS: dict[str, tuple[str, ...]] = {
     "gated_without_cache": ("configs/ablation/replacing_memory.yaml", "configs/ablation/memory_readout.yaml"),
     "cache_without_recurrence": ("configs/ablation/no_recurrence.yaml",),
     "both": ("configs/ablation/replacing_memory.yaml",),
+    "grid_memory": ("configs/ablation/grid_memory.yaml",),
+    "grid_memory_budget": ("configs/ablation/grid_memory.yaml", "configs/ablation/grid_memory_budget.yaml"),
     "selective": (),
     "mean_pooling": ("configs/ablation/mean_pooling.yaml",),
 }
 """Name -> configs that make the arm out of the quickstart's, in order. A new arm is a line here."""
+
+
+def most_costs(study: Path) -> Path:
+    """What videos cost at most with each arm, not trained; the file exists only if the step ``costs`` was run."""
+    return study / "most_costs.json"
 
 
 class Run(NamedTuple):
@@ -26,6 +35,7 @@ class Run(NamedTuple):
     study: Path
     arm: str
     seed: int
+    of: Study = ALL_TASKS
 
     @property
     def name(self) -> str:
@@ -61,6 +71,11 @@ class Run(NamedTuple):
     def fresh_report(self) -> Path:
         """Accuracies on the new held-out videos; the file exists only if the run was evaluated on them."""
         return self.folder / "fresh_answers" / "report.json"
+
+    @property
+    def costs(self) -> Path:
+        """Visual tokens and bytes of the state by length; runs of earlier versions do not have the file."""
+        return self.folder / "costs.json"
 
     @property
     def rank(self) -> Path:

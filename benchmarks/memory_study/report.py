@@ -11,11 +11,10 @@ from PIL import Image
 
 from benchmarks.memory_study.arms import ARMS
 from benchmarks.memory_study.data import FRESH_SEED
-from benchmarks.memory_study.results import OverSeeds, Results, collect_results, finished_runs
+from benchmarks.memory_study.results import Costs, OverSeeds, Results, collect_results, finished_runs
+from benchmarks.memory_study.studies import ALL_TASKS, Study
 from benchmarks.results_page import replace_section, replace_summary, table
 
-SECTION = "memory study"
-ANCHOR = "memory-designs-one-needle-order-and-count-to-32-times-the-training-length"
 _TITLES = {
     "needle": "One needle: which colour, which shape, beginning or end (or none shown)",
     "order": "Two needles: which colour came first",
@@ -23,13 +22,14 @@ _TITLES = {
 }
 
 
-def write_report(study: Path, results_page: Path, picture: Path) -> str:
+def write_report(folder: Path, results_page: Path, picture: Path, study: Study = ALL_TASKS) -> str:
     """Write tables and plot of all finished runs.
 
     Args:
-        study: Folder of the study.
+        folder: Folder of the study.
         results_page: Markdown file; the part between the study's two marks is replaced, or put at the end.
         picture: PNG file to write.
+        study: Which study it is.
 
     Returns:
         The section.
@@ -37,15 +37,17 @@ def write_report(study: Path, results_page: Path, picture: Path) -> str:
     Raises:
         ValueError: No run is finished, the runs cannot be compared, or the page has one mark without the other.
     """
-    runs = finished_runs(study)
+    runs = finished_runs(folder)
     results = collect_results(runs)
     finished = date.fromtimestamp(max(run.rank.stat().st_mtime for run in runs))
     link = os.path.relpath(picture, results_page.parent)
-    section = describe(results, finished, link)
+    section = describe(results, finished, link, study)
     page = results_page.read_text(encoding="utf-8") if results_page.exists() else ""
-    replaced = replace_section(page, SECTION, section)
+    replaced = replace_section(page, study.section, section)
     device = f"{_devices(results)}; one thread a run"
-    replaced = replace_summary(replaced, ANCHOR, figure=headline(results), device=device, made=str(finished))
+    replaced = replace_summary(
+        replaced, study.anchor, figure=headline(results, study), device=device, made=str(finished)
+    )
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_small(draw(results), picture)
     results_page.write_text(replaced, encoding="utf-8")
@@ -59,20 +61,23 @@ def save_small(figure: Figure, picture: Path) -> None:
     Image.open(drawn).convert("RGB").quantize(64).save(picture, optimize=True)
 
 
-def describe(results: Results, finished: date, picture: str) -> str:
+def describe(results: Results, finished: date, picture: str, study: Study = ALL_TASKS) -> str:
     """The section of the results page, without its marks.
 
     Args:
         results: What to show.
         finished: When the last run was finished.
         picture: Link to the plot.
+        study: Which study it is.
     """
     devices, steps = _devices(results), results.settings[0]["steps"]
+    steps_of_it = "`, `".join(f"{step}{study.option}" for step in ("prepare", "train"))
     lines = [
-        "## Memory designs: one needle, order and count, to 32 times the training length",
+        f"## {study.heading}",
         "",
-        f"`python -m benchmarks.memory_study prepare`, `train` and `report` ({devices}; one thread a run; {finished}).",
-        f"Every arm was trained through the language model on all three tasks together for {steps} steps, on 4 to 16",
+        f"`python -m benchmarks.memory_study {steps_of_it}` and `report{study.option}` ({devices}; one thread a run; "
+        f"{finished}).",
+        f"Every arm was trained through the language model on {study.tasks} for {steps} steps, on 4 to 16",
         "frames (1x). Exact answers, mean over seeds ± standard error over seeds.",
         "",
         f"![Accuracy by length of the video]({picture})",
@@ -99,6 +104,7 @@ def describe(results: Results, finished: date, picture: str) -> str:
         "",
         *table(["arm", "memory tokens", *results.lengths], ranks),
         "",
+        *_describe_costs(results),
         *_describe_fresh(results),
         "The arms are the quickstart's bridge with these changes: "
         + "; ".join(f"{arm}: {_configs(arm)}" for arm in results.seeds)
@@ -107,18 +113,40 @@ def describe(results: Results, finished: date, picture: str) -> str:
     return "\n".join(lines)
 
 
-def headline(results: Results) -> str:
-    """The main figures, for the table at the top of the results page: the last arm and the first, on longest videos."""
-    arms, longest = list(results.seeds), results.lengths[-1]
-    shown = []
-    for arm in (arms[-1], arms[0]):
-        cells = [of_task[arm].get(longest) if arm in of_task else None for of_task in results.accuracy.values()]
+def headline(results: Results, study: Study = ALL_TASKS) -> str:
+    """The main figures, for the table at the top of the results page: the arms to compare, on the longest videos."""
+    longest, shown = results.lengths[-1], []
+    for arm in (each for each in study.compared if each in results.seeds):
+        cells = [of_task[arm].get(longest) for of_task in results.accuracy.values()]
         shown.append(f"{arm} " + " / ".join("-" if cell is None else f"{cell.mean:.3f}" for cell in cells))
     return ", ".join(shown)
 
 
 def _devices(results: Results) -> str:
     return ", ".join(sorted({settings["device"] for settings in results.settings}))
+
+
+def _describe_costs(results: Results) -> list[str]:
+    shown = {arm: ("measured", by_length) for arm, by_length in results.costs.items()}
+    shown = {arm: ("at most", by_length) for arm, by_length in results.most_costs.items()} | shown
+    if not shown:
+        return []
+    rows = [
+        [arm, how, *(_cost_cell(by_length.get(length)) for length in results.lengths)]
+        for arm, (how, by_length) in shown.items()
+    ]
+    return [
+        "Visual tokens that the language model sees of a video / KiB of the state after its last segment and `prune`.",
+        "*Measured*: mean over the held-out videos of one needle and over seeds. *At most*: the arm is not trained and",
+        "its gate, if it has one, admits all segments.",
+        "",
+        *table(["arm", "how", *results.lengths], rows),
+        "",
+    ]
+
+
+def _cost_cell(costs: Costs | None) -> str:
+    return "-" if costs is None else f"{costs.visual_tokens.mean:.0f} / {costs.state_bytes.mean / 1024:.0f}"
 
 
 def _describe_fresh(results: Results) -> list[str]:

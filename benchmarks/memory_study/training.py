@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from apps.commands import ROOT, environment
-from benchmarks.memory_study.arms import ARMS, FOLDER, FRESH, Run
+from benchmarks.memory_study.arms import ARMS, FRESH, Run
+from benchmarks.memory_study.studies import ALL_TASKS, Study
 
-_STUDY = "benchmarks/memory_study/study.yaml"
 _BASE = ("configs/base.yaml", "configs/quickstart_pixels.yaml", "configs/quickstart.yaml")
 _LINES_OF_A_FAILURE = 15
 
@@ -91,19 +91,18 @@ def describe_settings(run: Run, steps: int | None) -> dict[str, Any]:
     Returns:
         ``configs`` (by name, comments left out), ``features`` (a checksum of what they were made from) and ``steps``.
     """
-    configs = {name: _read_yaml(ROOT / name) for name in (*_BASE, _STUDY, *ARMS[run.arm])}
+    configs = {name: _read_yaml(ROOT / name) for name in (*_BASE, run.of.config, *ARMS[run.arm])}
     features = run.study / "features" / "features.json"
     if not features.is_file():
         raise FileNotFoundError(f"there is no {features}; first run `python -m benchmarks.memory_study prepare`")
-    num_steps = steps or configs[_STUDY]["trainer"]["max_steps"]
+    num_steps = steps or configs[run.of.config]["trainer"]["max_steps"]
     checksum = hashlib.sha256(features.read_bytes()).hexdigest()
     return {"steps": num_steps, "features": checksum, "configs": configs}
 
 
 def training_command(run: Run, steps: int | None) -> list[str]:
     """The command that trains a run, without ``python``; it resumes from the last checkpoint if there is one."""
-    configs = (*_BASE, study_config(run.study), *ARMS[run.arm])
-    command = ["train.py", "fit", *(part for config in configs for part in ("-c", config))]
+    command = ["train.py", "fit", *(part for config in training_configs(run) for part in ("-c", config))]
     command += ["--seed_everything", str(run.seed), "--data.order.seed", str(run.seed)]
     for option, value in (("save_dir", run.study / "arms"), ("name", run.arm), ("version", run.folder.name)):
         command += [f"--trainer.logger.init_args.{option}", str(value)]
@@ -114,12 +113,18 @@ def training_command(run: Run, steps: int | None) -> list[str]:
     return command
 
 
-def study_config(study: Path) -> str:
+def training_configs(run: Run) -> tuple[str, ...]:
+    """The configs that a run is trained with, in order."""
+    return (*_BASE, study_config(run.study, run.of), *ARMS[run.arm])
+
+
+def study_config(folder: Path, study: Study = ALL_TASKS) -> str:
     """The study's config for data in a folder; a copy with other paths where that is not the default one."""
-    if study == FOLDER:
-        return _STUDY
-    copy = study / "study.yaml"
-    copy.write_text((ROOT / _STUDY).read_text(encoding="utf-8").replace(f"{FOLDER}/", f"{study}/"), encoding="utf-8")
+    if folder == study.folder:
+        return study.config
+    copy = folder / "study.yaml"
+    config = (ROOT / study.config).read_text(encoding="utf-8")
+    copy.write_text(config.replace(f"{study.folder}/", f"{folder}/"), encoding="utf-8")
     return str(copy)
 
 
@@ -134,9 +139,9 @@ def _train_and_evaluate(run: Run, settings: dict[str, Any], steps: int | None) -
         if not run.report.exists():
             evaluation = ["evaluate.py", *checkpoint, "--data", f"{features}/eval-*.tar"]
             _run_logged([*evaluation, "--out", str(run.report.parent)], log)
-        # The videos of one task are enough: ranks differ little, and the longest videos take long.
-        rank = ["-m", "benchmarks.memory_study.rank", *checkpoint, "--data", f"{features}/eval-needle-*.tar"]
-        _run_logged([*rank, "--out", str(run.rank)], log)
+        measured = [*checkpoint, "--data", f"{features}/{run.of.one_task}"]
+        _run_logged(["-m", "benchmarks.memory_study.costs", *measured, "--out", str(run.costs)], log)
+        _run_logged(["-m", "benchmarks.memory_study.rank", *measured, "--out", str(run.rank)], log)
 
 
 def _evaluate_fresh(run: Run) -> None:

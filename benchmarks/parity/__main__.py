@@ -2,10 +2,11 @@
 
     python -m benchmarks.parity --goldens DIR
 
-DIR has JSON files that list the cases, and safetensors files with inputs, original weights and outputs. An output
-with a name like ``hidden.0_every8th`` has the first of every eight tokens. For every case the largest error and the
-tolerance are printed. Cases that the original does not handle properly (several videos joined into one) are declined,
-with the reason. Exits with 1 if a case is above its tolerance, raises an error, or is unknown.
+DIR has JSON files that list the cases, and safetensors files with inputs, original weights and outputs: of VideoLLaMB
+(``bridge.json`` and others) or of Memory-Augmented VLM (``meta.json`` and ``segments.json``). An output with a name
+like ``hidden.0_every8th`` has the first of every eight tokens. For every case the largest error and the tolerance are
+printed. Cases that the original does not handle properly (several videos joined into one), and parts of it that nothing
+uses, are declined, with the reason. Exits with 1 if a case is above its tolerance, raises an error, or is unknown.
 """
 
 import argparse
@@ -19,16 +20,24 @@ from benchmarks.parity.bridge import bridge_cases
 from benchmarks.parity.bridge_gradients import gradient_cases
 from benchmarks.parity.comparison import CaseResult, Check
 from benchmarks.parity.languagebind import languagebind_cases
+from benchmarks.parity.memory_ov.cases import memory_ov_cases
+from benchmarks.parity.memory_ov.recorded_segments import segment_cases
 from benchmarks.parity.projectors import projector_cases
 from benchmarks.parity.scene_tilling import scene_tilling_cases
 from command_errors import run_and_exit
 
-_SECTIONS: dict[str, tuple[Callable[[Path], Iterator[CaseResult]], ...]] = {
+_Sections = dict[str, tuple[Callable[[Path], Iterator[CaseResult]], ...]]
+_OF_VIDEOLLAMB: _Sections = {
     "scene_tiling.json": (scene_tilling_cases,),
     "bridge.json": (bridge_cases, gradient_cases),
     "languagebind.json": (languagebind_cases,),
     "other_projectors.json": (projector_cases,),
 }
+_OF_MEMORY_AUGMENTED_VLM: _Sections = {
+    "meta.json": (memory_ov_cases,),
+    "segments.json": (segment_cases,),
+}
+_SECTIONS = _OF_VIDEOLLAMB | _OF_MEMORY_AUGMENTED_VLM
 
 
 def compare_folder(folder: Path) -> Iterator[CaseResult]:
@@ -50,6 +59,15 @@ def compare_folder(folder: Path) -> Iterator[CaseResult]:
     for name in found:
         if name not in _SECTIONS:
             yield CaseResult(name, (), declined="no section of this program reads it")
+
+
+def absent_files(folder: Path) -> list[str]:
+    """JSON files that a folder lacks of the systems of which it has another one."""
+    absent = []
+    for system in (_OF_VIDEOLLAMB, _OF_MEMORY_AUGMENTED_VLM):
+        missing = [name for name in system if not (folder / name).is_file()]
+        absent += missing if len(missing) < len(system) else []
+    return absent
 
 
 def describe(result: CaseResult) -> str:
@@ -93,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
-    absent = [name for name in _SECTIONS if not (given.goldens / name).is_file()]
+    absent = absent_files(given.goldens)
     if absent:
         print(f"nothing was compared of {', '.join(absent)}: {given.goldens} does not have them")
     declined = sum(result.declined is not None for result in results)

@@ -232,8 +232,8 @@ def refuse_differences(
     Raises:
         ValueError: Names are not allowed; the message lists all of them.
     """
-    lacking = [name for name in missing if not _is_named(name, allowed.missing)]
-    unclear = [name for name in unknown if not _is_named(name, allowed.unknown)]
+    lacking = [name for name in missing if not is_named(name, allowed.missing)]
+    unclear = [name for name in unknown if not is_named(name, allowed.unknown)]
     if not lacking and not unclear:
         return
     lines = [*hints, *(f"missing tensor {name}" for name in lacking), *(f"unknown tensor {name}" for name in unclear)]
@@ -243,5 +243,6 @@ def refuse_differences(
     )
 
 
-def _is_named(name: str, patterns: Sequence[str]) -> bool:
+def is_named(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name matches one of some patterns, in which ``*`` matches any text."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from torch import Tensor
@@ -21,6 +21,8 @@ _PREFIXES: Mapping[PartName, str] = {
     "image_encoder": "model.encoder.image_transformer.",
 }
 """Prefix of a part's names in a checkpoint."""
+PartT = TypeVar("PartT", bound=str)
+"""Name of a part, of any model."""
 _CAN_TRAIN: Sequence[PartName] = ("bridge", "language_model")  # the encoders are always frozen
 
 
@@ -46,7 +48,7 @@ def parts_of_run(
             run.
     """
     trained = read_trained_parts(checkpoint, allowed)
-    _refuse_other_frozen_parts(checkpoint, frozen)
+    refuse_other_frozen_parts(RunCheckpoint(checkpoint).fingerprints, checkpoint, frozen, _PREFIXES)
     if "language_model" in trained:
         merged = merge_trained_adapters(checkpoint, trained["language_model"], language_model, alpha)
         trained["language_model"] = merged
@@ -114,12 +116,27 @@ def merge_trained_adapters(
     return merge_adapters({name: weights[name] for name in weights} | trained, alpha)
 
 
-def _refuse_other_frozen_parts(checkpoint: Path, parts: Mapping[PartName, Mapping[str, Tensor]]) -> None:
-    """Check parts against the fingerprints of a checkpoint; older checkpoints have none."""
-    stored = {plain_name(name): value for name, value in RunCheckpoint(checkpoint).fingerprints.items()}
+def refuse_other_frozen_parts(
+    fingerprints: Mapping[str, Any],
+    checkpoint: Path,
+    parts: Mapping[PartT, Mapping[str, Tensor]],
+    prefixes: Mapping[PartT, str],
+) -> None:
+    """Check that weights which did not train are those that a checkpoint was trained with.
+
+    Args:
+        fingerprints: Fingerprints in the checkpoint, by parameter; checkpoints of older versions have none.
+        checkpoint: The checkpoint, for messages.
+        parts: State dicts of the parts before training, under our names.
+        prefixes: Beginning of each part's names in a checkpoint.
+
+    Raises:
+        ValueError: A weight has another fingerprint.
+    """
+    stored = {plain_name(name): value for name, value in fingerprints.items()}
     for part, tensors in parts.items():
         for name in tensors:
-            fingerprint = stored.get(_PREFIXES[part] + name)
+            fingerprint = stored.get(prefixes[part] + name)
             if fingerprint is not None and not is_same(fingerprint, fingerprint_of_tensor(tensors[name])):
                 raise ValueError(
                     f"{part}: {name} in the --frozen folder is not the weight that {checkpoint} was trained with. Name "

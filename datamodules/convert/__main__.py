@@ -5,6 +5,7 @@ r"""Converts other projects' instruction data into shards.
     python -m datamodules.convert videollamb llava_pllava_filter.json OUT --media-root media
     python -m datamodules.convert llava-video LLaVA-Video-178K OUT --workers 8 --reencode 224,32
     python -m datamodules.convert mixture mixture.yaml OUT --media-root videos --seed 0
+    python -m datamodules.convert mixture configs/data/llava_video_178k_short.yaml OUT --annotation-root SET
     python -m datamodules.convert webdataset 'sets/train-{000000..000012}.tar' OUT
 
 Rows about the same part of the same video become one sample with one conversation per row. Samples are in the order in
@@ -36,6 +37,7 @@ import re
 import sqlite3
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from command_errors import run_and_exit
@@ -43,7 +45,7 @@ from datamodules.convert.conversion_run import convert
 from datamodules.convert.conversion_settings import Conversion, Part
 from datamodules.convert.reencode_video import Reencoding
 from datamodules.convert.row_problems import ConversionError
-from datamodules.convert.sources import SOURCES, MediaRoots
+from datamodules.convert.sources import SOURCES, MediaRoots, mixture
 
 TOO_MANY_LEFT_OUT = 1
 CANNOT_BE_DONE = 2
@@ -87,7 +89,10 @@ def _conversion(options: argparse.Namespace) -> Conversion:
     if not re.fullmatch(r"[\w-]+", name, re.ASCII):
         raise ConversionError(f"--name {name!r}: expected letters, digits, '-' and '_'; it starts the shards' names")
     roots = MediaRoots.parse(options.media_root)
-    annotations = SOURCES[options.source](options.inputs, roots, options.seed)
+    list_annotations = SOURCES[options.source]
+    if options.source == "mixture":
+        list_annotations = partial(mixture, annotation_root=options.annotation_root)
+    annotations = list_annotations(options.inputs, roots, options.seed)
     if any(annotation.is_tar for annotation in annotations) and (options.media_root or options.strip_prefix):
         raise ConversionError("--media-root and --strip-prefix say where media are, but tars hold them; leave both out")
     roots.check_labels([annotation.label for annotation in annotations])
@@ -118,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="annotation files or folders")
         command.add_argument("out", type=Path, metavar="OUT", help="folder for the shards")
         _add_options(command)
+        if source == "mixture":
+            command.add_argument(
+                "--annotation-root",
+                type=Path,
+                metavar="DIR",
+                help="folder that every json_path is below; default: the YAML's folder",
+            )
     return parser
 
 

@@ -148,12 +148,16 @@ def llava_video(folders: Sequence[Path], roots: MediaRoots, seed: int) -> list[A
     return _with_unique_labels(found)
 
 
-def mixture(files: Sequence[Path], roots: MediaRoots, seed: int) -> list[Annotation]:
-    """LLaVA-NeXT's YAML: datasets, a list of json_path (seen from the YAML) and sampling_strategy."""
+def mixture(
+    files: Sequence[Path], roots: MediaRoots, seed: int, annotation_root: Path | None = None
+) -> list[Annotation]:
+    """LLaVA-NeXT's YAML: datasets, a list of json_path (seen from the YAML's folder) and sampling_strategy."""
+    if annotation_root is not None and not annotation_root.is_dir():
+        raise ConversionError(f"--annotation-root {annotation_root} is no folder (seen from {Path.cwd()})")
     found: list[tuple[Path, Sampling]] = []
     for file in files:
         for entry in _datasets(file):
-            path = file.parent / str(entry["json_path"])
+            path = (annotation_root or file.parent) / str(entry["json_path"])
             sampling = parse_sampling(entry.get("sampling_strategy", "all"), f"{seed}/{len(found)}")
             found.append((path, sampling))
     paths = [path for path, _ in found]

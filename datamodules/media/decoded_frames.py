@@ -28,6 +28,7 @@ class DecodedFrames(NamedTuple):
 
     pixels: Pixels  # uint8 [T, H, W, 3]
     frame_ms: NDArray[np.int64]  # [T] milliseconds after the first frame, or after the start of the requested part
+    picture_size: tuple[int, int] | None = None  # height and width of a picture in its file, upright; None for a video
 
 
 class FrameSize(NamedTuple):

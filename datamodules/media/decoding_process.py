@@ -111,7 +111,9 @@ class _Server:
         with open(self._memory, "rb", closefd=False) as file:  # opened again, because a file object has a buffer
             file.seek(0)
             file.readinto(pixels.data.cast("B"))
-        return DecodedFrames(pixels, np.array(reply["frame_ms"], dtype=np.int64))
+        size = reply["picture_size"]
+        frame_ms = np.array(reply["frame_ms"], dtype=np.int64)
+        return DecodedFrames(pixels, frame_ms, None if size is None else tuple(size))
 
     def stop(self) -> int | None:
         """Close the connection, which ends the process, and return its exit status."""

@@ -102,7 +102,8 @@ def _answer(request: MediaRequest, backend: str, memory: int) -> dict[str, Any]:
     except Exception as error:  # a file may hold any bytes: an unexpected error of a library must not end the run
         reason = f"{request.where}: the decoder failed with {type(error).__name__}: {error}; leave the sample out"
         return {"error": "CrashedDecoderError", "message": reason}
-    return {"shape": frames.pixels.shape, "frame_ms": frames.frame_ms.tolist()}
+    times = frames.frame_ms.tolist()
+    return {"shape": frames.pixels.shape, "frame_ms": times, "picture_size": frames.picture_size}
 
 
 def _decode(request: MediaRequest, backend: str) -> DecodedFrames:

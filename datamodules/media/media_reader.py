@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from components.pictures.tile_grid import PictureSize
 from datamodules.errors import BrokenMediaError
 from datamodules.media.array_media import read_array
 from datamodules.media.decoding import Decoding, MediaRequest
@@ -25,10 +26,15 @@ class MediaReader(NamedTuple):
     transform: PixelTransform
     decoding: Decoding = Decoding()
 
-    def read(self, medium: RawMedium, seed: tuple[int, ...]) -> SampleMedia:
+    def read(self, medium: RawMedium, seed: tuple[int, ...], *, is_alone: bool = True) -> SampleMedia:
         """Decode and transform one medium.
 
         Cached features were sampled and transformed when they were written, so they are returned as stored.
+
+        Args:
+            medium: The medium.
+            seed: Seed of the augmentation.
+            is_alone: Whether it is the only medium of its sample; only then a picture is cut into tiles.
 
         Raises:
             SampleError: The media is broken, or its decoder had to be killed.
@@ -38,17 +44,22 @@ class MediaReader(NamedTuple):
         if medium.ending in ARRAY_ENDINGS:
             video = read_array(medium.content.read(), medium.facts, self.sampling, where=medium.where)
             return SampleMedia(self.transform(video.frames, seed), video.frame_ms)
+        is_image = medium.ending in IMAGE_ENDINGS
         request = MediaRequest(
             medium.content,
-            medium.ending in IMAGE_ENDINGS,
+            is_image,
             self.sampling,
-            self.transform.frame_size(self.decoding.max_pixels),
+            self.transform.frame_size(self.decoding.max_pixels, is_image=is_image),
             medium.where,
             medium.facts.start_ms,
             medium.facts.end_ms,
         )
         decoded = decode_media(request, self.decoding)
         frames = torch.from_numpy(decoded.pixels).permute(0, 3, 1, 2)  # [T, 3, H, W]
+        if self.transform.options.tiles is not None and decoded.picture_size is not None:
+            size = PictureSize(*decoded.picture_size)
+            shown = self.transform.picture(frames, size, is_alone=is_alone).contiguous()
+            return SampleMedia(shown, torch.zeros(len(shown), dtype=torch.int64), size)
         return SampleMedia(self.transform(frames, seed).contiguous(), torch.from_numpy(decoded.frame_ms))
 
 

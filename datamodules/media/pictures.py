@@ -92,16 +92,18 @@ def read_image(
         where: Shard and key, for messages.
 
     Returns:
-        One frame, at time 0.
+        One frame, at time 0, with the picture's size.
 
     Raises:
         BrokenMediaError: The bytes are no such picture, or it has too many pixels.
     """
     with open_picture(file, size=size, where=where) as picture:
+        shown_width, shown_height = picture.shown_size()
         width, height = size.scaled(*picture.image.size)
         picture.image.draft("RGB", (2 * width, 2 * height))
         pixels = np.asarray(picture.upright_rgb())  # [H, W, 3]
-    return DecodedFrames(scale_down(pixels, size)[None], np.zeros(1, dtype=np.int64))
+    frames = scale_down(pixels, size)[None]
+    return DecodedFrames(frames, np.zeros(1, dtype=np.int64), (shown_height, shown_width))
 
 
 @contextlib.contextmanager

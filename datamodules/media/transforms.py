@@ -1,7 +1,7 @@
 """Resizes, crops and augments uint8 frames. All frames of a video are changed alike; the encoder normalises them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from components.pictures.tile_grid import PictureSize
 from datamodules.media.decoded_frames import FrameSize
+from datamodules.media.picture_tiles import PictureTiles, padded_whole, whole_and_tiles
+from datamodules.media.resizing import resized
 
 _SLIMMEST_CROP = 3 / 4
 """Least ratio of a random crop's sides."""
@@ -48,16 +51,20 @@ class PixelOptions:
     Args:
         size: Height and width in pixels; None = the command line uses the encoder's.
         fit: ``crop`` scales the shorter side and crops the centre; ``pad`` scales the longer side and pads with black,
-            so nothing is cut off.
+            so nothing is cut off; ``stretch`` scales both sides to the size, so the ratio of the sides is lost.
         augmentation: Random changes in training.
+        tiles: Cuts pictures into tiles, for a model with ``model.picture_layout``; None = a picture is one frame.
 
     Raises:
         ValueError: The size is not positive.
     """
 
     size: int | None = None
-    fit: Literal["crop", "pad"] = "crop"
+    fit: Literal["crop", "pad", "stretch"] = "crop"
     augmentation: Augmentation = Augmentation()
+    tiles: PictureTiles | None = field(
+        default=None, repr=False
+    )  # caches of features, which have no tiles, store the repr
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -87,7 +94,7 @@ class PixelTransform:
         self.options = options
         self._random = _augmenting_steps(options) if train else None
 
-    def frame_size(self, max_pixels: int) -> FrameSize:
+    def frame_size(self, max_pixels: int, *, is_image: bool = False) -> FrameSize:
         """The size at which frames are decoded, so that this transform loses no detail.
 
         The decoder scales a frame to the size that this transform would scale it to. With random crops the frame is
@@ -95,12 +102,31 @@ class PixelTransform:
 
         Args:
             max_pixels: Largest frame that is decoded at all.
+            is_image: Whether the frame is a picture, which may be cut into tiles.
         """
         size = self.options.side
+        if is_image and self.options.tiles is not None:
+            return self.options.tiles.frame_size(size, max_pixels)
         if self._random is not None and self.options.augmentation.crop_scale < 1:
             smallest = math.sqrt(max(self.options.augmentation.crop_scale, 1e-4) * _SLIMMEST_CROP)
             return FrameSize(max_pixels, math.ceil(size / smallest), "shorter")
-        return FrameSize(max_pixels, size, "shorter" if self.options.fit == "crop" else "longer")
+        return FrameSize(max_pixels, size, "longer" if self.options.fit == "pad" else "shorter")
+
+    def picture(self, picture: Tensor, size: PictureSize, *, is_alone: bool) -> Tensor:
+        """Transform a picture where ``options.tiles`` is set; it is not augmented.
+
+        Args:
+            picture: uint8 ``[1, 3, h, w]``.
+            size: Height and width in its file.
+            is_alone: Whether it is the only medium of its sample.
+
+        Returns:
+            uint8 ``[T, 3, size, size]``: the whole picture, then its tiles if it is alone.
+        """
+        assert self.options.tiles is not None
+        if is_alone:
+            return whole_and_tiles(picture, size, self.options.side, self.options.tiles.per_side)
+        return padded_whole(picture, self.options.side)
 
     def __call__(self, frames: Tensor, seed: tuple[int, ...]) -> Tensor:
         """Transform.
@@ -140,9 +166,9 @@ def _fit(frames: Tensor, options: PixelOptions) -> Tensor:
         height, width = min(height, most), min(width, most)
         frames = v2.functional.center_crop(frames, [height, width])
     size = options.side
+    if options.fit == "stretch":
+        return resized(frames, [size, size])
     reference = min(height, width) if options.fit == "crop" else max(height, width)
-    scaled = [max(1, round(side * size / reference)) for side in (height, width)]
-    if scaled != [height, width]:
-        frames = v2.functional.resize(frames, scaled, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    fitted: Tensor = v2.functional.center_crop(frames, [size, size])  # pads with black where the frame is smaller
+    scaled = resized(frames, [max(1, round(side * size / reference)) for side in (height, width)])
+    fitted: Tensor = v2.functional.center_crop(scaled, [size, size])  # pads with black where the frame is smaller
     return fitted

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_PARTS = ("encoder", "projector", "bridge")
+_PARTS = ("encoder", "projector", "newline", "bridge")
 
 
 def untrained_parts(model: Mapping[str, Any]) -> list[str]:
@@ -32,6 +32,8 @@ def _parts_with_weights(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping
 
 def _is_random(part: Mapping[str, Any]) -> bool:
     settings = part.get("init_args") or {}
+    if settings.get("projection") == "none" and not settings.get("type_embedding"):
+        return False  # fine frames that are shown as they are
     if "weights" in settings:
         return settings["weights"] in (None, "random")
     return not any(name == "path" or name.endswith("_path") for name in settings) and not _needs_none(part)

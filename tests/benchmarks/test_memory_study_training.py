@@ -21,8 +21,10 @@ from apps.quickstart.needles import Needle
 from apps.quickstart.tokenizer import build_language_model_folder, conversation_texts
 from benchmarks.memory_study import data, training
 from benchmarks.memory_study.arms import ARMS, FOLDER, FRESH, Run
+from benchmarks.memory_study.costs import main as measure_costs
 from benchmarks.memory_study.data import LENGTHS, SHORT, StudySize, make_videos, prepare_fresh, study_splits
 from benchmarks.memory_study.rank import main as measure_rank
+from benchmarks.memory_study.studies import ALL_TASKS, QUICKSTART, Study
 from benchmarks.memory_study.training import evaluate_fresh, study_config, train_arms, training_command
 from tests.fixtures_data import write_shard
 
@@ -119,7 +121,7 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("arm", ["both", "mean_pooling"])
+@pytest.mark.parametrize("arm", ["both", "mean_pooling", "grid_memory_budget"])
 def test_an_arm_trains_is_judged_and_its_rank_measured(study: Path, arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     run = Run(study, arm, 5)
@@ -134,10 +136,20 @@ def test_an_arm_trains_is_judged_and_its_rank_measured(study: Path, arm: str, mo
     assert asked == {length: {"colour", "shape", "first", "last", "count"} for length in ("1x", "2x")}
     measure_rank([*checkpoint, "--data", str(study / "features/eval-needle-*.tar"), "--out", str(run.rank)])
     ranks = json.loads(run.rank.read_text())
-    assert list(ranks) == (["1x", "2x"] if arm == "both" else [])
+    assert list(ranks) == ([] if arm == "mean_pooling" else ["1x", "2x"])
     for entry in ranks.values():
         assert entry["videos"] == 4
-        assert 1 <= entry["mean"] <= entry["num_memory"] == 16
+        assert 1 <= entry["mean"] <= entry["num_memory"] == (16 if arm == "both" else 8)
+    measure_costs([*checkpoint, "--data", str(study / "features/eval-needle-*.tar"), "--out", str(run.costs)])
+    costs = json.loads(run.costs.read_text())
+    # Queries of the cache; patches of a frame; a vector of each grid of each memory.
+    tokens = {"both": (8, 8), "mean_pooling": (9, 9), "grid_memory_budget": (8, 16)}[arm]
+    assert tuple(of["visual_tokens"] for of in costs.values()) == tokens
+    assert [of["videos"] for of in costs.values()] == [4, 4]
+    growth = costs["2x"]["state_bytes"] - costs["1x"]["state_bytes"]
+    # 16 memory tokens of width 192, their time and masks; a sum; keys and values of the second of two memories too.
+    floats = {"both": 16 * 192, "mean_pooling": 0, "grid_memory_budget": 3 * 72 * 32}[arm]
+    assert 4 * floats <= growth < 4 * floats + 100
 
 
 def test_every_arm_is_made_of_configs_that_exist() -> None:
@@ -146,11 +158,12 @@ def test_every_arm_is_made_of_configs_that_exist() -> None:
             assert (ROOT / config).is_file()
 
 
-def test_data_elsewhere_gets_a_config_of_its_own(study: Path) -> None:
-    assert study_config(FOLDER) == "benchmarks/memory_study/study.yaml"
-    text = Path(study_config(study)).read_text()
-    assert f"{study}/features/train-needle-one-segment-*.tar" in text
-    assert f" {FOLDER}/" not in text
+@pytest.mark.parametrize("which", [ALL_TASKS, QUICKSTART], ids=["all tasks", "quickstart"])
+def test_data_elsewhere_gets_a_config_of_its_own(study: Path, which: Study) -> None:
+    assert (ROOT / study_config(which.folder, which)).is_file()
+    text = Path(study_config(study, which)).read_text()
+    assert f"{study}/features/train-" in text
+    assert f"{which.folder}/" not in text
 
 
 class Commands:
@@ -182,12 +195,19 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     return fake
 
 
+def test_the_quickstarts_study_trains_on_its_own_config(study: Path, commands: Commands) -> None:
+    run = Run(study, "both", 0, QUICKSTART)
+    assert train_arms([run]) == []
+    assert study_config(study, QUICKSTART) in commands.run[0]
+    assert json.loads(run.settings.read_text())["steps"] == OmegaConf.load(ROOT / QUICKSTART.config).trainer.max_steps
+
+
 def test_finished_runs_are_kept_and_new_seeds_are_added(study: Path, commands: Commands) -> None:
     assert train_arms([Run(study, "both", 0), Run(study, "published", 0)], jobs=2) == []
-    assert len(commands.run) == 6
+    assert len(commands.run) == 8
     commands.run.clear()
     assert train_arms([Run(study, "both", 0), Run(study, "both", 1)], jobs=2) == []
-    assert len(commands.run) == 3
+    assert len(commands.run) == 4
     assert all("seed-1" in " ".join(command) for command in commands.run)
 
 
@@ -209,7 +229,7 @@ def test_training_is_not_repeated_where_only_judging_failed(study: Path, command
     commands.failing = ""
     commands.run.clear()
     assert train_arms([run]) == []
-    assert [command[0] for command in commands.run] == ["evaluate.py", "-m"]
+    assert [command[0] for command in commands.run] == ["evaluate.py", "-m", "-m"]
 
 
 def test_finished_runs_are_judged_on_fresh_videos_once(study: Path, commands: Commands) -> None:

@@ -20,3 +20,23 @@ def test_readers_go_by_their_names() -> None:
     readers = {"memory": {"reader": BRIDGE, "reducer": None}, "frames": {"reader": published}}
     config = {"encoder": PRETRAINED, "language_model": PRETRAINED, "bridge": None, "readers": readers}
     assert untrained_parts(config) == ["memory"]
+
+
+def test_newline_vector_without_weights_is_named() -> None:
+    newline = {"class_path": "components.newline.Newline", "init_args": {"weights": None, "freeze": False}}
+    config = {"encoder": PRETRAINED, "language_model": PRETRAINED, "bridge": BRIDGE, "newline": newline}
+    assert untrained_parts(config) == ["newline", "bridge"]
+    trained = {**newline, "init_args": {"weights": "newline.safetensors"}}
+    assert untrained_parts({**config, "newline": trained}) == ["bridge"]
+    assert untrained_parts({**config, "newline": None}) == ["bridge"]
+
+
+def test_frames_that_are_shown_as_they_are_need_no_training_and_those_with_a_type_do() -> None:
+    options = {"projection": "none", "type_embedding": False, "weights": None}
+    frames = {"class_path": "components.readers.fine_frames.FineFrames", "init_args": options}
+    config = {"encoder": PRETRAINED, "language_model": PRETRAINED, "readers": {"frames": {"reader": frames}}}
+    assert untrained_parts(config) == []
+    options["type_embedding"] = True
+    assert untrained_parts(config) == ["frames"]
+    options["weights"] = "frames.safetensors"
+    assert untrained_parts(config) == []

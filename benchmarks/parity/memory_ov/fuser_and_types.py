@@ -1,0 +1,85 @@
+"""Compares the fuser of the memory and the types of visual tokens with recordings: ``fuser.safetensors``."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from benchmarks.parity.comparison import CaseResult, Check, largest_error, run_case
+from benchmarks.parity.memory_ov.tolerance import close_check
+from components.bridges.fusers import MlpFuser
+from components.interfaces import SegmentInput
+from components.readers.fine_frames import FineFrames
+from components.type_embedding import TypeEmbedding
+from components.weights.memory_ov_names import TYPE_ROWS, TYPE_TABLE
+
+_KINDS = ("weight", "bias")
+
+
+def fuser_cases(folder: Path) -> Iterator[CaseResult]:
+    """Run every case of ``fuser.safetensors``."""
+    tensors = load_file(folder / "fuser.safetensors")
+    for name in tensors:
+        if name.startswith("out."):
+            yield run_case(f"fuser and types, {name.removeprefix('out.')}", _compare, folder, name, tensors)
+
+
+@torch.no_grad()
+def _compare(folder: Path, name: str, tensors: dict[str, Tensor]) -> Sequence[Check]:
+    theirs = tensors[name]
+    if name == "out.frames_typed":
+        return [close_check(name, _typed_frames(tensors), theirs)]
+    fused = _fused(folder, tensors)
+    first = re.fullmatch(r"out\.memory_typed\.first(\d+)", name)
+    if first is not None:
+        return [close_check(name, _type("memory", tensors)(fused)[: int(first[1])], theirs)]
+    if name != "out.fused":
+        raise ValueError(f"the output {name!r} is not one that this command can compare")
+    return [close_check(name, fused, theirs)]
+
+
+def _fused(folder: Path, tensors: dict[str, Tensor]) -> Tensor:
+    """Our fuser's output for the recorded cache that the original's fuser read.
+
+    The recordings do not say which cache of several of the same shape that is, so it is the one that fits best.
+
+    Raises:
+        ValueError: There is no cache of this shape.
+    """
+    theirs = tensors["out.fused"]
+    dim = theirs.shape[-1]
+    fuser = MlpFuser(dim)
+    modules = {"memory_fuser.0": "expand", "memory_fuser.2": "contract"}
+    weights = {f"{ours}.{kind}": tensors[f"{own}.{kind}"] for own, ours in modules.items() for kind in _KINDS}
+    fuser.load_state_dict(weights)
+    caches = [
+        tensor
+        for path in folder.glob("memory_depth*.safetensors")
+        for name, tensor in load_file(path).items()
+        if name.endswith(".cache_cat") and tensor.shape == theirs.shape
+    ]
+    if not caches:
+        raise ValueError(f"the fuser's input has shape {list(theirs.shape)}, and no recorded cache has it")
+    outputs = [fuser(cache.view(1, -1, dim), None).view(cache.shape) for cache in caches]
+    return min(outputs, key=lambda ours: largest_error(ours, theirs))
+
+
+def _type(stream: str, tensors: dict[str, Tensor]) -> TypeEmbedding:
+    table = tensors[TYPE_TABLE]
+    embedding = TypeEmbedding(table.shape[1])
+    embedding.load_state_dict({"vector": table[TYPE_ROWS[stream]]})
+    return embedding
+
+
+def _typed_frames(tensors: dict[str, Tensor]) -> Tensor:
+    """The recorded frames as ``FineFrames`` shows them."""
+    frames = tensors["in.frames"]
+    num_frames, _, dim = frames.shape
+    reader = FineFrames(dim, dim, num_frames=num_frames, capacity=num_frames, projection="none", type_embedding=True)
+    reader.type_embedding = _type("frames", tensors)
+    mask = torch.ones(1, num_frames, dtype=torch.bool)
+    segment = SegmentInput.from_grid(frames[None], mask, torch.zeros(1, num_frames, dtype=torch.int64))
+    return reader.read(reader(segment, None)).tokens.view(frames.shape)

@@ -1,0 +1,163 @@
+"""configs/model/memory_ov_*.yaml with the stages of configs/stages/memory_ov_*.yaml, through the real command line.
+
+Everything is the real thing but the sizes of encoder and language model, which are in their folders.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+import evaluate
+import train
+from components.checkpoints.run_checkpoint import RunCheckpoint
+from components.checkpoints.weight_files import WeightFiles
+from lightning_modules.evaluation.predictions import read_predictions
+from tests.config_models import CONFIGS
+from tests.fixtures_memory_ov import (
+    SHARDS,
+    SIZES,
+    every_kind_of_sample,
+    model_files,
+    stage_file,
+    write_data,
+    write_parts,
+)
+
+QUICK = [
+    "--trainer.max_steps=2",
+    "--trainer.accumulate_grad_batches=1",
+    "--trainer.log_every_n_steps=1",
+    "--data.loading.num_workers=0",
+    "--model.max_new_tokens=2",
+]
+RATES = {"memory": 1e-5, "frames": 1e-5, "newline": 1e-6, "language_model": 1e-6}
+MODELS = {"described": ([], ["stage1", "stage2"]), "shipped": (["as_shipped"], ["shipped_stage1", "shipped_stage2"])}
+"""Overlays of a model's config, and its two stages."""
+
+
+class Trained(NamedTuple):
+    """Checkpoints of both stages of one model."""
+
+    first: Path
+    second: Path
+    metrics: dict[str, float]  # of the second
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with parts and data where the configs look for them."""
+    made = tmp_path_factory.mktemp("memory_ov")
+    write_parts(made)
+    write_data(made, every_kind_of_sample(3, 5))
+    return made
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def fit(*arguments: str) -> tuple[Path, Any]:
+    """Train; the checkpoint of the end, and the trainer."""
+    cli = train.main(["fit", *arguments, *QUICK])
+    return Path(cli.trainer.log_dir or "") / "checkpoints/final.ckpt", cli.trainer
+
+
+@pytest.fixture(scope="module", params=[(size, model) for size in SIZES for model in MODELS], ids="-".join)
+def trained(request: pytest.FixtureRequest, folder: Path) -> Trained:
+    """Two steps of the first stage, then two of the second."""
+    size, model = request.param
+    overlays, (first, second) = MODELS[model]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        files = model_files(size, *overlays)
+        began, _ = fit(*files, *stage_file(first), "--trainer.limit_val_batches=0")
+        ended, trainer = fit(*files, *stage_file(second), "--checkpoint.every_n_steps=1", KEEP_ALL)
+    assert trainer.global_step == 2
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return Trained(folder / began, folder / ended, metrics)
+
+
+KEEP_ALL = "--checkpoint.keep_every_n_steps=1"
+
+
+def weights_in(checkpoint: Path) -> dict[str, Tensor]:
+    stored = RunCheckpoint(checkpoint)
+    return {name: stored.weight(name) for name in stored.parameters}
+
+
+def weights_of_files(folder: Path, size: str) -> dict[str, Tensor]:
+    """What newline and language model begin with, by their names in a checkpoint."""
+    parts = folder / f"weights/llava_onevision_{size}"
+    newline, language_model = WeightFiles(parts / "newline.safetensors"), WeightFiles(parts / "language_model")
+    named = {f"model.newline.{name}": tensor for name, tensor in newline.items()}
+    return named | {f"model.language_model.model.{name}": tensor for name, tensor in language_model.items()}
+
+
+def assert_moved_by_rates(before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
+    """Check the first step of AdamW: it moves a weight by its rate, if the gradient is far above epsilon."""
+    assert parts_in(after) == set(RATES)
+    assert len(after.keys() - before.keys()) == 0
+    for part, rate in RATES.items():
+        own = [name for name in after if name.startswith(f"model.{part}.")]
+        moved = max(float((after[name].float() - before[name].float()).abs().max()) for name in own)
+        assert moved == pytest.approx(rate, rel=0.2), part
+
+
+def parts_in(weights: dict[str, Tensor]) -> set[str]:
+    return {name.split(".")[1] for name in weights}
+
+
+def test_losses_of_both_stages_are_finite(trained: Trained) -> None:
+    losses = {name: value for name, value in trained.metrics.items() if "loss" in name}
+    assert {"train/loss", "val/loss/held_out"} <= losses.keys()
+    assert torch.isfinite(torch.tensor(list(losses.values()))).all()
+
+
+def test_first_stage_trains_the_memory_alone_where_it_is_as_described(trained: Trained) -> None:
+    described = trained.first.parents[1].name == "stage1"
+    expected = {"memory", "frames"} if described else set(RATES)
+    assert parts_in(weights_in(trained.first)) == expected
+    assert parts_in(weights_in(trained.second)) == set(RATES)
+
+
+def test_every_part_begins_where_it_ended_and_moves_by_its_own_rate(trained: Trained, folder: Path) -> None:
+    before = weights_of_files(folder, "7b" if "7b" in str(trained.first) else "0.5b") | weights_in(trained.first)
+    assert_moved_by_rates(before, weights_in(trained.second.with_name("step-00000001.ckpt")))
+
+
+def test_checkpoint_answers_about_videos_pictures_and_text(
+    trained: Trained, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = ["--data", SHARDS[-1], "--out", str(tmp_path), "--max-new-tokens", "2"]
+    report = evaluate.main(["--checkpoint", str(trained.second), *fixed])
+    assert report["accuracy"]["questions"] == 7
+    keys = [prediction.key for prediction in read_predictions(tmp_path / "predictions.jsonl")]
+    assert keys == ["video3", "video3", "video5", "video5", "image", "words", "more"]
+    assert "random weights" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("overlay", ["transformer_fuser", "token_budget", "scene_tilling"])
+def test_options_train(overlay: str, here: Path) -> None:
+    """As configs/model/memory_ov_transformer_fuser.yaml and the others are used."""
+    named = f"--trainer.logger.init_args.name={overlay}"
+    _, trainer = fit(*model_files("0.5b", overlay), *stage_file("stage1"), named, "--trainer.max_steps=1")
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+
+
+def test_untrained_memory_is_named_before_it_is_evaluated(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = ["--data", SHARDS[-1], "--out", str(tmp_path), "--max-new-tokens", "2"]
+    evaluate.main(["--config", str(CONFIGS / "model/memory_ov_0.5b.yaml"), *fixed])
+    assert "runs with random weights of memory and frames" in capsys.readouterr().err
+
+
+def test_both_sizes_have_the_same_settings() -> None:
+    small, large = ((CONFIGS / f"model/memory_ov_{size}.yaml").read_text(encoding="utf-8") for size in SIZES)
+    assert yaml.safe_load(small.replace("0.5b", "7b")) == yaml.safe_load(large)
