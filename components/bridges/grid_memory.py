@@ -136,7 +136,7 @@ class GridMemory(VisualReader[GridMemoryState], SkipsUnusedCompute):
     def forward(self, segment: SegmentInput, state: GridMemoryState | None) -> GridMemoryState:
         """Read one segment of every video; see ``VisualReader.forward``."""
         active = segment.frame_mask.any(dim=1)  # [V]
-        # A strategy that gathers weights counts the tensors of a state that get a gradient. So all ranks need one graph.
+        # A strategy that gathers weights counts the tensors of a state that get a gradient: all ranks need one graph.
         is_in_all = self.may_skip_unused_compute and (segment.is_in_all or is_known_full(active))
         tokens, key_mask = self._positioned(segment), _key_mask(segment, active)
         if state is None:
