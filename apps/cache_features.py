@@ -231,6 +231,11 @@ def main(args: Sequence[str] | None = None) -> None:
     data: InstructionDataModule = cli.datamodule
     if data.pixels.augmentation != Augmentation():
         raise ValueError("data.pixels.augmentation is on; cached features cannot be augmented; switch it off")
+    if data.pixels.tiles is not None:
+        raise ValueError(
+            "data.pixels.tiles is set; cached features hold no tiles of pictures: train from pixels, or set "
+            "data.pixels.tiles and model.picture_layout to null"
+        )
     encoder = cli.model.make_encoder().to(known.device)
     media = MediaReader(data.sampling, PixelTransform(data.pixels, train=False), data.loading.decoding)
     known.out.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from datamodules.loader import LateLoader, Loading, ResumableLoader, Source, bat
 from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
 from datamodules.media.transforms import PixelOptions, PixelTransform
-from datamodules.order.draws import SampleTable, stated_frames_of, tabulate
+from datamodules.order.draws import SampleTable, TiledPictures, stated_frames_of, tabulate
 from datamodules.order.fingerprint import check_facts, order_facts
 from datamodules.order.global_batches import GlobalBatches, global_batches
 from datamodules.order.rank_batches import EvaluationBatches, TrainingBatches
@@ -279,7 +279,9 @@ class InstructionDataModule(LightningDataModule):
         if measured:
             chat, seed = loading.chat_settings, self.order.seed
             text = measure_text_tokens(measured, self.tokenizer, chat=chat, max_length=loading.max_length, seed=seed)
-        return tabulate(reader, self.sampling, text, loading.cost.visual_tokens or 0)
+        tiles = self.pixels.tiles
+        pictures = None if tiles is None else TiledPictures(tiles, self.pixels.side)
+        return tabulate(reader, self.sampling, text, loading.cost.visual_tokens or 0, pictures)
 
     def _rank(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

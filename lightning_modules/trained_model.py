@@ -25,6 +25,7 @@ from components.checkpoints.restoring import SavedWeights, refuse_misfit, restor
 from components.checkpoints.run_checkpoint import CONFIG
 from components.checkpoints.settings_check import config_in, warn_of_other_settings
 from components.model import VideoLanguageModel
+from components.pictures.tile_grid import TILES_PER_SIDE
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from components.pretrained.model_folder import is_model_folder, read_folder_config, with_sources_found
 from components.pretrained.object_builder import OWN_PACKAGES, build_object
@@ -143,9 +144,11 @@ def training_facts(
     run_config = settings if trained_with is None else trained_with
     run_data, run_model, trainer = (run_config.get(section) or {} for section in ("data", "model", "trainer"))
     sampling, pixels = data.get("sampling") or {}, data.get("pixels") or {}
+    tiles = pixels.get("tiles")
     frames = FrameSettings(
         size=pixels.get("size"),
         fit=pixels.get("fit", "crop"),
+        tiles_per_side=None if tiles is None else tiles.get("per_side", TILES_PER_SIDE),
         **{name: sampling[name] for name in ("num_frames", "fps", "max_frames") if name in sampling},
     )
     run = {

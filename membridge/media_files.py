@@ -7,6 +7,7 @@ from datamodules.errors import BrokenMediaError
 from datamodules.media.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
 from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
+from datamodules.media.picture_tiles import PictureTiles
 from datamodules.media.sample_media import SampleMedia
 from datamodules.media.transforms import PixelOptions, PixelTransform
 from datamodules.shards.media_range import MediaRange
@@ -26,7 +27,8 @@ def read_media_file(
         end_ms: End of that part; None = to the end.
 
     Returns:
-        uint8 frames ``[T, 3, size, size]`` and their times.
+        uint8 frames ``[T, 3, size, size]`` and their times. Where the model shows tiles, a picture is the whole picture
+        and its tiles.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -52,5 +54,6 @@ def read_media_file(
     ending = "mp4" if found in VIDEO_FORMATS else "png"  # tells videos from pictures; the content says the rest
     content = MediaRange(path.absolute(), 0, path.stat().st_size)
     medium = RawMedium(str(path), content, ending, MediumFacts(start_ms, end_ms, {}))
-    transform = PixelTransform(PixelOptions(settings.size, settings.fit), train=False)
+    tiles = None if settings.tiles_per_side is None else PictureTiles(settings.tiles_per_side)
+    transform = PixelTransform(PixelOptions(settings.size, settings.fit, tiles=tiles), train=False)
     return MediaReader(sampling, transform).read(medium, seed=())

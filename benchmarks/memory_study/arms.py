@@ -16,10 +16,17 @@ ARMS: dict[str, tuple[str, ...]] = {
     "gated_without_cache": ("configs/ablation/replacing_memory.yaml", "configs/ablation/memory_readout.yaml"),
     "cache_without_recurrence": ("configs/ablation/no_recurrence.yaml",),
     "both": ("configs/ablation/replacing_memory.yaml",),
+    "grid_memory": ("configs/ablation/grid_memory.yaml",),
+    "grid_memory_budget": ("configs/ablation/grid_memory.yaml", "configs/ablation/grid_memory_budget.yaml"),
     "selective": (),
     "mean_pooling": ("configs/ablation/mean_pooling.yaml",),
 }
 """Name -> configs that make the arm out of the quickstart's, in order. A new arm is a line here."""
+
+
+def most_costs(study: Path) -> Path:
+    """What videos cost at most with each arm, not trained; the file exists only if the step ``costs`` was run."""
+    return study / "most_costs.json"
 
 
 class Run(NamedTuple):

@@ -47,10 +47,10 @@ def held_out_videos(
 def single_videos(videos: PackedVideos) -> Iterator[PackedVideos]:
     """The videos of a batch, each by itself."""
     counts = videos.frame_counts.tolist()
-    for count, frames, frame_ms in zip(
-        videos.frame_counts, videos.frames.split(counts), videos.frame_ms.split(counts), strict=True
-    ):
-        yield PackedVideos(frames, count[None], frame_ms)
+    frames, frame_ms = videos.frames.split(counts), videos.frame_ms.split(counts)
+    single_counts, picture_sizes = videos.frame_counts.split(1), videos.picture_sizes.split(1)
+    for of_video in zip(frames, single_counts, frame_ms, picture_sizes, strict=True):
+        yield PackedVideos(*of_video)
 
 
 def write_measured(found: Mapping[str, Any], out: Path) -> None:

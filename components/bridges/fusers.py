@@ -73,7 +73,9 @@ class TransformerFuser(MemoryFuser):
     def __init__(self, dim: int, *, depth: int = 1, num_heads: int = 8) -> None:
         super().__init__()
         if depth < 1:
-            raise ValueError(f"a fuser needs at least 1 block, got depth={depth}; to show memories unfused, set no fuser")
+            raise ValueError(
+                f"a fuser needs at least 1 block, got depth={depth}; to show memories unfused, set no fuser"
+            )
         self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads) for _ in range(depth))
 
     def forward(self, memories: Tensor, mask: Tensor | None) -> Tensor:

@@ -141,7 +141,8 @@ class GridMemory(VisualReader[GridMemoryState]):
         every = self.options.cut_gradients_every
         if every is not None:
             if state.since_cut.shape[1] >= every:
-                state = state.cut_gradients(active, is_in_all=is_in_all)
+                initial = self._initial(tokens.dtype)
+                state = state.cut_gradients(active, self.update.project, initial, is_in_all=is_in_all)
             state = state.counted()
         if self.options.recompute and torch.is_grad_enabled():
             # Again to the end, not only as far as backward needs: strategies that shard free weights at the end.
@@ -151,9 +152,7 @@ class GridMemory(VisualReader[GridMemoryState]):
                 )
         else:
             written, projected = self._read_segment(state, tokens, key_mask)
-        return state.with_segment(
-            written, projected, active, is_in_all=is_in_all, cache_limit=self.cache_limit
-        )
+        return state.with_segment(written, projected, active, is_in_all=is_in_all, cache_limit=self.cache_limit)
 
     def read(
         self, state: GridMemoryState, questions: Questions | None = None, *, budget: int | None = None
@@ -191,8 +190,12 @@ class GridMemory(VisualReader[GridMemoryState]):
             return segment.tokens + code.repeat_interleave(segment.num_cells, dim=1)
         return segment.tokens + code.gather(1, segment.kept.group[..., None].expand_as(segment.tokens))
 
+    def _initial(self, dtype: torch.dtype) -> Tensor:
+        """The memory before the first segment, ``[B, D]``."""
+        return (self.initial_memory + self.memory_positions).to(dtype).flatten(0, 1)
+
     def _start(self, num_videos: int, dtype: torch.dtype) -> GridMemoryState:
-        initial = (self.initial_memory + self.memory_positions).to(dtype).flatten(0, 1).expand(num_videos, -1, -1)
+        initial = self._initial(dtype).expand(num_videos, -1, -1)
         # The first segment does not use the attention to the cache. But under DDP and ZeRO every parameter must be in
         # the graph of every batch, also of one that holds only images or videos of one segment.
         one = initial[:1, :1]

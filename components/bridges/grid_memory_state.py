@@ -1,5 +1,7 @@
 """The state of a grid memory: the memories after the last segments, with their keys and values."""
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -19,7 +21,9 @@ class GridMemoryState(NamedTuple):
     memories: tuple[Tensor, ...]  # [V, B, D] each
     keys: tuple[Tensor, ...]  # [V, B, D] each
     values: tuple[Tensor, ...]  # [V, B, D] each
-    masks: tuple[Tensor, ...]  # [V] bool each, which videos have the memory; no entries: the host knows that all have all
+    masks: tuple[
+        Tensor, ...
+    ]  # [V] bool each, which videos have the memory; no entries: the host knows that all have all
     since_cut: Tensor  # [V, C] bool: C segments since gradients were cut. Only its size counts; the host knows sizes
 
     @classmethod
@@ -59,23 +63,36 @@ class GridMemoryState(NamedTuple):
         )
         return grown._without_oldest() if len(grown.memories) > cache_limit else grown
 
-    def cut_gradients(self, active: Tensor, *, is_in_all: bool) -> "GridMemoryState":
-        """The same values, without the graph of earlier segments in the videos that have the next segment."""
+    def cut_gradients(
+        self, active: Tensor, project: Callable[[Tensor], KeysAndValues], unused: Tensor, *, is_in_all: bool
+    ) -> "GridMemoryState":
+        """The same values, without the graph of earlier segments in the videos that have the next segment.
+
+        Args:
+            active: Videos that have the next segment, ``[V]`` bool.
+            project: Gives keys and values of a memory. They are computed again, so that its weights still train.
+            unused: The initial memory ``[B, D]``. It is added times zero: a parameter that some batch leaves out of the
+                graph would stop a run under DDP and ZeRO.
+            is_in_all: Whether these are known to be all videos.
+        """
 
         def cut(tensor: Tensor) -> Tensor:
             return tensor.detach() if is_in_all else _where(active, tensor.detach(), tensor)
 
+        memories = tuple(map(cut, self.memories))
+        projected = [project(memory) for memory in memories]
         return self._replace(
-            newest=cut(self.newest),
-            memories=tuple(map(cut, self.memories)),
-            keys=tuple(map(cut, self.keys)),
-            values=tuple(map(cut, self.values)),
+            newest=cut(self.newest) + 0.0 * unused,
+            memories=memories,
+            keys=tuple(each.keys for each in projected),
+            values=tuple(each.values for each in projected),
             since_cut=self.since_cut[:, :0],
         )
 
     def counted(self) -> "GridMemoryState":
         """The state with one more segment since gradients were cut."""
-        return self._replace(since_cut=torch.cat([self.since_cut, torch.ones_like(self.since_cut[:, :1])], dim=1))
+        num_videos, num_segments = self.since_cut.shape
+        return self._replace(since_cut=self.since_cut.new_ones(num_videos, num_segments + 1))
 
     def _without_oldest(self) -> "GridMemoryState":
         """Drop from each video an entry that it does not have, or else its oldest memory."""
@@ -84,8 +101,8 @@ class GridMemoryState(NamedTuple):
         dropped = (~torch.stack(self.masks, dim=1)).int().argmax(dim=1)  # [V]; 0 if there is no such entry
 
         def shifted(entries: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            pairs = enumerate(zip(entries[:-1], entries[1:], strict=True))
-            return tuple(_where(dropped <= place, later, earlier) for place, (earlier, later) in pairs)
+            pairs = enumerate(pairwise(entries))
+            return tuple(_where(dropped <= index, later, earlier) for index, (earlier, later) in pairs)
 
         return self._replace(
             memories=shifted(self.memories),

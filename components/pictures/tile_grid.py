@@ -9,6 +9,9 @@ Source: LLaVA-NeXT's pictures of any resolution, as in transformers' ``LlavaOnev
 import math
 from typing import NamedTuple
 
+TILES_PER_SIDE = 6
+"""Most tiles along a side of a picture, where nothing else is set; as in LLaVA-OneVision's published models."""
+
 _DIGITS = 7
 """Decimals to which a scaled side is rounded before its fraction is cut off: 2 that came out as 1.99999999 stays 2."""
 

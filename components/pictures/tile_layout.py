@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.interfaces import PictureLayout
-from components.pictures.tile_grid import PictureSize, best_grid, covered_part
+from components.pictures.tile_grid import TILES_PER_SIDE, PictureSize, best_grid, covered_part
 
 _LARGEST_RATIO = 1.1
 """Tiles are shrunk if a side has more than this many times the patches that it should have."""
@@ -32,7 +32,7 @@ class TileLayout(PictureLayout):
     Source: LLaVA-OneVision (Li et al., 2024), section 3.2; transformers' ``LlavaOnevisionModel``.
     """
 
-    def __init__(self, dim: int, *, tile_size: int = 384, per_side: int = 6, max_tiles: int = 9) -> None:
+    def __init__(self, dim: int, *, tile_size: int = 384, per_side: int = TILES_PER_SIDE, max_tiles: int = 9) -> None:
         super().__init__()
         if min(dim, tile_size, per_side, max_tiles) < 1:
             raise ValueError(

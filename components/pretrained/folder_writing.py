@@ -22,6 +22,7 @@ from components.checkpoints.tokenizer_fingerprint import tokenizer_fingerprint
 from components.checkpoints.weight_files import WeightFiles
 from components.language.causal import HuggingFaceCausalLM
 from components.language.language_folder import write_language_model
+from components.pictures.tile_check import check_tiles
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from components.pretrained.model_card import CardFacts, model_card
 from components.pretrained.model_folder import CARD, CONFIG, LANGUAGE_MODEL, DtypeName, FolderConfig
@@ -114,9 +115,15 @@ def write_folder(model: Any, folder: Path, facts: TrainingFacts, options: Writin
 
 
 def _frames_of(model: Any, frames: FrameSettings) -> FrameSettings:
-    """The frame settings; what the encoder knows of them is added."""
+    """The frame settings; what encoder and picture layout know of them is added.
+
+    Raises:
+        ValueError: Pictures are cut into tiles and the model does not show them, or shows others.
+    """
     size = frames.size or getattr(model.encoder, "image_size", None)
-    return replace(frames, size=size, window=model.encoder.window_frames)
+    tiles_per_side = frames.tiles_per_side or getattr(model.picture_layout, "per_side", None)
+    check_tiles(model.picture_layout, size, tiles_per_side)
+    return replace(frames, size=size, window=model.encoder.window_frames, tiles_per_side=tiles_per_side)
 
 
 def _dtype_of_all(model: nn.Module) -> DtypeName | None:

@@ -11,19 +11,22 @@ class FrameSettings:
 
     Args:
         size: Height and width of a frame in pixels; None: the model reads cached features, no pixels.
-        fit: ``crop`` scales the shorter side and crops the centre; ``pad`` scales the longer side and pads with black.
+        fit: ``crop`` scales the shorter side and crops the centre; ``pad`` scales the longer side and pads with black;
+            ``stretch`` scales both sides to the size.
         num_frames: Frames of every video, whatever its length; None = use ``fps``.
         fps: Frames per second of video.
         max_frames: Upper limit with ``fps``; longer videos get fewer frames per second.
+        tiles_per_side: Most tiles along a side of a picture that is cut into tiles; None: a picture is one frame.
         window: Frames that the encoder reads together; 1: each by itself; None: all frames of a video.
     """
 
     size: int | None = None
-    fit: Literal["crop", "pad"] = "crop"
+    fit: Literal["crop", "pad", "stretch"] = "crop"
     num_frames: int | None = 16
     fps: float | None = None
     max_frames: int | None = None
     window: int | None = 1
+    tiles_per_side: int | None = None
 
 
 class TrainingFacts(NamedTuple):

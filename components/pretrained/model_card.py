@@ -9,6 +9,9 @@ from torch import nn
 from components.pretrained.frame_settings import FrameSettings
 from components.pretrained.model_folder import FolderConfig
 
+_FITS = {"crop": "the centre is cut out", "pad": "padded with black", "stretch": "stretched"}
+"""What becomes of frames that are no square, by ``FrameSettings.fit``."""
+
 
 @dataclass(frozen=True)
 class CardFacts:
@@ -103,8 +106,10 @@ def _frames(frames: FrameSettings) -> Iterator[str]:
     if frames.size is None:
         yield "- cached features of frames, not pixels"
     else:
-        how = "the centre is cut out" if frames.fit == "crop" else "padded with black"
-        yield f"- frames of {frames.size} x {frames.size} pixels; other shapes: {how}"
+        yield f"- frames of {frames.size} x {frames.size} pixels; other shapes: {_FITS[frames.fit]}"
+    if frames.tiles_per_side is not None:
+        most = f"{frames.tiles_per_side} x {frames.tiles_per_side}"
+        yield f"- a picture: the whole picture and at most {most} tiles"
     if frames.num_frames is not None:
         yield f"- {frames.num_frames} frames of every video"
     else:

@@ -51,7 +51,8 @@ class FineFrames(VisualReader[StoredFrames]):
         capacity: Most frames that are stored of a video.
         projection: ``mlp``: normalise the patches and map them through two layers to E. ``none``: show them as they
             are, where a projector of the model has already given them width E.
-        frame_positions: Add a sinusoidal code of each frame's number in its video to its patches, before ``projection``.
+        frame_positions: Add a sinusoidal code of each frame's number in its video to its patches, before they are
+            projected.
         type_embedding: Add a learned vector to all visual tokens, so that the language model knows them from those of
             another reader.
         weights: Safetensors file with trained weights, under the names of this class.

@@ -6,15 +6,15 @@ The original keeps the memory in three modules. Ours are two readers: ``memory``
 Source: the Memory-Augmented VLM code, commit 437dbe3.
 """
 
-import math
-
 import torch
 from torch import Tensor
+
+from components.positions import interleaved_sinusoid
 
 TYPE_TABLE = "token_type_embedding.weight"
 TYPE_ROWS = {"memory": 0, "frames": 1}
 """The row of the table of types that each reader has."""
-TYPE_EMBEDDING = "type_embedding"
+TYPE_EMBEDDING = "type_embedding.vector"
 """Our name of a row of the table."""
 TIME_TABLE = "positional_encoding.frame_embed"
 """Fixed sinusoids, which the original stores and we compute."""
@@ -69,7 +69,4 @@ def memory_shape(name: str, width: int | None) -> tuple[int | None, ...]:
 
 def time_table(width: int) -> Tensor:
     """The original's table of sinusoids, ``[600, D]`` float32: sines in even columns, cosines in odd ones."""
-    step = torch.arange(TIME_STEPS, dtype=torch.float32)[:, None]
-    column = torch.arange(0, width, 2, dtype=torch.float32)
-    angle = step * torch.exp(column * (-math.log(10000.0) / width))
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width]
+    return interleaved_sinusoid(torch.arange(TIME_STEPS), width)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from components.pictures.tile_grid import PictureSize, best_grid, scaled_to_grid
+from components.pictures.tile_grid import TILES_PER_SIDE, PictureSize, best_grid, scaled_to_grid
 from datamodules.media.decoded_frames import FrameSize
 from datamodules.media.resizing import resized
 
@@ -31,7 +31,7 @@ class PictureTiles:
         ValueError: ``per_side`` is not positive.
     """
 
-    per_side: int = 6
+    per_side: int = TILES_PER_SIDE
 
     def __post_init__(self) -> None:
         if self.per_side < 1:

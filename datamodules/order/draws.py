@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.media.frame_sampling import FrameSampling
+from datamodules.media.picture_tiles import PictureTiles
 from datamodules.order.text_tokens import TextTokens
 from datamodules.shards.index_entries import IndexEntry, MediumEntry
 from datamodules.shards.shard_reader import ShardReader
@@ -69,12 +70,29 @@ class SampleTable(NamedTuple):
             )
 
 
-def sampled_frames(entry: IndexEntry, sampling: FrameSampling) -> int | None:
+class TiledPictures(NamedTuple):
+    """Counts the frames of pictures that are cut into tiles."""
+
+    tiles: PictureTiles
+    tile_size: int  # pixels
+
+    def frames_of(self, medium: MediumEntry, *, is_alone: bool) -> int:
+        """Frames that a picture becomes: the most possible where its ``meta`` has no height and width."""
+        if not is_alone:
+            return 1
+        height, width = (medium.meta.get(name) for name in ("height", "width"))
+        if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+            return self.tiles.most_frames(None, self.tile_size)
+        return self.tiles.most_frames((height, width), self.tile_size)
+
+
+def sampled_frames(entry: IndexEntry, sampling: FrameSampling, pictures: TiledPictures | None = None) -> int | None:
     """Most frames that a sample gives, over all media that a conversation shows, as far as the index states it.
 
-    An image has one frame and text none. Cached features and videos have at most ``meta.num_frames``; from a video the
-    sampling takes a fixed number, or a number that follows from ``meta.duration_ms`` (of the part between ``start_ms``
-    and ``end_ms`` where the sample has them). A wrong sample gives no frame.
+    An image has one frame, or those of its tiles, and text has none. Cached features and videos have at most
+    ``meta.num_frames``; from a video the sampling takes a fixed number, or a number that follows from
+    ``meta.duration_ms`` (of the part between ``start_ms`` and ``end_ms`` where the sample has them). A wrong sample
+    gives no frame.
 
     Returns:
         The number of frames; None where it is not known.
@@ -83,7 +101,13 @@ def sampled_frames(entry: IndexEntry, sampling: FrameSampling) -> int | None:
         return 0
     if not entry.media:
         return entry.num_frames
-    counts = [_frames_of_medium(medium, sampling) for medium in entry.used_media]
+    is_alone = len(entry.media) == 1
+    counts = [
+        pictures.frames_of(medium, is_alone=is_alone)
+        if pictures is not None and medium.modality == "image"
+        else _frames_of_medium(medium, sampling)
+        for medium in entry.used_media
+    ]
     return None if None in counts else sum(count or 0 for count in counts)
 
 
@@ -102,7 +126,13 @@ def _frames_of_medium(medium: MediumEntry, sampling: FrameSampling) -> int | Non
     return min(known, default=None)
 
 
-def tabulate(reader: ShardReader, sampling: FrameSampling, text: TextTokens | None, visual_tokens: int) -> SampleTable:
+def tabulate(
+    reader: ShardReader,
+    sampling: FrameSampling,
+    text: TextTokens | None,
+    visual_tokens: int,
+    pictures: TiledPictures | None = None,
+) -> SampleTable:
     """Read the lengths of all samples from their index.
 
     Args:
@@ -110,9 +140,10 @@ def tabulate(reader: ShardReader, sampling: FrameSampling, text: TextTokens | No
         sampling: How many frames a video gives.
         text: Estimates the tokens of a conversation's text; None = all texts count as 0 tokens.
         visual_tokens: Tokens of every video or image that a conversation shows.
+        pictures: How pictures are cut into tiles; None = each is one frame.
     """
     entries = list(reader.entries())
-    frames = [sampled_frames(entry, sampling) for entry in entries]
+    frames = [sampled_frames(entry, sampling, pictures) for entry in entries]
     modality = np.array([MODALITIES.index(entry.modality) for entry in entries], dtype=np.int64)
     counts = np.array([len(entry.text_lengths) for entry in entries], dtype=np.int64)
     characters = np.array([length for entry in entries for length in entry.text_lengths], dtype=np.int64)

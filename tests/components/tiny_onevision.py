@@ -1,19 +1,34 @@
 """A tiny LLaVA-OneVision of random weights for tests: transformers' model, its folders in every layout, our parts."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-from tests.components.tiny_language import SIZES, VOCABULARY, make_byte_tokenizer
+from components.encoders.hugging_face import HuggingFaceVisionEncoder
+from components.interfaces import VIDEO_PLACEHOLDER, TextInputs
+from components.language.causal import HuggingFaceCausalLM
+from components.language.splice import splice
+from components.model import VideoLanguageModel, text_of
+from components.newline import Newline
+from components.pooling.patch_pooling import GridPooling
+from components.projectors.mlp import MlpProjector
+from components.readers.fine_frames import FineFrames
+from components.segmenters.fixed_length import FixedLength
+from components.streams import StreamReader
+from components.weights.memory_ov_names import TIME_TABLE, TYPE_TABLE, memory_names, memory_shape, time_table
+from datamodules.batch import Batch
+from tests.components.tiny_language import SIZES, VOCABULARY, make_byte_tokenizer, make_text
 
 IMAGE_SIZE = 54
 PATCH_SIZE = 2  # so that a frame has 27 x 27 patches, as that of the published models
+FEATURE_LAYER = -1  # the last of those that an import writes
 PIXELS: dict[str, Any] = {
     "image_processor_type": "LlavaOnevisionImageProcessor",
     "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
@@ -50,6 +65,8 @@ _ORIGINAL_NAMES = {
     "model.multi_modal_projector.linear_2.": "model.mm_projector.2.",
     "model.language_model.": "model.",
 }
+VISION_FACTS = ["--vision-heads", "2", "--vision-layers", "3", "--vision-image-size", str(IMAGE_SIZE)]
+"""What the import must be given for the authors' layout, because the tower has another size than the published one."""
 LAYOUTS: tuple[Layout, ...] = ("published", "saved", "in_memory", "original")
 
 
@@ -125,6 +142,18 @@ def renamed_tensors(model: LlavaOnevisionForConditionalGeneration, names: dict[s
     return found
 
 
+def original_memory(width: int = SIZES["hidden_size"], *, num_layers: int = 2, seed: int = 0) -> dict[str, Tensor]:
+    """A Memory-Augmented VLM's tensors beside LLaVA-OneVision's, under its authors' names, random."""
+    generator = torch.Generator().manual_seed(seed)
+    names = memory_names(num_layers)
+    shapes = {f"model.{theirs}": memory_shape(ours, width) for theirs, ours in names.items()}
+    shapes["model.recurrent_memory_transformer.initial_memory"] = (8, 196, width)
+    shapes["model.recurrent_memory_transformer.memory_pos_embed"] = (8, 1, width)
+    shapes[f"model.{TYPE_TABLE}"] = (2, width)
+    found = {name: torch.randn(shape, generator=generator) / width**0.5 for name, shape in shapes.items()}
+    return found | {f"model.{TIME_TABLE}": time_table(width)}
+
+
 def published_config(model: LlavaOnevisionForConditionalGeneration) -> dict[str, Any]:
     """The ``config.json`` of transformers' published files, which an early version of it wrote."""
     config: dict[str, Any] = model.config.to_dict()
@@ -149,6 +178,19 @@ def _early_settings(text: dict[str, Any]) -> dict[str, Any]:
     """Settings of a language model as early versions of transformers wrote them."""
     left_out = ("rope_parameters", "dtype", "layer_types", "head_dim")
     return {name: value for name, value in text.items() if name not in left_out} | {"rope_theta": ROPE_THETA}
+
+
+def changed_copy(original: Path, target: Path, change: Callable[[dict[str, Tensor]], None], **settings: Any) -> Path:
+    """A copy of the authors' layout with other tensors and other settings."""
+    target.mkdir()
+    for path in original.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(original / "model.safetensors")
+    change(tensors)
+    save_file(tensors, target / "model.safetensors")
+    config = json.loads((original / "config.json").read_text(encoding="utf-8")) | settings
+    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return target
 
 
 def write_own_parts(model: LlavaOnevisionForConditionalGeneration, folder: Path) -> Path:
@@ -190,3 +232,66 @@ def random_frames(count: int, *, seed: int = 0) -> Tensor:
 def pixel_values(frames: Tensor) -> Tensor:
     """Frames as transformers' model reads them, float32."""
     return (frames.float() / 255 - 0.5) / 0.5
+
+
+def build_from_parts(folder: Path, **changes: Any) -> VideoLanguageModel:
+    """Our model from the files of ``write_own_parts`` or of an import: every frame, then a newline.
+
+    Args:
+        folder: See above.
+        **changes: Other arguments of ``VideoLanguageModel``.
+    """
+    encoder = HuggingFaceVisionEncoder(str(folder / "vision_encoder"), layer=FEATURE_LAYER)
+    language_model = HuggingFaceCausalLM(str(folder / "language_model"))
+    width = language_model.dim
+    parts: dict[str, Any] = {
+        "encoder": encoder,
+        "projector": MlpProjector(encoder.dim, width, weights=str(folder / "projector.safetensors")),
+        "patch_pooling": GridPooling(width, grid=14, reduction="bilinear"),
+        "segmenter": FixedLength(frames=2),
+        "readers": {"frames": StreamReader(FineFrames(width, width, projection="none"))},
+        "newline": Newline(width, weights=str(folder / "newline.safetensors")),
+        "visual_prompt": "<frames><newline>",
+        "language_model": language_model,
+    }
+    return VideoLanguageModel(**parts | changes).eval()
+
+
+def videos_batch(
+    model: VideoLanguageModel, videos: Sequence[Tensor], rows: Sequence[tuple[int, str, str | None]]
+) -> Batch:
+    """A batch of videos, each as ``random_frames`` makes it, with conversations as ``make_text`` takes them."""
+    assert isinstance(model.language_model, HuggingFaceCausalLM)
+    text = make_text(model.language_model, rows)
+    counts = torch.tensor([len(video) for video in videos])
+    times = torch.cat([torch.arange(len(video)) * 1000 for video in videos])
+    no_pictures = torch.zeros(len(videos), 2, dtype=torch.int64)
+    return Batch(torch.cat(list(videos)), counts, times, no_pictures, *text, questions=())
+
+
+def logits_of(model: VideoLanguageModel, batch: Batch) -> list[Tensor]:
+    """The language model's logits at every position of every conversation, each ``[positions, vocabulary]``."""
+    language_model, text = model.language_model, text_of(batch)
+    with torch.no_grad():
+        inputs = splice(model.visual_tokens(batch), text, language_model.embed(text.input_ids))
+        positions = (inputs.mask.cumsum(dim=1) - 1).clamp(min=0)
+        network = {"attention_mask": inputs.mask.long(), "position_ids": positions}
+        logits = language_model.model(inputs_embeds=inputs.embeddings, **network).logits
+    return [row[mask] for row, mask in zip(logits, inputs.mask, strict=True)]
+
+
+def transformers_inputs(row: TextInputs, video: Tensor) -> dict[str, Tensor]:
+    """What transformers' model reads for one conversation about one video.
+
+    Args:
+        row: The conversation, see ``row_of``.
+        video: Its frames.
+    """
+    (place,) = (row.input_ids[0] == VIDEO_PLACEHOLDER).nonzero()
+    marks = torch.full((len(video) * 14 * 14 + 1,), VIDEO_TOKEN)
+    ids = torch.cat([row.input_ids[0, :place], marks, row.input_ids[0, place + 1 :]])[None]
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values_videos": pixel_values(video)[None],
+    }

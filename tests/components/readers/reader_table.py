@@ -109,12 +109,23 @@ READERS: dict[str, Entry] = {
         partial(seeded, FineFrames, frame_positions=True, type_embedding=True), gives_written=True
     ),
     "grid_memory": Entry(grid_memory, gives_written=True, out_dim=DIM),
-    "grid_memory_transformer_fuser": Entry(partial(grid_memory, fuser=partial(TransformerFuser, num_heads=2)), out_dim=DIM),
+    "grid_memory_transformer_fuser": Entry(
+        partial(grid_memory, fuser=partial(TransformerFuser, num_heads=2)), out_dim=DIM
+    ),
     "grid_memory_budget": Entry(
         partial(grid_memory, options=GridMemoryOptions(max_tokens=11)), gives_written=True, out_dim=DIM
     ),
     "grid_memory_last": Entry(
         partial(grid_memory, options=GridMemoryOptions(shown="last")), gives_written=True, out_dim=DIM
+    ),
+    "grid_memory_recomputed": Entry(
+        partial(grid_memory, options=GridMemoryOptions(recompute=True)), gives_written=True, out_dim=DIM
+    ),
+    "grid_memory_cut": Entry(
+        partial(grid_memory, options=GridMemoryOptions(cut_gradients_every=1)),
+        shows_every_frame=False,  # to gradients
+        gives_written=True,
+        out_dim=DIM,
     ),
     "token_store": Entry(partial(seeded, TokenStore), gives_written=True),
 }

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils._pytree import tree_leaves
 
 from components.interfaces import SegmentInput, VisualTokens
+from components.positions import interleaved_sinusoid
 from components.readers.fine_frames import FineFrames, StoredFrames
 from tests.components.readers.reader_table import NUM_PATCHES, make_segments, read, walk
 
@@ -127,6 +129,33 @@ def test_reading_copies_each_frame_a_bounded_number_of_times(monkeypatch: pytest
     assert 0 < copied[0] <= 200
 
 
+def test_frames_get_the_code_of_their_number_in_the_video_and_the_type() -> None:
+    segments = numbered([[4, 5], [1]])
+    plain_reader, marked = (
+        plain(num_frames=4, capacity=4),
+        plain(num_frames=4, capacity=4, frame_positions=True, type_embedding=True),
+    )
+    before, shown = read(plain_reader, segments), read(marked, segments)
+    assert shown.places is not None
+    assert marked.type_embedding is not None
+    code = interleaved_sinusoid(shown.places.frame[shown.mask], WIDTH)
+    expected = before.tokens[before.mask] + code + marked.type_embedding.vector
+    torch.testing.assert_close(shown.tokens[shown.mask], expected)
+
+
+def test_the_type_is_added_after_the_projection_and_loaded_from_its_file(tmp_path: Path) -> None:
+    reader = FineFrames(WIDTH, 6, type_embedding=True)
+    save_file(reader.state_dict(), tmp_path / "frames.safetensors")
+    loaded = FineFrames(WIDTH, 6, type_embedding=True, weights=str(tmp_path / "frames.safetensors"))
+    segments = numbered([[3]])
+    shown = read(loaded, segments).tokens
+    assert torch.equal(shown, read(reader, segments).tokens)
+    loaded.type_embedding = None
+    torch.testing.assert_close(shown, read(loaded, segments).tokens + reader.type_embedding.vector)
+    with pytest.raises(ValueError, match="does not fit this FineFrames"):
+        plain(weights=str(tmp_path / "frames.safetensors"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -139,3 +168,8 @@ def test_reading_copies_each_frame_a_bounded_number_of_times(monkeypatch: pytest
 def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FineFrames(4, 6, **options)
+
+
+def test_positions_of_an_odd_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="frame_positions need an even width, got 3"):
+        FineFrames(3, 6, frame_positions=True)

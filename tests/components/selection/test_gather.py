@@ -195,3 +195,14 @@ def test_numbers_that_do_not_count_up_are_refused(numbers: list[int], frame: int
 def test_selecting_no_frames_is_refused(part: type[LinspaceFrames] | type[PooledFrames]) -> None:
     with pytest.raises(ValueError, match=f"{part.__name__}' max_frames must be at least 1, got 0"):
         part(0)
+
+
+def test_segments_say_what_the_host_knows_of_their_masks() -> None:
+    patches = torch.zeros(8, 4, 2)
+    segments = group_frames(SEGMENT_INDEX, FRAME_COUNTS, 4, AllFrames())
+    read = list(segment_inputs(FrameFeatures(patches[:, 0], patches), torch.zeros(8, dtype=torch.int64), segments))
+    assert [(each.is_in_all, each.is_full) for each in read] == [(True, False), *[(False, False)] * 3]
+    alone = group_frames(SEGMENT_INDEX[:5], FRAME_COUNTS[:1], 3, AllFrames())
+    read = list(segment_inputs(FrameFeatures(patches[:5, 0], patches[:5]), torch.zeros(5, dtype=torch.int64), alone))
+    assert all(each.is_in_all and each.is_full and bool(each.frame_mask.all()) for each in read)
+    assert all(each.of_videos(slice(1)).is_full for each in read)
