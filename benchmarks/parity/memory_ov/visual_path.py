@@ -130,7 +130,7 @@ def build_model(recording: Recording) -> VideoLanguageModel:
         frame_positions=True,
         type_embedding=True,
     )
-    frames.load_state_dict({f"{TYPE_EMBEDDING}.vector": state[TYPE_TABLE][TYPE_ROWS["frames"]]})
+    frames.load_state_dict({TYPE_EMBEDDING: state[TYPE_TABLE][TYPE_ROWS["frames"]]})
     words = dict(zip(_WORDS, meta["prompts"], strict=True))
     model = VideoLanguageModel(
         encoder=PixelsAsPatches(colours, height * width),
