@@ -15,7 +15,9 @@ import evaluate
 import train
 from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.checkpoints.weight_files import WeightFiles
+from components.weights.llava_onevision import main as weights
 from lightning_modules.evaluation.predictions import read_predictions
+from tests.components.tiny_onevision import VISION_FACTS
 from tests.config_models import CONFIGS
 from tests.fixtures_memory_ov import (
     FRAME_SIZE,
@@ -49,6 +51,7 @@ class Trained(NamedTuple):
     first: Path
     second: Path
     metrics: dict[str, float]  # of the second
+    size: str
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,7 @@ def trained(request: pytest.FixtureRequest, folder: Path) -> Trained:
         ended, trainer = fit([*files, *stage_file(second)], "--checkpoint.every_n_steps=1", KEEP_ALL)
     assert trainer.global_step == 2
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return Trained(folder / began, folder / ended, metrics)
+    return Trained(folder / began, folder / ended, metrics, size)
 
 
 def weights_in(checkpoint: Path) -> dict[str, Tensor]:
@@ -174,3 +177,14 @@ def test_untrained_memory_is_named_before_it_is_evaluated(
 def test_both_sizes_have_the_same_settings() -> None:
     small, large = ((CONFIGS / f"model/memory_ov_{size}.yaml").read_text(encoding="utf-8") for size in SIZES)
     assert yaml.safe_load(small.replace("0.5b", "7b")) == yaml.safe_load(large)
+
+
+def test_trained_model_is_exported_in_the_authors_names(trained: Trained, here: Path, tmp_path: Path) -> None:
+    frozen = ["--frozen", f"weights/llava_onevision_{trained.size}"]
+    weights(["export", str(trained.second), str(tmp_path / "back"), *frozen])
+    weights(["import", str(tmp_path / "back"), str(tmp_path / "again"), *VISION_FACTS])
+    for part in ("memory", "frames", "newline"):
+        again, stored = WeightFiles(tmp_path / f"again/{part}.safetensors"), weights_in(trained.second)
+        own = {name.removeprefix(f"model.{part}."): each for name, each in stored.items() if f".{part}." in name}
+        assert again.keys() == own.keys()
+        assert all(torch.equal(again[name], tensor) for name, tensor in own.items())
