@@ -167,7 +167,7 @@ def test_trained_weights_are_loaded_and_others_refused(tmp_path: Path) -> None:
     assert torch.equal(loaded.get_parameter(name), trained.get_parameter(name))
     with pytest.raises(ValueError, match=r"unknown: layers\.1\..*Set the bridge's sizes as they were trained"):
         build(num_layers=1, weights=str(path))
-    with pytest.raises(ValueError, match=r"of another shape \['initial_memory'\]"):
+    with pytest.raises(ValueError, match=r"of another shape: initial_memory \[5, 16\] instead of \[4, 16\]"):
         build(num_memory=4, weights=str(path))
 
 
