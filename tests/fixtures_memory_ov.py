@@ -24,14 +24,13 @@ def model_files(size: str, *overlays: str) -> list[str]:
 
     The working directory has what ``write_parts`` writes.
     """
-    names = [f"memory_ov_{size}", *(f"memory_ov_{overlay}" for overlay in overlays)]
-    files = [str(CONFIGS / f"model/{name}.yaml") for name in names]
+    files = [str(CONFIGS / "model" / name) for name in (f"memory_ov_{size}.yaml", *overlays)]
     return [part for file in (*files, FRAME_SIZE) for part in ("-c", file)]
 
 
 def stage_file(stage: str) -> list[str]:
-    """Arguments that name the config of a stage, such as ``shipped_stage1``."""
-    return ["-c", str(CONFIGS / f"stages/memory_ov_{stage}.yaml")]
+    """Arguments that name the config of a stage."""
+    return ["-c", str(CONFIGS / "stages" / stage)]
 
 
 def write_parts(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""configs/model/memory_ov_*.yaml with the stages of configs/stages/memory_ov_*.yaml, through the real command line.
+"""configs/model/memory_ov_0.5b.yaml, memory_ov_7b.yaml, their overlays and stages, through the real command line.
 
 Everything is the real thing but the sizes of encoder and language model, which are in their folders.
 """
@@ -41,8 +41,12 @@ QUICK = [
 WITHOUT_VALIDATION = "--trainer.limit_val_batches=0"
 KEEP_ALL = "--checkpoint.keep_every_n_steps=1"
 RATES = {"memory": 1e-5, "frames": 1e-5, "newline": 1e-6, "language_model": 1e-6}
-MODELS = {"described": ([], ["stage1", "stage2"]), "shipped": (["as_shipped"], ["shipped_stage1", "shipped_stage2"])}
+MODELS: dict[str, tuple[list[str], list[str]]] = {
+    "described": ([], ["memory_ov_stage1.yaml", "memory_ov_stage2.yaml"]),
+    "shipped": (["memory_ov_as_shipped.yaml"], ["memory_ov_shipped_stage1.yaml", "memory_ov_shipped_stage2.yaml"]),
+}
 """Overlays of a model's config, and its two stages."""
+OPTIONS = ["memory_ov_transformer_fuser.yaml", "memory_ov_token_budget.yaml", "memory_ov_scene_tilling.yaml"]
 
 
 class Trained(NamedTuple):
@@ -156,10 +160,9 @@ def test_checkpoint_answers_about_videos_pictures_and_text(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overlay", ["transformer_fuser", "token_budget", "scene_tilling"])
+@pytest.mark.parametrize("overlay", OPTIONS)
 def test_options_train(overlay: str, here: Path) -> None:
-    """As configs/model/memory_ov_transformer_fuser.yaml and the others are used."""
-    files = [*model_files("0.5b", overlay), *stage_file("stage1")]
+    files = [*model_files("0.5b", overlay), *stage_file("memory_ov_stage1.yaml")]
     named = f"--trainer.logger.init_args.name={overlay}"
     _, trainer = fit(files, named, WITHOUT_VALIDATION, "--trainer.max_steps=1")
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
@@ -179,6 +182,7 @@ def test_both_sizes_have_the_same_settings() -> None:
     assert yaml.safe_load(small.replace("0.5b", "7b")) == yaml.safe_load(large)
 
 
+@pytest.mark.slow
 def test_trained_model_is_exported_in_the_authors_names(trained: Trained, here: Path, tmp_path: Path) -> None:
     frozen = ["--frozen", f"weights/llava_onevision_{trained.size}"]
     weights(["export", str(trained.second), str(tmp_path / "back"), *frozen])

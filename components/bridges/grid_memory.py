@@ -33,8 +33,8 @@ class GridMemoryOptions:
         type_embedding: Add a learned vector to all visual tokens of the memory.
         shown: ``cache``: the language model sees all memories in the cache. ``last``: the newest alone.
         max_tokens: Most visual tokens of a video. Every memory's grids are averaged to the largest side with which a
-            full cache fits. So the side does not depend on the video: a short video shows fewer tokens than it could,
-            and a longer one changes nothing that is shown of its beginning. None: grids are shown as they are.
+            full cache fits. So the side is the same for every video, and a short video shows fewer tokens than fit.
+            None: grids are shown as they are.
         cut_gradients_every: Cut the gradient between the memories before and after every so many segments, so that
             training memory does not grow with the video. In a batch it grows again once the shortest video has ended,
             and under ZeRO-3 always: gradients are the same, but earlier segments stay in memory for the videos that may
