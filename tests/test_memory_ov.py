@@ -17,8 +17,11 @@ from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.checkpoints.weight_files import WeightFiles
 from components.weights.llava_onevision import main as weights
 from lightning_modules.evaluation.predictions import read_predictions
+from lightning_modules.export import main as export_command
 from tests.components.tiny_onevision import VISION_FACTS
 from tests.config_models import CONFIGS
+from tests.documentation import blocks_of
+from tests.fixtures_data import make_clip
 from tests.fixtures_memory_ov import (
     FRAME_SIZE,
     SHARDS,
@@ -192,3 +195,17 @@ def test_trained_model_is_exported_in_the_authors_names(trained: Trained, here: 
         own = {name.removeprefix(f"model.{part}."): each for name, each in stored.items() if f".{part}." in name}
         assert again.keys() == own.keys()
         assert all(torch.equal(again[name], tensor) for name, tensor in own.items())
+
+
+@pytest.mark.slow
+def test_python_of_the_page_answers_about_a_file(
+    trained: Trained, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines in docs/memory_augmented_vlm.md open the model's folder, without the configs and the imported parts."""
+    export_command([str(trained.second), str(tmp_path / "runs/memory_ov")])
+    (tmp_path / "video.mp4").write_bytes(make_clip(5))
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks_of("docs/memory_augmented_vlm.md", "python")
+    defined: dict[str, Any] = {}
+    exec(block.text, defined)  # the page's own code
+    assert {"memory", "frames"} == set(defined["model"].readers)
