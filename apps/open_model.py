@@ -3,6 +3,7 @@
 Every app has the argument MODEL and the options ``--device`` and ``--dtype`` from here.
 """
 
+import hashlib
 import re
 import shlex
 from argparse import ArgumentParser, Namespace
@@ -14,9 +15,12 @@ import torch
 
 import membridge
 from components.checkpoints.exported_weights import ABOUT
+from components.checkpoints.run_checkpoint import CONFIG as RUN_CONFIG
 from components.checkpoints.run_checkpoint import INDEX
 from components.encoders.cached import CachedFeatures
+from components.pretrained.model_folder import CONFIG as FOLDER_CONFIG
 from components.pretrained.model_folder import DtypeName, is_model_folder
+from components.pretrained.weight_sources import hub_folder
 from membridge.answering_model import with_answers
 
 _LINKS = ("final.ckpt", "last.ckpt")  # of a run's checkpoints, the best choice first
@@ -70,7 +74,7 @@ def open_model(
         ValueError: It is none of these, is damaged, reads cached features, or an option does not fit it.
     """
     target = _device(device)
-    path = Path(path).expanduser() if str(path).startswith("~") else Path(path)
+    path = Path(path).expanduser()
     checkpoint = _checkpoint_at(path)
     if checkpoint is None:
         if config is not None:
@@ -92,6 +96,22 @@ def open_model(
             f"encoder that made the features: {_export(checkpoint or Path('CHECKPOINT'))} --config CONFIG"
         )
     return model
+
+
+def model_identity(path: str | Path, config: Sequence[Path] | None = None) -> str:
+    """A hash that is equal for equal models, wherever they are: of the lists of hashes that are stored with weights.
+
+    Args:
+        path: See ``open_model``; the model has been opened.
+        config: See ``open_model``.
+    """
+    folder = Path(path).expanduser()
+    folder = _checkpoint_at(folder) or (folder if folder.exists() else hub_folder(str(path)))
+    files = [folder / name for name in (INDEX, ABOUT, FOLDER_CONFIG, RUN_CONFIG)]
+    digest = hashlib.sha256()
+    for file in [*files, *(config or ())]:
+        digest.update(hashlib.sha256(file.read_bytes() if file.is_file() else b"").digest())
+    return digest.hexdigest()[:32]
 
 
 def _device(device: str | torch.device | None) -> torch.device:
