@@ -127,6 +127,13 @@ def test_arguments_are_sorted_into_media_and_questions(folder: Path) -> None:
     assert split_arguments(mixed) == ([Path(each) for each in media], questions)
 
 
+def test_a_command_line_without_model_is_refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for first in ("a.mp4", "none.mp4"):
+        status, _, err = ends([first, "What?"], capfd)
+        assert status == REFUSED
+        assert f"the first argument is the model, but {first} is a file" in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
