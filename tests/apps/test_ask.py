@@ -233,7 +233,7 @@ def test_broken_videos_are_listed_and_tried_again(model: str, folder: Path, capf
     status, out, err = ends(command, capfd)
     assert status == INCOMPLETE
     assert "2 of 7 questions are answered" in out
-    assert "error: 5 questions have no answer (2 of 4 videos cannot be read)" in err.splitlines()[-1]
+    assert "error: 5 questions without an answer (2 of 4 videos cannot be read)" in err.splitlines()[-1]
     failed = {each["id"]: each["error"] for each in answers_in(folder / "answers.failed.jsonl")}
     assert failed.keys() == {each["id"] for each in bad} | {"long"}
     assert "there is no file" in failed["late.mp4 1"]
