@@ -4,6 +4,7 @@ from pathlib import Path
 
 from components.pretrained.frame_settings import FrameSettings
 from datamodules.errors import BrokenMediaError
+from datamodules.media.decoding import Decoding
 from datamodules.media.file_formats import HEAD_BYTES, TEXT_FORMATS, VIDEO_FORMATS, format_of
 from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
@@ -16,7 +17,12 @@ from datamodules.shards.shard_reader import RawMedium
 
 
 def read_media_file(
-    path: Path, settings: FrameSettings, *, start_ms: int | None = None, end_ms: int | None = None
+    path: Path,
+    settings: FrameSettings,
+    *,
+    start_ms: int | None = None,
+    end_ms: int | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008  frozen
 ) -> SampleMedia:
     """Decode a file as in training. Decoding runs in a process of its own, which a damaged file cannot take along.
 
@@ -25,6 +31,7 @@ def read_media_file(
         settings: Frame settings of the model.
         start_ms: Start of the part to use; None = from the beginning.
         end_ms: End of that part; None = to the end.
+        decoding: Limits of time and memory.
 
     Returns:
         uint8 frames ``[T, 3, size, size]`` and their times. Where the model shows tiles, a picture is the whole picture
@@ -56,4 +63,4 @@ def read_media_file(
     medium = RawMedium(str(path), content, ending, MediumFacts(start_ms, end_ms, {}))
     tiles = None if settings.tiles_per_side is None else PictureTiles(settings.tiles_per_side)
     transform = PixelTransform(PixelOptions(settings.size, settings.fit, tiles=tiles), train=False)
-    return MediaReader(sampling, transform).read(medium, seed=())
+    return MediaReader(sampling, transform, decoding).read(medium, seed=())
