@@ -68,8 +68,8 @@ class Conversation:
         """Go on from turns that were said elsewhere. They are read with the next question.
 
         Args:
-            turns: Role and text of every turn. The ``<video>`` marks of the user's show the first media, in their order;
-                those in the next question show the others.
+            turns: Role and text of every turn. The ``<video>`` marks of the user's turns show the first media, in their
+                order; those in the next question show the others.
         """
         self.turns = list(turns)
         self._state = None

@@ -15,7 +15,7 @@ from membridge.conversation import Conversation
 from membridge.media_files import read_media_file
 from membridge.opened_medium import OpenedMedium, read_medium
 from membridge.serving.answer_text import AnswerText, StopTextError
-from membridge.serving.chat_request import AnswerOptions, ChatRequest, MediaPart
+from membridge.serving.chat_request import ChatRequest, MediaPart
 from membridge.serving.media_sources import MediaFile, MediaSources
 from membridge.serving.read_media_cache import ReadMediaCache
 from membridge.serving.serving_limits import ServingLimits
@@ -113,8 +113,8 @@ class ChatModel:
                 return
             raise
         raise OversizedMediaError(
-            f"{file.path} is longer than {self._limits.video_seconds:g} s, the most that this server reads; show a part "
-            f"of it with start_ms and end_ms in {where}"
+            f"{file.path} is longer than {self._limits.video_seconds:g} s, the most that this server reads; show a "
+            f"part of it with start_ms and end_ms in {where}"
         )
 
     def _ask(

@@ -94,7 +94,9 @@ def read_chat_request(body: Any, limits: ServingLimits, default_tokens: int) -> 
             param="messages",
         )
     if sum(len(text) for _, text in turns) > _MOST_CHARACTERS:
-        raise ApiError(413, f"the messages have more than {_MOST_CHARACTERS} characters; shorten them", param="messages")
+        raise ApiError(
+            413, f"the messages have more than {_MOST_CHARACTERS} characters; shorten them", param="messages"
+        )
     return ChatRequest(model, turns, media, options)
 
 

@@ -78,7 +78,7 @@ def download(url: str, target: BinaryIO, rules: DownloadRules) -> str:
 
 
 class _Deadline:
-    """Shuts sockets down when time is up. A peer that sends a byte now and then never exceeds a socket's own timeout."""
+    """Shuts sockets down when time is up: a peer that sends a byte now and then never exceeds their own timeouts."""
 
     def __init__(self, seconds: float) -> None:
         self.has_passed = False

@@ -39,7 +39,9 @@ async def read_json(request: Request, limits: ServingLimits) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def read_form(request: Request, limits: ServingLimits, *, max_bytes: int, max_files: int) -> AsyncIterator[FormData]:
+async def read_form(
+    request: Request, limits: ServingLimits, *, max_bytes: int, max_files: int
+) -> AsyncIterator[FormData]:
     """Read a multipart form; its files are closed afterwards.
 
     Args:

@@ -20,7 +20,9 @@ def parse_json(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ApiError(400, f"the body is no JSON ({why[:_LONGEST_SHOWN]}); send a JSON object", code="bad_json") from None
+        raise ApiError(
+            400, f"the body is no JSON ({why[:_LONGEST_SHOWN]}); send a JSON object", code="bad_json"
+        ) from None
 
 
 class Fields:

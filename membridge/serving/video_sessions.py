@@ -67,8 +67,8 @@ class VideoSessions:
         if len(self._sessions) + self._starting >= self._limits.sessions:
             raise ApiError(
                 429,
-                f"there are {self._limits.sessions} sessions, as many as this server keeps; delete one that is no longer "
-                "needed, or try again later",
+                f"there are {self._limits.sessions} sessions, as many as this server keeps; delete one that is no "
+                "longer needed, or try again later",
                 code="too_many_sessions",
             )
         self._starting += 1
@@ -92,8 +92,8 @@ class VideoSessions:
         if session is None:
             raise ApiError(
                 404,
-                f"there is no session {identity[:64]!r}; start one by POST /v1/sessions (sessions that are not used for "
-                f"{self._limits.session_seconds:.0f} s are removed)",
+                f"there is no session {identity[:64]!r}; start one by POST /v1/sessions (sessions that are not used "
+                f"for {self._limits.session_seconds:.0f} s are removed)",
                 code="session_not_found",
             )
         session.last_used = time.monotonic()
@@ -129,8 +129,12 @@ class VideoSessions:
         async with session.lock:
             self._check_times(session, len(pictures), times_ms)
             frames = await self._chat.media_thread.run(lambda flag: self._decode(pictures, flag))
-            await self._chat.model_thread.run(lambda flag: session.stream.push(frames, times_ms))
-            session.last_ms = times_ms[-1]
+
+            def take(_flag: CancelFlag) -> None:  # not after the job: a client that goes away cancels the waiting only
+                session.stream.push(frames, times_ms)
+                session.last_ms = times_ms[-1]
+
+            await self._chat.model_thread.run(take)
             session.last_used = time.monotonic()
 
     async def ask(
@@ -177,9 +181,11 @@ class VideoSessions:
             )
         if any(later < earlier for earlier, later in zip([session.last_ms, *times_ms], times_ms, strict=False)):
             raise ApiError(
-                400, f"times_ms must not decrease, also not below {session.last_ms}, the last time of the session",
-                code="bad_value", param="times_ms",
-            )  # fmt: skip
+                400,
+                f"times_ms must not decrease, also not below {session.last_ms}, the last time of the session",
+                code="bad_value",
+                param="times_ms",
+            )
         if session.stream.num_frames + num_pictures > self._limits.session_frames:
             raise ApiError(
                 400,
