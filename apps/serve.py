@@ -15,6 +15,7 @@ The model answers one request at a time, and others wait. SIGTERM and Ctrl-C let
 import argparse
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -60,37 +61,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cache_bytes=given.cache_mb * _MB,
         video_seconds=given.max_video_seconds,
         new_tokens=given.max_tokens,
+        body_seconds=given.body_seconds,
         answer_seconds=given.answer_seconds,
         sessions=given.max_sessions,
         session_seconds=given.session_seconds,
     )
-    model = open_given(given)
-    name = given.name or Path(given.model).absolute().name
-    with tempfile.TemporaryDirectory(prefix="membridge-serve-", dir=given.upload_folder) as folder:
-        tempfile.tempdir = folder  # of files while they arrive too
-        options = ServingOptions(
-            name,
-            Path(folder),
-            given.root,
-            tuple(host.lower() for host in given.allow_host),
-            api_key,
-            only_loopback_names=is_local,
-            limits=limits,
-        )
-        print(f"serving {name} at http://{given.host}:{given.port}/v1", flush=True)
-        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn sends it again when it has stopped
-        uvicorn.run(
-            build_application(model, options),
-            host=given.host,
-            port=given.port,
-            http=HeaderTimeoutProtocol,
-            ws="none",
-            log_level=given.log_level,
-            timeout_graceful_shutdown=given.stop_seconds,
-            h11_max_incomplete_event_size=_LARGEST_HEADERS,
-            server_header=False,
-            proxy_headers=False,
-        )
+    with listen(given.host, given.port) as listening:
+        model = open_given(given)
+        name = given.name or Path(given.model).absolute().name
+        with tempfile.TemporaryDirectory(prefix="membridge-serve-", dir=given.upload_folder) as folder:
+            tempfile.tempdir = folder  # of files while they arrive too
+            options = ServingOptions(
+                name,
+                Path(folder),
+                given.root,
+                tuple(host.lower() for host in given.allow_host),
+                api_key,
+                only_loopback_names=is_local,
+                limits=limits,
+            )
+            host = f"[{given.host}]" if ":" in given.host else given.host
+            print(f"serving {name} at http://{host}:{listening.getsockname()[1]}/v1", flush=True)
+            signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn sends it again when it has stopped
+            config = uvicorn.Config(
+                build_application(model, options),
+                http=HeaderTimeoutProtocol,
+                ws="none",
+                log_level=given.log_level,
+                timeout_graceful_shutdown=given.stop_seconds,
+                h11_max_incomplete_event_size=_LARGEST_HEADERS,
+                server_header=False,
+                proxy_headers=False,
+            )
+            uvicorn.Server(config).run([listening])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Listen at an address, before a large model is read.
+
+    Raises:
+        ValueError: The address cannot be used.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"port {port} of {host} cannot be used ({error}); choose another --port or --host") from error
 
 
 def read_api_key(path: Path | None) -> str | None:
@@ -120,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     limits = ServingLimits()
     add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for every network")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0 for any that is free")
     parser.add_argument("--name", help="name of the model for clients; the folder's name if not given")
     parser.add_argument("--root", type=Path, help="folder of videos and pictures that clients may name")
     add_option(
@@ -134,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     add_option(parser, "--max-upload-mb", type=int, default=limits.upload_bytes // _MB, help="largest file")
     add_option(parser, "--max-stored-mb", type=int, default=limits.stored_bytes // _MB, help="all files together")
     add_option(parser, "--cache-mb", type=int, default=limits.cache_bytes // _MB, help="memory for media read before")
+    add_option(parser, "--body-seconds", type=float, default=limits.body_seconds, help="time of a small body to arrive")
     add_option(parser, "--answer-seconds", type=float, default=limits.answer_seconds, help="longest time of an answer")
     add_option(parser, "--max-sessions", type=int, default=limits.sessions, help="streaming sessions at a time")
     add_option(

@@ -1,7 +1,12 @@
 """A running server on tiny parts, and the answers that it should give."""
 
 import contextlib
+import os
+import re
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +21,7 @@ from membridge.answering_model import VideoLanguageModel as AnsweringModel
 from membridge.conversation import Conversation
 from membridge.serving.header_timeout import HeaderTimeoutProtocol
 from membridge.serving.web_application import ServingOptions, build_application
+from tests.documentation import ROOT
 from tests.fixtures_data import make_clip, make_image, natural_frames
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_model, open_gate
 
@@ -78,3 +84,41 @@ def running_server(model: VideoLanguageModel, options: ServingOptions) -> Iterat
         server.should_exit = True
         thread.join(60)
         assert not thread.is_alive()
+
+
+class ServerProcess:
+    """The command in a process of its own, which is killed at the end.
+
+    Args:
+        arguments: Its command line; the port is chosen here.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed at the end
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "apps.serve", *arguments, "--port", "0"],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+        )
+        self.url = ""
+
+    def __enter__(self) -> "ServerProcess":
+        end = time.monotonic() + 120
+        while not self.url and self.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+            found = re.search(r"serving \S+ at (http://\S+)/v1", self.output())
+            self.url = found[1] if found else ""
+        assert self.url, self.output()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.printed = self.output()
+        self._output.close()
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return os.pread(self._output.fileno(), 1 << 22, 0).decode()

@@ -15,6 +15,7 @@ from membridge.conversation import Conversation
 from membridge.media_files import read_media_file
 from membridge.opened_medium import OpenedMedium, read_medium
 from membridge.serving.answer_text import AnswerText, StopTextError
+from membridge.serving.api_errors import ApiError, as_api_error
 from membridge.serving.chat_request import ChatRequest, MediaPart
 from membridge.serving.media_sources import MediaFile, MediaSources
 from membridge.serving.read_media_cache import ReadMediaCache
@@ -65,8 +66,7 @@ class ChatModel:
             on_text: Gets each piece of the answer as it comes, on the model's thread.
 
         Raises:
-            ApiError: A medium cannot be found.
-            datamodules.errors.SampleError: A medium cannot be decoded.
+            ApiError: A medium cannot be found or decoded.
             ValueError: The conversation is longer than the context, or has turns that the template refuses.
         """
         media = [await self._medium(part) for part in request.media]
@@ -96,7 +96,7 @@ class ChatModel:
                 file.path, settings, start_ms=part.start_ms, end_ms=part.end_ms, decoding=self._decoding
             )
         except SampleError as error:
-            raise type(error)(shown_message(error, file)) from error
+            raise refusal_of_media(error, file, part.where) from error
 
     def _refuse_long_video(self, file: MediaFile, end_ms: int, where: str) -> None:
         """Refuse a video that has a frame at this time, before all its frames are decoded."""
@@ -149,6 +149,13 @@ class _MeasuredConversation(Conversation):
         return state
 
 
-def shown_message(error: Exception, file: MediaFile) -> str:
-    """A message about a file under the name that the client gave it."""
-    return str(error).replace(str(file.path), file.name)
+def refusal_of_media(error: SampleError, file: MediaFile, where: str) -> ApiError:
+    """What a client sees of an error about a file, under the name that it gave the file.
+
+    Args:
+        error: The error.
+        file: The file.
+        where: Its position in the request.
+    """
+    found = as_api_error(error)
+    return ApiError(found.status, found.message.replace(str(file.path), file.name), code=found.code, param=where)

@@ -11,6 +11,7 @@ from datamodules.errors import OversizedMediaError, SampleError
 BUSY_SECONDS = 5
 """After how many seconds a client may try again, in ``Retry-After``."""
 
+_CODES = {"media": "media_unreadable", "sample": "media_part"}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -64,7 +65,7 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, OversizedMediaError):
         return ApiError(413, str(error), code="media_too_large")
     if isinstance(error, SampleError):
-        return ApiError(400, str(error), code=f"media_{error.kind.replace(' ', '_')}")
+        return ApiError(400, str(error), code=_CODES.get(error.kind, f"media_{error.kind.replace(' ', '_')}"))
     if isinstance(error, TextLimitError):
         return ApiError(
             400,

@@ -121,12 +121,12 @@ class MediaSources:
             descriptor = os.open(resolved, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except (OSError, ValueError, RuntimeError):  # one message for all, which tells nothing of what is elsewhere
             raise refusal from None
-        file = os.fdopen(descriptor, "rb")
         found = os.fstat(descriptor)
         where = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
         if not stat.S_ISREG(found.st_mode) or not where.is_relative_to(self._root):
-            file.close()
+            os.close(descriptor)
             raise refusal
+        file = os.fdopen(descriptor, "rb")
         identity = [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
         return file, name, f"local {' '.join(map(str, identity))}"
 

@@ -66,7 +66,10 @@ def download(url: str, target: BinaryIO, rules: DownloadRules) -> str:
         for _ in range(_MOST_REDIRECTS + 1):
             with _response(url, rules, deadline) as response:
                 if response.status not in _REDIRECTS:
-                    return _copy(response, target, rules.max_bytes)
+                    digest = _copy(response, target, rules.max_bytes)
+                    if deadline.has_passed:  # the file may have ended where the connection was cut
+                        raise TimeoutError
+                    return digest
                 location = response.getheader("Location") or ""
             url = urljoin(url, location)
         raise ApiError(400, f"the URL redirects more than {_MOST_REDIRECTS} times", code="url_unreachable")

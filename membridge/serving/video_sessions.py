@@ -19,7 +19,7 @@ from datamodules.media.decoding import Decoding
 from datamodules.media.file_formats import HEAD_BYTES, VIDEO_FORMATS, format_of
 from membridge.media_files import read_media_file
 from membridge.serving.answer_text import AnswerText, StopTextError
-from membridge.serving.answering import Answer, ChatModel, OnText, shown_message
+from membridge.serving.answering import Answer, ChatModel, OnText, refusal_of_media
 from membridge.serving.api_errors import ApiError
 from membridge.serving.chat_request import AnswerOptions
 from membridge.serving.media_sources import MediaFile
@@ -123,8 +123,8 @@ class VideoSessions:
             times_ms: Time of each in the video.
 
         Raises:
-            ApiError: Times and pictures do not fit together, times decrease, or the session is full.
-            datamodules.errors.SampleError: A picture cannot be decoded.
+            ApiError: A picture cannot be decoded, times and pictures do not fit together, times decrease, or the
+                session is full.
         """
         async with session.lock:
             self._check_times(session, len(pictures), times_ms)
@@ -205,12 +205,12 @@ class VideoSessions:
                 content.flush()
                 file = MediaFile(Path(f"/proc/self/fd/{content.fileno()}"), f"frames[{number}]", "")
                 content.seek(0)
-                if format_of(content.read(HEAD_BYTES)) in VIDEO_FORMATS:
-                    raise BrokenMediaError(f"{file.name} is a video; send frames as JPEG, PNG or WebP")
                 try:
+                    if format_of(content.read(HEAD_BYTES)) in VIDEO_FORMATS:
+                        raise BrokenMediaError(f"{file.path} is a video; send frames as JPEG, PNG or WebP")
                     frames.append(read_media_file(file.path, settings, decoding=decoding).frames)
                 except SampleError as error:
-                    raise type(error)(shown_message(error, file)) from error
+                    raise refusal_of_media(error, file, file.name) from error
         return torch.cat(frames)
 
     def _answer(

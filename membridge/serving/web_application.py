@@ -29,7 +29,8 @@ from membridge.serving.session_routes import SessionRoutes
 from membridge.serving.stored_files import FileStore
 from membridge.serving.video_sessions import VideoSessions
 
-_CLEANING_SECONDS = 5.0
+CLEANING_SECONDS = 5.0
+"""How often what is not used is removed."""
 
 
 class ServingOptions(NamedTuple):
@@ -64,7 +65,7 @@ def build_application(model: VideoLanguageModel, options: ServingOptions) -> ASG
 
     async def clean() -> None:
         while True:
-            await asyncio.sleep(_CLEANING_SECONDS)
+            await asyncio.sleep(CLEANING_SECONDS)
             sessions.remove_unused()
             store.remove_unused()
 

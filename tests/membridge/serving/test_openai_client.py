@@ -47,9 +47,11 @@ def served(folders: PartFolders, tmp_path_factory: pytest.TempPathFactory) -> It
     write_media(root)
     model = make_served_model(folders)
     limits = ServingLimits(upload_bytes=1 << 20, json_bytes=1 << 20)
-    with running_server(model, ServingOptions(NAME, folder, root, api_key=KEY, limits=limits)) as url:
-        with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=60) as client:
-            yield Served(url, client, model, root, folder)
+    with (
+        running_server(model, ServingOptions(NAME, folder, root, api_key=KEY, limits=limits)) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=60) as client,
+    ):
+        yield Served(url, client, model, root, folder)
 
 
 def show(url: str, kind: str = "video_url", **more: int) -> dict[str, Any]:
@@ -186,10 +188,10 @@ def test_models_are_listed(served: Served) -> None:
 
 def test_health_needs_no_key_and_all_else_does(served: Served) -> None:
     assert httpx.get(f"{served.url}/health").json()["status"] == "ok"
-    for key in ("", "another-key-of-this-test"):
-        with openai.OpenAI(base_url=f"{served.url}/v1", api_key=key or "x", max_retries=0) as other:
-            with pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
-                other.models.list()
+    for key in ("x", "another-key-of-this-test"):
+        other = openai.OpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0)
+        with other, pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
+            other.models.list()
     assert httpx.get(f"{served.url}/v1/models").status_code == 401
 
 
