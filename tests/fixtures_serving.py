@@ -103,6 +103,7 @@ class ServerProcess:
             stderr=subprocess.STDOUT,
         )
         self.url = ""
+        self.printed = ""  # at the end
 
     def __enter__(self) -> "ServerProcess":
         end = time.monotonic() + 120

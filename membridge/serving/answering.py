@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 from components.interfaces import LanguageState, TextInputs, VisualTokens
@@ -22,6 +22,8 @@ from membridge.serving.read_media_cache import ReadMediaCache
 from membridge.serving.serving_limits import ServingLimits
 from membridge.serving.worker_thread import CancelFlag, WorkerThread
 
+_NUM_SOURCES = 4  # downloads at the same time
+
 OnText = Callable[[str], None]
 
 
@@ -36,7 +38,7 @@ class Answer(NamedTuple):
 
 
 class ChatModel:
-    """Answers chat requests on two threads: one decodes, the other runs the model.
+    """Answers chat requests: one thread decodes, another runs the model, and some wait for downloads.
 
     Args:
         model: A model in evaluation mode.
@@ -48,6 +50,7 @@ class ChatModel:
         self.model = model
         self.model_thread = WorkerThread("model")
         self.media_thread = WorkerThread("media")
+        self._source_threads = WorkerThread("sources", _NUM_SOURCES)
         self._sources = sources
         self._limits = limits
         self._decoding = Decoding(timeout_s=limits.decoding_seconds)
@@ -55,6 +58,7 @@ class ChatModel:
 
     def stop(self) -> None:
         """Finish what runs, and end the threads."""
+        self._source_threads.stop()
         self.media_thread.stop()
         self.model_thread.stop()
 
@@ -74,16 +78,16 @@ class ChatModel:
 
     async def _medium(self, part: MediaPart) -> OpenedMedium:
         """A medium that the model has read, now or before."""
-        with ExitStack() as stack:
-            file = await self.media_thread.run(lambda flag: stack.enter_context(self._sources.open(part)))
+        file = await self._source_threads.run(lambda flag: self._sources.open(part), MediaFile.close)
+        try:
             key = (file.key, part.start_ms, part.end_ms)
-            known = await self.model_thread.run(lambda flag: self._read.get(key))
+            known = self._read.get(key)
             if known is not None:
                 return known
             frames = await self.media_thread.run(lambda flag: self._decode(file, part))
-            return await self.model_thread.run(
-                lambda flag: self._read.put(key, read_medium(self.model, file.name, frames))
-            )
+        finally:
+            self.media_thread.run_later(file.close)  # not while it decodes the file for a caller that is gone
+        return await self.model_thread.run(lambda flag: self._read.put(key, read_medium(self.model, file.name, frames)))
 
     def _decode(self, file: MediaFile, part: MediaPart) -> SampleMedia:
         settings = self.model.training_facts.frames
@@ -96,7 +100,7 @@ class ChatModel:
                 file.path, settings, start_ms=part.start_ms, end_ms=part.end_ms, decoding=self._decoding
             )
         except SampleError as error:
-            raise refusal_of_media(error, file, part.where) from error
+            raise refusal_of_media(error, file.path, file.name, part.where) from error
 
     def _refuse_long_video(self, file: MediaFile, end_ms: int, where: str) -> None:
         """Refuse a video that has a frame at this time, before all its frames are decoded."""
@@ -149,13 +153,14 @@ class _MeasuredConversation(Conversation):
         return state
 
 
-def refusal_of_media(error: SampleError, file: MediaFile, where: str) -> ApiError:
+def refusal_of_media(error: SampleError, path: Path, name: str, where: str) -> ApiError:
     """What a client sees of an error about a file, under the name that it gave the file.
 
     Args:
         error: The error.
-        file: The file.
+        path: The file.
+        name: The client's name of it.
         where: Its position in the request.
     """
     found = as_api_error(error)
-    return ApiError(found.status, found.message.replace(str(file.path), file.name), code=found.code, param=where)
+    return ApiError(found.status, found.message.replace(str(path), name), code=found.code, param=where)

@@ -7,9 +7,9 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from membridge.serving.api_errors import ApiError
@@ -20,12 +20,31 @@ from membridge.serving.stored_files import FileStore
 _LONGEST_SHOWN = 100
 
 
-class MediaFile(NamedTuple):
-    """An open file of a video or picture. Its name on disk may be gone or used for another file by now."""
+@dataclass(frozen=True)
+class MediaFile:
+    """An open file of a video or picture, to be closed. Its name on disk may be gone or used for another file by now.
 
-    path: Path  # leads to the open file itself
-    name: str  # for messages
-    key: str  # equal keys have equal content
+    Args:
+        path: Leads to the open file itself.
+        name: Its name for messages.
+        key: Equal keys have equal content.
+        resources: What is closed with it.
+    """
+
+    path: Path
+    name: str
+    key: str
+    resources: contextlib.ExitStack
+
+    def close(self) -> None:
+        """Close the file, and give back the room that was reserved for it."""
+        self.resources.close()
+
+    def __enter__(self) -> "MediaFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class MediaSources:
@@ -42,9 +61,8 @@ class MediaSources:
         self._rules = rules
         self._root = None if root is None else root.resolve(strict=True)
 
-    @contextlib.contextmanager
-    def open(self, part: MediaPart) -> Iterator[MediaFile]:
-        """Open a file, and close it afterwards. Blocks while a file is downloaded.
+    def open(self, part: MediaPart) -> MediaFile:
+        """Open a file. Blocks while it is downloaded.
 
         Args:
             part: What the request says of it.
@@ -55,8 +73,8 @@ class MediaSources:
         try:
             with contextlib.ExitStack() as stack:
                 file, name, key = self._opened(part, stack)
-                stack.enter_context(file)
-                yield MediaFile(Path(f"/proc/self/fd/{file.fileno()}"), name, key)
+                stack.callback(file.close)
+                return MediaFile(Path(f"/proc/self/fd/{file.fileno()}"), name, key, stack.pop_all())
         except ApiError as error:
             error.param = error.param or part.where
             raise

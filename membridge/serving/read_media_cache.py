@@ -1,5 +1,6 @@
 """Remembers media that the model has read, so that a next question about them reads nothing again."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
@@ -11,7 +12,7 @@ from membridge.opened_medium import OpenedMedium
 
 
 class ReadMediaCache:
-    """Media that were read lately, within a bound of memory. Of one thread.
+    """Media that were read lately, within a bound of memory. Safe for threads.
 
     Args:
         max_bytes: Memory for what the model keeps of them; frames are not kept.
@@ -21,14 +22,16 @@ class ReadMediaCache:
         self._max_bytes = max_bytes
         self._media: OrderedDict[Hashable, tuple[OpenedMedium, int]] = OrderedDict()
         self._used = 0
+        self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> OpenedMedium | None:
         """A medium by its key, if it is remembered."""
-        found = self._media.get(key)
-        if found is None:
-            return None
-        self._media.move_to_end(key)
-        return found[0]
+        with self._lock:
+            found = self._media.get(key)
+            if found is None:
+                return None
+            self._media.move_to_end(key)
+            return found[0]
 
     def put(self, key: Hashable, medium: OpenedMedium) -> OpenedMedium:
         """Remember a medium, in place of those that were not used for the longest time.
@@ -38,12 +41,13 @@ class ReadMediaCache:
         """
         medium = medium._replace(frames=medium.frames.new_empty(0))
         size = num_bytes(medium)
-        if key not in self._media and size <= self._max_bytes:
-            self._media[key] = medium, size
-            self._used += size
-        while self._used > self._max_bytes:
-            _, (_, freed) = self._media.popitem(last=False)
-            self._used -= freed
+        with self._lock:
+            if key not in self._media and size <= self._max_bytes:
+                self._media[key] = medium, size
+                self._used += size
+            while self._used > self._max_bytes:
+                _, (_, freed) = self._media.popitem(last=False)
+                self._used -= freed
         return medium
 
 

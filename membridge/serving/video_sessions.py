@@ -22,7 +22,6 @@ from membridge.serving.answer_text import AnswerText, StopTextError
 from membridge.serving.answering import Answer, ChatModel, OnText, refusal_of_media
 from membridge.serving.api_errors import ApiError
 from membridge.serving.chat_request import AnswerOptions
-from membridge.serving.media_sources import MediaFile
 from membridge.serving.serving_limits import ServingLimits
 from membridge.serving.worker_thread import CancelFlag
 
@@ -203,14 +202,14 @@ class VideoSessions:
             with tempfile.TemporaryFile(dir=self._folder) as content:
                 content.write(picture.read())
                 content.flush()
-                file = MediaFile(Path(f"/proc/self/fd/{content.fileno()}"), f"frames[{number}]", "")
+                path, name = Path(f"/proc/self/fd/{content.fileno()}"), f"frames[{number}]"
                 content.seek(0)
                 try:
                     if format_of(content.read(HEAD_BYTES)) in VIDEO_FORMATS:
-                        raise BrokenMediaError(f"{file.path} is a video; send frames as JPEG, PNG or WebP")
-                    frames.append(read_media_file(file.path, settings, decoding=decoding).frames)
+                        raise BrokenMediaError(f"{path} is a video; send frames as JPEG, PNG or WebP")
+                    frames.append(read_media_file(path, settings, decoding=decoding).frames)
                 except SampleError as error:
-                    raise refusal_of_media(error, file, file.name) from error
+                    raise refusal_of_media(error, path, name, name) from error
         return torch.cat(frames)
 
     def _answer(

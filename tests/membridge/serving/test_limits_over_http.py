@@ -17,7 +17,9 @@ from components.interfaces import NewTokens, Streamer
 from components.model import VideoLanguageModel
 from membridge.conversation import Conversation, Reply
 from membridge.serving import web_application
+from membridge.serving.chat_request import MediaPart
 from membridge.serving.header_timeout import HeaderTimeoutProtocol
+from membridge.serving.media_sources import MediaFile, MediaSources
 from membridge.serving.serving_limits import ServingLimits
 from membridge.serving.web_application import ServingOptions
 from tests.fixtures_data import make_clip, make_image
@@ -185,6 +187,29 @@ def test_a_request_that_waits_is_never_begun_when_its_client_goes_away(served: S
         slow.end.set()
         assert b"done" in received(first, b"done")
     assert slow.cancelled == 0
+
+
+def test_what_was_opened_for_a_client_that_is_gone_is_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_open, may_go_on, is_closed = (threading.Event() for _ in range(3))
+    open_now = MediaSources.open
+
+    def open_late(sources: MediaSources, part: MediaPart) -> MediaFile:
+        file = open_now(sources, part)
+        file.resources.callback(is_closed.set)
+        is_open.set()
+        may_go_on.wait(20)
+        return file
+
+    monkeypatch.setattr(MediaSources, "open", open_late)
+    content = [{"type": "image_url", "image_url": {"url": "picture.png"}}, {"type": "text", "text": QUESTION}]
+    body = json.dumps({"model": NAME, "messages": [{"role": "user", "content": content}]}).encode()
+    with connected(served) as connection:
+        connection.sendall(head("/v1/chat/completions", len(body)) + body)
+        assert is_open.wait(20)
+    wait_for(served, answering=0)
+    assert not is_closed.is_set()
+    may_go_on.set()
+    assert is_closed.wait(20)
 
 
 def connected(served: Served) -> socket.socket:

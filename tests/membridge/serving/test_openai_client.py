@@ -2,7 +2,10 @@
 
 import base64
 import json
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +18,7 @@ from components.model import VideoLanguageModel
 from components.streaming import StreamingSession
 from membridge.conversation import Conversation
 from membridge.media_files import read_media_file
+from membridge.serving import public_download
 from membridge.serving.serving_limits import ServingLimits
 from membridge.serving.web_application import ServingOptions
 from tests.fixtures_models import PartFolders
@@ -39,6 +43,7 @@ class Served(NamedTuple):
     model: VideoLanguageModel
     root: Path
     folder: Path  # of uploads
+    web: str  # address of a web server with the files of the root
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +52,18 @@ def served(folders: PartFolders, tmp_path_factory: pytest.TempPathFactory) -> It
     write_media(root)
     model = make_served_model(folders)
     limits = ServingLimits(upload_bytes=1 << 20, json_bytes=1 << 20)
+    handler = partial(SimpleHTTPRequestHandler, directory=root)
+    files = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=files.serve_forever, daemon=True).start()
+    host = f"127.0.0.1:{files.server_address[1]}"
+    options = ServingOptions(NAME, folder, root, (host,), KEY, limits=limits)
     with (
-        running_server(model, ServingOptions(NAME, folder, root, api_key=KEY, limits=limits)) as url,
+        files,
+        running_server(model, options) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=60) as client,
     ):
-        yield Served(url, client, model, root, folder)
+        yield Served(url, client, model, root, folder, f"http://{host}")
+        files.shutdown()
 
 
 def show(url: str, kind: str = "video_url", **more: int) -> dict[str, Any]:
@@ -103,6 +115,18 @@ def test_every_way_to_name_a_file_gives_the_same_answer(served: Served) -> None:
     with pytest.raises(openai.NotFoundError, match="there is no file"):
         ask(served, show(upload.id))
     assert list(served.folder.iterdir()) == []
+
+
+def test_a_file_of_an_allowed_host_is_downloaded_and_removed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(openai.BadRequestError, match="only public addresses"):
+        ask(served, show(f"{served.web}/clip1.mp4"))
+    monkeypatch.setattr(public_download, "is_public", lambda address: True)
+    reply = ask(served, show(f"{served.web}/clip1.mp4"))
+    assert reply.choices[0].message.content == expected_answer(served.model, [served.root / "clip1.mp4"])
+    with pytest.raises(openai.BadRequestError, match="status 404"):
+        ask(served, show(f"{served.web}/missing.mp4"))
+    assert list(served.folder.iterdir()) == []
+    assert httpx.get(f"{served.url}/health").json()["stored_bytes"] == 0
 
 
 def test_several_media_and_turns_are_those_of_a_conversation(served: Served) -> None:
