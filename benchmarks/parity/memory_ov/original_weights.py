@@ -46,7 +46,7 @@ def load_memory(reader: GridMemory, state: dict[str, Tensor]) -> None:
         raise ValueError(f"our grid memory has no tensor for {', '.join(unknown)}")
     own = {names[name]: each for name, each in state.items() if name in names}
     if TYPE_TABLE in state:
-        own[f"{TYPE_EMBEDDING}.vector"] = state[TYPE_TABLE][TYPE_ROWS["memory"]]
+        own[TYPE_EMBEDDING] = state[TYPE_TABLE][TYPE_ROWS["memory"]]
     reader.load_state_dict(own)
 
 
@@ -59,7 +59,5 @@ def num_layers_of(state: dict[str, Tensor]) -> int:
 def of_transformer(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights ``state.*`` of a recording of the recurrence alone, under their names in the complete model."""
     return {
-        TRANSFORMER + name.removeprefix("state."): each
-        for name, each in tensors.items()
-        if name.startswith("state.")
+        TRANSFORMER + name.removeprefix("state."): each for name, each in tensors.items() if name.startswith("state.")
     }
