@@ -64,6 +64,17 @@ class Conversation:
         self._state: LanguageState | None = None
         self._unseen = list(self.media)
 
+    def resume(self, turns: Sequence[tuple[str, str]]) -> None:
+        """Go on from turns that were said elsewhere. They are read with the next question.
+
+        Args:
+            turns: Role and text of every turn. The ``<video>`` marks of the user's turns show the first media, in their
+                order; those in the next question show the others.
+        """
+        self.turns = list(turns)
+        self._state = None
+        self._unseen = list(self.media)
+
     def load(self, path: str | Path, *, start_ms: int | None = None, end_ms: int | None = None) -> OpenedMedium:
         """Read a video or picture, to be shown in the next question; see ``open_medium``."""
         medium = open_medium(self.model, path, start_ms=start_ms, end_ms=end_ms)
@@ -109,8 +120,10 @@ class Conversation:
 
     def _with_marks(self, question: str) -> str:
         """The question with a mark for every medium that it shows."""
-        marks, unseen = question.count(MARK), len(self._unseen)
-        if marks == 0 and unseen:
+        earlier = self.turns if self._state is None else []  # turns that are read with this question
+        shown = sum(text.count(MARK) for role, text in earlier if role == "user")
+        marks, unseen = question.count(MARK), len(self._unseen) - shown
+        if marks == 0 and unseen > 0:
             return "".join(f"{MARK}\n" for _ in range(unseen)) + question
         if marks != unseen:
             raise ValueError(
