@@ -7,8 +7,8 @@ A ``.jsonl`` file can be read back. Its first line is a header, then come the me
     {"role": "user", "text": "<video>\nWhat happens?"}
     {"role": "assistant", "text": "A dog runs."}
 
-``frames`` is ``{}`` for the model's own settings, else it has ``num_frames``, ``fps`` and ``max_frames``. A ``.md`` file
-is for people only.
+``frames`` is ``{}`` for the model's own settings, else it has ``num_frames``, ``fps`` and ``max_frames``. A ``.md``
+file is for people only.
 """
 
 import json

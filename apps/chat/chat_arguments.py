@@ -1,5 +1,6 @@
 """The commands of a chat, what is written after them, and the messages about what went wrong."""
 
+import contextlib
 import math
 import shlex
 import traceback
@@ -53,8 +54,9 @@ def given_path(text: str, command: str) -> Path:
     """
     if not text:
         raise ValueError(f"{command} needs a file: {command} {COMMANDS[command][0]}")
-    if Path(text).exists():
-        return Path(text)
+    with contextlib.suppress(OSError):  # longer than a path can be
+        if Path(text).exists():
+            return Path(text)
     try:
         words = shlex.split(text)
     except ValueError:  # a single quotation mark

@@ -4,20 +4,25 @@ import difflib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
 
 from apps.chat.chat_arguments import COMMANDS, given_number, given_path, message_about, split_load
 from apps.chat.chat_screen import AnswerWriter, ChatScreen, memory_notes, memory_table, scene_table, time_in_file
-from components.interfaces import DecodingSettings
 from components.pretrained.frame_settings import FrameSettings
 from datamodules.media.frame_sampling import FrameSampling
 from membridge.conversation import Conversation
 from membridge.saved_conversation import read_saved, restore, save
 
-_SETTINGS = {field.name: type(field.default) for field in fields(DecodingSettings) if field.name != "stop_ids"}
+_SETTINGS: dict[str, type[int] | type[float]] = {
+    "max_new_tokens": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "seed": int,
+}
 
 
 class ChatSession:
@@ -114,7 +119,7 @@ class ChatSession:
         name, _, text = line.partition(" ")
         action = self._actions.get(name)
         if action is None:
-            if Path(line).is_file():
+            if given_path(line, "/load").is_file():
                 raise ValueError(f"there is no command {name}; to read a file write: /load {line}")
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             raise ValueError(f"there is no command {name}; {f'did you mean {near[0]}?' if near else '/help lists all'}")
