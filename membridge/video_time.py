@@ -25,3 +25,13 @@ def to_milliseconds(time: str | float) -> int:
     if not 0 <= seconds < math.inf or isinstance(time, bool):
         raise ValueError(f"{time!r} is no time in a video; write seconds (90), mm:ss (1:30) or h:mm:ss (0:01:30)")
     return round(1000 * (3600 * hours + 60 * minutes + seconds))
+
+
+def to_clock(milliseconds: int) -> str:
+    """A time such as ``0:07.5`` or ``1:02:03.0``, to a tenth of a second; ``to_milliseconds`` reads it."""
+    tenths = round(milliseconds / 100)
+    seconds, tenth = divmod(tenths, 10)
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    clock = f"{minute}:{second:02}.{tenth}"
+    return f"{hours}:{minute:02}:{second:02}.{tenth}" if hours else clock

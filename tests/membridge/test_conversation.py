@@ -181,6 +181,53 @@ def test_a_resumed_conversation_shows_the_rest_of_its_media_in_the_next_question
         conversation.resume([("user", "<video> <video> <video> ?"), ("assistant", "yes")])
 
 
+def test_after_clear_with_media_nothing_is_shown(model: VideoLanguageModel) -> None:
+    conversation, new = talk(model), talk(model)
+    conversation.add(medium(model, 4, 3))
+    conversation.ask("which ?")
+    conversation.clear(with_media=True)
+    assert conversation.media == []
+    reply = conversation.ask("say hello")
+    assert (reply.visual_tokens, reply.text) == (0, new.ask("say hello").text)
+
+
+def test_after_undo_the_question_and_the_media_that_it_showed_come_again(model: VideoLanguageModel) -> None:
+    conversation = talk(model)
+    conversation.add(medium(model, 4, 3))
+    first = conversation.ask("which ?")
+    assert conversation.undo() == "<video>\nwhich ?"
+    assert conversation.turns == []
+    again = conversation.ask("which ?")
+    assert (again.text, again.visual_tokens) == (first.text, first.visual_tokens)
+    conversation.add(medium(model, 2, 5))
+    conversation.ask("and which ?")
+    conversation.undo()
+    assert conversation.turns == [("user", "<video>\nwhich ?"), ("assistant", first.text)]
+    conversation.ask("and which ?")
+    assert conversation.turns[2] == ("user", "<video>\nand which ?")
+
+
+def test_without_a_question_there_is_nothing_to_undo(model: VideoLanguageModel) -> None:
+    with pytest.raises(ValueError, match="there is no question to undo"):
+        Conversation(model, system="be brief").undo()
+
+
+def test_attention_is_that_of_the_question_that_showed_the_medium(model: VideoLanguageModel) -> None:
+    conversation = talk(model)
+    for seed in (1, 2):
+        conversation.add(medium(model, 5, seed))
+    assert conversation.segment_attention(0) is None
+    conversation.ask("which ?")
+    text = model.language_model.prompts([conversation.turns[:1]])
+    for number, shown in enumerate(conversation.media):
+        assert conversation.segment_attention(number) == shown.segment_attention(model, text)
+    before = conversation.segment_attention(1)
+    conversation.ask("why ?")
+    assert conversation.segment_attention(1) == before
+    conversation.clear()
+    assert conversation.segment_attention(1) is None
+
+
 def test_scenes_are_the_segments_with_their_times(model: VideoLanguageModel) -> None:
     opened = medium(model, 5, 1)
     assert [(scene.start_ms, scene.end_ms, scene.num_frames) for scene in opened.scenes] == [
