@@ -18,6 +18,7 @@ from components.checkpoints.weight_files import WeightFiles
 from components.weights.llava_onevision import main as weights
 from lightning_modules.evaluation.predictions import read_predictions
 from lightning_modules.export import main as export_command
+from lightning_modules.video_language import VideoLanguageModule
 from tests.components.tiny_onevision import VISION_FACTS
 from tests.config_models import CONFIGS
 from tests.documentation import blocks_of
@@ -169,6 +170,25 @@ def test_options_train(overlay: str, here: Path) -> None:
     named = f"--trainer.logger.init_args.name={overlay}"
     _, trainer = fit(files, named, WITHOUT_VALIDATION, "--trainer.max_steps=1")
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
+
+
+@pytest.mark.slow
+def test_batches_of_similar_length_have_four_conversations(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[list[str]] = []
+    train_on = VideoLanguageModule.training_step
+
+    def note(module: VideoLanguageModule, batch: Any, index: int) -> Tensor:
+        batches.append([question.key for question in batch.questions])
+        return train_on(module, batch, index)
+
+    monkeypatch.setattr(VideoLanguageModule, "training_step", note)
+    overlay = str(CONFIGS / "data/length_groups_memory_ov.yaml")
+    files = [*model_files("0.5b"), *stage_file("memory_ov_stage1.yaml"), "-c", overlay]
+    options = [option for option in QUICK if "batch_size" not in option]
+    named = "--trainer.logger.init_args.name=length_groups"
+    train.main(["fit", *files, *options, named, WITHOUT_VALIDATION])
+    # Texts without a video are short, so there may be more of them, also beside the videos.
+    assert {sum(key.startswith("video") for key in keys) for keys in batches} - {0} == {4}
 
 
 @pytest.mark.slow
