@@ -63,8 +63,8 @@ def ask_from_file(
             _report(failed_path, part, failed)
     if num_failed:
         print(
-            f"error: {count_of(num_failed, 'question')} without an answer ({num_media_failed} of {len(groups)} videos cannot be "
-            f"read); {failed_path} says why. The same command tries them again",
+            f"error: {count_of(num_failed, 'question')} without an answer ({num_media_failed} of {len(groups)} videos "
+            f"cannot be read); {failed_path} says why. The same command tries them again",
             file=sys.stderr,
             flush=True,
         )
