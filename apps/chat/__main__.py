@@ -43,7 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if find_spec("rich") is None or find_spec("prompt_toolkit") is None:
         raise ImportError("apps.chat needs the packages rich and prompt_toolkit: pip install 'membridge[chat]'")
-    from apps.chat.chat_arguments import COMMANDS
     from apps.chat.chat_lines import PipedLines, TypedLines, is_interactive
     from apps.chat.chat_screen import ChatScreen
     from apps.chat.chat_session import ChatSession
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chat.load(path)
     if screen.is_interactive:
         screen.say("Ask a question, or type /help. Ctrl-C stops an answer, Ctrl-D ends the program.")
-    lines = TypedLines(screen, options.history, list(COMMANDS)) if screen.is_interactive else PipedLines()
+    lines = TypedLines(screen, options.history, chat.commands) if screen.is_interactive else PipedLines()
     while not chat.has_ended and (line := lines.read()) is not None:
         chat.handle(line)
     return INCOMPLETE if screen.num_errors and not screen.is_interactive else 0

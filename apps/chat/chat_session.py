@@ -57,6 +57,11 @@ class ChatSession:
             "/quit": self._quit,
         }
 
+    @property
+    def commands(self) -> list[str]:
+        """Names of all commands."""
+        return list(self._actions)
+
     def handle(self, line: str) -> None:
         """Do what a line says. Errors are printed; Ctrl-C stops only this line where a person types.
 

@@ -79,7 +79,7 @@ def test_a_file_for_people_has_every_text_and_medium(conversation: Conversation,
     save(conversation, tmp_path / "talk.md")
     text = (tmp_path / "talk.md").read_text()
     assert "a picture.png`: 1 frame" in text
-    assert "clip.mp4`: 3 frames from 0:01.2 to 0:01.8" in text
+    assert "clip.mp4`: 3 frames from 0:01.0 to 0:01.8" in text
     assert "**system**\n\nbe brief\n" in text
     assert "今" in text
     with pytest.raises(ValueError, match="is for people"):
