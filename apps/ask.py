@@ -1,7 +1,7 @@
 r"""Asks a trained model about videos and pictures: ``python -m apps.ask MODEL VIDEO... "question" ["question"...]``.
 
-    python -m apps.ask runs/quickstart/model video.mp4 "what shape was shown ?"
-    python -m apps.ask runs/quickstart/model a.mp4 b.mp4 "what shape was shown ?" "what colour was it ?" --json
+    python -m apps.ask runs/quickstart/model video.mp4 "Which shape was shown?"
+    python -m apps.ask runs/quickstart/model a.mp4 b.mp4 "Which shape was shown?" "Which colour was shown?" --json
     python -m apps.ask runs/quickstart/model --questions questions.jsonl --out answers.jsonl
 
 MODEL is a model folder, a name on the model hub, or a training run or its checkpoint. Arguments after it that are
@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _ask_from_file(options)
     if options.out is not None:
         parser.error("--out is for --questions; the answers to questions of the command line are printed")
+    if _is_path(options.model) and not Path(options.model).is_dir():
+        parser.error(f"the first argument is the model, but {options.model} is a file; give MODEL in front of it")
     if not media or not questions:
         parser.error(_what_is_missing(media, questions))
     model = open_given(options)

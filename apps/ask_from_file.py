@@ -11,6 +11,7 @@ from tqdm import tqdm
 from command_errors import explain
 from components.interfaces import DecodingSettings
 from components.language.text_limits import TextLimitError
+from datamodules.errors import count_of
 from membridge.answer_file import AnswerFile
 from membridge.answering_model import VideoLanguageModel
 from membridge.asking import GivenAnswer, TimedMedium, ask_about, open_timed
@@ -62,8 +63,8 @@ def ask_from_file(
             _report(failed_path, part, failed)
     if num_failed:
         print(
-            f"error: {num_failed} questions have no answer ({num_media_failed} of {len(groups)} videos cannot be "
-            f"read); {failed_path} says why. The same command tries them again",
+            f"error: {count_of(num_failed, 'question')} without an answer ({num_media_failed} of {len(groups)} videos "
+            f"cannot be read); {failed_path} says why. The same command tries them again",
             file=sys.stderr,
             flush=True,
         )

@@ -6,12 +6,14 @@ Every app has the argument MODEL and the options ``--device`` and ``--dtype`` fr
 import hashlib
 import re
 import shlex
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 import membridge
 from components.checkpoints.exported_weights import ABOUT
@@ -74,6 +76,8 @@ def open_model(
         ValueError: It is none of these, is damaged, reads cached features, or an option does not fit it.
     """
     target = _device(device)
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # of weights; in a file it is many lines
     path = Path(path).expanduser()
     checkpoint = _checkpoint_at(path)
     if checkpoint is None:

@@ -19,22 +19,21 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-
-import uvicorn
 
 from apps.open_model import add_model_arguments, open_given
 from command_errors import run_and_exit
+from components.model import VideoLanguageModel
 from lightning_modules.console.option_spelling import add_option
-from membridge.serving.header_timeout import HeaderTimeoutProtocol
-from membridge.serving.serving_limits import ServingLimits
-from membridge.serving.web_application import ServingOptions, build_application
+from membridge.serving.serving_limits import ServingLimits, ServingOptions
 
 KEY_VARIABLE = "MEMBRIDGE_API_KEY"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LARGEST_HEADERS = 64 << 10
 _MB = 1 << 20
 _SMALLEST_KEY = 16
+_PACKAGES = ("uvicorn", "starlette", "python_multipart")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,8 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ValueError: An option is wrong, or the model cannot be served.
         FileNotFoundError: There is no such model, root or key file.
+        ImportError: A package that only serving needs is not installed.
     """
     given = _parser().parse_args(arguments)
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"serving needs {', '.join(missing)}: pip install 'membridge[serve]'")
     if given.root is not None and not given.root.is_dir():
         raise FileNotFoundError(f"--root {given.root} is no folder; give the folder of the videos")
     api_key = read_api_key(given.api_key_file)
@@ -68,32 +71,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     with listen(given.host, given.port) as listening:
         model = open_given(given)
-        name = given.name or Path(given.model).absolute().name
         with tempfile.TemporaryDirectory(prefix="membridge-serve-", dir=given.upload_folder) as folder:
             tempfile.tempdir = folder  # of files while they arrive too
             options = ServingOptions(
-                name,
+                given.name or Path(given.model).absolute().name,
                 Path(folder),
                 given.root,
                 tuple(host.lower() for host in given.allow_host),
                 api_key,
-                only_loopback_names=is_local,
+                only_loopback_names=is_local and api_key is None,  # a page in a browser does not know the key
                 limits=limits,
             )
-            host = f"[{given.host}]" if ":" in given.host else given.host
-            print(f"serving {name} at http://{host}:{listening.getsockname()[1]}/v1", flush=True)
-            signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn sends it again when it has stopped
-            config = uvicorn.Config(
-                build_application(model, options),
-                http=HeaderTimeoutProtocol,
-                ws="none",
-                log_level=given.log_level,
-                timeout_graceful_shutdown=given.stop_seconds,
-                h11_max_incomplete_event_size=_LARGEST_HEADERS,
-                server_header=False,
-                proxy_headers=False,
-            )
-            uvicorn.Server(config).run([listening])
+            _serve(model, options, listening, given)
+
+
+def _serve(
+    model: VideoLanguageModel, options: ServingOptions, listening: socket.socket, given: argparse.Namespace
+) -> None:
+    import uvicorn
+
+    from membridge.serving.header_timeout import HeaderTimeoutProtocol
+    from membridge.serving.web_application import build_application
+
+    host = f"[{given.host}]" if ":" in given.host else given.host
+    print(f"serving {options.name} at http://{host}:{listening.getsockname()[1]}/v1", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn sends it again when it has stopped
+    config = uvicorn.Config(
+        build_application(model, options),
+        http=HeaderTimeoutProtocol,
+        ws="none",
+        log_level=given.log_level,
+        timeout_graceful_shutdown=given.stop_seconds,
+        h11_max_incomplete_event_size=_LARGEST_HEADERS,
+        server_header=False,
+        proxy_headers=False,
+    )
+    uvicorn.Server(config).run([listening])
 
 
 def listen(host: str, port: int) -> socket.socket:

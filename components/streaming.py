@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from components.interfaces import TEXT_ONLY, FrameFeatures, SegmenterStream, TextInputs, VisualTokens
 from components.model import VideoLanguageModel
+from components.state_memory import without_spare_memory
 from components.streams import StreamState
 from components.window_encoder import EncodedFrames, WindowEncoder
 
@@ -190,8 +191,9 @@ class _Walk:
 
     def fork(self) -> "_Walk":
         """A copy that goes on from here and leaves this one as it is."""
-        walk = copy.copy(self)  # lists and states are replaced, never changed
+        walk = copy.copy(self)  # states and the list of open frames are replaced, never changed
         walk._stream = copy.deepcopy(self._stream)
+        walk.boundaries = list(self.boundaries)
         return walk
 
     def take(self, encoded: EncodedFrames) -> None:
@@ -212,20 +214,21 @@ class _Walk:
 
     def _read_closed(self) -> None:
         """Read the segments that are declared and not read yet."""
-        declared = self._stream.declared()
-        if len(declared) == len(self.boundaries):
+        declared = self._stream.declared(len(self.boundaries))
+        if not declared:
             return
-        ends = [-1, *declared][len(self.boundaries) :]
-        num_closed = ends[-1] - ends[0]
+        before = self.boundaries[-1] if self.boundaries else -1
+        num_closed = declared[-1] - before
         frames = self._joined()
-        states = self._read(frames.part(slice(num_closed)), torch.tensor(ends).diff())
+        states = self._read(frames.part(slice(num_closed)), torch.tensor([before, *declared]).diff())
         readers = self._model.readers
         pruned = {name: state._replace(reader=readers[name].prune(state.reader)) for name, state in states.items()}
-        self._states = tree_map_only(Tensor, _without_spare_memory, pruned)
+        previous = self._states or {}
+        self._states = {name: without_spare_memory(state, previous.get(name)) for name, state in pruned.items()}
         rest = frames.part(slice(num_closed, None))
         # Copied: a view would hold the memory of all.
         self._open = [tree_map_only(Tensor, Tensor.clone, rest)] if len(rest.frame_ms) else []
-        self.boundaries = declared
+        self.boundaries.extend(declared)
 
     def _joined(self) -> EncodedFrames:
         features = FrameFeatures.joined([each.features for each in self._open])
@@ -238,8 +241,3 @@ class _Walk:
         frames_before = self.boundaries[-1] + 1 if self.boundaries else 0
         segments = self._model.group_frames(segment_index, count, len(lengths), frames_before)
         return self._model.run_segments(frames.features, frames.frame_ms, segments, self._states)[-1]
-
-
-def _without_spare_memory(tensor: Tensor) -> Tensor:
-    """The tensor; copied if it is a view that holds a larger one in memory, such as memory tokens of a segment."""
-    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor

@@ -76,7 +76,15 @@ class Conversation:
         Args:
             turns: Role and text of every turn. The ``<video>`` marks of the user's turns show the first media, in their
                 order; those in the next question show the others.
+
+        Raises:
+            ValueError: There are more marks than media.
         """
+        if (marks := _marks_of_user(turns)) > len(self.media):
+            raise ValueError(
+                f"the turns have {marks} {MARK} marks, but {len(self.media)} videos and pictures were loaded; load "
+                "them first"
+            )
         self.turns = list(turns)
         self._state: LanguageState | None = None
         self._unseen = list(self.media)
@@ -162,9 +170,8 @@ class Conversation:
     def _with_marks(self, question: str) -> str:
         """The question with a mark for every medium that it shows."""
         earlier = self.turns if self._state is None else []  # turns that are read with this question
-        shown = sum(text.count(MARK) for role, text in earlier if role == "user")
-        marks, unseen = question.count(MARK), len(self._unseen) - shown
-        if marks == 0 and unseen > 0:
+        marks, unseen = question.count(MARK), len(self._unseen) - _marks_of_user(earlier)
+        if marks == 0 and unseen:
             return "".join(f"{MARK}\n" for _ in range(unseen)) + question
         if marks != unseen:
             raise ValueError(
@@ -190,6 +197,11 @@ class Conversation:
             nothing = torch.zeros(1, 1, language_model.dim, device=device)
             visual = VisualTokens(nothing, torch.zeros(1, 1, dtype=torch.bool))
         return language_model.prefill(visual, text, room=self.settings.max_new_tokens)
+
+
+def _marks_of_user(turns: Sequence[tuple[str, str]]) -> int:
+    """Number of media that turns show; in other turns a mark is plain text."""
+    return sum(text.count(MARK) for role, text in turns if role == "user")
 
 
 def joined(rows: Sequence[VisualTokens]) -> VisualTokens:

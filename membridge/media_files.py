@@ -84,9 +84,10 @@ def _format_of_file(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if head[_TAR[0] :].startswith(_TAR[1]):
+        quoted = shlex.quote(str(path))
         raise BrokenMediaError(
-            f"{path} is a shard (a tar), not one video; check it with: python -m datamodules.validate "
-            f"{shlex.quote(str(path))}. To ask about a video in it, extract that first: tar -xf"
+            f"{path} is a shard (a tar), not one video; check it with: python -m datamodules.validate {quoted}. To ask "
+            f"about a video in it, extract that first: tar -xf {quoted}"
         )
     found = format_of(head)
     if found is None or found in TEXT_FORMATS:

@@ -20,7 +20,8 @@ from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from membridge.answering_model import VideoLanguageModel as AnsweringModel
 from membridge.conversation import Conversation
 from membridge.serving.header_timeout import HeaderTimeoutProtocol
-from membridge.serving.web_application import ServingOptions, build_application
+from membridge.serving.serving_limits import ServingOptions
+from membridge.serving.web_application import build_application
 from tests.documentation import ROOT
 from tests.fixtures_data import make_clip, make_image, natural_frames
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_model, open_gate

@@ -17,8 +17,12 @@ from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.checkpoints.weight_files import WeightFiles
 from components.weights.llava_onevision import main as weights
 from lightning_modules.evaluation.predictions import read_predictions
+from lightning_modules.export import main as export_command
+from lightning_modules.video_language import VideoLanguageModule
 from tests.components.tiny_onevision import VISION_FACTS
 from tests.config_models import CONFIGS
+from tests.documentation import blocks_of
+from tests.fixtures_data import make_clip
 from tests.fixtures_memory_ov import (
     FRAME_SIZE,
     SHARDS,
@@ -169,6 +173,25 @@ def test_options_train(overlay: str, here: Path) -> None:
 
 
 @pytest.mark.slow
+def test_batches_of_similar_length_have_four_conversations(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[list[str]] = []
+    train_on = VideoLanguageModule.training_step
+
+    def note(module: VideoLanguageModule, batch: Any, index: int) -> Tensor:
+        batches.append([question.key for question in batch.questions])
+        return train_on(module, batch, index)
+
+    monkeypatch.setattr(VideoLanguageModule, "training_step", note)
+    overlay = str(CONFIGS / "data/length_groups_memory_ov.yaml")
+    files = [*model_files("0.5b"), *stage_file("memory_ov_stage1.yaml"), "-c", overlay]
+    options = [option for option in QUICK if "batch_size" not in option]
+    named = "--trainer.logger.init_args.name=length_groups"
+    train.main(["fit", *files, *options, named, WITHOUT_VALIDATION])
+    # Texts without a video are short, so there may be more of them, also beside the videos.
+    assert {sum(key.startswith("video") for key in keys) for keys in batches} - {0} == {4}
+
+
+@pytest.mark.slow
 def test_untrained_memory_is_named_before_it_is_evaluated(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,3 +215,17 @@ def test_trained_model_is_exported_in_the_authors_names(trained: Trained, here: 
         own = {name.removeprefix(f"model.{part}."): each for name, each in stored.items() if f".{part}." in name}
         assert again.keys() == own.keys()
         assert all(torch.equal(again[name], tensor) for name, tensor in own.items())
+
+
+@pytest.mark.slow
+def test_python_of_the_page_answers_about_a_file(
+    trained: Trained, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines in docs/memory_augmented_vlm.md open the model's folder, without the configs and the imported parts."""
+    export_command([str(trained.second), str(tmp_path / "runs/memory_ov")])
+    (tmp_path / "video.mp4").write_bytes(make_clip(5))
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks_of("docs/memory_augmented_vlm.md", "python")
+    defined: dict[str, Any] = {}
+    exec(block.text, defined)  # the page's own code
+    assert {"memory", "frames"} == set(defined["model"].readers)

@@ -62,7 +62,7 @@ def commands(strategy: str, small: list[str], num_processes: int) -> dict[str, l
 
     half = f"--ckpt_path=runs/{strategy}/stage2/checkpoints/{HALF}"
     return {
-        "stage1": fit("stage1", OF_ONE_KIND, "--model.language_model.init_args.dtype=float32"),
+        "stage1": fit("stage1", OF_ONE_KIND),
         "stage2": fit("stage2", *KEEP_ALL),
         "resumed": fit("stage2", half, "--trainer.logger.init_args.version=resumed"),
         "shipped_stage1": fit(

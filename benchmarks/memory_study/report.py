@@ -71,12 +71,13 @@ def describe(results: Results, finished: date, picture: str, study: Study = ALL_
         study: Which study it is.
     """
     devices, steps = _devices(results), results.settings[0]["steps"]
-    steps_of_it = "`, `".join(f"{step}{study.option}" for step in ("prepare", "train"))
+    names = ("prepare", "train", "costs", "report") if results.most_costs else ("prepare", "train", "report")
+    *before, last = (f"`{name}{study.option}`" for name in names)
+    commands = f"{', '.join(before)} and {last}".replace("`", "`python -m benchmarks.memory_study ", 1)
     lines = [
         f"## {study.heading}",
         "",
-        f"`python -m benchmarks.memory_study {steps_of_it}` and `report{study.option}` ({devices}; one thread a run; "
-        f"{finished}).",
+        f"{commands} ({devices}; one thread a run; {finished}).",
         f"Every arm was trained through the language model on {study.tasks} for {steps} steps, on 4 to 16",
         "frames (1x). Exact answers, mean over seeds ± standard error over seeds.",
         "",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from components.bridges.layers.attention import TransformerBlock
 from components.bridges.layers.padding import replace_rows
 from components.bridges.layers.segment_layers import last_patch_tokens, mix_segment
-from components.bridges.layers.selective_update import Selection, SelectiveRecurrence, SelectiveUpdate
+from components.bridges.layers.selective_update import Selection, SelectiveRecurrence, SelectiveUpdate, within_capacity
 from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
 from components.interfaces import (
     BridgeDiagnostics,
@@ -47,7 +47,8 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
     With ``selective`` a segment that the gate does not admit is hidden in the cache too. So a readout sees the few
     segments in which something happened, however long the video is. Training videos of a few segments do not teach the
     gate to stay closed for hundreds; a penalty on its probability to open does. The first segment is always admitted,
-    so that the bridge learns to use a memory before there is anything to select.
+    so that the bridge learns to use a memory before there is anything to select. With a ``capacity`` at most so many
+    segments stay admitted, those that the gate was most likely to open for.
 
     Patches carry their position in the frame and their frame's position in the segment. The readouts of the cache know
     when each segment was in the video; the recurrence does not.
@@ -124,7 +125,8 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
             selection = selection.with_all_admitted() if state is None else selection
         if not self.readout.reads_tokens:
             mixed, token_mask = mixed[:, :0], token_mask[:, :0]
-        return _advance(state, segment, written, selection, mixed, token_mask, self.may_skip_unused_compute)
+        after = _advance(state, segment, written, selection, mixed, token_mask, self.may_skip_unused_compute)
+        return after if selection is None else self._bounded(after, state, selection)
 
     def read(
         self, state: MemoryState, questions: Questions | None = None, *, budget: int | None = None
@@ -146,15 +148,23 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
         return visual._replace(mask=visual.mask.to(has_segment.device, non_blocking=True) & has_segment)
 
     def prune(self, state: MemoryState) -> MemoryState:
-        """Drop segments from the cache that the gate admitted in no video."""
-        if not state.admitted:
+        """Drop segments from the cache that the gate admitted in no video, or that are over the capacity."""
+        known = 0 if self.capacity is not None else len(state.pruned)  # with a capacity any segment may be dropped
+        if known == len(state.admitted):
             return state
-        admitted = torch.stack(state.admitted).any(dim=1).tolist()
+        admitted = torch.stack(state.admitted[known:]).any(dim=1).tolist()
+
+        def chosen(entries: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return entries[:known] + tuple(compress(entries[known:], admitted))
+
+        kept = chosen(state.admitted)
         return state._replace(
-            cache=tuple(compress(state.cache, admitted)),
-            cache_mask=tuple(compress(state.cache_mask, admitted)),
-            admitted=tuple(compress(state.admitted, admitted)),
-            cache_ms=tuple(compress(state.cache_ms, admitted)),
+            cache=chosen(state.cache),
+            cache_mask=chosen(state.cache_mask),
+            admitted=kept,
+            cache_ms=chosen(state.cache_ms),
+            gate_logits=chosen(state.gate_logits),
+            pruned=kept,
         )
 
     def penalty(self, state: MemoryState) -> Tensor | None:
@@ -171,6 +181,18 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
         admitted = torch.stack(state.admitted, dim=1) if state.admitted else None
         attention = self.readout.segment_attention(state, questions) if with_attention else None
         return BridgeDiagnostics(state.memory, admitted, attention)
+
+    @property
+    def capacity(self) -> int | None:
+        """Most segments that stay admitted; None for no limit."""
+        return None if self.update is None else self.update.settings.capacity
+
+    def _bounded(self, state: MemoryState, before: MemoryState | None, selection: Selection) -> MemoryState:
+        """The state with at most ``capacity`` admitted segments of every video."""
+        if self.capacity is None:
+            return state
+        logits = (*(() if before is None else before.gate_logits), selection.logit)
+        return state._replace(admitted=within_capacity(state.admitted, logits, self.capacity), gate_logits=logits)
 
     def _positioned(self, segment: SegmentInput) -> Tensor:
         """Patch tokens of the inner width with their positions, ``[V, P, width]``."""
@@ -242,4 +264,5 @@ def _advance(
         last_input=replace(last_input, state.last_input),
         tokens=tokens,
         token_mask=replace(token_mask, state.token_mask),
+        pruned=state.pruned,
     )

@@ -16,8 +16,12 @@ class SegmenterStream(Protocol):
     def push(self, cls: Tensor) -> None:
         """Take the next frame's class vector ``[D]``."""
 
-    def declared(self) -> list[int]:
-        """Last frame of every closed segment so far, ascending. It only grows; no entry ever changes."""
+    def declared(self, first: int = 0) -> list[int]:
+        """Last frame of every closed segment so far, ascending. It only grows; no entry ever changes.
+
+        Args:
+            first: Leave out the segments before this one. A session asks after every frame for the new ones alone.
+        """
 
 
 class Segmenter(RecordsArguments, ABC):

@@ -26,6 +26,8 @@ class MemoryState(NamedTuple):
     last_input: Tensor  # [V, M + P, D] memory and patch tokens of the last real segment, input of the last layer
     tokens: Tensor  # [V, P, D] patch tokens after the last layer; P = 0 unless the readout reads them
     token_mask: Tensor  # [V, P] bool
+    gate_logits: tuple[Tensor, ...] = ()  # one [V] float32 a segment: the gate's logit; empty without a capacity
+    pruned: tuple[Tensor, ...] = ()  # entries of ``admitted`` at the front that the bridge's ``prune`` has kept
 
 
 class Readout(RecordsArguments, nn.Module, ABC):

@@ -1,6 +1,8 @@
 """Frame-by-frame forms of the segmenters: each closes segments while the video plays."""
 
 import math
+from array import array
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,9 +25,9 @@ class FixedLengthStream:
         """Count the next frame; its class vector ``[D]`` is not used."""
         self._num_frames += 1
 
-    def declared(self) -> list[int]:
-        """Last frame of every full segment, ascending; these are the offline boundaries."""
-        return list(range(self._frames - 1, self._num_frames, self._frames))
+    def declared(self, first: int = 0) -> list[int]:
+        """Last frame of every full segment from ``first`` on, ascending; these are the offline boundaries."""
+        return list(range((first + 1) * self._frames - 1, self._num_frames, self._frames))
 
 
 class SceneTillingStream:
@@ -38,7 +40,9 @@ class SceneTillingStream:
     - With ``max_segment_frames``, a boundary is declared after the newest frame as soon as the open segment has that
       many frames. Gaps at or before a declared boundary are not declared any more.
 
-    The offline form knows the whole video and may cut elsewhere. A push costs O(D), plus O(1) on average.
+    The offline form knows the whole video and may cut elsewhere. A push costs O(D), plus O(1) on average. The stream
+    holds the open gaps of the open segment, equal neighbours as one entry, and 8 bytes for every boundary. Open gaps
+    that cannot be declared any more are held as their mean and deviation.
 
     Args:
         causal_alpha: Standard deviations above the mean from which a final depth is declared.
@@ -46,14 +50,17 @@ class SceneTillingStream:
     """
 
     def __init__(self, causal_alpha: float, max_segment_frames: int | None) -> None:
+        self._causal_alpha = causal_alpha
         self._max_segment_frames = max_segment_frames
         self._previous: Tensor | None = None  # [D], class vector of the newest frame
         self._num_gaps = 0
         self._newest_similarity = -math.inf
         self._left_peak = -math.inf  # highest similarity of the rise to the left of the newest gap
-        self._open: list[tuple[int, float, float]] = []  # gap, its rise to the left and its similarity; not final yet
-        self._final_depths = _RunningDeviation(causal_alpha)
-        self._declared: list[int] = []
+        self._open: list[_EqualGaps] = []  # not final yet, ascending
+        # Of the open gaps at or before the last boundary: their depths without the rise to the right.
+        self._passed = _RunningDeviation()
+        self._final_depths = _RunningDeviation()
+        self._declared = array("q")
 
     def push(self, cls: Tensor) -> None:
         """Take the next frame's class vector ``[D]``.
@@ -66,12 +73,12 @@ class SceneTillingStream:
             raise ValueError(f"a stream takes one class vector {expected} at a time, got {list(cls.shape)}")
         if self._previous is not None:
             self._add_gap(float(adjacent_similarity(torch.stack([self._previous, cls]))))
-        self._previous = cls.detach()
+        self._previous = cls.detach().clone()  # a view would hold the features of all frames that came with it
         self._declare_full_segment()
 
-    def declared(self) -> list[int]:
-        """Last frame of every closed segment, ascending; it only grows."""
-        return list(self._declared)
+    def declared(self, first: int = 0) -> list[int]:
+        """Last frame of every closed segment from segment ``first`` on, ascending; it only grows."""
+        return self._declared[first:].tolist()
 
     def _add_gap(self, similarity: float) -> None:
         before = self._newest_similarity
@@ -80,46 +87,80 @@ class SceneTillingStream:
             self._end_rise(before)
         if not before >= similarity:
             self._left_peak = similarity
-        self._open.append((self._num_gaps, self._left_peak - similarity, similarity))
+        if self._open and similarity == before:
+            self._open[-1].count += 1
+        else:
+            self._open.append(_EqualGaps(self._num_gaps, 1, self._left_peak - similarity, similarity))
         self._newest_similarity = similarity
         self._num_gaps += 1
 
     def _end_rise(self, right_peak: float) -> None:
-        final = [(gap, rise + (right_peak - similarity)) for gap, rise, similarity in self._open]
+        self._final_depths.join(self._passed.shifted(right_peak))
+        self._passed = _RunningDeviation()
+        final = [(gaps, gaps.rise + (right_peak - gaps.similarity)) for gaps in self._open]
         self._open.clear()
-        for _, depth in final:
-            self._final_depths.add(depth)
-        for gap, depth in final:
-            if self._final_depths.stands_out(depth) and gap > self._last_declared:
-                self._declared.append(gap)
+        for gaps, depth in final:
+            for _ in range(gaps.count):
+                self._final_depths.add(depth)
+        threshold = self._final_depths.mean_plus(self._causal_alpha)
+        for gaps, depth in final:
+            if depth > threshold:
+                first = max(gaps.first, self._last_declared + 1)
+                self._declared.extend(range(first, gaps.first + gaps.count))
 
     def _declare_full_segment(self) -> None:
         newest = self._num_gaps  # frames are one more than gaps, and counted from 0
-        if self._max_segment_frames is not None and newest - self._last_declared >= self._max_segment_frames:
-            self._declared.append(newest)
+        if self._max_segment_frames is None or newest - self._last_declared < self._max_segment_frames:
+            return
+        self._declared.append(newest)
+        for gaps in self._open:
+            self._passed.join(_RunningDeviation(gaps.count, gaps.rise - gaps.similarity))
+        self._open.clear()
 
     @property
     def _last_declared(self) -> int:
         return self._declared[-1] if self._declared else -1
 
 
+@dataclass
+class _EqualGaps:
+    """Neighbouring gaps of the same similarity that are not final yet."""
+
+    first: int  # number of the first gap
+    count: int
+    rise: float  # to the left
+    similarity: float
+
+
+@dataclass
 class _RunningDeviation:
     """Mean and unbiased standard deviation of a growing list, in O(1) a value (Welford's update)."""
 
-    def __init__(self, alpha: float) -> None:
-        self._alpha = alpha
-        self._count = 0
-        self._mean = 0.0
-        self._squares = 0.0
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0  # sum of the squared differences from the mean
 
     def add(self, value: float) -> None:
-        self._count += 1
-        difference = value - self._mean
-        self._mean += difference / self._count
-        self._squares += difference * (value - self._mean)
+        self.count += 1
+        difference = value - self.mean
+        self.mean += difference / self.count
+        self.squares += difference * (value - self.mean)
 
-    def stands_out(self, value: float) -> bool:
-        """Whether a value is strictly above mean + alpha standard deviations; never for fewer than two values."""
-        if self._count < 2:
-            return False
-        return value > self._mean + self._alpha * math.sqrt(self._squares / (self._count - 1))
+    def join(self, other: "_RunningDeviation") -> None:
+        """Add all values of another list (Chan's update)."""
+        if other.count == 0:
+            return
+        together, difference = self.count + other.count, other.mean - self.mean
+        self.mean += difference * (other.count / together)
+        self.squares += other.squares + difference * difference * (self.count * other.count / together)
+        self.count = together
+
+    def shifted(self, by: float) -> "_RunningDeviation":
+        """The same with ``by`` added to every value."""
+        return _RunningDeviation(self.count, self.mean + by, self.squares)
+
+    def mean_plus(self, alpha: float) -> float:
+        """Mean plus ``alpha`` standard deviations; infinite for fewer than two values, so nothing is above."""
+        if self.count < 2:
+            return math.inf
+        return self.mean + alpha * math.sqrt(self.squares / (self.count - 1))

@@ -78,7 +78,7 @@ class RequestGuard:
                 raise ApiError(
                     403,
                     f"the server was asked for as {name[:80]!r}; ask for it as localhost or 127.0.0.1, or have it "
-                    "started with --host",
+                    "started with an API key",
                     code="host_refused",
                 )
         if scope["path"] in _OPEN_PATHS:

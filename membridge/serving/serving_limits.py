@@ -1,6 +1,8 @@
-"""Limits of a server: sizes, times and numbers that no client can exceed."""
+"""What an operator chooses: limits of sizes, times and numbers, and what clients may name."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -10,9 +12,10 @@ class ServingLimits:
     Args:
         waiting: Requests that are answered or wait for the model; further ones get a 503.
         connections: Requests in progress, bodies that still arrive included; further ones get a 503.
-        json_bytes: Largest JSON body, pictures in it included.
+        json_bytes: Largest JSON body, and largest form with frames of a session.
         upload_bytes: Largest uploaded or downloaded file.
-        stored_bytes: Disk space of all uploads and downloads together.
+        stored_bytes: Disk space of all uploads and downloads together. An upload that arrives is on the disk twice for
+            a moment.
         stored_seconds: An uploaded file is removed when it was not used for so long.
         media: Videos and pictures of a request.
         video_seconds: Longest video, or part of a video.
@@ -32,8 +35,8 @@ class ServingLimits:
     """
 
     waiting: int = 8
-    connections: int = 64
-    json_bytes: int = 16 << 20
+    connections: int = 32
+    json_bytes: int = 8 << 20
     upload_bytes: int = 1 << 30
     stored_bytes: int = 4 << 30
     stored_seconds: float = 3600
@@ -54,3 +57,15 @@ class ServingLimits:
         for field in fields(self):
             if (value := getattr(self, field.name)) <= 0:
                 raise ValueError(f"{field.name} is {value}; expected more than 0")
+
+
+class ServingOptions(NamedTuple):
+    """What an operator chooses."""
+
+    name: str  # of the model
+    folder: Path  # an empty folder for uploads and downloads
+    root: Path | None = None  # folder of local files that clients may name
+    hosts: tuple[str, ...] = ()  # from which clients may let the server download
+    api_key: str | None = None
+    only_loopback_names: bool = False  # see ``GuardRules``
+    limits: ServingLimits = ServingLimits()

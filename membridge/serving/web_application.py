@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import NamedTuple
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -24,25 +22,13 @@ from membridge.serving.file_routes import FileRoutes
 from membridge.serving.media_sources import MediaSources
 from membridge.serving.public_download import DownloadRules
 from membridge.serving.request_guard import GuardRules, RequestGuard
-from membridge.serving.serving_limits import ServingLimits
+from membridge.serving.serving_limits import ServingOptions
 from membridge.serving.session_routes import SessionRoutes
 from membridge.serving.stored_files import FileStore
 from membridge.serving.video_sessions import VideoSessions
 
 CLEANING_SECONDS = 5.0
 """How often what is not used is removed."""
-
-
-class ServingOptions(NamedTuple):
-    """What an operator chooses."""
-
-    name: str  # of the model
-    folder: Path  # an empty folder for uploads and downloads
-    root: Path | None = None  # folder of local files that clients may name
-    hosts: tuple[str, ...] = ()  # from which clients may let the server download
-    api_key: str | None = None
-    only_loopback_names: bool = False  # see ``GuardRules``
-    limits: ServingLimits = ServingLimits()
 
 
 def build_application(model: VideoLanguageModel, options: ServingOptions) -> ASGIApp:

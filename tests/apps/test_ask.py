@@ -127,6 +127,13 @@ def test_arguments_are_sorted_into_media_and_questions(folder: Path) -> None:
     assert split_arguments(mixed) == ([Path(each) for each in media], questions)
 
 
+def test_a_command_line_without_model_is_refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for first in ("a.mp4", "none.mp4"):
+        status, _, err = ends([first, "What?"], capfd)
+        assert status == REFUSED
+        assert f"the first argument is the model, but {first} is a file" in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -226,7 +233,7 @@ def test_broken_videos_are_listed_and_tried_again(model: str, folder: Path, capf
     status, out, err = ends(command, capfd)
     assert status == INCOMPLETE
     assert "2 of 7 questions are answered" in out
-    assert "error: 5 questions have no answer (2 of 4 videos cannot be read)" in err.splitlines()[-1]
+    assert "error: 5 questions without an answer (2 of 4 videos cannot be read)" in err.splitlines()[-1]
     failed = {each["id"]: each["error"] for each in answers_in(folder / "answers.failed.jsonl")}
     assert failed.keys() == {each["id"] for each in bad} | {"long"}
     assert "there is no file" in failed["late.mp4 1"]

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -93,6 +94,12 @@ def test_wrong_options_are_refused(exported: Path, options: list[str], message: 
     given = [str(exported) if option == "MODEL" else option for option in options]
     with pytest.raises((ValueError, OSError), match=re.escape(message)):
         main(given)
+
+
+def test_a_package_that_is_not_installed_is_named(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ImportError, match=re.escape("needs uvicorn: pip install 'membridge[serve]'")):
+        main([str(exported)])
 
 
 def test_an_address_that_cannot_be_used_is_refused() -> None:

@@ -130,6 +130,7 @@ def test_arms_without_a_run_show_what_they_cost_at_most(study: Path, tmp_path: P
     most_costs(study).write_text(json.dumps({arm: {"1x": of_length} for arm in ("published", "mean_pooling")}))
     Run(study, "mean_pooling", 0).costs.write_text(json.dumps({"1x": {"visual_tokens": 9, "state_bytes": 1024}}))
     section = write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
+    assert "`python -m benchmarks.memory_study prepare`, `train`, `costs` and `report` (" in section
     assert row(section, "published", 0) == ["published", "at most", "7 / 2", "-"]
     assert row(section, "mean_pooling", 4) == ["mean_pooling", "measured", "9 / 1", "-"]
 
@@ -142,7 +143,8 @@ def test_both_studies_have_a_section_each_of_the_same_page(study: Path, tmp_path
         begin, end = marks(name)
         assert f"{begin}\n{section}\n{end}\n" in page.read_text()
     assert "`prepare --quickstart`" not in second
-    assert "prepare --quickstart`, `train --quickstart` and `report --quickstart`" in second
+    assert "`python -m benchmarks.memory_study prepare`, `train` and `report` (" in first
+    assert "memory_study prepare --quickstart`, `train --quickstart` and `report --quickstart` (" in second
     for each in (ALL_TASKS, QUICKSTART):
         words = "".join(letter for letter in each.heading.lower() if letter.isalnum() or letter in " -")
         assert each.anchor == words.replace(" ", "-")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.iteration_loss import LiveTensorBytes
+from components.bridges.layers.selective_update import SelectiveRecurrence
 from components.bridges.mean_pooling import MeanPooling
 from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
 from components.bridges.readouts.last_segment import LastSegmentReadout
@@ -72,9 +73,20 @@ def make_selective_bridge(dim: int, out_dim: int) -> RecurrentMemoryBridge:
     return bridge
 
 
+def make_bounded_bridge(dim: int, out_dim: int) -> RecurrentMemoryBridge:
+    """A bridge that admits every segment, with gates that differ, and holds two."""
+    capacity = SelectiveRecurrence(capacity=2)
+    bridge = make_bridge(dim, out_dim, recurrence=capacity, readout=CacheAndMemoryReadout)
+    assert bridge.update is not None
+    torch.nn.init.normal_(bridge.update.of_patch[-1].weight, std=40.0)  # type: ignore[arg-type]
+    torch.nn.init.constant_(bridge.update.of_memory.bias, 500.0)
+    return bridge
+
+
 BRIDGES: dict[str, Callable[..., VisualReader[Any]]] = {
     "cache": make_bridge,
     "selective": make_selective_bridge,
+    "bounded": make_bounded_bridge,
     "last segment": partial(make_bridge, readout=partial(LastSegmentReadout, with_memory=True)),
     "retrieved": partial(make_bridge, readout=RetrievedReadout),
     "mean pooling": MeanPooling,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from components.bridges.readouts.retrieved import RetrievedReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.interfaces import IGNORED_LABEL, DecodingSettings, NewTokens, VisualTokens
+from components.interfaces import IGNORED_LABEL, DecodingSettings, NewTokens, TextInputs, VisualTokens
 from components.model import VideoLanguageModel
 from datamodules.batch import Batch
 from datamodules.media.sample_media import SampleMedia
@@ -43,6 +43,17 @@ def talk(model: VideoLanguageModel) -> Conversation:
     return Conversation(model, DecodingSettings(max_new_tokens=LENGTH))
 
 
+def batch_of(media: Sequence[OpenedMedium], text: TextInputs) -> Batch:
+    return Batch(
+        frames=torch.cat([each.frames for each in media]),
+        frame_counts=torch.tensor([each.num_frames for each in media]),
+        frame_ms=torch.cat([torch.tensor(each.frame_ms) for each in media]),
+        picture_sizes=torch.zeros(len(media), 2, dtype=torch.int64),
+        questions=(),
+        **text._asdict(),
+    )
+
+
 def answer_in_one_pass(
     model: VideoLanguageModel, media: Sequence[OpenedMedium], turns: Sequence[tuple[str, str]], answers: list[list[int]]
 ) -> list[int]:
@@ -51,14 +62,7 @@ def answer_in_one_pass(
     The answers so far are given as ids: a model without training writes tokens that are no text.
     """
     asked = model.language_model.prompts([turns[:1]])
-    batch = Batch(
-        frames=torch.cat([each.frames for each in media]),
-        frame_counts=torch.tensor([each.num_frames for each in media]),
-        frame_ms=torch.cat([torch.tensor(each.frame_ms) for each in media]),
-        picture_sizes=torch.zeros(len(media), 2, dtype=torch.int64),
-        questions=(),
-        **asked._asdict(),
-    )
+    batch = batch_of(media, asked)
     ids = asked.input_ids
     for number, answer in enumerate(answers):
         further = model.language_model.next_prompts([turns[: 2 * number + 3]]).input_ids
@@ -144,6 +148,37 @@ def test_after_clear_the_media_are_shown_again(model: VideoLanguageModel) -> Non
     assert conversation.turns == []
     again = conversation.ask("which ?")
     assert (again.text, again.visual_tokens) == (first.text, first.visual_tokens)
+
+
+def test_a_resumed_conversation_answers_as_the_same_turns_read_at_once(model: VideoLanguageModel) -> None:
+    media = [medium(model, 4, 3), medium(model, 2, 5)]
+    conversation = talk(model)
+    for each in media:
+        conversation.add(each)
+    said = [("system", "be short"), ("user", "<video>\nred <video> ?"), ("assistant", "a red circle")]
+    conversation.resume(said)
+    seen: list[NewTokens] = []
+    reply = conversation.ask("and which shape ?", seen.append)
+    ids = [each.ids[0] for each in seen if each.ids[0] is not None][: reply.new_tokens]
+    text = model.language_model.prompts([[*said, ("user", "and which shape ?")]])
+    batch = batch_of(media, text)
+    whole = model.language_model.prefill(model.visual_tokens(batch), text)
+    assert ids == model.language_model.decode(whole, DecodingSettings(max_new_tokens=LENGTH)).token_ids[0]
+    assert reply.visual_tokens > 0
+    assert conversation.turns[:3] == said
+    assert conversation.ask("why ?").visual_tokens == 0  # nothing is read twice
+
+
+def test_a_resumed_conversation_shows_the_rest_of_its_media_in_the_next_question(model: VideoLanguageModel) -> None:
+    conversation = talk(model)
+    for seed in (3, 5):
+        conversation.add(medium(model, 2, seed))
+    said = [("user", "<video>\nwhich ?"), ("assistant", "typed <video> is plain text here")]
+    conversation.resume(said)
+    conversation.ask("and this ?")
+    assert conversation.turns[2] == ("user", "<video>\nand this ?")
+    with pytest.raises(ValueError, match="have 3 <video> marks, but 2 videos"):
+        conversation.resume([("user", "<video> <video> <video> ?"), ("assistant", "yes")])
 
 
 def test_after_clear_with_media_nothing_is_shown(model: VideoLanguageModel) -> None:

@@ -1,5 +1,6 @@
 """Compares the fuser of the memory and the types of visual tokens with recordings: ``fuser.safetensors``."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,16 +56,24 @@ def _fused(folder: Path, tensors: dict[str, Tensor]) -> Tensor:
     modules = {"memory_fuser.0": "expand", "memory_fuser.2": "contract"}
     weights = {f"{ours}.{kind}": tensors[f"{own}.{kind}"] for own, ours in modules.items() for kind in _KINDS}
     fuser.load_state_dict(weights)
-    caches = [
-        tensor
-        for path in folder.glob("memory_depth*.safetensors")
-        for name, tensor in load_file(path).items()
-        if name.endswith(".cache_cat") and tensor.shape == theirs.shape
-    ]
+    caches = [cache for cache in _recorded_caches(folder) if cache.shape == theirs.shape]
     if not caches:
         raise ValueError(f"the fuser's input has shape {list(theirs.shape)}, and no recorded cache has it")
     outputs = [fuser(cache.view(1, -1, dim), None).view(cache.shape) for cache in caches]
     return min(outputs, key=lambda ours: largest_error(ours, theirs))
+
+
+def _recorded_caches(folder: Path) -> Iterator[Tensor]:
+    """Memories in the cache after the last segment, of every depth and sequence of which they are all recorded."""
+    meta = json.loads((folder / "meta.json").read_text())["memory"]
+    for path in folder.glob("memory_depth*.safetensors"):
+        tensors = load_file(path)
+        for sequence, recorded in meta[path.stem.removeprefix("memory_")].items():
+            names = [f"{sequence}.memory.{number:02d}" for number in recorded["cache_after_segment"][-1]]
+            if f"{sequence}.cache_cat" in tensors:
+                yield tensors[f"{sequence}.cache_cat"]
+            elif tensors.keys() >= set(names):
+                yield torch.cat([tensors[name] for name in names])
 
 
 def _type(stream: str, tensors: dict[str, Tensor]) -> TypeEmbedding:

@@ -24,9 +24,12 @@ class SelectiveRecurrence:
             replace what was in the memory.
         first_carry: Start of the gate by which the memory enters the next segment, before ``tanh``. It starts half
             open, because the memory then holds everything that was admitted.
+        capacity: Most segments that stay admitted. When there is one more, the one whose gate was least likely to open
+            is not admitted any more; of equal ones the oldest. So the cache of a video that plays for days is
+            bounded. None for no limit.
 
     Raises:
-        ValueError: ``temperature`` or ``stretch`` is not positive.
+        ValueError: ``temperature`` or ``stretch`` is not positive, or ``capacity`` is below 1.
 
     Source: temperature and stretch are those of the hard concrete distribution (arXiv:1712.01312).
     """
@@ -36,6 +39,7 @@ class SelectiveRecurrence:
     admit_logit: float = 3.0
     first_channel_logit: float = 1.0
     first_carry: float = 0.5
+    capacity: int | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -44,6 +48,8 @@ class SelectiveRecurrence:
                 "temperature and stretch of a selective recurrence must be positive, got "
                 f"{self.temperature} and {self.stretch}"
             )
+        if self.capacity is not None and self.capacity < 1:
+            raise ValueError(f"capacity of a selective recurrence must be at least 1 segment, got {self.capacity}")
 
 
 class Selection(NamedTuple):
@@ -52,6 +58,7 @@ class Selection(NamedTuple):
     admitted: Tensor  # [V] in 0..1, how much of the segment is admitted; outside training 0 or 1
     gate_probability: Tensor  # [V] in 0..1, chance that the gate opens: what the penalty acts on
     share: Tensor  # [V, M, D] in 0..1, how much of the lasting memory is replaced by what the segment wrote
+    logit: Tensor  # [V] float32 of the gate, without gradient; also of a first segment, which is always admitted
 
     def with_all_admitted(self) -> "Selection":
         """The same with everything admitted at no penalty, for a video's first segment.
@@ -60,7 +67,7 @@ class Selection(NamedTuple):
         """
         # The penalty reaches the loss whatever the readout reads.
         gate_probability = 0.0 * (self.gate_probability + self.share.flatten(1).mean(dim=1))
-        return Selection(0.0 * self.admitted + 1.0, gate_probability, 0.0 * self.share + 1.0)
+        return Selection(0.0 * self.admitted + 1.0, gate_probability, 0.0 * self.share + 1.0, self.logit)
 
 
 class SelectiveUpdate(nn.Module):
@@ -109,7 +116,7 @@ class SelectiveUpdate(nn.Module):
         logit = salience + self.of_memory(compared.mean(dim=1)).squeeze(1)
         admitted = self._sample(logit) if self.training else (logit > self.settings.admit_logit).to(logit.dtype)
         share = admitted[:, None, None] * torch.sigmoid(self.channel(compared))
-        return Selection(admitted, torch.sigmoid(logit), share)
+        return Selection(admitted, torch.sigmoid(logit), share, logit.detach().float())
 
     def _sample(self, logit: Tensor) -> Tensor:
         """Sample the hard concrete distribution: mostly 0 or 1, seldom between, with a gradient to the logit."""
@@ -117,3 +124,27 @@ class SelectiveUpdate(nn.Module):
         concrete = torch.sigmoid((logit + uniform.logit().to(logit.dtype)) / self.settings.temperature)
         stretch = self.settings.stretch
         return (concrete * (1.0 + 2.0 * stretch) - stretch).clamp(0.0, 1.0)
+
+
+def within_capacity(
+    admitted: tuple[Tensor, ...], logits: tuple[Tensor, ...], capacity: int | None
+) -> tuple[Tensor, ...]:
+    """Take back the admission of the least likely segment of every video that has one more than fits.
+
+    Args:
+        admitted: How much of every segment is admitted, one ``[V]`` a segment. Without the newest, no video has more
+            than ``capacity``.
+        logits: Of the gate at every segment, one ``[V]`` a segment.
+        capacity: Most segments that stay admitted; None for no limit.
+
+    Returns:
+        The admissions, 0 where one was taken back.
+    """
+    if capacity is None or len(admitted) <= capacity:
+        return admitted
+    shares = torch.stack(admitted)  # [S, V]
+    is_held = shares > 0
+    least = torch.stack(logits).masked_fill(~is_held, torch.inf).argmin(dim=0)  # of equal ones the first
+    is_over = is_held.sum(dim=0) > capacity
+    segment = torch.arange(len(shares), device=shares.device).unsqueeze(1)
+    return shares.masked_fill((segment == least) & is_over, 0.0).unbind()

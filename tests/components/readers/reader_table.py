@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from components.bridges.fusers import TransformerFuser
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
+from components.bridges.layers.selective_update import SelectiveRecurrence
 from components.bridges.mean_pooling import MeanPooling
 from components.bridges.readouts.cache import CacheReadout
 from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
@@ -60,6 +61,15 @@ def closed() -> RecurrentMemoryBridge:
     return bridge
 
 
+def bounded() -> RecurrentMemoryBridge:
+    """A bridge that admits every segment and holds two, of gates that differ."""
+    bridge = recurrent("cache_and_memory", recurrence=SelectiveRecurrence(capacity=2))
+    assert bridge.update is not None
+    nn.init.constant_(bridge.update.of_memory.bias, 60.0)
+    nn.init.normal_(bridge.update.of_memory.weight)
+    return bridge.eval()
+
+
 def published() -> VideoLLaMBBridge:
     """The published bridge; its memory tokens differ from the start, so that no test passes by their symmetry."""
     torch.manual_seed(0)
@@ -99,6 +109,7 @@ READERS: dict[str, Entry] = {
     "not_recurrent": Entry(partial(recurrent, recurrence="none")),
     "selective": Entry(selective),
     "closed": Entry(closed, shows_every_frame=False),
+    "bounded": Entry(bounded, shows_every_frame=False),
     "published": Entry(published),
     "mean_pooling": Entry(partial(seeded, MeanPooling)),
     "fine_frames": Entry(partial(seeded, FineFrames), gives_written=True),

@@ -50,3 +50,10 @@ def test_sizes_below_one_are_refused(part: type[Uniform] | type[FixedLength]) ->
 def test_frame_counts_out_of_step_are_refused(segmenter: Segmenter) -> None:
     with pytest.raises(ValueError, match="sum to 5, but 6 frames are packed"):
         segmenter.segment(torch.zeros(6, 2), torch.tensor([5]))
+
+
+def test_fixed_length_stream_gives_boundaries_from_a_segment_on() -> None:
+    stream = FixedLength(3).stream()
+    for _ in range(13):
+        stream.push(torch.zeros(2))
+    assert [stream.declared(first) for first in (0, 1, 3, 4)] == [[2, 5, 8, 11], [5, 8, 11], [11], []]

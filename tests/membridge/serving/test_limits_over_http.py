@@ -20,8 +20,7 @@ from membridge.serving import web_application
 from membridge.serving.chat_request import MediaPart
 from membridge.serving.header_timeout import HeaderTimeoutProtocol
 from membridge.serving.media_sources import MediaFile, MediaSources
-from membridge.serving.serving_limits import ServingLimits
-from membridge.serving.web_application import ServingOptions
+from membridge.serving.serving_limits import ServingLimits, ServingOptions
 from tests.fixtures_data import make_clip, make_image
 from tests.fixtures_models import PartFolders
 from tests.fixtures_serving import NAME, QUESTION, make_served_model, running_server, write_media

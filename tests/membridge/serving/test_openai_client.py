@@ -19,8 +19,7 @@ from components.streaming import StreamingSession
 from membridge.conversation import Conversation
 from membridge.media_files import read_media_file
 from membridge.serving import public_download
-from membridge.serving.serving_limits import ServingLimits
-from membridge.serving.web_application import ServingOptions
+from membridge.serving.serving_limits import ServingLimits, ServingOptions
 from tests.fixtures_models import PartFolders
 from tests.fixtures_serving import (
     LENGTH,
