@@ -14,7 +14,7 @@ from apps.chat.chat_screen import AnswerWriter, ChatScreen, memory_notes, memory
 from components.pretrained.frame_settings import FrameSettings
 from datamodules.media.frame_sampling import FrameSampling
 from membridge.conversation import Conversation
-from membridge.saved_conversation import read_saved, restore, save
+from membridge.saved_conversation import SavedConversation, read_saved, restore, save
 
 _SETTINGS: dict[str, type[int] | type[float]] = {
     "max_new_tokens": int,
@@ -52,7 +52,7 @@ class ChatSession:
             "/undo": self._undo,
             "/clear": self._clear,
             "/save": self._save,
-            "/open": lambda text: self.open(given_path(text, "/open")),
+            "/open": self._open,
             "/help": self._help,
             "/quit": self._quit,
         }
@@ -94,10 +94,15 @@ class ChatSession:
             "The next question shows it."
         )
 
-    def open(self, path: Path) -> None:
-        """Go on with a saved conversation; the present one is forgotten."""
+    def open(self, path: Path, saved: SavedConversation) -> None:
+        """Go on with a saved conversation; the present one is forgotten.
+
+        Args:
+            path: Its file.
+            saved: What the file holds.
+        """
         with self._screen.working(f"opening {path.name}"):
-            restore(self.conversation, read_saved(path))
+            restore(self.conversation, saved)
         self._own_files.add(path.resolve())
         turns, media = len(self.conversation.turns), len(self.conversation.media)
         self._screen.say(f"Opened {path}: {_count(turns, 'turn')} about {_count(media, 'medium', 'media')}.")
@@ -209,6 +214,10 @@ class ChatSession:
         save(self.conversation, path)
         self._own_files.add(path.resolve())
         self._screen.say(f"Saved {_count(len(self.conversation.turns), 'turn')} to {path}.")
+
+    def _open(self, text: str) -> None:
+        path = given_path(text, "/open")
+        self.open(path, read_saved(path))
 
     def _help(self, _text: str) -> None:
         table = Table(box=None, show_header=False)

@@ -13,7 +13,7 @@ from components.language.answer_tokens import TokenChooser
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_model
 
-SECONDS_OF_A_TOKEN = 0.2
+SECONDS_OF_A_TOKEN = 0.5
 _choose = TokenChooser.choose
 
 
