@@ -57,6 +57,7 @@ def stored_videos(shards: Sequence[str], most: int, num_patches: int | None, dim
 
 
 def stored_features(paths: Sequence[str]) -> Iterator[Tensor]:
+    """Features ``[T, rows, width]`` of every video in feature shards, class token first."""
     for path in paths:
         with tarfile.open(path) as shard:
             for member in shard:

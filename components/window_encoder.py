@@ -30,9 +30,7 @@ class WaitingFrames(NamedTuple):
     num_full: int  # so many of them fill windows
 
 
-def encode_full_windows(
-    model: VideoLanguageModel, waiting: Sequence[WaitingFrames]
-) -> list[EncodedFrames | None]:
+def encode_full_windows(model: VideoLanguageModel, waiting: Sequence[WaitingFrames]) -> list[EncodedFrames | None]:
     """Encode the full windows of one or more videos in one call.
 
     Args:

@@ -33,6 +33,7 @@ from benchmarks.streaming.shared_sessions import Shared, clip_frames, measure_se
 from benchmarks.token_drop import stored_features
 from command_errors import run_and_exit
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
+from components.interfaces import FrameEncoder
 from datamodules.shards.shard_names import find_shards
 from lightning_modules.trained_model import load_model
 
@@ -74,9 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, each in memories(model, options.capacity).items():
         measured[name] = walk(each, videos, points, window, options.question, clock)
         print(f"{name}: {measured[name]}", file=sys.stderr, flush=True)
-    parts = fetch_parts()
-    encoder = HuggingFaceVisionEncoder(str(parts.encoder), layer=6, image_size=84)
-    frames = clip_frames(parts.clips)
+    encoder, frames = encoder_and_frames()
     pixels = with_encoder(model, encoder)
     shared = measure_sessions(pixels, frames, SESSIONS, options.session_frames, options.question, clock)
     section = describe(measured, shared, options, given, videos)
@@ -89,6 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\nlast frame costs at most {COST_LIMIT} times the first one measured: {'yes' if bounded else 'NO'}")
     print(f"sessions answer in a group as alone: {'yes' if same else 'NO'}")
     return 0 if bounded and same else 1
+
+
+def encoder_and_frames() -> tuple[FrameEncoder, Tensor]:
+    """The quickstart's encoder, and the frames of its clips."""
+    parts = fetch_parts()
+    return HuggingFaceVisionEncoder(str(parts.encoder), layer=6, image_size=84), clip_frames(parts.clips)
 
 
 def describe(
@@ -126,8 +131,9 @@ def describe(
     ]
     num_frames, (rows_of_frame, width) = sum(map(len, videos)), videos[0].shape[1:]
     first = (
-        f"`{command}` (CPU, threads: {options.threads}; {date.today()}); torch {torch.__version__}, float32, {seconds}. "
-        f"One video of {options.frames:,} frames at one frame a second: {len(videos)} videos of the quickstart's kind "
+        f"`{command}` (CPU, threads: {options.threads}; {date.today()}); torch {torch.__version__}, float32, "
+        f"{seconds}. One video of {options.frames:,} frames at one frame a second: {len(videos)} videos of the "
+        "quickstart's kind "
         "(needles in runs of frames of three real clips) in random order, again and again, "
         f"{num_frames:,} different frames. The encoder's outputs are stored ({rows_of_frame} vectors of width {width} "
         "a frame), so its time is not in the table. The model was trained on such videos, in segments of 4 frames; "
@@ -144,10 +150,8 @@ def describe(
     header_of_sessions = ("sessions", "alone, frames/s", "together, frames/s", "x", "same answers")
     paragraphs = (textwrap.fill(text, 120, break_on_hyphens=False) for text in (first, second))
     first, second = paragraphs
-    return "\n".join(
-        ["## Streaming at length", "", first, "", *table(header, rows), "", second, ""]
-        + table(header_of_sessions, several)
-    )
+    lines = ["## Streaming at length", "", first, "", *table(header, rows), "", second, ""]
+    return "\n".join([*lines, *table(header_of_sessions, several)])
 
 
 def _write(

@@ -8,7 +8,6 @@ from itertools import islice
 from statistics import median
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from components.bridges.recurrent import RecurrentMemoryBridge
@@ -118,9 +117,3 @@ def _seconds_a_frame(session: StreamingSession, frames: Tensor, clock: Callable[
             session.push(frame[None], [_MS_A_FRAME * session.num_frames])
         seconds.append((clock() - start) / len(block))
     return seconds[1:]  # the first one touches copied memory for the first time
-
-
-def made_videos(count: int, num_frames: int, rows: int, width: int) -> list[Tensor]:
-    """Videos of random features, ``[T, rows, width]`` each, for tests."""
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(num_frames, rows, width, generator=generator) for _ in range(count)]

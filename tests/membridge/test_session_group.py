@@ -45,9 +45,7 @@ def assert_as_alone(model: VideoLanguageModel, sessions: list[StreamingSession],
         alone.push(video, times(0, len(video)))
         assert session.boundaries == alone.boundaries
         assert session.num_frames == alone.num_frames == len(video)
-        torch.testing.assert_close(
-            session.visual_tokens().tokens, alone.visual_tokens().tokens, rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(session.visual_tokens().tokens, alone.visual_tokens().tokens, rtol=1e-5, atol=1e-5)
         assert session.ask(QUESTION, 6) == alone.ask(QUESTION, 6)
 
 

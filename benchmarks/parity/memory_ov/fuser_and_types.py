@@ -46,7 +46,9 @@ def _fused(folder: Path, tensors: dict[str, Tensor]) -> Tensor:
     fuser = MlpFuser(dim)
     modules = {"memory_fuser.0": "expand", "memory_fuser.2": "contract"}
     kinds = ("weight", "bias")
-    fuser.load_state_dict({f"{ours}.{kind}": tensors[f"{own}.{kind}"] for own, ours in modules.items() for kind in kinds})
+    fuser.load_state_dict(
+        {f"{ours}.{kind}": tensors[f"{own}.{kind}"] for own, ours in modules.items() for kind in kinds}
+    )
     memories = _input(folder, tensors["out.fused"].shape)
     return fuser(memories.view(1, -1, dim), None).view(memories.shape)
 
@@ -81,9 +83,7 @@ def _typed_frames(tensors: dict[str, Tensor]) -> Tensor:
     """The recorded frames as ``FineFrames`` shows them."""
     frames = tensors["in.frames"]
     num_frames, _, dim = frames.shape
-    reader = FineFrames(
-        dim, dim, num_frames=num_frames, capacity=num_frames, projection="none", type_embedding=True
-    )
+    reader = FineFrames(dim, dim, num_frames=num_frames, capacity=num_frames, projection="none", type_embedding=True)
     reader.type_embedding = _type("frames", tensors)
     mask = torch.ones(1, num_frames, dtype=torch.bool)
     segment = SegmentInput.from_grid(frames[None], mask, torch.zeros(1, num_frames, dtype=torch.int64))

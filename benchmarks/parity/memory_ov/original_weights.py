@@ -59,7 +59,5 @@ def num_layers_of(state: dict[str, Tensor]) -> int:
 def of_transformer(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights ``state.*`` of a recording of the recurrence alone, under their names in the complete model."""
     return {
-        TRANSFORMER + name.removeprefix("state."): each
-        for name, each in tensors.items()
-        if name.startswith("state.")
+        TRANSFORMER + name.removeprefix("state."): each for name, each in tensors.items() if name.startswith("state.")
     }

@@ -41,9 +41,7 @@ class Recording(NamedTuple):
     def state(self) -> dict[str, Tensor]:
         """The weights under their original names."""
         prefix = "state."
-        return {
-            name.removeprefix(prefix): each for name, each in self.tensors.items() if name.startswith(prefix)
-        }
+        return {name.removeprefix(prefix): each for name, each in self.tensors.items() if name.startswith(prefix)}
 
     def pixels(self, num_frames: int) -> Tensor:
         """Pixels of a video, ``[T, 3, H, W]`` float32."""
@@ -84,9 +82,7 @@ def _compare(recording: Recording, names: Sequence[str]) -> Sequence[Check]:
     checks = []
     for row, name in enumerate(names):
         length = int(read.mask[row].sum())
-        checks += _compare_sequence(
-            name, read.embeddings[row, :length], read.labels[row, :length], recording
-        )
+        checks += _compare_sequence(name, read.embeddings[row, :length], read.labels[row, :length], recording)
     return checks
 
 
