@@ -143,7 +143,7 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
         loss = weighted_answer_loss(losses, weights, share)
         # Every trainable part is in the graph even if no conversation has a video, so that all ranks reduce the same.
         loss = loss + sum(0.0 * stream.tokens.float().sum() for each in streams for stream in each.values())
-        loss = loss + sum(0.0 * piece.newline.float().sum() for piece in words if piece.newline is not None)
+        loss = loss + sum(0.0 * each.float().sum() for piece in words for each in piece if each is not None)
         if pictures is not None:
             loss = loss + pictures.unused
         penalty = self._penalty(states[-1], text, losses[-1], share)

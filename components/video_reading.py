@@ -21,7 +21,7 @@ from components.interfaces import (
 from components.newline import Newline
 from components.packed_frames import PackedVideos
 from components.patches import ReadFrames, reduced_patches, without_unread_frames
-from components.pictures.shown_pictures import PictureTokens, picture_tokens
+from components.pictures.shown_pictures import PictureTokens, check_layout, picture_tokens
 from components.selection.all_frames import AllFrames
 from components.selection.gather import group_frames, num_segments_of, segment_inputs
 from components.streams import StreamReader, StreamState, dtype_of, readers_by_stream, run_stream
@@ -56,6 +56,8 @@ class VideoReading(nn.Module):
         super().__init__()
         is_single = isinstance(readers, StreamReader)
         named = readers_by_stream(readers)
+        if picture_layout is not None:
+            check_layout(picture_layout, encoder)
         self.encoder = encoder
         self.frame_resampling = frame_resampling
         self.segmenter = segmenter

@@ -38,7 +38,7 @@ _SCHEDULED_BATCHES = 10_000
 class _Limits(NamedTuple):
     """What a run needs of the language model's context."""
 
-    visual_tokens: int  # of a video of one frame, the smallest number; with the words of the visual prompt
+    visual_tokens: int  # of the shortest medium, with the words of the visual prompt
     max_new_tokens: int
     is_predicting: bool  # only answers are needed, no losses
     long_texts_are_skipped: bool
@@ -103,7 +103,10 @@ def _check_data(model: VideoLanguageModel, datamodule: Any, stage: str, limits: 
 
 
 def _fewest_visual_tokens(model: VideoLanguageModel) -> int:
-    """Visual tokens of a video of one frame, by the readers, which are not sharded yet while parts are built."""
+    """Visual tokens of the shortest medium: a video of one frame, or a picture that is one of several.
+
+    Readers and picture layout are not sharded yet while parts are built.
+    """
     weights = next(iter(model.readers.values())).parameters()
     patches = next(weights, torch.zeros(1)).new_zeros(1, model.encoder.num_patches, model.encoder.dim)
     saliency = patches[..., 0].float() if model.encoder.gives_saliency else None
@@ -119,7 +122,12 @@ def _fewest_visual_tokens(model: VideoLanguageModel) -> int:
             reader.read(states[name].reader, questions if reader.reads_questions else None)
             for name, reader in model.readers.items()
         )
-        return sum(int(stream.mask.sum()) for stream in streams) + model.visual_prompt.count_words(model.language_model)
+        words = model.visual_prompt.count_words(model.language_model)
+        of_video = words + sum(int(stream.mask.sum()) for stream in streams)
+        if model.picture_layout is None:
+            return of_video
+        picture = patches.new_zeros(1, patches.shape[1], model.language_model.dim)
+        return min(of_video, len(model.picture_layout(picture, (1, 1), picture[0, 0])))
 
 
 def _check_frames(encoder: FrameEncoder, media: Any) -> None:

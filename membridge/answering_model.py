@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any, overload
 
 from components.model import VideoLanguageModel as Model
+from components.pretrained.folder_writing import frames_of_model
+from components.recorded_arguments import constructor_arguments
 
 
 class VideoLanguageModel(Model):
@@ -86,3 +88,21 @@ def load(path: str | Path, **options: Any) -> VideoLanguageModel:
         The model in evaluation mode.
     """
     return VideoLanguageModel.from_pretrained(path, **options)
+
+
+def with_answers(model: Model) -> VideoLanguageModel:
+    """A model of the same parts that has ``answer``: the model that is passed in stays usable, and shares all weights.
+
+    Args:
+        model: A model, such as ``lightning_modules.trained_model.load_model`` opens of a training run.
+
+    Returns:
+        The model in evaluation mode. Its frame settings are complete, as in a model folder.
+
+    Raises:
+        ValueError: The model cuts pictures into tiles and does not show them, or shows others.
+    """
+    answering = VideoLanguageModel(**constructor_arguments(model)).eval()
+    facts = model.training_facts
+    answering.training_facts = facts._replace(frames=frames_of_model(model, facts.frames))
+    return answering

@@ -42,6 +42,7 @@ class Conversation:
         media: The media so far.
         turns: Role and text of every turn so far.
         settings: See above; may be replaced between questions.
+        frames: How files that are loaded from now on become frames; the model's own settings by default.
 
     Raises:
         ValueError: The model is in training mode, where dropout changes answers.
@@ -54,19 +55,61 @@ class Conversation:
             raise ValueError("the model is in training mode, which changes answers at random; call model.eval() first")
         self.model = model
         self.settings = settings or DecodingSettings(max_new_tokens=model.training_facts.max_new_tokens)
+        self.frames = model.training_facts.frames
         self.media: list[OpenedMedium] = []
         self._system = system
         self.clear()
 
-    def clear(self) -> None:
-        """Forget the turns. The media stay, and are shown in the next question again."""
-        self.turns: list[tuple[str, str]] = [] if self._system is None else [("system", self._system)]
+    def clear(self, *, with_media: bool = False) -> None:
+        """Forget the turns.
+
+        Args:
+            with_media: Forget the media too. Otherwise they are shown in the next question again.
+        """
+        if with_media:
+            self.media.clear()
+        self.resume([] if self._system is None else [("system", self._system)])
+
+    def resume(self, turns: Sequence[tuple[str, str]]) -> None:
+        """Go on from turns that were said elsewhere. They are read with the next question.
+
+        Args:
+            turns: Role and text of every turn. The ``<video>`` marks of the user's turns show the first media, in their
+                order; those in the next question show the others.
+
+        Raises:
+            ValueError: There are more marks than media.
+        """
+        if (marks := _marks_of_user(turns)) > len(self.media):
+            raise ValueError(
+                f"the turns have {marks} {MARK} marks, but {len(self.media)} videos and pictures were loaded; load "
+                "them first"
+            )
+        self.turns = list(turns)
         self._state: LanguageState | None = None
         self._unseen = list(self.media)
+        self._shown_by: list[TextInputs] = []
+
+    def undo(self) -> str:
+        """Forget the last question and its answer. Media that it showed are shown in the next question again.
+
+        The next question reads the turns before it again.
+
+        Returns:
+            The question, with its ``<video>`` marks.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if len(self.turns) < 2 or self.turns[-1][0] != "assistant":
+            raise ValueError("there is no question to undo; ask one first")
+        _, question = self.turns[-2]
+        self.resume(self.turns[:-2])
+        return question
 
     def load(self, path: str | Path, *, start_ms: int | None = None, end_ms: int | None = None) -> OpenedMedium:
         """Read a video or picture, to be shown in the next question; see ``open_medium``."""
-        medium = open_medium(self.model, path, start_ms=start_ms, end_ms=end_ms)
+        medium = open_medium(self.model, path, start_ms=start_ms, end_ms=end_ms, frames=self.frames)
         self.add(medium)
         return medium
 
@@ -100,16 +143,34 @@ class Conversation:
 
         answers = self.model.language_model.decode(state, self.settings, watch)
         [answer] = answers.texts
-        self.turns, self._state, self._unseen = [*turns, ("assistant", answer)], answers.state, []
         seconds = time.perf_counter() - begin
         shown = 0 if visual is None else int(visual.mask.sum())
-        return Reply(
+        reply = Reply(
             answer, shown, state.lengths[0] - length, len(answers.token_ids[0]), first[0] if first else seconds, seconds
         )
+        shown_by = [*self._shown_by, *[text] * len(self._unseen)]
+        # Last, and without a call in between, so that Ctrl-C comes before all of it or after it.
+        self.turns, self._state, self._unseen = [*turns, ("assistant", answer)], answers.state, []
+        self._shown_by = shown_by
+        return reply
+
+    def segment_attention(self, number: int) -> list[float] | None:
+        """How much the readers attended to each scene of a medium, for the question that showed it.
+
+        Args:
+            number: Index of the medium in ``media``.
+
+        Returns:
+            Shares that sum to 1. None if no question has shown the medium yet, or no reader shows its attention.
+        """
+        if number >= len(self._shown_by):
+            return None
+        return self.media[number].segment_attention(self.model, self._shown_by[number])
 
     def _with_marks(self, question: str) -> str:
         """The question with a mark for every medium that it shows."""
-        marks, unseen = question.count(MARK), len(self._unseen)
+        earlier = self.turns if self._state is None else []  # turns that are read with this question
+        marks, unseen = question.count(MARK), len(self._unseen) - _marks_of_user(earlier)
         if marks == 0 and unseen:
             return "".join(f"{MARK}\n" for _ in range(unseen)) + question
         if marks != unseen:
@@ -136,6 +197,11 @@ class Conversation:
             nothing = torch.zeros(1, 1, language_model.dim, device=device)
             visual = VisualTokens(nothing, torch.zeros(1, 1, dtype=torch.bool))
         return language_model.prefill(visual, text, room=self.settings.max_new_tokens)
+
+
+def _marks_of_user(turns: Sequence[tuple[str, str]]) -> int:
+    """Number of media that turns show; in other turns a mark is plain text."""
+    return sum(text.count(MARK) for role, text in turns if role == "user")
 
 
 def joined(rows: Sequence[VisualTokens]) -> VisualTokens:

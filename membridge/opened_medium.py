@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from components.interfaces import FrameFeatures, Segments, TextInputs, VisualTokens
 from components.model import VideoLanguageModel
+from components.pretrained.frame_settings import FrameSettings
 from components.segmenters.depth import adjacent_similarity
 from components.streams import StreamState
 from components.video_reading import VideosRead
@@ -24,6 +25,15 @@ class Scene(NamedTuple):
     admitted: float | None  # 0..1, how much of it the gate admitted to the memory; None: the memory has no gate
 
 
+class MediumSource(NamedTuple):
+    """The file of a video or picture, and how it was read."""
+
+    path: Path
+    start_ms: int | None  # start and end of the part that was read; None: the beginning, the end
+    end_ms: int | None
+    frames: FrameSettings
+
+
 class OpenedMedium(NamedTuple):
     """A video or picture, read once by a model; questions about it read nothing again."""
 
@@ -33,6 +43,7 @@ class OpenedMedium(NamedTuple):
     scenes: list[Scene]
     similarity: list[float]  # cosine similarity of neighbouring frames, [T - 1]
     read: VideosRead
+    source: MediumSource | None = None  # None: the frames did not come from a file
 
     @property
     def num_frames(self) -> int:
@@ -64,7 +75,12 @@ class OpenedMedium(NamedTuple):
 
 @torch.no_grad()
 def open_medium(
-    model: VideoLanguageModel, path: str | Path, *, start_ms: int | None = None, end_ms: int | None = None
+    model: VideoLanguageModel,
+    path: str | Path,
+    *,
+    start_ms: int | None = None,
+    end_ms: int | None = None,
+    frames: FrameSettings | None = None,
 ) -> OpenedMedium:
     """Decode a file as the model was trained to, and let the model read it.
 
@@ -73,6 +89,7 @@ def open_medium(
         path: File of a video or picture.
         start_ms: Start of the part to look at; by default the beginning.
         end_ms: End of that part; by default the end.
+        frames: How the file becomes frames; by default the model's own settings, which it was trained with.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -81,9 +98,9 @@ def open_medium(
     """
     from membridge.media_files import read_media_file  # needs av and torchvision, which opening a model does not
 
-    path = Path(path)
-    media = read_media_file(path, model.training_facts.frames, start_ms=start_ms, end_ms=end_ms)
-    return read_medium(model, path.name, media)
+    source = MediumSource(Path(path), start_ms, end_ms, frames or model.training_facts.frames)
+    media = read_media_file(source.path, source.frames, start_ms=start_ms, end_ms=end_ms)
+    return read_medium(model, source.path.name, media)._replace(source=source)
 
 
 @torch.no_grad()

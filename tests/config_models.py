@@ -25,7 +25,9 @@ CHAINS = {
     "quickstart.yaml": FEATURES,
     "quickstart_smollm2.yaml": [*FEATURES, "quickstart_smollm2.yaml"],
     "model/tiny.yaml": [*BASE, "model/tiny.yaml"],
+    "model/tiny_memory_ov.yaml": [*BASE, "model/tiny_memory_ov.yaml"],
     "recipes/one_24gb_card.yaml": [*BASE, "recipes/one_24gb_card.yaml"],
+    "ablation/grid_memory_budget.yaml": [*FEATURES, "ablation/grid_memory.yaml", "ablation/grid_memory_budget.yaml"],
     "ablation/frame_dropout.yaml": [*FEATURES, "ablation/memory_and_frames.yaml", "ablation/frame_dropout.yaml"],
 }
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import yaml
 
-from tests.components.tiny_onevision import make_onevision, write_own_parts
+from tests.components.tiny_onevision import IMAGE_SIZE, make_onevision, write_own_parts
 from tests.config_models import CONFIGS
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_shard
 
 SIZES = ("0.5b", "7b")
+FRAME_SIZE = "frame_size.yaml"
 SHARDS = (
     "data/llava_video_178k_short/short-000000.tar",
     "data/llava_video_178k_long/long-000000.tar",
@@ -19,14 +20,17 @@ SHARDS = (
 
 
 def model_files(size: str, *overlays: str) -> list[str]:
-    """Arguments that name the config of a model of this size, and overlays of it."""
-    names = [f"memory_ov_{size}", *(f"memory_ov_{overlay}" for overlay in overlays)]
-    return [part for name in names for part in ("-c", str(CONFIGS / f"model/{name}.yaml"))]
+    """Arguments that name the config of a model of this size, overlays of it, and the tiny encoder's frame size.
+
+    The working directory has what ``write_parts`` writes.
+    """
+    files = [str(CONFIGS / "model" / name) for name in (f"memory_ov_{size}.yaml", *overlays)]
+    return [part for file in (*files, FRAME_SIZE) for part in ("-c", file)]
 
 
 def stage_file(stage: str) -> list[str]:
-    """Arguments that name the config of a stage, such as ``shipped_stage1``."""
-    return ["-c", str(CONFIGS / f"stages/memory_ov_{stage}.yaml")]
+    """Arguments that name the config of a stage."""
+    return ["-c", str(CONFIGS / "stages" / stage)]
 
 
 def write_parts(folder: Path) -> None:
@@ -36,6 +40,8 @@ def write_parts(folder: Path) -> None:
         target = folder / f"weights/llava_onevision_{size}"
         target.mkdir(parents=True)
         write_own_parts(model, target)
+    layout = {"picture_layout": {"init_args": {"tile_size": IMAGE_SIZE}}}
+    (folder / FRAME_SIZE).write_text(yaml.safe_dump({"model": layout}), encoding="utf-8")
 
 
 def make_video(key: str, num_seconds: int, *questions: tuple[str, str]) -> RawSample:

@@ -25,6 +25,9 @@ from tests.fixtures_models import make_quickstart_parts, make_recipe_parts
 FOLLOWS = {"stages/stage2_everything.yaml": "stages/stage1_bridge_only.yaml"}  # begins where the other run ended
 TESTED_ELSEWHERE = {
     "model/videollamb_7b.yaml": "test_videollamb_7b.py",  # trains, judges and exports there
+    **dict.fromkeys((f"model/{path.name}" for path in (CONFIGS / "model").glob("memory_ov_*")), "test_memory_ov.py"),
+    **dict.fromkeys((f"stages/{path.name}" for path in (CONFIGS / "stages").glob("memory_ov_*")), "test_memory_ov.py"),
+    "data/length_groups_memory_ov.yaml": "test_memory_ov.py",
     **dict.fromkeys(  # mixtures for the converter
         ("data/llava_video_178k_short.yaml", "data/llava_video_178k_long.yaml"),
         "datamodules/convert/test_convert_llava_video_178k.py",

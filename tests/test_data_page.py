@@ -165,7 +165,8 @@ def test_example_of_a_sample_follows_the_schema() -> None:
 
 
 def test_options_that_the_page_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    for program, asked in ((convert, ["llava", "--help"]), (validate, ["--help"]), (evaluate.main, ["--help"])):
+    asks_for_help = [(convert, ["llava", "--help"]), (convert, ["mixture", "--help"])]
+    for program, asked in [*asks_for_help, (validate, ["--help"]), (evaluate.main, ["--help"])]:
         with pytest.raises(SystemExit):
             program(asked)
     option = r"(?<![\w-])--[a-z][\w-]*"

@@ -44,6 +44,7 @@ RUN_BY = {
     ("docs/adding_a_part.md", "yaml"): "test_part_page.py",
     ("docs/data.md", "python"): "test_data_page.py",
     ("docs/data.md", "json"): "test_data_page.py",
+    ("docs/memory_augmented_vlm.md", "python"): "test_memory_ov.py",
     ("docs/model_folder.md", "python"): "membridge/test_answering.py",
     ("docs/questions.md", "python"): "test_questions_page.py",
     ("docs/streaming.md", "python"): "test_streaming_page.py",

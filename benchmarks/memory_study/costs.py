@@ -1,4 +1,8 @@
-"""Measures visual tokens and bytes of the state by length of the video: ``python -m benchmarks.memory_study.costs``."""
+"""Measures visual tokens and bytes of the state by length of the video: ``python -m benchmarks.memory_study.costs``.
+
+Of trained models on held-out videos. What models that are not trained cost at most is measured too, so that arms
+without a run can be compared.
+"""
 
 import argparse
 import statistics
@@ -11,11 +15,20 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from apps.commands import ROOT
+from benchmarks.bridge.forms import admit_everything
+from benchmarks.memory_study.arms import Run
+from benchmarks.memory_study.data import LONGEST_TRAINING_FRAMES
 from benchmarks.memory_study.held_out import held_out_videos, single_videos, write_measured
+from benchmarks.memory_study.training import training_configs
 from command_errors import run_and_exit
+from components.bridges.recurrent import RecurrentMemoryBridge
 from components.model import VideoLanguageModel
 from components.packed_frames import PackedVideos
+from lightning_modules.console.config_files import read_config
 from lightning_modules.evaluation.report import length_order
+from lightning_modules.trained_model import build_module
+from lightning_modules.video_language import VideoLanguageModule
 
 
 class Cost(NamedTuple):
@@ -67,6 +80,36 @@ def costs_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool =
         }
         for length in sorted(found, key=length_order)
     }
+
+
+def most_by_length(run: Run, lengths: Sequence[int]) -> dict[str, Cost]:
+    """What videos cost at most with an arm that is not trained.
+
+    Costs depend on training only where a gate decides which segments are stored; here it admits all.
+
+    Args:
+        run: The arm; any seed.
+        lengths: Lengths of videos, in units of the longest training video.
+
+    Returns:
+        By length, such as ``2x``.
+    """
+    settings = read_config([ROOT / config for config in training_configs(run)], {"model": VideoLanguageModule})
+    module = build_module(settings["model"])
+    module.configure_model()
+    model = module.built.eval()
+    for reader in model.readers.values():
+        if isinstance(reader, RecurrentMemoryBridge) and reader.update is not None:
+            admit_everything(reader)
+    return {f"{times}x": cost_of_video(model, _noise(model, times * LONGEST_TRAINING_FRAMES)) for times in lengths}
+
+
+def _noise(model: VideoLanguageModel, num_frames: int) -> PackedVideos:
+    """A video of random features."""
+    frame = model.encoder.dummy_frames("cpu")
+    frames = torch.randn(num_frames, *frame.shape[1:], generator=torch.Generator().manual_seed(0))
+    untiled = torch.zeros(1, 2, dtype=torch.int64)
+    return PackedVideos(frames, torch.tensor([num_frames]), 500 * torch.arange(num_frames), untiled)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

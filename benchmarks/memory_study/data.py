@@ -15,12 +15,14 @@ from apps.quickstart.haystack_questions import TASKS, Task
 from apps.quickstart.haystack_videos import HaystackSettings, Split
 from apps.quickstart.tokenizer import build_language_model_folder
 from benchmarks.memory_study.arms import FRESH
+from benchmarks.memory_study.studies import ALL_TASKS
 
-LENGTHS = (1, 2, 4, 8, 16, 32)
+LENGTHS = ALL_TASKS.lengths
 """Lengths of the held-out videos, in units of the longest training video."""
 
 _SEGMENT_FRAMES = 4  # of the fixed-length segmenter in configs/quickstart_pixels.yaml
-_LONGEST_TRAINING_FRAMES = 16
+LONGEST_TRAINING_FRAMES = 16
+"""Frames of the longest training video: 1x."""
 _LONG = 16  # from this length on there are fewer videos: making and evaluating them takes most of the time
 _SEED = 2  # videos of seed 1 were used while designing; docs/RESULTS.md says what was changed after runs on these
 FRESH_SEED = 3
@@ -93,7 +95,7 @@ def _task_splits(task: Task, size: StudySize) -> list[Split]:
             f"train-{task}",
             num_train,
             min_frames=_SEGMENT_FRAMES,
-            max_frames=_LONGEST_TRAINING_FRAMES,
+            max_frames=LONGEST_TRAINING_FRAMES,
             part="train",
             length="train",
             task=task,
@@ -104,7 +106,7 @@ def _task_splits(task: Task, size: StudySize) -> list[Split]:
             num_eval = size.eval_needle
         else:
             num_eval = size.eval_several_long if times >= _LONG else size.eval_several
-        frames = times * _LONGEST_TRAINING_FRAMES
+        frames = times * LONGEST_TRAINING_FRAMES
         splits.append(Split(f"eval-{task}-{times}x", num_eval, frames, frames, "held_out", f"{times}x", task))
     return splits
 

@@ -45,7 +45,9 @@ def write_report(folder: Path, results_page: Path, picture: Path, study: Study =
     page = results_page.read_text(encoding="utf-8") if results_page.exists() else ""
     replaced = replace_section(page, study.section, section)
     device = f"{_devices(results)}; one thread a run"
-    replaced = replace_summary(replaced, study.anchor, figure=headline(results), device=device, made=str(finished))
+    replaced = replace_summary(
+        replaced, study.anchor, figure=headline(results, study), device=device, made=str(finished)
+    )
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_small(draw(results), picture)
     results_page.write_text(replaced, encoding="utf-8")
@@ -69,12 +71,13 @@ def describe(results: Results, finished: date, picture: str, study: Study = ALL_
         study: Which study it is.
     """
     devices, steps = _devices(results), results.settings[0]["steps"]
-    steps_of_it = "`, `".join(f"{step}{study.option}" for step in ("prepare", "train"))
+    names = ("prepare", "train", "costs", "report") if results.most_costs else ("prepare", "train", "report")
+    *before, last = (f"`{name}{study.option}`" for name in names)
+    commands = f"{', '.join(before)} and {last}".replace("`", "`python -m benchmarks.memory_study ", 1)
     lines = [
         f"## {study.heading}",
         "",
-        f"`python -m benchmarks.memory_study {steps_of_it}` and `report{study.option}` ({devices}; one thread a run; "
-        f"{finished}).",
+        f"{commands} ({devices}; one thread a run; {finished}).",
         f"Every arm was trained through the language model on {study.tasks} for {steps} steps, on 4 to 16",
         "frames (1x). Exact answers, mean over seeds ± standard error over seeds.",
         "",
@@ -111,12 +114,11 @@ def describe(results: Results, finished: date, picture: str, study: Study = ALL_
     return "\n".join(lines)
 
 
-def headline(results: Results) -> str:
-    """The main figures, for the table at the top of the results page: the last arm and the first, on longest videos."""
-    arms, longest = list(results.seeds), results.lengths[-1]
-    shown = []
-    for arm in (arms[-1], arms[0]):
-        cells = [of_task[arm].get(longest) if arm in of_task else None for of_task in results.accuracy.values()]
+def headline(results: Results, study: Study = ALL_TASKS) -> str:
+    """The main figures, for the table at the top of the results page: the arms to compare, on the longest videos."""
+    longest, shown = results.lengths[-1], []
+    for arm in (each for each in study.compared if each in results.seeds):
+        cells = [of_task[arm].get(longest) for of_task in results.accuracy.values()]
         shown.append(f"{arm} " + " / ".join("-" if cell is None else f"{cell.mean:.3f}" for cell in cells))
     return ", ".join(shown)
 
@@ -126,17 +128,20 @@ def _devices(results: Results) -> str:
 
 
 def _describe_costs(results: Results) -> list[str]:
-    if not results.costs:
+    shown = {arm: ("measured", by_length) for arm, by_length in results.costs.items()}
+    shown = {arm: ("at most", by_length) for arm, by_length in results.most_costs.items()} | shown
+    if not shown:
         return []
     rows = [
-        [arm, *(_cost_cell(by_length.get(length)) for length in results.lengths)]
-        for arm, by_length in results.costs.items()
+        [arm, how, *(_cost_cell(by_length.get(length)) for length in results.lengths)]
+        for arm, (how, by_length) in shown.items()
     ]
     return [
         "Visual tokens that the language model sees of a video / KiB of the state after its last segment and `prune`.",
-        "Mean over the held-out videos of one needle and over seeds:",
+        "*Measured*: mean over the held-out videos of one needle and over seeds. *At most*: the arm is not trained and",
+        "its gate, if it has one, admits all segments.",
         "",
-        *table(["arm", *results.lengths], rows),
+        *table(["arm", "how", *results.lengths], rows),
         "",
     ]
 

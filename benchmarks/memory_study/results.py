@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from apps.quickstart.haystack_questions import TASKS
-from benchmarks.memory_study.arms import ARMS, Run
+from benchmarks.memory_study.arms import ARMS, Run, most_costs
 from lightning_modules.evaluation.report import length_order
 
 # Every other category of questions is about a single needle.
@@ -39,6 +39,7 @@ class Results(NamedTuple):
     rank: dict[str, dict[str, OverSeeds]]  # arm -> length; empty where an arm has no memory tokens
     num_memory: dict[str, int]  # arm -> memory tokens
     costs: dict[str, dict[str, Costs]]  # arm -> length; arms whose runs were all measured
+    most_costs: dict[str, dict[str, Costs]]  # arm -> length; of all arms, not trained
     settings: list[dict[str, Any]]  # of every run
     fresh: dict[str, dict[str, dict[str, OverSeeds]]]  # arm -> task -> length, for runs evaluated on new videos too
     fresh_seeds: dict[str, int]  # arm -> such runs
@@ -106,6 +107,7 @@ def collect_results(runs: Sequence[Run]) -> Results:
         },
         num_memory={run.arm: entry["num_memory"] for run in runs for entry in ranks[run].values()},
         costs={arm: _costs(of_arm) for arm, of_arm in by_arm.items() if all(run.costs.exists() for run in of_arm)},
+        most_costs=_most_costs(most_costs(runs[0].study)),
         settings=[settings[run] for run in runs],
         fresh={arm: _fresh_accuracy(of_arm) for arm, of_arm in fresh.items()},
         fresh_seeds={arm: len(of_arm) for arm, of_arm in fresh.items()},
@@ -118,6 +120,17 @@ def _costs(runs: Sequence[Run]) -> dict[str, Costs]:
     return {
         length: Costs(*(over_seeds([of_run[length][name] for of_run in measured]) for name in Costs._fields))
         for length in measured[0]
+    }
+
+
+def _most_costs(file: Path) -> dict[str, dict[str, Costs]]:
+    measured = _read(file) if file.exists() else {}
+    return {
+        arm: {
+            length: Costs(*(over_seeds([of_length[name]]) for name in Costs._fields))
+            for length, of_length in of_arm.items()
+        }
+        for arm, of_arm in measured.items()
     }
 
 

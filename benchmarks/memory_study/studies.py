@@ -15,6 +15,8 @@ class Study(NamedTuple):
     heading: str
     option: str  # of the commands, with a space before
     tasks: str  # what the arms were trained on, for the section's text
+    lengths: tuple[int, ...]  # of held-out videos, in units of the longest training video
+    compared: tuple[str, ...]  # arms whose figures are in the table at the top of the results page
 
     @property
     def short_folder(self) -> Path:
@@ -32,6 +34,8 @@ ALL_TASKS = Study(
     heading="Memory designs: one needle, order and count, to 32 times the training length",
     option="",
     tasks="all three tasks together",
+    lengths=(1, 2, 4, 8, 16, 32),
+    compared=("selective", "published"),
 )
 
 QUICKSTART = Study(
@@ -43,4 +47,6 @@ QUICKSTART = Study(
     heading="Memory designs: the quickstart's task, with tokens and bytes",
     option=" --quickstart",
     tasks="the quickstart's task",
+    lengths=(1, 2, 4, 8),
+    compared=("grid_memory", "grid_memory_budget", "selective", "mean_pooling"),
 )

@@ -102,8 +102,7 @@ def describe_settings(run: Run, steps: int | None) -> dict[str, Any]:
 
 def training_command(run: Run, steps: int | None) -> list[str]:
     """The command that trains a run, without ``python``; it resumes from the last checkpoint if there is one."""
-    configs = (*_BASE, study_config(run.study, run.of), *ARMS[run.arm])
-    command = ["train.py", "fit", *(part for config in configs for part in ("-c", config))]
+    command = ["train.py", "fit", *(part for config in training_configs(run) for part in ("-c", config))]
     command += ["--seed_everything", str(run.seed), "--data.order.seed", str(run.seed)]
     for option, value in (("save_dir", run.study / "arms"), ("name", run.arm), ("version", run.folder.name)):
         command += [f"--trainer.logger.init_args.{option}", str(value)]
@@ -112,6 +111,11 @@ def training_command(run: Run, steps: int | None) -> list[str]:
     if run.last_checkpoint.exists():
         command += ["--ckpt_path", str(run.last_checkpoint)]
     return command
+
+
+def training_configs(run: Run) -> tuple[str, ...]:
+    """The configs that a run is trained with, in order."""
+    return (*_BASE, study_config(run.study, run.of), *ARMS[run.arm])
 
 
 def study_config(folder: Path, study: Study = ALL_TASKS) -> str:

@@ -3,10 +3,10 @@
     python -m benchmarks.parity --goldens DIR
 
 DIR has JSON files that list the cases, and safetensors files with inputs, original weights and outputs: of VideoLLaMB
-(``bridge.json`` and others) or of Memory-Augmented VLM (``meta.json``, ``segments.json``). Sizes, lengths and number of
-cases are read from the files. An output with a name like ``hidden.0_every8th`` has the first of every eight tokens. For
-every case the largest error and the tolerance are printed. Cases that the original does not handle properly (several
-videos joined into one), and parts of it that nothing uses, are declined, with the reason. Exits with 1 if a case is above its tolerance, raises an error, or is unknown.
+(``bridge.json`` and others) or of Memory-Augmented VLM (``meta.json`` and ``segments.json``). An output with a name
+like ``hidden.0_every8th`` has the first of every eight tokens. For every case the largest error and the tolerance are
+printed. Cases that the original does not handle properly (several videos joined into one), and parts of it that nothing
+uses, are declined, with the reason. Exits with 1 if a case is above its tolerance, raises an error, or is unknown.
 """
 
 import argparse

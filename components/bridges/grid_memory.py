@@ -18,6 +18,7 @@ from components.checkpoints.part_weights import load_part_weights
 from components.interfaces import BridgeDiagnostics, Questions, SegmentInput, VisualReader, VisualTokens
 from components.pooling.patch_pooling import GridPooling
 from components.positions import interleaved_sinusoid, patch_grid_side
+from components.sharding import SkipsUnusedCompute
 from components.type_embedding import TypeEmbedding
 
 ShownMemories = Literal["cache", "last"]
@@ -32,11 +33,12 @@ class GridMemoryOptions:
         type_embedding: Add a learned vector to all visual tokens of the memory.
         shown: ``cache``: the language model sees all memories in the cache. ``last``: the newest alone.
         max_tokens: Most visual tokens of a video. Every memory's grids are averaged to the largest side with which a
-            full cache fits. So the side does not depend on the video: a short video shows fewer tokens than it could,
-            and a longer one changes nothing that is shown of its beginning. None: grids are shown as they are.
+            full cache fits. So the side is the same for every video, and a short video shows fewer tokens than fit.
+            None: grids are shown as they are.
         cut_gradients_every: Cut the gradient between the memories before and after every so many segments, so that
-            training memory does not grow with the video. In a batch it grows until the shortest video has ended. None:
-            gradients reach the first segment.
+            training memory does not grow with the video. In a batch it grows again once the shortest video has ended,
+            and under ZeRO-3 always: gradients are the same, but earlier segments stay in memory for the videos that may
+            have ended; take ``recompute`` there. None: gradients reach the first segment.
         recompute: Compute every segment again in the backward pass instead of storing its activations.
     """
 
@@ -55,7 +57,7 @@ class GridMemoryOptions:
             raise ValueError(f"cut_gradients_every must be at least 1 or null, got {self.cut_gradients_every}")
 
 
-class GridMemory(VisualReader[GridMemoryState]):
+class GridMemory(VisualReader[GridMemoryState], SkipsUnusedCompute):
     """Carries a few grids of memory vectors from segment to segment, and shows the last memories.
 
     A memory is ``num_memory`` grids of ``num_cells`` vectors. The vectors are queries, each by itself:
@@ -134,7 +136,8 @@ class GridMemory(VisualReader[GridMemoryState]):
     def forward(self, segment: SegmentInput, state: GridMemoryState | None) -> GridMemoryState:
         """Read one segment of every video; see ``VisualReader.forward``."""
         active = segment.frame_mask.any(dim=1)  # [V]
-        is_in_all = segment.is_in_all or is_known_full(active)
+        # A strategy that gathers weights counts the tensors of a state that get a gradient: all ranks need one graph.
+        is_in_all = self.may_skip_unused_compute and (segment.is_in_all or is_known_full(active))
         tokens, key_mask = self._positioned(segment), _key_mask(segment, active)
         if state is None:
             state = self._start(len(tokens), tokens.dtype)

@@ -14,17 +14,16 @@ class GridMemoryState(NamedTuple):
     """State of a grid memory after some segments. B is the number of vectors of a memory, M * N.
 
     The cache has at most ``cache_limit`` memories, the oldest first, and an entry of ``memories``, ``keys`` and
-    ``values`` for each. States share these tensors; no step copies them while all videos have all segments.
+    ``values`` for each. States share these tensors. A step copies them only where it drops one of them while not all
+    videos are known to have all segments.
     """
 
     newest: Tensor  # [V, B, D] memory after the last real segment of every video
     memories: tuple[Tensor, ...]  # [V, B, D] each
     keys: tuple[Tensor, ...]  # [V, B, D] each
     values: tuple[Tensor, ...]  # [V, B, D] each
-    masks: tuple[
-        Tensor, ...
-    ]  # [V] bool each, which videos have the memory; no entries: the host knows that all have all
-    since_cut: Tensor  # [V, C] bool: C segments since gradients were cut. Only its size counts; the host knows sizes
+    masks: tuple[Tensor, ...]  # [V] bool each, videos that have the memory; empty: all are known to have all
+    since_cut: Tensor  # [V, C] bool: C segments since gradients were cut; the host knows only its size
 
     @classmethod
     def start(cls, initial: Tensor) -> "GridMemoryState":

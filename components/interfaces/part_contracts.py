@@ -99,7 +99,8 @@ class PictureLayout(RecordsArguments, nn.Module, ABC):
     """Arranges what the language model sees of a picture that was cut into tiles. Built as ``Layout(dim, *, options)``.
 
     The data shows such a picture as several frames: the whole picture, then its tiles. The readers read the first one
-    only, and what they give of it is replaced.
+    only, and what they give of it is replaced. A layout has no weights: it is called once a picture, and ranks with
+    unequal numbers of pictures must gather sharded weights equally often.
     """
 
     @abstractmethod

@@ -53,7 +53,7 @@ class CachedLanguageModel(CachedNetwork):
             ValueError: There is no question, or the template drops or repeats the placeholder of the visual tokens.
         """
         asked = (each if isinstance(each, str) else [PlainTurn(*turn) for turn in each] for each in questions)
-        return self._text_inputs([self.chat.prompt_ids(each) for each in asked])
+        return self._text_inputs(list(map(self.chat.prompt_ids, asked)))
 
     def next_prompts(self, conversations: Sequence[Sequence[tuple[str, str]]]) -> TextInputs:
         """Convert the next questions of conversations to what ``extend`` reads; see ``LanguageModel.next_prompts``.
@@ -177,12 +177,11 @@ class CachedLanguageModel(CachedNetwork):
         """
         if not ids:
             raise ValueError("there is no question; give at least one")
-        rows = [torch.tensor(row) for row in ids]
-        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.chat.pad_id)
+        padded = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], True, self.chat.pad_id)  # [C, K]
         mask = real_at_start(list(map(len, ids)), padded.shape[1], padded.device)
-        shown = torch.tensor([row.count(VIDEO_PLACEHOLDER) for row in map(list, ids)])[:, None]  # [C, 1]
-        media = torch.arange(max(1, int(shown.max()))).expand(len(ids), -1)
-        video_index = media.masked_fill(media >= shown, TEXT_ONLY)
+        shown = torch.tensor([list(row).count(VIDEO_PLACEHOLDER) for row in ids])[:, None]  # [C, 1]
+        media = torch.arange(max(1, int(shown.max())))
+        video_index = torch.where(media < shown, media, TEXT_ONLY)
         return TextInputs(padded, mask, torch.full_like(padded, IGNORED_LABEL), video_index)
 
     def _option_ids(self, options: Sequence[Sequence[str]], num_conversations: int) -> list[list[list[int]]]:

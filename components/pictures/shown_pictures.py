@@ -7,10 +7,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.interfaces import PictureLayout, Projector, TokenPlaces, VisualTokens
+from components.interfaces import FrameEncoder, PictureLayout, Projector, TokenPlaces, VisualTokens
 from components.newline import Newline
 from components.packed_frames import PackedVideos
 from components.streams import dtype_of
+
+
+def check_layout(layout: PictureLayout, encoder: FrameEncoder) -> None:
+    """Refuse a layout that cannot work.
+
+    Raises:
+        ValueError: The layout has weights, or the encoder would read the tiles of a picture as frames of a video.
+    """
+    if next(layout.parameters(), None) is not None:
+        raise ValueError(
+            f"model.picture_layout {type(layout).__name__} has weights, which ranks with unequal numbers of pictures "
+            "would gather unequally often: put them into model.projector or model.newline"
+        )
+    if encoder.window_frames != 1:
+        raise ValueError(
+            f"model.picture_layout shows a picture in tiles, but {type(encoder).__name__} reads several frames "
+            "together, so it would read the tiles as a video: choose an encoder of single frames, or set "
+            "model.picture_layout and data.pixels.tiles to null"
+        )
 
 
 class PictureTokens(NamedTuple):
@@ -46,7 +65,9 @@ def picture_tokens(
     vector = newline().to(projected.dtype)
     of_picture = projected.split([counts[video] for video in pictures] or [1])
     # Without pictures there is one part, of the frame that stands in for them.
-    shown = {video: layout(own, sizes[video], vector) for video, own in zip(pictures, of_picture, strict=False)}
+    # Not as a module: ZeRO-3 counts calls of modules, also of those without weights, and ranks have unequal pictures.
+    arrange = layout.forward
+    shown = {video: arrange(own, sizes[video], vector) for video, own in zip(pictures, of_picture, strict=False)}
     unused = 0.0 * (projected.float().sum() + vector.float().sum())
     return PictureTokens(shown, unused)
 

@@ -100,7 +100,10 @@ def write_folder(model: Any, folder: Path, facts: TrainingFacts, options: Writin
         (target / RUN_CONFIG).write_text(options.run_config, encoding="utf-8")
     (target / ABOUT).write_text(json.dumps(_about(model, stored, target, options), indent=1) + "\n", encoding="utf-8")
     config = FolderConfig(
-        settings, found, options.dtype or _dtype_of_all(model), facts._replace(frames=_frames_of(model, facts.frames))
+        settings,
+        found,
+        options.dtype or _dtype_of_all(model),
+        facts._replace(frames=frames_of_model(model, facts.frames)),
     )
     (target / CONFIG).write_text(config.to_json(), encoding="utf-8")
     (target / CARD).write_text(model_card(folder.name, model, config, options.card), encoding="utf-8")
@@ -114,8 +117,12 @@ def write_folder(model: Any, folder: Path, facts: TrainingFacts, options: Writin
     return lines
 
 
-def _frames_of(model: Any, frames: FrameSettings) -> FrameSettings:
-    """The frame settings; what encoder and picture layout know of them is added.
+def frames_of_model(model: Any, frames: FrameSettings) -> FrameSettings:
+    """Add to frame settings what the parts of a model know of them: size, window and tiles.
+
+    Args:
+        model: A ``VideoLanguageModel``.
+        frames: The frame settings of its training run.
 
     Raises:
         ValueError: Pictures are cut into tiles and the model does not show them, or shows others.

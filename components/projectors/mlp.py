@@ -20,6 +20,9 @@ class MlpProjector(Projector):
         depth: Linear layers; LLaVA-1.5 and LLaVA-OneVision have two.
         weights: Safetensors file with trained weights, under the names above.
         freeze: Do not train it.
+        normalise: Normalise the patches before the layers and after them, each by itself. A projector that starts from
+            random weights needs it where features are small: patches that it leaves small cannot be told apart once a
+            reader has added positions. The norms' tensors are called ``input_norm.*`` and ``output_norm.*``.
 
     Raises:
         ValueError: ``depth`` is not positive, or the file holds other tensors than a projector of these sizes has.
@@ -29,7 +32,14 @@ class MlpProjector(Projector):
     """
 
     def __init__(
-        self, dim: int, out_dim: int, *, depth: int = 2, weights: str | None = None, freeze: bool = False
+        self,
+        dim: int,
+        out_dim: int,
+        *,
+        depth: int = 2,
+        weights: str | None = None,
+        freeze: bool = False,
+        normalise: bool = False,
     ) -> None:
         super().__init__()
         if depth < 1:
@@ -40,6 +50,8 @@ class MlpProjector(Projector):
         for _ in range(depth - 1):
             layers += [nn.GELU(), nn.Linear(out_dim, out_dim)]
         self.layers = nn.Sequential(*layers)
+        self.input_norm = nn.LayerNorm(dim) if normalise else nn.Identity()
+        self.output_norm = nn.LayerNorm(out_dim) if normalise else nn.Identity()
         if weights is not None:
             advice = "Set depth as it was trained, and take encoder and language model of its widths"
             load_part_weights(self, Path(weights), "projector.weights", advice)
@@ -50,5 +62,5 @@ class MlpProjector(Projector):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Project every patch: ``[F, N, D]`` to ``[F, N, out_dim]``."""
-        projected: Tensor = self.layers(patches)
+        projected: Tensor = self.output_norm(self.layers(self.input_norm(patches)))
         return projected

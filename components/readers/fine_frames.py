@@ -10,6 +10,7 @@ from components.bridges.layers.projection import token_projection
 from components.checkpoints.part_weights import load_part_weights
 from components.interfaces import Questions, SegmentInput, TokenPlaces, VisualReader, VisualTokens
 from components.positions import interleaved_sinusoid
+from components.sharding import SkipsUnusedCompute
 from components.type_embedding import TypeEmbedding
 
 FrameProjection = Literal["mlp", "none"]
@@ -33,7 +34,7 @@ class StoredFrames(NamedTuple):
     num_read: Tensor  # [V] int64, frame groups that were read so far
 
 
-class FineFrames(VisualReader[StoredFrames]):
+class FineFrames(VisualReader[StoredFrames], SkipsUnusedCompute):
     """Stores evenly spaced frames of a video and shows at most ``num_frames`` of them.
 
     Every frame is stored until there are ``capacity`` of them; from then on every second, then every fourth, and so on.
@@ -109,6 +110,10 @@ class FineFrames(VisualReader[StoredFrames]):
             runs, num_before = state
         new = _frames_of(segment, segment.grid(self), num_before)
         stored = StoredFrames((*runs, new), num_before + segment.frame_mask.sum(dim=1))
+        if segment.tokens.requires_grad and not self.may_skip_unused_compute:
+            # A strategy that gathers weights counts the tensors of a state that get a gradient. When they are copied
+            # depends on the lengths of a rank's videos, so all ranks copy them in every step.
+            stored = stored._replace(runs=(_joined(stored),))
         # Rarely, because it copies: so that reading a video takes a time and a memory in proportion to its frames.
         return self.prune(stored) if _num_slots(stored) >= 2 * self.capacity else stored
 
@@ -171,10 +176,15 @@ def _frames_of(segment: SegmentInput, grid: Tensor, num_before: Tensor) -> Frame
 
 def _taken(state: StoredFrames, wanted: Tensor) -> FrameRun:
     """The frame groups with these numbers in the order of reading, ``[V, L]``; -1 for none."""
-    tokens, order, number, ms = (torch.cat(field, dim=1) for field in zip(*state.runs, strict=True))
+    tokens, order, number, ms = _joined(state)
     source = (wanted[:, :, None] == order[:, None]).int().argmax(dim=2)  # [V, L]; any group where none is wanted
     video = torch.arange(len(source), device=source.device)[:, None]
     return FrameRun(tokens[video, source], wanted, number[video, source], ms[video, source])
+
+
+def _joined(state: StoredFrames) -> FrameRun:
+    """All frame groups as one run."""
+    return FrameRun(*(torch.cat(field, dim=1) for field in zip(*state.runs, strict=True)))
 
 
 def _num_slots(state: StoredFrames) -> int:

@@ -6,10 +6,10 @@ The original keeps the memory in three modules. Ours are two readers: ``memory``
 Source: the Memory-Augmented VLM code, commit 437dbe3.
 """
 
-import math
-
 import torch
 from torch import Tensor
+
+from components.positions import interleaved_sinusoid
 
 TYPE_TABLE = "token_type_embedding.weight"
 TYPE_ROWS = {"memory": 0, "frames": 1}
@@ -69,7 +69,4 @@ def memory_shape(name: str, width: int | None) -> tuple[int | None, ...]:
 
 def time_table(width: int) -> Tensor:
     """The original's table of sinusoids, ``[600, D]`` float32: sines in even columns, cosines in odd ones."""
-    step = torch.arange(TIME_STEPS, dtype=torch.float32)[:, None]
-    column = torch.arange(0, width, 2, dtype=torch.float32)
-    angle = step * torch.exp(column * (-math.log(10000.0) / width))
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width]
+    return interleaved_sinusoid(torch.arange(TIME_STEPS), width)

@@ -99,6 +99,8 @@ def _refuse_differences(parts: Parts, folder: Path | None, allowed: Allowances) 
         unknown |= {f"{part}.{name}": tuple(tensors[name].shape) for name in tensors if not _has_name(part, name)}
         missing |= {f"{part}.{name}": shape for name, shape in _expected(part, tensors, folder).items()}
     stored = {f"{part}.{name}" for part, tensors in parts.items() for name in tensors}
+    if any(part in TYPE_ROWS for part in parts):  # the original has one table for both readers
+        missing |= {f"{part}.{TYPE_EMBEDDING}": () for part in TYPE_ROWS}
     missing = {name: shape for name, shape in missing.items() if name not in stored}
     Differences(missing, unknown, {}).refuse(allowed)
 

@@ -14,7 +14,7 @@ from components.checkpoints.sharded_weights import write_weights
 from components.checkpoints.weight_files import WeightFiles
 from components.weights.onevision_folders import write_language_files, write_vision_settings
 from components.weights.onevision_names import PartName
-from components.weights.onevision_plan import ImportOptions, Piece, plan_import
+from components.weights.onevision_plan import ImportOptions, ImportPlan, Piece, plan_import
 from components.weights.onevision_settings import pixel_settings
 
 FOLDERS: tuple[PartName, ...] = ("vision_encoder", "language_model")
@@ -37,21 +37,16 @@ def import_parts(source: Path, folder: Path, options: ImportOptions = ImportOpti
         ValueError: Names or shapes differ from the model's, or it is another model; see ``plan_import``.
     """
     checkpoint = WeightFiles(source)
-    plan = plan_import(checkpoint, source, options)
-    lines = []
+    plan = plan_import(checkpoint, source, options)  # before anything is written, because it may raise
     atomic_folder.begin(folder)
     staged = atomic_folder.unfinished_path(folder)
-    for part, pieces in plan.parts.items():
-        target = part_path(staged, part)
-        _write_part(target, pieces, checkpoint, options.dtype)
-        lines.append(f"{part}: {len(pieces)} tensors in {part_path(folder, part)}")
-        if part == "vision_encoder" and plan.settings.vision is not None:
-            pixels = pixel_settings(source, plan.settings.vision["image_size"])
-            write_vision_settings(target, plan.settings.vision, pixels)
-        if part == "language_model" and plan.settings.language is not None:
-            lines += write_language_files(source, target, plan.settings.language, options.dtype)
+    try:
+        lines = [line for part in plan.parts for line in _write_part(part, plan, checkpoint, source, staged, options)]
+    except BaseException:
+        shutil.rmtree(staged)
+        raise
     _publish(staged, folder)
-    return lines + plan.notes
+    return [*lines, *plan.notes]
 
 
 def part_path(folder: Path, part: PartName) -> Path:
@@ -65,7 +60,22 @@ def spec_of(tensor: Tensor, dtype: str | None) -> TensorSpec:
     return TensorSpec(wanted, tensor.shape)
 
 
-def _write_part(target: Path, pieces: Mapping[str, Piece], checkpoint: WeightFiles, dtype: str | None) -> None:
+def _write_part(
+    part: PartName, plan: ImportPlan, checkpoint: WeightFiles, source: Path, folder: Path, options: ImportOptions
+) -> list[str]:
+    """Write one part to a folder; returns lines for the user."""
+    target, pieces = part_path(folder, part), plan.parts[part]
+    _write_tensors(target, pieces, checkpoint, options.dtype)
+    lines = [f"{part}: {len(pieces)} tensors in {target.name}"]
+    if part == "vision_encoder" and plan.settings.vision is not None:
+        pixels = pixel_settings(source, plan.settings.vision["image_size"])
+        write_vision_settings(target, plan.settings.vision, pixels)
+    if part == "language_model" and plan.settings.language is not None:
+        lines += write_language_files(source, target, plan.settings.language, options.dtype)
+    return lines
+
+
+def _write_tensors(target: Path, pieces: Mapping[str, Piece], checkpoint: WeightFiles, dtype: str | None) -> None:
     specs = {name: spec_of(piece.read(checkpoint), dtype) for name, piece in sorted(pieces.items())}
     if target.suffix != ".safetensors":
         target.mkdir()

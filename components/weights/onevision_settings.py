@@ -98,6 +98,8 @@ def _of_transformers(config: Mapping[str, Any], source: Path) -> SourceSettings:
     tower = dict(config.get("vision_config", {}))
     if tower.get("model_type") != "siglip_vision_model":
         other.append(f"a vision tower {tower.get('model_type')!r} instead of 'siglip_vision_model'")
+    if config["text_config"].get("model_type", "qwen2") != "qwen2":
+        other.append(f"a language model {config['text_config']['model_type']!r} instead of 'qwen2'")
     total, layer = int(tower.get("num_hidden_layers", 0)), config.get("vision_feature_layer", -1)
     num_read = 0 if not isinstance(layer, int) else layer if layer >= 0 else total + 1 + layer
     if not 1 <= num_read <= total:
@@ -105,6 +107,7 @@ def _of_transformers(config: Mapping[str, Any], source: Path) -> SourceSettings:
     if other:
         raise ValueError(f"{source / 'config.json'} is of another model than LLaVA-OneVision: {'; '.join(other)}")
     language = {key: config[key] for key in ("dtype", "torch_dtype") if config.get(key)} | config["text_config"]
+    language["model_type"] = "qwen2"
     # An older configuration says it in one of the two; transformers reads either.
     language["tie_word_embeddings"] = bool(config.get("tie_word_embeddings") or language.get("tie_word_embeddings"))
     tower |= {"num_hidden_layers": num_read, "vision_use_head": False}

@@ -8,7 +8,8 @@ In reading order:
 - ``video_container``, ``video_timeline``, ``video_seek``, ``shown_packets``: the stream, its frame times, seeking.
 - ``frame_pixels``: a decoded frame to upright RGB pixels. ``decoded_frames``: sizes and the result.
 - ``pictures``, ``picture_metadata``, ``array_media``, ``npy_file``: pictures, and frames stored as an array.
-- ``transforms``: frames to the size that the encoder reads, and augmentation.
+- ``transforms``, ``resizing``: frames to the size that the encoder reads, and augmentation.
+- ``picture_tiles``: pictures to several squares of that size.
 - ``decoding``: settings. ``decoding_process`` and ``decoding_server``: decoding in a process that can be killed.
 - ``file_formats``: what a file is, by its first bytes. ``worker_signals``: Ctrl-C and worker processes.
 """

@@ -202,3 +202,8 @@ def test_cached_features_are_refused_as_source(config: Path, shard: Path) -> Non
     features = run(config, shard)
     with pytest.raises(ValueError, match="cached features already"):
         cache_features.main(["-c", str(config), "--shards", str(features), "--out", str(shard.parent / "again")])
+
+
+def test_tiles_of_pictures_are_refused(config: Path, shard: Path) -> None:
+    with pytest.raises(ValueError, match=r"hold no tiles of pictures: train from pixels, or set data\.pixels\.tiles"):
+        run(config, shard, "--data.pixels.tiles.per_side=2")

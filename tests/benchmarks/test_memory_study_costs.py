@@ -1,10 +1,13 @@
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.memory_study.costs import cost_of_video
+from benchmarks.memory_study.arms import Run
+from benchmarks.memory_study.costs import cost_of_video, most_by_length
 from benchmarks.memory_study.held_out import single_videos
+from benchmarks.memory_study.studies import QUICKSTART
 from components.bridges.mean_pooling import MeanPooling
 from components.packed_frames import PackedVideos
 from tests.fixtures_models import (
@@ -15,6 +18,7 @@ from tests.fixtures_models import (
     make_bridge,
     make_frames,
     make_model,
+    make_quickstart_parts,
     make_two_reader_model,
     make_two_readers,
 )
@@ -63,3 +67,17 @@ def test_a_video_costs_as_much_in_a_batch_as_by_itself(folders: PartFolders) -> 
     assert costs == [cost_of_video(model, packed(9)), cost_of_video(model, packed(3))]
     with pytest.raises(ValueError, match="one video at a time, got 2"):
         cost_of_video(model, videos)
+
+
+def test_an_arm_that_is_not_trained_costs_at_most_as_if_it_admitted_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart_parts(tmp_path)
+    folder = tmp_path / "runs/quickstart"
+    costs = {arm: most_by_length(Run(folder, arm, 0, QUICKSTART), (1, 2)) for arm in ("selective", "grid_memory")}
+    of_segment = 4 * 16 * 192
+    selective = [cost.state_bytes / of_segment for cost in costs["selective"].values()]
+    assert 1 + 4 <= selective[0] < 1 + 4 + 1
+    assert 1 + 8 <= selective[1] < 1 + 8 + 1
+    assert [cost.visual_tokens for cost in costs["grid_memory"].values()] == [4 * 72, 8 * 72]

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from benchmarks.memory_study.__main__ import main
-from benchmarks.memory_study.arms import Run
+from benchmarks.memory_study.arms import Run, most_costs
 from benchmarks.memory_study.rank import effective_rank
 from benchmarks.memory_study.report import draw, write_report
 from benchmarks.memory_study.results import collect_results, count_by_task, finished_runs, over_seeds
@@ -108,7 +108,7 @@ def test_runs_judged_on_fresh_videos_are_shown_apart(study: Path, tmp_path: Path
 
 
 def test_costs_are_shown_of_arms_whose_runs_were_all_measured(study: Path, tmp_path: Path) -> None:
-    assert "visual tokens" not in write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png").lower()
+    assert "Visual tokens" not in write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
 
     def measure(arm: str, seed: int, *, tokens: float, kib: float) -> None:
         of_length = {"visual_tokens": tokens, "state_bytes": 1024 * kib, "videos": 3}
@@ -118,11 +118,21 @@ def test_costs_are_shown_of_arms_whose_runs_were_all_measured(study: Path, tmp_p
         measure("both", seed, tokens=12, kib=kib)
     measure("mean_pooling", 0, tokens=9, kib=14)
     section = write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
-    assert row(section, "mean_pooling", 4) == ["mean_pooling", "9 / 14", "24 / 14"]
+    assert row(section, "mean_pooling", 4) == ["mean_pooling", "measured", "9 / 14", "24 / 14"]
     assert sum(line.startswith("| both |") for line in section.splitlines()) == 4  # seed 10 was not measured
     measure("both", 10, tokens=12, kib=40)
     section = write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
-    assert row(section, "both", 4) == ["both", "12 / 30", "24 / 30"]
+    assert row(section, "both", 4) == ["both", "measured", "12 / 30", "24 / 30"]
+
+
+def test_arms_without_a_run_show_what_they_cost_at_most(study: Path, tmp_path: Path) -> None:
+    of_length = {"visual_tokens": 7, "state_bytes": 2048}
+    most_costs(study).write_text(json.dumps({arm: {"1x": of_length} for arm in ("published", "mean_pooling")}))
+    Run(study, "mean_pooling", 0).costs.write_text(json.dumps({"1x": {"visual_tokens": 9, "state_bytes": 1024}}))
+    section = write_report(study, tmp_path / "RESULTS.md", tmp_path / "study.png")
+    assert "`python -m benchmarks.memory_study prepare`, `train`, `costs` and `report` (" in section
+    assert row(section, "published", 0) == ["published", "at most", "7 / 2", "-"]
+    assert row(section, "mean_pooling", 4) == ["mean_pooling", "measured", "9 / 1", "-"]
 
 
 def test_both_studies_have_a_section_each_of_the_same_page(study: Path, tmp_path: Path) -> None:
@@ -133,7 +143,8 @@ def test_both_studies_have_a_section_each_of_the_same_page(study: Path, tmp_path
         begin, end = marks(name)
         assert f"{begin}\n{section}\n{end}\n" in page.read_text()
     assert "`prepare --quickstart`" not in second
-    assert "prepare --quickstart`, `train --quickstart` and `report --quickstart`" in second
+    assert "`python -m benchmarks.memory_study prepare`, `train` and `report` (" in first
+    assert "memory_study prepare --quickstart`, `train --quickstart` and `report --quickstart` (" in second
     for each in (ALL_TASKS, QUICKSTART):
         words = "".join(letter for letter in each.heading.lower() if letter.isalnum() or letter in " -")
         assert each.anchor == words.replace(" ", "-")
@@ -160,11 +171,13 @@ def test_reporting_puts_the_main_figures_into_the_table_at_the_top(study: Path, 
     page = tmp_path / "RESULTS.md"
     rows = [f"| {what} | old | `command` | - | - | [Link](#{anchor}) |" for what, anchor in (("a", "b"), ("c", ANCHOR))]
     page.write_text("\n".join([*rows, BEGIN, "old", END, ""]))
+    for arm, right in (("published", 4), ("selective", 3)):
+        finish(Run(study, arm, 0), right)
     write_report(study, page, tmp_path / "study.png")
     other, ours = page.read_text().splitlines()[:2]
     assert other == rows[0]
     measured, figure, command, device, made, link = (cell.strip() for cell in ours.strip("|").split("|"))
-    assert figure == "mean_pooling 0.200 / 0.200 / 0.200, both 0.700 / 0.700 / 0.700"
+    assert figure == "selective 0.300 / 0.300 / 0.300, published 0.400 / 0.400 / 0.400"
     assert (measured, command, device) == ("c", "`command`", "an abacus; one thread a run")
     assert len(made.split("-")) == 3
     assert link == f"[Link](#{ANCHOR})"

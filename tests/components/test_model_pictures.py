@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.flops.step import ModelFlops, work_of
 from components.interfaces import FrameResampling, PictureLayout
 from components.model import VideoLanguageModel
@@ -106,6 +107,29 @@ def test_the_operations_of_pictures_are_counted_as_torch_counts_them(folders: Pa
         output.loss.backward()
     assert output.picture_tokens == {0: 6 * (NUM_PATCHES + 1), 1: 6 * (NUM_PATCHES + 1)}
     assert ModelFlops(model).of(work_of(batch, output)).total == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+class Learned(Rows):
+    """A layout with weights."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.scale = torch.nn.Linear(dim, dim)
+
+
+def test_a_layout_with_weights_is_refused(folders: PartFolders) -> None:
+    with pytest.raises(ValueError, match="picture_layout Learned has weights"):
+        build(folders, picture_layout=Learned)
+
+
+def test_an_encoder_that_would_read_tiles_as_a_video_is_refused(folders: PartFolders) -> None:
+    def encoder() -> HuggingFaceVisionEncoder:
+        built = HuggingFaceVisionEncoder(folders.encoder, layer=-1)
+        built.window_frames = 8
+        return built
+
+    with pytest.raises(ValueError, match="HuggingFaceVisionEncoder reads several frames together"):
+        build(folders, encoder=encoder)
 
 
 def test_a_picture_in_tiles_without_a_layout_is_refused(folders: PartFolders) -> None:

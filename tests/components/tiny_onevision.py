@@ -1,13 +1,13 @@
 """A tiny LLaVA-OneVision of random weights for tests: transformers' model, its folders in every layout, our parts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
@@ -28,6 +28,7 @@ from tests.components.tiny_language import SIZES, VOCABULARY, make_byte_tokenize
 
 IMAGE_SIZE = 54
 PATCH_SIZE = 2  # so that a frame has 27 x 27 patches, as that of the published models
+FEATURE_LAYER = -1  # the last of those that an import writes
 PIXELS: dict[str, Any] = {
     "image_processor_type": "LlavaOnevisionImageProcessor",
     "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
@@ -179,6 +180,19 @@ def _early_settings(text: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in text.items() if name not in left_out} | {"rope_theta": ROPE_THETA}
 
 
+def changed_copy(original: Path, target: Path, change: Callable[[dict[str, Tensor]], None], **settings: Any) -> Path:
+    """A copy of the authors' layout with other tensors and other settings."""
+    target.mkdir()
+    for path in original.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(original / "model.safetensors")
+    change(tensors)
+    save_file(tensors, target / "model.safetensors")
+    config = json.loads((original / "config.json").read_text(encoding="utf-8")) | settings
+    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return target
+
+
 def write_own_parts(model: LlavaOnevisionForConditionalGeneration, folder: Path) -> Path:
     """Write the files that our parts read, from the model in memory. It does not use the import that tests are about.
 
@@ -227,7 +241,7 @@ def build_from_parts(folder: Path, **changes: Any) -> VideoLanguageModel:
         folder: See above.
         **changes: Other arguments of ``VideoLanguageModel``.
     """
-    encoder = HuggingFaceVisionEncoder(str(folder / "vision_encoder"), layer=-1)
+    encoder = HuggingFaceVisionEncoder(str(folder / "vision_encoder"), layer=FEATURE_LAYER)
     language_model = HuggingFaceCausalLM(str(folder / "language_model"))
     width = language_model.dim
     parts: dict[str, Any] = {

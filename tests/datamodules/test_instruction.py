@@ -11,6 +11,7 @@ from datamodules.failures import FailurePolicy, SkippedSamples
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import Loading, Source
 from datamodules.media.frame_sampling import FrameSampling
+from datamodules.media.picture_tiles import PictureTiles
 from datamodules.media.transforms import Augmentation, PixelOptions
 from datamodules.order.batch_plan import Budget
 from datamodules.order.draws import Cost
@@ -185,7 +186,7 @@ def test_every_setting_comes_from_the_command_line(shards: Path, tokenizer_folde
           train: [{{shards: {shards}/train-*.tar, weight: 0.5}}, {{shards: [{shards}/long.tar]}}]
           validation: {{1x: {shards}/short.tar, 2x: [{shards}/long.tar]}}
           sampling: {{num_frames: null, fps: 2, max_frames: 8}}
-          pixels: {{size: 16, fit: pad, augmentation: {{horizontal_flip: 0.5}}}}
+          pixels: {{size: 16, fit: stretch, augmentation: {{horizontal_flip: 0.5}}, tiles: {{per_side: 4}}}}
           order: {{seed: 3, curriculum: [{{until_step: 3, max_frames: 4}}]}}
           loading: {{batch_size: 2, failures: {{on_error: skip, skipped_file: {tmp_path}/skipped.jsonl}}}}
         """
@@ -208,7 +209,7 @@ def test_every_setting_comes_from_the_command_line(shards: Path, tokenizer_folde
     assert data.train_sources == [Source(f"{shards}/train-*.tar", 0.5), Source([f"{shards}/long.tar"])]
     assert data.names("validation") == ["1x", "2x"]
     assert data.sampling == FrameSampling(num_frames=None, fps=2, max_frames=8)
-    assert data.pixels == PixelOptions(16, "pad", Augmentation(horizontal_flip=0.5))
+    assert data.pixels == PixelOptions(16, "stretch", Augmentation(horizontal_flip=0.5), PictureTiles(4))
     assert data.order == TrainingOrder(4, [CurriculumStage(3, 4)], 1000, 2.0, 3, "separate", 64)
     assert (data.loading.batch_size, data.loading.budget) == (None, Budget(64, 4096, 4))
     assert data.loading.cost == Cost(2.5, 16)

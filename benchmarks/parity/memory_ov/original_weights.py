@@ -46,7 +46,7 @@ def load_memory(reader: GridMemory, state: dict[str, Tensor]) -> None:
         raise ValueError(f"our grid memory has no tensor for {', '.join(unknown)}")
     own = {names[name]: each for name, each in state.items() if name in names}
     if TYPE_TABLE in state:
-        own[f"{TYPE_EMBEDDING}.vector"] = state[TYPE_TABLE][TYPE_ROWS["memory"]]
+        own[TYPE_EMBEDDING] = state[TYPE_TABLE][TYPE_ROWS["memory"]]
     reader.load_state_dict(own)
 
 

@@ -14,7 +14,7 @@ from benchmarks.parity.comparison import CaseResult, Check, exact_check, run_cas
 from benchmarks.parity.memory_ov.grid_memory_walk import Walk, walk
 from benchmarks.parity.memory_ov.original_weights import load_memory, memory_of_shapes, of_transformer
 from benchmarks.parity.memory_ov.recurrence_gradients import compare_gradients
-from benchmarks.parity.memory_ov.tolerance import close_check
+from benchmarks.parity.memory_ov.tolerance import close_check, fused_tolerance, with_explicit_attention
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.bridges.layers.cross_attention import NORM_EPS
 
@@ -82,10 +82,13 @@ def recurrence_cases(folder: Path, meta: dict[str, Any]) -> Iterator[CaseResult]
     for depth in sorted(key for key in meta if re.fullmatch(r"depth\d+", key)):
         recording = Recording(load_file(folder / f"memory_{depth}.safetensors"), sequences, meta[depth], meta)
         for sequence in meta[depth]:
-            yield run_case(f"memory {depth} {sequence}", _compare_alone, recording, sequence)
-            yield run_case(f"memory {depth} {sequence}, gradients", _compare_gradients, recording, sequence)
+            for name, compare in (("", _compare_alone), (", gradients", _compare_gradients)):
+                case = f"memory {depth} {sequence}{name}"
+                yield run_case(case, with_explicit_attention, compare, recording, sequence)
             yield run_case(f"memory {depth} {sequence}, original form", _compare_original_form, recording, sequence)
-        yield run_case(f"memory {depth}, all sequences in one batch", _compare_batch, recording)
+        batch = f"memory {depth}, all sequences in one batch"
+        yield run_case(batch, with_explicit_attention, _compare_batch, recording)
+        yield run_case(f"{batch}, fused attention", _compare_fused, recording)
         scores = [name for name in recording.tensors if ".frame_scores." in name]
         if scores:
             yield CaseResult(f"memory {depth}, {len(scores)} frame scores", (), declined=_NO_FRAME_SCORES)
@@ -111,17 +114,40 @@ def _compare_batch(recording: Recording) -> Sequence[Check]:
     return [check for video, name in enumerate(names) for check in _compare_outputs(recording, name, walked, video)]
 
 
+@torch.no_grad()
+def _compare_fused(recording: Recording) -> Sequence[Check]:
+    """The same batch with fused attention, as models run it; see ``fused_tolerance``."""
+    names = list(recording.meta)
+    walked = walk(recording.build(), [recording.sequences[name] for name in names])
+    exact = with_explicit_attention(
+        walk, recording.build().double(), [[each.double() for each in recording.sequences[name]] for name in names]
+    )
+    checks = []
+    for video, name in enumerate(names):
+        outputs = zip(_outputs(recording, name, walked, video), _outputs(recording, name, exact, video), strict=True)
+        for (what, ours, theirs), (_, in_float64, _) in outputs:
+            checks.append(close_check(what, ours, theirs, fused_tolerance(in_float64, theirs)))
+    return checks
+
+
 def _compare_outputs(recording: Recording, sequence: str, walked: Walk, video: int) -> Iterator[Check]:
+    for what, ours, theirs in _outputs(recording, sequence, walked, video):
+        yield close_check(what, ours, theirs)
+    theirs = recording.meta[sequence]["cache_cat_shape"]
+    shape = [*walked.cache(video).shape]
+    yield exact_check(f"{sequence} size of the cache", shape, [theirs[0] * theirs[1], theirs[2]])
+
+
+def _outputs(recording: Recording, sequence: str, walked: Walk, video: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name, our tensor and the recorded one of all outputs of a sequence that ours has."""
     for (kind, number), theirs in recording.outputs(sequence).items():
-        if kind == "frame_scores":
-            continue
-        ours = walked.written(number) if kind == "memory" else walked.updated_queries[number]
-        assert ours is not None
-        yield close_check(f"{sequence}.{kind}.{number}", ours[video].view(theirs.shape), theirs)
-    cache = walked.cache(video).view(-1, *next(iter(recording.sequences.values()))[0].shape[1:])
-    yield exact_check(f"{sequence} size of the cache", list(cache.shape), recording.meta[sequence]["cache_cat_shape"])
-    if f"{sequence}.cache_cat" in recording.tensors:
-        yield close_check(f"{sequence}.cache_cat", cache, recording.tensors[f"{sequence}.cache_cat"])
+        if kind != "frame_scores":
+            ours = walked.written(number) if kind == "memory" else walked.updated_queries[number]
+            assert ours is not None
+            yield f"{sequence}.{kind}.{number}", ours[video].view(theirs.shape), theirs
+    cache = recording.tensors.get(f"{sequence}.cache_cat")
+    if cache is not None:
+        yield f"{sequence}.cache_cat", walked.cache(video).view(cache.shape), cache
 
 
 def _compare_gradients(recording: Recording, sequence: str) -> Sequence[Check]:

@@ -12,7 +12,7 @@ from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.interfaces import SegmentInput
 
 FOLDER = Path(__file__).parents[2] / "goldens" / "memory_augmented_vlm"
-META: dict[str, Any] = json.loads((FOLDER / "memory.json").read_text(encoding="utf-8"))
+META: dict[str, Any] = json.loads((FOLDER / "meta.json").read_text(encoding="utf-8"))["memory"]
 CASES = [(depth, sequence) for depth in (1, 2) for sequence in META[f"depth{depth}"]]
 NAMES = {  # parts of the original's names, and ours
     "memory_pos_embed": "memory_positions",

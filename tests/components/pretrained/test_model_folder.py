@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from components.bridges.fusers import TransformerFuser
+from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.bridges.mean_pooling import MeanPooling
 from components.bridges.readouts.retrieved import RetrievedReadout
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
@@ -22,6 +24,7 @@ from components.model import VideoLanguageModel
 from components.pooling.patch_pooling import GridPooling
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from components.pretrained.object_description import describe_arguments
+from components.projectors.mlp import MlpProjector
 from components.readers.fine_frames import FineFrames
 from components.readers.token_store import TokenStore
 from components.reducers.sequential import Sequential
@@ -122,6 +125,20 @@ def test_several_readers_with_words_between_them_are_in_the_folder(folders: Part
     opened = VideoLanguageModel.from_pretrained(tmp_path / "out")
     assert_same(opened, model, folders)
     assert list(opened.readers) == list(readers)
+
+
+def test_a_grid_memory_with_its_options_and_fuser_is_in_the_folder(folders: PartFolders, tmp_path: Path) -> None:
+    options = GridMemoryOptions(max_tokens=40, shown="last")
+    memory = partial(
+        GridMemory, num_cells=4, num_heads=2, options=options, fuser=partial(TransformerFuser, num_heads=2)
+    )
+    frames = partial(FineFrames, num_frames=2, projection="none", frame_positions=True, type_embedding=True)
+    readers = {"memory": ReaderSettings(memory), "frames": ReaderSettings(frames)}
+    model = make_model(folders, bridge=None, readers=readers, projector=MlpProjector)
+    model.save_pretrained(tmp_path / "out")
+    opened = VideoLanguageModel.from_pretrained(tmp_path / "out")
+    assert_same(opened, model, folders)
+    assert opened.readers["memory"].options == options
 
 
 def test_opening_and_saving_again_changes_nothing(folders: PartFolders, parts: PartFolders, tmp_path: Path) -> None:

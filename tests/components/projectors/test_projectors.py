@@ -65,3 +65,12 @@ def test_frozen_projector_has_no_trainable_weight_and_is_stored_if_no_file_has_i
 def test_a_projector_without_layer_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 layer, got depth=0"):
         MlpProjector(3, 5, depth=0)
+
+
+def test_a_projector_that_normalises_gives_unit_variance_whatever_the_scale_of_the_patches() -> None:
+    torch.manual_seed(0)
+    projector, patches = MlpProjector(8, 16, normalise=True), torch.randn(2, 4, 8)
+    projected = projector(patches)
+    torch.testing.assert_close(projected.var(dim=2, unbiased=False), torch.ones(2, 4), atol=1e-2, rtol=0)
+    torch.testing.assert_close(projector(1000 * patches), projected, atol=1e-3, rtol=1e-3)
+    assert {name.split(".")[0] for name, _ in projector.named_parameters()} == {"input_norm", "layers", "output_norm"}

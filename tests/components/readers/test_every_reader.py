@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from components.interfaces import SegmentInput, VisualReader, VisualTokens
+from components.sharding import SkipsUnusedCompute
 from tests.components.readers.reader_table import (
     LENGTHS,
     NUM_PATCHES,
@@ -106,6 +107,29 @@ def test_reader_keeps_nothing_between_calls(make: MakeReader) -> None:
     read(reader, make_segments([[4, 4]], seeds=[7]))
     again = read(reader, make_segments(LENGTHS))
     torch.testing.assert_close(again.tokens[again.mask], first.tokens[first.mask], rtol=0, atol=0)
+
+
+@every_reader
+@pytest.mark.parametrize("lengths", [LENGTHS, [[2, 1, 2]] * 2], ids=["ragged", "full"])
+def test_strategies_that_forbid_shortcuts_change_nothing(make: MakeReader, lengths: list[list[int]]) -> None:
+    shown, gradients = [], []
+    for may_skip in (True, False):
+        reader, segments = make(), make_segments(lengths)
+        for module in reader.modules():
+            if isinstance(module, SkipsUnusedCompute):
+                module.may_skip_unused_compute = may_skip
+        for segment in segments:
+            segment.tokens.requires_grad_()
+        visual = read(reader, segments)
+        visual.tokens[visual.mask].pow(3).sum().backward()
+        shown.append([real(visual, video) for video in range(len(lengths))])
+        given = [segment.tokens.grad for segment in segments]
+        gradients.append(
+            [0.0 * each.tokens if grad is None else grad for each, grad in zip(segments, given, strict=True)]
+        )
+    for one, other in zip(*shown, strict=True):
+        assert_same(one, other)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
 
 
 @every_reader

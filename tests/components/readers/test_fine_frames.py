@@ -14,9 +14,9 @@ from components.readers.fine_frames import FineFrames, StoredFrames
 from tests.components.readers.reader_table import NUM_PATCHES, make_segments, read, walk
 
 WIDTH = 4
-GOLDENS = Path(__file__).parents[2] / "goldens" / "memory_augmented_vlm" / "fine_frames.json"
+GOLDENS = Path(__file__).parents[2] / "goldens" / "memory_augmented_vlm" / "segments.json"
 # By the number of frames that the code was given: how many it kept of them, and which of those were its fine frames.
-RECORDED: dict[str, dict[str, Any]] = json.loads(GOLDENS.read_text(encoding="utf-8"))
+RECORDED: dict[str, dict[str, Any]] = json.loads(GOLDENS.read_text(encoding="utf-8"))["frame_indices"]
 
 
 def plain(**options: Any) -> FineFrames:
@@ -49,9 +49,7 @@ def chosen(length: int, **options: Any) -> list[int]:
     return shown_frames(read(plain(**options), numbered([lengths])))
 
 
-@pytest.mark.parametrize(
-    "case", json.loads(GOLDENS.read_text(encoding="utf-8")).values(), ids=lambda case: case["kept"]
-)
+@pytest.mark.parametrize("case", RECORDED.values(), ids=lambda case: case["kept"])
 def test_frames_equal_those_of_the_memory_augmented_vlm_code(case: dict[str, Any]) -> None:
     assert chosen(case["kept"], num_frames=32, capacity=case["kept"] + 32) == case["fine_position"]
     assert chosen(case["kept"], num_frames=32, capacity=max(case["kept"], 32)) == case["fine_position"]

@@ -21,8 +21,8 @@ from tests.components.tiny_onevision import (
     ROPE_THETA,
     VISION_FACTS,
     Layout,
+    changed_copy,
     make_onevision,
-    original_memory,
     original_tensors,
     save_onevision,
     write_own_parts,
@@ -40,19 +40,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
-
-
-def changed(original: Path, target: Path, change: Callable[[dict[str, Tensor]], None], **settings: Any) -> Path:
-    """A copy of the authors' layout with other tensors and other settings."""
-    target.mkdir()
-    for path in original.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
-    tensors = load_file(original / "model.safetensors")
-    change(tensors)
-    save_file(tensors, target / "model.safetensors")
-    config = read_json(original / "config.json") | settings
-    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return target
 
 
 def equal_parts(folder: Path, other: Path, *, left_out: tuple[str, ...] = ()) -> None:
@@ -99,7 +86,7 @@ def test_pixel_settings_are_those_of_the_checkpoint_else_those_of_siglip(origina
 
 
 def test_template_of_a_processor_is_replaced_because_it_shows_no_plain_text(original: Path, tmp_path: Path) -> None:
-    source = changed(original, tmp_path / "source", lambda tensors: None)
+    source = changed_copy(original, tmp_path / "source", lambda tensors: None)
     of_lists = (
         "{% for message in messages %}{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}"
     )
@@ -113,6 +100,14 @@ def test_template_of_a_processor_is_replaced_because_it_shows_no_plain_text(orig
     )
 
 
+def test_a_damaged_tokenizer_is_refused_and_nothing_is_written(original: Path, tmp_path: Path) -> None:
+    source = changed_copy(original, tmp_path / "source", lambda tensors: None)
+    (source / "tokenizer.json").write_text("none")
+    with pytest.raises(ValueError, match="the tokenizer's files cannot be read"):
+        main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS])
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
 def test_what_the_original_never_reads_is_left_out_and_named(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,7 +118,7 @@ def test_what_the_original_never_reads_is_left_out_and_named(
         tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(4)
 
     main(["import", str(original), str(tmp_path / "expected"), *VISION_FACTS])
-    source = changed(original, tmp_path / "source", add)
+    source = changed_copy(original, tmp_path / "source", add)
     capsys.readouterr()
     main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS])
     equal_parts(tmp_path / "parts", tmp_path / "expected")
@@ -162,7 +157,7 @@ def with_a_twin(tensors: dict[str, Tensor]) -> None:
 def test_differences_are_printed_and_nothing_is_written(
     change: Callable[[dict[str, Tensor]], None], message: str, original: Path, tmp_path: Path
 ) -> None:
-    source = changed(original, tmp_path / "source", change)
+    source = changed_copy(original, tmp_path / "source", change)
     with pytest.raises(ValueError, match=message):
         main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS])
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
@@ -183,7 +178,7 @@ def test_differences_may_be_allowed_by_name(original: Path, tmp_path: Path, caps
         with_stranger(tensors)
         del tensors[f"{TOWER}post_layernorm.bias"]
 
-    source = changed(original, tmp_path / "source", change)
+    source = changed_copy(original, tmp_path / "source", change)
     allowed = ["--allow-missing", "*post_layernorm.bias", "--allow-unknown", "model.vision_resampler.*"]
     main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS, *allowed])
     printed = capsys.readouterr().out
@@ -203,7 +198,7 @@ def test_differences_may_be_allowed_by_name(original: Path, tmp_path: Path, caps
 def test_other_models_of_the_authors_are_refused(
     settings: dict[str, Any], message: str, original: Path, tmp_path: Path
 ) -> None:
-    source = changed(original, tmp_path / "source", lambda tensors: None, **settings)
+    source = changed_copy(original, tmp_path / "source", lambda tensors: None, **settings)
     with pytest.raises(ValueError, match=message):
         main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS])
 
@@ -214,6 +209,7 @@ def test_other_models_of_the_authors_are_refused(
         ({"vision_feature_select_strategy": "default"}, "vision_feature_select_strategy 'default' instead of 'full'"),
         ({"vision_feature_layer": [-1, -2]}, r"features of layer \[-1, -2\] of 3"),
         ({"model_type": "llava_next"}, "model_type 'llava_next'"),
+        ({"text_config": {"model_type": "llama"}}, "a language model 'llama' instead of 'qwen2'"),
     ],
 )
 def test_other_models_of_transformers_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -264,41 +260,3 @@ def test_weights_are_cast_on_request(original: Path, tmp_path: Path) -> None:
         stored = WeightFiles(tmp_path / "parts" / part)
         assert {stored[name].dtype for name in stored} == {torch.bfloat16}
     assert read_json(tmp_path / "parts" / "language_model" / "config.json")["dtype"] == "bfloat16"
-
-
-def with_memory(tensors: dict[str, Tensor]) -> None:
-    tensors |= original_memory(seed=5)
-
-
-def test_memory_and_frames_share_the_table_of_types(
-    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = changed(original, tmp_path / "source", with_memory)
-    main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS])
-    stored = original_memory(seed=5)
-    memory, frames = (load_file(tmp_path / "parts" / f"{name}.safetensors") for name in ("memory", "frames"))
-    table = stored["model.token_type_embedding.weight"]
-    assert torch.equal(memory["type_embedding.vector"], table[0])
-    assert torch.equal(frames["type_embedding.vector"], table[1])
-    fused = stored["model.recurrent_memory_transformer.layers.1.memory_segment_fusion_attention.residual.dense.weight"]
-    assert torch.equal(memory["layers.1.attention.output.weight"], fused)
-    assert len(memory) == len(stored) - 1  # the times are computed
-    assert "positional_encoding.frame_embed (sinusoids, computed)" in capsys.readouterr().out
-
-
-def test_a_memory_of_other_times_or_other_depth_is_refused(original: Path, tmp_path: Path) -> None:
-    def learned(tensors: dict[str, Tensor]) -> None:
-        with_memory(tensors)
-        tensors["model.positional_encoding.frame_embed"] += 0.1
-
-    def of_one_layer(tensors: dict[str, Tensor]) -> None:
-        tensors |= original_memory(num_layers=1)
-
-    source = changed(original, tmp_path / "learned", learned)
-    with pytest.raises(ValueError, match=r"frame_embed \[600, 32\] is not the table of 600 fixed sinusoids"):
-        main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS])
-    source = changed(original, tmp_path / "shallow", of_one_layer)
-    with pytest.raises(ValueError, match=r"missing tensor model\.recurrent_memory_transformer\.layers\.1\."):
-        main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS])
-    main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS, "--memory-layers", "1"])
-    assert len(load_file(tmp_path / "parts" / "memory.safetensors")) == len(original_memory(num_layers=1)) - 1

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER
@@ -11,6 +12,7 @@ from components.model import VideoLanguageModel, text_of
 from components.weights.llava_onevision import main
 from tests.components.tiny_language import row_of
 from tests.components.tiny_onevision import (
+    FEATURE_LAYER,
     VISION_FACTS,
     build_from_parts,
     logits_of,
@@ -20,6 +22,7 @@ from tests.components.tiny_onevision import (
     transformers_inputs,
     videos_batch,
 )
+from tests.config_models import CONFIGS
 
 VIDEOS = [random_frames(2, seed=1), random_frames(1, seed=2), random_frames(3, seed=3)]
 ROWS = [(0, "which colour ?", "red"), (1, "what is shown ?", "blue and green"), (2, "how many ?", "two")]
@@ -81,3 +84,10 @@ def test_a_vision_tower_that_is_read_before_its_last_layer(tmp_path: Path) -> No
     with torch.no_grad():
         expected = theirs(**transformers_inputs(row_of(text_of(batch), 0), VIDEOS[0])).logits[0]
     torch.testing.assert_close(logits_of(ours, batch)[0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", ["0.5b", "7b"])
+def test_configs_read_the_layer_that_is_compared_here(size: str) -> None:
+    settings = yaml.safe_load((CONFIGS / f"model/memory_ov_{size}.yaml").read_text(encoding="utf-8"))["model"]
+    assert settings["encoder"]["init_args"]["layer"] == FEATURE_LAYER
+    assert settings["patch_pooling"]["init_args"] == {"grid": 14, "reduction": "bilinear"}

@@ -12,7 +12,7 @@ def picture(height: int, width: int) -> torch.Tensor:
     return torch.stack([rows, columns, rows]).to(torch.uint8)[None]
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (32, 32), (1, 300), (33, 31)])
 def test_any_size_becomes_the_asked_square(fit: str, shape: tuple[int, int]) -> None:
     result = PixelTransform(PixelOptions(32, fit), train=False)(picture(*shape), (0,))  # type: ignore[arg-type]
@@ -35,6 +35,19 @@ def test_crop_keeps_the_centre_and_pad_keeps_everything() -> None:
     assert (rows[:10] == 0).all()
     assert (rows[-10:] == 0).all()
     assert (rows[11:21] == 200).all()
+
+
+def test_stretch_keeps_everything_and_fills_the_square() -> None:
+    frames = torch.zeros(1, 3, 32, 96, dtype=torch.uint8)
+    frames[..., 48:] = 200
+    stretched = PixelTransform(PixelOptions(32, "stretch"), train=False)(frames, (0,))
+    assert (stretched[..., :14] == 0).all()
+    assert (stretched[..., 18:] == 200).all()
+
+
+def test_frames_to_stretch_are_decoded_with_both_sides_large_enough() -> None:
+    width, height = PixelTransform(PixelOptions(32, "stretch"), train=False).frame_size(10**6).scaled(301, 97)
+    assert min(width, height) == 32
 
 
 def test_augmentation_is_the_same_for_all_frames_and_fixed_by_the_seed() -> None:

@@ -7,7 +7,8 @@ import pytest
 from datamodules.conversations import build_turns
 from datamodules.errors import SampleError
 from datamodules.media.frame_sampling import FrameSampling
-from datamodules.order.draws import Cost, divide_samples, longest_draw, sampled_frames, tabulate
+from datamodules.media.picture_tiles import PictureTiles
+from datamodules.order.draws import Cost, TiledPictures, divide_samples, longest_draw, sampled_frames, tabulate
 from datamodules.order.text_tokens import TextTokens, measure_text_tokens
 from datamodules.shards.index_entries import IndexEntry
 from datamodules.shards.shard_index import load_index
@@ -47,6 +48,28 @@ def entry(ending: str, problem: str | None = None, **meta: Any) -> IndexEntry:
 )
 def test_frames_follow_from_the_index(sample: IndexEntry, sampling: FrameSampling, frames: int | None) -> None:
     assert sampled_frames(sample, sampling) == frames
+
+
+@pytest.mark.parametrize(
+    ("sample", "frames"),
+    [
+        (entry("png"), 1 + 9),  # the most of all pictures
+        (entry("png", width=64, height=32), 1 + 2),
+        (entry("jpg", width=10, height=10), 1 + 1),
+        (entry("png", width="wide", height=0), 1 + 9),
+        (entry("mp4", num_frames=5, width=64, height=32), 5),
+        (entry("json"), 0),
+    ],
+)
+def test_frames_of_a_picture_in_tiles_follow_from_its_size(sample: IndexEntry, frames: int) -> None:
+    pictures = TiledPictures(PictureTiles(per_side=3), tile_size=32)
+    assert sampled_frames(sample, FrameSampling(num_frames=16), pictures) == frames
+
+
+def test_a_picture_beside_other_media_is_one_frame_also_where_others_are_cut() -> None:
+    several = entry("0.png")._replace(members={"json": (0, 1), "0.png": (0, 1), "1.jpg": (0, 1)}, media_meta=({}, {}))
+    pictures = TiledPictures(PictureTiles(), tile_size=32)
+    assert sampled_frames(several, FPS, pictures) == 2
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Trains a model of three readers on conversations about several media, in a group of processes.
+"""Trains a model of four readers on conversations about several media, in a group of processes.
 
     torchrun --nproc_per_node 2 -m tests.lightning_modules.strategies.train_on_several_media ENCODER LLM FOLDER RUN...
 
@@ -22,8 +22,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.building import ReaderSettings
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
+from components.projectors.mlp import MlpProjector
 from components.readers.fine_frames import FineFrames
 from components.readers.token_store import TokenStore
 from components.stream_dropout import StreamDropout
@@ -39,9 +41,12 @@ KINDS = ("text", "image", "several", "mixed")
 PAIRS = tuple(itertools.product(KINDS, repeat=2))
 """What the two ranks read in a step: text alone, an image, several media, or all of these."""
 
+OPTIONS = GridMemoryOptions(recompute=True, cut_gradients_every=2)
+SIZES = {"num_cells": 4, "num_memory": 2, "depth": 1, "num_heads": 2, "cache_limit": 2}
 READERS = {
     "memory": ReaderSettings(make_bridge),
     "frames": ReaderSettings(partial(FineFrames, num_frames=3, capacity=4)),
+    "grid": ReaderSettings(partial(GridMemory, **SIZES, options=OPTIONS)),
     "all": ReaderSettings(TokenStore, reducer=HalfOfTokens),
 }
 
@@ -92,8 +97,9 @@ def train(
         folders,
         encoder=few_frames_a_call,
         readers=READERS,
-        visual_prompt="first :<memory>then :<frames>and :<all>",
-        optimization=Optimization(RATES_OF_STREAMS | {"all": 1e-3}),
+        projector=MlpProjector,
+        visual_prompt="first :<memory>then :<frames><grid>and :<all>",
+        optimization=Optimization(RATES_OF_STREAMS | {"projector": 1e-3, "grid": 1e-3, "all": 1e-3}),
         loss_schedule=SCHEDULES[schedule],
         stream_schedule=StreamDropout({"frames": 0.3}),
     )

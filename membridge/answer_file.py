@@ -1,0 +1,108 @@
+"""A file of answers, one JSON object a line, that a stopped command continues.
+
+Lines are appended and written to the disk together, so only the last one can be incomplete. Beside ``answers.jsonl`` is
+``answers.settings.json``, which says with what model and settings the answers were given.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+
+class AnswerFile:
+    """Answers of one model with one choice of settings. Use it as a context manager: it is open and locked inside.
+
+    Args:
+        path: The file.
+        settings: Model and settings, plain values. Answers of others are not continued.
+
+    Attributes:
+        answers: The answers so far, by id.
+        was_cut: Whether an incomplete last line was removed.
+
+    Raises:
+        ValueError: The file is in use, is damaged before its end, or has answers of another model or other settings.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.was_cut = False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+        try:
+            self._lock()
+            self._check_settings(dict(settings))
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, answers: Iterable[Mapping[str, Any]]) -> None:
+        """Append answers, each with its ``id``, and wait until they are on the disk."""
+        new = list(answers)
+        self._file.write(b"".join(json.dumps(each, ensure_ascii=False).encode() + b"\n" for each in new))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.answers |= {each["id"]: dict(each) for each in new}
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process writes {self.path}; wait for it, or choose another file") from error
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        """Compare with the settings of the answers so far, or store them where there is no answer yet."""
+        beside = self.path.with_name(f"{self.path.stem}.settings.json")
+        if not os.fstat(self._file.fileno()).st_size:
+            unfinished = beside.with_name(f".{beside.name}")
+            unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            unfinished.replace(beside)
+            return
+        advice = "Choose another file, or remove it to ask everything again"
+        if not beside.is_file():
+            raise ValueError(f"{self.path} has content, but not of this command: {beside} is not there. {advice}")
+        try:
+            earlier = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{beside} is damaged ({error}). {advice}") from error
+        differing = sorted(name for name in {*earlier, *settings} if earlier.get(name) != settings.get(name))
+        if differing:
+            was = ", ".join(f"{name} was {earlier.get(name)!r}, is {settings.get(name)!r}" for name in differing)
+            raise ValueError(f"{self.path} has answers of another model or other settings: {was}. {advice}")
+
+    def _read(self) -> None:
+        """Read the answers, and cut off an incomplete last line, which is left where a process was killed."""
+        self._file.seek(0)
+        whole = 0  # bytes of complete lines
+        lines = self._file.read().splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            try:
+                answer = json.loads(line)
+                is_answer = line.endswith(b"\n") and isinstance(answer["id"], str)
+            except (ValueError, KeyError, TypeError):
+                is_answer = False
+            if is_answer:
+                self.answers[answer["id"]] = answer
+                whole += len(line)
+            elif number < len(lines):
+                raise ValueError(
+                    f"{self.path}, line {number} is no answer: {line[:80].decode(errors='replace')!r}. Remove the line "
+                    "to have its question asked again"
+                )
+            else:
+                self.was_cut = True
+                self._file.truncate(whole)
