@@ -131,7 +131,7 @@ def test_python_of_the_page_runs(server: str, capsys: Capture) -> None:
     exec(client.replace(SHOWN_ADDRESS, server), {})  # the page's own code
     capsys.readouterr()
     exec(conversation, {})
-    assert "Scene(start_ms=10000, " in capsys.readouterr().out
+    assert "Scene(start_ms=0, " in capsys.readouterr().out
     exec(streaming, {})
     assert re.fullmatch(r"19\.5 s: .*\n", capsys.readouterr().out)
 
