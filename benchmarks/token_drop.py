@@ -47,7 +47,7 @@ def stored_videos(shards: Sequence[str], most: int, num_patches: int | None, dim
     Raises:
         ValueError: The shards have no cached features.
     """
-    found = list(islice(_features(find_shards(shards)), most))
+    found = list(islice(stored_features(find_shards(shards)), most))
     if not found:
         raise ValueError(
             f"{', '.join(shards)} have no cached features: write them with `python -m apps.cache_features`"
@@ -56,7 +56,8 @@ def stored_videos(shards: Sequence[str], most: int, num_patches: int | None, dim
     return [features[:, 1:end, :dim].float() for features in found]
 
 
-def _features(paths: Sequence[str]) -> Iterator[Tensor]:
+def stored_features(paths: Sequence[str]) -> Iterator[Tensor]:
+    """Features ``[T, rows, width]`` of every video in feature shards, class token first."""
     for path in paths:
         with tarfile.open(path) as shard:
             for member in shard:

@@ -7,6 +7,7 @@ windows of the encoder, and the bridge's state (a cache grows by M tokens for ea
 
 import copy
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ from torch.utils._pytree import tree_map_only
 
 from components.interfaces import TEXT_ONLY, FrameFeatures, SegmenterStream, TextInputs, VisualTokens
 from components.model import VideoLanguageModel
-from components.state_memory import without_spare_memory
+from components.state_memory import tensor_bytes, without_spare_memory
 from components.streams import StreamState
-from components.window_encoder import EncodedFrames, WindowEncoder
+from components.window_encoder import EncodedFrames, WaitingFrames, WindowEncoder, encode_full_windows
 
 
 class StreamingSession:
@@ -71,7 +72,11 @@ class StreamingSession:
         """Last frame of every closed segment, ascending; only grows."""
         return list(self._walk.boundaries)
 
-    @torch.no_grad()
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that the readers' states after the closed segments hold."""
+        return tensor_bytes(self._walk.states)
+
     def push(self, frames: Tensor, frame_ms: Tensor | Sequence[int]) -> None:
         """Take the next frames. How many come at once changes no result, only the speed.
 
@@ -86,23 +91,7 @@ class StreamingSession:
             ValueError: There is not exactly one time for each frame, times decrease, or the frames do not have the
                 size and dtype that the encoder reads.
         """
-        times = torch.as_tensor(frame_ms)
-        if times.numel() == 0 and times.shape == frames.shape[:1]:
-            return
-        if times.shape != frames.shape[:1] or times.is_floating_point():
-            raise ValueError(
-                f"push expects one integer time (ms) a frame, got frames {list(frames.shape)} and {times.dtype} times "
-                f"{list(times.shape)}; a single frame is frame[None] with [its time]"
-            )
-        before = times[:1] if self._last_ms is None else times.new_tensor([self._last_ms])
-        if bool((torch.cat([before, times]).diff() < 0).any()):
-            raise ValueError(f"frame times must not decrease, got {times.tolist()} after {self._last_ms}")
-        self._refuse_other_form(frames)
-        encoded = self._windows.push(frames.to(self._device), times.to(self._device, torch.int64))
-        self._last_ms = int(times[-1])
-        self._num_frames += len(times)
-        if encoded is not None:
-            self._walk.take(encoded)
+        push_together([NextFrames(self, frames, frame_ms)])
 
     @torch.no_grad()
     def visual_tokens(self, text: TextInputs | None = None) -> VisualTokens:
@@ -158,6 +147,34 @@ class StreamingSession:
         text = self.model.language_model.prompts(questions)
         return self.model.language_model.generate(self.visual_tokens(text), text, max_new_tokens)
 
+    def checked(self, frames: Tensor, frame_ms: Tensor | Sequence[int]) -> WaitingFrames:
+        """Check the next frames, and join them to those that wait to be encoded. Changes nothing; see ``push``."""
+        times = torch.as_tensor(frame_ms)
+        if times.shape != frames.shape[:1] or times.is_floating_point():
+            raise ValueError(
+                f"push expects one integer time (ms) a frame, got frames {list(frames.shape)} and {times.dtype} times "
+                f"{list(times.shape)}; a single frame is frame[None] with [its time]"
+            )
+        before = times[:1] if self._last_ms is None else times.new_tensor([self._last_ms])
+        if bool((torch.cat([before, times]).diff() < 0).any()):
+            raise ValueError(f"frame times must not decrease, got {times.tolist()} after {self._last_ms}")
+        self._refuse_other_form(frames)
+        return self._windows.waiting_with(frames.to(self._device), times.to(self._device, torch.int64))
+
+    def take(self, num_new: int, waiting: WaitingFrames, encoded: EncodedFrames | None) -> None:
+        """Take frames that were ``checked``, whose full windows have been encoded.
+
+        Args:
+            num_new: Frames that the session has not had before.
+            waiting: What ``checked`` returned.
+            encoded: Features of the full windows; None if no window is full.
+        """
+        self._windows.encoded(waiting)
+        self._num_frames += num_new
+        self._last_ms = int(waiting.frame_ms[-1])
+        if encoded is not None:
+            self._walk.take(encoded)
+
     def _refuse_other_form(self, frames: Tensor) -> None:
         """Refuse now what the encoder would refuse later, when the window of these frames is full."""
         example = self._example
@@ -171,6 +188,36 @@ class StreamingSession:
             )
 
 
+class NextFrames(NamedTuple):
+    """Frames for a session, see ``StreamingSession.push``."""
+
+    session: StreamingSession
+    frames: Tensor
+    frame_ms: Tensor | Sequence[int]
+
+
+@torch.no_grad()
+def push_together(given: Sequence[NextFrames]) -> None:
+    """Give frames to several sessions of one model; the encoder reads all of them in one call.
+
+    All frames are checked before any session changes. Should the bridge fail for one session, the sessions after it
+    have not taken their frames.
+
+    Args:
+        given: Frames for each session, which is there once.
+
+    Raises:
+        ValueError: See ``StreamingSession.push``.
+    """
+    given = [each for each in given if len(each.frames) or len(each.frame_ms)]
+    if not given:
+        return
+    waiting = [each.session.checked(each.frames, each.frame_ms) for each in given]
+    encoded = encode_full_windows(given[0].session.model, waiting)
+    for each, own, features in zip(given, waiting, encoded, strict=True):
+        each.session.take(len(each.frame_ms), own, features)
+
+
 class _Walk:
     """Reads the segments as they close.
 
@@ -180,13 +227,14 @@ class _Walk:
 
     Attributes:
         boundaries: Last frame of every closed segment.
+        states: States of all readers after them; None before the first.
     """
 
     def __init__(self, model: VideoLanguageModel, stream: SegmenterStream) -> None:
         self.boundaries: list[int] = []
         self._model = model
         self._stream = stream
-        self._states: dict[str, StreamState] | None = None  # after the closed segments
+        self.states: dict[str, StreamState] | None = None
         self._open: list[EncodedFrames] = []
 
     def fork(self) -> "_Walk":
@@ -207,8 +255,8 @@ class _Walk:
         """States of all readers as if the open segment closed now."""
         self._read_closed()
         if not self._open:
-            assert self._states is not None  # some frame has been taken
-            return self._states
+            assert self.states is not None  # some frame has been taken
+            return self.states
         frames = self._joined()
         return self._read(frames, torch.tensor([len(frames.frame_ms)]))
 
@@ -223,8 +271,8 @@ class _Walk:
         states = self._read(frames.part(slice(num_closed)), torch.tensor([before, *declared]).diff())
         readers = self._model.readers
         pruned = {name: state._replace(reader=readers[name].prune(state.reader)) for name, state in states.items()}
-        previous = self._states or {}
-        self._states = {name: without_spare_memory(state, previous.get(name)) for name, state in pruned.items()}
+        previous = self.states or {}
+        self.states = {name: without_spare_memory(state, previous.get(name)) for name, state in pruned.items()}
         rest = frames.part(slice(num_closed, None))
         # Copied: a view would hold the memory of all.
         self._open = [tree_map_only(Tensor, Tensor.clone, rest)] if len(rest.frame_ms) else []
@@ -240,4 +288,4 @@ class _Walk:
         count = torch.tensor([len(segment_index)])
         frames_before = self.boundaries[-1] + 1 if self.boundaries else 0
         segments = self._model.group_frames(segment_index, count, len(lengths), frames_before)
-        return self._model.run_segments(frames.features, frames.frame_ms, segments, self._states)[-1]
+        return self._model.run_segments(frames.features, frames.frame_ms, segments, self.states)[-1]

@@ -76,7 +76,9 @@ def random_curve(seed: int, length: int = 300) -> list[float]:
         count = int(torch.randint(1, 40, (), generator=generator))
         noise = 0.2 * torch.rand(count, generator=generator) + 0.7
         kind = int(torch.randint(5, (), generator=generator))
-        pieces.append([noise, noise.sort().values, noise.sort(descending=True).values, noise[:1].expand(count)][kind % 4])
+        pieces.append(
+            [noise, noise.sort().values, noise.sort(descending=True).values, noise[:1].expand(count)][kind % 4]
+        )
     curve: list[float] = torch.cat(pieces)[:length].tolist()
     if seed % 7 == 0:
         curve[length // 2] = math.nan
