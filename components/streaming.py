@@ -2,7 +2,8 @@
 
 Time: every frame is encoded once and every segment is read once, when it closes. A question reads the open segment
 again. Memory: the features of the open segment (``max_segment_frames`` of SceneTilling bounds it), the frames of two
-windows of the encoder, and the bridge's state (a cache grows by M tokens for each segment that is admitted).
+windows of the encoder, and the bridge's state (a cache grows by M tokens for each segment that is admitted, up to the
+capacity of a selective memory that has one).
 """
 
 import copy
