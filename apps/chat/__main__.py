@@ -21,6 +21,7 @@ from apps.open_model import add_model_arguments, open_given
 from command_errors import run_and_exit
 from components.interfaces import DecodingSettings
 from membridge.conversation import Conversation
+from membridge.saved_conversation import read_saved
 
 INCOMPLETE = 1
 """Exit status if some lines of a pipe were not answered."""
@@ -50,15 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in options.video:
         if not path.exists():  # found before a large model is opened
             raise FileNotFoundError(f"there is no file {path} (seen from {Path.cwd()})")
+    saved = None if options.open is None else read_saved(options.open)
     screen = ChatScreen(is_interactive=is_interactive())
-    with screen.working("opening the model"):
-        model = open_given(options)
+    screen.say(f"Opening {options.model}.")
+    model = open_given(options)
     given = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "seed": options.seed}
     defaults = {"max_new_tokens": model.training_facts.max_new_tokens}
     settings = DecodingSettings(**defaults | {name: value for name, value in given.items() if value is not None})
     chat = ChatSession(Conversation(model, settings, options.system), screen)
-    if options.open is not None:
-        chat.open(options.open)
+    if saved is not None:
+        chat.open(options.open, saved)
     if options.fps is not None:
         chat.set_fps(options.fps)
     for path in options.video:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -14,7 +15,7 @@ from apps.chat.chat_screen import AnswerWriter, ChatScreen, memory_notes, memory
 from components.pretrained.frame_settings import FrameSettings
 from datamodules.media.frame_sampling import FrameSampling
 from membridge.conversation import Conversation
-from membridge.saved_conversation import read_saved, restore, save
+from membridge.saved_conversation import SavedConversation, read_saved, restore, save
 
 _SETTINGS: dict[str, type[int] | type[float]] = {
     "max_new_tokens": int,
@@ -52,7 +53,7 @@ class ChatSession:
             "/undo": self._undo,
             "/clear": self._clear,
             "/save": self._save,
-            "/open": lambda text: self.open(given_path(text, "/open")),
+            "/open": self._open,
             "/help": self._help,
             "/quit": self._quit,
         }
@@ -94,10 +95,15 @@ class ChatSession:
             "The next question shows it."
         )
 
-    def open(self, path: Path) -> None:
-        """Go on with a saved conversation; the present one is forgotten."""
+    def open(self, path: Path, saved: SavedConversation) -> None:
+        """Go on with a saved conversation; the present one is forgotten.
+
+        Args:
+            path: Its file.
+            saved: What the file holds.
+        """
         with self._screen.working(f"opening {path.name}"):
-            restore(self.conversation, read_saved(path))
+            restore(self.conversation, saved)
         self._own_files.add(path.resolve())
         turns, media = len(self.conversation.turns), len(self.conversation.media)
         self._screen.say(f"Opened {path}: {_count(turns, 'turn')} about {_count(media, 'medium', 'media')}.")
@@ -186,7 +192,7 @@ class ChatSession:
             number = given_number(value.strip())
             if _SETTINGS[name] is int and not number.is_integer():
                 raise ValueError(f"{name} is a whole number, not {value.strip()}")
-            changed = {name: _SETTINGS[name](number)}
+            changed: dict[str, Any] = {name: _SETTINGS[name](number)}
             self.conversation.settings = replace(self.conversation.settings, **changed)
         values = [f"{name} {getattr(self.conversation.settings, name)}" for name in _SETTINGS]
         self._screen.say(", ".join(values))
@@ -209,6 +215,10 @@ class ChatSession:
         save(self.conversation, path)
         self._own_files.add(path.resolve())
         self._screen.say(f"Saved {_count(len(self.conversation.turns), 'turn')} to {path}.")
+
+    def _open(self, text: str) -> None:
+        path = given_path(text, "/open")
+        self.open(path, read_saved(path))
 
     def _help(self, _text: str) -> None:
         table = Table(box=None, show_header=False)
