@@ -48,6 +48,8 @@ RUN_BY = {
     ("docs/model_folder.md", "python"): "membridge/test_answering.py",
     ("docs/questions.md", "python"): "test_questions_page.py",
     ("docs/streaming.md", "python"): "test_streaming_page.py",
+    ("docs/using.md", "python"): "test_using_page.py",
+    ("docs/using.md", "json"): "test_using_page.py",
     ("README.md", "python"): "membridge/test_answering.py",
 }
 TRAINED_FROM = ["-c", "configs/quickstart_pixels.yaml"]
@@ -64,7 +66,8 @@ def stopping_after_parsing() -> Iterator[None]:
     """Let every parser end the command as soon as it has accepted the arguments."""
     with pytest.MonkeyPatch.context() as patch:
         for kind in (argparse.ArgumentParser, jsonargparse.ArgumentParser):
-            patch.setattr(kind, "parse_args", stop_after(kind.parse_args))
+            for name in ("parse_args", "parse_intermixed_args"):
+                patch.setattr(kind, name, stop_after(getattr(kind, name)))
         yield
 
 
@@ -144,7 +147,9 @@ PROGRAMS: dict[str, Callable[[list[str], str], None]] = {
     "torchrun": check_torchrun,
     "make": check_make,
     "pip": check_pip,
-    **dict.fromkeys(("tensorboard", "cp", "git", "bash", "huggingface-cli", "hf", "cat", "ls", "rsync"), accept),
+    **dict.fromkeys(
+        ("tensorboard", "cp", "git", "bash", "huggingface-cli", "hf", "cat", "ls", "rsync", "curl", "openssl"), accept
+    ),
 }
 
 
