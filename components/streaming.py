@@ -289,4 +289,6 @@ class _Walk:
         count = torch.tensor([len(segment_index)])
         frames_before = self.boundaries[-1] + 1 if self.boundaries else 0
         segments = self._model.group_frames(segment_index, count, len(lengths), frames_before)
-        return self._model.run_segments(frames.features, frames.frame_ms, segments, self.states)[-1]
+        last = [len(lengths) - 1]
+        [states] = self._model.run_segments(frames.features, frames.frame_ms, segments, self.states, last)
+        return states
