@@ -125,7 +125,8 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
         Returns:
             Loss with its graph, and figures for the log.
         """
-        segments, states, pictures = self.read_videos(self.packed_videos(batch))
+        read = self.read_videos(self.packed_videos(batch), self.loss_schedule.steps)
+        segments, states, pictures = read
         text = text_of(batch)
         # Every reader has the same segments.
         segment_mask = next(iter(segments.values())).group_mask.any(dim=2)  # [V, S]
@@ -146,9 +147,9 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
         loss = loss + sum(0.0 * each.float().sum() for piece in words for each in piece if each is not None)
         if pictures is not None:
             loss = loss + pictures.unused
-        penalty = self._penalty(states[-1], text, losses[-1], share)
+        penalty = self._penalty(read.last, text, losses[-1], share)
         means = torch.stack([each.nll.detach().sum() / share for each in losses])
-        read = [each.num_positions for each in losses if each.num_positions is not None]
+        positions = [each.num_positions for each in losses if each.num_positions is not None]
         num_videos = batch.frame_counts.numel()
         return ModelOutput(
             loss=loss if penalty is None else loss + penalty,
@@ -156,7 +157,7 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
             num_answer_tokens=num_tokens,
             segment_groups={name: each.group_mask.sum(dim=2)[:num_videos] for name, each in segments.items()},
             num_computed_positions=sum(each.num_computed_positions for each in losses),
-            num_positions=torch.stack(read).sum() if read else None,
+            num_positions=torch.stack(positions).sum() if positions else None,
             penalty=None if penalty is None else penalty.detach(),
             picture_tokens={} if pictures is None else {video: len(own) for video, own in pictures.of_video.items()},
         )
@@ -173,8 +174,8 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
 
     def visual_tokens(self, batch: VideoTextBatch) -> VisualTokens:
         """What the language model sees after each video's last segment."""
-        read = self.read_videos(self.packed_videos(batch))
-        return self.read(read.states[-1], text_of(batch), read.pictures)
+        read = self.read_videos(self.packed_videos(batch), lambda _: ())
+        return self.read(read.last, text_of(batch), read.pictures)
 
     def read(
         self, states: Mapping[str, StreamState], text: TextInputs | None = None, pictures: PictureTokens | None = None

@@ -2,7 +2,8 @@
 
 Time: every frame is encoded once and every segment is read once, when it closes. A question reads the open segment
 again. Memory: the features of the open segment (``max_segment_frames`` of SceneTilling bounds it), the frames of two
-windows of the encoder, and the bridge's state (a cache grows by M tokens for each segment that is admitted).
+windows of the encoder, and the bridge's state (a cache grows by M tokens for each segment that is admitted, up to the
+capacity of a selective memory that has one).
 """
 
 import copy
@@ -288,4 +289,6 @@ class _Walk:
         count = torch.tensor([len(segment_index)])
         frames_before = self.boundaries[-1] + 1 if self.boundaries else 0
         segments = self._model.group_frames(segment_index, count, len(lengths), frames_before)
-        return self._model.run_segments(frames.features, frames.frame_ms, segments, self.states)[-1]
+        last = [len(lengths) - 1]
+        [states] = self._model.run_segments(frames.features, frames.frame_ms, segments, self.states, last)
+        return states

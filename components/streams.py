@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -39,21 +39,31 @@ def run_stream(
     reducer: SegmentReducer[Any] | None,
     segments: Iterable[SegmentInput],
     state: StreamState | None,
+    steps: Collection[int] | None = None,
 ) -> list[StreamState]:
     """Read the segments in order, from a state on.
 
+    Args:
+        reader: Reads the segments.
+        reducer: Leaves fewer tokens of each segment before; None leaves all.
+        segments: One for each step.
+        state: State before them; None before the first segment of the videos.
+        steps: The steps whose states are returned; None for all. A state may hold the graph of all segments before it,
+            so a state that nobody reads should be freed.
+
     Returns:
-        The states after each segment.
+        The states after each of these steps, in the order of the segments.
     """
     states: list[StreamState] = []
-    for segment in segments:
+    for step, segment in enumerate(segments):
         # Cached features or a half-precision encoder may have a different dtype than the reader trains in.
         segment = segment._replace(tokens=segment.tokens.to(dtype_of(reader, segment.tokens)))
         reduced = None
         if reducer is not None:
             segment, reduced = reducer(segment, None if state is None else state.reducer)
         state = StreamState(reader(segment, None if state is None else state.reader), reduced)
-        states.append(state)
+        if steps is None or step in steps:
+            states.append(state)
     return states
 
 

@@ -1,6 +1,6 @@
 """The model up to the language model: encodes videos, cuts them into segments, and lets every reader read them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -32,8 +32,21 @@ class VideosRead(NamedTuple):
     """What became of a batch's videos."""
 
     segments: dict[str, Segments]  # what each reader has read
-    states: list[dict[str, StreamState]]  # of all streams after each of the S steps
+    states: dict[int, dict[str, StreamState]]  # of all streams after some of the S steps
     pictures: PictureTokens | None  # None: the model reads pictures as videos of one frame
+
+    @property
+    def last(self) -> dict[str, StreamState]:
+        """The states of all streams after the last step."""
+        return self.states[max(self.states)]
+
+
+class _ReducedVideos(NamedTuple):
+    """What the readers read of a batch's videos, and its pictures."""
+
+    frames: ReadFrames
+    segments: dict[str, Segments]  # before frames that no reader reads were left out
+    pictures: PictureTokens | None
 
 
 class VideoReading(nn.Module):
@@ -96,12 +109,25 @@ class VideoReading(nn.Module):
         one = torch.ones(1, dtype=torch.int64)
         return PackedVideos(frames, one, torch.zeros_like(one, device=frames.device), torch.zeros(1, 2).long())
 
-    def read_videos(self, videos: PackedVideos) -> VideosRead:
+    def read_videos(self, videos: PackedVideos, steps: Callable[[int], Collection[int]] = range) -> VideosRead:
         """Encode the videos, cut them into segments, and let every reader read them.
+
+        Args:
+            videos: The packed frames.
+            steps: Gives, for the number of segments S, the steps whose states are returned, besides the last. States
+                of other steps are freed, with what their graphs hold.
 
         Raises:
             ValueError: A picture is in tiles, and the model has no ``picture_layout``.
         """
+        frames, segments, pictures = self._reduced(videos)
+        num_segments = next(iter(segments.values())).frame_mask.shape[1]  # every reader has the same segments
+        returned = sorted({*steps(num_segments), num_segments - 1})
+        states = self.run_segments(frames.features, frames.frame_ms, frames.segments, steps=returned)
+        return VideosRead(segments, dict(zip(returned, states, strict=True)), pictures)
+
+    def _reduced(self, videos: PackedVideos) -> _ReducedVideos:
+        """Encode, cut, project and pool. The encoder's patches, which are many more, are freed when this returns."""
         watched = self.watched_frames(videos.frame_counts, videos.picture_sizes)
         features = self.encoder(videos.frames, videos.frame_counts)
         pictures = self._pictures(features, videos)
@@ -109,8 +135,7 @@ class VideoReading(nn.Module):
         read = ReadFrames(features, videos.frame_ms, segments)
         if self.projector is not None or self.patch_pooling is not None:
             read = without_unread_frames(read)
-        states = self.run_segments(self.reduce_patches(read.features), read.frame_ms, read.segments)
-        return VideosRead(segments, states, pictures)
+        return _ReducedVideos(read._replace(features=self.reduce_patches(read.features)), segments, pictures)
 
     def watched_frames(self, frame_counts: Tensor, picture_sizes: Tensor) -> WatchedFrames | None:
         """Which frames are cut into segments; None for all, each once.
@@ -161,24 +186,26 @@ class VideoReading(nn.Module):
         frame_ms: Tensor,
         segments: Mapping[str, Segments],
         states: Mapping[str, StreamState] | None = None,
+        steps: Collection[int] | None = None,
     ) -> list[dict[str, StreamState]]:
         """Run all readers over the segments of all videos at once, from a state on.
 
-        Returns:
-            The states of all streams after each of the S steps.
-        """
-        runs = {
-            name: self._run_stream(name, features, frame_ms, segments[name], None if states is None else states[name])
-            for name in self.readers
-        }
-        return [dict(zip(runs, step, strict=True)) for step in zip(*runs.values(), strict=True)]
+        Args:
+            features: What the readers read of the packed frames.
+            frame_ms: Time of every frame in its video, ``[F]`` int64 milliseconds.
+            segments: Which frames each reader reads in which segment.
+            states: States before these segments; None before the first.
+            steps: The steps whose states are returned; None for all.
 
-    def _run_stream(
-        self, name: str, features: FrameFeatures, frame_ms: Tensor, segments: Segments, state: StreamState | None
-    ) -> list[StreamState]:
-        reducer: Any = self.reducers[name] if self.reducers is not None and name in self.reducers else None
-        inputs = segment_inputs(features, frame_ms, segments)
-        return run_stream(self.readers[name], reducer, inputs, state)
+        Returns:
+            The states of all streams after each of these steps.
+        """
+        runs = {}
+        for name, reader in self.readers.items():
+            reducer: Any = self.reducers[name] if self.reducers is not None and name in self.reducers else None
+            inputs = segment_inputs(features, frame_ms, segments[name])
+            runs[name] = run_stream(reader, reducer, inputs, None if states is None else states[name], steps)
+        return [dict(zip(runs, step, strict=True)) for step in zip(*runs.values(), strict=True)]
 
     def _pictures(self, features: FrameFeatures, videos: PackedVideos) -> PictureTokens | None:
         if self.picture_layout is None or self.newline is None:

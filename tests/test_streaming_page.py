@@ -20,7 +20,7 @@ def test_code_of_the_page_about_streaming_runs(
     Path("video.mp4").write_bytes(make_clip(65, fps=8, frames=natural_frames(65, 48, 64)))
     page = (Path(__file__).parents[1] / "docs" / "streaming.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     names: dict[str, Any] = {}
     for block in blocks:
         exec(block.replace("=84", f"={IMAGE_SIZE}"), names)  # the page's own code

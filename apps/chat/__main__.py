@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise FileNotFoundError(f"there is no file {path} (seen from {Path.cwd()})")
     saved = None if options.open is None else read_saved(options.open)
     screen = ChatScreen(is_interactive=is_interactive())
-    with screen.working("opening the model"):
-        model = open_given(options)
+    screen.say(f"Opening {options.model}.")
+    model = open_given(options)
     given = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "seed": options.seed}
     defaults = {"max_new_tokens": model.training_facts.max_new_tokens}
     settings = DecodingSettings(**defaults | {name: value for name, value in given.items() if value is not None})

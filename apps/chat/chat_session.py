@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -191,7 +192,7 @@ class ChatSession:
             number = given_number(value.strip())
             if _SETTINGS[name] is int and not number.is_integer():
                 raise ValueError(f"{name} is a whole number, not {value.strip()}")
-            changed = {name: _SETTINGS[name](number)}
+            changed: dict[str, Any] = {name: _SETTINGS[name](number)}
             self.conversation.settings = replace(self.conversation.settings, **changed)
         values = [f"{name} {getattr(self.conversation.settings, name)}" for name in _SETTINGS]
         self._screen.say(", ".join(values))

@@ -106,6 +106,29 @@ def describe(
     """The section of the results page."""
     command = shlex.join(["python", "-m", "benchmarks.streaming", *given])
     seconds = "processor time" if options.clock == "cpu" else "wall time"
+    num_frames, (rows_of_frame, width) = sum(map(len, videos)), videos[0].shape[1:]
+    first = (
+        f"`{command}` (CPU, threads: {options.threads}; {date.today()}); torch {torch.__version__}, float32, "
+        f"{seconds}. One video of {options.frames:,} frames at one frame a second: {len(videos)} videos of the "
+        "quickstart's kind "
+        "(needles in runs of frames of three real clips) in random order, again and again, "
+        f"{num_frames:,} different frames. The encoder's outputs are stored ({rows_of_frame} vectors of width {width} "
+        "a frame), so its time is not in the table. The model was trained on such videos, in segments of 4 frames; "
+        f"the memory of fixed capacity holds the {options.capacity} segments for which the gate was most likely to "
+        "open, whether it opened or not; SceneTilling cuts at alpha 1 and after 4 frames. ms a frame: median over "
+        "blocks of 20 frames, the same frames at every point. Answer: from the question to its end, a few words."
+    )
+    second = (
+        f"Sessions that play parts of the three clips at once, a frame of each at a time, {options.session_frames} "
+        "frames each, through DINOv2-S and the bridge. Alone: every session is pushed by itself. Together: the encoder "
+        "reads the frames of all sessions in one call. x: together, against one session."
+    )
+    first, second = (textwrap.fill(text, 120, break_on_hyphens=False) for text in (first, second))
+    lines = ["## Streaming at length", "", first, "", *_table_of_memories(measured), "", second, ""]
+    return "\n".join([*lines, *_table_of_sessions(shared)])
+
+
+def _table_of_memories(measured: Mapping[str, Sequence[Point]]) -> list[str]:
     rows = [
         [
             name,
@@ -118,40 +141,21 @@ def describe(
         for name, points in measured.items()
         for point in points
     ]
-    single = shared[0].alone
-    several = [
+    return table(("memory", "frames so far", "ms a frame", "x", "state bytes", "answer, ms"), rows)
+
+
+def _table_of_sessions(shared: Sequence[Shared]) -> list[str]:
+    rows = [
         [
             str(each.sessions),
             f"{each.alone:.1f}",
             f"{each.together:.1f}",
-            f"{each.together / single:.2f}",
+            f"{each.together / shared[0].alone:.2f}",
             "yes" if each.same_answers else "no",
         ]
         for each in shared
     ]
-    num_frames, (rows_of_frame, width) = sum(map(len, videos)), videos[0].shape[1:]
-    first = (
-        f"`{command}` (CPU, threads: {options.threads}; {date.today()}); torch {torch.__version__}, float32, "
-        f"{seconds}. One video of {options.frames:,} frames at one frame a second: {len(videos)} videos of the "
-        "quickstart's kind "
-        "(needles in runs of frames of three real clips) in random order, again and again, "
-        f"{num_frames:,} different frames. The encoder's outputs are stored ({rows_of_frame} vectors of width {width} "
-        "a frame), so its time is not in the table. The model was trained on such videos, in segments of 4 frames; "
-        f"the memory of fixed capacity holds {options.capacity} segments; SceneTilling cuts at alpha 1 and after 4 "
-        "frames. ms a frame: median over blocks of 20 frames, the same frames at every point. Answer: from "
-        "the question to its end, a few words."
-    )
-    second = (
-        f"Sessions that play parts of the three clips at once, a frame of each at a time, {options.session_frames} "
-        "frames each, through DINOv2-S and the bridge. Alone: every session is pushed by itself. Together: the encoder "
-        "reads the frames of all sessions in one call. x: together, against one session."
-    )
-    header = ("memory", "frames so far", "ms a frame", "x", "state bytes", "answer, ms")
-    header_of_sessions = ("sessions", "alone, frames/s", "together, frames/s", "x", "same answers")
-    paragraphs = (textwrap.fill(text, 120, break_on_hyphens=False) for text in (first, second))
-    first, second = paragraphs
-    lines = ["## Streaming at length", "", first, "", *table(header, rows), "", second, ""]
-    return "\n".join([*lines, *table(header_of_sessions, several)])
+    return table(("sessions", "alone, frames/s", "together, frames/s", "x", "same answers"), rows)
 
 
 def _write(

@@ -1,6 +1,7 @@
 """Cost of a frame, memory and latency of an answer after minutes and after hours of one video."""
 
 import copy
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -48,6 +49,9 @@ def shuffled(videos: Sequence[Tensor], seed: int = 0) -> Iterator[Tensor]:
 def memories(model: VideoLanguageModel, capacity: int) -> dict[str, VideoLanguageModel]:
     """The model with each of the memories that are compared; weights are the same.
 
+    The memory of fixed capacity may hold every segment, so it is soon full, and then drops one with each segment. That
+    is the most that it can cost.
+
     Args:
         model: A model with a selective recurrent bridge.
         capacity: Segments that the memory of fixed capacity holds.
@@ -59,7 +63,8 @@ def memories(model: VideoLanguageModel, capacity: int) -> dict[str, VideoLanguag
     if not isinstance(bridge, RecurrentMemoryBridge) or bridge.update is None:
         raise ValueError("the benchmark needs a model whose one reader is a selective RecurrentMemoryBridge")
     bounded, unselected, scenes = copy.deepcopy(model), copy.deepcopy(model), copy.deepcopy(model)
-    bounded.bridge.update.settings = replace(bridge.update.settings, capacity=capacity)  # type: ignore[union-attr]
+    settings = replace(bridge.update.settings, capacity=capacity, admit_logit=-math.inf)
+    bounded.bridge.update.settings = settings  # type: ignore[union-attr]
     unselected.bridge.update = None
     scenes.segmenter = SceneTilling(alpha=1.0, max_segment_frames=4)
     return {SELECTIVE: model, BOUNDED: bounded, UNSELECTED: unselected, SCENES: scenes}
@@ -97,7 +102,7 @@ def walk(
         for place, each in enumerate(sessions):
             costs[place] += _seconds_a_frame(_copied(each), window.frames, clock)
             start = clock()
-            each.ask(question)
+            each.ask(question, model.training_facts.max_new_tokens)
             latencies[place].append(clock() - start)
     measured = zip(sessions, costs, latencies, strict=True)
     return [Point(each.num_frames, median(cost), each.state_bytes, median(took)) for each, cost, took in measured]

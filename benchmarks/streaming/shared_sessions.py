@@ -74,7 +74,9 @@ def measure_sessions(
         _play(alone, videos, _one_by_one)
         end = clock()
         total = count * num_frames
-        same = all(one.ask(question) == other.ask(question) for one, other in zip(together, alone, strict=True))
+        longest = model.training_facts.max_new_tokens
+        pairs = zip(together, alone, strict=True)
+        same = all(one.ask(question, longest) == other.ask(question, longest) for one, other in pairs)
         measured.append(Shared(count, total / (end - middle), total / (middle - begin), same))
     return measured
 

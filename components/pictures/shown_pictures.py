@@ -87,7 +87,7 @@ def with_pictures(visual: VisualTokens, pictures: Mapping[int, Tensor], video_in
         return visual
     num_rows, longest, _ = visual.tokens.shape
     new = _pictures_by_row(pictures, visual.row_index, video_index)
-    longest = max(longest, *(len(tokens) for tokens in new.values()))
+    longest = max([longest, *(len(tokens) for tokens in new.values())])  # no conversation may show any of them
     spare = longest - visual.tokens.shape[1]
     tokens = functional.pad(visual.tokens, (0, 0, 0, spare))
     mask = functional.pad(visual.mask, (0, spare))

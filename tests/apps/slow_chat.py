@@ -13,7 +13,8 @@ from components.language.answer_tokens import TokenChooser
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_model
 
-SECONDS_OF_A_TOKEN = 0.5
+SECONDS_OF_A_TOKEN = 0.25
+LONGEST = 30
 _choose = TokenChooser.choose
 
 
@@ -27,7 +28,7 @@ def open_tiny(_options: Any) -> Any:
     """A tiny model, from the folders of its parts."""
     parts = Path(sys.argv[1])
     model = make_model(PartFolders(str(parts / "encoder"), str(parts / "language_model")))
-    model.training_facts = TrainingFacts(FrameSettings(IMAGE_SIZE, "crop", 5), max_new_tokens=30)
+    model.training_facts = TrainingFacts(FrameSettings(IMAGE_SIZE, "crop", 5), max_new_tokens=LONGEST)
     return model
 
 

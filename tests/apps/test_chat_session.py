@@ -1,10 +1,14 @@
 """What the lines of a chat do, with a tiny model: questions, commands, and errors that never end it."""
 
+import io
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import apps.chat.__main__ as chat_command
 from apps.chat.chat_arguments import split_load
 from apps.chat.chat_lines import CommandCompleter
 from apps.chat.chat_screen import AnswerWriter, ChatScreen
@@ -231,6 +235,29 @@ def test_save_and_open(chat: ChatSession, model: VideoLanguageModel, capsys: Cap
     assert "2 turns about 1 medium" in says(other, "/open talk.jsonl", capsys)[1]
     assert other.conversation.turns == chat.conversation.turns
     assert "Saved 2 turns" in says(other, "/save talk.jsonl", capsys)[1]
+
+
+def test_the_command_opens_a_saved_conversation_and_loads_more(
+    chat: ChatSession, model: VideoLanguageModel, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(chat, "/load clip.mp4", capsys)
+    says(chat, "which ?", capsys)
+    says(chat, "/save talk.jsonl", capsys)
+    monkeypatch.setattr(chat_command, "open_given", lambda _options: model)
+    lines = io.TextIOWrapper(io.BytesIO(b"and this ?\n/save talk.md\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", lines)
+    options = ["--open", "talk.jsonl", "--fps", "2", "--max-new-tokens", "6", "--video", "picture.png", "clip.mp4"]
+    assert chat_command.main(["model", *options]) == 0
+    out, err = capsys.readouterr()
+    expected = talk(model)
+    expected.load("clip.mp4")
+    expected.load("picture.png")
+    expected.frames = replace(FRAMES, num_frames=None, fps=2.0)
+    expected.load("clip.mp4")
+    expected.resume(chat.conversation.turns)
+    assert out == f"{expected.ask('and this ?').text or '(the model gave an empty answer)'}\n"
+    assert "3. clip.mp4: 6 frames" in err
+    assert "and this ?" in Path("talk.md").read_text()
 
 
 def test_help_lists_every_command_and_quit_ends(chat: ChatSession, capsys: Capture) -> None:

@@ -18,14 +18,14 @@ from command_errors import REFUSED, run_and_exit
 from components.interfaces import DecodingSettings
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from membridge.conversation import Conversation
-from tests.apps.slow_chat import SECONDS_OF_A_TOKEN
+from tests.apps.slow_chat import LONGEST, SECONDS_OF_A_TOKEN
 from tests.documentation import ROOT
 from tests.fixtures_data import make_clip
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_model
 
 CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
 QUESTIONS = ("which colour ?", "how many ?")
-_PROMPT = "> "
+_LINE_READ = "\x1b[?2004l"  # bracketed paste off: behind it is what the line did
 _SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07|\x1b[=>]")
 
 
@@ -40,8 +40,8 @@ class Expected(NamedTuple):
 def expected(folders: PartFolders, tmp_path: Path) -> Expected:
     (tmp_path / "clip.mp4").write_bytes(make_clip(12))
     model = make_model(folders)
-    model.training_facts = TrainingFacts(FrameSettings(IMAGE_SIZE, "crop", 5), max_new_tokens=30)
-    conversation = Conversation(model, DecodingSettings(max_new_tokens=30))
+    model.training_facts = TrainingFacts(FrameSettings(IMAGE_SIZE, "crop", 5), max_new_tokens=LONGEST)
+    conversation = Conversation(model, DecodingSettings(max_new_tokens=LONGEST))
     conversation.load(tmp_path / "clip.mp4")
     answers = [conversation.ask(question).text for question in QUESTIONS]
     assert all(len(answer.split()) > 2 for answer in answers), "an answer must be long enough to be interrupted"
@@ -66,7 +66,7 @@ class Terminal:
             cwd=str(folder),
             env=environment(TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1"),  # this terminal answers no questions
             encoding="utf-8",
-            timeout=120,
+            timeout=60,
             dimensions=(40, 150),
         )
 
@@ -77,6 +77,11 @@ class Terminal:
         """What was printed up to a text and with it, without colours and moves of the cursor."""
         self._child.expect_exact(text)
         return _SEQUENCE.sub("", self._child.before + text)
+
+    def wait_for_prompt(self) -> None:
+        """Wait until a line can be typed: bracketed paste is on, and the cursor is shown behind the prompt."""
+        for sequence in ("\x1b[?2004h", "\x1b[?25h"):
+            self._child.expect_exact(sequence)
 
     def wait_for_end(self) -> int | None:
         self._child.expect(pexpect.EOF)
@@ -100,39 +105,41 @@ def terminal(folders: PartFolders, expected: Expected, default_signals: None) ->
 def test_a_conversation_in_a_terminal(terminal: Terminal, expected: Expected) -> None:
     first, *_, last = expected.answers[0].split(" ")
     terminal.wait_for("The next question shows it.")
-    terminal.wait_for(_PROMPT)
+    terminal.wait_for_prompt()
 
     terminal.type(f"{QUESTIONS[0]}\r")
-    terminal.wait_for(f"\n{first}")  # behind the line that was typed
+    terminal.wait_for(f"{_LINE_READ}{first}")
     begin = time.monotonic()
     terminal.type(CTRL_C)
     terminal.wait_for("Stopped.")
     assert time.monotonic() - begin < 5 * SECONDS_OF_A_TOKEN + 5
-    terminal.wait_for(_PROMPT)
+    terminal.wait_for_prompt()
 
     terminal.type(UP)  # the question again
     terminal.wait_for(QUESTIONS[0])
     terminal.type("\r")
-    terminal.wait_for(f"\n{first}")
+    terminal.wait_for(f"{_LINE_READ}{first}")
     begin = time.monotonic()
     printed = terminal.wait_for(" tokens in ")
     assert time.monotonic() - begin >= SECONDS_OF_A_TOKEN, "the first token appeared with the last one"
     assert f"{first}{printed}".startswith(expected.answers[0])
     assert last in printed
-    terminal.wait_for(_PROMPT)
+    terminal.wait_for_prompt()
 
     terminal.type(f"{QUESTIONS[1]}\r")
     assert expected.answers[1] in terminal.wait_for(" tokens in ")
-    terminal.wait_for(_PROMPT)
+    terminal.wait_for_prompt()
     terminal.type(CTRL_C)
     terminal.wait_for("Ctrl-D or /quit ends the program.")
-    terminal.wait_for(_PROMPT)
-    terminal.type("/sce\t\r")
+    terminal.wait_for_prompt()
+    terminal.type("/sce\t")
+    terminal.wait_for("nes")  # what completes the name
+    terminal.type("\r")
     terminal.wait_for("attended")
-    terminal.wait_for(_PROMPT)
+    terminal.wait_for_prompt()
     terminal.type("/load missing.mp4\r")
     terminal.wait_for("there is no file missing.mp4")
-    terminal.wait_for(_PROMPT)
+    terminal.wait_for_prompt()
     terminal.type(CTRL_D)
     assert terminal.wait_for_end() == 0
     history = expected.clip.parent / "state/history"

@@ -12,7 +12,7 @@ from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from tests.fixtures_data import make_record, write_shard
 from tests.fixtures_models import NUM_PATCHES, VISION_WIDTH, PartFolders, make_bridge, make_frames, make_model
 
-TINY = ["--frames", "36", "--capacity", "3", "--window-frames", "60", "--rounds", "1", "--session-frames", "3"]
+TINY = ["--frames", "36", "--capacity", "3", "--window-frames", "40", "--rounds", "1", "--session-frames", "2"]
 
 
 @pytest.fixture

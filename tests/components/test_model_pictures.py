@@ -1,5 +1,6 @@
 """Whole models that resample frames, show newlines, and show pictures in tiles."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from components.bridges.readouts.retrieved import RetrievedReadout
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.flops.step import ModelFlops, work_of
 from components.interfaces import FrameResampling, PictureLayout
@@ -18,7 +20,15 @@ from components.segmenters.fixed_length import FixedLength
 from components.selection.segment_multiples import SegmentMultiples
 from components.streaming import StreamingSession
 from datamodules.batch import Batch, Sample, collate
-from tests.fixtures_models import NUM_PATCHES, PartFolders, make_batch, make_frames, make_model, make_sample
+from tests.fixtures_models import (
+    NUM_PATCHES,
+    PartFolders,
+    make_batch,
+    make_bridge,
+    make_frames,
+    make_model,
+    make_sample,
+)
 
 QUESTION = [[("which ?", "red")]]
 
@@ -72,6 +82,13 @@ def test_a_batch_with_a_picture_equals_its_items_one_by_one(folders: PartFolders
     alone = [model(collate([sample])) for sample in samples]
     expected = sum(output.loss * output.num_answer_tokens for output in alone) / together.num_answer_tokens
     torch.testing.assert_close(together.loss, expected, rtol=0, atol=1e-5)
+
+
+def test_a_picture_that_no_conversation_shows_changes_nothing_for_readers_of_questions(folders: PartFolders) -> None:
+    model = build(folders, bridge=partial(make_bridge, readout=partial(RetrievedReadout, num_queries=2, num_heads=2)))
+    video = make_sample(folders, "a", make_frames(3), QUESTION)
+    with_picture = video._replace(media=(*video.media, *picture(folders, 4).media))
+    torch.testing.assert_close(model(collate([with_picture])).loss, model(collate([video])).loss)
 
 
 def test_every_part_has_a_gradient_with_and_without_pictures_and_videos(folders: PartFolders) -> None:

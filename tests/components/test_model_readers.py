@@ -57,9 +57,9 @@ def words_of(model: VideoLanguageModel, words: str) -> Tensor:
 
 def streams_of(model: VideoLanguageModel, batch: Batch) -> dict[str, VisualTokens]:
     """What each reader gives after the last segment."""
-    states = model.read_videos(model.packed_videos(batch)).states
+    states = model.read_videos(model.packed_videos(batch)).last
     questions = model.questions(text_of(batch))
-    return {name: reader.read(states[-1][name].reader, questions) for name, reader in model.readers.items()}
+    return {name: reader.read(states[name].reader, questions) for name, reader in model.readers.items()}
 
 
 def seen_by_language_model(model: VideoLanguageModel, batch: Batch, **options: Any) -> VisualTokens:

@@ -166,9 +166,9 @@ def test_each_reader_has_a_reducer_of_its_own(folders: PartFolders) -> None:
     model = make_model(folders, bridge=None, readers=readers)
     assert list(model.reducers) == ["memory"]
     with torch.no_grad():
-        states = model.read_videos(model.packed_videos(asked(folders, slow_frames(4, seed=0)))).states
-    assert states[-1]["memory"].reducer is not None
-    assert states[-1]["mean"].reducer is None
+        states = model.read_videos(model.packed_videos(asked(folders, slow_frames(4, seed=0)))).last
+    assert states["memory"].reducer is not None
+    assert states["mean"].reducer is None
 
 
 class GridReader(MeanPooling):
