@@ -19,14 +19,19 @@ def unfinished_path(folder: Path) -> Path:
     return folder.with_name(_UNFINISHED.format(folder.name))
 
 
-def begin(folder: Path) -> None:
-    """Create the empty temporary folder, and remove what killed processes left beside it.
+def begin(folder: Path, *, is_only_writer: bool = True) -> None:
+    """Create the empty temporary folder, and remove what killed processes left.
 
     Args:
         folder: Final path of the folder.
+        is_only_writer: Whether no other process writes folders beside it. Then unfinished folders of other names are
+            removed too.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    tidy(folder.parent)
+    if is_only_writer:
+        tidy(folder.parent)
+    else:
+        _delete(unfinished_path(folder))
     unfinished_path(folder).mkdir()
 
 

@@ -158,6 +158,6 @@ def _write(target: Path, read: Mapping[str, Callable[[], Tensor]], dtype: str | 
         file.close()
         unfinished.rename(target)
         return
-    atomic_folder.begin(target)
+    atomic_folder.begin(target, is_only_writer=False)
     write_weights(atomic_folder.unfinished_path(target), specs, lambda name: read[name]())
     atomic_folder.publish(target)

@@ -34,11 +34,14 @@ def import_parts(source: Path, folder: Path, options: ImportOptions = ImportOpti
 
     Raises:
         FileNotFoundError: There is no checkpoint at ``source``.
+        NotADirectoryError: ``folder`` is a file.
         ValueError: Names or shapes differ from the model's, or it is another model; see ``plan_import``.
     """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, but the parts need a folder: choose another path")
     checkpoint = WeightFiles(source)
     plan = plan_import(checkpoint, source, options)  # before anything is written, because it may raise
-    atomic_folder.begin(folder)
+    atomic_folder.begin(folder, is_only_writer=False)  # models of several sizes are imported at once
     staged = atomic_folder.unfinished_path(folder)
     try:
         lines = [line for part in plan.parts for line in _write_part(part, plan, checkpoint, source, staged, options)]

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from components.checkpoints.atomic_folder import unfinished_path
 from components.checkpoints.weight_files import WeightFiles
 from components.language.causal import HuggingFaceCausalLM
 from components.weights.llava_onevision import main
@@ -83,6 +84,26 @@ def test_pixel_settings_are_those_of_the_checkpoint_else_those_of_siglip(origina
         assert settings["size"] == PIXELS["size"]
         assert settings["image_mean"] == ([0.1, 0.2, 0.3] if name == "own" else [0.5, 0.5, 0.5])
         assert not (tmp_path / name / "language_model").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_before_anything_is_read(original: Path, tmp_path: Path) -> None:
+    (tmp_path / "parts").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="parts is a file, but the parts need a folder: choose another path"):
+        main(["import", str(original), str(tmp_path / "parts"), *VISION_FACTS])
+    assert [path.name for path in tmp_path.iterdir()] == ["parts"]
+
+
+def test_an_import_leaves_another_one_beside_it_alone_and_replaces_what_was_left_of_its_own(
+    original: Path, tmp_path: Path
+) -> None:
+    other, own = (unfinished_path(tmp_path / name) for name in ("other", "parts"))
+    for folder in (other, own):
+        folder.mkdir()
+        (folder / "half").write_text("half")
+    main(["import", str(original), str(tmp_path / "parts"), *VISION_FACTS])
+    assert (other / "half").is_file()
+    assert not own.exists()
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == sorted(PARTS)
 
 
 def test_template_of_a_processor_is_replaced_because_it_shows_no_plain_text(original: Path, tmp_path: Path) -> None:
