@@ -58,7 +58,7 @@ class OpenedMedium(NamedTuple):
             text: One conversation; only readers of questions need it.
         """
         about_it = text._replace(video_index=torch.zeros(1, 1, dtype=torch.int64))
-        return model.read(self.read.states[-1], about_it, self.read.pictures)._replace(row_index=None)
+        return model.read(self.read.last, about_it, self.read.pictures)._replace(row_index=None)
 
     @torch.no_grad()
     def segment_attention(self, model: VideoLanguageModel, text: TextInputs) -> list[float] | None:
@@ -66,7 +66,7 @@ class OpenedMedium(NamedTuple):
         for name, reader in model.readers.items():
             questions = model.questions(text._replace(video_index=torch.zeros(1, 1, dtype=torch.int64)))
             asked = questions if reader.reads_questions else None
-            state: StreamState = self.read.states[-1][name]
+            state: StreamState = self.read.last[name]
             shown = reader.diagnostics(state.reader, asked, with_attention=True).segment_attention
             if shown is not None:
                 return [float(share) for share in shown[0].float().mean(dim=0)[: len(self.scenes)]]
@@ -132,7 +132,7 @@ def read_medium(model: VideoLanguageModel, name: str, media: SampleMedia) -> Ope
 def _admitted(model: VideoLanguageModel, read: VideosRead) -> list[float] | None:
     """How much of every segment the first reader with a gate admitted."""
     for name, reader in model.readers.items():
-        shown = reader.diagnostics(read.states[-1][name].reader).admitted
+        shown = reader.diagnostics(read.last[name].reader).admitted
         if shown is not None:
             return [float(share) for share in shown[0]]
     return None

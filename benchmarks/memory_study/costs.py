@@ -51,7 +51,7 @@ def cost_of_video(model: VideoLanguageModel, video: PackedVideos) -> Cost:
     """
     if len(video.frame_counts) != 1:
         raise ValueError(f"costs are measured of one video at a time, got {len(video.frame_counts)}")
-    last = model.read_videos(video).states[-1]
+    last = model.read_videos(video).last
     pruned = [(model.readers[name].prune(state.reader), state.reducer) for name, state in last.items()]
     stored = [leaf for leaf in tree_leaves(pruned) if isinstance(leaf, Tensor)]
     return Cost(int(model.read(last).mask.sum()), sum(tensor.numel() * tensor.element_size() for tensor in stored))

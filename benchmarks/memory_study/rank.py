@@ -49,9 +49,9 @@ def ranks_by_length(checkpoint: Path, shards: Sequence[str], *, progress: bool =
 
 def _last_memory(model: VideoLanguageModel, videos: PackedVideos) -> Tensor | None:
     """Memory tokens after every video's last segment, ``[V, M, D]``."""
-    states = model.read_videos(videos).states
+    states = model.read_videos(videos).last
     reader = model.readers[MEMORY_STREAM]
-    memory: Tensor | None = reader.diagnostics(states[-1][MEMORY_STREAM].reader).memory
+    memory: Tensor | None = reader.diagnostics(states[MEMORY_STREAM].reader).memory
     return memory
 
 
