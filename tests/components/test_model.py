@@ -50,7 +50,7 @@ def open_model(folders: PartFolders, **changes: Any) -> VideoLanguageModel:
 def with_features(model: VideoLanguageModel, sample: Sample) -> Sample:
     """The sample with what the model's encoder makes of its frames instead of the frames."""
     media = []
-    for frames, frame_ms in sample.media:
+    for frames, frame_ms, _ in sample.media:
         features = model.encoder(frames, torch.tensor([len(frames)]))
         media.append(SampleMedia(torch.cat([features.cls.unsqueeze(1), features.patches], dim=1), frame_ms))
     return sample._replace(media=tuple(media))

@@ -127,7 +127,7 @@ class Reading:
         for number in range(1, len(reader)):
             _, sample = dataset.__getitems__([Draw(0, 0), Draw(number, number)])
             self.outcomes["refused" if sample.key == SKIPPED_KEY else "read"] += 1
-            for frames, frame_ms in sample.media:
+            for frames, frame_ms, _ in sample.media:
                 assert frames.dtype == torch.bfloat16 or frames.shape[1:] == (3, 16, 16)
                 assert len(frames) == len(frame_ms) > 0
         assert dataset.skipped is not None

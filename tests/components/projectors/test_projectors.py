@@ -41,7 +41,7 @@ def test_weights_of_another_projector_are_refused(tmp_path: Path) -> None:
         ValueError, match=r"does not fit this MlpProjector\. missing: layers\.4\.bias, layers\.4\.weight\. Set depth"
     ):
         MlpProjector(3, 5, depth=3, weights=path)
-    with pytest.raises(ValueError, match=r"needed are .*layers\.0\.weight \[5, 4\]"):
+    with pytest.raises(ValueError, match=r"layers\.0\.weight \[5, 3\] instead of \[5, 4\]"):
         MlpProjector(4, 5, weights=path)
     with pytest.raises(FileNotFoundError, match=r"no file .*missing.*projector\.weights"):
         MlpProjector(3, 5, weights=str(tmp_path / "missing.safetensors"))
