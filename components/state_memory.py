@@ -1,5 +1,6 @@
 """The memory that a stream's state holds while a video plays."""
 
+from itertools import zip_longest
 from typing import Any
 
 from torch import Tensor
@@ -9,8 +10,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 def without_spare_memory(state: Any, before: Any = None) -> Any:
     """Copy the tensors of a state that are views of larger ones, such as memory tokens of a segment.
 
-    A long video leaves thousands of tensors in a tuple, and a segment adds one. So the entries that were there before
-    are not looked at again: a reader only adds to a tuple where the last entry of before is still at its position.
+    A long video leaves many tensors in a tuple, and a segment adds one. Entries that were there before are not looked
+    at again.
 
     Args:
         state: A tensor, or tuples and other containers of tensors.
@@ -23,10 +24,9 @@ def without_spare_memory(state: Any, before: Any = None) -> Any:
         fields = before if isinstance(before, type(state)) else [None] * len(state)
         return type(state)(*map(without_spare_memory, state, fields))
     if isinstance(state, tuple):
-        known = len(before) if isinstance(before, tuple) else 0
-        if not 0 < known <= len(state) or state[known - 1] is not before[known - 1]:
-            known = 0
-        return state if known == len(state) else state[:known] + tuple(map(without_spare_memory, state[known:]))
+        known = before if isinstance(before, tuple) else ()
+        is_new = (each is not other for each, other in zip_longest(state, known[: len(state)]))
+        return tuple(without_spare_memory(each) if new else each for each, new in zip(state, is_new, strict=True))
     return tree_map_only(Tensor, _copied_if_view, state)
 
 

@@ -13,6 +13,7 @@ from components.bridges.layers.padding import replace_rows
 from components.bridges.layers.segment_layers import last_patch_tokens, mix_segment
 from components.bridges.layers.selective_update import Selection, SelectiveRecurrence, SelectiveUpdate, within_capacity
 from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
+from components.bridges.segment_entries import flat, in_groups
 from components.interfaces import (
     BridgeDiagnostics,
     MemoryState,
@@ -132,6 +133,7 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
         self, state: MemoryState, questions: Questions | None = None, *, budget: int | None = None
     ) -> VisualTokens:
         """Turn the state into visual tokens; see ``VisualReader.read``."""
+        state = flat(state)
         if self.readout.reads_tokens:
             num_memory = state.memory.shape[1]
             tokens = last_patch_tokens(self.layers[-1], num_memory, state.last_input, state.token_mask)
@@ -149,35 +151,22 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
 
     def prune(self, state: MemoryState) -> MemoryState:
         """Drop segments from the cache that the gate admitted in no video, or that are over the capacity."""
-        known = 0 if self.capacity is not None else len(state.pruned)  # with a capacity any segment may be dropped
-        if known == len(state.admitted):
-            return state
-        admitted = torch.stack(state.admitted[known:]).any(dim=1).tolist()
-
-        def chosen(entries: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return entries[:known] + tuple(compress(entries[known:], admitted))
-
-        kept = chosen(state.admitted)
-        return state._replace(
-            cache=chosen(state.cache),
-            cache_mask=chosen(state.cache_mask),
-            admitted=kept,
-            cache_ms=chosen(state.cache_ms),
-            gate_logits=chosen(state.gate_logits),
-            pruned=kept,
-        )
+        if self.capacity is not None:
+            return _only_admitted(state, 0)  # any segment may have been dropped
+        return in_groups(_only_admitted(state, len(state.pruned)))
 
     def penalty(self, state: MemoryState) -> Tensor | None:
         """The gate's mean probability to open over each video's segments after the first, times its weight, ``[V]``."""
         if self.update is None:
             return None
-        num_updates = torch.stack(state.cache_mask).sum(dim=0) - 1
+        num_updates = torch.stack(flat(state).cache_mask).sum(dim=0) - 1
         return self.update_penalty * state.gate_probability / num_updates.clamp(min=1)
 
     def diagnostics(
         self, state: MemoryState, questions: Questions | None = None, *, with_attention: bool = False
     ) -> BridgeDiagnostics:
         """Show memory tokens, admissions and the readout's attention; see ``VisualReader.diagnostics``."""
+        state = flat(state)
         admitted = torch.stack(state.admitted, dim=1) if state.admitted else None
         attention = self.readout.segment_attention(state, questions) if with_attention else None
         return BridgeDiagnostics(state.memory, admitted, attention)
@@ -215,6 +204,26 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
         previous, carried = (initial, 0.0) if state is None else (state.memory, self.carried)
         entering: Tensor = initial + carried * torch.tanh(self.gate).to(dtype) * self.memory_norm(previous)
         return entering
+
+
+def _only_admitted(state: MemoryState, known: int) -> MemoryState:
+    """The state without the segments that are admitted in no video; the first ``known`` entries are admitted."""
+    if known == len(state.admitted):
+        return state
+    admitted = torch.stack(state.admitted[known:]).any(dim=1).tolist()
+
+    def chosen(entries: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return entries[:known] + tuple(compress(entries[known:], admitted))
+
+    kept = chosen(state.admitted)
+    return state._replace(
+        cache=chosen(state.cache),
+        cache_mask=chosen(state.cache_mask),
+        admitted=kept,
+        cache_ms=chosen(state.cache_ms),
+        gate_logits=chosen(state.gate_logits),
+        pruned=kept,
+    )
 
 
 def _advance(

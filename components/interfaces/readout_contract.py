@@ -14,7 +14,11 @@ from components.recorded_arguments import RecordsArguments
 
 
 class MemoryState(NamedTuple):
-    """State of a recurrent memory bridge after some segments. D is the bridge's inner width here."""
+    """State of a recurrent memory bridge after some segments. D is the bridge's inner width here.
+
+    While a video plays, the tuples may have older entries in groups, tuples in turn
+    (``components.bridges.segment_entries``). A readout gets them without groups.
+    """
 
     memory: Tensor  # [V, M, D] lasting memory after the last real segment of every video
     gate_probability: Tensor  # [V] chance that the gate opens, summed over the segments after the first; 0 without gate

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from components.bridges import segment_entries
 from components.bridges.layers.selective_update import SelectiveRecurrence, within_capacity
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.interfaces import MemoryState
@@ -82,17 +83,36 @@ def test_the_reading_is_that_of_the_held_segments_alone() -> None:
     torch.testing.assert_close(bridge.read(alone).tokens, bridge.read(state).tokens)
 
 
+@pytest.mark.parametrize("group", [2, 64])
 @pytest.mark.parametrize("capacity", [None, 3])
-def test_pruning_after_every_segment_equals_never_pruning(capacity: int | None) -> None:
+def test_pruning_after_every_segment_equals_never_pruning(
+    capacity: int | None, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_entries, "GROUP", group)
     bridge = bounded(capacity)
     state = kept = None
     for segment in make_segments([[2] * NUM_SEGMENTS]):
         state, kept = bridge(segment, state), bridge(segment, kept if kept is None else bridge.prune(kept))
         torch.testing.assert_close(bridge.read(bridge.prune(kept)).tokens, bridge.read(state).tokens)
-    pruned = bridge.prune(kept)
+    assert (len(bridge.prune(kept).cache) < sum(held(state))) == (capacity is None and group == 2)
+    pruned = segment_entries.flat(bridge.prune(kept))
     assert len(pruned.cache) == sum(held(state)) == len(pruned.cache_ms) == len(pruned.admitted)
     assert len(pruned.gate_logits) == (0 if capacity is None else capacity)
-    assert bridge.prune(pruned).cache == pruned.cache
+    again = segment_entries.flat(bridge.prune(pruned))
+    assert [id(each) for each in again.cache] == [id(each) for each in pruned.cache]
+
+
+def test_a_cache_without_selection_is_grouped_and_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_entries, "GROUP", 3)
+    bridge = recurrent("cache").eval()
+    state = pruned = None
+    for segment in make_segments([[2] * NUM_SEGMENTS]):
+        state, pruned = bridge(segment, state), bridge.prune(bridge(segment, pruned))
+        assert len(pruned.cache) <= len(state.cache) // 3 + 6
+        assert torch.equal(bridge.read(pruned).tokens, bridge.read(state).tokens)
+    assert len(segment_entries.flat(pruned).cache) == NUM_SEGMENTS > len(pruned.cache)
+    shown = [bridge.diagnostics(each, with_attention=True).segment_attention for each in (pruned, state)]
+    assert torch.equal(shown[0], shown[1])
 
 
 def test_videos_of_a_batch_hold_what_they_hold_alone() -> None:
