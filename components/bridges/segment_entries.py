@@ -17,14 +17,17 @@ _FIELDS = ("cache", "cache_mask", "admitted", "cache_ms", "gate_logits", "pruned
 
 def in_groups(state: MemoryState) -> MemoryState:
     """The state with its older entries in groups; ``flat`` undoes it."""
-    return state._replace(**{name: _in_groups(getattr(state, name)) for name in _FIELDS})
+    grouped: dict[str, Any] = {name: _in_groups(getattr(state, name)) for name in _FIELDS}
+    return state._replace(**grouped)
 
 
 def flat(state: MemoryState) -> MemoryState:
     """The state with an entry for every segment in its tuples, without groups."""
-    if not state.cache or not isinstance(state.cache[0], tuple):
+    entries: tuple[Any, ...] = state.cache
+    if not entries or not isinstance(entries[0], tuple):
         return state
-    return state._replace(**{name: _flat(getattr(state, name)) for name in _FIELDS})
+    flattened: dict[str, Any] = {name: _flat(getattr(state, name)) for name in _FIELDS}
+    return state._replace(**flattened)
 
 
 def _in_groups(entries: tuple[Any, ...]) -> tuple[Any, ...]:
