@@ -181,7 +181,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model",
         type=Path,
-        default=Path("runs/quickstart/memory/version_0/checkpoints/final.ckpt"),
+        default=Path("runs/quickstart/memory/last/checkpoints/final.ckpt"),
         help="checkpoint of a model of cached features with a selective memory",
     )
     parser.add_argument(

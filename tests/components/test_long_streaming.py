@@ -47,7 +47,7 @@ def play(session: StreamingSession, count: int, *, at_once: int = 1) -> None:
     ("early", "late"), [(100, 400), pytest.param(1_000, 100_000, marks=pytest.mark.slow)], ids=["minutes", "a day"]
 )
 def test_state_of_fixed_capacity_has_as_many_bytes_after_a_day(folders: PartFolders, early: int, late: int) -> None:
-    session = start(folders, RECURRENCES["fixed capacity"])
+    session = start(folders, RECURRENCES["fixed capacity"], FixedLength(20))
     play(session, early, at_once=100)
     before = session.state_bytes
     play(session, late - early, at_once=100)
