@@ -24,8 +24,8 @@ CUTS = {name: 1 for name in NAMES if "scene_tilling" in name}  # similarities of
 NUMBER_OF_TOKENS = {  # masks of visual tokens, whose number depends on the video
     f"ablation/{name}.yaml": 1
     for name in (
-        *("all_tokens", "frame_dropout", "grid_memory", "last_segment_readout", "memory_and_frames"),
-        *("memory_and_last_segment_readout", "no_retrieval", "published_bridge"),
+        *("all_tokens", "frame_dropout", "grid_memory", "grid_memory_budget", "last_segment_readout"),
+        *("memory_and_frames", "memory_and_last_segment_readout", "no_retrieval", "published_bridge"),
     )
 }
 OTHERS = {
