@@ -9,6 +9,7 @@ from itertools import islice
 from statistics import median
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from components.bridges.recurrent import RecurrentMemoryBridge
@@ -65,7 +66,7 @@ def memories(model: VideoLanguageModel, capacity: int) -> dict[str, VideoLanguag
     bounded, unselected, scenes = copy.deepcopy(model), copy.deepcopy(model), copy.deepcopy(model)
     settings = replace(bridge.update.settings, capacity=capacity, admit_logit=-math.inf)
     bounded.bridge.update.settings = settings  # type: ignore[union-attr]
-    unselected.bridge.update = None
+    unselected.bridge.register_module("update", None)
     scenes.segmenter = SceneTilling(alpha=1.0, max_segment_frames=4)
     return {SELECTIVE: model, BOUNDED: bounded, UNSELECTED: unselected, SCENES: scenes}
 
@@ -116,7 +117,7 @@ def _copied(session: StreamingSession) -> StreamingSession:
 def _seconds_a_frame(session: StreamingSession, frames: Tensor, clock: Callable[[], float]) -> list[float]:
     """Seconds a frame of each block of frames, pushed one by one."""
     seconds = []
-    for block in frames.split(_BLOCK_FRAMES):
+    for block in torch.split(frames, _BLOCK_FRAMES):
         start = clock()
         for frame in block:
             session.push(frame[None], [_MS_A_FRAME * session.num_frames])

@@ -152,7 +152,7 @@ class RecurrentMemoryBridge(VisualReader[MemoryState], SkipsUnusedCompute):
     def prune(self, state: MemoryState) -> MemoryState:
         """Drop segments from the cache that the gate admitted in no video, or that are over the capacity."""
         if self.capacity is not None:
-            return _only_admitted(state, 0)  # any segment may have been dropped
+            return _only_admitted(state, 0)._replace(pruned=())  # any segment may be dropped later
         return in_groups(_only_admitted(state, len(state.pruned)))
 
     def penalty(self, state: MemoryState) -> Tensor | None:
