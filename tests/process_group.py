@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import process_end
+
 _SECONDS_TO_FOLLOW = 20.0  # for the others, once one rank has failed
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,7 +47,7 @@ def run_processes(
         port = probe.getsockname()[1]
     started = [
         subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-m", module, *arguments],
+            [sys.executable, "-X", "faulthandler", "-m", process_end.__name__, module, *arguments],
             cwd=folder,
             env=_environment(rank, num_processes, port, num_nodes),
             stdout=subprocess.PIPE,

@@ -32,10 +32,3 @@ def main(commands: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
-    # Threads of process groups can abort the process at the interpreter's end, also when the default group is gone. All
-    # that the commands do is done by now, so the process ends here.
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
