@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from components.answer_scores import is_exact_match, normalise_answer, token_f1
 from datamodules.benchmarks.item import LETTERS, BenchmarkItem
-from membridge.judging.judged_item import AskedItem
+from membridge.evaluation.asked_item import AskedItem
 
 
 class Score(NamedTuple):
@@ -92,38 +92,38 @@ class TokenF1:
         return Score(token_f1(asked.text, item.reference))
 
 
-class AnswerJudge(Protocol):
+class AnswerGrader(Protocol):
     """Scores free answers by a language model of the user's choice; this project has none."""
 
     def __call__(self, question: str, reference: str, answer: str) -> float:
         """A score from 0 to 1."""
 
 
-class JudgedAnswer:
-    """Scores free answers by a judge.
+class GradedAnswer:
+    """Scores free answers by a grader.
 
     Args:
-        judge: Called for every answer; may ask another model.
-        name: Name of the judge in records and reports.
+        grader: Called for every answer; may ask another model.
+        name: Name of the grader in records and reports.
     """
 
     generates = True
 
-    def __init__(self, judge: AnswerJudge, name: str) -> None:
-        self.judge = judge
+    def __init__(self, grader: AnswerGrader, name: str) -> None:
+        self.grader = grader
         self.name = name
 
     def __call__(self, item: BenchmarkItem, asked: AskedItem) -> Score | None:
-        """Ask the judge.
+        """Ask the grader.
 
         Raises:
-            ValueError: The judge's score is not from 0 to 1.
+            ValueError: The grader's score is not from 0 to 1.
         """
         if item.options or not item.reference:
             return None
-        value = self.judge(item.question, item.reference, asked.text)
+        value = self.grader(item.question, item.reference, asked.text)
         if not 0 <= value <= 1:
-            raise ValueError(f"the judge {self.name!r} scored {value}; expected 0 to 1")
+            raise ValueError(f"the grader {self.name!r} scored {value}; expected 0 to 1")
         return Score(value)
 
 

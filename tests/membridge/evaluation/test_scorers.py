@@ -3,10 +3,10 @@
 import pytest
 
 from datamodules.benchmarks.item import BenchmarkItem
-from membridge.judging.judged_item import AskedItem
-from membridge.judging.scorers import (
+from membridge.evaluation.asked_item import AskedItem
+from membridge.evaluation.scorers import (
     ExactAnswer,
-    JudgedAnswer,
+    GradedAnswer,
     LenientChoice,
     OptionLikelihood,
     Score,
@@ -91,14 +91,14 @@ def test_free_answers_are_compared_word_by_word() -> None:
     assert ExactAnswer()(ITEM, AskedItem("cat")) is None
 
 
-def test_a_judge_scores_free_answers_within_0_and_1() -> None:
+def test_a_grader_scores_free_answers_within_0_and_1() -> None:
     seen: list[tuple[str, str, str]] = []
 
     def half(question: str, reference: str, answer: str) -> float:
         seen.append((question, reference, answer))
         return 0.5
 
-    assert JudgedAnswer(half, "half")(FREE, AskedItem("cat")) == Score(0.5)
+    assert GradedAnswer(half, "half")(FREE, AskedItem("cat")) == Score(0.5)
     assert seen == [("Which animal?", "the red cat", "cat")]
     with pytest.raises(ValueError, match="expected 0 to 1"):
-        JudgedAnswer(lambda *_: 5.0, "of ten")(FREE, AskedItem("cat"))
+        GradedAnswer(lambda *_: 5.0, "of ten")(FREE, AskedItem("cat"))

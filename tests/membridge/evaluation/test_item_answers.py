@@ -15,11 +15,17 @@ from datamodules.benchmarks.item import BenchmarkItem, MediaPart
 from membridge.answering_model import with_answers
 from membridge.asking import AskedQuestion, ask_about, open_timed
 from membridge.conversation import Conversation
-from membridge.judging.judge import JudgingSettings, ask_items, read_parts
+from membridge.evaluation.item_answers import AskingSettings, ask_items, read_parts
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_bridge, make_model, open_gate
-from tests.membridge.judging.made_benchmark import OPTIONS, MadeBenchmark, made_items, write_clips, write_frame_folder
+from tests.membridge.evaluation.made_benchmark import (
+    OPTIONS,
+    MadeBenchmark,
+    made_items,
+    write_clips,
+    write_frame_folder,
+)
 
-SETTINGS = JudgingSettings(max_new_tokens=4, at_once=2)
+SETTINGS = AskingSettings(max_new_tokens=4, at_once=2)
 
 
 @pytest.fixture(
@@ -112,7 +118,7 @@ def test_a_question_that_is_too_long_has_a_reason_and_those_beside_it_an_answer(
 ) -> None:
     items = [made_items(1)[0], made_items(1)[1]._replace(question="red " * 400), made_items(1)[2]]
     read = read_parts(model, items[0].media, videos)
-    found = ask_items(model, MadeBenchmark(items), items, read, JudgingSettings(4, at_once=3))
+    found = ask_items(model, MadeBenchmark(items), items, read, AskingSettings(4, at_once=3))
     assert "max_position_embeddings" in found[1].error
     alone = ask_items(model, MadeBenchmark(items), items[2:], read, SETTINGS)
     assert (found[0].error, found[2].text) == ("", alone[0].text)
@@ -129,6 +135,6 @@ def test_without_generation_there_are_likelihoods_alone(model: VideoLanguageMode
     items: list[BenchmarkItem] = made_items(1)
     read = read_parts(model, items[0].media, videos)
     with_text = ask_items(model, MadeBenchmark(items), items, read, SETTINGS)
-    without = ask_items(model, MadeBenchmark(items), items, read, JudgingSettings(0, at_once=2))
+    without = ask_items(model, MadeBenchmark(items), items, read, AskingSettings(0, at_once=2))
     assert [each.likelihoods for each in without] == [each.likelihoods for each in with_text]
     assert [(each.text, each.new_tokens) for each in without] == [("", 0)] * 3

@@ -1,4 +1,4 @@
-"""The record of one judged question: one line of a benchmark's file of answers."""
+"""The record of one answered question: one line of a benchmark's file of answers."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Judges a model by a benchmark: any number of processes, each item answered once, and a stopped run continues.
+"""Evaluates a model on a benchmark: any number of processes, each item answered once, and a stopped run continues.
 
 Every process writes a file of answers of its own, ``answers.0-of-4.jsonl`` and so on. The items about the same media
 belong to one process, whatever was answered before, so processes need not talk to each other.
@@ -17,10 +17,10 @@ from datamodules.benchmarks.benchmark import Benchmark
 from datamodules.benchmarks.item import BenchmarkItem, MediaPart
 from datamodules.errors import SampleError
 from membridge.answer_file import AnswerFile, read_answers
-from membridge.judging.judge import JudgingSettings, ask_items, read_parts
-from membridge.judging.judged_item import AskedItem, to_line
-from membridge.judging.scorers import SCORERS, Scorer
-from membridge.judging.timed_questions import ask_while_playing, check_can_play
+from membridge.evaluation.item_answers import AskingSettings, ask_items, read_parts
+from membridge.evaluation.asked_item import AskedItem, to_line
+from membridge.evaluation.scorers import SCORERS, Scorer
+from membridge.evaluation.timed_questions import ask_while_playing, check_can_play
 
 
 class Share(NamedTuple):
@@ -67,7 +67,7 @@ class BenchmarkRun:
         videos: Path,
         out: Path,
         settings: Mapping[str, Any],
-        asking: JudgingSettings = JudgingSettings(),  # noqa: B008  frozen
+        asking: AskingSettings = AskingSettings(),  # noqa: B008  frozen
         timed: Literal["session", "clip"] = "session",
         scorers: Sequence[Scorer] = SCORERS,
     ) -> None:

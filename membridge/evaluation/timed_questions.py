@@ -15,8 +15,8 @@ from datamodules.benchmarks.item import BenchmarkItem, MediaPart
 from datamodules.benchmarks.media_search import find_media
 from datamodules.errors import SampleError
 from datamodules.media.sample_media import SampleMedia
-from membridge.judging.judge import JudgingSettings, answer_prompts, turns_of
-from membridge.judging.judged_item import AskedItem
+from membridge.evaluation.item_answers import AskingSettings, answer_prompts, turns_of
+from membridge.evaluation.asked_item import AskedItem
 from membridge.media_files import read_media_file
 
 _PIECE_S = 60
@@ -51,7 +51,7 @@ def ask_while_playing(
     benchmark: Benchmark,
     items: Sequence[BenchmarkItem],
     folder: Path,
-    settings: JudgingSettings,
+    settings: AskingSettings,
 ) -> list[AskedItem]:
     """Play one video to a streaming session, and ask every question at its time.
 
@@ -94,7 +94,7 @@ def _ask(
     item: BenchmarkItem,
     session: StreamingSession,
     shown_ms: list[int],
-    settings: JudgingSettings,
+    settings: AskingSettings,
 ) -> AskedItem:
     begin = time.perf_counter()
     prompt = benchmark.prompt(item, [shown_ms])

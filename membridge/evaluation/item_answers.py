@@ -18,13 +18,13 @@ from datamodules.errors import SampleError
 from membridge.asking import visual_counts
 from membridge.conversation import MARK, joined
 from membridge.frame_folder import read_frame_folder
-from membridge.judging.judged_item import AskedItem
+from membridge.evaluation.asked_item import AskedItem
 from membridge.media_files import read_media_file
 from membridge.opened_medium import OpenedMedium, read_medium
 
 
 @dataclass(frozen=True)
-class JudgingSettings:
+class AskingSettings:
     """How questions are asked.
 
     Args:
@@ -86,7 +86,7 @@ def ask_items(
     benchmark: Benchmark,
     items: Sequence[BenchmarkItem],
     read: ReadMedia,
-    settings: JudgingSettings,
+    settings: AskingSettings,
 ) -> list[AskedItem]:
     """Ask questions about media that were read once. The language model reads their common beginning once.
 
@@ -110,7 +110,7 @@ def ask_items(
 
 
 def _ask(
-    model: VideoLanguageModel, prompts: Sequence[Prompt], media: Sequence[OpenedMedium], settings: JudgingSettings
+    model: VideoLanguageModel, prompts: Sequence[Prompt], media: Sequence[OpenedMedium], settings: AskingSettings
 ) -> list[AskedItem]:
     """Ask prompts together; where one is too long, each by itself."""
     try:
@@ -122,7 +122,7 @@ def _ask(
 
 
 def _ask_together(
-    model: VideoLanguageModel, prompts: Sequence[Prompt], media: Sequence[OpenedMedium], settings: JudgingSettings
+    model: VideoLanguageModel, prompts: Sequence[Prompt], media: Sequence[OpenedMedium], settings: AskingSettings
 ) -> list[AskedItem]:
     if len(media) != 1 and len(prompts) > 1:
         return [answer for prompt in prompts for answer in _ask_together(model, [prompt], media, settings)]
@@ -143,7 +143,7 @@ def answer_prompts(
     prompts: Sequence[Prompt],
     text: TextInputs,
     visual: VisualTokens,
-    settings: JudgingSettings,
+    settings: AskingSettings,
 ) -> list[AskedItem]:
     """Score the choices of prompts, and generate answers, after one pass of the language model.
 

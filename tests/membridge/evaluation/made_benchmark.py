@@ -1,4 +1,4 @@
-"""A small benchmark on made-up clips, for tests of judging."""
+"""A small benchmark on made-up clips, for tests of evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path

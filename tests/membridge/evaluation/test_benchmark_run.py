@@ -10,12 +10,12 @@ from components.model import VideoLanguageModel
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from components.segmenters.fixed_length import FixedLength
 from datamodules.benchmarks.item import BenchmarkItem, MediaPart
-from membridge.judging.benchmark_run import BenchmarkRun, Share
-from membridge.judging.judge import JudgingSettings
+from membridge.evaluation.benchmark_run import BenchmarkRun, Share
+from membridge.evaluation.item_answers import AskingSettings
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_model
-from tests.membridge.judging.made_benchmark import MadeBenchmark, made_items, write_clips, write_frame_folder
+from tests.membridge.evaluation.made_benchmark import MadeBenchmark, made_items, write_clips, write_frame_folder
 
-ASKING = JudgingSettings(max_new_tokens=3)
+ASKING = AskingSettings(max_new_tokens=3)
 
 
 @pytest.fixture(scope="module")
