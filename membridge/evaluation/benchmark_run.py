@@ -17,8 +17,8 @@ from datamodules.benchmarks.benchmark import Benchmark
 from datamodules.benchmarks.item import BenchmarkItem, MediaPart
 from datamodules.errors import SampleError
 from membridge.answer_file import AnswerFile, read_answers
-from membridge.evaluation.item_answers import AskingSettings, ask_items, read_parts
 from membridge.evaluation.asked_item import AskedItem, to_line
+from membridge.evaluation.item_answers import AskingSettings, ask_items, read_parts
 from membridge.evaluation.scorers import SCORERS, Scorer
 from membridge.evaluation.timed_questions import ask_while_playing, check_can_play
 

@@ -17,8 +17,8 @@ from datamodules.benchmarks.media_search import find_media
 from datamodules.errors import SampleError
 from membridge.asking import visual_counts
 from membridge.conversation import MARK, joined
-from membridge.frame_folder import read_frame_folder
 from membridge.evaluation.asked_item import AskedItem
+from membridge.frame_folder import read_frame_folder
 from membridge.media_files import read_media_file
 from membridge.opened_medium import OpenedMedium, read_medium
 

@@ -15,8 +15,8 @@ from datamodules.benchmarks.item import BenchmarkItem, MediaPart
 from datamodules.benchmarks.media_search import find_media
 from datamodules.errors import SampleError
 from datamodules.media.sample_media import SampleMedia
-from membridge.evaluation.item_answers import AskingSettings, answer_prompts, turns_of
 from membridge.evaluation.asked_item import AskedItem
+from membridge.evaluation.item_answers import AskingSettings, answer_prompts, turns_of
 from membridge.media_files import read_media_file
 
 _PIECE_S = 60

@@ -60,7 +60,8 @@ def test_answers_and_likelihoods_are_those_of_asking_each_prompt(
         [scored] = ask_about(model, medium, [AskedQuestion(prompt.text, prompt.choices)], None)  # type: ignore[arg-type]
         torch.testing.assert_close(torch.tensor(answer.likelihoods), torch.tensor(scored.scores), rtol=1e-5, atol=1e-5)
         assert (answer.prompt_tokens, answer.visual_tokens) == (scored.prompt_tokens, scored.visual_tokens)
-        assert prompt.choices[answer.chosen or 0] == scored.text
+        if chosen_by == "text":  # the tiny tokenizer knows no letters, so these are equally likely up to rounding
+            assert prompt.choices[answer.chosen or 0] == scored.text
 
 
 def test_a_prompt_with_letters_lists_every_option_and_one_by_text_lists_none() -> None:
