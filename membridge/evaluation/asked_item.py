@@ -12,6 +12,7 @@ class AskedItem(NamedTuple):
     text: str = ""  # the generated answer
     likelihoods: tuple[float, ...] = ()  # of the choices: mean log likelihood per token, higher is better
     frames: int = 0  # that were read, of all media
+    shown_s: float = 0.0  # time of the last frame that was read, of all media together
     visual_tokens: int = 0
     prompt_tokens: int = 0  # visual tokens included
     new_tokens: int = 0
@@ -50,6 +51,6 @@ def to_line(item: BenchmarkItem, asked: AskedItem, scores: Mapping[str, float | 
     if asked.error:
         return {**about, "error": asked.error}
     given = asked._asdict() | {"likelihoods": [round(value, 6) for value in asked.likelihoods], "chosen": asked.chosen}
-    given |= {name: round(given[name], 4) for name in ("read_seconds", "answer_seconds")}
+    given |= {name: round(given[name], 4) for name in ("shown_s", "read_seconds", "answer_seconds")}
     del given["error"]
     return {**about, **given, "scores": dict(scores)}

@@ -135,7 +135,8 @@ def _ask_together(
     answers = answer_prompts(model, prompts, text, visual, settings)
     seconds = (time.perf_counter() - begin) / len(prompts)
     frames = sum(medium.num_frames for medium in media)
-    return [each._replace(frames=frames, answer_seconds=seconds) for each in answers]
+    shown_s = sum(medium.frame_ms[-1] for medium in media) / 1000
+    return [each._replace(frames=frames, shown_s=shown_s, answer_seconds=seconds) for each in answers]
 
 
 def answer_prompts(

@@ -103,7 +103,8 @@ def _ask(
         [answer] = answer_prompts(model, [prompt], text, session.visual_tokens(text), settings)
     except TextLimitError as error:
         return AskedItem(error=error.reason)
-    return answer._replace(frames=session.num_frames, answer_seconds=time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    return answer._replace(frames=session.num_frames, shown_s=shown_ms[-1] / 1000, answer_seconds=seconds)
 
 
 class _Frames:
