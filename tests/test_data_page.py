@@ -17,8 +17,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-import evaluate
 import train
+from apps.evaluate import command as evaluate
 from datamodules.convert.__main__ import main as convert
 from datamodules.loader import Loading
 from datamodules.order.training_order import TrainingOrder

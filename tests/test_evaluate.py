@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import pytest
 from omegaconf import OmegaConf
 
-import evaluate
 import train
+from apps.evaluate import command as evaluate
 from lightning_modules.evaluation.predictions import Prediction, read_predictions, score_answers
 from lightning_modules.export import export
 from lightning_modules.video_language import VideoLanguageModule
