@@ -29,13 +29,18 @@ _LINKS = ("final.ckpt", "last.ckpt")  # of a run's checkpoints, the best choice 
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
-def add_model_arguments(parser: ArgumentParser) -> None:
-    """Add MODEL, ``--device``, ``--dtype`` and ``--config`` to the parser of an app; ``open_given`` reads them."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="model folder, name on the model hub, checkpoint of a training run, or folder of a run",
-    )
+def add_model_arguments(parser: ArgumentParser, *, as_option: bool = False) -> None:
+    """Add MODEL, ``--device``, ``--dtype`` and ``--config`` to the parser of an app; ``open_given`` reads them.
+
+    Args:
+        parser: The parser.
+        as_option: The model is given by ``--model`` instead of the first argument.
+    """
+    what = "model folder, name on the model hub, checkpoint of a training run, or folder of a run"
+    if as_option:
+        parser.add_argument("--model", metavar="MODEL", required=True, help=what)
+    else:
+        parser.add_argument("model", metavar="MODEL", help=what)
     parser.add_argument("--device", help="device of the model, such as cpu or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=get_args(DtypeName), help="dtype of the weights (default: as written)")
     parser.add_argument(
