@@ -7,6 +7,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from components.checkpoints.exported_weights import open_weights
 from components.checkpoints.run_checkpoint import CONFIG
 from components.checkpoints.settings_check import warn_of_other_settings
 from datamodules.batch import Batch
-from datamodules.errors import ModelLimitError, TooManySkippedError
+from datamodules.errors import ModelLimitError, SampleError, TooManySkippedError
 from datamodules.failures import SkippedSamples
 from datamodules.instruction import InstructionDataModule
 from datamodules.loader import LateLoader, batch_loader
@@ -27,11 +28,13 @@ from lightning_modules.console.config_files import read_as_written, read_config
 from lightning_modules.console.untrained_parts import untrained_parts, warning_of
 from lightning_modules.evaluation.evaluation_settings import evaluation_settings, settings_digest
 from lightning_modules.evaluation.predictions import PredictionWriter, read_predictions, to_json_lines
-from lightning_modules.evaluation.report import build_report, to_markdown, write_report
+from lightning_modules.evaluation.report import build_report, write_report
+from lightning_modules.evaluation.report_page import to_markdown
 from lightning_modules.evaluation.resuming import (
     PREDICTIONS,
     SKIPPED,
     begin_evaluation,
+    check_turns,
     skipped_questions,
     split_answered,
 )
@@ -165,6 +168,7 @@ def evaluate_shards(options: argparse.Namespace) -> dict[str, Any]:
     }
     earlier_form = {"config_sha256": settings_digest(read_as_written(options.config or [weights.path / CONFIG]))}
     earlier = begin_evaluation(options.out, about, options.restart, earlier_form)
+    earlier = check_turns(reader, earlier, partial(_num_turns, reader), options.out)
     complete, remaining = split_answered(reader, earlier, skipped.lines())
     write_atomically(path, to_json_lines(complete))
     stopped = None
@@ -217,9 +221,19 @@ def summarise(reader: ShardReader, out: Path, shown: dict[str, Any], skipped: Sk
             f"no question was answered: {len(which)} of {len(reader)} samples were left out. {skipped.path} says "
             f"why; the first: {which[0]['reason']}"
         )
-    shown = {**shown, "questions left out, because their sample is broken": unanswered.num_skipped}
-    unasked = unanswered.num_questions - unanswered.num_skipped - len(predictions)
-    report = build_report(predictions, shown | ({"questions not asked yet": unasked} if unasked else {}), which)
+    shown = {**shown, "conversations left out, because their sample is broken": unanswered.num_skipped}
+    num_answered = sum(prediction.turn == 1 for prediction in predictions)
+    unasked = unanswered.num_conversations - unanswered.num_skipped - num_answered
+    report = build_report(predictions, shown | ({"conversations not asked yet": unasked} if unasked else {}), which)
     write_report(report, out)
     print(to_markdown(report))
     return report
+
+
+def _num_turns(reader: ShardReader, index: int) -> list[int]:
+    """Questions of every conversation of a sample; none if it cannot be read."""
+    try:
+        conversations = reader.read(index).record.conversations
+    except SampleError:
+        return []
+    return [sum(turn.role == "assistant" for turn in each.turns) for each in conversations]

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from components.interfaces import TEXT_ONLY
+from lightning_modules.evaluation.asked_turns import asked_turns
 from lightning_modules.interfaces import EvaluatedBatch, as_training_module
 from lightning_modules.monitoring.model_listener import ModelListener
 from lightning_modules.monitoring.video_figures import SegmentedVideo, draw_video
@@ -119,9 +120,11 @@ class VideoInspection(Callback):
         label = key if media is None else f"{_NOT_OF_A_TAG.sub('_', media)}/{key}"
         self._experiment.add_figure(f"videos/{name}/{label}", figure, step)
         lines = ["| question | reference | generated |", "|---|---|---|"]
-        for row in asked:
-            cells = (batch.questions[row].question, batch.questions[row].answer, answers[row])
-            lines.append("| " + " | ".join(_table_cell(cell) for cell in cells) + " |")
+        about = [batch.questions[row] for row in asked]
+        for turn, answer in zip(asked_turns(batch.questions), answers, strict=True):
+            if any(turn.conversation is each for each in about):
+                cells = (turn.question, turn.answer, answer)
+                lines.append("| " + " | ".join(_table_cell(cell) for cell in cells) + " |")
         self._experiment.add_text(f"answers/{name}/{label}", "\n".join(lines), step)
 
     def _find_experiment(self, trainer: Trainer) -> Any:
