@@ -30,7 +30,7 @@ from membridge.answering_model import VideoLanguageModel
 from membridge.evaluation.benchmark_report import build_report, write_report, write_submission
 from membridge.evaluation.benchmark_run import BenchmarkRun, Share
 from membridge.evaluation.item_answers import AskingSettings
-from membridge.evaluation.report_page import to_markdown
+from membridge.evaluation.score_tables import to_markdown
 
 _MOST_NAMED = 5
 

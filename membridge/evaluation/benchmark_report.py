@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from components.checkpoints.atomic_folder import write_atomically
 from datamodules.benchmarks.benchmark import Benchmark, ScoredItem
 from datamodules.benchmarks.item import LETTERS, BenchmarkItem
-from membridge.evaluation.report_page import draw_shares, to_markdown
+from membridge.evaluation.score_tables import draw_shares, to_markdown
 from membridge.evaluation.shares import ScoredQuestion, share_of
 
 LENGTHS_S = (15, 60, 180, 600, 1800, 3600)

@@ -11,7 +11,7 @@ from datamodules.benchmarks.benchmark import ScoredItem, mean_of_groups
 from datamodules.benchmarks.item import BenchmarkItem
 from membridge.evaluation.asked_item import AskedItem, to_line
 from membridge.evaluation.benchmark_report import build_report, length_bin, write_report, write_submission
-from membridge.evaluation.report_page import to_markdown
+from membridge.evaluation.score_tables import to_markdown
 from tests.membridge.evaluation.made_benchmark import OPTIONS, MadeBenchmark, made_items
 
 SCORES = {"likelihood": 1.0, "generated (strict)": None}
