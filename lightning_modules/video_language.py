@@ -99,6 +99,7 @@ class VideoLanguageModule(TrainingModule):
     ) -> None:
         super().__init__()
         self.make_encoder, self.make_projector, self.make_patch_pooling = encoder, projector, patch_pooling
+        self.segmenter = segmenter
         self._build = partial(
             build_model,
             encoder=encoder,
