@@ -99,7 +99,6 @@ class VideoLanguageModule(TrainingModule):
     ) -> None:
         super().__init__()
         self.make_encoder, self.make_projector, self.make_patch_pooling = encoder, projector, patch_pooling
-        self.segmenter = segmenter
         self._build = partial(
             build_model,
             encoder=encoder,
@@ -117,7 +116,7 @@ class VideoLanguageModule(TrainingModule):
             visual_prompt=visual_prompt,
             loss_schedule=loss_schedule,
         )
-        self.stream_schedule = stream_schedule
+        self.segmenter, self.stream_schedule = segmenter, stream_schedule
         self.optimization = optimization
         self.max_new_tokens = max_new_tokens
         self.initial_weights = initial_weights

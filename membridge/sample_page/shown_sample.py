@@ -66,5 +66,6 @@ class ShownSample(NamedTuple):
     @property
     def problems(self) -> list[Problem]:
         """All that is wrong."""
-        found = [self.problem, *(each.problem for each in (*self.media, *self.conversations))]
-        return [problem for problem in found if problem is not None]
+        of_media = [medium.problem for medium in self.media]
+        of_conversations = [conversation.problem for conversation in self.conversations]
+        return [problem for problem in (self.problem, *of_media, *of_conversations) if problem is not None]
