@@ -22,9 +22,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from tqdm import tqdm
 
+from apps.open_model import chosen_device
 from command_errors import run_and_exit
 from components.language.chat_template import ChatSettings
 from datamodules.conversations import load_tokenizer
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--no-encoder and --device are about the encoder of --config; give a config")
     names = find_shards(options.shards)
     settings = _settings(options)
+    options.out.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before media are decoded
     indexes, unreadable = _open(names, settings.cache)
     reader = ShardReader(indexes)
     chosen = choose_samples(reader, options.num) if options.keys is None else find_samples(reader, options.keys)
@@ -82,7 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reading = SampleReading(reader, settings.media, options.frames, settings.conversations, settings.cuts)
     page.add(_samples(reading, chosen))
     content = page.html().encode("utf-8", "replace")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = options.out.with_name(f".{options.out.name}.writing")
     unfinished.write_bytes(content)
     unfinished.replace(options.out)
@@ -135,12 +135,12 @@ def _settings_of_run(options: argparse.Namespace) -> _Settings:
     from lightning_modules.console.command_line import VideoLanguageCLI
     from lightning_modules.video_language import VideoLanguageModule
 
+    device = chosen_device(options.device)
     given = [argument for path in options.config for argument in ("--config", str(path))]
     cli = VideoLanguageCLI(VideoLanguageModule, InstructionDataModule, args=given, run=False)
     data: InstructionDataModule = cli.datamodule
     cuts = None
     if not options.no_encoder:
-        device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         cuts = VideoCuts(cli.model.make_encoder().to(device).eval(), cli.model.segmenter)
     transform = WholeFrames() if data.pixels.size is None else PixelTransform(data.pixels, train=False)
     check = None

@@ -8,6 +8,7 @@ from membridge.sample_page.shown_sample import ShownFrame, ShownMedium
 from membridge.video_time import to_clock
 
 _MOST_POINTS = 600
+_MOST_SCENES = 100  # without frames
 _WIDTH, _HEIGHT = 1000, 60
 _NUM_COLOURS = 6  # of scenes, in the style sheet
 
@@ -22,7 +23,10 @@ def medium_html(medium: ShownMedium, number: int | None) -> str:
     title = f".{medium.name}" if number is None else f"medium {number}: {medium.name.partition('.')[2]}"
     head = f'<h3>{escaped(title)} <span class="facts">{escaped(", ".join(_facts(medium)))}</span></h3>'
     wrong = "" if medium.problem is None else problem_html(medium.problem.kind, medium.problem.reason)
-    strip = "".join(_scene_html(medium, scene, list(of_it)) for scene, of_it in groupby(medium.frames, _scene_of))
+    scenes = [(scene, list(of_it)) for scene, of_it in groupby(medium.frames, _scene_of)]
+    if not scenes:  # cached features have scenes, and no pixels
+        scenes = [(scene, []) for scene in range(min(len(medium.scenes), _MOST_SCENES))]
+    strip = "".join(_scene_html(medium, scene, frames) for scene, frames in scenes)
     frames = f'<div class="strip">{strip}</div>' if strip else ""
     return f'<section class="medium">{head}{wrong}{frames}{_curve(medium)}</section>'
 

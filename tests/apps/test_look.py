@@ -6,7 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
@@ -15,7 +15,7 @@ from apps import look
 from datamodules.validate.__main__ import main as validate
 from tests.datamodules.several_media import record_of, write_several
 from tests.fixtures_data import make_clip, make_image, make_record, write_members, write_shard
-from tests.fixtures_models import PartFolders, make_part_folders
+from tests.fixtures_models import NUM_PATCHES, VISION_WIDTH, PartFolders, make_part_folders
 
 HOSTILE = '</p></article><script>document.title = "x"</script><img src="http://host/x" onerror="alert(1)"> & "quoted"'
 CONFIG = """
@@ -188,7 +188,14 @@ def test_cached_features_show_what_is_known_of_them(shard: Path, config: Path, t
     assert "12 frames" in page.text
     page = page_of(features, "--config", config, "--device", "cpu")  # its encoder reads pixels
     assert "12 frames" in page.text
-    assert "scenes" not in page.text
+    assert "scene 1" not in page.text
+    reads_features: dict[str, Any] = {"class_path": "components.encoders.cached.CachedFeatures"}
+    reads_features["init_args"] = {"dim": VISION_WIDTH, "num_patches": NUM_PATCHES}
+    over = tmp_path / "cached.yaml"
+    over.write_text(json.dumps({"model": {"encoder": reads_features}}), encoding="utf-8")
+    page = page_of(features, "--config", config, over, "--device", "cpu")
+    assert "scene 6: 0:02.5 to 0:02.8, 2 frames" in page.text
+    assert page.pictures == []
 
 
 def test_several_media_are_named_where_a_question_shows_them(tmp_path: Path) -> None:
@@ -256,6 +263,7 @@ def test_wrong_samples_are_among_a_few_of_many(tmp_path: Path) -> None:
     [
         (["--keys", "nothing"], "no sample of these shards has the key 'nothing'"),
         (["--tokenizer", "no/such/folder"], "no tokenizer in 'no/such/folder'"),
+        (["--config", "made.yaml", "--device", "cuda:99"], "--device cuda:99 is not there"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(given: list[str], message: str, shard: Path, tmp_path: Path) -> None:
