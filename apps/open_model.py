@@ -80,7 +80,7 @@ def open_model(
         FileNotFoundError: There is no such folder, or something that it refers to is missing.
         ValueError: It is none of these, is damaged, reads cached features, or an option does not fit it.
     """
-    target = _device(device)
+    target = chosen_device(device)
     if not sys.stderr.isatty():
         disable_progress_bar()  # of weights; in a file it is many lines
     path = Path(path).expanduser()
@@ -123,8 +123,15 @@ def model_identity(path: str | Path, config: Sequence[Path] | None = None) -> st
     return digest.hexdigest()[:32]
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device, checked: a wrong one is found before a large model has been read."""
+def chosen_device(device: str | torch.device | None) -> torch.device:
+    """The device, checked: a wrong one is found before a large model has been read.
+
+    Args:
+        device: As given; None is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ValueError: There is no such device.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
