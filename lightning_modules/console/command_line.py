@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,11 +30,13 @@ from lightning_modules.console.parser import ShortMessageParser
 from lightning_modules.console.run_summary import EvaluationSummary, RunSummary
 from lightning_modules.console.settings_errors import SettingsError, explain, explain_trainer
 from lightning_modules.console.untrained_parts import untrained_parts, warning_of
+from lightning_modules.monitoring.tracker import Tracker
 from lightning_modules.preemption import EndOnSigterm
 from lightning_modules.run.run_folder import (
     RefuseDifferentCheckpoints,
     RefuseFolderInUse,
     SaveRunConfig,
+    folder_logger,
     folder_of_runs,
     log_folder,
     write_beside_runs,
@@ -88,6 +92,13 @@ class VideoLanguageCLI(LightningCLI):
             type=str | None,
             default=None,
             help="logs, config and checkpoints go here; fit goes on from the newest checkpoint in it, if there is one",
+        )
+
+        parser.add_argument(
+            "--trackers",
+            type=list[Logger] | None,
+            default=None,
+            help="loggers beside trainer.logger, as in configs/logger/; the run's folder is that of trainer.logger",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -146,10 +157,20 @@ class VideoLanguageCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it, and release the run's folder afterwards."""
+        self._describe_run_to_trackers(subcommand)
         try:
             super()._run_subcommand(subcommand)
         finally:
             self._lock.release()
+
+    def _describe_run_to_trackers(self, subcommand: str) -> None:
+        trackers = [logger for logger in self.trainer.loggers if isinstance(logger, Tracker)]
+        if trackers and self.trainer.is_global_zero:
+            config = self.config[subcommand]
+            settings = yaml.safe_load(self._parser(subcommand).dump(config, skip_none=False))
+            has_folder = config.run_folder is not None or folder_logger(self.trainer) is not None
+            for tracker in trackers:
+                tracker.set_run(log_folder(self.trainer) if has_folder else None, settings)
 
     def before_fit(self) -> None:
         """Lock the run's folder. The newest checkpoint in ``--run_folder``, if any, replaces ``--ckpt_path``."""
@@ -194,6 +215,7 @@ class VideoLanguageCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError) as error:
             raise SettingsError(explain_trainer(str(error), settings["accelerator"], settings["devices"])) from error
+        trainer.loggers = [*trainer.loggers, *(self._get(self.config_init, "trackers") or [])]
         added: Any = trainer  # Lightning sets callbacks where a type checker does not see it
         added.callbacks[0:0] = [EndOnSigterm(), *self._summaries()]
         if isinstance(trainer.strategy, PortableCheckpoints):
