@@ -36,7 +36,6 @@ from lightning_modules.run.run_folder import (
     RefuseDifferentCheckpoints,
     RefuseFolderInUse,
     SaveRunConfig,
-    folder_logger,
     folder_of_runs,
     log_folder,
     write_beside_runs,
@@ -98,7 +97,7 @@ class VideoLanguageCLI(LightningCLI):
             "--trackers",
             type=list[Logger] | None,
             default=None,
-            help="loggers beside trainer.logger, as in configs/logger/; the run's folder is that of trainer.logger",
+            help="loggers beside trainer.logger, as in configs/logger/; none if trainer.logger is false",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -166,11 +165,9 @@ class VideoLanguageCLI(LightningCLI):
     def _describe_run_to_trackers(self, subcommand: str) -> None:
         trackers = [logger for logger in self.trainer.loggers if isinstance(logger, Tracker)]
         if trackers and self.trainer.is_global_zero:
-            config = self.config[subcommand]
-            settings = yaml.safe_load(self._parser(subcommand).dump(config, skip_none=False))
-            has_folder = config.run_folder is not None or folder_logger(self.trainer) is not None
+            settings = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_none=False))
             for tracker in trackers:
-                tracker.set_run(log_folder(self.trainer) if has_folder else None, settings)
+                tracker.set_run(log_folder(self.trainer), settings)
 
     def before_fit(self) -> None:
         """Lock the run's folder. The newest checkpoint in ``--run_folder``, if any, replaces ``--ckpt_path``."""
@@ -215,7 +212,13 @@ class VideoLanguageCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError) as error:
             raise SettingsError(explain_trainer(str(error), settings["accelerator"], settings["devices"])) from error
-        trainer.loggers = [*trainer.loggers, *(self._get(self.config_init, "trackers") or [])]
+        if isinstance(trainer.logger, Tracker):
+            raise SettingsError(
+                f"trainer.logger: a {type(trainer.logger).__name__} has no folder for the run's files; name it under "
+                "trackers, as in configs/logger/, and leave trainer.logger as it is"
+            )
+        if trainer.loggers:  # trainer.logger: false logs nothing
+            trainer.loggers = [*trainer.loggers, *(self._get(self.config_init, "trackers") or [])]
         added: Any = trainer  # Lightning sets callbacks where a type checker does not see it
         added.callbacks[0:0] = [EndOnSigterm(), *self._summaries()]
         if isinstance(trainer.strategy, PortableCheckpoints):

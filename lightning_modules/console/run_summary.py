@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_modules.checkpoints.keeping import BEST, FINAL, LAST, KeepCheckpoints
 from lightning_modules.monitoring.tracker import Tracker
-from lightning_modules.run.run_folder import folder_logger, log_folder
+from lightning_modules.run.run_folder import log_folder
 
 
 class RunSummary(Callback):
@@ -25,7 +25,7 @@ class RunSummary(Callback):
         """Print the summary of the beginning."""
         self._has_trained = True
         lines = [*_length(trainer), *_parts(pl_module), f"folder: {log_folder(trainer)}"]
-        if folder_logger(trainer) is not None:
+        if trainer.loggers:
             lines.append(f"curves: tensorboard --logdir {shlex.quote(str(log_folder(trainer)))}")
         trackers = [logger for logger in trainer.loggers if isinstance(logger, Tracker)]
         lines += [f"{tracker.title}: {where}" for tracker in trackers if (where := tracker.where())]

@@ -19,6 +19,10 @@ from lightning_modules.monitoring.video_figures import draw_histogram, picture_o
 from lightning_modules.monitoring.video_sinks import VideoSink
 
 
+class TrackerError(RuntimeError):
+    """A tracker cannot begin a run."""
+
+
 class Tracker(Logger, VideoSink):
     """A logger that sends curves, settings and pictures to an experiment tracker, under the names of TensorBoard.
 
@@ -64,11 +68,11 @@ class Tracker(Logger, VideoSink):
         """Name of the run in the tracker: the last two parts of its folder; empty without a folder."""
         return "" if self._folder is None else "/".join(self._folder.absolute().parts[-2:])
 
-    def set_run(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
+    def set_run(self, folder: Path, settings: Mapping[str, Any]) -> None:
         """Set what the run is called after and which settings it has; before the run begins.
 
         Args:
-            folder: The run's folder; None if it has none.
+            folder: The run's folder.
             settings: All settings of the run.
         """
         self._folder, self.settings = folder, dict(settings)
@@ -78,13 +82,19 @@ class Tracker(Logger, VideoSink):
         """Begin the tracker's run. Lightning calls this before the first step, and again after each log.
 
         Raises:
-            Exception: The tracker's own, if the run cannot begin.
+            TrackerError: The run cannot begin: there is no login, or no server at the address.
         """
         if self._has_begun:
             return
         file = None if self._folder is None else self._folder / f"{type(self).__name__}.run"
         earlier = file.read_text(encoding="utf-8").strip() if file is not None and file.is_file() else None
-        identifier = self._begin(earlier or None)
+        try:
+            identifier = self._begin(earlier or None)
+        except Exception as error:  # each tracker's client has its own classes
+            raise TrackerError(
+                f"{self.title} cannot begin the run: {str(error) or type(error).__name__}. Correct that, or train "
+                f"without {type(self).__name__}"
+            ) from error
         self._has_begun = True
         if file is not None and identifier != earlier:
             file.parent.mkdir(parents=True, exist_ok=True)

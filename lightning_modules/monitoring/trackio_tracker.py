@@ -71,4 +71,4 @@ class TrackioTracker(Tracker):
 
     def _end(self, succeeded: bool) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            self._run.finish()
+            self._trackio.finish()  # of the module: it forgets the run, which would be finished again at exit

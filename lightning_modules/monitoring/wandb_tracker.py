@@ -49,7 +49,10 @@ class WandbTracker(Tracker):
         """The run's address, or the command that uploads what was written offline."""
         if self._run is None:
             return ""
-        return self._run.url or f"wandb sync {shlex.quote(os.path.relpath(os.path.dirname(self._run.dir)))}"
+        if not self._run.offline:
+            return str(self._run.url)
+        folder = os.path.dirname(os.path.dirname(self._run.dir))
+        return f"wandb sync {shlex.quote(os.path.relpath(folder))}/offline-run-*"
 
     def _begin(self, earlier: str | None) -> str:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -60,7 +63,7 @@ class WandbTracker(Tracker):
             project=self.project,
             name=self.version or None,
             id=earlier,
-            resume=None if earlier is None or self._is_offline() else "allow",
+            resume=None if earlier is None else "allow",
             dir=None if self._folder is None else str(self._folder),
             config=self.settings,
             allow_val_change=True,
@@ -72,20 +75,25 @@ class WandbTracker(Tracker):
         self._run.define_metric("*", step_metric=_STEP, step_sync=True)
         return str(self._run.id)
 
-    def _is_offline(self) -> bool:
-        return os.environ.get("WANDB_MODE") in ("offline", "dryrun")
-
     def _send_values(self, values: dict[str, float], step: int) -> None:
-        self._run.log({**values, _STEP: step})
+        self._log(values, step)
 
     def _send_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
-        self._run.log({name: self._wandb.Image(picture), _STEP: step})
+        self._log({name: self._wandb.Image(picture)}, step)
 
     def _send_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], step: int) -> None:
-        self._run.log({name: self._wandb.Table(columns=list(columns), data=[list(row) for row in rows]), _STEP: step})
+        self._log({name: self._wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
 
     def _send_histogram(self, name: str, values: Tensor, step: int) -> None:
-        self._run.log({name: self._wandb.Histogram(values.tolist()), _STEP: step})
+        self._log({name: self._wandb.Histogram(values.tolist())}, step)
+
+    def _log(self, values: dict[str, Any], step: int) -> None:
+        """Send values.
+
+        W&B's own count of rows goes on from what the server has. Offline it starts again in every process, and rows of
+        a resumed run would replace those before, so they are counted in optimizer steps.
+        """
+        self._run.log({**values, _STEP: step}, step=step if self._run.offline else None)
 
     def _end(self, succeeded: bool) -> None:
         self._run.finish(exit_code=0 if succeeded else 1)

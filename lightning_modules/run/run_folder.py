@@ -8,9 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import Logger
 
-from lightning_modules.monitoring.tracker import Tracker
 from lightning_modules.run.run_lock import FolderInUseError, RunLock
 
 LOGGERS = ("TensorBoardLogger", "CSVLogger")
@@ -39,26 +37,19 @@ def write_into(trainer: Any, folder: str) -> None:
             )
 
 
-def folder_logger(trainer: Trainer) -> Logger | None:
-    """The logger whose folder is the run's: the first one; None without a logger, and if there are only trackers."""
-    first = next(iter(trainer.loggers), None)
-    return None if isinstance(first, Tracker) else first
-
-
 def log_folder(trainer: Trainer) -> Path:
     """The run's folder: that of its first logger, as for all that Lightning writes."""
-    logger = folder_logger(trainer)
-    if logger is None:
+    if not trainer.loggers:
         return Path(trainer.default_root_dir)
-    version = logger.version
+    version = trainer.loggers[0].version
     return folder_of_runs(trainer) / (version if isinstance(version, str) else f"version_{version}")
 
 
 def folder_of_runs(trainer: Trainer) -> Path:
     """The folder that holds the runs of one name."""
-    logger = folder_logger(trainer)
-    if logger is None:
+    if not trainer.loggers:
         return Path(trainer.default_root_dir)
+    logger = trainer.loggers[0]
     return Path(logger.save_dir or trainer.default_root_dir, str(logger.name))
 
 
@@ -87,7 +78,7 @@ class SaveRunConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the config, unless the run has no folder."""
-        if stage == "fit" or folder_logger(trainer) or Path(trainer.default_root_dir).resolve() != Path.cwd():
+        if stage == "fit" or trainer.loggers or Path(trainer.default_root_dir).resolve() != Path.cwd():
             super().setup(trainer, pl_module, stage)
 
 
