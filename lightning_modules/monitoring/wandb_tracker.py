@@ -88,12 +88,7 @@ class WandbTracker(Tracker):
         self._log({name: self._wandb.Histogram(values.tolist())}, step)
 
     def _log(self, values: dict[str, Any], step: int) -> None:
-        """Send values.
-
-        W&B's own count of rows goes on from what the server has. Offline it starts again in every process, and rows of
-        a resumed run would replace those before, so they are counted in optimizer steps.
-        """
-        self._run.log({**values, _STEP: step}, step=step if self._run.offline else None)
+        self._run.log({**values, _STEP: step})
 
     def _end(self, succeeded: bool) -> None:
         self._run.finish(exit_code=0 if succeeded else 1)
