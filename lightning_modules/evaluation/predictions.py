@@ -9,7 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_modules.evaluation.scoring import SKIPPED_KEY, is_exact_match
+from components.answer_scores import is_exact_match
+from lightning_modules.evaluation.scoring import SKIPPED_KEY
 
 
 class Prediction(NamedTuple):

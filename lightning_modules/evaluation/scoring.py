@@ -1,8 +1,6 @@
-"""Scores generated answers and counts the right ones by group. Uses neither models nor files."""
+"""Counts right answers by group. Uses neither models nor files."""
 
 import math
-import re
-import string
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -12,9 +10,6 @@ SKIPPED_KEY = ""
 
 NO_CATEGORY = "(no category)"
 """Category, in reports and logs, of questions whose sample names none."""
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Accuracy(NamedTuple):
@@ -35,16 +30,6 @@ class Accuracy(NamedTuple):
             return math.nan
         centred = (self.correct + 2) / (self.total + 4)
         return math.sqrt(centred * (1 - centred) / (self.total + 4))
-
-
-def normalise_answer(text: str) -> str:
-    """Lower case, without punctuation, articles and repeated blanks."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
-def is_exact_match(prediction: str, answer: str) -> bool:
-    """Whether prediction and answer are equal after normalisation."""
-    return normalise_answer(prediction) == normalise_answer(answer)
 
 
 class AccuracyCounter:

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from components.answer_scores import is_exact_match
 from components.model import text_of
-from lightning_modules.evaluation.scoring import NO_CATEGORY, SKIPPED_KEY, AccuracyCounter, is_exact_match
+from lightning_modules.evaluation.scoring import NO_CATEGORY, SKIPPED_KEY, AccuracyCounter
 from lightning_modules.interfaces import EvaluatedBatch, TrainingModule
 
 

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from lightning_modules.evaluation.scoring import Accuracy, AccuracyCounter, is_exact_match, normalise_answer
+from components.answer_scores import is_exact_match, normalise_answer
+from lightning_modules.evaluation.scoring import Accuracy, AccuracyCounter
 
 
 @pytest.mark.parametrize(
