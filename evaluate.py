@@ -1,4 +1,11 @@
-"""Evaluate a checkpoint: ``python evaluate.py --checkpoint CKPT --data SHARDS [SHARDS ...] --out DIR``.
+"""Evaluate a model on shards, on public benchmarks, or compare evaluations.
+
+    python evaluate.py --checkpoint CKPT --data SHARDS [SHARDS ...] --out DIR
+    python evaluate.py --model MODEL --benchmark NAME [NAME ...] --data ROOT --out DIR
+    python evaluate.py compare DIR DIR [DIR ...]
+
+``apps/evaluate/benchmarks.py`` and ``apps/evaluate/paired_comparison.py`` describe the last two. The first evaluates a
+checkpoint on shards.
 
 With ``--config YAML [YAML ...]`` instead of a checkpoint it evaluates the pretrained weights that these files name.
 
@@ -12,7 +19,7 @@ removed. If too many samples are skipped, the command fails after everything is 
 The code is in ``apps.evaluate``. Nothing imports this file, because another package is also named ``evaluate``.
 """
 
-from apps.evaluate.command import main
+from apps.evaluate.__main__ import main
 from command_errors import run_and_exit
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ class VideoLanguageModule(TrainingModule):
             visual_prompt=visual_prompt,
             loss_schedule=loss_schedule,
         )
-        self.stream_schedule = stream_schedule
+        self.segmenter, self.stream_schedule = segmenter, stream_schedule
         self.optimization = optimization
         self.max_new_tokens = max_new_tokens
         self.initial_weights = initial_weights
