@@ -18,9 +18,9 @@ def option_texts(options: Any) -> tuple[str, ...]:
     """The texts of options without their letters.
 
     Args:
-        options: A list, an object whose values are options in the order of its keys, or the JSON text of one. ``A. red``
-            and ``(A) red`` lose their letters where the options are lettered from A on. Options ``N/A`` at the end are
-            left out.
+        options: A list, an object whose values are options in the order of its keys, or the JSON text of one.
+            ``A. red`` and ``(A) red`` lose their letters where the options are lettered from A on. Options ``N/A`` at
+            the end are left out.
 
     Raises:
         ValueError: It is none of these.

@@ -29,8 +29,8 @@ def read_subtitles(path: Path, first_s: float = 0.0) -> list[Subtitle]:
     """Read subtitles in the order of time.
 
     Args:
-        path: A SubRip file (``.srt``), or a JSON list of objects with ``start``, ``end``, ``line`` (or ``timestamp`` with
-            start and end, and ``text``).
+        path: A SubRip file (``.srt``), or a JSON list of objects with ``start``, ``end`` and ``line``, or with
+            ``timestamp`` (start and end) and ``text``.
         first_s: Time of the subtitles' clock at which the video begins, in seconds.
 
     Returns:
