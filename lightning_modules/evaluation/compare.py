@@ -117,6 +117,8 @@ def main(args: Sequence[str] | None = None) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         report: Any = json.loads(path.read_text(encoding="utf-8"))
+        if "scores" in report:
+            raise ValueError("it is about a benchmark; python evaluate.py compare reads those")
         report["accuracy"]["questions"], report["accuracy"]["value"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(

@@ -107,8 +107,11 @@ def test_a_run_without_a_report_and_a_file_that_is_none_are_named(tmp_path: Path
     with pytest.raises(FileNotFoundError, match=r"no report\.json in .*nowhere or below it; evaluate\.py"):
         find_reports([tmp_path / "nowhere"])
     write(tmp_path / "other", {"accuracy": 1})
-    with pytest.raises(ValueError, match=r"other/report\.json is no report of evaluate\.py"):
+    with pytest.raises(ValueError, match=r"other/report\.json is no report of evaluate\.py on shards"):
         find_reports([tmp_path])
+    benchmark = write(tmp_path / "benchmark", {"scores": {}, "evaluated": {}})
+    with pytest.raises(ValueError, match=r"about a benchmark; python evaluate\.py compare reads those"):
+        find_reports([benchmark])
 
 
 def test_a_run_that_is_named_twice_is_shown_once(study: Path) -> None:
