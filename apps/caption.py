@@ -28,9 +28,9 @@ from pathlib import Path
 from types import FrameType
 
 from apps.open_model import add_model_arguments, open_given
-from command_errors import INTERRUPTED, explain, run_and_exit
+from command_errors import INTERRUPTED, run_and_exit
 from components.model import VideoLanguageModel
-from datamodules.errors import BrokenMediaError, count_of
+from datamodules.errors import BrokenMediaError, SampleError, count_of
 from membridge.live.caption_files import FORMS, Caption, CaptionFile, check_caption_files, to_text
 from membridge.live.live_frames import LiveFrames, SourceOptions
 from membridge.live.scene_captions import CaptionOptions, SceneCaptioner
@@ -121,7 +121,7 @@ def _report(frames: LiveFrames, captioner: SceneCaptioner, num_captions: int, so
     )
     _note(f"{source}: {'; '.join(part for part in parts if part)}")
     if frames.failure is not None:
-        if explain(frames.failure) is None:
+        if not isinstance(frames.failure, SampleError):  # a bug
             raise frames.failure
         _note(f"error: {frames.failure}")
         return INCOMPLETE

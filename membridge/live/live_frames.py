@@ -151,10 +151,14 @@ class LiveFrames:
         clock = StreamClock(source.period_ms, follows_wall_clock=source.is_live)
         times = EvenTimes(self._options.fps)
         size: tuple[int, int] | None = None
+        num_jumps = 0
         for picture in source.pictures():
             self._last_sign = time.monotonic()
             self.num_damaged = source.num_damaged
             time_ms = clock.time_of(picture.time_ms, self._last_sign * 1000)
+            if clock.num_jumps > num_jumps:
+                num_jumps = clock.num_jumps
+                self._note(f"{to_clock(round(time_ms))}: the times in the stream jump; captions count on from here")
             if size is not None and picture.size != size:
                 was, now = ("{} x {}".format(*each) for each in (size, picture.size))
                 self._note(f"{to_clock(round(time_ms))}: the picture size changes from {was} to {now}")

@@ -25,6 +25,8 @@ _STREAM_PROTOCOLS = "http,https,tcp,udp,rtp,srtp,tls,tls_psk,crypto,httpproxy"
 _DEFAULT_PERIOD_MS = 40.0
 _MOST_DAMAGED_IN_A_ROW = 1000
 """Packets; a stream that is joined between two keyframes begins with some that cannot be decoded."""
+_GRACE_S = 2.0
+"""The reader of the frames reports a time-out first; this one only ends the connection."""
 
 
 class DecodedPicture(NamedTuple):
@@ -140,14 +142,14 @@ class ContainerSource:
         self._orientation = Orientation()
         is_network = _NETWORK.match(source) is not None
         address, chosen = _address_and_options(source, is_network=is_network)
-        timeout = (timeout_s, timeout_s) if is_network else None
+        timeout = timeout_s + _GRACE_S if is_network else None
         try:
             # Titles and comments in old encodings are common, and must not be an error.
             self._container: Any = av.open(
                 address, metadata_errors="replace", options={**chosen, **options}, timeout=timeout
             )
         except (av.FFmpegError, OSError) as error:
-            raise BrokenMediaError(_cannot_open(source, error, timeout_s)) from error
+            raise BrokenMediaError(_cannot_open(source, error)) from error
         try:
             self._stream = best_video_stream(self._container, self._where)
         except BrokenMediaError:
@@ -256,7 +258,7 @@ def _address_and_options(source: str, *, is_network: bool) -> tuple[str, dict[st
     return source, {"format_whitelist": _STREAM_FORMATS, "protocol_whitelist": _STREAM_PROTOCOLS}
 
 
-def _cannot_open(source: str, error: OSError, timeout_s: float) -> str:
+def _cannot_open(source: str, error: OSError) -> str:
     name = shown_name(source)
     if isinstance(error, av.error.ConnectionRefusedError):
         return f"{name} cannot be opened: nobody listens there; check the address, and that the sender runs"
@@ -264,8 +266,6 @@ def _cannot_open(source: str, error: OSError, timeout_s: float) -> str:
         return (
             f"{name} cannot be opened ({_reason(error)}); check the address, and the user and password if it needs them"
         )
-    if isinstance(error, av.error.ExitError | av.error.TimeoutError):
-        return f"{name} cannot be opened: it sent nothing for {timeout_s:g} s; check the sender, or raise --timeout"
     if source == "-" or _is_pipe(source):
         return (
             f"{name} cannot be read as a video ({_reason(error)}); a pipe needs a format that is read from its start, "
