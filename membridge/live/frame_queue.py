@@ -18,8 +18,7 @@ class FrameQueue:
 
     Frames are numbered as they are offered. While the model is fast enough, every frame enters. When the queue is full,
     the *stride* doubles: only frames whose number is a multiple of it stay and enter. When the model has emptied the
-    queue, the stride halves. So the frames that remain have equal distances, and the distance changes by a factor of
-    two at most from one frame to the next.
+    queue, the stride halves. So frames that wait always have equal distances.
 
     Args:
         capacity: Most frames that wait.
@@ -31,6 +30,11 @@ class FrameQueue:
         self.stride = 1
         self.num_offered = 0
         self.num_dropped = 0
+
+    @property
+    def waiting(self) -> list[int]:
+        """Numbers of the frames that wait."""
+        return [number for number, _ in self._waiting]
 
     def __len__(self) -> int:
         return len(self._waiting)
