@@ -216,7 +216,7 @@ def describe(measured: dict[str, Measured], settings: Settings, made_by: str) ->
     ]
     what = (
         f"{made_by}; torch {torch.__version__}, float32. {settings.questions} questions with {settings.options} "
-        f"options about each of {settings.videos} videos of 10 s (H.264, 426x240), of which {settings.frames} frames are read. "
+        f"options about each of {settings.videos} videos of 10 s (H.264, 426x240), {settings.frames} frames each. "
         f"A DINOv2 of 2 layers, a recurrent bridge that gives {settings.visual_tokens} visual tokens, and a Llama of "
         f"{settings.layers} layers and width {settings.width}, with random weights. Options are chosen by the "
         "likelihood of their text. Difference: of a likelihood, to the first way. Decoding runs in a process of its "
