@@ -122,7 +122,7 @@ def _read(path: Path) -> dict[str, Any]:
         report["accuracy"]["questions"], report["accuracy"]["value"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path} is no report of evaluate.py ({type(error).__name__}: {error}); write it again"
+            f"{path} is no report of evaluate.py on shards ({type(error).__name__}: {error}); leave it out"
         ) from error
     checked: dict[str, Any] = report
     return checked
