@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from command_errors import run_and_exit
-from components.weights.command_line import ConversionTexts, conversion_parser
 from components.weights.conversion import Allowances
+from components.weights.conversion_parser import ConversionTexts, conversion_parser
 from components.weights.export_options import ExportOptions
 from components.weights.onevision_export import export_parts
 from components.weights.onevision_import import import_parts

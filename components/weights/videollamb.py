@@ -27,7 +27,6 @@ from torch import Tensor
 from command_errors import run_and_exit
 from components.checkpoints.file_modes import follow_umask
 from components.checkpoints.weight_files import WeightFiles
-from components.weights.command_line import ConversionTexts, conversion_parser
 from components.weights.conversion import (
     NO_DEPTHS,
     NOTHING_ALLOWED,
@@ -36,6 +35,7 @@ from components.weights.conversion import (
     export_part,
     import_checkpoint,
 )
+from components.weights.conversion_parser import ConversionTexts, conversion_parser
 from components.weights.encoder_settings import EncoderFacts, encoder_settings
 from components.weights.export_options import ExportOptions
 from components.weights.language_settings import write_language_settings
