@@ -119,5 +119,3 @@ def answer_twice(model: VideoLanguageModel, batch: Batch) -> list[str]:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    # Threads of a process group that is not destroyed can abort the process when the interpreter exits.
-    torch.distributed.destroy_process_group()
