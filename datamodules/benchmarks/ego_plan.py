@@ -35,6 +35,9 @@ class EgoPlan(QuestionTable):
         epic_folder: Folder of Epic-Kitchens, with folders of frames; from ``videos`` on.
         ego4d_folder: Folder of Ego4D's videos; from ``videos`` on.
         num_clips: Most clips of a question: those of its last actions.
+
+    Raises:
+        ValueError: ``num_clips`` is not positive.
     """
 
     expected_answer: Form = "text"
@@ -54,6 +57,8 @@ class EgoPlan(QuestionTable):
         super().__init__(questions, None, videos, folder, chosen_by, most_items, published_items)
         if chosen_by == "text":
             self.prompt_name = "question alone"
+        if num_clips < 1:
+            raise ValueError(f"num_clips is {num_clips}; expected at least 1")
         self.epic_folder = epic_folder
         self.ego4d_folder = ego4d_folder
         self.num_clips = num_clips
@@ -107,8 +112,9 @@ def _last_clips(row: FileRow, now: int, most: int, problems: list[Problem]) -> l
             problems.append(Problem(row.where, f"an action is from frame {start} to {stop}; it is left out"))
         elif stop <= now:
             spans.append((start, stop))
-    last = spans[-most:] if most else []
-    ends = [min(stop, following) for (_, stop), (following, _) in zip(last, [*last[1:], (now, now)], strict=True)]
+    last = spans[-most:]
+    following = [*(start for start, _ in last[1:]), now]
+    ends = [min(stop, after) for (_, stop), after in zip(last, following, strict=False)]
     return [(start, end) for (start, _), end in zip(last, ends, strict=True) if start <= end]
 
 

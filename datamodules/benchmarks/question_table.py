@@ -148,7 +148,8 @@ class QuestionTable(Benchmark):
         problems += [Problem(row.where, what) for what in options.problems]
         if not question:
             given = next((row.values[field] for field in QUESTION_FIELDS if row.values.get(field)), None)
-            wrong = "no question" if given is None else f"a question of type {type(given).__name__}, expected text"
+            is_text = given is None or isinstance(given, str)
+            wrong = "no question" if is_text else f"a question of type {type(given).__name__}, expected text"
             problems.append(Problem(row.where, f"{name} has {wrong}; it is left out"))
             return None
         if not options.texts:
