@@ -31,7 +31,7 @@ def read_options(row: Mapping[str, Any]) -> Options:
     """
     given = next((row[name] for name in OPTION_FIELDS if row.get(name) is not None), None)
     if given is None:
-        given = {name: value for name, value in row.items() if _ONE_FIELD_EACH.fullmatch(name)}
+        given = {name: value for name, value in row.items() if _is_option(name)}
     problems: list[str] = []
     if isinstance(given, Mapping):
         values = _in_order(given, problems)
@@ -48,6 +48,10 @@ def without_letters(texts: Sequence[str]) -> tuple[str, ...]:
     if len(texts) < 2 or len(found) < len(texts) or not all(found):
         return tuple(texts)
     return tuple(text[match.end() :] for match, text in zip(found, texts, strict=True) if match)
+
+
+def _is_option(name: str) -> bool:
+    return name not in OPTION_FIELDS and _ONE_FIELD_EACH.fullmatch(name) is not None
 
 
 def _in_order(given: Mapping[str, Any], problems: list[str]) -> list[Any]:
@@ -86,4 +90,4 @@ def _without_padding(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _type(value: Any) -> str:
-    return "missing" if value is None or value == {} else f"of type {type(value).__name__}"
+    return f"of type {type(value).__name__}"
