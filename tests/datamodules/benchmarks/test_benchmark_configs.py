@@ -13,15 +13,15 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize("name", benchmark_names())
 def test_the_config_builds_its_benchmark(name: str) -> None:
     benchmark = load_benchmark(name)
-    assert benchmark.folder == name
+    assert benchmark.folder in (name, "egoschema")  # the subset is in the folder of all questions
     assert benchmark.most_items is None
     assert (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").startswith("# ")
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_config_reads_tiny_files(name: str, tmp_path: Path) -> None:
-    WRITERS[name](tmp_path / name)
     benchmark = load_benchmark(name)
+    WRITERS[name](tmp_path / benchmark.folder)
     items, _ = benchmark.read(tmp_path / benchmark.folder)
     assert items
     assert len({item.id for item in items}) == len(items)
