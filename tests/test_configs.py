@@ -43,7 +43,7 @@ TESTED_ELSEWHERE = {
 }
 NO_CONFIGS_OF_TRAINING = {
     "benchmark": "datamodules/benchmarks/test_benchmark_configs.py",
-    "cluster": "lightning_modules/test_submit.py",
+    "cluster": "lightning_modules/submit/test_submit.py",
 }
 """Folders whose files ``train.py`` does not read, and the test that reads them."""
 LENGTHS = ("1x", "2x", "4x", "8x")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from command_errors import run_and_exit
 from datamodules.benchmarks.benchmark_config import load_benchmark
-from datamodules.benchmarks.inspection import describe, inspect
+from datamodules.benchmarks.file_inspection import describe, inspect
 
 HAS_PROBLEMS = 1
 
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = Path() if options.data is None else options.data / benchmark.folder
     videos = options.videos
     published = Path(benchmark.questions).name
+    if options.questions is not None and (options.questions / published).is_file():
+        options.questions /= published
     if options.questions is not None:
         benchmark.questions = str(options.questions.absolute())
         benchmark.published_items = None  # other files have other numbers

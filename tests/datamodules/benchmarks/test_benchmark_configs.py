@@ -20,8 +20,8 @@ def test_the_config_builds_its_benchmark(name: str) -> None:
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_config_reads_tiny_files(name: str, tmp_path: Path) -> None:
-    WRITERS[name](tmp_path / name)
     benchmark = load_benchmark(name)
+    WRITERS[name](tmp_path / benchmark.folder)
     items, _ = benchmark.read(tmp_path / benchmark.folder)
     assert items
     assert len({item.id for item in items}) == len(items)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from datamodules.benchmarks.__main__ import main
 from datamodules.benchmarks.benchmark import Benchmark
 from datamodules.benchmarks.benchmark_config import benchmark_names, load_benchmark
-from datamodules.benchmarks.inspection import describe, inspect
+from datamodules.benchmarks.file_inspection import describe, inspect
 from datamodules.benchmarks.item import BenchmarkFiles
 from datamodules.benchmarks.question_table import QuestionTable
 from tests.datamodules.benchmarks.question_writer import (
@@ -123,6 +123,7 @@ def test_answers_beside_the_published_questions_are_found_and_without_any_they_a
     assert capsys.readouterr().out.count("it has no answer") == 2
     write_json(tmp_path / "test_a.json", answers)
     assert main(arguments) == 0
+    assert main([*arguments[:-1], str(tmp_path)]) == 0  # their folder
 
 
 def test_answers_in_the_rows_of_the_questions_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +159,7 @@ def test_folders_of_frames_are_measured(tmp_path: Path) -> None:
 def test_files_that_are_not_there_and_unknown_formats_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
         main(["inspect", "--format", "videollamb", "--questions", str(tmp_path / "none.json")])
-    with pytest.raises(FileNotFoundError, match="choose one of .*nextqa"):
+    with pytest.raises(FileNotFoundError, match=r"choose one of .*nextqa"):
         main(["inspect", "--format", "next", "--questions", str(tmp_path / "none.json")])
 
 
