@@ -137,3 +137,9 @@ def mean_of_groups(scored: Sequence[ScoredItem], label: str) -> tuple[float, dic
         groups.setdefault(each.item.labels[label], []).append(each.score)
     means = {name: sum(scores) / len(scores) for name, scores in groups.items()}
     return sum(means.values()) / len(means) if means else float("nan"), means
+
+
+def share_of_parsed(scored: Sequence[ScoredItem]) -> float | None:
+    """Share of right answers among those that could be parsed, as several official scripts count; None without one."""
+    parsed = [each.score for each in scored if each.was_parsed]
+    return sum(parsed) / len(parsed) if parsed else None

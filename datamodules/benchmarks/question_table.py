@@ -126,6 +126,10 @@ class QuestionTable(Benchmark):
             problems.append(Problem(row.where, f"its type {category!r} is in none of the groups"))
         return {"type": category, **({"group": group} if group else {})}
 
+    def complete(self, item: BenchmarkItem, row: FileRow, problems: list[Problem]) -> BenchmarkItem:
+        """Add what only this benchmark's rows say about an item, such as when it is asked. Nothing by default."""
+        return item
+
     def select(self, items: list[BenchmarkItem], problems: list[Problem]) -> list[BenchmarkItem]:
         """The items that belong to this set. All by default."""
         return items
@@ -161,9 +165,8 @@ class QuestionTable(Benchmark):
             return None
         labels = self.labels(row, None if answer is row else answer, problems)
         duration = seconds_of(row, DURATION_FIELDS)
-        return Draft(
-            row, answer, BenchmarkItem(name, media, question, options.texts, labels=labels, duration_s=duration)
-        )
+        item = BenchmarkItem(name, media, question, options.texts, labels=labels, duration_s=duration)
+        return Draft(row, answer, self.complete(item, row, problems))
 
     def _answered(self, drafts: Sequence[Draft], problems: list[Problem]) -> list[BenchmarkItem]:
         values = [_answer_of(draft.answer_row) for draft in drafts]
