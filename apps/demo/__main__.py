@@ -1,14 +1,16 @@
-"""A web page to try a model: ``python -m apps.demo MODEL``.
+"""Shows a web page to try a model: ``python -m apps.demo MODEL``.
 
-The page takes a video, a picture or a webcam, shows its scenes, the similarity of neighbouring frames and a caption for
-each scene, and answers questions. It says which scenes the memory holds and which the last question attended to.
+    python -m apps.demo runs/quickstart/model
 
-It is reached from this machine only, unless ``--host`` is given. Nothing is sent anywhere else.
+The page takes a video or a webcam. It shows the scenes, the similarity of neighbouring frames and a caption for each
+scene, and answers questions. It says which scenes the memory admitted and which were attended to.
+
+The page can be opened from this machine only, unless ``--host`` is given. Nothing is sent anywhere else. Uploads are in
+a temporary folder, which is removed when the program ends.
 """
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,11 +19,11 @@ from pathlib import Path
 
 from apps.demo.demo_session import DemoOptions
 from apps.open_model import add_model_arguments, open_given
+from apps.serve import listen
 from command_errors import run_and_exit
 from components.model import VideoLanguageModel
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_STYLE = Path(__file__).with_name("page.css")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,62 +34,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         ValueError: An option is wrong, or the model cannot be opened.
+        FileNotFoundError: There is no such model.
         ImportError: Gradio is not installed.
     """
     options = _parse(arguments)
     if find_spec("gradio") is None:
-        raise ImportError("the demo needs gradio: pip install -c constraints.txt '.[demo]'")
+        raise ImportError("apps.demo needs the package gradio: pip install 'membridge[demo]'")
+    with listen(options.host, options.port) as listening:  # found before a large model is opened
+        options.port = listening.getsockname()[1]
     if options.host not in _LOOPBACK:
-        print(f"warning: everybody who reaches {options.host} can use this page and upload files", file=sys.stderr)
+        print(
+            f"warning: everybody who reaches {options.host} can use this page and upload files",
+            file=sys.stderr,
+            flush=True,
+        )
     model = open_given(options)
-    with private_folder() as folder:
-        serve(model, options, folder)
+    with tempfile.TemporaryDirectory(prefix="membridge-demo-", ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        serve(model, options)
 
 
-class private_folder:  # noqa: N801  used as a function
-    """A folder for uploads that is removed at the end; Gradio is told of it before it is imported."""
-
-    def __enter__(self) -> Path:
-        self._path = Path(tempfile.mkdtemp(prefix="membridge-demo-"))
-        # Before the import of gradio, which asks its makers' servers otherwise.
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(self._path)}
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
-
-
-def serve(model: VideoLanguageModel, options: argparse.Namespace, folder: Path) -> None:
-    """Build and show the page.
+def serve(model: VideoLanguageModel, options: argparse.Namespace) -> None:
+    """Build and show the page until Ctrl-C.
 
     Args:
         model: The model.
         options: The result of the command line.
-        folder: For uploads.
     """
-    import gradio as gr
-
-    from apps.demo.demo_page import DemoSessions, build_page
+    os.environ["HF_HUB_OFFLINE"] = "1"  # Gradio looks for a newer version of itself otherwise
+    from apps.demo.demo_page import DemoSessions, build_page, launch_options
 
     limits = DemoOptions(options.question, options.max_seconds, options.max_captions, options.max_new_tokens)
     name = options.name or Path(options.model).absolute().name
     page = build_page(DemoSessions(model, limits), name)
     _, address, _ = page.launch(
-        server_name=options.host,
-        server_port=options.port,
-        share=False,
-        inbrowser=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        show_error=True,
-        max_file_size=options.max_mb << 20,
-        blocked_paths=[str(Path.cwd())],
-        allowed_paths=[],
-        footer_links=[],
-        css_paths=_STYLE,
-        theme=gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=["system-ui", "sans-serif"]),
+        server_name=options.host, server_port=options.port, max_file_size=options.max_mb << 20, **launch_options()
     )
-    print(f"showing {name} at {address} (uploads are kept in {folder} until the end; Ctrl-C ends it)", flush=True)
+    print(f"showing {name} at {address} (Ctrl-C ends it)", flush=True)
     try:
         page.block_thread()
     finally:
@@ -95,19 +78,34 @@ def serve(model: VideoLanguageModel, options: argparse.Namespace, folder: Path) 
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="apps.demo", description="Show a web page to try a model.")
+    defaults = DemoOptions()
+    parser = argparse.ArgumentParser(
+        prog="python -m apps.demo",
+        description=(__doc__ or "").replace("``", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
-    parser.add_argument("--port", type=int, default=7860, help="port (default 7860)")
-    parser.add_argument("--name", help="name of the model on the page; that of its folder by default")
-    parser.add_argument("--question", default=DemoOptions.question, help="what is asked about every scene")
+    parser.add_argument("--port", type=int, default=7860, help="port; 0 chooses a free one (default: 7860)")
+    parser.add_argument("--name", help="name of the model on the page (default: that of its folder)")
+    parser.add_argument("--question", default=defaults.question, help="what is asked about a scene for its caption")
     parser.add_argument("--max-new-tokens", type=int, help="longest answer (default: as in the model's evaluation)")
-    parser.add_argument("--max-mb", type=int, default=500, help="largest upload in MiB (default 500)")
-    parser.add_argument("--max-seconds", type=float, default=600.0, help="longest video (default 600)")
-    parser.add_argument("--max-captions", type=int, default=50, help="most scenes that get a caption (default 50)")
+    parser.add_argument("--max-mb", type=int, default=500, help="largest upload in MiB (default: 500)")
+    parser.add_argument(
+        "--max-seconds",
+        type=float,
+        default=defaults.max_seconds,
+        help=f"longest video, and longest time of a webcam (default: {defaults.max_seconds:g})",
+    )
+    parser.add_argument(
+        "--max-captions",
+        type=int,
+        default=defaults.max_captions,
+        help=f"scenes of a video that get a caption; 0 for none (default: {defaults.max_captions})",
+    )
     options = parser.parse_args(arguments)
-    if options.max_mb < 1 or options.max_seconds <= 0 or options.max_captions < 0:
-        parser.error("--max-mb, --max-seconds and --max-captions must be positive")
+    if options.max_mb < 1 or not options.max_seconds > 0 or options.max_captions < 0:
+        parser.error("--max-mb and --max-seconds must be above 0, and --max-captions at least 0")
     return options
 
 

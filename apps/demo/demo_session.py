@@ -1,29 +1,25 @@
 """What one browser tab of the demo does: reads a video, captions its scenes, answers questions, watches a webcam."""
 
-import queue
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.interfaces import DecodingSettings, NewTokens
+from apps.demo.answer_pieces import StoppedError, StopSign, answer_pieces
+from apps.demo.webcam import Webcam
+from components.interfaces import DecodingSettings, Streamer
 from components.model import VideoLanguageModel
-from components.streaming import StreamingSession
 from datamodules.errors import OversizedMediaError
 from datamodules.media.sample_media import SampleMedia
-from datamodules.media.transforms import PixelOptions, PixelTransform
 from membridge.conversation import Conversation
+from membridge.media_files import read_media_file
 from membridge.opened_medium import OpenedMedium, Scene, read_medium
 from membridge.video_length import has_frame_after
-
-_WEBCAM_FPS = 2.0  # where the model reads a fixed number of frames of a video
-_LARGEST_SIDE = 640  # pixels; webcam frames are larger than any encoder reads
 
 
 @dataclass(frozen=True)
@@ -56,84 +52,136 @@ class Caption(NamedTuple):
     text: str
 
 
-class StoppedError(Exception):
-    """Nobody waits for the answer any longer."""
-
-
 class DemoSession:
-    """One browser tab. Its methods are called one at a time, by any thread.
+    """One browser tab. A new video ends what still runs about the one before.
 
     Args:
         model: A model in evaluation mode; several sessions share it.
         options: Limits and texts.
+        model_lock: Held while the model works. It does so for one session at a time, a step each: a reading, a caption,
+            an answer, a frame of a webcam.
 
     Attributes:
         conversation: About the video that was read last.
         captions: Of the video or of the webcam so far, in the order of time.
-        live: The webcam's session; None while a file is shown.
+        webcam: The webcam's video; None while a file is shown.
+        path: File of the video that was read last.
+        takes_webcam: Whether frames of the webcam are read. They may go on while the user shows a file.
     """
 
-    def __init__(self, model: VideoLanguageModel, options: DemoOptions) -> None:
+    def __init__(self, model: VideoLanguageModel, options: DemoOptions, model_lock: threading.Lock) -> None:
         self.model = model
         self.options = options
         self.conversation = Conversation(model, options.settings_for(model))
         self.captions: list[Caption] = []
-        self.live: LiveVideo | None = None
+        self.webcam: Webcam | None = None
+        self.path: Path | None = None
+        self.takes_webcam = False
+        self._model_lock = model_lock
+        self._reading = StopSign()
+        self._answering = StopSign()
 
     @property
     def medium(self) -> OpenedMedium | None:
-        """The video or picture that was read last."""
+        """The video that was read last."""
         return self.conversation.media[0] if self.conversation.media else None
 
     def clear(self) -> None:
-        """Forget video, webcam and conversation."""
-        self.conversation.clear(with_media=True)
+        """Forget video, webcam and conversation, and stop what still runs about them."""
+        self._reading.set()
+        self._answering.set()
+        # New ones, because a thread that has not ended yet may still change the old ones.
+        self.conversation = Conversation(self.model, self.conversation.settings)
         self.captions = []
-        self.live = None
+        self.webcam = None
+        self.path = None
+
+    def clear_chat(self) -> None:
+        """Forget questions and answers; the video stays."""
+        self._answering.set()
+        medium, self.conversation = self.medium, Conversation(self.model, self.conversation.settings)
+        if medium is not None:
+            self.conversation.add(medium)
+
+    def stop_answer(self) -> None:
+        """End the answer that is being written; the conversation is as it was before the question."""
+        self._answering.set()
 
     def read(self, path: Path) -> OpenedMedium:
-        """Read a video or picture; what was there before is forgotten.
+        """Read a video; what was there before is forgotten.
 
         Raises:
             OSError: The file is missing.
             ValueError: It cannot be decoded, or is too long.
+            StoppedError: Another video was chosen meanwhile.
         """
         self.clear()
-        longest = self.options.max_seconds
-        if has_frame_after(path, round(1000 * longest), self.model.training_facts.frames):
-            raise OversizedMediaError(f"{path.name} is longer than {longest:g} s, the most that this page reads")
-        return self.conversation.load(path)
+        self.takes_webcam = False
+        self.path, self._reading, conversation = path, StopSign(), self.conversation
+        longest, stop = self.options.max_seconds, self._reading
+        frames = self.model.training_facts.frames
+        if has_frame_after(path, round(1000 * longest), frames):
+            raise OversizedMediaError(
+                f"{path.name} is longer than {longest:g} seconds, the most that this page reads; cut it, or start the "
+                "page with a larger --max-seconds"
+            )
+        media = read_media_file(path, frames)
+        with self._model_lock:
+            stop.check()
+            medium = read_medium(self.model, path.name, media)
+        stop.check()
+        conversation.add(medium)
+        return medium
 
     def caption_scenes(self) -> Iterator[Caption]:
-        """Caption the scenes of the video, one after another. Each caption is about its scene alone."""
-        medium = self.medium
+        """Caption the scenes of the video, one after another. Each caption is about its scene alone.
+
+        Raises:
+            StoppedError: Another video was chosen meanwhile.
+        """
+        medium, stop, captions = self.medium, self._reading, self.captions
         assert medium is not None
-        if medium.read.pictures is not None:  # a picture in tiles is one scene, whose frames are its parts
-            yield self._add(medium.scenes[0], medium)
-            return
         for scene in medium.scenes[: self.options.max_captions]:
-            yield self._add(scene, read_medium(self.model, medium.name, _frames_of(medium, scene)))
+            with self._model_lock:
+                stop.check()
+                captions.append(self._caption(scene, _frames_of(medium, scene)))
+            yield captions[-1]
 
     def ask(self, question: str) -> Iterator[str]:
         """Answer a question about the video, or about what the webcam has shown.
 
-        Closing the iterator stops the answer; the conversation is then as it was before.
+        If the iterator is closed or fails, the conversation is as it was before.
 
         Yields:
             The answer so far.
 
         Raises:
             ValueError: There is nothing to ask about, or the conversation is too long.
+            StoppedError: The answer was stopped.
         """
-        if self.live is not None:
-            yield self.live.ask(question)
-            return
-        if self.medium is None:
-            raise ValueError("there is no video yet; upload one, or start the webcam")
-        yield from _streamed(self.conversation, question)
+        if self.webcam is None and self.medium is None:
+            raise ValueError("there is no video yet: upload one, or start the webcam")
+        self._answering.set()  # of an answer that still runs
+        stop = self._answering = StopSign()
+        webcam, conversation = self.webcam, self.conversation
+
+        def answer(streamer: Streamer) -> None:
+            with self._model_lock:
+                stop.check()
+                if webcam is None:
+                    conversation.ask(question, streamer)
+                else:
+                    webcam.video.answer(question, conversation.settings, streamer)
+
+        text = ""
+        for piece in answer_pieces(answer, stop):
+            text += piece
+            yield text.strip()
+        if not text.strip():
+            yield "(the model gave an empty answer)"
 
     def attention(self) -> list[float] | None:
-        """How much the last question attended to each scene; None: no reader shows it."""
+        """How much was attended to each scene for the answers; None: no reader shows it, or nothing was asked yet."""
         return self.conversation.segment_attention(0) if self.medium is not None else None
 
     def watch(self, frame: NDArray[np.uint8]) -> bool:
@@ -143,78 +191,30 @@ class DemoSession:
             frame: RGB ``[H, W, 3]``.
 
         Returns:
-            Whether a scene has ended, which has a caption now.
+            Whether the model has read it: frames that come faster than in training are left out.
 
         Raises:
             ValueError: The model cannot stream, or the webcam has played for too long.
         """
-        if self.live is None:
+        if not self.takes_webcam:
+            return False
+        if self.webcam is None:
+            webcam = Webcam(self.model, self.options.max_seconds)
             self.clear()
-            self.live = LiveVideo(self.model, self.options)
-        new = self.live.push(frame)
-        self.captions += new
-        return bool(new)
+            self.webcam = webcam
+        webcam, captions = self.webcam, self.captions
+        time_ms = webcam.time_to_read()
+        if time_ms is None:
+            return False
+        with self._model_lock:
+            for ended in webcam.push(frame, time_ms):
+                captions.append(self._caption(ended.scene, ended.media))
+        return True
 
-    def _add(self, scene: Scene, medium: OpenedMedium) -> Caption:
+    def _caption(self, scene: Scene, media: SampleMedia) -> Caption:
         asked = Conversation(self.model, self.conversation.settings)
-        asked.add(medium)
-        self.captions.append(Caption(scene.start_ms, scene.end_ms, asked.ask(self.options.question).text))
-        return self.captions[-1]
-
-
-class LiveVideo:
-    """A webcam's video, read frame by frame.
-
-    Args:
-        model: A model that can stream.
-        options: Limits and texts.
-
-    Raises:
-        ValueError: The model cannot stream.
-    """
-
-    def __init__(self, model: VideoLanguageModel, options: DemoOptions) -> None:
-        settings = model.training_facts.frames
-        self.session = StreamingSession(model)
-        self.num_seen = 0  # frames that came; some are left out where they come faster than the model reads
-        self._options = options
-        self._longest = options.settings_for(model).max_new_tokens
-        self._prepare = PixelTransform(PixelOptions(settings.size, settings.fit), train=False)
-        self._step_ms = 1000 / (settings.fps or _WEBCAM_FPS)
-        self._begin: float | None = None
-        self._due_ms = 0.0
-        self._times: list[int] = []
-
-    def push(self, frame: NDArray[np.uint8]) -> list[Caption]:
-        """Take a frame; gives captions of the scenes that it ends.
-
-        Raises:
-            ValueError: The video has played for too long.
-        """
-        now = time.monotonic()
-        self._begin = now if self._begin is None else self._begin
-        time_ms = round(1000 * (now - self._begin))
-        self.num_seen += 1
-        if time_ms > 1000 * self._options.max_seconds:
-            raise ValueError(f"the webcam has played for {self._options.max_seconds:g} s, the most on this page; stop it")
-        if time_ms < self._due_ms:
-            return []
-        self._due_ms = time_ms + self._step_ms
-        step = max(1, max(frame.shape[:2]) // _LARGEST_SIDE)
-        pixels = torch.from_numpy(np.ascontiguousarray(frame[::step, ::step])).permute(2, 0, 1)
-        before = len(self.session.boundaries)
-        self.session.push(self._prepare(pixels[None], seed=()), [time_ms])
-        self._times.append(time_ms)
-        ends = self.session.boundaries
-        if len(ends) == before:
-            return []
-        text = self.ask(self._options.question)
-        starts = [0, *(end + 1 for end in ends)]
-        return [Caption(self._times[starts[n]], self._times[ends[n]], text) for n in range(before, len(ends))]
-
-    def ask(self, question: str) -> str:
-        """Answer a question about the video so far."""
-        return self.session.ask(question, self._longest)
+        asked.add(read_medium(self.model, "scene", media))
+        return Caption(scene.start_ms, scene.end_ms, asked.ask(self.options.question).text)
 
 
 def _frames_of(medium: OpenedMedium, scene: Scene) -> SampleMedia:
@@ -224,40 +224,4 @@ def _frames_of(medium: OpenedMedium, scene: Scene) -> SampleMedia:
     return SampleMedia(medium.frames[of_scene], times[of_scene] - scene.start_ms)
 
 
-def _streamed(conversation: Conversation, question: str) -> Iterator[str]:
-    """The answer so far, after each piece of it; the model runs in a thread of its own."""
-    pieces: queue.Queue[Any] = queue.Queue()
-    stopped = threading.Event()
-
-    def take(tokens: NewTokens) -> None:
-        if stopped.is_set():
-            raise StoppedError
-        pieces.put(tokens.texts[0])
-
-    def run() -> None:
-        try:
-            with torch.no_grad():  # the setting belongs to the thread
-                pieces.put(conversation.ask(question, take))
-        except StoppedError:
-            pass
-        except Exception as error:
-            pieces.put(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    text = ""
-    try:
-        while True:
-            piece = pieces.get()
-            if isinstance(piece, Exception):
-                raise piece
-            if not isinstance(piece, str):
-                yield piece.text or "(the model gave an empty answer)"
-                return
-            text += piece
-            if piece:
-                yield text
-    finally:
-        stopped.set()
-        thread.join()
-
+__all__ = ["Caption", "DemoOptions", "DemoSession", "StoppedError"]
