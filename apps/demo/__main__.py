@@ -11,6 +11,7 @@ a temporary folder, which is removed when the program ends.
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Show the page until Ctrl-C.
+    """Show the page until Ctrl-C or SIGTERM.
 
     Args:
         arguments: Command line after the program's name; that of the process by default.
@@ -55,14 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def serve(model: VideoLanguageModel, options: argparse.Namespace) -> None:
-    """Build and show the page until Ctrl-C.
+    """Build and show the page until Ctrl-C or SIGTERM.
 
     Args:
         model: The model.
         options: The result of the command line.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # Gradio looks for a newer version of itself otherwise
-    from apps.demo.demo_page import DemoSessions, build_page, launch_options
+    from apps.demo.demo_page import build_page, launch_options
+    from apps.demo.demo_tabs import DemoSessions
 
     limits = DemoOptions(options.question, options.max_seconds, options.max_captions, options.max_new_tokens)
     name = options.name or Path(options.model).absolute().name
@@ -70,11 +72,17 @@ def serve(model: VideoLanguageModel, options: argparse.Namespace) -> None:
     _, address, _ = page.launch(
         server_name=options.host, server_port=options.port, max_file_size=options.max_mb << 20, **launch_options()
     )
+    signal.signal(signal.SIGTERM, _interrupt)
     print(f"showing {name} at {address} (Ctrl-C ends it)", flush=True)
     try:
         page.block_thread()
     finally:
         page.close()
+
+
+def _interrupt(*_: object) -> None:
+    """End as after Ctrl-C, so that the folder of uploads is removed."""
+    raise KeyboardInterrupt
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -78,11 +78,11 @@ def build_page(sessions: DemoSessions, name: str) -> gr.Blocks:
         sessions: The open tabs.
         name: Name of the model, to show.
     """
-    page = gr.Blocks(title=f"{name} – demo", delete_cache=(600, 3600), analytics_enabled=False)
+    page = gr.Blocks(title=f"Demo of {name}", delete_cache=(600, 3600), analytics_enabled=False)
     with page:
         gr.HTML(
-            f"<h1>Video demo</h1><p>The model <b>{html.escape(name)}</b> cuts a video into scenes, captions each of them "
-            "and answers questions. Upload a video or start the webcam.</p>",
+            f"<h1>Video demo</h1><p>The model <b>{html.escape(name)}</b> cuts a video into scenes, captions each of "
+            "them and answers questions. Upload a video or start the webcam.</p>",
             elem_id="title",
         )
         _connect(page, sessions, _layout())
@@ -92,7 +92,7 @@ def build_page(sessions: DemoSessions, name: str) -> gr.Blocks:
 
 def _layout() -> Widgets:
     with gr.Row(equal_height=False):
-        with gr.Column(scale=6, min_width=420):
+        with gr.Column(scale=7, min_width=420):
             with gr.Tabs(elem_id="sources"):
                 with gr.Tab("Video") as video_tab:
                     video = gr.Video(
@@ -104,7 +104,7 @@ def _layout() -> Widgets:
                         sources=["webcam"], streaming=True, show_label=False, buttons=[], elem_id="webcam", height=320
                     )
             status = gr.HTML("", elem_id="status")
-        with gr.Column(scale=5, min_width=360):
+        with gr.Column(scale=4, min_width=340):
             chat = gr.Chatbot(
                 show_label=False, height=330, elem_id="chat", placeholder="Answers appear here.", buttons=[],
                 render_markdown=False, feedback_options=None, allow_file_downloads=False, allow_tags=False,
@@ -117,9 +117,9 @@ def _layout() -> Widgets:
                 stop = gr.Button("Stop the answer", size="sm", elem_id="stop")
                 again = gr.Button("Begin again", size="sm", elem_id="again")
     with gr.Row(equal_height=False):
-        with gr.Column(scale=6, min_width=420):
+        with gr.Column(scale=7, min_width=420):
             scenes = gr.HTML(scenes_html(None), elem_id="scenes")
-        with gr.Column(scale=5, min_width=360):
+        with gr.Column(scale=4, min_width=340):
             captions = gr.HTML(captions_html([]), elem_id="captions")
     return Widgets(video, webcam, video_tab, webcam_tab, status, scenes, captions, chat, question, stop, again)
 

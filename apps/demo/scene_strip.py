@@ -66,13 +66,13 @@ def captions_html(captions: Sequence[Caption], *, is_working: bool = False) -> s
         is_working: Whether more may come.
     """
     rows = [
-        f'<li data-start="{each.start_ms}" data-end="{each.end_ms}"><time>{clock(each.start_ms)} – '
-        f"{clock(each.end_ms)}</time><span>{html.escape(each.text) or '(no words)'}</span></li>"
+        f'<li data-start="{each.start_ms}" data-end="{each.end_ms}"><time>{_span(each)}</time>'
+        f"<span>{html.escape(each.text) or '(no words)'}</span></li>"
         for each in captions
     ]
     if is_working:
         rows.append('<li class="working"><time></time><span>…</span></li>')
-    shown = f'<ol class="captions">{"".join(rows)}</ol>' if rows else '<p class="empty">There is one for each scene.</p>'
+    shown = f'<ol class="captions">{"".join(rows)}</ol>' if rows else '<p class="empty">One for each scene.</p>'
     return f"<h2>Captions</h2>{shown}"
 
 
@@ -93,8 +93,12 @@ def _card(video: StripVideo, number: int) -> str:
     return (
         f'<figure class="scene{kept}" data-start="{scene.start_ms}" data-end="{scene.end_ms}">'
         f'<img src="{_data_url(video.pictures[number])}" alt="scene {number + 1}"/>'
-        f"<figcaption><b>{number + 1}</b> {clock(scene.start_ms)} – {clock(scene.end_ms)}</figcaption>{bars}</figure>"
+        f"<figcaption><b>{number + 1}</b> {_span(scene)}</figcaption>{bars}</figure>"
     )
+
+
+def _span(part: Scene | Caption) -> str:
+    return f"{clock(part.start_ms)} \N{EN DASH} {clock(part.end_ms)}"
 
 
 def _bar(name: str, share: float, length: float) -> str:
@@ -111,7 +115,7 @@ def _legend(video: StripVideo) -> str:
         held = sum(map(_is_admitted, video.scenes))
         parts.append(f'<i class="dot admitted"></i>admitted to the memory: {held}')
     if video.attention is not None:
-        parts.append('<i class="dot attended"></i>attended to, relative to the most attended scene')
+        parts.append('<i class="dot attended"></i>attended to (full bar: the most)')
     return f'<div class="legend">{"".join(f"<span>{part}</span>" for part in parts)}</div>'
 
 
