@@ -29,13 +29,18 @@ _LINKS = ("final.ckpt", "last.ckpt")  # of a run's checkpoints, the best choice 
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
-def add_model_arguments(parser: ArgumentParser) -> None:
-    """Add MODEL, ``--device``, ``--dtype`` and ``--config`` to the parser of an app; ``open_given`` reads them."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="model folder, name on the model hub, checkpoint of a training run, or folder of a run",
-    )
+def add_model_arguments(parser: ArgumentParser, *, as_option: bool = False) -> None:
+    """Add MODEL, ``--device``, ``--dtype`` and ``--config`` to the parser of an app; ``open_given`` reads them.
+
+    Args:
+        parser: The parser.
+        as_option: The model is given by ``--model`` instead of the first argument.
+    """
+    what = "model folder, name on the model hub, checkpoint of a training run, or folder of a run"
+    if as_option:
+        parser.add_argument("--model", metavar="MODEL", required=True, help=what)
+    else:
+        parser.add_argument("model", metavar="MODEL", help=what)
     parser.add_argument("--device", help="device of the model, such as cpu or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=get_args(DtypeName), help="dtype of the weights (default: as written)")
     parser.add_argument(
@@ -75,7 +80,7 @@ def open_model(
         FileNotFoundError: There is no such folder, or something that it refers to is missing.
         ValueError: It is none of these, is damaged, reads cached features, or an option does not fit it.
     """
-    target = _device(device)
+    target = chosen_device(device)
     if not sys.stderr.isatty():
         disable_progress_bar()  # of weights; in a file it is many lines
     path = Path(path).expanduser()
@@ -118,8 +123,15 @@ def model_identity(path: str | Path, config: Sequence[Path] | None = None) -> st
     return digest.hexdigest()[:32]
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device, checked: a wrong one is found before a large model has been read."""
+def chosen_device(device: str | torch.device | None) -> torch.device:
+    """The device, checked: a wrong one is found before a large model has been read.
+
+    Args:
+        device: As given; None is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ValueError: There is no such device.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -33,6 +33,7 @@ from components.pictures.shown_pictures import PictureTokens, with_pictures
 from components.pretrained.saved_in_folder import SavedInFolder
 from components.question_text import embed_questions
 from components.streams import StreamReader, StreamState, check_readers, readers_by_stream
+from components.turns import TurnAnswer, answer_turns, evaluate_turns
 from components.video_reading import VideoReading
 from components.visual_prompt import PieceTokens, VisualPrompt, check_newline
 
@@ -171,6 +172,20 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
     def score_options(self, batch: VideoTextBatch, options: Sequence[Sequence[str]]) -> list[Tensor]:
         """Mean log likelihood per token of every option of every conversation."""
         return self.language_model.score_options(self.visual_tokens(batch), text_of(batch), options)
+
+    @torch.no_grad()
+    def answer_turns(self, batch: VideoTextBatch, max_new_tokens: int) -> list[str]:
+        """Answer every question of every conversation greedily, see ``components.turns.answer_turns``."""
+        visual, text = self.visual_tokens(batch), text_of(batch)
+        return answer_turns(self.language_model, visual, text, max_new_tokens, self.agree_on_maximum)
+
+    @torch.no_grad()
+    def evaluate_turns(
+        self, batch: VideoTextBatch, max_new_tokens: int, options: Sequence[Sequence[str]]
+    ) -> list[TurnAnswer]:
+        """Answer and score every question of every conversation, see ``components.turns.evaluate_turns``."""
+        visual, text = self.visual_tokens(batch), text_of(batch)
+        return evaluate_turns(self.language_model, visual, text, max_new_tokens, options, self.agree_on_maximum)
 
     def visual_tokens(self, batch: VideoTextBatch) -> VisualTokens:
         """What the language model sees after each video's last segment."""

@@ -69,6 +69,11 @@ class StreamingSession:
         return self._num_frames
 
     @property
+    def last_ms(self) -> int | None:
+        """Time of the newest frame in the video; None before the first."""
+        return self._last_ms
+
+    @property
     def boundaries(self) -> list[int]:
         """Last frame of every closed segment, ascending; only grows."""
         return list(self._walk.boundaries)

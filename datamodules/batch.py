@@ -14,7 +14,7 @@ videos of the conversation that has most of them (M is at least 1):
     labels        int64 [C, K]         IGNORED_LABEL where the loss ignores the token; not shifted
     video_index   int64 [C, M]         video of each VIDEO_PLACEHOLDER of a conversation, in their order; then
                                        TEXT_ONLY
-    questions     C records            question and answer in plain text, for reports and logs
+    questions     C records            questions and answers in plain text, for reports and logs
     left_out      names                for every sample left out of this batch, the kind of its error
 
 A batch without any video has V = 0 and F = 0. Several conversations may have the same video: it is decoded once, and is
@@ -41,11 +41,17 @@ SKIPPED_KEY = ""
 _PADDING_ID = 0  # always masked; any id that every embedding table has
 
 
-class Question(NamedTuple):
-    """Question and answer of one conversation, in plain text. Without tensors, so device moves do not change it.
+class AskedTurn(NamedTuple):
+    """A question of a conversation with its reference answer, in plain text."""
 
-    ``question`` and ``answer`` are the first ones of the conversation. The model generates an answer from all tokens
-    before the first labelled one.
+    question: str
+    answer: str
+
+
+class Question(NamedTuple):
+    """Questions and answers of one conversation, in plain text. Without tensors, so device moves do not change it.
+
+    ``question`` and ``answer`` are the first ones of the conversation; ``turns`` has all of them.
     """
 
     key: str
@@ -57,6 +63,13 @@ class Question(NamedTuple):
     options: tuple[str, ...]
     num_frames: int
     meta: dict[str, str]
+    later_turns: tuple[AskedTurn, ...] = ()
+    seconds: float | None = None  # length of the videos that the conversation shows; None if it shows none
+
+    @property
+    def turns(self) -> tuple[AskedTurn, ...]:
+        """All questions of the conversation, in their order."""
+        return (AskedTurn(self.question, self.answer), *self.later_turns)
 
 
 class EncodedConversation(NamedTuple):

@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from components.language.chat_template import ChatSettings
-from datamodules.batch import EncodedConversation, Question, Sample, SampleMedia, empty_text_sample
+from datamodules.batch import AskedTurn, EncodedConversation, Question, Sample, SampleMedia, empty_text_sample
 from datamodules.conversations import build_turns, num_unknown_words
 from datamodules.errors import SampleError
 from datamodules.failures import FailurePolicy, SkipBounds
 from datamodules.media.media_reader import MediaReader
+from datamodules.media.shown_seconds import shown_seconds
 from datamodules.order.training_order import Draw
 from datamodules.shards.schema import VIDEO_MARK, Conversation, Meta
 from datamodules.shards.shard_reader import RawSample, ShardReader
@@ -123,18 +124,19 @@ class ConversationDataset(Dataset[Sample]):
             conversation.turns, self.tokenizer, chat=self.chat, max_length=self.max_length, where=where
         )
         self._warn_of_unknown_words(encoded.input_ids, where)
-        asked = next(turn.content for turn in conversation.turns if turn.role == "user")
-        answered = next(turn.content for turn in conversation.turns if turn.role == "assistant")
+        first, *later = _asked_turns(conversation)
         question = Question(
             key=raw.key,
             id=conversation.id,
             source=raw.record.source,
             category=conversation.category,
-            question=(asked.replace(VIDEO_MARK, "") if asked.count(VIDEO_MARK) == 1 else asked).strip(),
-            answer=answered.strip(),
+            question=first.question,
+            answer=first.answer,
             options=conversation.options,
             num_frames=sum(media[number].num_frames for number in conversation.media),
             meta={name: str(value) for name, value in _meta(raw, conversation).items()},
+            later_turns=tuple(later),
+            seconds=shown_seconds([(raw.media[number], media[number]) for number in conversation.media]),
         )
         numbers = list(media)  # those that are not decoded are not counted
         shown = tuple(numbers.index(number) for number in conversation.media)
@@ -164,6 +166,14 @@ class ConversationDataset(Dataset[Sample]):
                     f"{len(wrong)} of {len(self.reader)} samples are wrong. The first: {error}. Correct the shards, or "
                     "set on_error to 'skip' to leave such samples out and list them"
                 ) from error
+
+
+def _asked_turns(conversation: Conversation) -> list[AskedTurn]:
+    """Every question with its answer; a question's only video mark is left out."""
+    asked = [turn.content for turn in conversation.turns if turn.role == "user"]
+    answered = [turn.content.strip() for turn in conversation.turns if turn.role == "assistant"]
+    plain = [text.replace(VIDEO_MARK, "") if text.count(VIDEO_MARK) == 1 else text for text in asked]
+    return [AskedTurn(question.strip(), answer) for question, answer in zip(plain, answered, strict=True)]
 
 
 def _meta(raw: RawSample, conversation: Conversation) -> Meta:

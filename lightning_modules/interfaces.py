@@ -15,16 +15,8 @@ from components.interfaces import VideoTextBatch
 from components.model import VideoLanguageModel
 
 
-class EvaluatedQuestion(Protocol):
-    """What evaluation reads of a question; ``datamodules.batch.Question`` has it."""
-
-    @property
-    def key(self) -> str:
-        """Key of the sample that the question belongs to."""
-
-    @property
-    def category(self) -> str:
-        """Category of the question, by which accuracies are also reported."""
+class EvaluatedTurn(Protocol):
+    """A question of a conversation with its reference answer."""
 
     @property
     def question(self) -> str:
@@ -33,6 +25,30 @@ class EvaluatedQuestion(Protocol):
     @property
     def answer(self) -> str:
         """The reference answer."""
+
+
+class EvaluatedQuestion(Protocol):
+    """What evaluation reads of a conversation; ``datamodules.batch.Question`` has it."""
+
+    @property
+    def key(self) -> str:
+        """Key of the sample that the question belongs to."""
+
+    @property
+    def category(self) -> str:
+        """Category of its questions, by which accuracies are also reported."""
+
+    @property
+    def source(self) -> str:
+        """Where the sample comes from, by which accuracies are also reported."""
+
+    @property
+    def question(self) -> str:
+        """The first question as asked."""
+
+    @property
+    def turns(self) -> Sequence[EvaluatedTurn]:
+        """All questions with their reference answers, in their order."""
 
 
 class EvaluatedBatch(VideoTextBatch, Protocol):

@@ -19,17 +19,20 @@ from torch.distributed.fsdp import FSDPModule
 from components.checkpoints.tokenizer_fingerprint import tokenizer_fingerprint
 from components.interfaces import (
     IGNORED_LABEL,
+    TEXT_ONLY,
     VIDEO_PLACEHOLDER,
     FrameEncoder,
     FrameFeatures,
     Questions,
     StreamSchedule,
+    TextInputs,
 )
 from components.language.causal import HuggingFaceCausalLM
 from components.language.text_limits import CONTEXT_ADVICE, TextLimitError
 from components.model import VideoLanguageModel
 from components.pictures.tile_check import check_tiles
 from components.problems import Problems
+from components.turns import rows_of_turns
 from lightning_modules.optimization.parameter_groups import refuse_float16
 
 _SCHEDULED_BATCHES = 10_000
@@ -40,7 +43,6 @@ class _Limits(NamedTuple):
 
     visual_tokens: int  # of the shortest medium, with the words of the visual prompt
     max_new_tokens: int
-    is_predicting: bool  # only answers are needed, no losses
     long_texts_are_skipped: bool
 
 
@@ -78,7 +80,7 @@ def check_settings(
     with problems.collected(), isolate_rng():
         visual_tokens = _fewest_visual_tokens(model)
     if hasattr(datamodule, "start_sample") and stage is not None:
-        limits = _Limits(visual_tokens, max_new_tokens, stage == "predict", long_texts_are_skipped)
+        limits = _Limits(visual_tokens, max_new_tokens, long_texts_are_skipped)
         with problems.collected():
             _check_data(model, datamodule, stage, limits, problems)
     problems.refuse("this run cannot start")
@@ -178,12 +180,15 @@ def _check_text(language_model: HuggingFaceCausalLM, text: Any, limits: _Limits)
     except TextLimitError as error:
         raise ValueError(f"{text.where}: {error.reason}") from error
     path, context = language_model.limits.path, language_model.limits.context_length
-    is_prompt = (text.labels != IGNORED_LABEL).cumsum(0).eq(0)
+    ids, labels = text.input_ids[None], text.labels[None]
+    rows = rows_of_turns(TextInputs(ids, torch.ones_like(ids).bool(), labels, torch.full((1, 1), TEXT_ONLY)))
+    # Every turn is answered in validation; the last one has the longest prompt.
+    is_prompt = (rows.text.labels[-1] != IGNORED_LABEL).cumsum(0).eq(0)
     is_medium = text.input_ids == VIDEO_PLACEHOLDER
     of_prompt = limits.visual_tokens * int((is_medium & is_prompt).sum())
     prompt = int((is_prompt & ~is_medium).sum()) + of_prompt
     of_all = limits.visual_tokens * int(is_medium.sum())
-    complete = 0 if limits.is_predicting else int((~is_medium).sum()) + of_all
+    complete = int((~is_medium).sum()) + of_all
     answered = prompt + limits.max_new_tokens if text.is_answered else 0
     needed, visual = (answered, of_prompt) if answered >= complete else (complete, of_all)
     if context is not None and needed > context:

@@ -25,7 +25,9 @@ from components.interfaces import (
 from components.model import VideoLanguageModel
 from components.model_output import ModelOutput
 from components.newline import Newline
+from components.turns import TurnAnswer
 from lightning_modules.checkpoints.portable_checkpoints import PortableCheckpoints
+from lightning_modules.evaluation.asked_turns import asked_turns
 from lightning_modules.evaluation.validation import ValidationMetrics
 from lightning_modules.interfaces import EvaluatedBatch, TrainingModule
 from lightning_modules.logging_steps import logs_after_this_step
@@ -116,7 +118,7 @@ class VideoLanguageModule(TrainingModule):
             visual_prompt=visual_prompt,
             loss_schedule=loss_schedule,
         )
-        self.stream_schedule = stream_schedule
+        self.segmenter, self.stream_schedule = segmenter, stream_schedule
         self.optimization = optimization
         self.max_new_tokens = max_new_tokens
         self.initial_weights = initial_weights
@@ -238,7 +240,7 @@ class VideoLanguageModule(TrainingModule):
         self.metrics = ValidationMetrics()
 
     def validation_step(self, batch: EvaluatedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
-        """Evaluate one batch; returns the generated answers, which callbacks show."""
+        """Evaluate one batch; returns the generated answer of every turn, which callbacks show."""
         with naming_the_sample(batch.questions):
             return self.metrics.of_batch(self, batch, "val", self.evaluation_name("val", dataloader_idx))
 
@@ -247,10 +249,11 @@ class VideoLanguageModule(TrainingModule):
         with naming_the_sample(batch.questions):
             return self.metrics.of_batch(self, batch, "test", self.evaluation_name("test", dataloader_idx))
 
-    def predict_step(self, batch: EvaluatedBatch, batch_index: int, dataloader_idx: int = 0) -> list[str]:
-        """Generated answers, one for each conversation."""
+    def predict_step(self, batch: EvaluatedBatch, batch_index: int, dataloader_idx: int = 0) -> list[TurnAnswer]:
+        """Answer every turn of every conversation, and score its reference answer and options."""
+        options = [asked.options for asked in asked_turns(batch.questions)]
         with naming_the_sample(batch.questions):
-            return self.built.generate(batch, self.max_new_tokens)
+            return self.built.evaluate_turns(batch, self.max_new_tokens, options)
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracies."""

@@ -87,22 +87,47 @@ class AnswerFile:
     def _read(self) -> None:
         """Read the answers, and cut off an incomplete last line, which is left where a process was killed."""
         self._file.seek(0)
-        whole = 0  # bytes of complete lines
-        lines = self._file.read().splitlines(keepends=True)
-        for number, line in enumerate(lines, start=1):
-            try:
-                answer = json.loads(line)
-                is_answer = line.endswith(b"\n") and isinstance(answer["id"], str)
-            except (ValueError, KeyError, TypeError):
-                is_answer = False
-            if is_answer:
-                self.answers[answer["id"]] = answer
-                whole += len(line)
-            elif number < len(lines):
-                raise ValueError(
-                    f"{self.path}, line {number} is no answer: {line[:80].decode(errors='replace')!r}. Remove the line "
-                    "to have its question asked again"
-                )
-            else:
-                self.was_cut = True
-                self._file.truncate(whole)
+        content = self._file.read()
+        answers, whole = _parse(content, self.path)
+        self.answers = {answer["id"]: answer for answer in answers}
+        self.was_cut = whole < len(content)
+        if self.was_cut:
+            self._file.truncate(whole)
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """Read the answers of a file that another process may be writing.
+
+    Args:
+        path: The file. An incomplete last line is left out.
+
+    Returns:
+        The lines in their order; an id occurs more than once where its question was asked again.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged before its end.
+    """
+    return _parse(path.read_bytes(), path)[0]
+
+
+def _parse(content: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The answers, and the number of bytes of complete lines."""
+    answers: list[dict[str, Any]] = []
+    whole = 0
+    lines = content.splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            answer = json.loads(line)
+            is_answer = line.endswith(b"\n") and isinstance(answer["id"], str)
+        except (ValueError, KeyError, TypeError):
+            is_answer = False
+        if is_answer:
+            answers.append(answer)
+            whole += len(line)
+        elif number < len(lines):
+            raise ValueError(
+                f"{path}, line {number} is no answer: {line[:80].decode(errors='replace')!r}. Remove the line "
+                "to have its question asked again"
+            )
+    return answers, whole

@@ -134,7 +134,7 @@ def _ask_together(
     text = language_model.prompts([each.text for each in questions])
     visual = model.read(medium.read.last, text, medium.read.pictures)
     state = language_model.prefill(visual, text)
-    counts = zip(_visual_counts(visual, text), state.lengths, strict=True)
+    counts = zip(visual_counts(visual, text), state.lengths, strict=True)
     texts, new_tokens, scores = _answer(model, state, questions, settings)
     seconds = (time.perf_counter() - begin) / len(questions)
     found = zip(texts, counts, new_tokens, scores, strict=True)
@@ -153,7 +153,7 @@ def _answer(
     return texts, [0] * len(questions), [tuple(score.tolist()) for score in scores]
 
 
-def _visual_counts(visual: VisualTokens, text: TextInputs) -> list[int]:
+def visual_counts(visual: VisualTokens, text: TextInputs) -> list[int]:
     """Visual tokens of every conversation."""
     rows = text.video_index if visual.row_index is None else visual.row_index
     counts = visual.mask.sum(dim=1).tolist()

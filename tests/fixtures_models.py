@@ -19,7 +19,7 @@ from components.language.causal import HuggingFaceCausalLM
 from components.model import VideoLanguageModel
 from components.readers.fine_frames import FineFrames
 from components.segmenters.fixed_length import FixedLength
-from datamodules.batch import Batch, EncodedConversation, Question, Sample, SampleMedia, collate
+from datamodules.batch import AskedTurn, Batch, EncodedConversation, Question, Sample, SampleMedia, collate
 from datamodules.conversations import build_turns, load_tokenizer
 from datamodules.shards.schema import VIDEO_MARK, Turn
 from lightning_modules.optimization import Optimization
@@ -162,8 +162,10 @@ def make_sample(
             mark = f"{VIDEO_MARK}\n" if frames is not None and place == 0 else ""
             turns += [Turn("user", mark + question), Turn("assistant", answer)]
         encoded = build_turns(turns, tokenizer)
-        asked, answered = dialogue[0]
-        question = Question(key, f"q{number}", "made", category, asked, answered, (), num_frames, meta or {})
+        first, *later = (AskedTurn(*pair) for pair in dialogue)
+        question = Question(
+            key, f"q{number}", "made", category, *first, (), num_frames, meta or {}, later_turns=tuple(later)
+        )
         shown = () if frames is None else (0,)
         conversations.append(EncodedConversation(encoded.input_ids, encoded.labels, question, shown))
     media = () if frames is None else (SampleMedia(frames, torch.arange(num_frames) * 1000),)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-import evaluate
 import train
+from apps.evaluate import command as evaluate
 from datamodules.errors import TooManySkippedError
 from lightning_modules.evaluation.predictions import read_predictions
 from lightning_modules.video_language import VideoLanguageModule

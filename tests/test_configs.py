@@ -28,6 +28,10 @@ TESTED_ELSEWHERE = {
     **dict.fromkeys((f"model/{path.name}" for path in (CONFIGS / "model").glob("memory_ov_*")), "test_memory_ov.py"),
     **dict.fromkeys((f"stages/{path.name}" for path in (CONFIGS / "stages").glob("memory_ov_*")), "test_memory_ov.py"),
     "data/length_groups_memory_ov.yaml": "test_memory_ov.py",
+    **dict.fromkeys(  # in processes of their own, without a network
+        (f"logger/{path.name}" for path in (CONFIGS / "logger").glob("*.yaml")),
+        "lightning_modules/monitoring/test_trackers.py",
+    ),
     **dict.fromkeys(  # mixtures for the converter
         ("data/llava_video_178k_short.yaml", "data/llava_video_178k_long.yaml"),
         "datamodules/convert/test_convert_llava_video_178k.py",

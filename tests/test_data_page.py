@@ -17,8 +17,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-import evaluate
 import train
+from apps import look
+from apps.evaluate import command as evaluate
 from datamodules.convert.__main__ import main as convert
 from datamodules.loader import Loading
 from datamodules.order.training_order import TrainingOrder
@@ -148,6 +149,19 @@ def test_validator_accepts_the_converted_shards(command: str, place: Path) -> No
     assert validate([*arguments(command, "-m datamodules.validate"), "--workers", "0"]) == 0
 
 
+@pytest.mark.parametrize("command", commands("-m apps.look"))
+def test_pages_of_the_converted_shards_are_written(
+    command: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert look.main(arguments(command, "-m apps.look")) == 0
+    size = r", [\d.]+ kB"
+    printed = re.sub(size, "", capsys.readouterr().out.strip())
+    assert printed.endswith(", 0 of them wrong")
+    if "--config" not in command:
+        assert f"prints `{printed}`" in re.sub(size, "", PAGE)
+    assert Path("page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
 @pytest.mark.parametrize("command", [line for line in commands("train.py") if "--ckpt_path" not in line])
 def test_converted_shards_train(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "draw_video", lambda video: Figure(figsize=(1, 1)))
@@ -166,7 +180,8 @@ def test_example_of_a_sample_follows_the_schema() -> None:
 
 def test_options_that_the_page_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
     asks_for_help = [(convert, ["llava", "--help"]), (convert, ["mixture", "--help"])]
-    for program, asked in [*asks_for_help, (validate, ["--help"]), (evaluate.main, ["--help"])]:
+    asks_for_help += [(program, ["--help"]) for program in (validate, look.main, evaluate.main)]
+    for program, asked in asks_for_help:
         with pytest.raises(SystemExit):
             program(asked)
     option = r"(?<![\w-])--[a-z][\w-]*"

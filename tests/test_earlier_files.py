@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-import evaluate
 import train
+from apps.evaluate import command as evaluate
 from components.model import VideoLanguageModel
 from lightning_modules.export import export
 from lightning_modules.trained_model import load_model

@@ -7,8 +7,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import evaluate
 import train
+from apps.evaluate import command as evaluate
 from lightning_modules.evaluation.predictions import read_predictions
 from tests.datamodules.several_media import record_of, write_several
 from tests.fixtures_data import make_clip, make_image

@@ -11,8 +11,8 @@ import torch
 import yaml
 from torch import Tensor
 
-import evaluate
 import train
+from apps.evaluate import command as evaluate
 from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.checkpoints.weight_files import WeightFiles
 from components.weights.llava_onevision import main as weights

@@ -12,8 +12,8 @@ import pytest
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-import evaluate
 import train
+from apps.evaluate import command as evaluate
 from lightning_modules.preemption import SIGNALS, Preemption
 from tests.fixtures_data import make_samples, write_shard
 from tests.fixtures_models import PartFolders

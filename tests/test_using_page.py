@@ -16,7 +16,7 @@ import pytest
 import apps.chat.__main__ as chat
 import apps.demo.__main__ as demo
 import membridge
-from apps import ask, serve
+from apps import ask, caption, serve
 from apps.chat.chat_arguments import COMMANDS
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from membridge.serving.serving_limits import ServingOptions
@@ -68,7 +68,7 @@ def server(folder: Path) -> Iterator[str]:
 def calls_of(program: str, folder: Path) -> list[list[str]]:
     """Arguments of the page's calls of a program, or of a module of Python."""
     (folder / "shell").mkdir()
-    calls = record_commands(PAGE, ["python", "pip", "openssl", "curl"], folder / "shell")
+    calls = record_commands(PAGE, ["python", "pip", "openssl", "curl", "ffmpeg"], folder / "shell")
     beginning = ["python", "-m", program] if program.startswith("apps.") else [program]
     return [call[len(beginning) :] for call in calls if call[: len(beginning)] == beginning]
 
@@ -110,6 +110,21 @@ def test_every_question_of_the_page_is_answered(folder: Path, capsys: Capture) -
         if "--questions" in arguments:
             assert f"It prints `{printed.strip()}`." in prose_of(PAGE)
             assert len((folder / "answers.jsonl").read_text().splitlines()) == 2
+
+
+def test_every_caption_command_of_the_page_runs(folder: Path, capsys: Capture) -> None:
+    from_file, from_pipe = calls_of("apps.caption", folder)
+    capsys.readouterr()
+    assert caption.main(from_file) == 0
+    printed = capsys.readouterr()
+    [shown] = [block.text for block in blocks_of(PAGE, "") if block.text.startswith("[00:00")]
+    form = re.compile(r"\[\d\d:\d\d - \d\d:\d\d\] .+")
+    assert all(form.fullmatch(line) for line in [*shown.splitlines(), *printed.out.splitlines()])
+    summary = re.compile(r"runs/quickstart/video\.mp4: [\d,]+ captions of [\d,]+ frames")
+    assert summary.fullmatch(printed.err.splitlines()[-1])
+    assert summary.search(prose_of(PAGE))
+    assert (folder / "video.srt").is_file()
+    assert from_pipe == [MODEL, "-", "--about", "video"]  # tests/apps/test_caption.py runs it with a pipe
 
 
 def test_the_chat_of_the_page_goes_as_shown(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +224,8 @@ def test_limits_of_the_page_are_those_of_the_server(capsys: Capture) -> None:
 
 
 def test_every_option_of_the_page_is_in_the_help(capsys: Capture) -> None:
-    known = {word for main in (ask.main, chat.main, demo.main, serve.main) for word in help_of(main, capsys).split()}
+    mains = (ask.main, caption.main, chat.main, demo.main, serve.main)
+    known = {word for main in mains for word in help_of(main, capsys).split()}
     spans = [span for span in re.findall(r"`[^`\n]+`", prose_of(PAGE)) if not span.startswith("`make")]
     named = {option for span in spans for option in re.findall(r"--[a-z-]+", span)}
     assert len(named) > 10

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import evaluate
 import train
+from apps.evaluate import command as evaluate
 from components.checkpoints.parameter_access import DirectAccess
 from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.checkpoints.saving import Content, Ranks, write_checkpoint

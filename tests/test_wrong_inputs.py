@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-import evaluate
 import train
+from apps.evaluate import command as evaluate
 from command_errors import REFUSED, run_and_exit
 from lightning_modules.preemption import SIGNALS
 from tests.fixtures_data import make_samples, write_shard

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-import evaluate
+from apps.evaluate.shards import build, make_loader
 from components.checkpoints.exported_weights import open_weights
 from components.model import VideoLanguageModel
 from components.packed_frames import PackedVideos
@@ -33,12 +33,12 @@ def held_out_videos(
     """
     with tempfile.TemporaryDirectory() as scratch:
         weights = open_weights(checkpoint)
-        cli = evaluate.build(stored_config(weights.path), Path(scratch) / "predictions.jsonl", None, None)
+        cli = build(stored_config(weights.path), Path(scratch) / "predictions.jsonl", None, None)
         load_weights(cli.model, weights)
         cli.model.eval()
         model: VideoLanguageModel = cli.model.built
         reader = open_shards(shards, cli.datamodule.loading.cache)
-        loader = evaluate.make_loader(cli.datamodule, reader, range(len(reader)), Path(scratch) / "skipped.jsonl")
+        loader = make_loader(cli.datamodule, reader, range(len(reader)), Path(scratch) / "skipped.jsonl")
         for batch in tqdm(loader, desc=what, unit="batch", disable=not progress):
             lengths = {int(v): q.meta["length"] for v, q in zip(batch.video_index[:, 0], batch.questions, strict=True)}
             yield model, model.packed_videos(batch), [lengths[video] for video in range(len(batch.frame_counts))]

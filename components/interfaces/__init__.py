@@ -48,6 +48,7 @@ DeepSpeed's ZeRO-3 hooks fail on dataclasses.
 """
 
 from components.interfaces.language_contract import (
+    AnswerOption,
     Answers,
     DecodingSettings,
     LanguageModel,
@@ -96,6 +97,7 @@ __all__ = [
     "TEXT_ONLY",
     "VIDEO_PLACEHOLDER",
     "AnswerLoss",
+    "AnswerOption",
     "Answers",
     "BridgeDiagnostics",
     "DecodingSettings",

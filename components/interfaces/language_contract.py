@@ -84,6 +84,10 @@ class Answers(NamedTuple):
     state: LanguageState  # with the answers read, without the tokens that ended them
 
 
+AnswerOption = str | Sequence[int]
+"""An answer that is scored: its text, or its token ids with the one that ends it."""
+
+
 class LanguageModel(RecordsArguments, nn.Module, ABC):
     """A causal language model that reads visual tokens at the placeholders of its text.
 
@@ -184,7 +188,7 @@ class LanguageModel(RecordsArguments, nn.Module, ABC):
         """
 
     @abstractmethod
-    def score(self, state: LanguageState, options: Sequence[Sequence[str]]) -> list[Tensor]:
+    def score(self, state: LanguageState, options: Sequence[Sequence[AnswerOption]]) -> list[Tensor]:
         """Mean log likelihood per token of every answer option, one tensor ``[number of options]`` a conversation."""
 
     @abstractmethod
@@ -192,5 +196,14 @@ class LanguageModel(RecordsArguments, nn.Module, ABC):
         """Answer greedily. A prompt is a conversation up to its first labelled token."""
 
     @abstractmethod
-    def score_options(self, visual: VisualTokens, text: TextInputs, options: Sequence[Sequence[str]]) -> list[Tensor]:
+    def score_options(
+        self, visual: VisualTokens, text: TextInputs, options: Sequence[Sequence[AnswerOption]]
+    ) -> list[Tensor]:
         """Score options like ``score``. A prompt is a conversation up to its first labelled token."""
+
+    def answer_and_score(
+        self, visual: VisualTokens, text: TextInputs, max_new_tokens: int, options: Sequence[Sequence[AnswerOption]]
+    ) -> tuple[list[str], list[Tensor]]:
+        """What ``generate`` and ``score_options`` give; a subclass may read the prompts once for both."""
+        answers = self.generate(visual, text, max_new_tokens)
+        return answers, self.score_options(visual, text, options)

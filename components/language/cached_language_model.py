@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from components.interfaces import (
     IGNORED_LABEL,
     TEXT_ONLY,
     VIDEO_PLACEHOLDER,
+    AnswerOption,
     Answers,
     DecodingSettings,
     LanguageState,
@@ -38,6 +38,8 @@ class CachedLanguageModel(CachedNetwork):
         chat: Converts turns to ids and ids to text.
         limits: Refuses conversations that are too long.
     """
+
+    weight_reading_methods = (*CachedNetwork.weight_reading_methods, "answer_and_score")
 
     chat: ChatFormat
     limits: TextLimits
@@ -111,7 +113,7 @@ class CachedLanguageModel(CachedNetwork):
             return self._decode(state._replace(cache=cache), settings, streamer, reads_all=True)
 
     @torch.no_grad()
-    def score(self, state: LanguageState, options: Sequence[Sequence[str]]) -> list[Tensor]:
+    def score(self, state: LanguageState, options: Sequence[Sequence[AnswerOption]]) -> list[Tensor]:
         """Score answer options; see ``LanguageModel.score``.
 
         Raises:
@@ -147,7 +149,9 @@ class CachedLanguageModel(CachedNetwork):
             return self._decode(state, settings, None, reads_all=False).texts
 
     @torch.no_grad()
-    def score_options(self, visual: VisualTokens, text: TextInputs, options: Sequence[Sequence[str]]) -> list[Tensor]:
+    def score_options(
+        self, visual: VisualTokens, text: TextInputs, options: Sequence[Sequence[AnswerOption]]
+    ) -> list[Tensor]:
         """Mean log likelihood per token of every answer option, including the token that ends the turn.
 
         The keys and values of a prompt are computed once for all of its options.
@@ -169,6 +173,31 @@ class CachedLanguageModel(CachedNetwork):
             state = self._prefill(*without_answers(visual, text), [max(map(len, each)) for each in answers])
             return self._score(state, answers)
 
+    @torch.no_grad()
+    def answer_and_score(
+        self, visual: VisualTokens, text: TextInputs, max_new_tokens: int, options: Sequence[Sequence[AnswerOption]]
+    ) -> tuple[list[str], list[Tensor]]:
+        """What ``generate`` and ``score_options`` give, from one reading of the prompts.
+
+        Args:
+            visual: Visual tokens of the batch's videos.
+            text: The conversations; a prompt is the text before the first labelled token.
+            max_new_tokens: Length limit of an answer.
+            options: Answer options of every conversation: C lists with at least one option each.
+
+        Returns:
+            One answer per conversation, and one float32 tensor ``[number of options]`` per conversation.
+
+        Raises:
+            ValueError: See ``generate`` and ``score_options``.
+        """
+        answers = self._option_ids(options, len(text.input_ids))
+        rooms = [max(max_new_tokens, *map(len, each)) for each in answers]
+        with evaluation_mode(self):
+            state = self._prefill(*without_answers(visual, text), rooms)
+            scores = self._score(state, answers)  # first, because decoding changes the state's cache
+            return self._decode(state, DecodingSettings(max_new_tokens), None, reads_all=False).texts, scores
+
     def _text_inputs(self, ids: Sequence[Sequence[int]]) -> TextInputs:
         """Texts without labels, padded on the right. The placeholders of each show the first media, in their order.
 
@@ -184,14 +213,17 @@ class CachedLanguageModel(CachedNetwork):
         video_index = torch.where(media < shown, media, TEXT_ONLY)
         return TextInputs(padded, mask, torch.full_like(padded, IGNORED_LABEL), video_index)
 
-    def _option_ids(self, options: Sequence[Sequence[str]], num_conversations: int) -> list[list[list[int]]]:
+    def _option_ids(self, options: Sequence[Sequence[AnswerOption]], num_conversations: int) -> list[list[list[int]]]:
         """Ids of the options of every conversation."""
         counts = [len(each) for each in options]
         if len(counts) != num_conversations or 0 in counts:
             raise ValueError(
                 f"{num_conversations} conversations with {counts} options; every one needs at least one option"
             )
-        return [[self.chat.answer_ids(option) for option in each] for each in options]
+        return [
+            [self.chat.answer_ids(option) if isinstance(option, str) else list(option) for option in each]
+            for each in options
+        ]
 
     def _prefill(self, visual: VisualTokens, text: TextInputs, rooms: Sequence[int]) -> LanguageState:
         """Read conversations in one call of the network, or in two: first the beginnings that several share."""
@@ -264,37 +296,3 @@ class CachedLanguageModel(CachedNetwork):
             shifts = [num_read - count for count in counts]
             state = state._replace(cache=rearranged(state.cache, range(num_rows), shifts, max(lengths)))
         return Answers(answers.texts(), answers.token_ids, LanguageState(state.cache, lengths, logits))
-
-    def _score(self, state: LanguageState, answers: Sequence[Sequence[Sequence[int]]]) -> list[Tensor]:
-        """Mean log likelihood of the ids of every option."""
-        scores = []
-        for row in self._rounds(len(answers)):
-            if row is None:
-                self._idle_embed()
-                self._continue(None)
-            else:
-                scores.append(self._score_row(state, row, answers[row]))
-        return scores
-
-    def _score_row(self, state: LanguageState, row: int, answers: Sequence[Sequence[int]]) -> Tensor:
-        """Mean log likelihood of each answer's ids after what one conversation has read."""
-        device, counts = state.logits.device, [len(answer) for answer in answers]
-        padded = nn.utils.rnn.pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True)
-        ids = padded.to(device)  # [options, A]
-        # The state predicts the first token, and each token the one after it. At least one column, for equal calls.
-        read = ids[:, : max(ids.shape[1] - 1, 1)]
-        real = real_at_start([count - 1 for count in counts], read.shape[1], torch.device("cpu"))
-        rows, columns = (index.to(device) for index in real.nonzero(as_tuple=True))
-        before = real_at_end(state.lengths, device)[row].expand(len(answers), -1)
-        inputs = CallInputs(
-            self._embed(read),
-            torch.cat([before, real.to(device)], dim=1),
-            (state.lengths[row] + torch.arange(read.shape[1], device=device)).expand(len(answers), -1),
-            rearranged(state.cache, [row] * len(answers)),
-            rows,
-            columns,
-        )
-        first = state.logits[row].float().expand(len(answers), -1)
-        likelihood = -functional.cross_entropy(first, ids[:, 0], reduction="none")
-        others = -functional.cross_entropy(self._continue(inputs).float(), ids[rows, columns + 1], reduction="none")
-        return likelihood.index_add(0, rows, others) / torch.tensor(counts, device=device)

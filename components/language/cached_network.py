@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from components.interfaces import LanguageModel, LanguageState
 from components.language.kv_cache import can_move_rows, prepare_to_move_rows, rearranged
@@ -111,6 +112,40 @@ class CachedNetwork(LanguageModel):
                 order.append((inputs.columns == column).nonzero().squeeze(1))
                 logits.append(self._call(inputs.at_column(column, inputs.rows[order[-1]])))
         return torch.cat(logits)[torch.cat(order).argsort()] if order else torch.cat(logits)
+
+    def _score(self, state: LanguageState, answers: Sequence[Sequence[Sequence[int]]]) -> list[Tensor]:
+        """Mean log likelihood of the ids of every option."""
+        scores = []
+        for row in self._rounds(len(answers)):
+            if row is None:
+                self._idle_embed()
+                self._continue(None)
+            else:
+                scores.append(self._score_row(state, row, answers[row]))
+        return scores
+
+    def _score_row(self, state: LanguageState, row: int, answers: Sequence[Sequence[int]]) -> Tensor:
+        """Mean log likelihood of each answer's ids after what one conversation has read."""
+        device, counts = state.logits.device, [len(answer) for answer in answers]
+        padded = nn.utils.rnn.pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True)
+        ids = padded.to(device)  # [options, A]
+        # The state predicts the first token, and each token the one after it. At least one column, for equal calls.
+        read = ids[:, : max(ids.shape[1] - 1, 1)]
+        real = real_at_start([count - 1 for count in counts], read.shape[1], torch.device("cpu"))
+        rows, columns = (index.to(device) for index in real.nonzero(as_tuple=True))
+        before = real_at_end(state.lengths, device)[row].expand(len(answers), -1)
+        inputs = CallInputs(
+            self._embed(read),
+            torch.cat([before, real.to(device)], dim=1),
+            (state.lengths[row] + torch.arange(read.shape[1], device=device)).expand(len(answers), -1),
+            rearranged(state.cache, [row] * len(answers)),
+            rows,
+            columns,
+        )
+        first = state.logits[row].float().expand(len(answers), -1)
+        likelihood = -functional.cross_entropy(first, ids[:, 0], reduction="none")
+        others = -functional.cross_entropy(self._continue(inputs).float(), ids[rows, columns + 1], reduction="none")
+        return likelihood.index_add(0, rows, others) / torch.tensor(counts, device=device)
 
     def _largest_of_all_ranks(self, value: int) -> int:
         return value if self._sharding is None else self._sharding.largest_of_all_ranks(value)

@@ -1,5 +1,5 @@
 """Reads the questions of public benchmarks, as their authors publish them.
 
 ``benchmark.py`` says what a benchmark is. Every other file reads one benchmark, or several that share a format.
-``membridge.judging`` asks the questions and scores the answers.
+``membridge.evaluation`` asks the questions and scores the answers.
 """

@@ -28,6 +28,7 @@ class Benchmark(ABC):
     Args:
         questions: File, or folder, of the questions; from the benchmark's folder on.
         videos: Folder of the media; from the benchmark's folder on.
+        folder: The benchmark's folder, below that of all benchmarks.
         chosen_by: What the model chooses an option by: its ``letter``, after a prompt that lists all options; or the
             likelihood of its ``text``, after the question alone.
         most_items: Read only so many questions, evenly spread; None: all.
@@ -42,11 +43,13 @@ class Benchmark(ABC):
         self,
         questions: str,
         videos: str = "videos",
+        folder: str = "",
         chosen_by: Literal["letter", "text"] = "letter",
         most_items: int | None = None,
     ) -> None:
         self.questions = questions
         self.videos = videos
+        self.folder = folder
         self.chosen_by = chosen_by
         self.most_items = most_items
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from datamodules.errors import SampleError
+
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 """Endings that are tried, in this order, where a name has none of a file that is there."""
 
@@ -15,10 +17,10 @@ def find_media(folder: Path, name: str) -> Path:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: The name leads out of the folder.
+        SampleError: The name leads out of the folder.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"the medium {name!r} is not inside the folder of media")
+        raise SampleError(f"the medium {name!r} is not inside the folder of media")
     for candidate in (folder / name, *(folder / f"{name}{ending}" for ending in VIDEO_ENDINGS)):
         if candidate.exists():
             return candidate

@@ -56,7 +56,7 @@ def scan(shard: str, raw: io.FileIO) -> Iterator[ScannedSample]:
         raise ShardError(f"shard {shard} is empty: it has no sample; make it again or remove it")
     for key, members in groups.items():
         try:
-            yield ScannedSample(key, members, _read_record(raw, key, members), None)
+            yield ScannedSample(key, members, read_record(raw, key, members), None)
         except SampleError as error:
             yield ScannedSample(key, members, None, error)
 
@@ -98,7 +98,12 @@ class HeaderFile(io.BufferedReader):
         return super().read(size)
 
 
-def _read_record(raw: io.FileIO, key: str, members: Members) -> Record:
+def read_record(raw: io.FileIO, key: str, members: Members) -> Record:
+    """Read and check the JSON of one sample.
+
+    Raises:
+        SampleError: Its members or its JSON are wrong.
+    """
     where = f"key {key!r}"
     media = media_endings(members)
     check_media(media, where)

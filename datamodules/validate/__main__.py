@@ -40,9 +40,8 @@ from datamodules.shards.shard_names import find_shards
 from datamodules.shards.storage import remote_name
 from datamodules.validate.conversation_check import TokenCounts
 from datamodules.validate.run_config import RunConfig, read_run_config
-from datamodules.validate.shard_check import CheckedShard, Problem, ShardCheck
+from datamodules.validate.shard_check import DUPLICATE_KEY, CheckedShard, Problem, ShardCheck
 
-DUPLICATE_KEY = "duplicate key"
 _SHOWN = 10
 _THOROUGH_TIMEOUT_S = 7200.0  # a film of two hours, decoded by one thread
 

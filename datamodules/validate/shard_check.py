@@ -18,6 +18,7 @@ from datamodules.shards.shard_scan import ScannedSample
 from datamodules.validate.conversation_check import ConversationCheck, TokenCounts
 
 UNKNOWN_SOURCE = "(unknown)"
+DUPLICATE_KEY = "duplicate key"
 
 
 class Problem(NamedTuple):

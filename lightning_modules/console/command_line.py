@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,6 +30,7 @@ from lightning_modules.console.parser import ShortMessageParser
 from lightning_modules.console.run_summary import EvaluationSummary, RunSummary
 from lightning_modules.console.settings_errors import SettingsError, explain, explain_trainer
 from lightning_modules.console.untrained_parts import untrained_parts, warning_of
+from lightning_modules.monitoring.tracker import Tracker
 from lightning_modules.preemption import EndOnSigterm
 from lightning_modules.run.run_folder import (
     RefuseDifferentCheckpoints,
@@ -90,6 +93,13 @@ class VideoLanguageCLI(LightningCLI):
             help="logs, config and checkpoints go here; fit goes on from the newest checkpoint in it, if there is one",
         )
 
+        parser.add_argument(
+            "--trackers",
+            type=list[Logger] | None,
+            default=None,
+            help="loggers beside trainer.logger, as in configs/logger/; none if trainer.logger is false",
+        )
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Check the keys of the config files, then parse.
 
@@ -146,10 +156,18 @@ class VideoLanguageCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it, and release the run's folder afterwards."""
+        self._describe_run_to_trackers(subcommand)
         try:
             super()._run_subcommand(subcommand)
         finally:
             self._lock.release()
+
+    def _describe_run_to_trackers(self, subcommand: str) -> None:
+        trackers = [logger for logger in self.trainer.loggers if isinstance(logger, Tracker)]
+        if trackers and self.trainer.is_global_zero:
+            settings = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_none=False))
+            for tracker in trackers:
+                tracker.set_run(log_folder(self.trainer), settings)
 
     def before_fit(self) -> None:
         """Lock the run's folder. The newest checkpoint in ``--run_folder``, if any, replaces ``--ckpt_path``."""
@@ -194,6 +212,13 @@ class VideoLanguageCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError) as error:
             raise SettingsError(explain_trainer(str(error), settings["accelerator"], settings["devices"])) from error
+        if isinstance(trainer.logger, Tracker):
+            raise SettingsError(
+                f"trainer.logger: a {type(trainer.logger).__name__} has no folder for the run's files; name it under "
+                "trackers, as in configs/logger/, and leave trainer.logger as it is"
+            )
+        if trainer.loggers:  # trainer.logger: false logs nothing
+            trainer.loggers = [*trainer.loggers, *(self._get(self.config_init, "trackers") or [])]
         added: Any = trainer  # Lightning sets callbacks where a type checker does not see it
         added.callbacks[0:0] = [EndOnSigterm(), *self._summaries()]
         if isinstance(trainer.strategy, PortableCheckpoints):

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lightning_modules.checkpoints.keeping import BEST, FINAL, LAST, KeepCheckpoints
+from lightning_modules.monitoring.tracker import Tracker
 from lightning_modules.run.run_folder import log_folder
 
 
@@ -26,6 +27,8 @@ class RunSummary(Callback):
         lines = [*_length(trainer), *_parts(pl_module), f"folder: {log_folder(trainer)}"]
         if trainer.loggers:
             lines.append(f"curves: tensorboard --logdir {shlex.quote(str(log_folder(trainer)))}")
+        trackers = [logger for logger in trainer.loggers if isinstance(logger, Tracker)]
+        lines += [f"{tracker.title}: {where}" for tracker in trackers if (where := tracker.where())]
         rank_zero_info("\n".join(["This run", *(f"  {line}" for line in lines)]))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,12 +9,17 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from components.answer_scores import is_exact_match
+from components.answer_scores import is_exact_match, token_f1
+from components.turns import TurnAnswer
+from lightning_modules.evaluation.asked_turns import AskedTurn, asked_turns
 from lightning_modules.evaluation.scoring import SKIPPED_KEY
 
 
 class Prediction(NamedTuple):
-    """A question, its reference answer and the model's answer: one line of ``predictions.jsonl``."""
+    """A question, its reference answer and the model's answer: one line of ``predictions.jsonl``.
+
+    Files of earlier versions lack some of the fields. They have a line for the first question of each conversation.
+    """
 
     key: str  # sample
     id: str  # conversation of the sample
@@ -25,37 +30,63 @@ class Prediction(NamedTuple):
     answer: str
     prediction: str
     correct: bool
-    media: str = ""  # file that the sample was made from, where its shard names one; earlier files lack it
+    media: str = ""  # file that the sample was made from, where its shard names one
+    turn: int = 1  # number of the question in its conversation
+    num_turns: int = 0  # questions of the conversation; 0 if unknown
+    seconds: float | None = None  # length of the videos that the conversation shows
+    f1: float | None = None  # of the words of answer and prediction
+    nll: float | None = None  # of the reference answer, summed over its tokens
+    tokens: int = 0  # of the reference answer
+    options: tuple[str, ...] = ()  # possible answers; empty for an open question
+    option_scores: tuple[float, ...] = ()  # mean log likelihood per token of each option
+    choice: str | None = None  # the most likely option
+    choice_correct: bool | None = None  # whether it is the reference answer
 
 
-def score_answers(questions: Sequence[Any], answers: Sequence[str]) -> list[Prediction]:
-    """Score the generated answers of a batch.
+def score_answers(questions: Sequence[Any], answers: Sequence[TurnAnswer]) -> list[Prediction]:
+    """Score the answers of a batch.
 
     The length of a video is the one that its sample's ``meta`` names as ``length``, else its number of frames.
 
     Args:
-        questions: Questions of a batch; ``datamodules.batch.Question`` has what is read.
-        answers: One generated answer for each question.
+        questions: Conversations of a batch; ``datamodules.batch.Question`` has what is read.
+        answers: What the model gives for each turn, conversation by conversation.
 
     Returns:
-        One prediction for each question, in the same order; none for the empty sample of a skipped batch.
+        One prediction for each turn, in the same order; none for the empty sample of a skipped batch.
     """
     return [
-        Prediction(
-            key=question.key,
-            id=question.id,
-            source=question.source,
-            category=question.category,
-            length=question.meta.get("length", str(question.num_frames)),
-            question=question.question,
-            answer=question.answer,
-            prediction=answer,
-            correct=is_exact_match(answer, question.answer),
-            media=question.meta.get("media", ""),
-        )
-        for question, answer in zip(questions, answers, strict=True)
-        if question.key != SKIPPED_KEY
+        _scored(asked, answer)
+        for asked, answer in zip(asked_turns(questions), answers, strict=True)
+        if asked.conversation.key != SKIPPED_KEY
     ]
+
+
+def _scored(asked: AskedTurn, answer: TurnAnswer) -> Prediction:
+    conversation, scores = asked.conversation, answer.option_scores
+    chosen = max(range(len(scores)), key=scores.__getitem__) if asked.options and scores else None
+    return Prediction(
+        key=conversation.key,
+        id=conversation.id,
+        source=conversation.source,
+        category=conversation.category,
+        length=conversation.meta.get("length", str(conversation.num_frames)),
+        question=asked.question,
+        answer=asked.answer,
+        prediction=answer.text,
+        correct=is_exact_match(answer.text, asked.answer),
+        media=conversation.meta.get("media", ""),
+        turn=asked.number,
+        num_turns=asked.num_turns,
+        seconds=conversation.seconds,
+        f1=token_f1(answer.text, asked.answer),
+        nll=answer.nll,
+        tokens=answer.num_tokens,
+        options=asked.options,
+        option_scores=scores,
+        choice=None if chosen is None else asked.options[chosen],
+        choice_correct=None if chosen is None else chosen == asked.right_option,
+    )
 
 
 def to_json_lines(predictions: Iterable[Prediction]) -> str:
@@ -92,7 +123,8 @@ def read_predictions(path: Path) -> list[Prediction]:
 def _from_fields(kind: str | None = None, **fields: Any) -> Prediction:
     if kind is not None:  # the category's name in files of earlier versions
         fields.setdefault("category", kind)
-    return Prediction(**fields)
+    prediction = Prediction(**fields)
+    return prediction._replace(options=tuple(prediction.options), option_scores=tuple(prediction.option_scores))
 
 
 class PredictionWriter(Callback):

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -31,11 +31,11 @@ class Samples(Protocol):
 
 
 class SkippedQuestions(NamedTuple):
-    """The questions that have no answer because their sample was skipped."""
+    """The conversations that have no answers because their sample was skipped."""
 
     samples: list[dict[str, Any]]  # one record for each skipped sample
-    num_skipped: int  # questions of these samples
-    num_questions: int  # questions of all samples
+    num_skipped: int  # conversations of these samples
+    num_conversations: int  # of all samples
 
 
 def begin_evaluation(
@@ -85,7 +85,8 @@ def split_answered(
         skipped: Shard and key of the samples that were skipped; they are not asked again.
 
     Returns:
-        The answers of the samples whose questions are all answered, and the indexes of the samples still to be asked.
+        The answers of the samples whose conversations are all answered, turn by turn, and the indexes of the samples
+        still to be asked.
     """
     by_key: defaultdict[str, list[Prediction]] = defaultdict(list)
     for prediction in predictions:
@@ -94,8 +95,9 @@ def split_answered(
     remaining = []
     for index in range(len(samples)):
         entry = samples.entry(index)
-        answered, needed = by_key[entry.key], entry.num_conversations
-        if needed and len(answered) >= needed:
+        answered = by_key[entry.key]
+        needed = _num_answers(answered, entry.num_conversations)
+        if needed:
             complete += answered[:needed]
             del answered[:needed]  # another shard may have a sample of the same key
         elif (samples.shard(index).url, entry.key) not in skipped:
@@ -104,18 +106,59 @@ def split_answered(
 
 
 def skipped_questions(samples: Samples, skipped: Mapping[tuple[str, str], Mapping[str, Any]]) -> SkippedQuestions:
-    """Count the questions of skipped samples.
+    """Count the conversations of skipped samples.
 
     Args:
         samples: The samples.
         skipped: Shard and key of every skipped sample -> its line in ``skipped.jsonl``.
     """
     records = []
-    num_questions = num_skipped = 0
+    num_conversations = num_skipped = 0
     for index, entry in enumerate(samples.entries()):
-        num_questions += entry.num_conversations
+        num_conversations += entry.num_conversations
         line = skipped.get((samples.shard(index).url, entry.key))
         if line is not None:
             num_skipped += entry.num_conversations
             records.append({name: value for name, value in line.items() if name != "position"})
-    return SkippedQuestions(records, num_skipped, num_questions)
+    return SkippedQuestions(records, num_skipped, num_conversations)
+
+
+def check_turns(
+    samples: Samples, predictions: Sequence[Prediction], num_turns: Callable[[int], Sequence[int]], out: Path
+) -> list[Prediction]:
+    """Complete predictions of earlier versions, which asked the first question of each conversation only.
+
+    Args:
+        samples: The samples.
+        predictions: The answers so far.
+        num_turns: Gives the number of turns of each conversation of a sample, by its index.
+        out: The evaluation's folder, for the message.
+
+    Returns:
+        The predictions, each with the number of turns of its conversation.
+
+    Raises:
+        ValueError: Some of these conversations have several turns, so the answers to the later ones are missing.
+    """
+    earlier = {prediction.key for prediction in predictions if not prediction.num_turns}
+    if not earlier:
+        return list(predictions)
+    for index, entry in enumerate(samples.entries()):
+        several = [count for count in num_turns(index) if count > 1] if entry.key in earlier else []
+        if several:
+            raise ValueError(
+                f"{out} holds answers of an earlier version, which asked only the first question of every "
+                f"conversation; sample {entry.key!r} has a conversation of {several[0]}. Choose another --out, or "
+                "give --restart to ask all questions again"
+            )
+    return [prediction if prediction.num_turns else prediction._replace(num_turns=1) for prediction in predictions]
+
+
+def _num_answers(answered: Sequence[Prediction], num_conversations: int) -> int:
+    """How many answers the first conversations have; 0 if some are missing."""
+    needed = 0
+    for _ in range(num_conversations):
+        if needed >= len(answered):
+            return 0
+        needed += max(answered[needed].num_turns, 1)
+    return needed if needed <= len(answered) else 0

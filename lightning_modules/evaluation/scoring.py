@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from components.answer_scores import wilson_interval
+
 SKIPPED_KEY = ""
 """Key of the empty sample that stands for a batch whose samples were all skipped. It is not scored or written."""
 
@@ -22,6 +24,11 @@ class Accuracy(NamedTuple):
     def value(self) -> float:
         """Share of right answers; NaN without questions."""
         return self.correct / self.total if self.total else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Interval of 95 % for the share; sensible at 0 % and 100 % too."""
+        return wilson_interval(self.correct, self.total)
 
     @property
     def standard_error(self) -> float:

@@ -1,21 +1,29 @@
 """Evaluates batches: the loss of the reference answers, and whether the generated answers are right."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import torch
 
 from components.answer_scores import is_exact_match
 from components.model import text_of
+from components.turns import answer_turns
+from lightning_modules.evaluation.asked_turns import asked_turns
 from lightning_modules.evaluation.scoring import NO_CATEGORY, SKIPPED_KEY, AccuracyCounter
 from lightning_modules.interfaces import EvaluatedBatch, TrainingModule
+
+MOST_CURVES = 20
+"""Accuracies of the sources of a set are logged if it has at most so many."""
+
+_LAST_TURN = 4  # turns from this one on are counted together
 
 
 class ValidationMetrics:
     """Counts right answers over the batches of one validation or test, and logs losses and accuracies.
 
     Attributes:
-        counter: Right answers of this rank by evaluation set and category; of all ranks after ``log_accuracies``.
+        counter: Right answers of this rank by evaluation set, category, source and turn; of all ranks after
+            ``log_accuracies``.
         left_out: Samples that this rank skipped, by evaluation set; of all ranks after ``log_accuracies``.
     """
 
@@ -33,12 +41,12 @@ class ValidationMetrics:
             name: The evaluation set.
 
         Returns:
-            The generated answers, one for each conversation.
+            The generated answers, one for each turn of each conversation.
         """
-        visual = module.built.visual_tokens(batch)
+        model = module.built
+        visual = model.visual_tokens(batch)
         text = text_of(batch)
-        language_model = module.built.language_model
-        scored = language_model(visual, text)
+        scored = model.language_model(visual, text)
         tokens = scored.num_tokens.sum()
         module.log(
             f"{stage}/loss/{name}",
@@ -48,17 +56,20 @@ class ValidationMetrics:
             sync_dist=True,
         )
         self.left_out[name] += len(batch.left_out)
-        answers = language_model.generate(visual, text, module.max_new_tokens)
-        for question, answer in zip(batch.questions, answers, strict=True):
-            if question.key == SKIPPED_KEY:
+        answers = answer_turns(model.language_model, visual, text, module.max_new_tokens, model.agree_on_maximum)
+        for asked, answer in zip(asked_turns(batch.questions), answers, strict=True):
+            conversation = asked.conversation
+            if conversation.key == SKIPPED_KEY:
                 continue
-            self.counter.add((name, question.category or NO_CATEGORY), is_exact_match(answer, question.answer))
+            labels = (name, conversation.category or NO_CATEGORY, conversation.source, _turn_label(asked.number))
+            self.counter.add(labels, is_exact_match(answer, asked.answer))
         return answers
 
     def log_accuracies(self, module: TrainingModule, stage: str) -> None:
         """Log the accuracies over all ranks: overall, of every set, and of every category of question in a set.
 
-        Of sets with skipped samples, log their number too.
+        Of sets with several sources or turns, log the accuracies of each too; of sets with skipped samples, their
+        number.
         """
         world_size = module.trainer.world_size
         if world_size > 1:
@@ -75,5 +86,21 @@ class ValidationMetrics:
             module.log(f"{stage}/accuracy/{name}", accuracy.value)
         for (name, category), accuracy in self.counter.by(0, 1).items():
             module.log(f"{stage}/accuracy_by_category/{name}/{category}", accuracy.value)
+        self._log_groups(module, f"{stage}/accuracy_by_source", 2)
+        self._log_groups(module, f"{stage}/accuracy_by_turn", 3)
         for accuracy in self.counter.by().values():
             module.log(f"{stage}/accuracy", accuracy.value, prog_bar=True)
+
+    def _log_groups(self, module: TrainingModule, tag: str, position: int) -> None:
+        """Log the accuracies by a label, of the sets that have several values of it but not very many."""
+        of_set: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        for (name, label), accuracy in self.counter.by(0, position).items():
+            of_set[name][label] = accuracy.value
+        for name, values in of_set.items():
+            if 1 < len(values) <= MOST_CURVES:
+                for label, value in values.items():
+                    module.log(f"{tag}/{name}/{label}", value)
+
+
+def _turn_label(number: int) -> str:
+    return str(number) if number < _LAST_TURN else f"{_LAST_TURN}_and_later"

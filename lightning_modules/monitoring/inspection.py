@@ -1,4 +1,4 @@
-"""Shows segments, attention and answers of single videos in TensorBoard."""
+"""Shows segments, attention and answers of single videos in TensorBoard and in trackers."""
 
 import re
 import warnings
@@ -11,16 +11,18 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from components.interfaces import TEXT_ONLY
+from lightning_modules.evaluation.asked_turns import asked_turns
 from lightning_modules.interfaces import EvaluatedBatch, as_training_module
 from lightning_modules.monitoring.model_listener import ModelListener
 from lightning_modules.monitoring.video_figures import SegmentedVideo, draw_video
+from lightning_modules.monitoring.video_sinks import VideoSink, find_sinks
 
 _NOT_OF_A_TAG = re.compile(r"[^-/\w.]")
 """A character that TensorBoard does not allow in a name."""
 
 
 class VideoInspection(Callback):
-    """Shows in TensorBoard, after every validation, how the model segmented a few videos and what it answered.
+    """Shows, after every validation, how the model segmented a few videos and what it answered.
 
     For the first videos of every validation set: the frames with the segment boundaries, the similarity of neighbouring
     frames and its depth, the attention over the segments of the first reader that has it (and whose weights are not
@@ -28,8 +30,8 @@ class VideoInspection(Callback):
     number of segments a video.
 
     Nothing is computed twice: hooks record the outputs of encoder and readers while validation runs. Only the first
-    rank shows its videos, and makes no collective call. Needs a logger that accepts figures and text, such as
-    ``TensorBoardLogger``; without one it warns once.
+    rank shows its videos, and makes no collective call. They go to every logger that accepts figures and text:
+    ``TensorBoardLogger`` and this project's trackers. Without one it warns once.
 
     Args:
         num_videos: Videos to show of every validation set.
@@ -43,7 +45,7 @@ class VideoInspection(Callback):
             raise ValueError(f"num_videos must be at least 1, got {num_videos}; leave the callback out to show none")
         self.num_videos = num_videos
         self._listener: ModelListener | None = None
-        self._experiment: Any = None
+        self._sinks: list[VideoSink] = []
         self._num_shown: dict[str, int] = {}
         self._segment_counts: dict[str, list[Tensor]] = {}
         self._has_warned = False
@@ -57,8 +59,8 @@ class VideoInspection(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         module = as_training_module(pl_module, self)
-        self._experiment = self._find_experiment(trainer)
-        if self._experiment is not None:
+        self._sinks = self._find_sinks(trainer)
+        if self._sinks:
             self._num_shown, self._segment_counts = {}, {}
             self._listener = ModelListener(module.built)
 
@@ -99,7 +101,8 @@ class VideoInspection(Callback):
         """Show the histograms and stop recording."""
         if self._listener is not None:
             for name, counts in self._segment_counts.items():
-                self._experiment.add_histogram(f"segments_a_video/{name}", torch.cat(counts), trainer.global_step)
+                for sink in self._sinks:
+                    sink.add_histogram(f"segments_a_video/{name}", torch.cat(counts), trainer.global_step)
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -117,18 +120,21 @@ class VideoInspection(Callback):
         key = first.key + _number_in_sample(batch, first.key, video)
         figure = draw_video(picture._replace(title=key if media is None else f"{media} ({key})"))
         label = key if media is None else f"{_NOT_OF_A_TAG.sub('_', media)}/{key}"
-        self._experiment.add_figure(f"videos/{name}/{label}", figure, step)
-        lines = ["| question | reference | generated |", "|---|---|---|"]
-        for row in asked:
-            cells = (batch.questions[row].question, batch.questions[row].answer, answers[row])
-            lines.append("| " + " | ".join(_table_cell(cell) for cell in cells) + " |")
-        self._experiment.add_text(f"answers/{name}/{label}", "\n".join(lines), step)
+        columns = ("question", "reference", "generated")
+        about = [batch.questions[row] for row in asked]
+        rows = [
+            (turn.question, turn.answer, answer)
+            for turn, answer in zip(asked_turns(batch.questions), answers, strict=True)
+            if any(turn.conversation is each for each in about)
+        ]
+        for sink in self._sinks:
+            sink.add_figure(f"videos/{name}/{label}", figure, step)
+            sink.add_table(f"answers/{name}/{label}", columns, rows, step)
 
-    def _find_experiment(self, trainer: Trainer) -> Any:
-        for logger in trainer.loggers:
-            experiment = getattr(logger, "experiment", None)
-            if all(hasattr(experiment, method) for method in ("add_figure", "add_text", "add_histogram")):
-                return experiment
+    def _find_sinks(self, trainer: Trainer) -> list[VideoSink]:
+        sinks = find_sinks(trainer)
+        if sinks:
+            return sinks
         if not self._has_warned:
             self._has_warned = True
             found = [type(logger).__name__ for logger in trainer.loggers]
@@ -137,12 +143,12 @@ class VideoInspection(Callback):
                 "TensorBoardLogger, or leave the callback out",
                 stacklevel=2,
             )
-        return None
+        return []
 
     def _stop(self) -> None:
         if self._listener is not None:
             self._listener.remove()
-        self._listener = self._experiment = None
+        self._listener, self._sinks = None, []
 
 
 def _number_in_sample(batch: EvaluatedBatch, key: str, video: int) -> str:
@@ -154,7 +160,3 @@ def _number_in_sample(batch: EvaluatedBatch, key: str, video: int) -> str:
         if question.key == key and shown != TEXT_ONLY
     }
     return f"/{sorted(of_sample).index(video)}" if len(of_sample) > 1 else ""
-
-
-def _table_cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

@@ -2,9 +2,11 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 _MOST_THUMBNAILS = 16
@@ -49,6 +51,39 @@ def draw_video(video: SegmentedVideo) -> Figure:
     note = "" if video.frames is not None else " - cached features, so there are no pixels to show"
     figure.suptitle(f"{video.title}: {num_frames} frames, {len(edges) - 1} segments{note}", fontsize=10)
     return figure
+
+
+def draw_histogram(title: str, values: Tensor) -> Figure:
+    """Draw how often each whole number occurs.
+
+    Args:
+        title: Title of the figure.
+        values: ``[N]`` whole numbers.
+
+    Returns:
+        A figure with one bar for each number.
+    """
+    numbers, counts = np.unique(values.numpy(), return_counts=True)
+    figure = _figure(6.0, 3.0)
+    axis = figure.subplots()
+    axis.bar(numbers.tolist(), counts.tolist(), color="tab:blue")
+    axis.locator_params(integer=True)
+    axis.set_title(title, fontsize=10)
+    return figure
+
+
+def picture_of(figure: Figure) -> NDArray[np.uint8]:
+    """Pixels of a figure.
+
+    Args:
+        figure: A figure.
+
+    Returns:
+        ``[height, width, 3]`` uint8, RGB.
+    """
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
 
 
 def segment_edges(segment_index: Tensor) -> list[int]:

@@ -21,7 +21,7 @@ class GuardRules(NamedTuple):
     """What the guard checks."""
 
     api_key: str | None  # None: no key is needed
-    only_loopback_names: bool  # refuse other names in the Host header, as a page that rebinds its name sends
+    only_loopback_names: bool  # refuse other names in Host, as a page that rebinds its name sends, and in Origin
     connections: int
     seconds: float
 
@@ -73,13 +73,21 @@ class RequestGuard:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if self._rules.only_loopback_names:
             host = headers.get(b"host", b"").decode("latin-1")
-            name = host if host.endswith("]") else host.rpartition(":")[0] or host
-            if name.lower() not in _LOOPBACK_NAMES:
+            if not _is_loopback(host):
                 raise ApiError(
                     403,
-                    f"the server was asked for as {name[:80]!r}; ask for it as localhost or 127.0.0.1, or have it "
+                    f"the server was asked for as {host[:80]!r}; ask for it as localhost or 127.0.0.1, or have it "
                     "started with an API key",
                     code="host_refused",
+                )
+            # A browser sends forms and empty bodies for a page of any site without asking the server first.
+            origin = headers.get(b"origin", b"").decode("latin-1")
+            if origin and not _is_loopback(origin.partition("://")[2]):
+                raise ApiError(
+                    403,
+                    f"the request comes from a web page of {origin[:80]!r}; send it from a page of localhost, or have "
+                    "the server started with an API key",
+                    code="origin_refused",
                 )
         if scope["path"] in _OPEN_PATHS:
             return
@@ -92,6 +100,12 @@ class RequestGuard:
                 )
         if self._in_progress > self._rules.connections:
             raise ApiError(503, "the server has too many requests in progress; try again later", code="overloaded")
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host, with or without a port, is this machine by its name."""
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    return name.lower() in _LOOPBACK_NAMES
 
 
 def _digest(key: bytes) -> bytes:

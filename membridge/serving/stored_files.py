@@ -86,11 +86,18 @@ class FileStore:
             content: The file.
             name: What the client calls it.
             purpose: What the client says that it is for.
+
+        Raises:
+            OSError: It cannot be written, for example because the disk is full. Nothing of it stays.
         """
         identity = f"file-{secrets.token_hex(12)}"
-        with self._path(identity).open("xb") as target:
-            shutil.copyfileobj(content, target)
-            size = target.tell()
+        try:
+            with self._path(identity).open("xb") as target:
+                shutil.copyfileobj(content, target)
+                size = target.tell()
+        except BaseException:  # no quota counts it, and nothing would remove it
+            self._path(identity).unlink(missing_ok=True)
+            raise
         stored = StoredFile(identity, name[:_LONGEST_NAME], size, purpose, time.time(), time.monotonic())
         with self._lock:
             self._files[identity] = stored

@@ -34,7 +34,6 @@ class VideoSession:
     stream: StreamingSession
     created: float = field(default_factory=time.time)  # seconds since 1970
     last_used: float = field(default_factory=time.monotonic)
-    last_ms: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # frames stay in the order of their requests
 
 
@@ -129,9 +128,10 @@ class VideoSessions:
             self._check_times(session, len(pictures), times_ms)
             frames = await self._chat.media_thread.run(lambda flag: self._decode(pictures, flag))
 
-            def take(_flag: CancelFlag) -> None:  # not after the job: a client that goes away cancels the waiting only
+            def take(_flag: CancelFlag) -> None:
+                # Again: a push whose client has gone gives the lock back, but may still have taken its frames.
+                self._check_times(session, len(pictures), times_ms)
                 session.stream.push(frames, times_ms)
-                session.last_ms = times_ms[-1]
 
             await self._chat.model_thread.run(take)
             session.last_used = time.monotonic()
@@ -166,7 +166,7 @@ class VideoSessions:
             "expires_at": int(time.time() + left),
             "num_frames": session.stream.num_frames,
             "boundaries": session.stream.boundaries,
-            "last_ms": session.last_ms,
+            "last_ms": session.stream.last_ms or 0,
         }
 
     def _check_times(self, session: VideoSession, num_pictures: int, times_ms: Sequence[int]) -> None:
@@ -178,10 +178,11 @@ class VideoSessions:
                 code="bad_value",
                 param="times_ms",
             )
-        if any(later < earlier for earlier, later in zip([session.last_ms, *times_ms], times_ms, strict=False)):
+        last_ms = session.stream.last_ms or 0
+        if any(later < earlier for earlier, later in zip([last_ms, *times_ms], times_ms, strict=False)):
             raise ApiError(
                 400,
-                f"times_ms must not decrease, also not below {session.last_ms}, the last time of the session",
+                f"times_ms must not decrease, also not below {last_ms}, the last time of the session",
                 code="bad_value",
                 param="times_ms",
             )

@@ -78,6 +78,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_media(folder)
     (folder / "long.mp4").write_bytes(make_clip(60))
     (folder / "large.mp4").write_bytes(make_clip(8) + bytes(2 << 20))
+    (folder / "old.avi").write_bytes(make_clip(8, container="avi", codec="mpeg4"))
     write_sound(folder / "sound.mp4")
     return folder
 
@@ -195,6 +196,14 @@ def test_a_file_that_cannot_be_read_gets_a_message(
     expect(page.locator("#captions .working")).to_have_count(0, timeout=WAIT_MS)
     ask(page, QUESTION)
     expect(page.locator("#chat .bot").last).to_have_text(expected_answer(model, [media / "clip1.mp4"]), timeout=WAIT_MS)
+
+
+def test_a_video_that_the_browser_cannot_play_is_read(page: Page, model: VideoLanguageModel, media: Path) -> None:
+    upload(page, media / "old.avi")
+    expect(page.locator("#captions .working")).to_have_count(0, timeout=WAIT_MS)
+    expect(page.locator("#scenes figure").first).to_be_visible(timeout=WAIT_MS)
+    ask(page, QUESTION)
+    expect(page.locator("#chat .bot").last).to_have_text(expected_answer(model, [media / "old.avi"]), timeout=WAIT_MS)
 
 
 def test_a_file_that_is_too_large_is_refused(page: Page, demo: RunningDemo, media: Path) -> None:

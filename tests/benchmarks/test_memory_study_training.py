@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import save
 from transformers import AutoTokenizer
 
-import evaluate
 import train
 from apps.commands import ROOT
+from apps.evaluate import command as evaluate
 from apps.quickstart.fetch import Parts
 from apps.quickstart.haystack_questions import OPTIONS, TASKS, conversations
 from apps.quickstart.haystack_videos import encode

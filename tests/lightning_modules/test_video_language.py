@@ -94,22 +94,44 @@ def test_validation_logs_loss_and_exact_accuracy_by_set_and_category(folders: Pa
     batch = make_batch(folders)
     trainer.validate(module, [make_loader([batch]), make_loader([batch])], verbose=False)
     [answers, _] = seen.answers
-    assert answers == module.built.generate(batch, 3)
-    # The model's own answer to the first question becomes the reference: one of five answers is right.
-    assert answers[0] not in {question.answer for question in batch.questions}
+    assert answers == module.built.answer_turns(batch, 3)
+    # The model's own answer to the first question becomes the reference: one of six answers is right.
+    assert answers[0] not in {turn.answer for question in batch.questions for turn in question.turns}
     right = tuple(
-        question._replace(answer=answer if row == 0 else "blue", category="easy" if row == 0 else "hard")
-        for row, (question, answer) in enumerate(zip(batch.questions, answers, strict=True))
+        question._replace(answer=answers[0] if row == 0 else "blue", category="easy" if row == 0 else "hard")
+        for row, question in enumerate(batch.questions)
     )
     logger.logged.clear()
     trainer.validate(module, [make_loader([batch]), make_loader([batch._replace(questions=right)])], verbose=False)
     [values] = [values for _, values in logger.logged]
     assert values["val/accuracy/0"] == 0.0
-    assert values["val/accuracy/1"] == pytest.approx(1 / 5)
+    assert values["val/accuracy/1"] == pytest.approx(1 / 6)
     assert values["val/accuracy_by_category/1/easy"] == 1.0
     assert values["val/accuracy_by_category/1/hard"] == 0.0
-    assert values["val/accuracy"] == pytest.approx(1 / 10)
+    assert values["val/accuracy"] == pytest.approx(1 / 12)
     assert values["val/loss/0"] == pytest.approx(module.built(batch).loss.item(), abs=1e-5)
+
+
+def test_validation_logs_accuracy_by_source_and_by_turn_only_where_there_are_several(
+    folders: PartFolders, tmp_path: Path
+) -> None:
+    module, logger = make_module(folders), RecordingLogger()
+    batch = make_batch(folders)
+    answers = module.built.answer_turns(batch, 3)
+    later = tuple(turn._replace(answer=answers[2]) for turn in batch.questions[1].later_turns)
+    [first, second, *others] = batch.questions
+    named = (first._replace(source="films"), second._replace(later_turns=later), *others)
+    sets = [make_loader([batch._replace(questions=named)]), make_loader([collate(make_mixed_samples(folders)[1:])])]
+    make_trainer(tmp_path, logger=logger).validate(module, sets, verbose=False)
+    [values] = [values for _, values in logger.logged]
+    assert values["val/accuracy_by_turn/0/2"] == 1.0
+    assert values["val/accuracy_by_source/0/made"] > values["val/accuracy_by_source/0/films"] == 0.0
+    assert {name for name in values if "by_source" in name or "by_turn" in name} == {
+        "val/accuracy_by_source/0/films",
+        "val/accuracy_by_source/0/made",
+        "val/accuracy_by_turn/0/1",
+        "val/accuracy_by_turn/0/2",
+    }
 
 
 def test_a_stand_in_trains_nothing_and_is_not_counted(folders: PartFolders, tmp_path: Path) -> None:
@@ -122,7 +144,7 @@ def test_a_stand_in_trains_nothing_and_is_not_counted(folders: PartFolders, tmp_
     ]
     assert missing == [], "or the other ranks would wait for its gradient"
     make_trainer(tmp_path, logger=logger).validate(module, make_loader([lost, make_batch(folders)]), verbose=False)
-    assert module.metrics.counter.by()[()].total == 5
+    assert module.metrics.counter.by()[()].total == 6
     assert torch.isfinite(torch.tensor(logger.logged[-1][1]["val/loss/0"]))
 
 
@@ -131,7 +153,7 @@ def test_accuracies_start_anew_with_every_validation(folders: PartFolders, tmp_p
     trainer = make_trainer(tmp_path, logger=logger)
     for _ in range(2):
         trainer.validate(module, make_loader([make_batch(folders)]), verbose=False)
-        assert module.metrics.counter.by()[()].total == 5
+        assert module.metrics.counter.by()[()].total == 6
 
 
 def test_checkpoint_leaves_the_frozen_encoder_out(folders: PartFolders, tmp_path: Path) -> None:
@@ -190,10 +212,10 @@ def test_parts_asked_for_too_early_say_so(folders: PartFolders) -> None:
         _ = module.built
 
 
-def test_predict_step_answers_every_conversation(folders: PartFolders, tmp_path: Path) -> None:
+def test_predict_step_answers_every_turn(folders: PartFolders, tmp_path: Path) -> None:
     module, batch = make_module(folders), make_batch(folders)
     [answers] = make_trainer(tmp_path).predict(module, make_loader([batch]))  # type: ignore[misc]
-    assert answers == module.built.generate(batch, 3)
+    assert answers == module.built.evaluate_turns(batch, 3, [()] * 6)
 
 
 def test_every_segment_losses_are_logged_by_reading(folders: PartFolders, tmp_path: Path) -> None:

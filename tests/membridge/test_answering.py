@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-import evaluate
 import membridge
 import membridge.video_batches
+from apps.evaluate import command as evaluate
 from components.model import VideoLanguageModel
 from components.pretrained.frame_settings import FrameSettings
 from datamodules.errors import BrokenMediaError

@@ -104,7 +104,16 @@ def chat(model: HuggingFaceCausalLM, rows: Any) -> list[str]:
     return model.decode(state, DecodingSettings(6)).texts
 
 
-WORK = {"llama": [generate, score, score_one_token, chat], "lfm2": [generate, score, score_one_token]}
+def answer_and_score(model: HuggingFaceCausalLM, rows: Any) -> list[Any]:
+    model.chat.stop_ids = [*model.chat.stop_ids, *range(0, 272, 3)]
+    options = [[[7, 8, 9], "blue circle"]] * len(rows)
+    return model.answer_and_score(make_visual((20, 5)), make_text(model, rows), 8, options)[1]
+
+
+WORK = {
+    "llama": [generate, score, score_one_token, chat, answer_and_score],
+    "lfm2": [generate, score, score_one_token, answer_and_score],
+}
 
 
 @pytest.mark.parametrize(("model_type", "work"), [(name, work) for name, works in WORK.items() for work in works])

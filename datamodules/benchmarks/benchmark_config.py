@@ -1,0 +1,59 @@
+"""Builds a benchmark from its YAML file: ``configs/benchmark/NAME.yaml``, or a file of the user."""
+
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from datamodules.benchmarks.benchmark import Benchmark
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs/benchmark"
+
+
+def load_benchmark(name: str) -> Benchmark:
+    """Build a benchmark.
+
+    Args:
+        name: Name of a file in ``configs/benchmark`` without its ending, or path of a YAML file with ``class_path`` and
+            ``init_args``.
+
+    Raises:
+        FileNotFoundError: There is no such benchmark.
+        ValueError: The file is no YAML, or does not fit the class that it names.
+    """
+    path = config_path(name)
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML file ({error})") from error
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Benchmark, "benchmark", required=True)
+    try:
+        built = parser.instantiate_classes(parser.parse_object({"benchmark": settings}))
+    except ArgumentError as error:
+        raise ValueError(f"{path} does not describe a benchmark: {error}") from error
+    benchmark: Benchmark = built.benchmark
+    return benchmark
+
+
+def config_path(name: str) -> Path:
+    """The YAML file of a benchmark.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"there is no file {name}")
+        return Path(name)
+    path = CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no benchmark {name!r}; choose one of {', '.join(benchmark_names())}, or give a YAML file"
+        )
+    return path
+
+
+def benchmark_names() -> list[str]:
+    """Names of the benchmarks in ``configs/benchmark``."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))

@@ -1,0 +1,75 @@
+"""Reads the scores of finished evaluations, to compare them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from membridge.answer_file import read_answers
+from membridge.evaluation.comparison import ScoredRun
+
+REPORT = "report.json"
+PREDICTIONS = "predictions.jsonl"
+
+
+def read_scored_run(folder: Path, scorer: str | None = None) -> ScoredRun:
+    """Read the scores of one evaluation.
+
+    Args:
+        folder: Folder of a benchmark's answers, or of the answers to the questions of shards.
+        scorer: Which scores of a benchmark to read; the first ones by default.
+
+    Returns:
+        The scores. Items of a benchmark without answer have 0.
+
+    Raises:
+        FileNotFoundError: The folder holds no evaluation.
+        ValueError: There are no scores of this scorer, or a file is damaged.
+    """
+    if (folder / PREDICTIONS).is_file():
+        return _of_shards(folder)
+    if any(folder.glob("answers.*-of-*.jsonl")) and (folder / REPORT).is_file():
+        return _of_benchmark(folder, scorer)
+    raise FileNotFoundError(
+        f"{folder} holds no finished evaluation: neither {PREDICTIONS}, nor answers.*.jsonl with {REPORT}; give the "
+        "--out folder of evaluate.py"
+    )
+
+
+def _of_benchmark(folder: Path, scorer: str | None) -> ScoredRun:
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    names = list(report["scores"])
+    chosen = scorer or next(iter(names), "")
+    if chosen not in names:
+        raise ValueError(f"{folder} has no scores by {chosen!r}; choose one of {', '.join(names) or '(none)'}")
+    lines: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("answers.*-of-*.jsonl")):
+        for line in read_answers(path):
+            if "error" not in line or line["id"] not in lines:
+                lines[line["id"]] = line
+    applies = {bool(line["options"]) for line in lines.values() if chosen in line.get("scores", {})}
+    scores = {
+        identity: float(line.get("scores", {}).get(chosen) or 0.0)
+        for identity, line in lines.items()
+        if chosen in line.get("scores", {}) or ("error" in line and bool(line["options"]) in applies)
+    }
+    clusters = {identity: lines[identity]["media"][0]["path"] for identity in scores}
+    evaluated = report["evaluated"]
+    about = {"benchmark": str(evaluated["benchmark"]), "prompt": str(evaluated["prompt"]), "scorer": chosen}
+    return ScoredRun(str(folder), about, scores, clusters)
+
+
+def _of_shards(folder: Path) -> ScoredRun:
+    scores: dict[str, float] = {}
+    clusters: dict[str, str] = {}
+    path = folder / PREDICTIONS
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            identity = " ".join(str(line.get(name, "")) for name in ("key", "id", "turn")).strip()
+            scores[identity] = float(line["correct"])
+            clusters[identity] = line.get("media") or line["key"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number} is no prediction ({error}); finish the evaluation first"
+            ) from error
+    return ScoredRun(str(folder), {"benchmark": "shards", "prompt": "as in training"}, scores, clusters)

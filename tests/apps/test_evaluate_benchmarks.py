@@ -1,0 +1,151 @@
+"""``python evaluate.py --model MODEL --benchmark NAME``, and ``evaluate.py compare``."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apps.evaluate.__main__ import main
+from tests.documentation import ROOT
+from tests.fixtures_exported import Trained
+from tests.membridge.evaluation.made_benchmark import OPTIONS, QUESTIONS, write_clips
+
+READER = """
+from datamodules.benchmarks.benchmark import Benchmark
+from datamodules.benchmarks.item import BenchmarkFiles, BenchmarkItem, MediaPart, Problem
+from datamodules.benchmarks.table_rows import read_rows
+
+
+class OwnBenchmark(Benchmark):
+    def read(self, root):
+        rows = read_rows(root / self.questions)
+        items = [
+            BenchmarkItem(row["id"], (MediaPart(row["video"]),), row["question"], tuple(row["options"]), row["answer"])
+            for row in rows
+        ]
+        return BenchmarkFiles(items, [Problem("row 1", "it is made up")])
+"""
+
+
+@pytest.fixture
+def folder(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a benchmark of its own kind on three clips."""
+    write_clips(tmp_path / "data/own/videos", 3)
+    rows = [
+        {
+            "id": f"{question}-{video}",
+            "video": f"clip{video}",
+            "question": QUESTIONS[question],
+            "options": OPTIONS,
+            "answer": (question + video) % 4,
+        }
+        for question in range(3)
+        for video in range(3)
+    ]
+    (tmp_path / "data/own/questions.json").write_text(json.dumps(rows))
+    (tmp_path / "own_reader.py").write_text(READER)
+    write_yaml(tmp_path / "own.yaml", chosen_by="text")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def write_yaml(path: Path, **settings: str) -> None:
+    arguments = {"questions": "questions.json", "folder": "own", **settings}
+    path.write_text(json.dumps({"class_path": "own_reader.OwnBenchmark", "init_args": arguments}))
+
+
+def command(trained: Trained, out: str, *more: str) -> list[str]:
+    model = ["--model", str(trained.exported), "--device", "cpu"]
+    return [*model, "--benchmark", "own.yaml", "--data", "data", "--out", out, "--max-new-tokens", "2", *more]
+
+
+def test_a_benchmark_is_answered_reported_and_continued(
+    trained: Trained, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(command(trained, "out"))
+    printed = capsys.readouterr()
+    report = json.loads((folder / "out/own/report.json").read_text())
+    assert report["items"] == report["scores"]["likelihood"]["overall"]["questions"] == 9
+    assert report["evaluated"]["chosen by"] == "text"
+    assert "The report is in out/own/report.md" in printed.out
+    assert "row 1: it is made up" in printed.err
+    [answers] = (folder / "out/own").glob("answers.*.jsonl")
+    before = answers.stat().st_mtime_ns, answers.read_text()
+    main(command(trained, "out"))
+    assert (answers.stat().st_mtime_ns, answers.read_text()) == before
+
+
+def test_two_processes_share_the_videos_and_the_last_one_writes_the_report(trained: Trained, folder: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "evaluate.py"), *command(trained, "out", "--max-new-tokens", "0")],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "PYTHONPATH": f"{ROOT}:{folder}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=250)
+        assert process.returncode == 0, errors
+    lines = [
+        json.loads(line)["id"]
+        for path in (folder / "out/own").glob("answers.*-of-2.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert len(lines) == len(set(lines)) == 9
+    report = json.loads((folder / "out/own/report.json").read_text())
+    assert (report["items"], report["without_answer"]) == (9, [])
+
+
+def test_missing_videos_are_named_and_if_all_are_missing_nothing_is_started(
+    trained: Trained, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "data/own/videos/clip1.mp4").unlink()
+    main(command(trained, "out"))
+    assert "1 video of it are missing: clip1" in capsys.readouterr().err
+    report = json.loads((folder / "out/own/report.json").read_text())
+    assert [each["id"] for each in report["without_answer"]] == ["0-1", "1-1", "2-1"]
+    for clip in (folder / "data/own/videos").glob("*.mp4"):
+        clip.unlink()
+    with pytest.raises(FileNotFoundError, match="all videos of own are missing"):
+        main(command(trained, "other"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("no_such_benchmark", "there is no benchmark 'no_such_benchmark'"), ("absent.yaml", "there is no file")],
+)
+def test_a_benchmark_that_is_not_there_is_refused(trained: Trained, folder: Path, name: str, message: str) -> None:
+    with pytest.raises(FileNotFoundError, match=message):
+        main(["--model", str(trained.exported), "--benchmark", name, "--data", "data", "--out", "out"])
+
+
+def test_a_wrong_setting_of_a_benchmark_is_refused(trained: Trained, folder: Path) -> None:
+    write_yaml(folder / "own.yaml", chosen_by="guess")
+    with pytest.raises(ValueError, match=r"(?s)own.yaml does not describe a benchmark.*guess"):
+        main(command(trained, "out"))
+
+
+def test_models_are_compared_on_equal_questions_alone(
+    trained: Trained, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(command(trained, "one"))
+    main(command(trained, "two", "--max-new-tokens", "1"))
+    capsys.readouterr()
+    main(["compare", "one/own", "two/own"])
+    assert "| one/own | two/own | +0.0000 | [+0.0000, +0.0000] | 0 / 0 | 1 | 1 |" in capsys.readouterr().out
+    main(["compare", "one/own", "two/own", "--latex", "--out", "table.tex", "--scorer", "generated (strict)"])
+    assert "\\begin{tabular}" in (folder / "table.tex").read_text()
+    main(command(trained, "fewer", "--most-items", "4"))
+    with pytest.raises(ValueError, match="different questions, 5 of which"):
+        main(["compare", "one/own", "fewer/own"])
+    with pytest.raises(ValueError, match="no scores by 'taste'"):
+        main(["compare", "one/own", "two/own", "--scorer", "taste"])
+    with pytest.raises(FileNotFoundError, match="no finished evaluation"):
+        main(["compare", "one/own", "data"])
