@@ -24,7 +24,7 @@ from tests.fixtures_data import make_clip
 from tests.fixtures_models import PartFolders
 from tests.fixtures_serving import QUESTION, expected_answer, make_served_model, write_media
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo_page")]
 
 WAIT_MS = 90_000
 LIMITS = ["--port", "0", "--max-mb", "1", "--max-seconds", "12"]
@@ -152,6 +152,13 @@ def upload(page: Page, path: Path) -> None:
     page.set_input_files("#video input[type=file]", path)
 
 
+def wait_until_read(page: Page) -> None:
+    """Wait until the first video of the page is read and captioned."""
+    expect(page.locator("#status")).to_have_text(re.compile("is read. Ask about it"), timeout=WAIT_MS)
+    expect(page.locator("#captions li:not(.working)").first).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#captions .working")).to_have_count(0, timeout=WAIT_MS)
+
+
 def ask(page: Page, question: str) -> None:
     box = page.locator("#question textarea")
     box.fill(question)
@@ -193,15 +200,14 @@ def test_a_file_that_cannot_be_read_gets_a_message(
     expect(page.locator("#status [role=alert]")).to_have_count(0)
     page.wait_for_selector("#video input[type=file]", state="attached")
     upload(page, media / "clip1.mp4")
-    expect(page.locator("#captions .working")).to_have_count(0, timeout=WAIT_MS)
+    wait_until_read(page)
     ask(page, QUESTION)
     expect(page.locator("#chat .bot").last).to_have_text(expected_answer(model, [media / "clip1.mp4"]), timeout=WAIT_MS)
 
 
 def test_a_video_that_the_browser_cannot_play_is_read(page: Page, model: VideoLanguageModel, media: Path) -> None:
     upload(page, media / "old.avi")
-    expect(page.locator("#captions .working")).to_have_count(0, timeout=WAIT_MS)
-    expect(page.locator("#scenes figure").first).to_be_visible(timeout=WAIT_MS)
+    wait_until_read(page)
     ask(page, QUESTION)
     expect(page.locator("#chat .bot").last).to_have_text(expected_answer(model, [media / "old.avi"]), timeout=WAIT_MS)
 
