@@ -24,7 +24,7 @@ from tests.fixtures_data import make_clip
 from tests.fixtures_models import PartFolders
 from tests.fixtures_serving import QUESTION, expected_answer, make_served_model, write_media
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo_page")]
+pytestmark = pytest.mark.slow
 
 WAIT_MS = 90_000
 LIMITS = ["--port", "0", "--max-mb", "1", "--max-seconds", "12"]
