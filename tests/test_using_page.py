@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 import apps.chat.__main__ as chat
+import apps.demo.__main__ as demo
 import membridge
 from apps import ask, caption, serve
 from apps.chat.chat_arguments import COMMANDS
@@ -140,6 +141,27 @@ def test_the_chat_of_the_page_goes_as_shown(folder: Path, capsys: Capture, monke
     assert set(named) == set(COMMANDS)
 
 
+def test_the_demo_of_the_page_is_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page in the browser does is in test_demo_page."""
+    shown: list[argparse.Namespace] = []
+    monkeypatch.setattr(demo, "serve", lambda _model, options: shown.append(options))
+    [arguments] = calls_of("apps.demo", folder)
+    demo.main(["--port", "0", *arguments])
+    [options] = shown
+    [(name, address)] = re.findall(r"`showing (\w+) at (\S+) \(Ctrl-C ends it\)`", prose_of(PAGE))
+    assert name == Path(options.model).name
+    assert address == f"http://{options.host}:7860/"
+
+
+def test_limits_of_the_page_are_those_of_the_demo(capsys: Capture) -> None:
+    printed = help_of(demo.main, capsys)
+    assert "(default: 7860)" in printed
+    rows = re.findall(r"^\| [^|]+ \| `(--[^|]+)` \| (\d+)(?: MiB| seconds)? \|$", prose_of(PAGE), re.MULTILINE)
+    assert len(rows) == 3
+    for option, default in rows:
+        assert re.search(rf"{option} [A-Z_]+ [^()]*\(default: {default}\)", printed), option
+
+
 def test_python_of_the_page_runs(server: str, capsys: Capture) -> None:
     client, conversation, streaming = (block.text for block in blocks_of(PAGE, "python"))
     assert SHOWN_ADDRESS in client
@@ -202,7 +224,8 @@ def test_limits_of_the_page_are_those_of_the_server(capsys: Capture) -> None:
 
 
 def test_every_option_of_the_page_is_in_the_help(capsys: Capture) -> None:
-    known = {word for main in (ask.main, caption.main, chat.main, serve.main) for word in help_of(main, capsys).split()}
+    mains = (ask.main, caption.main, chat.main, demo.main, serve.main)
+    known = {word for main in mains for word in help_of(main, capsys).split()}
     spans = [span for span in re.findall(r"`[^`\n]+`", prose_of(PAGE)) if not span.startswith("`make")]
     named = {option for span in spans for option in re.findall(r"--[a-z-]+", span)}
     assert len(named) > 10
