@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,15 @@ def test_no_recorded_case_is_left_out(results: Results) -> None:
 
 
 def test_the_recordings_stay_small() -> None:
-    assert sum(path.stat().st_size for path in GOLDENS.iterdir()) < 4_000_000
+    assert sum(path.stat().st_size for path in GOLDENS.rglob("*") if path.is_file()) < 6_000_000
 
 
 def test_every_stored_bridge_output_is_compared(results: Results) -> None:
     for name in ("bridge_t16", "bridge_t32"):
-        stored = load_file(GOLDENS / f"{name}.safetensors").keys() - {"features_int8"}
-        assert stored <= {check.what for check in results[name].checks}
+        inputs = {"features_int8", "features_cls_int8", "features_patches_int8"}
+        tensors = load_file(GOLDENS / f"{name}.safetensors")
+        stored = {key: tensor.numel() for key, tensor in tensors.items() if key not in inputs}
+        assert stored.items() <= {check.what: check.values for check in results[name].checks}.items()
     assert len(results["bridge_t16_grad"].checks) > 50
 
 
@@ -93,6 +96,9 @@ def test_a_sound_folder_gives_status_zero(tmp_path: Path, capsys: pytest.Capture
     assert main(["--goldens", str(folder)]) == 0
     printed = capsys.readouterr().out
     assert "3 within tolerance, 0 failed, 0 declined" in printed
+    counts = [int(each.replace(",", "")) for each in re.findall(r"comparisons of ([\d,]+) values\)", printed)]
+    assert len(counts) == 3
+    assert f"{sum(counts):,} recorded values were compared" in printed
     assert "nothing was compared of scene_tiling.json, languagebind.json, other_projectors.json" in printed
 
 
@@ -137,9 +143,9 @@ def test_a_given_memory_is_used_as_the_original_does(is_batch: bool, tmp_path: P
 def test_rounded_outputs_get_the_wider_tolerance(tmp_path: Path) -> None:
     folder, recorded = bridge_folder(tmp_path)
     tensors = load_file(folder / "bridge_t16.safetensors")
-    tensors["hidden.3"] = tensors["hidden.3"].half()
+    tensors["hidden.3_every8th"] = tensors["hidden.3_every8th"].half()
     save_file(tensors, folder / "bridge_t16.safetensors")
-    recorded["cases"]["bridge_t16"]["half_precision_keys"] = ["hidden.3"]
+    recorded["cases"]["bridge_t16"]["half_precision_keys"] = ["hidden.3_every8th"]
     result = results_of(folder, recorded)["bridge_t16"]
     assert not result.failed
     assert 1e-4 < max(check.error for check in result.checks) < 3e-3
@@ -158,6 +164,34 @@ def test_unknown_tensors_and_missing_files_fail_their_case_only(tmp_path: Path) 
         "bridge_t16_grad": True,
     }
     assert "stranger" in describe(results["bridge_t1"])
+
+
+def test_a_recording_with_some_outputs_compares_these_and_one_with_none_fails(tmp_path: Path) -> None:
+    folder, recorded = bridge_folder(tmp_path)
+    tensors = load_file(folder / "bridge_t16.safetensors")
+    some = {name: tensors[name] for name in ("features_int8", "memory.3")}
+    save_file(some, folder / "bridge_t16.safetensors")
+    checks = results_of(folder, recorded)["bridge_t16"].checks
+    assert [check.values for check in checks if check.what == "memory.3"] == [tensors["memory.3"].numel()]
+    save_file({"features_int8": tensors["features_int8"]}, folder / "bridge_t16.safetensors")
+    without = results_of(folder, recorded)["bridge_t16"]
+    assert without.failed
+    assert "the recording has no output, so there is nothing to compare" in describe(without)
+
+
+def test_patches_of_the_frames_that_are_read_are_enough(tmp_path: Path) -> None:
+    folder, recorded = bridge_folder(tmp_path)
+    case = recorded["cases"]["bridge_t16"]
+    tensors = load_file(folder / "bridge_t16.safetensors")
+    features = tensors.pop("features_int8")
+    tensors["features_cls_int8"] = features[:, :, 0].contiguous()
+    tensors["features_patches_int8"] = features[:, :, 1:].contiguous()
+    save_file(tensors, folder / "bridge_t16.safetensors")
+    assert not results_of(folder, recorded)["bridge_t16"].failed
+    tensors["features_patches_int8"][:, 15] = 0
+    save_file(tensors, folder / "bridge_t16.safetensors")
+    assert case["frame_indices"][-1][-1] == 15
+    assert results_of(folder, recorded)["bridge_t16"].failed
 
 
 def test_a_json_file_that_nothing_reads_is_declined(tmp_path: Path) -> None:

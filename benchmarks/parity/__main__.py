@@ -4,9 +4,10 @@
 
 DIR has JSON files that list the cases, and safetensors files with inputs, original weights and outputs: of VideoLLaMB
 (``bridge.json`` and others) or of Memory-Augmented VLM (``meta.json`` and ``segments.json``). An output with a name
-like ``hidden.0_every8th`` has the first of every eight tokens. For every case the largest error and the tolerance are
-printed. Cases that the original does not handle properly (several videos joined into one), and parts of it that nothing
-uses, are declined, with the reason. Exits with 1 if a case is above its tolerance, raises an error, or is unknown.
+like ``hidden.0_every8th`` has the first of every eight tokens. What a recording does not have is not compared. For
+every case the largest error, the tolerance and how many recorded numbers were compared are printed. Cases that the
+original does not handle properly (several videos joined into one), and parts of it that nothing uses, are declined,
+with the reason. Exits with 1 if a case is above its tolerance, raises an error, or is unknown.
 """
 
 import argparse
@@ -82,7 +83,7 @@ def describe(result: CaseResult) -> str:
     verdict = "FAILED  " if result.failed else "ok      "
     return (
         f"{verdict}  {result.name}: {worst.error:.2e} of {worst.tolerance:.1e} in {worst.what} "
-        f"({len(result.checks)} comparisons)"
+        f"({len(result.checks)} comparisons of {result.values:,} values)"
     )
 
 
@@ -114,6 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     absent = absent_files(given.goldens)
     if absent:
         print(f"nothing was compared of {', '.join(absent)}: {given.goldens} does not have them")
+    print(f"{sum(result.values for result in results):,} recorded values were compared")
     declined = sum(result.declined is not None for result in results)
     failed = sum(result.failed for result in results)
     print(f"{len(results) - declined - failed} within tolerance, {failed} failed, {declined} declined")

@@ -37,7 +37,8 @@ _PUBLISHED = {"mm_layer_norm_eps": 1e-12, "mm_hidden_act": "gelu"}
 # Fixed values of the published bridge, which a configuration may omit.
 POOL_GRID, _K, _MAX_FRAMES = 12, 3, 8
 _GIVEN_MEMORY = "read_memories_in"
-_INPUTS = ("features", _GIVEN_MEMORY)
+_CLS, _READ_PATCHES = "features_cls", "features_patches"
+_INPUTS = ("features", _CLS, _READ_PATCHES, _GIVEN_MEMORY)
 
 
 class Walk(NamedTuple):
@@ -131,8 +132,24 @@ def decline_fused(num_videos: int, num_frames: int) -> None:
         )
 
 
+def _stored_features(tensors: dict[str, Tensor], case: dict[str, Any]) -> Tensor:
+    """The recorded features, ``[V, T, 1 + N, D]``.
+
+    Some recordings have the patches of those frames only that the original read (``frame_indices``). The patches of
+    other frames are zero here, so reading one of them gives other outputs than recorded.
+    """
+    if f"{_READ_PATCHES}_int8" not in tensors:
+        return stored_input(tensors, "features", case)
+    read = sorted({frame for segment in case["frame_indices"] for frame in segment})
+    features = torch.zeros(case["features_shape"])
+    features[:, :, 0] = stored_input(tensors, _CLS, case | {f"{_CLS}_scale": case["features_scale"]})
+    patches = case | {f"{_READ_PATCHES}_scale": case["features_scale"]}
+    features[:, read, 1:] = stored_input(tensors, _READ_PATCHES, patches)
+    return features
+
+
 def _features(tensors: dict[str, Tensor], case: dict[str, Any]) -> FrameFeatures:
-    stored = stored_input(tensors, "features", case)  # [V, T, 1 + N, D]
+    stored = _stored_features(tensors, case)
     decline_fused(*stored.shape[:2])
     packed = stored.flatten(0, 1)
     return FrameFeatures(packed[:, 0], packed[:, 1:])
@@ -163,7 +180,7 @@ class Recording(NamedTuple):
     def walk(self, bridge: VideoLLaMBBridge) -> Walk:
         """Run a bridge on the recorded features."""
         features = self.pooled()
-        num_videos = stored_input(self.tensors, "features", self.case).shape[0]
+        num_videos = _stored_features(self.tensors, self.case).shape[0]
         start = None
         if self.case.get("read_memories") is not None:
             memory = stored_input(self.tensors, _GIVEN_MEMORY, self.case)
@@ -219,13 +236,15 @@ def _compare_case(folder: Path, name: str, recorded: dict[str, Any]) -> Sequence
     for key, found in {"num_segments": len(walked.states), **cuts}.items():
         if case.get(key) is not None:
             checks.append(exact_check(key, found, case[key]))
-    for key, theirs in tensors.items():
-        if key.removesuffix("_int8") not in _INPUTS:
-            quantity, step = every_nth(key)
-            ours = _output(quantity, bridge, walked, recording)
-            checks.append(
-                output_check(key, ours if step == 1 else ours[:, ::step], theirs, case.get("half_precision_keys") or ())
-            )
+    outputs = {key: theirs for key, theirs in tensors.items() if key.removesuffix("_int8") not in _INPUTS}
+    if not outputs:
+        raise ValueError("the recording has no output, so there is nothing to compare")
+    for key, theirs in outputs.items():
+        quantity, step = every_nth(key)
+        ours = _output(quantity, bridge, walked, recording)
+        checks.append(
+            output_check(key, ours if step == 1 else ours[:, ::step], theirs, case.get("half_precision_keys") or ())
+        )
     return checks
 
 

@@ -47,7 +47,8 @@ def _compare(folder: Path, name: str, recorded: dict[str, Any]) -> Sequence[Chec
     for key, theirs in load_file(folder / gradients.get("file", f"{name}.safetensors")).items():
         is_half = key in halves or theirs.dtype == torch.float16
         error = _tensor_error(bridge, key.removeprefix("grad."), theirs)
-        checks.append(Check(key, error, HALF_PRECISION_TOLERANCE if is_half else GRADIENT_TOLERANCE))
+        tolerance = HALF_PRECISION_TOLERANCE if is_half else GRADIENT_TOLERANCE
+        checks.append(Check(key, error, tolerance, theirs.numel()))
     return checks
 
 

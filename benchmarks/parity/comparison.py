@@ -26,6 +26,7 @@ class Check(NamedTuple):
     what: str
     error: float  # inf where shapes differ or a number is not finite
     tolerance: float
+    values: int = 1  # recorded numbers that were compared; a comparison of lists counts as one
 
     @property
     def passed(self) -> bool:
@@ -47,6 +48,11 @@ class CaseResult(NamedTuple):
         if self.declined is not None:
             return False
         return self.broken is not None or not self.checks or not all(check.passed for check in self.checks)
+
+    @property
+    def values(self) -> int:
+        """How many recorded numbers were compared."""
+        return sum(check.values for check in self.checks)
 
 
 class DeclinedError(Exception):
@@ -86,13 +92,19 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 def output_check(what: str, ours: Tensor, theirs: Tensor, half_precision_keys: Sequence[str] = ()) -> Check:
     """Compare an output under the tolerance that its recording allows."""
     is_half = what in half_precision_keys or theirs.dtype == torch.float16
-    return Check(what, largest_error(ours, theirs), HALF_PRECISION_TOLERANCE if is_half else OUTPUT_TOLERANCE)
+    tolerance = HALF_PRECISION_TOLERANCE if is_half else OUTPUT_TOLERANCE
+    return Check(what, largest_error(ours, theirs), tolerance, theirs.numel())
 
 
 def every_nth(name: str) -> tuple[str, int]:
     """Split the name of an output that was recorded at every n-th token only, ``out_every4th``, from n."""
     match = re.fullmatch(r"(.+)_every(\d+)(?:st|nd|rd|th)", name)
     return (match[1], int(match[2])) if match else (name, 1)
+
+
+def nth_vectors(ours: Tensor, step: int, theirs: Tensor) -> Tensor:
+    """Every n-th vector of an output ``[..., D]``, in the shape of the recording, which has these only."""
+    return ours.reshape(-1, ours.shape[-1])[::step].view(theirs.shape)
 
 
 def exact_check(what: str, ours: object, theirs: object) -> Check:

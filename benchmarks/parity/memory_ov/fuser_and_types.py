@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.parity.comparison import CaseResult, Check, largest_error, run_case
+from benchmarks.parity.comparison import CaseResult, Check, every_nth, largest_error, nth_vectors, run_case
 from benchmarks.parity.memory_ov.tolerance import close_check
 from components.bridges.fusers import MlpFuser
 from components.interfaces import SegmentInput
@@ -33,34 +33,36 @@ def _compare(folder: Path, name: str, tensors: dict[str, Tensor]) -> Sequence[Ch
     theirs = tensors[name]
     if name == "out.frames_typed":
         return [close_check(name, _typed_frames(tensors), theirs)]
-    fused = _fused(folder, tensors)
-    first = re.fullmatch(r"out\.memory_typed\.first(\d+)", name)
+    ours = _fused(folder, tensors)
+    output, step = every_nth(name)
+    first = re.fullmatch(r"out\.memory_typed\.first(\d+)", output)
     if first is not None:
-        return [close_check(name, _type("memory", tensors)(fused)[: int(first[1])], theirs)]
-    if name != "out.fused":
+        ours = _type("memory", tensors)(ours)[: int(first[1])]
+    elif output != "out.fused":
         raise ValueError(f"the output {name!r} is not one that this command can compare")
-    return [close_check(name, fused, theirs)]
+    return [close_check(name, nth_vectors(ours, step, theirs), theirs)]
 
 
 def _fused(folder: Path, tensors: dict[str, Tensor]) -> Tensor:
     """Our fuser's output for the recorded cache that the original's fuser read.
 
-    The recordings do not say which cache of several of the same shape that is, so it is the one that fits best.
+    The recordings do not say which cache of several of the same size that is, so it is the one that fits best.
 
     Raises:
-        ValueError: There is no cache of this shape.
+        ValueError: There is no cache of this size.
     """
-    theirs = tensors["out.fused"]
+    name, step = next((name, every_nth(name)[1]) for name in tensors if every_nth(name)[0] == "out.fused")
+    theirs = tensors[name]
     dim = theirs.shape[-1]
     fuser = MlpFuser(dim)
     modules = {"memory_fuser.0": "expand", "memory_fuser.2": "contract"}
     weights = {f"{ours}.{kind}": tensors[f"{own}.{kind}"] for own, ours in modules.items() for kind in _KINDS}
     fuser.load_state_dict(weights)
-    caches = [cache for cache in _recorded_caches(folder) if cache.shape == theirs.shape]
+    caches = [cache for cache in _recorded_caches(folder) if cache.view(-1, dim)[::step].numel() == theirs.numel()]
     if not caches:
-        raise ValueError(f"the fuser's input has shape {list(theirs.shape)}, and no recorded cache has it")
+        raise ValueError(f"no recorded cache has the size of the fuser's output {name}, {list(theirs.shape)}")
     outputs = [fuser(cache.view(1, -1, dim), None).view(cache.shape) for cache in caches]
-    return min(outputs, key=lambda ours: largest_error(ours, theirs))
+    return min(outputs, key=lambda ours: largest_error(nth_vectors(ours, step, theirs), theirs))
 
 
 def _recorded_caches(folder: Path) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.bridge.original_grid_memory import run_segments
-from benchmarks.parity.comparison import CaseResult, Check, exact_check, run_case
+from benchmarks.parity.comparison import CaseResult, Check, every_nth, exact_check, nth_vectors, run_case
 from benchmarks.parity.memory_ov.grid_memory_walk import Walk, walk
 from benchmarks.parity.memory_ov.original_weights import load_memory, memory_of_shapes, of_transformer
 from benchmarks.parity.memory_ov.recurrence_gradients import compare_gradients
@@ -23,6 +23,15 @@ _NO_FRAME_SCORES = (
     "benchmarks/bridge/original_grid_memory.py computes them, and is compared above"
 )
 _OUTPUT = re.compile(r"(memory|updated_query|frame_scores)\.(\d+)")
+
+
+class RecordedOutput(NamedTuple):
+    """One output of a segment."""
+
+    kind: str  # memory, updated_query or frame_scores
+    segment: int
+    step: int  # the first of every so many vectors is recorded
+    tensor: Tensor
 
 
 class Recording(NamedTuple):
@@ -49,21 +58,24 @@ class Recording(NamedTuple):
         load_memory(reader, state)
         return reader
 
-    def outputs(self, sequence: str) -> dict[tuple[str, int], Tensor]:
-        """Recorded outputs of a sequence by name and segment.
+    def outputs(self, sequence: str) -> list[RecordedOutput]:
+        """Recorded outputs of a sequence.
 
         Raises:
-            ValueError: There is one that this command does not know.
+            ValueError: There is none, or one that this command does not know.
         """
-        found = {}
+        found = []
         for name, tensor in self.tensors.items():
             own, _, output = name.partition(".")
             if own != sequence or output == "cache_cat":
                 continue
+            output, step = every_nth(output)
             match = _OUTPUT.fullmatch(output)
             if match is None:
                 raise ValueError(f"the output {name!r} is not one that this command can compare")
-            found[match[1], int(match[2])] = tensor
+            found.append(RecordedOutput(match[1], int(match[2]), step, tensor))
+        if not found:
+            raise ValueError(f"the recording has no output of sequence {sequence}, so there is nothing to compare")
         return found
 
 
@@ -140,11 +152,11 @@ def _compare_outputs(recording: Recording, sequence: str, walked: Walk, video: i
 
 def _outputs(recording: Recording, sequence: str, walked: Walk, video: int) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, our tensor and the recorded one of all outputs of a sequence that ours has."""
-    for (kind, number), theirs in recording.outputs(sequence).items():
+    for kind, number, step, theirs in recording.outputs(sequence):
         if kind != "frame_scores":
             ours = walked.written(number) if kind == "memory" else walked.updated_queries[number]
             assert ours is not None
-            yield f"{sequence}.{kind}.{number}", ours[video].view(theirs.shape), theirs
+            yield f"{sequence}.{kind}.{number}", nth_vectors(ours[video], step, theirs), theirs
     cache = recording.tensors.get(f"{sequence}.cache_cat")
     if cache is not None:
         yield f"{sequence}.cache_cat", walked.cache(video).view(cache.shape), cache
@@ -158,7 +170,7 @@ def _compare_gradients(recording: Recording, sequence: str) -> Sequence[Check]:
 def _compare_original_form(recording: Recording, sequence: str) -> Sequence[Check]:
     steps = run_segments(recording.build(), recording.sequences[sequence])
     checks = []
-    for (kind, number), theirs in recording.outputs(sequence).items():
-        ours = getattr(steps[number], kind)
-        checks.append(close_check(f"{sequence}.{kind}.{number}", ours.view(theirs.shape), theirs))
+    for kind, number, step, theirs in recording.outputs(sequence):
+        ours = nth_vectors(getattr(steps[number], kind), step, theirs)
+        checks.append(close_check(f"{sequence}.{kind}.{number}", ours, theirs))
     return checks

@@ -39,7 +39,7 @@ def fused_tolerance(in_float64: Tensor, theirs: Tensor) -> float:
 def close_check(what: str, ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> Check:
     """Compare an output; dtypes must be equal too."""
     error = largest_error(ours, theirs) if ours.dtype == theirs.dtype else float("inf")
-    return Check(what, error, tolerance)
+    return Check(what, error, tolerance, theirs.numel())
 
 
 def relative_check(what: str, ours: float, theirs: float, scale: float, tolerance: float = TOLERANCE) -> Check:

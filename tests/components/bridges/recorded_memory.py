@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks.parity.comparison import every_nth
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.interfaces import SegmentInput
 from components.weights.memory_ov_names import memory_names
@@ -26,6 +27,27 @@ def our_name(original: str) -> str:
 def recorded(file: str) -> dict[str, Tensor]:
     """Tensors of a recording by name."""
     return load_file(FOLDER / f"{file}.safetensors")
+
+
+class RecordedOutput(NamedTuple):
+    """One output of a segment; of its vectors ``[vectors, D]`` the first of every ``step`` is recorded."""
+
+    kind: str  # memory or updated_query
+    segment: int
+    step: int
+    vectors: Tensor
+
+
+def recorded_outputs(depth: int, sequence: str) -> list[RecordedOutput]:
+    """The recorded outputs of one sequence of segments."""
+    outputs = []
+    for name, tensor in recorded(f"memory_depth{depth}").items():
+        of, *rest = name.split(".")
+        if of == sequence:
+            kind, number = rest
+            number, step = every_nth(number)
+            outputs.append(RecordedOutput(kind, int(number), step, tensor.flatten(0, -2)))
+    return outputs
 
 
 def recorded_memory(depth: int, **options: Any) -> GridMemory:

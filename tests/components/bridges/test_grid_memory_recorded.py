@@ -24,6 +24,7 @@ from tests.components.bridges.recorded_memory import (
     our_name,
     recorded,
     recorded_memory,
+    recorded_outputs,
     recorded_segments,
 )
 
@@ -54,16 +55,12 @@ def test_memories_and_updated_queries_are_those_recorded(depth: int, sequence: s
     reader, updated = recorded_memory(depth), list[Tensor]()
     reader.update.register_forward_hook(lambda module, given, output: updated.append(output))
     states = states_after(reader, recorded_segments(sequence))
-    compared = 0
-    for name, expected in recorded(f"memory_depth{depth}").items():
-        of, *rest = name.split(".")
-        if of != sequence:
-            continue
-        [kind, step] = rest
-        compared += 1
+    outputs = recorded_outputs(depth, sequence)
+    assert outputs
+    for kind, segment, step, expected in outputs:
         # The first call only puts the update's weights into the graph.
-        assert_recorded(states[int(step)].newest[0] if kind == "memory" else updated[int(step)][0], expected)
-    assert compared >= 1
+        ours = states[segment].newest[0] if kind == "memory" else updated[segment][0]
+        assert_recorded(ours[::step], expected)
 
 
 @pytest.mark.usefixtures("unfused")
@@ -84,13 +81,15 @@ def test_loss_and_gradients_are_those_recorded(depth: int, sequence: str, recomp
 
 @pytest.mark.usefixtures("unfused")
 def test_videos_of_a_batch_give_the_recorded_memories() -> None:
-    reader, expected = recorded_memory(2), recorded("memory_depth2")
+    reader = recorded_memory(2)
     state = states_after(reader, recorded_segments("abc"))[-1]
     shown = reader.read(state)
     for row, sequence in enumerate("abc"):
         cached = META["depth2"][sequence]["cache_after_segment"][-1]
-        theirs = torch.cat([expected[f"{sequence}.memory.{index:02d}"] for index in cached])
-        assert_recorded(shown.tokens[row][shown.mask[row]].unflatten(0, theirs.shape[:2]), theirs)
+        theirs = {each.segment: each for each in recorded_outputs(2, sequence) if each.kind == "memory"}
+        memories = shown.tokens[row][shown.mask[row]].chunk(len(cached))
+        for memory, segment in zip(memories, cached, strict=True):
+            assert_recorded(memory[:: theirs[segment].step], theirs[segment].vectors)
 
 
 @every_case
@@ -112,8 +111,8 @@ def test_fused_memories_and_types_are_those_recorded() -> None:
         kind.vector = nn.Parameter(row)
     cached = torch.cat([memories[f"a.memory.{index:02d}"] for index in range(3)])
     fused = fuser(cached.flatten(0, 1)[None], None)[0]
-    assert_recorded(fused, stored["out.fused"])
-    assert_recorded(kinds[0](fused)[: 8 * GRID[1]], stored["out.memory_typed.first8"])
+    assert_recorded(fused[::5], stored["out.fused_every5th"])
+    assert_recorded(kinds[0](fused)[: 8 * GRID[1] : 5], stored["out.memory_typed.first8_every5th"])
     assert_recorded(kinds[1](stored["in.frames"]), stored["out.frames_typed"])
 
 

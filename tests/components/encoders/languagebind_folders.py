@@ -21,6 +21,12 @@ _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27
 Weights = dict[str, Tensor]
 
 
+def recorded_state(case: str, layer: int) -> Tensor:
+    """The first of every three tokens of a recorded hidden state, ``[F, 6, D]``."""
+    state = TENSORS[f"{case}.hidden_states.{layer}_every3rd"]
+    return state.flatten(0, -3)
+
+
 def image_weights() -> Weights:
     return {name: tensor for name, tensor in WEIGHTS.items() if "temporal" not in name}
 

@@ -22,6 +22,7 @@ from tests.components.encoders.languagebind_folders import (
     image_weights,
     lora_weights,
     random_frames,
+    recorded_state,
     write_folder,
     write_folders,
 )
@@ -54,8 +55,7 @@ def hidden_states(folder: Path, case: str) -> list[Tensor]:
 def assert_recorded(states: list[Tensor], case: str) -> None:
     assert len(states) == RECORDED["cases"][case]["n_hidden_states"]
     for layer, state in enumerate(states):
-        expected = TENSORS[f"{case}.hidden_states.{layer}"].reshape(state.shape)
-        torch.testing.assert_close(state, expected, atol=1.5e-5, rtol=0)
+        torch.testing.assert_close(state[:, ::3], recorded_state(case, layer), atol=1.5e-5, rtol=0)
 
 
 @pytest.mark.parametrize("case", ["video_t8", "video_t16"])
@@ -75,7 +75,7 @@ def test_merged_adapters_give_the_states_of_the_original(with_base_layer: bool, 
 
 def test_adapters_change_the_states(folders: Folders) -> None:
     plain = hidden_states(folders.image, "image_lora")[-1]
-    assert not torch.allclose(plain, TENSORS["image_lora.hidden_states.3"], atol=1e-2)
+    assert not torch.allclose(plain[:, ::3], recorded_state("image_lora", 3), atol=1e-2)
 
 
 def test_layers_after_the_chosen_one_are_neither_built_nor_needed(folders: Folders) -> None:
