@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 
 from apps.open_model import add_model_arguments, model_identity, open_given
-from datamodules.benchmarks.benchmark_config import load_benchmark
 from datamodules.errors import count_of
 from datamodules.haystack.haystack_benchmark import HaystackBenchmark
 from membridge.answering_model import VideoLanguageModel
@@ -28,10 +27,9 @@ from membridge.evaluation.benchmark_run import Share
 from membridge.evaluation.item_answers import AskingSettings
 from membridge.evaluation.score_tables import to_markdown
 from membridge.haystack_test.backgrounds import Background, ClipBackground, MadeBackground
+from membridge.haystack_test.haystack_config import haystack_config_path, load_haystack_test
 from membridge.haystack_test.haystack_run import HaystackRun, num_unseen, usual_reading
 from membridge.haystack_test.heat_map import heat_map, write_heat_map
-
-_CONFIGS = Path(__file__).resolve().parents[2] / "configs/niavh"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,10 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options = _parse(arguments)
     share = Share.of_environment()
-    path = _config_path(options.niavh)
-    benchmark = load_benchmark(str(path))
-    if not isinstance(benchmark, HaystackBenchmark):
-        raise ValueError(f"{path} describes a {type(benchmark).__name__}; give --niavh a HaystackBenchmark")
+    path = haystack_config_path(options.niavh)
+    benchmark = load_haystack_test(path)
     background = ClipBackground(options.haystack) if options.haystack else MadeBackground(benchmark.seed)
     if torch.cuda.is_available() and options.device is None and share.world > 1:
         options.device = f"cuda:{share.rank % torch.cuda.device_count()}"
@@ -102,14 +98,6 @@ def _report(run: HaystackRun, model: VideoLanguageModel, config: Path, options: 
     write_heat_map(heat_map(run.items, answers), run.out)
     print(to_markdown(report))
     print(f"The heat map is {run.out / 'heatmap.png'}, the report {run.out / 'report.md'}")
-
-
-def _config_path(name: str) -> Path:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else _CONFIGS / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(each.stem for each in _CONFIGS.glob("*.yaml")))
-        raise FileNotFoundError(f"there is no haystack test {name!r}; choose one of {known}, or give a YAML file")
-    return path
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -75,7 +75,9 @@ class HaystackNeedles:
             if self.distractors and not words.has_distractors:
                 raise ValueError(f"needles of the kind {kind!r} have no distractors; set distractors to 0")
             if max(self.number + self.distractors, self.options - 1) > len(words.labels):
-                raise ValueError(f"needles of the kind {kind!r} can show {len(words.labels)} different things: ask less")
+                raise ValueError(
+                    f"needles of the kind {kind!r} can show {len(words.labels)} different things: ask less"
+                )
 
 
 class HaystackBenchmark(Benchmark):
@@ -132,8 +134,8 @@ class HaystackBenchmark(Benchmark):
         """Share of videos that are right, in all orders of the options if they are asked: of all, by task and needle."""
         groups: dict[str, list[float]] = {}
         for item, is_right in right_videos(scored).values():
-            needle = WITHOUT_NEEDLE if item.labels["depth"] == WITHOUT_NEEDLE else "with a needle"
-            for label in ("all videos", f"videos {needle}", f"{item.labels['task']}, {needle}"):
+            needle = "without a needle" if item.labels["depth"] == WITHOUT_NEEDLE else "with a needle"
+            for label in ("all videos", f"videos {needle}", f"{item.labels['task']} {needle}"):
                 groups.setdefault(label, []).append(is_right)
         return {label: sum(values) / len(values) for label, values in sorted(groups.items())}
 

@@ -32,9 +32,9 @@ class KindWords(NamedTuple):
     """What needles of a kind can show, and the questions about them."""
 
     labels: tuple[str, ...]
-    which: str
-    order: str
-    count: str
+    which_question: str
+    order_question: str
+    count_question: str
     has_distractors: bool = True
 
 

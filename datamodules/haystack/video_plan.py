@@ -31,13 +31,13 @@ class VideoCell(NamedTuple):
     kind: NeedleKind
     duration_ms: int
     depth: float | None  # 0 to 1, of one of its needles; None: no needle, as a control
-    index: int  # among the videos of the cell
+    number: int  # among the videos of the cell
 
     @property
     def name(self) -> str:
         """Name of the video."""
         depth = "no-needle" if self.depth is None else f"{100 * self.depth:g}%"
-        return f"{self.task}-{self.kind}-{self.duration_ms / 1000:g}s-{depth}-{self.index}"
+        return f"{self.task}-{self.kind}-{self.duration_ms / 1000:g}s-{depth}-{self.number}"
 
 
 class PlannedVideo(NamedTuple):
@@ -80,15 +80,15 @@ def plan_video(cell: VideoCell, counts: NeedleCounts, seed: int) -> PlannedVideo
     needles = _place(cell, shown, distracting, counts.needle_ms, random)
     in_order = [needle.drawn.label for needle in needles if not needle.drawn.is_distractor]
     if cell.task == "count":
-        question, right, wrong = words.count, NUMBERS[number], list(NUMBERS[: counts.needles + 1])
+        question, right, wrong = words.count_question, NUMBERS[number], list(NUMBERS[: counts.needles + 1])
         wrong.remove(right)
     elif cell.task == "order":
-        question, right = words.order, ", ".join(in_order)
+        question, right = words.order_question, ", ".join(in_order)
         orders = [", ".join(order) for order in itertools.permutations(in_order)]
         orders.remove(right)
         wrong = [str(order) for order in random.permutation(orders)][: counts.options - 1]
     else:
-        question, right = words.which, in_order[0] if in_order else NO_NEEDLE
+        question, right = words.which_question, in_order[0] if in_order else NO_NEEDLE
         wrong = [*distracting, *others][: counts.options - (2 if in_order else 1)]
         wrong += [NO_NEEDLE] if in_order else []
     options = tuple(str(option) for option in random.permutation([right, *wrong]))

@@ -125,6 +125,19 @@ class BenchmarkRun:
                     progress.set_postfix(without_answer=failed)
             progress.close()
 
+    def lines(self, model: VideoLanguageModel) -> dict[str, dict[str, Any]]:
+        """Ask everything, and return the records by the id of the item; reads and writes no file of answers.
+
+        Args:
+            model: A model in evaluation mode.
+        """
+        asked = ((items, self.ask_group(model, items)) for items in self.groups())
+        return {
+            item.id: self.line(item, answer)
+            for items, answers in asked
+            for item, answer in zip(items, answers, strict=True)
+        }
+
     def groups(self) -> list[list[BenchmarkItem]]:
         """Items about the same media, in the order of the first of each."""
         groups: dict[tuple[MediaPart, ...], list[BenchmarkItem]] = {}

@@ -119,9 +119,7 @@ def usual_reading(model: VideoLanguageModel) -> Reading:
     return "session"
 
 
-def num_unseen(
-    items: Sequence[BenchmarkItem], background: Background, model: VideoLanguageModel
-) -> int:
+def num_unseen(items: Sequence[BenchmarkItem], background: Background, model: VideoLanguageModel) -> int:
     """Number of videos of which the model's frames miss a needle, because they are too far apart in time."""
     plans = {item.group: planned_video(item) for item in items}
     frames = model.training_facts.frames

@@ -38,7 +38,7 @@ def heat_map(items: Sequence[BenchmarkItem], answers: Mapping[str, Mapping[str, 
     depths = sorted({cell.depth for cell in cells if cell.depth is not None})
     scorers: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for line in answers.values() for name in line.get("scores", ())):
-        right = right_videos([ScoredItem(item, _score(answers.get(item.id), name)) for item in items])
+        right = right_videos(scored_items(items, answers, name))
         for task in dict.fromkeys(cell.task for cell in cells):
             found: dict[tuple[float | None, int], list[float]] = {}
             for item, value in right.values():
@@ -51,6 +51,19 @@ def heat_map(items: Sequence[BenchmarkItem], answers: Mapping[str, Mapping[str, 
             }
     chance = {task: _chance([item for item in items if item.labels["task"] == task]) for task in _tasks(scorers)}
     return {"lengths_s": [length / 1000 for length in lengths], "depths": depths, "chance": chance, "scorers": scorers}
+
+
+def scored_items(
+    items: Sequence[BenchmarkItem], answers: Mapping[str, Mapping[str, Any]], scorer: str
+) -> list[ScoredItem]:
+    """All items with their scores; one without answer has 0.
+
+    Args:
+        items: All questions.
+        answers: The lines of the file of answers, by id.
+        scorer: Name of the scorer.
+    """
+    return [ScoredItem(item, _score(answers.get(item.id), scorer)) for item in items]
 
 
 def draw_heat_map(values: Mapping[str, Any], scorer: str | None = None) -> Figure:
@@ -93,7 +106,7 @@ def write_heat_map(values: Mapping[str, Any], folder: Path) -> None:
 def _draw(axis: Axes, shown: NDArray[np.float64], values: Mapping[str, Any]) -> Any:
     """Draw one map; its last row is set apart by a line."""
     lengths, depths = values["lengths_s"], values["depths"]
-    picture = axis.imshow(shown, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto", interpolation="nearest")
+    picture = axis.imshow(shown, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
     axis.axhline(len(depths) - 0.5, color="black", linewidth=1.5)
     axis.set_yticks(range(len(depths) + 1), [*(f"{100 * depth:.3g} %" for depth in depths), "no needle"], fontsize=7)
     step = -(-len(lengths) // _MOST_TICKS)
@@ -103,7 +116,8 @@ def _draw(axis: Axes, shown: NDArray[np.float64], values: Mapping[str, Any]) -> 
     if len(lengths) <= _MOST_TEXTS:
         for (row, column), value in np.ndenumerate(shown):
             if np.isfinite(value):
-                axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6)
+                colour = "black" if value > 0.6 else "white"
+                axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
     return picture
 
 
