@@ -98,7 +98,7 @@ class HaystackBenchmark(Benchmark):
     def __init__(
         self,
         grid: HaystackGrid,
-        needles: HaystackNeedles = HaystackNeedles(),  # noqa: B008  frozen
+        needles: HaystackNeedles = HaystackNeedles(),
         tasks: Sequence[HaystackTask] = ("retrieval",),
         all_orders: bool = False,
         chosen_by: Literal["letter", "text"] = "letter",
@@ -131,7 +131,7 @@ class HaystackBenchmark(Benchmark):
         return BenchmarkFiles(items, [])
 
     def summary(self, scored: Sequence[ScoredItem]) -> Mapping[str, float]:
-        """Share of videos that are right, in all orders of the options if they are asked: of all, by task and needle."""
+        """Share of right videos, of all and by task and needle; right in all orders of the options if all are asked."""
         groups: dict[str, list[float]] = {}
         for item, is_right in right_videos(scored).values():
             needle = "without a needle" if item.labels["depth"] == WITHOUT_NEEDLE else "with a needle"

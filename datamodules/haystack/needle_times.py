@@ -46,8 +46,8 @@ def place_needles(
         if len(slots) >= others:
             return start, [int(slot) for slot in random.choice(slots, others, replace=False)] if others else []
     raise ValueError(
-        f"{number} needles of {needle_ms / 1000:g} s do not fit into a video of {duration_ms / 1000:g} s, where at most "
-        f"{most_needles(duration_ms, needle_ms)} do; use longer videos, or fewer or shorter needles"
+        f"{number} needles of {needle_ms / 1000:g} s do not fit into a video of {duration_ms / 1000:g} s, but "
+        f"{most_needles(duration_ms, needle_ms)} would; use longer videos, or fewer or shorter needles"
     )
 
 

@@ -1,6 +1,6 @@
 """Makes all random choices of one video of the haystack test: its needles, and the question about them."""
 
-import itertools
+import math
 import zlib
 from typing import Literal, NamedTuple
 
@@ -84,9 +84,7 @@ def plan_video(cell: VideoCell, counts: NeedleCounts, seed: int) -> PlannedVideo
         wrong.remove(right)
     elif cell.task == "order":
         question, right = words.order_question, ", ".join(in_order)
-        orders = [", ".join(order) for order in itertools.permutations(in_order)]
-        orders.remove(right)
-        wrong = [str(order) for order in random.permutation(orders)][: counts.options - 1]
+        wrong = _other_orders(in_order, counts.options - 1, random)
     else:
         question, right = words.which_question, in_order[0] if in_order else NO_NEEDLE
         wrong = [*distracting, *others][: counts.options - (2 if in_order else 1)]
@@ -101,6 +99,14 @@ def _num_needles(cell: VideoCell, counts: NeedleCounts, random: np.random.Genera
     if cell.task == "retrieval":
         return 1
     return counts.needles if cell.task == "order" else int(random.integers(1, counts.needles, endpoint=True))
+
+
+def _other_orders(labels: list[str], most: int, random: np.random.Generator) -> list[str]:
+    """Different orders of labels as texts, each but the given one; at most so many."""
+    found = {", ".join(labels): None}
+    while len(found) < min(most + 1, math.factorial(len(labels))):
+        found[", ".join(str(label) for label in random.permutation(labels))] = None
+    return list(found)[1:]
 
 
 def _place(

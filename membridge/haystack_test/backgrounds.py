@@ -121,7 +121,8 @@ class ClipBackground:
         number = int((time_ms - begin) * rate / 1000)
         # The last frame of a clip is on display to its end.
         piece = self._piece(clip, number // _PIECE, by_time)
-        return piece[min(number % _PIECE, len(piece) - 1)]
+        frame: NDArray[np.uint8] = piece[min(number % _PIECE, len(piece) - 1)]
+        return frame
 
     def _piece(self, clip: int, number: int, settings: FrameSettings) -> NDArray[np.uint8]:
         """RGB frames ``[T, size, size, 3]``, T at most ``_PIECE``."""

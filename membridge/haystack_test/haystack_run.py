@@ -85,8 +85,11 @@ class HaystackRun(BenchmarkRun):
         answers: list[AskedItem] = []
         for first in range(0, len(prompts), self.asking.at_once):
             answers += self._ask_prompts(model, session, prompts[first : first + self.asking.at_once])
-        facts = {"frames": session.num_frames, "shown_s": video.frame_ms[-1] / 1000, "read_seconds": read_seconds}
-        return [each if each.error else each._replace(**facts) for each in answers]
+        count, end = session.num_frames, video.frame_ms[-1] / 1000
+        return [
+            each if each.error else each._replace(frames=count, shown_s=end, read_seconds=read_seconds)
+            for each in answers
+        ]
 
     def _ask_prompts(
         self, model: VideoLanguageModel, session: StreamingSession, prompts: Sequence[Prompt]
