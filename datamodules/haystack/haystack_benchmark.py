@@ -75,9 +75,7 @@ class HaystackNeedles:
             if self.distractors and not words.has_distractors:
                 raise ValueError(f"needles of the kind {kind!r} have no distractors; set distractors to 0")
             if max(self.number + self.distractors, self.options - 1) > len(words.labels):
-                raise ValueError(
-                    f"needles of the kind {kind!r} can show {len(words.labels)} different things: ask less"
-                )
+                raise ValueError(f"needles of the kind {kind!r} can show only {len(words.labels)} things")
 
 
 class HaystackBenchmark(Benchmark):
