@@ -77,6 +77,8 @@ def test_what_is_no_haystack_test_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no haystack test 'other'; choose one of hours, "):
         haystack_config_path("other")
     wrong = tmp_path / "wrong.yaml"
-    wrong.write_text("class_path: datamodules.haystack.haystack_benchmark.HaystackBenchmark\ninit_args: {tasks: [find]}\n")
+    wrong.write_text(
+        "class_path: datamodules.haystack.haystack_benchmark.HaystackBenchmark\ninit_args: {tasks: [find]}\n"
+    )
     with pytest.raises(ValueError, match=r"wrong\.yaml does not describe a benchmark"):
         load_haystack_test(wrong)
