@@ -28,7 +28,7 @@ from membridge.evaluation.item_answers import AskingSettings
 from membridge.evaluation.score_tables import to_markdown
 from membridge.haystack_test.backgrounds import Background, ClipBackground, MadeBackground
 from membridge.haystack_test.haystack_config import haystack_config_path, load_haystack_test
-from membridge.haystack_test.haystack_run import HaystackRun, num_unseen, usual_reading
+from membridge.haystack_test.haystack_run import HaystackRun, frames_read, num_unseen, usual_reading
 from membridge.haystack_test.heat_map import heat_map, write_heat_map
 
 
@@ -71,7 +71,7 @@ def _run_of(
         "haystack": background.identity,
         "max_new_tokens": longest,
         "reading": reading,
-        "frames": asdict(model.training_facts.frames),
+        "frames": asdict(frames_read(model, reading)),
     }
     items = benchmark.read().items
     asking = AskingSettings(longest, options.at_once)
@@ -85,7 +85,7 @@ def _report(run: HaystackRun, model: VideoLanguageModel, config: Path, options: 
         left = count_of(len(run.items) - len(answers), "question")
         print(f"{left} of other processes are not answered yet; the last process writes the report")
         return
-    unseen = num_unseen(run.items, run.background, model)
+    unseen = num_unseen(run.items, run.background, frames_read(model, run.reading))
     about = {
         "benchmark": f"haystack test, {config.stem}",
         "model": options.model,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import torch
 from command_errors import explain
 from components.language.text_limits import TextLimitError
 from components.model import VideoLanguageModel
+from components.pretrained.frame_settings import FrameSettings
 from components.streaming import StreamingSession
 from datamodules.benchmarks.item import BenchmarkItem, Prompt
 from datamodules.errors import SampleError
@@ -24,8 +26,8 @@ from membridge.haystack_test.made_video import MadeVideo
 from membridge.opened_medium import read_medium
 
 Reading = Literal["session", "complete"]
-"""``session``: frames are pushed to a streaming session, a piece at a time. ``complete``: all chosen frames are read
-together, as of a file."""
+"""``session``: frames are pushed to a streaming session, a piece at a time, however many they are. ``complete``: the
+frames that the model chooses of a file are read together."""
 
 
 class HaystackRun(BenchmarkRun):
@@ -60,7 +62,7 @@ class HaystackRun(BenchmarkRun):
 
     def ask_group(self, model: VideoLanguageModel, items: Sequence[BenchmarkItem]) -> list[AskedItem]:
         """Make the video of questions, let the model read it, and ask; see ``BenchmarkRun.ask_group``."""
-        video = MadeVideo(planned_video(items[0]), self.background, model.training_facts.frames)
+        video = MadeVideo(planned_video(items[0]), self.background, frames_read(model, self.reading))
         try:
             if self.reading == "session":
                 return self._ask_session(model, items, video)
@@ -122,10 +124,26 @@ def usual_reading(model: VideoLanguageModel) -> Reading:
     return "session"
 
 
-def num_unseen(items: Sequence[BenchmarkItem], background: Background, model: VideoLanguageModel) -> int:
-    """Number of videos of which the model's frames miss a needle, because they are too far apart in time."""
-    plans = {item.group: planned_video(item) for item in items}
+def frames_read(model: VideoLanguageModel, reading: Reading) -> FrameSettings:
+    """How a model reads the frames of a video. A session gets frames as they come, so it has no ``max_frames``.
+
+    Args:
+        model: The model.
+        reading: How the model reads a video.
+    """
     frames = model.training_facts.frames
+    return replace(frames, max_frames=None) if reading == "session" else frames
+
+
+def num_unseen(items: Sequence[BenchmarkItem], background: Background, frames: FrameSettings) -> int:
+    """Number of videos of which a model's frames miss a needle, because they are too far apart in time.
+
+    Args:
+        items: The questions.
+        background: The haystack.
+        frames: How the model reads videos.
+    """
+    plans = {item.group: planned_video(item) for item in items}
     return sum(
         MadeVideo(plan, background, frames).needles_seen < sum(not each.drawn.is_distractor for each in plan.needles)
         for plan in plans.values()

@@ -13,7 +13,7 @@ from datamodules.haystack.video_plan import PlannedVideo
 from membridge.evaluation.benchmark_run import Share
 from membridge.evaluation.item_answers import AskingSettings
 from membridge.haystack_test.backgrounds import MadeBackground
-from membridge.haystack_test.haystack_run import HaystackRun, num_unseen, usual_reading
+from membridge.haystack_test.haystack_run import HaystackRun, frames_read, num_unseen, usual_reading
 from membridge.haystack_test.made_video import PIECE, MadeVideo
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_model
 
@@ -93,12 +93,22 @@ def test_a_model_that_reads_a_fixed_number_of_frames_gets_these_frames_only(
     run.answer(model)
     assert {line["frames"] for line in run.answers().values()} == {4}
     # One frame in 5 s: the first and last needle of 1 s are between two of them.
-    assert num_unseen(run.items, run.background, model) == 2
+    assert num_unseen(run.items, run.background, frames_read(model, "complete")) == 2
 
 
 def test_a_model_that_can_stream_is_streamed(model: VideoLanguageModel) -> None:
     assert usual_reading(model) == "session"
-    assert num_unseen(BENCHMARK.read().items, MadeBackground(), model) == 0
+    assert num_unseen(BENCHMARK.read().items, MadeBackground(), frames_read(model, "session")) == 0
+
+
+def test_a_session_gets_all_frames_and_a_complete_video_no_more_than_the_model_reads(
+    folders: PartFolders, tmp_path: Path
+) -> None:
+    model = make_model(folders, segmenter=FixedLength(2))
+    model.training_facts = TrainingFacts(FrameSettings(IMAGE_SIZE, num_frames=None, fps=2.0, max_frames=10))
+    for reading, expected in (("session", {6, 40}), ("complete", {6, 10})):
+        lines = run_in(tmp_path, reading=reading).lines(model)
+        assert {line["frames"] for line in lines.values()} == expected
 
 
 def test_frames_come_in_pieces_with_the_times_of_a_file_that_the_model_reads() -> None:
