@@ -115,7 +115,7 @@ def check_python(arguments: list[str], page: str) -> None:
         understood_by_module(arguments[1], arguments[2:])
     elif arguments[0] in {block.mark for block in blocks_of(page, "python")} or (ROOT / arguments[0]).is_file():
         if arguments[0] == "evaluate.py":
-            understood_by_module("apps.evaluate.command", arguments[1:])
+            understood_by_module("apps.evaluate", arguments[1:])
     else:
         pytest.fail(f"{page}: there is no {arguments[0]}")
 
