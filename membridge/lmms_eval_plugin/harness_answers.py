@@ -145,7 +145,8 @@ class HarnessAnswers:
         greedy = self._generate(state, [greedily] * len(asked), _room(self.model, state))
         return [
             [
-                HarnessAnswer(choice, length, 0, -score, choice == decoded.text)
+                # At the limit the model has not ended its answer.
+                HarnessAnswer(choice, length, 0, -score, choice == decoded.text and decoded.new_tokens < longest)
                 for choice, score in zip(of_conversation, of_choices.tolist(), strict=True)
             ]
             for of_conversation, of_choices, length, decoded in zip(choices, scores, state.lengths, greedy, strict=True)

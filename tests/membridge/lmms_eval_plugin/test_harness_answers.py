@@ -92,17 +92,22 @@ def test_losses_are_those_of_the_options_and_each_video_is_read_once(
             torch.testing.assert_close(losses[:, row, number], -torch.tensor(scored.scores), rtol=1e-5, atol=1e-5)
 
 
-def test_a_choice_is_greedy_where_the_model_gives_it_as_its_answer(
-    model: VideoLanguageModel, clips: list[Path]
+def test_a_choice_is_greedy_where_the_model_answers_it_and_ends_there(
+    model: VideoLanguageModel, clips: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [answer] = in_order(answers_of(model)[0].answer([(0, asked(clips[0], QUESTIONS[0], 1))]))
-    itself = with_answers(model)
-    longer = itself.answer(clips[0], QUESTIONS[0], max_new_tokens=30)
-    prompts = [asked(clips[0], QUESTIONS[0], choice=choice) for choice in (longer, answer.text, "none")]
-    flags = [each.is_greedy for each in in_order(answers_of(model)[0].answer(enumerate(prompts)))]
-    # The model goes on after its first word, or ends there.
-    ends = itself.answer(clips[0], QUESTIONS[0], max_new_tokens=3) == answer.text
-    assert flags[1:] == [ends, False]
+    decode = model.language_model.decode
+
+    def is_greedy(choice: str, number_of_tokens: int) -> bool:
+        def red(*given: Any) -> Any:
+            return decode(*given)._replace(texts=["red"], token_ids=[[0] * number_of_tokens])
+
+        with monkeypatch.context() as patch:
+            patch.setattr(model.language_model, "decode", red)
+            return answers_of(model)[0].answer_one(asked(clips[0], QUESTIONS[0], choice=choice)).is_greedy
+
+    assert is_greedy("red", 1)
+    assert not is_greedy("blue", 1)
+    assert not is_greedy("red", 30)  # it goes on, such as with tokens that are no text
 
 
 def test_an_answer_ends_before_the_texts_that_end_it(model: VideoLanguageModel, clips: list[Path]) -> None:
