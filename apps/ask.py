@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from apps.answer_arguments import add_answer_arguments, decoding_settings
 from apps.ask_from_file import ask_from_file, check_same_questions
 from apps.open_model import add_model_arguments, model_identity, open_given
 from command_errors import explain, run_and_exit
@@ -33,6 +34,7 @@ from components.interfaces import DecodingSettings
 from membridge.answer_file import AnswerFile
 from membridge.answering_model import VideoLanguageModel
 from membridge.asking import AskedQuestion, GivenAnswer, TimedMedium, ask_about, ask_about_all, open_timed
+from membridge.conversation import EMPTY_ANSWER
 from membridge.question_file import VideoPart, read_questions
 from membridge.video_time import to_milliseconds
 
@@ -89,12 +91,6 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
         elif argument.strip():
             questions.append(argument)
     return media, questions
-
-
-def decoding_settings(model: VideoLanguageModel, options: argparse.Namespace) -> DecodingSettings:
-    """How answers are chosen: as the options say, and as long as in the model's evaluation by default."""
-    longest = model.training_facts.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
-    return DecodingSettings(longest, temperature=options.temperature, seed=options.seed)
 
 
 def _ask_from_file(options: argparse.Namespace) -> int:
@@ -186,7 +182,7 @@ def _ask_together(
 
 
 def _show(_media: Sequence[TimedMedium], question: str, answer: GivenAnswer, *, is_alone: bool) -> None:
-    text = answer.text or "(the model gave an empty answer)"
+    text = answer.text or EMPTY_ANSWER
     print(text if is_alone else f"  {question}\n    {text}", flush=True)
 
 
@@ -224,9 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--media-root", type=Path, help="folder of the videos in --questions (default: that of the file)"
     )
-    parser.add_argument("--max-new-tokens", type=int, help="longest answer (default: as in the model's evaluation)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 chooses the most likely token (default: 0)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling with a temperature (default: 0)")
+    add_answer_arguments(parser)
     parser.add_argument("--start", type=_time, help="start of the part to look at: seconds, mm:ss or h:mm:ss")
     parser.add_argument("--end", type=_time, help="end of that part")
     parser.add_argument(

@@ -14,6 +14,8 @@ from membridge.opened_medium import OpenedMedium, open_medium
 
 MARK = "<video>"
 """Where a medium is shown in a question."""
+EMPTY_ANSWER = "(the model gave an empty answer)"
+"""What apps print for an answer without text."""
 
 
 class Reply(NamedTuple):

@@ -8,6 +8,7 @@ import pytest
 from xdist.scheduler import LoadGroupScheduling
 
 import torchvision_import  # noqa: F401
+from tests.fixtures_exported import Trained, train_and_export
 from tests.fixtures_models import PartFolders, make_part_folders
 
 
@@ -27,6 +28,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroupOrFil
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> PartFolders:
     return make_part_folders(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A finished run of the quickstart's config on tiny parts, and its export; not to be changed."""
+    return train_and_export(tmp_path_factory.mktemp("quickstart"))
 
 
 @pytest.fixture

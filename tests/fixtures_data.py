@@ -149,6 +149,18 @@ def make_record(
     return {"source": source, "conversations": conversations, **extra}
 
 
+def with_later_turns(record: dict[str, Any], *turns: tuple[str, str], conversation: int = 0) -> dict[str, Any]:
+    """The record with more questions and answers at the end of one of its conversations."""
+    conversations = [dict(each) for each in record["conversations"]]
+    later = [
+        {"role": role, "content": text}
+        for pair in turns
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    conversations[conversation]["turns"] = [*conversations[conversation]["turns"], *later]
+    return {**record, "conversations": conversations}
+
+
 def make_samples(num_samples: int, *, num_frames: int = 3, start: int = 0) -> list[RawSample]:
     """Samples of one clip and one question each, named ``sample000`` and on."""
     clip = make_clip(num_frames)

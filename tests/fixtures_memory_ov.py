@@ -1,10 +1,17 @@
-"""Parts, data and sizes for runs of the Memory-Augmented VLM in tests. Plain functions; no fixture, no state."""
+"""Parts, data and sizes for runs of the Memory-Augmented VLM in tests, and checks of their steps.
+
+Plain functions; no fixture, no state.
+"""
 
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from torch import Tensor
 
+from components.checkpoints.run_checkpoint import RunCheckpoint
+from components.checkpoints.weight_files import WeightFiles
 from tests.components.tiny_onevision import IMAGE_SIZE, make_onevision, write_own_parts
 from tests.config_models import CONFIGS
 from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_shard
@@ -17,6 +24,9 @@ SHARDS = (
     "data/memory_ov/validation-000000.tar",
 )
 """Where the configs look for data."""
+
+RATES = {"memory": 1e-5, "frames": 1e-5, "newline": 1e-6, "language_model": 1e-6}
+"""Learning rate of every part in the second stage."""
 
 
 def model_files(size: str, *overlays: str) -> list[str]:
@@ -81,3 +91,32 @@ def write_small_sizes(folder: Path) -> list[str]:
     file = folder / "small_sizes.yaml"
     file.write_text(yaml.safe_dump({"model": sizes}, sort_keys=False), encoding="utf-8")
     return ["-c", str(file)]
+
+
+def weights_in(checkpoint: Path) -> dict[str, Tensor]:
+    """Weights of a checkpoint by name."""
+    stored = RunCheckpoint(checkpoint)
+    return {name: stored.weight(name) for name in stored.parameters}
+
+
+def weights_of_files(folder: Path, size: str) -> dict[str, Tensor]:
+    """What newline and language model begin with, by their names in a checkpoint."""
+    parts = folder / f"weights/llava_onevision_{size}"
+    newline, language_model = WeightFiles(parts / "newline.safetensors"), WeightFiles(parts / "language_model")
+    named = {f"model.newline.{name}": tensor for name, tensor in newline.items()}
+    return named | {f"model.language_model.model.{name}": tensor for name, tensor in language_model.items()}
+
+
+def assert_moved_by_rates(before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
+    """Check the first step of AdamW: it moves a weight by its rate, if the gradient is far above epsilon."""
+    assert parts_in(after) == set(RATES)
+    assert after.keys() <= before.keys()
+    for part, rate in RATES.items():
+        own = [name for name in after if name.startswith(f"model.{part}.")]
+        moved = max(float((after[name].float() - before[name].float()).abs().max()) for name in own)
+        assert moved == pytest.approx(rate, rel=0.2), part
+
+
+def parts_in(weights: dict[str, Tensor]) -> set[str]:
+    """Parts of the model that these weights are of."""
+    return {name.split(".")[1] for name in weights}

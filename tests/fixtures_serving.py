@@ -1,4 +1,4 @@
-"""A running server on tiny parts, and the answers that it should give."""
+"""A running server with a tiny model, and the answers that it should give."""
 
 import contextlib
 import os
@@ -11,13 +11,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import uvicorn
 
+from components.interfaces import DecodingSettings
 from components.model import VideoLanguageModel
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
-from membridge.answering_model import VideoLanguageModel as AnsweringModel
+from membridge.answering_model import with_answers
 from membridge.conversation import Conversation
 from membridge.serving.header_timeout import HeaderTimeoutProtocol
 from membridge.serving.serving_limits import ServingOptions
@@ -35,13 +37,12 @@ def make_served_model(folders: PartFolders) -> VideoLanguageModel:
     """A tiny model that reads files."""
     model = make_model(folders)
     open_gate(model.bridge)  # type: ignore[arg-type]
-    model.__class__ = AnsweringModel
     model.training_facts = TrainingFacts(FrameSettings(IMAGE_SIZE, "crop", 6), LENGTH)
-    return model
+    return with_answers(model)
 
 
 def write_media(folder: Path) -> None:
-    """Two clips, a picture, and files that are none of a video."""
+    """Write two clips, a picture, and three files that cannot be decoded."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(2):
         frames = natural_frames(8, 48, 64, seed=number)
@@ -52,13 +53,18 @@ def write_media(folder: Path) -> None:
     (folder / "empty.mp4").write_bytes(b"")
 
 
-def expected_answer(
-    model: VideoLanguageModel, paths: list[Path], question: str = QUESTION, **settings: int | float
-) -> str:
-    """What a conversation answers."""
+def expected_answer(model: VideoLanguageModel, paths: list[Path], question: str = QUESTION, **settings: Any) -> str:
+    """What a conversation answers to a question about these files.
+
+    Args:
+        model: See ``make_served_model``.
+        paths: Media that the question shows.
+        question: Plain text.
+        settings: Options of ``DecodingSettings``.
+    """
     conversation = Conversation(model)
     if settings:
-        conversation.settings = type(conversation.settings)(**settings)  # type: ignore[arg-type]
+        conversation.settings = DecodingSettings(**settings)
     for path in paths:
         conversation.load(path)
     return conversation.ask(question).text
@@ -88,7 +94,7 @@ def running_server(model: VideoLanguageModel, options: ServingOptions) -> Iterat
 
 
 class ServerProcess:
-    """The command in a process of its own, which is killed at the end.
+    """``python -m apps.serve`` in a process of its own, which is killed at the end.
 
     Args:
         arguments: Its command line; the port is chosen here.
@@ -122,5 +128,5 @@ class ServerProcess:
         self._output.close()
 
     def output(self) -> str:
-        """What it has printed so far."""
+        """What the command has printed so far."""
         return os.pread(self._output.fileno(), 1 << 22, 0).decode()

@@ -210,10 +210,10 @@ def test_too_many_wrong_samples_in_a_row_end_an_evaluation_with_a_report_on_what
     with pytest.raises(TooManySkippedError, match="4 samples in a row were left out"):
         judge(place, config)
     written = json.loads((place.folder / "judged/report.json").read_text(encoding="utf-8"))
-    assert written["accuracy"]["questions"] + written["evaluated"]["questions not asked yet"] == 10
+    assert written["accuracy"]["questions"] + written["evaluated"]["conversations not asked yet"] == 10
     report = judge(place, config)  # goes on behind them
     assert (report["accuracy"]["questions"], report["skipped"]["samples"]) == (10, 4)
-    assert "questions not asked yet" not in report["evaluated"]
+    assert "conversations not asked yet" not in report["evaluated"]
 
 
 def test_an_evaluation_that_answers_nothing_says_why(place: Place) -> None:

@@ -41,6 +41,11 @@ TESTED_ELSEWHERE = {
     for path in (CONFIGS / "strategy").glob("*.yaml")
     if path.name not in ("single_device.yaml", "activation_checkpointing.yaml", "accumulate.yaml")
 }
+NO_CONFIGS_OF_TRAINING = {
+    "benchmark": "datamodules/benchmarks/test_benchmark_configs.py",
+    "cluster": "lightning_modules/submit/test_submit.py",
+}
+"""Folders whose files ``train.py`` does not read, and the test that reads them."""
 LENGTHS = ("1x", "2x", "4x", "8x")
 ANSWERS = ("red", "green", "blue square", "circle", "red square", "green circle", "blue")
 DRAWN = ("quickstart_pixels.yaml", "quickstart.yaml")
@@ -54,8 +59,8 @@ def config_arguments(name: str) -> list[str]:
 
 def all_configs() -> list[str]:
     paths = {path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml")}
-    # What is under cluster/ is no config of train.py; lightning_modules/test_submit.py reads it.
-    return sorted({str(path) for path in paths if path.parts[0] != "cluster"} - TESTED_ELSEWHERE.keys())
+    others = NO_CONFIGS_OF_TRAINING
+    return sorted({str(path) for path in paths if path.parts[0] not in others} - TESTED_ELSEWHERE.keys())
 
 
 OTHER_CHECKPOINTS = {
@@ -167,6 +172,12 @@ def test_checkpoint_of_every_other_config_opens_again(
 def test_config_that_is_tested_elsewhere_is_named_there(name: str, file: str) -> None:
     assert (CONFIGS / name).is_file()
     assert Path(name).name in (Path(__file__).parent / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("folder", "file"), NO_CONFIGS_OF_TRAINING.items())
+def test_folders_without_configs_of_training_are_tested_elsewhere(folder: str, file: str) -> None:
+    assert list((CONFIGS / folder).glob("*.yaml"))
+    assert (Path(__file__).parent / file).is_file()
 
 
 def test_test_and_predict_run_and_predict_writes_json_lines(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,18 @@ from omegaconf import OmegaConf
 import train
 from apps.evaluate import command as evaluate
 from components.turns import TurnAnswer
-from lightning_modules.evaluation.predictions import Prediction, read_predictions, score_answers
+from lightning_modules.evaluation.predictions import Prediction, read_predictions, score_answers, to_json_lines
 from lightning_modules.export import export
 from lightning_modules.video_language import VideoLanguageModule
-from tests.fixtures_data import RawSample, make_clip, make_image, make_record, make_tiny_tokenizer, write_shard
+from tests.fixtures_data import (
+    RawSample,
+    make_clip,
+    make_image,
+    make_record,
+    make_tiny_tokenizer,
+    with_later_turns,
+    write_shard,
+)
 from tests.fixtures_models import IMAGE_SIZE, make_part_folders
 from tests.fixtures_training import write_run_config
 
@@ -99,6 +107,61 @@ def test_every_question_is_answered_and_reported(run_evaluation: Callable[..., d
     assert report["accuracy"]["correct"] == sum(prediction.correct for prediction in predictions)
     assert (out / "report.md").is_file()
     assert (out / "accuracy_by_length.png").is_file()
+
+
+def conversations_of_several_turns(folder: Path) -> Path:
+    """A video with conversations of three turns and of one, the first with options; and text of two turns."""
+    record = with_later_turns(make_record(QUESTIONS), ("and then ?", "blue square"), ("which colour ?", "red"))
+    record["conversations"][0]["options"] = ["blue", "red"]
+    words = with_later_turns(make_record([("say hello", "hello")], media=False, source="talks"), ("and ?", "hello"))
+    clip = make_clip(6, width=IMAGE_SIZE, height=IMAGE_SIZE)
+    return write_shard(folder / "turns.tar", [("video", record, clip, "mp4"), ("words", words, None, None)])
+
+
+def test_every_turn_is_asked_and_a_stopped_evaluation_goes_on_between_conversations(run: Run, tmp_path: Path) -> None:
+    shard, out = conversations_of_several_turns(tmp_path), tmp_path / "evaluation"
+    command = ["--checkpoint", str(run.checkpoint), "--data", str(shard), "--out", str(out), "--batch-size", "1"]
+    report = evaluate.main(command)
+    path = out / "predictions.jsonl"
+    expected = read_predictions(path)
+    asked_turns = [(each.key, each.id, each.turn, each.num_turns) for each in expected]
+    assert asked_turns == [*(("video", "q0", turn, 3) for turn in (1, 2, 3)), ("video", "q1", 1, 1)] + [
+        ("words", "q0", turn, 2) for turn in (1, 2)
+    ]
+    assert [each.options for each in expected] == [("blue", "red"), (), ("blue", "red"), (), (), ()]
+    assert report["options"]["questions"] == 2
+    assert report["f1"]["questions"] == 4
+    assert {name: entry["questions"] for name, entry in report["by_turn"].items()} == {"1": 3, "2": 2, "3": 1}
+    assert {name: entry["questions"] for name, entry in report["by_source"].items()} == {"made": 4, "talks": 2}
+    assert report["loss"]["tokens"] == sum(each.tokens for each in expected) > 6
+    assert "conversations not asked yet" not in report["evaluated"]
+    path.write_text(to_json_lines(expected[:5]), encoding="utf-8")  # stopped within the second sample
+    assert evaluate.main(command) == report
+    assert read_predictions(path) == expected
+
+
+def test_loss_of_the_report_is_that_of_validation(run: Run, tmp_path: Path) -> None:
+    shard, out = conversations_of_several_turns(tmp_path), tmp_path / "evaluation"
+    report = evaluate.main(["--checkpoint", str(run.checkpoint), "--data", str(shard), "--out", str(out)])
+    sets = f"--data.validation={json.dumps({'turns': str(shard)})}"
+    cli = train.main(["validate", "-c", str(run.config), sets, "--ckpt_path", str(run.checkpoint)])
+    loss = cli.trainer.callback_metrics["val/loss/turns"]
+    assert report["loss"]["value"] == pytest.approx(float(loss), rel=1e-4)
+    assert report["accuracy"]["value"] == pytest.approx(float(cli.trainer.callback_metrics["val/accuracy"]))
+
+
+def test_answers_of_an_earlier_version_to_first_questions_alone_are_refused(run: Run, tmp_path: Path) -> None:
+    shard, out = conversations_of_several_turns(tmp_path), tmp_path / "evaluation"
+    command = ["--checkpoint", str(run.checkpoint), "--data", str(shard), "--out", str(out)]
+    evaluate.main(command)
+    path = out / "predictions.jsonl"
+    first = [each._asdict() for each in read_predictions(path) if each.turn == 1]
+    later_fields = Prediction._fields[Prediction._fields.index("turn") :]
+    earlier = [{name: value for name, value in each.items() if name not in later_fields} for each in first]
+    path.write_text("".join(json.dumps(each) + "\n" for each in earlier), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"an earlier version.*'video' has a conversation of 3.*--restart"):
+        evaluate.main(command)
+    assert evaluate.main([*command, "--restart"])["accuracy"]["questions"] == 6
 
 
 def test_predict_of_the_command_line_writes_the_same_answers(

@@ -13,7 +13,6 @@ from torch import Tensor
 
 import train
 from apps.evaluate import command as evaluate
-from components.checkpoints.run_checkpoint import RunCheckpoint
 from components.checkpoints.weight_files import WeightFiles
 from components.weights.llava_onevision import main as weights
 from lightning_modules.evaluation.predictions import read_predictions
@@ -25,11 +24,16 @@ from tests.documentation import blocks_of
 from tests.fixtures_data import make_clip
 from tests.fixtures_memory_ov import (
     FRAME_SIZE,
+    RATES,
     SHARDS,
     SIZES,
+    assert_moved_by_rates,
     every_kind_of_sample,
     model_files,
+    parts_in,
     stage_file,
+    weights_in,
+    weights_of_files,
     write_data,
     write_parts,
 )
@@ -44,7 +48,6 @@ QUICK = [
 ]
 WITHOUT_VALIDATION = "--trainer.limit_val_batches=0"
 KEEP_ALL = "--checkpoint.keep_every_n_steps=1"
-RATES = {"memory": 1e-5, "frames": 1e-5, "newline": 1e-6, "language_model": 1e-6}
 MODELS: dict[str, tuple[list[str], list[str]]] = {
     "described": ([], ["memory_ov_stage1.yaml", "memory_ov_stage2.yaml"]),
     "shipped": (["memory_ov_as_shipped.yaml"], ["memory_ov_shipped_stage1.yaml", "memory_ov_shipped_stage2.yaml"]),
@@ -103,33 +106,6 @@ def trained(request: pytest.FixtureRequest, folder: Path) -> Trained:
     return Trained(folder / began, folder / ended, metrics, size)
 
 
-def weights_in(checkpoint: Path) -> dict[str, Tensor]:
-    stored = RunCheckpoint(checkpoint)
-    return {name: stored.weight(name) for name in stored.parameters}
-
-
-def weights_of_files(folder: Path, size: str) -> dict[str, Tensor]:
-    """What newline and language model begin with, by their names in a checkpoint."""
-    parts = folder / f"weights/llava_onevision_{size}"
-    newline, language_model = WeightFiles(parts / "newline.safetensors"), WeightFiles(parts / "language_model")
-    named = {f"model.newline.{name}": tensor for name, tensor in newline.items()}
-    return named | {f"model.language_model.model.{name}": tensor for name, tensor in language_model.items()}
-
-
-def assert_moved_by_rates(before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
-    """Check the first step of AdamW: it moves a weight by its rate, if the gradient is far above epsilon."""
-    assert parts_in(after) == set(RATES)
-    assert len(after.keys() - before.keys()) == 0
-    for part, rate in RATES.items():
-        own = [name for name in after if name.startswith(f"model.{part}.")]
-        moved = max(float((after[name].float() - before[name].float()).abs().max()) for name in own)
-        assert moved == pytest.approx(rate, rel=0.2), part
-
-
-def parts_in(weights: dict[str, Tensor]) -> set[str]:
-    return {name.split(".")[1] for name in weights}
-
-
 @pytest.mark.slow
 def test_losses_of_both_stages_are_finite(trained: Trained) -> None:
     losses = {name: value for name, value in trained.metrics.items() if "loss" in name}
@@ -147,7 +123,7 @@ def test_first_stage_trains_the_memory_alone_where_it_is_as_described(trained: T
 
 @pytest.mark.slow
 def test_every_part_begins_where_it_ended_and_moves_by_its_own_rate(trained: Trained, folder: Path) -> None:
-    before = weights_of_files(folder, "7b" if "7b" in str(trained.first) else "0.5b") | weights_in(trained.first)
+    before = weights_of_files(folder, trained.size) | weights_in(trained.first)
     assert_moved_by_rates(before, weights_in(trained.second.with_name("step-00000001.ckpt")))
 
 

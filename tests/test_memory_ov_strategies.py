@@ -15,15 +15,17 @@ from components.stream_dropout import StreamDropout
 from tests import run_commands
 from tests.config_models import CONFIGS
 from tests.fixtures_memory_ov import (
+    assert_moved_by_rates,
     every_kind_of_sample,
     model_files,
     stage_file,
+    weights_in,
+    weights_of_files,
     write_data,
     write_parts,
     write_small_sizes,
 )
 from tests.process_group import one_group_at_a_time, run_processes
-from tests.test_memory_ov import assert_moved_by_rates, weights_in, weights_of_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), one_group_at_a_time]
 
@@ -65,12 +67,7 @@ def commands(strategy: str, small: list[str], num_processes: int) -> dict[str, l
         "stage1": fit("stage1", OF_ONE_KIND),
         "stage2": fit("stage2", *KEEP_ALL),
         "resumed": fit("stage2", half, "--trainer.logger.init_args.version=resumed"),
-        "shipped_stage1": fit(
-            "shipped_stage1",
-            OF_ONE_KIND,
-            "--model.frame_resampling.init_args.frames=4",
-            model="memory_ov_as_shipped.yaml",
-        ),
+        "shipped_stage1": fit("shipped_stage1", OF_ONE_KIND, SMALL_MULTIPLES, model="memory_ov_as_shipped.yaml"),
     }
 
 

@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 import apps.chat.__main__ as chat
+import apps.demo.__main__ as demo
 import membridge
-from apps import ask, serve
+from apps import ask, caption, serve
 from apps.chat.chat_arguments import COMMANDS
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from membridge.serving.serving_limits import ServingOptions
@@ -67,7 +68,7 @@ def server(folder: Path) -> Iterator[str]:
 def calls_of(program: str, folder: Path) -> list[list[str]]:
     """Arguments of the page's calls of a program, or of a module of Python."""
     (folder / "shell").mkdir()
-    calls = record_commands(PAGE, ["python", "pip", "openssl", "curl"], folder / "shell")
+    calls = record_commands(PAGE, ["python", "pip", "openssl", "curl", "ffmpeg"], folder / "shell")
     beginning = ["python", "-m", program] if program.startswith("apps.") else [program]
     return [call[len(beginning) :] for call in calls if call[: len(beginning)] == beginning]
 
@@ -111,6 +112,21 @@ def test_every_question_of_the_page_is_answered(folder: Path, capsys: Capture) -
             assert len((folder / "answers.jsonl").read_text().splitlines()) == 2
 
 
+def test_every_caption_command_of_the_page_runs(folder: Path, capsys: Capture) -> None:
+    from_file, from_pipe = calls_of("apps.caption", folder)
+    capsys.readouterr()
+    assert caption.main(from_file) == 0
+    printed = capsys.readouterr()
+    [shown] = [block.text for block in blocks_of(PAGE, "") if block.text.startswith("[00:00")]
+    form = re.compile(r"\[\d\d:\d\d - \d\d:\d\d\] .+")
+    assert all(form.fullmatch(line) for line in [*shown.splitlines(), *printed.out.splitlines()])
+    summary = re.compile(r"runs/quickstart/video\.mp4: [\d,]+ captions of [\d,]+ frames")
+    assert summary.fullmatch(printed.err.splitlines()[-1])
+    assert summary.search(prose_of(PAGE))
+    assert (folder / "video.srt").is_file()
+    assert from_pipe == [MODEL, "-", "--about", "video"]  # tests/apps/test_caption.py runs it with a pipe
+
+
 def test_the_chat_of_the_page_goes_as_shown(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = calls_of("apps.chat", folder)
     assert len(calls) == 2
@@ -123,6 +139,27 @@ def test_the_chat_of_the_page_goes_as_shown(folder: Path, capsys: Capture, monke
         assert line in printed
     named = re.findall(r"`(/\w+)", prose_of(PAGE))
     assert set(named) == set(COMMANDS)
+
+
+def test_the_demo_of_the_page_is_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page in the browser does is in test_demo_page."""
+    shown: list[argparse.Namespace] = []
+    monkeypatch.setattr(demo, "serve", lambda _model, options: shown.append(options))
+    [arguments] = calls_of("apps.demo", folder)
+    demo.main(["--port", "0", *arguments])
+    [options] = shown
+    [(name, address)] = re.findall(r"`showing (\w+) at (\S+) \(Ctrl-C ends it\)`", prose_of(PAGE))
+    assert name == Path(options.model).name
+    assert address == f"http://{options.host}:7860/"
+
+
+def test_limits_of_the_page_are_those_of_the_demo(capsys: Capture) -> None:
+    printed = help_of(demo.main, capsys)
+    assert "(default: 7860)" in printed
+    rows = re.findall(r"^\| [^|]+ \| `(--[^|]+)` \| (\d+)(?: MiB| seconds)? \|$", prose_of(PAGE), re.MULTILINE)
+    assert len(rows) == 3
+    for option, default in rows:
+        assert re.search(rf"{option} [A-Z_]+ [^()]*\(default: {default}\)", printed), option
 
 
 def test_python_of_the_page_runs(server: str, capsys: Capture) -> None:
@@ -187,7 +224,8 @@ def test_limits_of_the_page_are_those_of_the_server(capsys: Capture) -> None:
 
 
 def test_every_option_of_the_page_is_in_the_help(capsys: Capture) -> None:
-    known = {word for main in (ask.main, chat.main, serve.main) for word in help_of(main, capsys).split()}
+    mains = (ask.main, caption.main, chat.main, demo.main, serve.main)
+    known = {word for main in mains for word in help_of(main, capsys).split()}
     spans = [span for span in re.findall(r"`[^`\n]+`", prose_of(PAGE)) if not span.startswith("`make")]
     named = {option for span in spans for option in re.findall(r"--[a-z-]+", span)}
     assert len(named) > 10

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from apps.answer_arguments import add_answer_arguments, decoding_settings
 from apps.open_model import add_model_arguments, open_given
 from command_errors import run_and_exit
-from components.interfaces import DecodingSettings
 from membridge.conversation import Conversation
 from membridge.saved_conversation import read_saved
 
@@ -55,10 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     screen = ChatScreen(is_interactive=is_interactive())
     screen.say(f"Opening {options.model}.")
     model = open_given(options)
-    given = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "seed": options.seed}
-    defaults = {"max_new_tokens": model.training_facts.max_new_tokens}
-    settings = DecodingSettings(**defaults | {name: value for name, value in given.items() if value is not None})
-    chat = ChatSession(Conversation(model, settings, options.system), screen)
+    chat = ChatSession(Conversation(model, decoding_settings(model, options), options.system), screen)
     if saved is not None:
         chat.open(options.open, saved)
     if options.fps is not None:
@@ -86,9 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--open", type=Path, metavar="FILE", help="go on with a conversation that /save wrote")
     parser.add_argument("--system", help="system text (default: that of the model's chat template)")
     parser.add_argument("--fps", type=float, help="frames per second of the videos (default: as in training)")
-    parser.add_argument("--max-new-tokens", type=int, help="longest answer (default: as in the model's evaluation)")
-    parser.add_argument("--temperature", type=float, help="0 chooses the most likely token (default: 0)")
-    parser.add_argument("--seed", type=int, help="seed of the sampling with a temperature (default: 0)")
+    add_answer_arguments(parser)
     state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
     parser.add_argument(
         "--history",

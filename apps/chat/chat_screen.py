@@ -9,13 +9,12 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from components.interfaces import NewTokens
-from membridge.conversation import Conversation
+from membridge.conversation import EMPTY_ANSWER, Conversation
 from membridge.opened_medium import OpenedMedium
 from membridge.video_time import to_clock
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _BAR = 24  # characters of a full bar
-_EMPTY_ANSWER = "(the model gave an empty answer)"
 
 
 class ChatScreen:
@@ -88,7 +87,7 @@ class AnswerWriter:
 
     def end(self) -> None:
         """End the line."""
-        self._screen.write("\n" if self._has_begun else f"{_EMPTY_ANSWER}\n")
+        self._screen.write("\n" if self._has_begun else f"{EMPTY_ANSWER}\n")
 
 
 def printable(text: str) -> str:

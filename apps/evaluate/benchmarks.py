@@ -131,7 +131,7 @@ def _report(run: BenchmarkRun, name: str, options: argparse.Namespace) -> None:
     about = {"benchmark": name, "model": options.model, "chosen by": run.benchmark.chosen_by, **run.settings}
     report = build_report(run.benchmark, run.items, answers, about, skip_missing=options.skip_missing)
     write_report(report, run.out)
-    num_hidden = write_submission(run.items, answers, run.out / "submission.json")
+    num_hidden = write_submission(run.benchmark, run.items, answers, run.out / "submission.json")
     print(to_markdown(report))
     print(f"The report is in {run.out / 'report.md'}")
     if num_hidden:

@@ -4,7 +4,6 @@ Of trained models on held-out videos. What models that are not trained cost at m
 without a run can be compared.
 """
 
-import argparse
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from apps.commands import ROOT
 from benchmarks.bridge.forms import admit_everything
 from benchmarks.memory_study.arms import Run
 from benchmarks.memory_study.data import LONGEST_TRAINING_FRAMES
-from benchmarks.memory_study.held_out import held_out_videos, single_videos, write_measured
+from benchmarks.memory_study.held_out import held_out_videos, measure_checkpoint, single_videos
 from benchmarks.memory_study.training import training_configs
 from command_errors import run_and_exit
 from components.bridges.recurrent import RecurrentMemoryBridge
@@ -118,12 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line after the program's name; that of the process by default.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_study.costs", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint that training wrote")
-    parser.add_argument("--data", nargs="+", required=True, help="shards, folders or glob patterns")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    options = parser.parse_args(arguments)
-    write_measured(costs_by_length(options.checkpoint, options.data), options.out)
+    measure_checkpoint(costs_by_length, "benchmarks.memory_study.costs", __doc__ or "", arguments)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Runs a trained model over held-out videos, to measure what it stores of them."""
 
+import argparse
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,25 @@ def write_measured(found: Mapping[str, Any], out: Path) -> None:
     unfinished.write_text(text + "\n", encoding="utf-8")
     os.replace(unfinished, out)
     print(text)
+
+
+def measure_checkpoint(
+    measure: Callable[[Path, Sequence[str]], Mapping[str, Any]],
+    program: str,
+    description: str,
+    arguments: Sequence[str] | None,
+) -> None:
+    """Run the command of a measurement of one checkpoint.
+
+    Args:
+        measure: Measures a checkpoint with these shards.
+        program: Module of the command.
+        description: For its help.
+        arguments: Command line after the program's name; that of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint that training wrote")
+    parser.add_argument("--data", nargs="+", required=True, help="shards, folders or glob patterns")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    write_measured(measure(options.checkpoint, options.data), options.out)

@@ -1,6 +1,5 @@
 """Measures how many directions a trained reader's memory uses: ``python -m benchmarks.memory_study.rank --help``."""
 
-import argparse
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.memory_study.held_out import held_out_videos, write_measured
+from benchmarks.memory_study.held_out import held_out_videos, measure_checkpoint
 from command_errors import run_and_exit
 from components.model import VideoLanguageModel
 from components.packed_frames import PackedVideos
@@ -61,12 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line after the program's name; that of the process by default.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_study.rank", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint that training wrote")
-    parser.add_argument("--data", nargs="+", required=True, help="shards, folders or glob patterns")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    options = parser.parse_args(arguments)
-    write_measured(ranks_by_length(options.checkpoint, options.data), options.out)
+    measure_checkpoint(ranks_by_length, "benchmarks.memory_study.rank", __doc__ or "", arguments)
 
 
 if __name__ == "__main__":

@@ -19,46 +19,22 @@ from pathlib import Path
 
 from command_errors import run_and_exit
 from components.weights.conversion import Allowances
-from components.weights.onevision_export import ExportOptions, export_parts
+from components.weights.conversion_parser import ConversionTexts, conversion_parser
+from components.weights.export_options import ExportOptions
+from components.weights.onevision_export import export_parts
 from components.weights.onevision_import import import_parts
-from components.weights.onevision_names import PARTS
+from components.weights.onevision_names import PARTS, PartName
 from components.weights.onevision_plan import ImportOptions
 from components.weights.onevision_settings import VisionFacts
 
-_DTYPES = ("float32", "bfloat16", "float16")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m components.weights.llava_onevision",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    importing = commands.add_parser(
-        "import", help="published checkpoint to this project's format", description="Import a published checkpoint."
-    )
-    _add_import_arguments(importing)
-    exporting = commands.add_parser(
-        "export", help="trained parts to the authors' format", description="Export parts under the authors' names."
-    )
-    _add_export_arguments(exporting)
-    for command in (importing, exporting):
-        command.add_argument(
-            "--part", action="append", default=[], choices=PARTS, help="only this part; may be given several times"
-        )
-        command.add_argument(
-            "--dtype", choices=_DTYPES, help="cast to this (default: as stored; where LoRA was merged, float32)"
-        )
-        for problem in ("missing", "unknown"):
-            command.add_argument(
-                f"--allow-{problem}",
-                nargs="+",
-                default=[],
-                metavar="NAME",
-                help=f"tensors that may be {problem}; * matches any text",
-            )
-    return parser
+_TEXTS = ConversionTexts(
+    "components.weights.llava_onevision",
+    __doc__ or "",
+    published="published",
+    owner="the authors'",
+    source="imported folder, or checkpoint of a training run",
+    target="a .safetensors file, or a folder for shards and config",
+)
 
 
 def _add_import_arguments(command: argparse.ArgumentParser) -> None:
@@ -74,20 +50,9 @@ def _add_import_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--vision-norm-eps", type=float, default=published.norm_eps, help="default: %(default)s")
 
 
-def _add_export_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", type=Path, help="imported folder, or checkpoint of a training run")
-    command.add_argument("checkpoint", type=Path, help="a .safetensors file, or a folder for shards and config")
-    command.add_argument(
-        "--frozen", type=Path, metavar="FOLDER", help="imported folder, for weights that did not train in the run"
-    )
-    command.add_argument(
-        "--lora-alpha", type=float, help="alpha of the run's LoRA settings, if its language model trained adapters"
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    given = _parser().parse_args(arguments)
+    given = conversion_parser(_TEXTS, PARTS, _add_import_arguments).parse_args(arguments)
     allowed = Allowances(given.allow_missing, given.allow_unknown)
     if given.command == "import":
         facts = VisionFacts(
@@ -100,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         importing = ImportOptions(given.part, allowed, given.memory_layers, facts, given.dtype)
         lines = import_parts(given.checkpoint, given.folder, importing)
     else:
-        exporting = ExportOptions(given.part, allowed, given.frozen, given.lora_alpha, given.dtype)
+        exporting = ExportOptions[PartName](given.part, allowed, given.frozen, given.lora_alpha, given.dtype)
         lines = export_parts(given.source, given.checkpoint, exporting)
     print("\n".join(lines))
 

@@ -1,8 +1,7 @@
 """Writes parts of this project under the names of LLaVA-OneVision's authors, and of the Memory-Augmented VLM's."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +11,8 @@ from components.checkpoints.run_checkpoint import EXPORT_ABOUT, INDEX
 from components.checkpoints.safetensors_writer import SafetensorsWriter, TensorSpec
 from components.checkpoints.sharded_weights import write_weights
 from components.checkpoints.weight_files import WeightFiles
-from components.weights.conversion import NOTHING_ALLOWED, Allowances
+from components.weights.conversion import Allowances
+from components.weights.export_options import ExportOptions
 from components.weights.memory_ov_names import TIME_TABLE, TYPE_EMBEDDING, TYPE_ROWS, TYPE_TABLE, time_table
 from components.weights.name_differences import Differences, Shape
 from components.weights.onevision_folders import read_settings, write_original_files
@@ -25,26 +25,11 @@ from components.weights.onevision_settings import expected_shapes
 Parts = Mapping[PartName, Mapping[str, Tensor]]
 
 
-class ExportOptions(NamedTuple):
-    """Options of an export.
-
-    Attributes:
-        parts: Parts to export; by default all that the source has.
-        allowed: Our names that may be missing or unknown, such as ``memory.fuser.*``.
-        frozen: Folder of imported parts that training started from, for weights that a checkpoint does not store
-            because they did not train.
-        lora_alpha: ``alpha`` of the run's LoRA settings, if the language model trained adapters.
-        dtype: Dtype to cast to. None does not cast; weights with merged adapters are float32.
-    """
-
-    parts: Sequence[PartName] = ()
-    allowed: Allowances = NOTHING_ALLOWED
-    frozen: Path | None = None
-    lora_alpha: float | None = None
-    dtype: str | None = None
-
-
-def export_parts(source: Path, target: Path, options: ExportOptions = ExportOptions()) -> list[str]:  # noqa: B008
+def export_parts(
+    source: Path,
+    target: Path,
+    options: ExportOptions[PartName] = ExportOptions(),  # noqa: B008
+) -> list[str]:
     """Write parts as one checkpoint of the authors' layout.
 
     Args:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from components.checkpoints.weight_files import WeightFiles
 from components.weights.conversion import NOTHING_ALLOWED, Allowances
-from components.weights.memory_ov_names import TIME_TABLE, memory_shape, time_table
+from components.weights.memory_ov_names import PUBLISHED_LAYERS, TIME_TABLE, memory_shape, time_table
 from components.weights.name_differences import Differences, Shape, fits
 from components.weights.onevision_names import (
+    LAYER,
     PARTS,
     PartName,
     expected_names,
@@ -103,12 +104,24 @@ def plan_import(checkpoint: WeightFiles, source: Path, options: ImportOptions) -
     settings = _with_ties(settings, parts, checkpoint, notes)
     expected = {part: _expected(part, parts, shapes, settings, options.memory_layers) for part in chosen}
     differences = _differences(parts, expected, shapes, unknown)
-    differences.refuse(options.allowed)
+    differences.refuse(options.allowed, _depth_hints(parts, options.memory_layers))
     _refuse_other_sinusoids(checkpoint)
     notes += [f"missing, allowed: {name}" for name in differences.missing]
     notes += [f"left out, unknown: {name}" for name in differences.unknown]
     kept = {part: {own: each for own, each in parts[part].items() if own in expected[part]} for part in chosen}
     return ImportPlan(kept, settings, notes)
+
+
+def _depth_hints(parts: Located, memory_layers: int | None) -> list[str]:
+    """What to do if the memory has another number of layers than expected."""
+    expected = PUBLISHED_LAYERS if memory_layers is None else memory_layers
+    layers = {int(number[1]) for name in parts.get("memory", {}) if (number := LAYER.search(name))}
+    if len(layers) == expected or layers != set(range(len(layers))) or not layers:
+        return []
+    return [
+        f"number of layers of the memory: {len(layers)}, expected {expected}. If it was trained with this number, add "
+        f"--memory-layers {len(layers)}"
+    ]
 
 
 def _sort_by_part(names: Mapping[str, Shape]) -> tuple[Located, set[str]]:

@@ -35,14 +35,23 @@ from components.weights.conversion import (
     export_part,
     import_checkpoint,
 )
+from components.weights.conversion_parser import ConversionTexts, conversion_parser
 from components.weights.encoder_settings import EncoderFacts, encoder_settings
+from components.weights.export_options import ExportOptions
 from components.weights.language_settings import write_language_settings
 from components.weights.layer_count import read_layer_count, read_layer_counts
 from components.weights.original_names import PartName, num_layers_of
 from components.weights.original_settings import keep_original_settings, write_original_settings
 from components.weights.trained_parts import parts_of_run
 
-_DTYPES = ("float32", "bfloat16", "float16")
+_TEXTS = ConversionTexts(
+    "components.weights.videollamb",
+    __doc__ or "",
+    published="original",
+    owner="the original's",
+    source="imported folder, or the .ckpt folder of a training run",
+    target="a .bin or .safetensors file, or a folder for shards",
+)
 
 
 class ImportOptions(NamedTuple):
@@ -63,25 +72,6 @@ class ImportOptions(NamedTuple):
     lora_alpha: float = 16.0
     num_layers: Mapping[PartName, int] = NO_DEPTHS
     encoder: EncoderFacts = EncoderFacts()
-    dtype: str | None = None
-
-
-class ExportOptions(NamedTuple):
-    """Options of an export.
-
-    Attributes:
-        parts: Parts to export; by default all that the source has.
-        allowed: Our names that may be missing or unknown.
-        frozen: Folder of imported parts that training started from, for weights that a ``.ckpt`` folder does not store
-            because they did not train.
-        lora_alpha: ``alpha`` of the run's LoRA settings, if the language model trained adapters.
-        dtype: Dtype to cast to. None does not cast; weights with merged adapters are float32.
-    """
-
-    parts: Sequence[PartName] = ()
-    allowed: Allowances = NOTHING_ALLOWED
-    frozen: Path | None = None
-    lora_alpha: float | None = None
     dtype: str | None = None
 
 
@@ -124,7 +114,7 @@ def write_parts(source: Path, folder: Path, options: ImportOptions) -> list[str]
     return lines + [f"left out, unknown: {name}" for name in imported.unknown]
 
 
-def write_original(source: Path, target: Path, options: ExportOptions) -> list[str]:
+def write_original(source: Path, target: Path, options: ExportOptions[PartName]) -> list[str]:
     """Export parts under the original's names.
 
     Args:
@@ -192,39 +182,6 @@ def _write_tensors(tensors: Mapping[str, Tensor], target: Path) -> None:
     follow_umask(target)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m components.weights.videollamb",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    importing = commands.add_parser(
-        "import", help="original checkpoint to this project's format", description="Import an original checkpoint."
-    )
-    _add_import_arguments(importing)
-    exporting = commands.add_parser(
-        "export", help="trained parts to the original's format", description="Export parts under the original's names."
-    )
-    _add_export_arguments(exporting)
-    for command in (importing, exporting):
-        command.add_argument(
-            "--part", action="append", default=[], choices=PARTS, help="only this part; may be given several times"
-        )
-        command.add_argument(
-            "--dtype", choices=_DTYPES, help="cast to this (default: as stored; where LoRA was merged, float32)"
-        )
-        for kind in ("missing", "unknown"):
-            command.add_argument(
-                f"--allow-{kind}",
-                nargs="+",
-                default=[],
-                metavar="NAME",
-                help=f"tensors that may be {kind}; * matches any text",
-            )
-    return parser
-
-
 def _add_import_arguments(command: argparse.ArgumentParser) -> None:
     published = EncoderFacts()
     command.add_argument("checkpoint", type=Path, help="published file or folder")
@@ -267,20 +224,9 @@ def _stated_layer_count(text: str) -> tuple[PartName, int]:
     return part, int(number)
 
 
-def _add_export_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", type=Path, help="imported folder, or the .ckpt folder of a training run")
-    command.add_argument("checkpoint", type=Path, help="a .bin or .safetensors file, or a folder for shards")
-    command.add_argument(
-        "--frozen", type=Path, metavar="FOLDER", help="imported folder, for weights that did not train in the run"
-    )
-    command.add_argument(
-        "--lora-alpha", type=float, help="alpha of the run's LoRA settings, if its language model trained adapters"
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    given = _parser().parse_args(arguments)
+    given = conversion_parser(_TEXTS, PARTS, _add_import_arguments).parse_args(arguments)
     allowed = Allowances(given.allow_missing, given.allow_unknown)
     if given.command == "import":
         facts = EncoderFacts(given.encoder_heads, given.encoder_activation, given.encoder_norm_eps)
@@ -288,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         importing = ImportOptions(given.part, allowed, given.lora_alpha, layer_counts, facts, given.dtype)
         lines = write_parts(given.checkpoint, given.folder, importing)
     else:
-        exporting = ExportOptions(given.part, allowed, given.frozen, given.lora_alpha, given.dtype)
+        exporting = ExportOptions[PartName](given.part, allowed, given.frozen, given.lora_alpha, given.dtype)
         lines = write_original(given.source, given.checkpoint, exporting)
     print("\n".join(lines))
 

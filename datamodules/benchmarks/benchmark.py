@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from datamodules.benchmarks.item import LETTERS, BenchmarkFiles, BenchmarkItem, Prompt
+from datamodules.benchmarks.item import LETTERS, BenchmarkFiles, BenchmarkItem, Problem, Prompt
 
 ANSWER_WITH_LETTER = "Answer with the option's letter from the given choices directly."
 
@@ -35,9 +35,11 @@ class Benchmark(ABC):
 
     Attributes:
         prompt_name: Name of the form of the prompt, for reports. Scores of different prompts must not be compared.
+        published_items: Questions in the published files; None: unknown, or the files are others.
     """
 
     prompt_name = "options by letter"
+    published_items: int | None = None
 
     def __init__(
         self,
@@ -91,6 +93,28 @@ class Benchmark(ABC):
         """
         return {}
 
+    def submission(self, chosen: Mapping[str, int]) -> object:
+        """The choices for questions whose answers are not public, in the form that the benchmark's server expects.
+
+        Args:
+            chosen: Id -> index of the chosen option.
+
+        Returns:
+            Plain values, which are written as JSON. Without a rule of the benchmark: id -> letter.
+        """
+        return {identity: LETTERS[index] for identity, index in chosen.items()}
+
+    def count_problems(self, items: Sequence[BenchmarkItem], where: str) -> list[Problem]:
+        """Compare the number of questions with the published one; for the end of ``read``.
+
+        Args:
+            items: The questions that were read.
+            where: Name of the file of questions.
+        """
+        if self.published_items is None or len(items) == self.published_items:
+            return []
+        return [Problem(where, f"it gives {len(items):,} items; the published set has {self.published_items:,}")]
+
     def chosen_items(self, items: Sequence[BenchmarkItem]) -> list[BenchmarkItem]:
         """At most ``most_items``, evenly spread over all."""
         if self.most_items is None or self.most_items >= len(items):
@@ -113,3 +137,9 @@ def mean_of_groups(scored: Sequence[ScoredItem], label: str) -> tuple[float, dic
         groups.setdefault(each.item.labels[label], []).append(each.score)
     means = {name: sum(scores) / len(scores) for name, scores in groups.items()}
     return sum(means.values()) / len(means) if means else float("nan"), means
+
+
+def share_of_parsed(scored: Sequence[ScoredItem]) -> float | None:
+    """Share of right answers among those that could be parsed, as several official scripts count; None without one."""
+    parsed = [each.score for each in scored if each.was_parsed]
+    return sum(parsed) / len(parsed) if parsed else None

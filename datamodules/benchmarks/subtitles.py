@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.benchmarks.answer_forms import to_seconds
+from datamodules.benchmarks.clock_times import to_seconds
 
 _TIMES = re.compile(r"(\d+):(\d+):(\d+)[,.](\d+)\s*-->\s*(\d+):(\d+):(\d+)[,.](\d+)")
 _MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")

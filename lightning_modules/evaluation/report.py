@@ -62,8 +62,8 @@ def build_report(
         "by_category": {category: _entry(accuracy) for (category,), accuracy in counter.by(1).items()},
         "by_length_and_category": {length: by_both[length] for length in lengths},
         "by_source": _groups(predictions, lambda each: each.source),
-        "by_seconds": _groups(predictions, lambda each: seconds_label(each.seconds), _SECONDS_ORDER),
-        "by_turn": _groups(predictions, lambda each: turn_label(each.turn), _TURN_ORDER),
+        "by_seconds": _groups(predictions, lambda each: seconds_label(each.seconds), SECONDS_ORDER),
+        "by_turn": _groups(predictions, lambda each: turn_label(each.turn), TURN_ORDER),
         "skipped": {
             "samples": len(skipped),
             "by_kind": dict(Counter(sample["kind"] for sample in skipped).most_common()),
@@ -103,8 +103,8 @@ def turn_label(turn: int) -> str:
     return str(turn) if turn < _LAST_TURN else f"{_LAST_TURN} and later"
 
 
-_SECONDS_ORDER = [*(label for _, label in _SECONDS), _LONGER, _NO_SECONDS]
-_TURN_ORDER = [turn_label(turn) for turn in range(1, _LAST_TURN + 1)]
+SECONDS_ORDER = [*(label for _, label in _SECONDS), _LONGER, _NO_SECONDS]
+TURN_ORDER = [turn_label(turn) for turn in range(1, _LAST_TURN + 1)]
 
 
 def _count(predictions: Iterable[Prediction], labels: Callable[[Prediction], tuple[str, ...]]) -> AccuracyCounter:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from components.checkpoints.atomic_folder import write_atomically
 from datamodules.benchmarks.benchmark import Benchmark, ScoredItem
-from datamodules.benchmarks.item import LETTERS, BenchmarkItem
+from datamodules.benchmarks.item import BenchmarkItem
 from membridge.evaluation.score_tables import draw_shares, to_markdown
 from membridge.evaluation.shares import ScoredQuestion, share_of
 
@@ -82,10 +82,13 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
     draw_shares(report).savefig(folder / "scores.png", dpi=150)
 
 
-def write_submission(items: Sequence[BenchmarkItem], answers: Mapping[str, Mapping[str, Any]], path: Path) -> int:
-    """Write the choices for items whose answers are not public: id -> letter, by likelihood.
+def write_submission(
+    benchmark: Benchmark, items: Sequence[BenchmarkItem], answers: Mapping[str, Mapping[str, Any]], path: Path
+) -> int:
+    """Write the choices, by likelihood, for items whose answers are not public.
 
     Args:
+        benchmark: Gives the form, see ``Benchmark.submission``.
         items: All questions.
         answers: The lines of the file of answers, by id.
         path: File to write; nothing is written where every answer is public.
@@ -95,10 +98,10 @@ def write_submission(items: Sequence[BenchmarkItem], answers: Mapping[str, Mappi
     """
     hidden = [item for item in items if item.options and not item.is_labelled]
     chosen = {item.id: answers[item.id].get("chosen") for item in hidden if item.id in answers}
-    letters = {identity: LETTERS[index] for identity, index in chosen.items() if index is not None}
-    if letters:
-        write_atomically(path, json.dumps(letters, indent=2) + "\n")
-    return len(letters)
+    indices = {identity: index for identity, index in chosen.items() if index is not None}
+    if indices:
+        write_atomically(path, json.dumps(benchmark.submission(indices), indent=2) + "\n")
+    return len(indices)
 
 
 def length_bin(seconds: float | None) -> str:

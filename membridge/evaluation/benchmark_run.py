@@ -127,9 +127,10 @@ class BenchmarkRun:
 
     def _groups(self) -> list[list[BenchmarkItem]]:
         """Items about the same media, in the order of the first of each."""
-        groups: dict[tuple[MediaPart, ...], list[BenchmarkItem]] = {}
+        groups: dict[tuple[bool, tuple[MediaPart, ...]], list[BenchmarkItem]] = {}
         for item in self.items:
-            groups.setdefault(self._shown(item), []).append(item)
+            plays = item.ask_ms is not None and self.timed == "session"
+            groups.setdefault((plays, self._shown(item)), []).append(item)
         return list(groups.values())
 
     def _shown(self, item: BenchmarkItem) -> tuple[MediaPart, ...]:

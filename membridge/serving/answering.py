@@ -1,6 +1,5 @@
 """Answers chat requests with a model: reads the media that they show, then asks."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +8,6 @@ from components.interfaces import LanguageState, TextInputs, VisualTokens
 from components.model import VideoLanguageModel
 from datamodules.errors import OversizedMediaError, SampleError
 from datamodules.media.decoding import Decoding
-from datamodules.media.file_formats import HEAD_BYTES, VIDEO_FORMATS, format_of
 from datamodules.media.sample_media import SampleMedia
 from membridge.conversation import Conversation
 from membridge.media_files import read_media_file
@@ -21,6 +19,7 @@ from membridge.serving.media_sources import MediaFile, MediaSources
 from membridge.serving.read_media_cache import ReadMediaCache
 from membridge.serving.serving_limits import ServingLimits
 from membridge.serving.worker_thread import CancelFlag, WorkerThread
+from membridge.video_length import has_frame_after
 
 _NUM_SOURCES = 4  # downloads at the same time
 
@@ -104,18 +103,8 @@ class ChatModel:
 
     def _refuse_long_video(self, file: MediaFile, end_ms: int, where: str) -> None:
         """Refuse a video that has a frame at this time, before all its frames are decoded."""
-        with file.path.open("rb") as content:
-            if format_of(content.read(HEAD_BYTES)) not in VIDEO_FORMATS:
-                return
-        one_frame = dataclasses.replace(
-            self.model.training_facts.frames, num_frames=1, fps=None, max_frames=None, tiles_per_side=None
-        )
-        try:
-            read_media_file(file.path, one_frame, start_ms=end_ms, end_ms=end_ms + 1, decoding=self._decoding)
-        except SampleError as error:
-            if type(error) is SampleError:  # the video ends before
-                return
-            raise
+        if not has_frame_after(file.path, end_ms, self.model.training_facts.frames, self._decoding):
+            return
         raise OversizedMediaError(
             f"{file.path} is longer than {self._limits.video_seconds:g} s, the most that this server reads; show a "
             f"part of it with start_ms and end_ms in {where}"

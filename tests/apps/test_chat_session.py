@@ -2,18 +2,15 @@
 
 import io
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import apps.chat.__main__ as chat_command
-from apps.chat.chat_arguments import split_load
-from apps.chat.chat_lines import CommandCompleter
-from apps.chat.chat_screen import AnswerWriter, ChatScreen
+from apps.chat.chat_screen import ChatScreen
 from apps.chat.chat_session import ChatSession
-from components.interfaces import DecodingSettings, NewTokens
+from components.interfaces import DecodingSettings
 from components.model import VideoLanguageModel
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from membridge.conversation import Conversation
@@ -66,24 +63,6 @@ def test_answers_are_those_of_a_conversation(chat: ChatSession, model: VideoLang
         assert out == f"{reply.text or '(the model gave an empty answer)'}\n"
         assert err == ""
     assert chat.conversation.turns == expected.turns
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("clip.mp4", ("clip.mp4", None, None)),
-        ("clip.mp4 1.5", ("clip.mp4", 1500, None)),
-        ("clip.mp4 0:01 1:00", ("clip.mp4", 1000, 60_000)),
-        ("my clip.mp4", ("my clip.mp4", None, None)),
-        ("my clip.mp4 1 2", ("my clip.mp4", 1000, 2000)),
-        ("'my clip.mp4' 1", ("my clip.mp4", 1000, None)),
-        ("my\\ clip.mp4", ("my clip.mp4", None, None)),
-        ("don't.mp4", ("don't.mp4", None, None)),
-    ],
-)
-def test_load_reads_paths_and_times(chat: ChatSession, text: str, expected: tuple[str, int | None, int | None]) -> None:
-    path, *times = split_load(text)
-    assert (str(path), *times) == expected
 
 
 def test_a_part_of_a_video_shows_the_times_of_its_file(chat: ChatSession, capsys: Capture) -> None:
@@ -278,30 +257,3 @@ def test_control_characters_do_not_reach_a_terminal(
     printed = "".join(capsys.readouterr())
     assert "\x1b" not in printed
     assert "\x07" not in printed
-
-
-@pytest.mark.parametrize(
-    ("texts", "written"),
-    [([" a", " b", " ", "\n", "c ", " "], "a b \nc\n"), (["", " ", ""], "(the model gave an empty answer)\n")],
-)
-def test_white_space_around_an_answer_is_not_written(texts: list[str], written: str, capsys: Capture) -> None:
-    writer = AnswerWriter(ChatScreen(is_interactive=False))
-    for text in texts:
-        writer.add(NewTokens((1,), (text,)))
-    writer.end()
-    assert capsys.readouterr().out == written
-
-
-def test_completion_of_commands_and_paths(chat: ChatSession) -> None:
-    def completed(text: str) -> Iterator[str]:
-        from prompt_toolkit.completion import CompleteEvent
-        from prompt_toolkit.document import Document
-
-        document = Document(text)
-        for found in CommandCompleter(chat.commands).get_completions(document, CompleteEvent()):
-            yield text[: len(text) + found.start_position] + found.text
-
-    assert set(completed("/s")) == {"/scenes", "/settings", "/save"}
-    assert list(completed("/load cl")) == ["/load clip.mp4"]
-    assert list(completed("/load my c")) == ["/load my clip.mp4"]
-    assert list(completed("what is /s")) == []

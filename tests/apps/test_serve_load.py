@@ -2,7 +2,6 @@
 
 import base64
 import json
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,10 +17,12 @@ from components.streaming import StreamingSession
 from membridge.media_files import read_media_file
 from tests.fixtures_models import PartFolders
 from tests.fixtures_serving import QUESTION, ServerProcess, expected_answer, make_served_model, write_media
+from tests.raw_http import connected, head
 
 NUM_CLIENTS = 8
 NUM_REQUESTS = 200
 MODEL = "tiny-model"
+CHAT = "/v1/chat/completions"
 MOST_GROWTH = 0.03
 """Growth of the resident memory from the end of one round to the end of the next."""
 
@@ -46,7 +47,7 @@ class Client:
     def __init__(self, url: str, root: Path, answers: dict[str, str]) -> None:
         self._root = root
         self._answers = answers
-        self._address = url.removeprefix("http://").rpartition(":")
+        self._url = url
         self._http = httpx.Client(base_url=url, timeout=120)
         self.kinds: list[Callable[[int], Outcome]] = [
             self._local,
@@ -81,7 +82,7 @@ class Client:
     def _ask(self, url: str | None, **fields: Any) -> httpx.Response:
         shown = [] if url is None else [{"type": "video_url", "video_url": {"url": url}}]
         messages = [{"role": "user", "content": [*shown, {"type": "text", "text": QUESTION}]}]
-        return self._post("/v1/chat/completions", json={"model": MODEL, "messages": messages, **fields})
+        return self._post(CHAT, json={"model": MODEL, "messages": messages, **fields})
 
     def _answered(self, kind: str, reply: httpx.Response, name: str) -> Outcome:
         is_right = reply.status_code == 200
@@ -134,16 +135,14 @@ class Client:
         if number % 2:
             reply = self._post("/v1/files", files={"file": ("a.mp4", bytes(4 << 20))})
         else:
-            reply = self._post(
-                "/v1/chat/completions", content=b" " * (17 << 20), headers={"Content-Type": "application/json"}
-            )
+            reply = self._post(CHAT, content=b" " * (17 << 20), headers={"Content-Type": "application/json"})
         return self._refused("too large", reply, "body_too_large")
 
     def _wrong_type(self, number: int) -> Outcome:
         if number % 2:
             reply = self._ask("text.mp4")
             return self._refused("wrong type", reply, "media_unreadable")
-        reply = self._post("/v1/chat/completions", content=b"{}", headers={"Content-Type": "text/plain"})
+        reply = self._post(CHAT, content=b"{}", headers={"Content-Type": "text/plain"})
         return self._refused("wrong type", reply, "unsupported_type")
 
     def _outside(self, number: int) -> Outcome:
@@ -166,28 +165,21 @@ class Client:
         body = json.dumps(
             {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "stream": True}
         ).encode()
-        with self._connected() as connection:
-            connection.sendall(self._head(len(body)) + body[: len(body) - number % 2])
+        with connected(self._url, 60.0) as connection:
+            connection.sendall(head(CHAT, len(body)) + body[: len(body) - number % 2])
         return Outcome("gone", True, "")
 
     def _garbage(self, number: int) -> Outcome:
-        with self._connected() as connection:
+        with connected(self._url, 60.0) as connection:
             connection.sendall(b"\x16\x03\x01 no request at all\r\n\r\n")
             reply = connection.recv(1000)
         return Outcome("garbage", reply.startswith(b"HTTP/1.1 400"), str(reply))
 
     def _slow_body(self, number: int) -> Outcome:
-        with self._connected() as connection:
-            connection.sendall(self._head(1000) + b"{")
+        with connected(self._url, 60.0) as connection:
+            connection.sendall(head(CHAT, 1000) + b"{")
             reply = connection.recv(1000)
         return Outcome("slow body", reply.startswith(b"HTTP/1.1 408"), str(reply))
-
-    def _connected(self) -> socket.socket:
-        return socket.create_connection((self._address[0], int(self._address[2])), timeout=60)
-
-    def _head(self, length: int) -> bytes:
-        lines = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
-        return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
 
 
 def resident_bytes(pid: int) -> int:

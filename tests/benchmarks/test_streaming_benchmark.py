@@ -9,6 +9,7 @@ from benchmarks.streaming import __main__ as streaming
 from benchmarks.streaming.long_stream import memories, shuffled
 from components.encoders.cached import CachedFeatures
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
+from tests.benchmarks.printed_tables import all_rows
 from tests.fixtures_data import make_record, write_shard
 from tests.fixtures_models import NUM_PATCHES, VISION_WIDTH, PartFolders, make_bridge, make_frames, make_model
 
@@ -33,10 +34,6 @@ def command(folders: PartFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     torch.set_num_threads(before)
 
 
-def rows_of_tables(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-
-
 def test_tables_have_every_memory_at_every_point_and_every_number_of_sessions(
     command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -44,7 +41,7 @@ def test_tables_have_every_memory_at_every_point_and_every_number_of_sessions(
     page = tmp_path / "page.md"
     page.write_text("| x | - | y | - | - | [Streaming](#streaming-at-length) |\n", encoding="utf-8")
     assert streaming.main([*command, "--results", str(page)]) == 0
-    rows = rows_of_tables(capsys.readouterr().out)
+    rows = all_rows(capsys.readouterr().out)
     of_memory = {name: [row[1:] for row in rows if row[0] == name] for name in ("selective", "fixed capacity")}
     assert [row[0] for row in of_memory["selective"]] == ["1", "10", "36"]
     grown, bounded = ([int(row[3].replace(",", "")) for row in own] for own in of_memory.values())
@@ -55,7 +52,7 @@ def test_tables_have_every_memory_at_every_point_and_every_number_of_sessions(
     assert all(row[4] == "yes" and float(row[2]) > 0 for row in sessions)
     written = page.read_text(encoding="utf-8")
     assert "fixed capacity" in written.splitlines()[0]
-    assert rows_of_tables(written)[1:] == rows
+    assert all_rows(written)[1:] == rows
 
 
 def test_a_cost_that_grows_fails_the_run(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,16 @@ from datamodules.media.transforms import Augmentation, PixelOptions, PixelTransf
 from datamodules.order.training_order import Draw
 from datamodules.shards.shard_index import load_index
 from datamodules.shards.shard_reader import ShardReader
-from tests.fixtures_data import RawSample, make_clip, make_image, make_record, write_members, write_shard
+from tests.datamodules.several_media import record_of, write_several
+from tests.fixtures_data import (
+    RawSample,
+    make_clip,
+    make_image,
+    make_record,
+    with_later_turns,
+    write_members,
+    write_shard,
+)
 
 
 def dataset(path: Path, tokenizer: Any, *, augment: bool = False, **options: Any) -> ConversationDataset:
@@ -60,6 +69,45 @@ def test_samples_of_every_kind_come_out_whole(mixed: Path, tokenizer: Any) -> No
     assert question[:7] == ("video", "q1", "made", "colour", "what shape ?", "a star", ())
     assert (question.num_frames, question.meta) == (4, {"length": "1x", "num_frames": "9"})
     assert text.conversations[0].question.num_frames == 0
+
+
+def test_every_turn_of_a_conversation_is_a_question(tmp_path: Path, tokenizer: Any) -> None:
+    record = with_later_turns(make_record(), ("and then ? ", " a star "), ("how many ?", "one"))
+    sample = dataset(write_shard(tmp_path / "turns.tar", [("a", record, make_image(), "png")]), tokenizer)[Draw(0, 0)]
+    [conversation] = sample.conversations
+    asked = [("which colour ?", "red"), ("and then ?", "a star"), ("how many ?", "one")]
+    assert conversation.question.turns == tuple(asked)
+    assert (conversation.question.question, conversation.question.answer) == asked[0]
+
+
+@pytest.mark.parametrize(
+    ("extra", "media", "seconds"),
+    [
+        ({"meta": {"duration_ms": 2500}}, (make_clip(9), "mp4"), 2.5),
+        ({"start_ms": 500, "end_ms": 1500, "meta": {"duration_ms": 2500}}, (make_clip(9), "mp4"), 1.0),
+        ({"start_ms": 500, "end_ms": 9000, "meta": {"duration_ms": 1750}}, (make_clip(9), "mp4"), 1.75),
+        ({"start_ms": 500, "end_ms": 1500}, (make_clip(9), "mp4"), 1.0),
+        ({}, (features(), "safetensors"), 0.75),
+        ({}, (make_image(), "png"), None),
+        ({}, (make_clip(1), "mp4"), None),
+    ],
+)
+def test_questions_know_how_long_their_videos_are(
+    tmp_path: Path, tokenizer: Any, extra: dict[str, Any], media: tuple[bytes, str], seconds: float | None
+) -> None:
+    path = write_shard(tmp_path / "length.tar", [("a", make_record(**extra), *media)])
+    [conversation] = dataset(path, tokenizer)[Draw(0, 0)].conversations
+    assert conversation.question.seconds == seconds
+
+
+def test_length_of_several_media_is_that_of_their_videos_and_unknown_lengths_are_estimated(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    about_both = record_of("<video><video>\nwhich colour ?", "<video_1>\nhow many ?")
+    path = write_several(tmp_path / "several.tar", [("a", about_both, [(make_clip(9), "mp4"), (make_image(), "png")])])
+    both, picture = dataset(path, tokenizer)[Draw(0, 0)].conversations
+    assert both.question.seconds == pytest.approx(9 / 4, abs=0.5)
+    assert picture.question.seconds is None
 
 
 def test_a_video_is_decoded_once_for_all_its_questions(

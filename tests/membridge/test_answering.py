@@ -26,7 +26,7 @@ from lightning_modules.trained_model import load_model
 from membridge.media_files import read_media_file
 from tests.documentation import ROOT, blocks_of
 from tests.fixtures_data import make_clip, make_image, make_record, write_shard
-from tests.fixtures_exported import PIXELS, QUESTION, Trained, train_and_export
+from tests.fixtures_exported import PIXELS, QUESTION, Trained
 
 # None in place of a module makes an import fail, and find_spec find nothing, as where a package is not installed.
 ABSENT = """
@@ -52,11 +52,6 @@ batch = video_batch(model, read_media_file(Path("video.mp4"), model.training_fac
 print(json.dumps([answer, model.score_options(batch, [options])[0].tolist()]))
 """
 )
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train_and_export(tmp_path_factory.mktemp("quickstart"))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from components.bridges.layers.few_queries import (
     attend_with_few_queries,
     few_queries_are_cheaper,
 )
+from components.bridges.layers.split_heads import split_heads
 from components.sharding import SkipsUnusedCompute
 
 
@@ -67,7 +68,7 @@ class Attention(nn.Module, SkipsUnusedCompute):
             keys, values = HeadProjection(weights[0], biases[0]), HeadProjection(weights[1], biases[1])
             mixed = attend_with_few_queries(q, context, context_mask, keys, values)
         else:
-            k, v = (self._split(each) for each in self.key_value(context).chunk(2, dim=-1))
+            k, v = (split_heads(each, self.num_heads) for each in self.key_value(context).chunk(2, dim=-1))
             mask = None if context_mask is None else context_mask[:, None, None, :]
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         merged: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
@@ -76,21 +77,17 @@ class Attention(nn.Module, SkipsUnusedCompute):
     def weights(self, queries: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
         """Attention weights averaged over the heads, ``[V, Q, P]``: for pictures, not for training."""
         q = self._scaled_queries(queries, context, context_mask)
-        k = self._split(self.key_value(context).chunk(2, dim=-1)[0])
+        k = split_heads(self.key_value(context).chunk(2, dim=-1)[0], self.num_heads)
         scores = torch.matmul(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         weights: Tensor = add_mask(scores, context_mask).softmax(dim=-1).mean(dim=1)
         return weights
 
     def _scaled_queries(self, queries: Tensor, context: Tensor, context_mask: Tensor | None) -> Tensor:
-        q = self._split(self.query(queries))
+        q = split_heads(self.query(queries), self.num_heads)
         if self.typical_keys is not None:
             sharpness = _count_keys(context, context_mask).clamp(min=2).log() / math.log(self.typical_keys)  # [V]
             q = q * sharpness.to(q.dtype)[:, None, None, None]
         return q
-
-    def _split(self, x: Tensor) -> Tensor:
-        heads: Tensor = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [V, P, D] -> [V, heads, P, D / heads]
-        return heads
 
 
 def _count_keys(context: Tensor, context_mask: Tensor | None) -> Tensor:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor, nn
 
+from components.bridges.layers.split_heads import split_heads
+
 NORM_EPS = 1e-12
 """Added to the variance in the normalisations, as published."""
 
@@ -62,15 +64,12 @@ class CrossAttention(nn.Module):
         Returns:
             ``[V, Q, D]``.
         """
-        q, k, v = (self._heads(each) for each in (self.query(queries), context.keys, context.values))
+        projected = (self.query(queries), context.keys, context.values)
+        q, k, v = (split_heads(each, self.num_heads) for each in projected)
         mask = None if context_mask is None else context_mask[:, None, None, :]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         normed: Tensor = self.norm(queries + self.output(mixed.transpose(1, 2).flatten(2)))
         return normed
-
-    def _heads(self, x: Tensor) -> Tensor:  # [V, P, D] -> [V, heads, P, D / heads]
-        heads: Tensor = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return heads
 
 
 class FeedForward(nn.Module):

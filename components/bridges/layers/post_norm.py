@@ -4,6 +4,7 @@ import torch.nn.functional as F  # noqa: N812  the name every torch user knows
 from torch import Tensor, nn
 
 from components.bridges.layers.few_queries import HeadProjection, attend_with_few_queries, few_queries_are_cheaper
+from components.bridges.layers.split_heads import split_heads
 from components.sharding import SkipsUnusedCompute
 
 _NORM_EPS = 1e-12  # as published
@@ -48,23 +49,20 @@ class PostNormAttention(nn.Module, SkipsUnusedCompute):
         Returns:
             ``[V, Q, D]``.
         """
-        q, dropout = self._heads(self.query(queries)), self.dropout.p if self.training else 0.0
+        q = split_heads(self.query(queries), self.num_heads)
+        dropout = self.dropout.p if self.training else 0.0
         num_keys, dim = context.shape[1:]
         few = few_queries_are_cheaper(queries.shape[1], num_keys, self.num_heads, dim)
         if few and self.may_skip_unused_compute:
             keys, values = (HeadProjection(each.weight, each.bias) for each in (self.key, self.value))
             mixed = attend_with_few_queries(q, context, context_mask, keys, values, dropout)
         else:
-            k, v = self._heads(self.key(context)), self._heads(self.value(context))
+            k, v = (split_heads(each(context), self.num_heads) for each in (self.key, self.value))
             mask = None if context_mask is None else context_mask[:, None, None, :]
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         merged = self.out(mixed.transpose(1, 2).flatten(2))
         normed: Tensor = self.norm(queries + self.dropout(merged))
         return normed
-
-    def _heads(self, x: Tensor) -> Tensor:  # [V, P, D] -> [V, heads, P, D / heads]
-        heads: Tensor = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return heads
 
 
 class PostNormBlock(nn.Module):

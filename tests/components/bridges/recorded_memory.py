@@ -10,32 +10,17 @@ from torch import Tensor
 
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.interfaces import SegmentInput
+from components.weights.memory_ov_names import memory_names
 
 FOLDER = Path(__file__).parents[2] / "goldens" / "memory_augmented_vlm"
 META: dict[str, Any] = json.loads((FOLDER / "meta.json").read_text(encoding="utf-8"))["memory"]
 CASES = [(depth, sequence) for depth in (1, 2) for sequence in META[f"depth{depth}"]]
-NAMES = {  # parts of the original's names, and ours
-    "memory_pos_embed": "memory_positions",
-    "memory_segment_fusion_attention.": "attention.",
-    "memory_update_attention.": "update.",
-    "q_proj": "query",
-    "k_proj": "key",
-    "v_proj": "value",
-    "attention.residual.dense": "attention.output",
-    "update.residual.dense": "update.output",
-    "attention.residual.layernorm": "attention.norm",
-    "update.residual.layernorm": "update.norm",
-    "mlp.0": "feed_forward.expand",
-    "residual.dense": "feed_forward.contract",
-    "residual.layernorm": "feed_forward.norm",
-}
+_NAMES = memory_names(2)
 
 
 def our_name(original: str) -> str:
     """Our name of a weight."""
-    for theirs, ours in NAMES.items():
-        original = original.replace(theirs, ours)
-    return original
+    return _NAMES[f"recurrent_memory_transformer.{original}"]
 
 
 def recorded(file: str) -> dict[str, Tensor]:

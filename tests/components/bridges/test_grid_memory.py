@@ -5,18 +5,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from components.bridges import grid_memory as module
 from components.bridges.fusers import MlpFuser, TransformerFuser
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
-from components.interfaces import SegmentInput
 from components.readers.fine_frames import FineFrames
 from tests.components.readers.reader_table import (
     DIM,
     LENGTHS,
     NUM_PATCHES,
+    assert_same,
     grid_memory,
+    grid_memory_with,
     make_segments,
     read,
     real,
@@ -25,14 +26,6 @@ from tests.components.readers.reader_table import (
 
 GRIDS = 3 * 4  # vectors of a memory of ``grid_memory()``
 OTHER_LENGTHS = [[1] * 7, [2, 1], [1] * 5]
-
-
-def with_options(**options: Any) -> GridMemory:
-    return grid_memory(options=GridMemoryOptions(**options))
-
-
-def assert_same(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_segments", [1, 2, 3, 9])
@@ -96,13 +89,13 @@ def test_the_position_of_frames_in_the_video_matters_only_with_frame_positions()
     [segment] = make_segments([[3]])
     later = segment._replace(frame_number=segment.frame_number + 5)
     for positions, is_same in ((True, False), (False, True)):
-        reader = with_options(frame_positions=positions)
+        reader = grid_memory_with(frame_positions=positions)
         shown, other = (read(reader, [each]).tokens for each in (segment, later))
         assert torch.allclose(shown, other, atol=1e-3) == is_same
 
 
 def test_only_the_newest_memory_is_shown_of_last() -> None:
-    cache, last = grid_memory(), with_options(shown="last")
+    cache, last = grid_memory(), grid_memory_with(shown="last")
     segments = make_segments(LENGTHS)
     shown, expected = read(last, segments), read(cache, segments)
     for video in range(len(LENGTHS)):
@@ -126,84 +119,15 @@ def test_a_budget_is_kept_at_any_length(budget: int, num_segments: int) -> None:
     shown = reader.read(walk(reader, segments), budget=budget)
     side = 2 if budget >= 24 else 1
     assert shown.mask.sum() == min(num_segments, 2) * 3 * side**2 <= budget
-    assert_same(shown.tokens, read(with_options(max_tokens=budget), segments).tokens)
+    assert_same(shown.tokens, read(grid_memory_with(max_tokens=budget), segments).tokens)
 
 
 def test_a_budget_below_one_token_of_every_grid_is_refused() -> None:
     with pytest.raises(ValueError, match="5 visual tokens do not suffice for one of each of the 6 grids"):
-        with_options(max_tokens=5)
+        grid_memory_with(max_tokens=5)
     reader = grid_memory()
     with pytest.raises(ValueError, match="raise max_tokens or the budget"):
         reader.read(walk(reader, make_segments([[1]])), budget=5)
-
-
-def stored_bytes(reader: GridMemory, segments: list[SegmentInput]) -> tuple[int, dict[str, Tensor]]:
-    """Bytes that autograd stores between forward and backward, and the gradients of weights and patches."""
-    patches = [each.tokens.clone().requires_grad_() for each in segments]
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        shown = read(reader, [each._replace(tokens=own) for each, own in zip(segments, patches, strict=True)])
-        loss = shown.tokens[shown.mask].pow(3).sum()
-    loss.backward()  # type: ignore[no-untyped-call]
-    gradients = {name: each.grad for name, each in reader.named_parameters() if each.grad is not None}
-    of_patches = {str(s): torch.zeros_like(each) if each.grad is None else each.grad for s, each in enumerate(patches)}
-    return sum(sizes.values()), gradients | of_patches
-
-
-@pytest.mark.parametrize("lengths", [[[4] * 6], OTHER_LENGTHS], ids=["one", "several"])
-def test_recomputed_segments_give_the_same_gradients_with_less_stored(lengths: list[list[int]]) -> None:
-    segments = make_segments(lengths)
-    most, expected = stored_bytes(grid_memory(depth=3), segments)
-    least, found = stored_bytes(grid_memory(depth=3, options=GridMemoryOptions(recompute=True)), segments)
-    torch.testing.assert_close(found, expected)
-    assert least < most / 2
-
-
-def reached(lengths: list[list[int]], every: int | None, seeds: list[int] | None = None) -> list[list[bool]]:
-    """Which segments of which videos get a gradient."""
-    _, gradients = stored_bytes(with_options(cut_gradients_every=every), make_segments(lengths, seeds=seeds))
-    most = max(map(len, lengths))
-    return [[bool(gradients[str(s)][v].any()) for s in range(most)][: len(video)] for v, video in enumerate(lengths)]
-
-
-def test_gradients_are_cut_every_few_segments() -> None:
-    assert reached([[1] * 7], None) == [[True] * 7]
-    assert reached([[1] * 7], 3) == [[False] * 6 + [True]]
-    assert reached([[1] * 6], 3) == [[False] * 3 + [True] * 3]
-    assert reached([[1] * 3], 3) == [[True] * 3]
-    assert reached([[1] * 2], 1) == [[False, True]]
-
-
-def test_gradients_of_a_video_do_not_depend_on_the_others_of_its_batch() -> None:
-    lengths = [[1] * 7, [1] * 3, [1] * 5]
-    assert reached(lengths, 2) == [reached([video], 2, [seed])[0] for seed, video in enumerate(lengths)]
-    batch = make_segments(lengths)
-    _, together = stored_bytes(with_options(cut_gradients_every=2), batch)
-    for video, own in enumerate(lengths):
-        _, alone = stored_bytes(with_options(cut_gradients_every=2), make_segments([own], seeds=[video]))
-        for step in range(len(own)):
-            assert_same(together[str(step)][video], alone[str(step)][0])
-
-
-def test_cutting_changes_no_value_and_bounds_the_graph() -> None:
-    def num_nodes(num_segments: int, every: int | None) -> int:
-        state = walk(with_options(cut_gradients_every=every), make_segments([[1] * num_segments]))
-        waiting, seen = [each.grad_fn for each in (state.newest, *state.memories)], set()
-        while waiting:
-            node = waiting.pop()
-            if node is not None and node not in seen:
-                seen.add(node)
-                waiting += [following for following, _ in node.next_functions]
-        return len(seen)
-
-    assert num_nodes(12, 3) == num_nodes(6, 3) < num_nodes(6, None) < num_nodes(12, None)
-    segments = make_segments(LENGTHS)
-    assert torch.equal(read(with_options(cut_gradients_every=1), segments).tokens, read(grid_memory(), segments).tokens)
 
 
 @pytest.mark.parametrize("dim", [64, 896])
@@ -217,10 +141,18 @@ def test_all_vectors_of_a_new_memory_differ_and_have_unit_variance(dim: int) -> 
     assert float(initial.var()) == pytest.approx(1.0, abs=0.1)
 
 
-@pytest.mark.parametrize(("dim", "total", "millions"), [(896, 30_348_416, 30.35), (3584, 468_210_176, 468.21)])
-def test_number_of_parameters_is_that_of_the_published_sizes(dim: int, total: int, millions: float) -> None:
+@pytest.mark.parametrize(
+    ("dim", "fuser", "total", "millions"),
+    [
+        (896, MlpFuser, 30_348_416, 30.35),
+        (3584, MlpFuser, 468_210_176, 468.21),
+        (896, TransformerFuser, 33_566_848, 33.57),
+        (3584, TransformerFuser, 519_619_072, 519.62),
+    ],
+)
+def test_number_of_parameters_is_that_of_the_table_of_sizes(dim: int, fuser: Any, total: int, millions: float) -> None:
     with torch.device("meta"):
-        memory = GridMemory(dim, dim)
+        memory = GridMemory(dim, dim, fuser=fuser)
         frames = FineFrames(dim, dim, projection="none", frame_positions=True, type_embedding=True)
     counted = sum(each.numel() for part in (memory, frames) for each in part.parameters())
     assert counted == total

@@ -246,33 +246,6 @@ def test_a_reference_to_the_hub_has_name_and_revision(
         VideoLanguageModel.from_pretrained("lab/nothing")
 
 
-def test_wrong_folders_are_told_from_each_other(folders: PartFolders, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"of another library\. Name it as the path of a part"):
-        VideoLanguageModel.from_pretrained(folders.language_model)
-    (tmp_path / "run.ckpt").mkdir()
-    (tmp_path / "run.ckpt/index.json").touch()
-    with pytest.raises(ValueError, match=r"checkpoint of a training run; export it first: python -m lightning_modules"):
-        VideoLanguageModel.from_pretrained(tmp_path / "run.ckpt")
-    model = make_model(folders)
-    model.save_pretrained(tmp_path / "out")
-    with pytest.raises(FileExistsError, match="is there already"):
-        model.save_pretrained(tmp_path / "out")
-    config = tmp_path / "out/config.json"
-    config.write_text(config.read_text().replace('"version": 1', '"version": 2'))
-    with pytest.raises(ValueError, match="has version 2 of the format"):
-        VideoLanguageModel.from_pretrained(tmp_path / "out")
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "encoder/model.safetensors", "language_model/model.safetensors"])
-def test_a_damaged_file_is_found(file: str, folders: PartFolders, tmp_path: Path) -> None:
-    make_model(folders).save_pretrained(tmp_path / "out")
-    content = bytearray((tmp_path / "out" / file).read_bytes())
-    content[-1] ^= 1
-    (tmp_path / "out" / file).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"changed or damaged after it was written: {file}"):
-        VideoLanguageModel.from_pretrained(tmp_path / "out")
-
-
 def test_a_model_with_a_part_that_cannot_be_described_leaves_no_folder(folders: PartFolders, tmp_path: Path) -> None:
     model = make_model(
         folders, bridge=partial(make_bridge, readout=lambda dim, out_dim: RetrievedReadout(dim, out_dim))

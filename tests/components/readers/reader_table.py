@@ -85,6 +85,16 @@ def grid_memory(**options: Any) -> GridMemory:
     return GridMemory(DIM, DIM, **settings)
 
 
+def grid_memory_with(**options: Any) -> GridMemory:
+    """A grid memory with these ``GridMemoryOptions``."""
+    return grid_memory(options=GridMemoryOptions(**options))
+
+
+def assert_same(one: Tensor, other: Tensor) -> None:
+    """Check that two tensors differ by rounding at most."""
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 def seeded(make: Callable[..., VisualReader[Any]], **options: Any) -> VisualReader[Any]:
     """A reader with weights from a fixed seed."""
     torch.manual_seed(0)

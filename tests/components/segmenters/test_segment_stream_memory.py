@@ -75,10 +75,8 @@ def random_curve(seed: int, length: int = 300) -> list[float]:
     while sum(map(len, pieces)) < length:
         count = int(torch.randint(1, 40, (), generator=generator))
         noise = 0.2 * torch.rand(count, generator=generator) + 0.7
-        kind = int(torch.randint(5, (), generator=generator))
-        pieces.append(
-            [noise, noise.sort().values, noise.sort(descending=True).values, noise[:1].expand(count)][kind % 4]
-        )
+        kind = int(torch.randint(4, (), generator=generator))
+        pieces.append([noise, noise.sort().values, noise.sort(descending=True).values, noise[:1].expand(count)][kind])
     curve: list[float] = torch.cat(pieces)[:length].tolist()
     if seed % 7 == 0:
         curve[length // 2] = math.nan

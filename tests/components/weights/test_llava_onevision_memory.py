@@ -115,7 +115,8 @@ def test_a_memory_of_other_times_or_other_depth_is_refused(original: Path, tmp_p
     with pytest.raises(ValueError, match=r"frame_embed \[600, 32\] is not the table of 600 fixed sinusoids"):
         main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS])
     source = changed_copy(original, tmp_path / "shallow", of_one_layer)
-    with pytest.raises(ValueError, match=r"missing tensor model\.recurrent_memory_transformer\.layers\.1\."):
+    missing = r"missing tensor model\.recurrent_memory_transformer\.layers\.1\."
+    with pytest.raises(ValueError, match=rf"add --memory-layers 1\n\s*{missing}"):
         main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS])
     main(["import", str(source), str(tmp_path / "parts"), *VISION_FACTS, "--memory-layers", "1"])
     assert len(load_file(tmp_path / "parts" / "memory.safetensors")) == len(original_memory(num_layers=1)) - 1

@@ -62,15 +62,16 @@ def test_first_videos_of_every_set_are_shown(folders: PartFolders, tmp_path: Pat
 
 def test_questions_references_and_answers_stand_as_text(folders: PartFolders, tmp_path: Path) -> None:
     module, batch = make_module(folders), make_batch(folders)
-    answers = module.built.generate(batch, 3)
+    answers = module.built.answer_turns(batch, 3)
     events = validate_with_tensorboard(tmp_path, module, [[batch]])
     rows = text(events, "answers/0/two-questions").splitlines()
     assert rows[0] == "| question | reference | generated |"
     assert rows[2:] == [
         f"| which colour ? | red | {answers[0]} |",
         f"| which shape ? | circle | {answers[1]} |",
+        f"| and then ? | blue square | {answers[2]} |",
     ]
-    assert f"| how many ? | one two | {answers[3]} |" in text(events, "answers/0/image")
+    assert f"| how many ? | one two | {answers[4]} |" in text(events, "answers/0/image")
 
 
 def test_videos_go_by_the_file_that_they_were_made_from(

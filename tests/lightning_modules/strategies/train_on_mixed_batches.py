@@ -95,6 +95,8 @@ def train(strategy: str, schedule: str, num_steps: int, folders: PartFolders, fo
     options = [["red", "blue", "green square"]] * len(validation[0].questions)
     scores = module.built.score_options(validation[0], options)
     assert len(scores) == len(options)
+    num_turns = sum(len(question.turns) for question in validation[2].questions)
+    assert len(module.built.evaluate_turns(validation[2], 3, [["red", "blue"]] * num_turns)) == num_turns
     assert len(answer_twice(module.built, validation[1])) == len(validation[1].questions)
     losses = logger.values("train/loss")
     assert len(losses) == num_steps, losses
@@ -117,5 +119,3 @@ def answer_twice(model: VideoLanguageModel, batch: Batch) -> list[str]:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    # Threads of a process group that is not destroyed can abort the process when the interpreter exits.
-    torch.distributed.destroy_process_group()

@@ -1,6 +1,7 @@
-"""Trains a model of four readers on conversations about several media, in a group of processes.
+r"""Trains a model of four readers on conversations about several media, in a group of processes.
 
-    torchrun --nproc_per_node 2 -m tests.lightning_modules.strategies.train_on_several_media ENCODER LLM FOLDER RUN...
+    torchrun --nproc_per_node 2 -m tests.process_end \
+        tests.lightning_modules.strategies.train_on_several_media ENCODER LLM FOLDER RUN...
 
 A run is ``strategy,schedule,steps``. What each rank reads in a step depends on step and rank alone, so one process can
 read what several ranks read. The folders of the parts are those of ``tests.fixtures_models.make_part_folders``.
@@ -133,5 +134,3 @@ def main(encoder: str, language_model: str, folder: str, *runs: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    # Threads of a process group that is not destroyed can abort the process when the interpreter exits.
-    torch.distributed.destroy_process_group()

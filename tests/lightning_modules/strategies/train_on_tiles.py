@@ -1,6 +1,7 @@
-"""Trains a model that shows pictures in tiles, in a group of processes.
+r"""Trains a model that shows pictures in tiles, in a group of processes.
 
-    torchrun --nproc_per_node 2 -m tests.lightning_modules.strategies.train_on_tiles ENCODER LLM FOLDER STEPS NAME...
+    torchrun --nproc_per_node 2 -m tests.process_end \
+        tests.lightning_modules.strategies.train_on_tiles ENCODER LLM FOLDER STEPS NAME...
 
 A name is that of a strategy. What each rank reads in a step depends on step and rank alone, so one process can read
 what several ranks read.
@@ -102,5 +103,3 @@ def main(encoder: str, language_model: str, folder: str, num_steps: str, *strate
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    # Threads of a process group that is not destroyed can abort the process when the interpreter exits.
-    torch.distributed.destroy_process_group()

@@ -90,9 +90,9 @@ def test_hidden_answers_have_no_score_and_go_into_the_submission(tmp_path: Path)
     report = report_of([*items, hidden], answers)
     assert (report["items"], report["labelled"]) == (7, 6)
     assert report["scores"]["likelihood"]["overall"]["questions"] == 6
-    assert write_submission([*items, hidden], answers, tmp_path / "submission.json") == 1
+    assert write_submission(MadeBenchmark([]), [*items, hidden], answers, tmp_path / "submission.json") == 1
     assert json.loads((tmp_path / "submission.json").read_text()) == {"hidden": "C"}
-    assert write_submission(items, answers, tmp_path / "none.json") == 0
+    assert write_submission(MadeBenchmark([]), items, answers, tmp_path / "none.json") == 0
     assert not (tmp_path / "none.json").exists()
 
 
