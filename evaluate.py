@@ -2,10 +2,11 @@
 
     python evaluate.py --checkpoint CKPT --data SHARDS [SHARDS ...] --out DIR
     python evaluate.py --model MODEL --benchmark NAME [NAME ...] --data ROOT --out DIR
+    python evaluate.py --niavh CONFIG --model MODEL --out DIR
     python evaluate.py compare DIR DIR [DIR ...]
 
-``apps/evaluate/benchmarks.py`` and ``apps/evaluate/paired_comparison.py`` describe the last two. The first evaluates a
-checkpoint on shards.
+``benchmarks.py``, ``haystack_test.py`` and ``paired_comparison.py`` in ``apps/evaluate`` describe the last three. The
+first evaluates a checkpoint on shards.
 
 With ``--config YAML [YAML ...]`` instead of a checkpoint it evaluates the pretrained weights that these files name.
 

@@ -24,6 +24,7 @@ CHAINS = {
     "quickstart_pixels.yaml": BASE,
     "quickstart.yaml": FEATURES,
     "quickstart_smollm2.yaml": [*FEATURES, "quickstart_smollm2.yaml"],
+    "haystack_in_training.yaml": [*BASE, "haystack_in_training.yaml"],
     "model/tiny.yaml": [*BASE, "model/tiny.yaml"],
     "model/tiny_memory_ov.yaml": [*BASE, "model/tiny_memory_ov.yaml"],
     "recipes/one_24gb_card.yaml": [*BASE, "recipes/one_24gb_card.yaml"],

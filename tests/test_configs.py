@@ -32,6 +32,10 @@ TESTED_ELSEWHERE = {
         (f"logger/{path.name}" for path in (CONFIGS / "logger").glob("*.yaml")),
         "lightning_modules/monitoring/test_trackers.py",
     ),
+    **dict.fromkeys(  # settings of the haystack test
+        (f"niavh/{path.name}" for path in (CONFIGS / "niavh").glob("*.yaml")),
+        "membridge/haystack_test/test_haystack_configs.py",
+    ),
     **dict.fromkeys(  # mixtures for the converter
         ("data/llava_video_178k_short.yaml", "data/llava_video_178k_long.yaml"),
         "datamodules/convert/test_convert_llava_video_178k.py",

@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Sequence
 
-from apps.evaluate import benchmarks, command, paired_comparison
+from apps.evaluate import benchmarks, command, haystack_test, paired_comparison
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ``compare``, an evaluation on benchmarks, or one on shards.
+    """Run ``compare``, an evaluation on benchmarks, the haystack test, or an evaluation on shards.
 
     Args:
         arguments: Command line after the program's name; that of the process by default.
@@ -17,5 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         paired_comparison.main(given[1:])
     elif any(each.split("=")[0] == "--benchmark" for each in given):
         benchmarks.main(given)
+    elif any(each.split("=")[0] == "--niavh" for each in given):
+        haystack_test.main(given)
     else:
         command.main(given)

@@ -1,5 +1,6 @@
 """Callbacks that log training curves and pictures, and loggers of trackers; docs/monitoring.md explains every curve."""
 
+from lightning_modules.monitoring.evaluation_callback import PeriodicEvaluation
 from lightning_modules.monitoring.gradients import GradientMonitor
 from lightning_modules.monitoring.inspection import VideoInspection
 from lightning_modules.monitoring.memory_tokens import MemoryTokenMonitor
@@ -14,6 +15,7 @@ __all__ = [
     "GradientMonitor",
     "MemoryTokenMonitor",
     "MlflowTracker",
+    "PeriodicEvaluation",
     "StepProfiler",
     "ThroughputMonitor",
     "TrackioTracker",

@@ -95,10 +95,14 @@ class ThroughputMonitor(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do not count validation as waiting for data."""
-        self._times.pause()
+        self.pause()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Do not count the writing of a checkpoint as waiting for data."""
+        self.pause()
+
+    def pause(self) -> None:
+        """Do not count what another callback has done since the last batch as waiting for data."""
         self._times.pause()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

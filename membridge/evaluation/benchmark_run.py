@@ -107,7 +107,7 @@ class BenchmarkRun:
         if self.timed == "session" and any(item.ask_ms is not None for item in self.items):
             check_can_play(model, self.items)
         done = {identity for identity, line in self.answers().items() if "error" not in line}
-        groups = self._groups()[share.rank :: share.world]
+        groups = self.groups()[share.rank :: share.world]
         remaining = [left for group in groups if (left := [item for item in group if item.id not in done])]
         if not remaining:
             return
@@ -117,15 +117,28 @@ class BenchmarkRun:
             progress = tqdm(total=sum(map(len, remaining)), desc=name or self.out.name, unit="question", disable=None)
             failed = 0
             for items in remaining:
-                answers = self._ask(model, items)
-                file.add(self._line(item, answer) for item, answer in zip(items, answers, strict=True))
+                answers = self.ask_group(model, items)
+                file.add(self.line(item, answer) for item, answer in zip(items, answers, strict=True))
                 failed += sum(bool(answer.error) for answer in answers)
                 progress.update(len(items))
                 if failed:
                     progress.set_postfix(without_answer=failed)
             progress.close()
 
-    def _groups(self) -> list[list[BenchmarkItem]]:
+    def lines(self, model: VideoLanguageModel) -> dict[str, dict[str, Any]]:
+        """Ask everything, and return the records by the id of the item; reads and writes no file of answers.
+
+        Args:
+            model: A model in evaluation mode.
+        """
+        asked = ((items, self.ask_group(model, items)) for items in self.groups())
+        return {
+            item.id: self.line(item, answer)
+            for items, answers in asked
+            for item, answer in zip(items, answers, strict=True)
+        }
+
+    def groups(self) -> list[list[BenchmarkItem]]:
         """Items about the same media, in the order of the first of each."""
         groups: dict[tuple[bool, tuple[MediaPart, ...]], list[BenchmarkItem]] = {}
         for item in self.items:
@@ -139,8 +152,16 @@ class BenchmarkRun:
             return item.media
         return tuple(part.until((part.start_ms or 0) + item.ask_ms) for part in item.media)
 
-    def _ask(self, model: VideoLanguageModel, items: Sequence[BenchmarkItem]) -> list[AskedItem]:
-        """Answers to questions about the same media; where those cannot be read, the reason."""
+    def ask_group(self, model: VideoLanguageModel, items: Sequence[BenchmarkItem]) -> list[AskedItem]:
+        """Answer questions about the same media.
+
+        Args:
+            model: A model in evaluation mode.
+            items: The questions, one of ``groups``.
+
+        Returns:
+            The answers in the order of the questions; where the media cannot be read, the reason.
+        """
         try:
             if items[0].ask_ms is not None and self.timed == "session":
                 return ask_while_playing(model, self.benchmark, items, self.videos, self.asking)
@@ -149,7 +170,8 @@ class BenchmarkRun:
             return [AskedItem(error=explain(error) or str(error))] * len(items)
         return ask_items(model, self.benchmark, items, read, self.asking)
 
-    def _line(self, item: BenchmarkItem, answer: AskedItem) -> dict[str, Any]:
+    def line(self, item: BenchmarkItem, answer: AskedItem) -> dict[str, Any]:
+        """The record of an answer with its scores, as it is written to the file of answers."""
         scores: dict[str, float | None] = {}
         for scorer in self.scorers:
             if answer.error or (scorer.generates and not self.asking.max_new_tokens):

@@ -74,9 +74,11 @@ def test_a_stopped_run_continues_with_the_videos_that_are_left(
     num_left = len(items) - len(left.answers())
     assert 0 < num_left < len(items)
     asked: list[str] = []
-    ask = BenchmarkRun._ask
+    ask = BenchmarkRun.ask_group
     monkeypatch.setattr(
-        BenchmarkRun, "_ask", lambda self, net, some: asked.extend(item.id for item in some) or ask(self, net, some)
+        BenchmarkRun,
+        "ask_group",
+        lambda self, net, some: asked.extend(item.id for item in some) or ask(self, net, some),
     )
     left.answer(model)
     assert len(asked) == num_left
