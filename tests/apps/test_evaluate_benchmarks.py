@@ -70,7 +70,8 @@ def test_a_benchmark_is_answered_reported_and_continued(
     printed = capsys.readouterr()
     report = json.loads((folder / "out/own/report.json").read_text())
     assert report["items"] == report["scores"]["likelihood"]["overall"]["questions"] == 9
-    assert report["evaluated"]["chosen by"] == "text"
+    assert report["evaluated"]["benchmark"] == "own"
+    assert report["evaluated"]["prompt"] == "options by the likelihood of their text, not listed"
     assert "The report is in out/own/report.md" in printed.out
     assert "row 1: it is made up" in printed.err
     [answers] = (folder / "out/own").glob("answers.*.jsonl")
