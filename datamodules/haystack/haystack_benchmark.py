@@ -88,9 +88,10 @@ class HaystackBenchmark(Benchmark):
         all_orders: Ask every question once for each rotation of its options; it is right if all of them are.
         chosen_by: See ``Benchmark``.
         seed: Seed of all random choices.
+        free_answers: Ask without options, so that the words of the answer are compared, or graded.
 
     Raises:
-        ValueError: The needles do not fit into the shortest video.
+        ValueError: The needles do not fit into the shortest video, or settings exclude each other.
     """
 
     def __init__(
@@ -101,13 +102,17 @@ class HaystackBenchmark(Benchmark):
         all_orders: bool = False,
         chosen_by: Literal["letter", "text"] = "letter",
         seed: int = 0,
+        free_answers: bool = False,
     ) -> None:
         super().__init__(questions="", chosen_by=chosen_by)
+        if free_answers and all_orders:
+            raise ValueError("free answers have no options, so all_orders must be false")
         self.grid = grid
         self.needles = needles
         self.tasks = tuple(tasks)
         self.all_orders = all_orders
         self.seed = seed
+        self.free_answers = free_answers
         counts = [1 if task == "retrieval" else needles.number for task in self.tasks]
         most = max(counts) + needles.distractors
         shortest = round(1000 * min(grid.lengths_s))
@@ -154,8 +159,8 @@ class HaystackBenchmark(Benchmark):
                 id=f"{cell.name}-order{turn}" if self.all_orders else cell.name,
                 media=(MediaPart(cell.name),),
                 question=video.question,
-                options=options[turn:] + options[:turn],
-                answer=(video.answer - turn) % len(options),
+                options=() if self.free_answers else options[turn:] + options[:turn],
+                answer=None if self.free_answers else (video.answer - turn) % len(options),
                 reference=options[video.answer],
                 labels={"task": cell.task, "needle": cell.kind, "length": f"{seconds:g} s", "depth": depth},
                 duration_s=seconds,

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -145,7 +146,8 @@ def _of_scorer(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]
     return {
         "overall": _share(scored),
         "by_label": {
-            label: {value: _share(some) for value, some in sorted(values.items())} for label, values in by_label.items()
+            label: {value: _share(values[value]) for value in sorted(values, key=_with_numbers)}
+            for label, values in by_label.items()
         },
         "by_length": {name: _share(by_length[name]) for name in bins if name in by_length},
         "official": dict(official),
@@ -160,6 +162,11 @@ def _share(scored: Sequence[Scored]) -> dict[str, Any]:
 def cluster_of(item: BenchmarkItem) -> str:
     """Name of what an item's score may share with those of others: its first medium."""
     return item.media[0].path if item.media else item.id
+
+
+def _with_numbers(value: str) -> list[str | int]:
+    """Key that sorts ``4 s`` before ``16 s``: every second element is a number."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", value)]
 
 
 def _seconds(scored: Scored) -> float | None:

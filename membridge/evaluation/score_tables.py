@@ -42,7 +42,8 @@ def draw_shares(report: Mapping[str, Any]) -> Figure:
         if entry["value"] is None:
             continue
         low, high = entry["interval"]
-        errors = [[entry["value"] - low], [high - entry["value"]]]
+        # At a share of 0 or 1 rounding may leave the share outside of its interval.
+        errors = [[max(0.0, entry["value"] - low)], [max(0.0, high - entry["value"])]]
         axis.barh(position, entry["value"], color="#4477aa" if position else "#222255", height=0.7)
         axis.errorbar(entry["value"], position, xerr=errors, color="black", capsize=2, linewidth=1)
         axis.text(1.01, position, f"{entry['questions']}", va="center", fontsize=8)

@@ -152,8 +152,8 @@ def _array(values: Any) -> NDArray[np.float64]:
 
 
 def _chance(items: Sequence[BenchmarkItem]) -> float:
-    """Expected share of right videos of a random choice for every question."""
+    """Expected share of right videos of a random choice for every question; 0 for free answers."""
     groups: dict[str, float] = {}
     for item in items:
-        groups[item.group] = groups.get(item.group, 1.0) / len(item.options)
+        groups[item.group] = groups.get(item.group, 1.0) * (1 / len(item.options) if item.options else 0.0)
     return sum(groups.values()) / len(groups) if groups else float("nan")

@@ -128,3 +128,14 @@ def test_without_any_answer_there_is_a_report_too(tmp_path: Path) -> None:
 )
 def test_lengths_have_bins(seconds: float | None, name: str) -> None:
     assert length_bin(seconds) == name
+
+
+def test_labels_with_numbers_are_in_the_order_of_the_numbers() -> None:
+    values = ["16 s", "4 s", "30.5 s", "no needle", "100 %", "4 s x"]
+    items = [
+        item._replace(id=value, labels={"length": value}) for item, value in zip(made_items(6), values, strict=False)
+    ]
+    answers = {item.id: to_line(item, AskedItem("A", (0.0, -1.0, -1.0, -1.0)), {"likelihood": 1.0}) for item in items}
+    report = build_report(MadeBenchmark(items), items, answers, {})
+    order = list(report["scores"]["likelihood"]["by_label"]["length"])
+    assert order == ["4 s", "4 s x", "16 s", "30.5 s", "100 %", "no needle"]

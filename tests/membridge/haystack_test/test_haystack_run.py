@@ -12,8 +12,10 @@ from datamodules.haystack.haystack_benchmark import HaystackBenchmark, HaystackG
 from datamodules.haystack.video_plan import PlannedVideo
 from membridge.evaluation.benchmark_run import Share
 from membridge.evaluation.item_answers import AskingSettings
+from membridge.evaluation.scorers import SCORERS, GradedAnswer
 from membridge.haystack_test.backgrounds import MadeBackground
 from membridge.haystack_test.haystack_run import HaystackRun, frames_read, num_unseen, usual_reading
+from membridge.haystack_test.heat_map import draw_heat_map, heat_map
 from membridge.haystack_test.made_video import PIECE, MadeVideo
 from tests.fixtures_models import IMAGE_SIZE, PartFolders, make_model
 
@@ -123,3 +125,28 @@ def test_frames_come_in_pieces_with_the_times_of_a_file_that_the_model_reads() -
 def test_a_model_of_cached_features_is_refused() -> None:
     with pytest.raises(ValueError, match="reads cached features"):
         MadeVideo(PLAN, MadeBackground(), FrameSettings(None))
+
+
+def test_free_answers_are_compared_by_words_and_graded(model: VideoLanguageModel, tmp_path: Path) -> None:
+    benchmark = HaystackBenchmark(HaystackGrid((3,), (0.0,)), free_answers=True)
+    items = benchmark.read().items
+    graded: list[tuple[str, str]] = []
+
+    def grade(question: str, reference: str, answer: str) -> float:
+        graded.append((question, reference))
+        return 0.5
+
+    scorers = (*SCORERS, GradedAnswer(grade, "grade"))
+    run = HaystackRun(benchmark, items, MadeBackground(), tmp_path, {}, AskingSettings(3), scorers=scorers)
+    lines = run.lines(model)
+    assert {tuple(line["scores"]) for line in lines.values()} == {("exact match", "token F1", "grade")}
+    assert graded == [(item.question, item.reference) for item in items]
+    values = heat_map(items, lines)
+    assert values["scorers"]["grade"]["retrieval"]["with_needle"]["accuracy"] == [[0.5]]
+    assert values["chance"]["retrieval"] == 0.0
+    draw_heat_map(values, "grade")
+
+
+def test_free_answers_in_all_orders_of_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="free answers have no options"):
+        HaystackBenchmark(HaystackGrid((3,)), free_answers=True, all_orders=True)
