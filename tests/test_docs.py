@@ -154,7 +154,21 @@ PROGRAMS: dict[str, Callable[[list[str], str], None]] = {
     "make": check_make,
     "pip": check_pip,
     **dict.fromkeys(
-        ("tensorboard", "cp", "git", "bash", "huggingface-cli", "hf", "cat", "ls", "rsync", "curl", "openssl"), accept
+        (
+            "tensorboard",
+            "cp",
+            "git",
+            "bash",
+            "huggingface-cli",
+            "hf",
+            "cat",
+            "ls",
+            "rsync",
+            "curl",
+            "openssl",
+            "lmms-eval",
+        ),
+        accept,
     ),
 }
 

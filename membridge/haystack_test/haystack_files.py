@@ -37,10 +37,12 @@ def write_haystack_files(
         Number of videos.
 
     Raises:
-        ValueError: ``size`` or ``fps`` is out of range.
+        ValueError: ``size`` or ``fps`` is out of range, or the questions have no options.
     """
     if size < 16 or size % 2 or fps < 1:
         raise ValueError(f"size is {size} and fps {fps}; expected an even size of at least 16, and fps of at least 1")
+    if benchmark.free_answers:
+        raise ValueError("questions are written with their options; set free_answers to false")
     (out / VIDEOS).mkdir(parents=True, exist_ok=True)
     items = benchmark.read().items
     videos = {item.media[0].path: item for item in items}

@@ -61,3 +61,9 @@ def test_sizes_that_cannot_be_encoded_are_refused(tmp_path: Path, options: dict[
     with pytest.raises(ValueError, match="expected an even size"):
         write_haystack_files(BENCHMARK, MadeBackground(), tmp_path, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_questions_without_options_are_refused(tmp_path: Path) -> None:
+    free = HaystackBenchmark(HaystackGrid((2,)), free_answers=True)
+    with pytest.raises(ValueError, match="set free_answers to false"):
+        write_haystack_files(free, MadeBackground(), tmp_path)
