@@ -154,22 +154,9 @@ PROGRAMS: dict[str, Callable[[list[str], str], None]] = {
     "make": check_make,
     "pip": check_pip,
     **dict.fromkeys(
-        (
-            "tensorboard",
-            "cp",
-            "git",
-            "bash",
-            "huggingface-cli",
-            "hf",
-            "cat",
-            "ls",
-            "rsync",
-            "curl",
-            "openssl",
-            "lmms-eval",
-        ),
-        accept,
+        ("tensorboard", "cp", "git", "bash", "huggingface-cli", "hf", "cat", "ls", "rsync", "curl", "openssl"), accept
     ),
+    "lmms-eval": accept,
 }
 
 
