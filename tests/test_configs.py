@@ -48,6 +48,7 @@ TESTED_ELSEWHERE = {
 NO_CONFIGS_OF_TRAINING = {
     "benchmark": "datamodules/benchmarks/test_benchmark_configs.py",
     "cluster": "lightning_modules/submit/test_submit.py",
+    "lmms_eval": "lmms_eval/test_lmms_eval_haystack.py",
 }
 """Folders whose files ``train.py`` does not read, and the test that reads them."""
 LENGTHS = ("1x", "2x", "4x", "8x")
@@ -180,7 +181,7 @@ def test_config_that_is_tested_elsewhere_is_named_there(name: str, file: str) ->
 
 @pytest.mark.parametrize(("folder", "file"), NO_CONFIGS_OF_TRAINING.items())
 def test_folders_without_configs_of_training_are_tested_elsewhere(folder: str, file: str) -> None:
-    assert list((CONFIGS / folder).glob("*.yaml"))
+    assert list((CONFIGS / folder).rglob("*.yaml"))
     assert (Path(__file__).parent / file).is_file()
 
 

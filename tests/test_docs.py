@@ -156,6 +156,7 @@ PROGRAMS: dict[str, Callable[[list[str], str], None]] = {
     **dict.fromkeys(
         ("tensorboard", "cp", "git", "bash", "huggingface-cli", "hf", "cat", "ls", "rsync", "curl", "openssl"), accept
     ),
+    "lmms-eval": accept,
 }
 
 
