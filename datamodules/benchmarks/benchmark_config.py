@@ -24,7 +24,7 @@ def load_benchmark(name: str) -> Benchmark:
     path = config_path(name)
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML file ({error})") from error
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Benchmark, "benchmark", required=True)

@@ -36,7 +36,7 @@ def read_scored_run(folder: Path, scorer: str | None = None) -> ScoredRun:
 
 
 def _of_benchmark(folder: Path, scorer: str | None) -> ScoredRun:
-    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    report = _read_report(folder / REPORT)
     names = list(report["scores"])
     chosen = scorer or next(iter(names), "")
     if chosen not in names:
@@ -54,8 +54,20 @@ def _of_benchmark(folder: Path, scorer: str | None) -> ScoredRun:
     }
     clusters = {identity: lines[identity]["media"][0]["path"] for identity in scores}
     evaluated = report["evaluated"]
-    about = {"benchmark": str(evaluated["benchmark"]), "prompt": str(evaluated["prompt"]), "scorer": chosen}
+    about = {name: str(evaluated.get(name)) for name in ("benchmark", "benchmark hash", "prompt")} | {"scorer": chosen}
     return ScoredRun(str(folder), about, scores, clusters)
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        report: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); run the same evaluation again, which writes it anew") from error
+    is_report = isinstance(report, dict) and all(isinstance(report.get(name), dict) for name in ("scores", "evaluated"))
+    if not is_report:
+        raise ValueError(f"{path} is no report on a benchmark; run the same evaluation again, which writes it anew")
+    found: dict[str, Any] = report
+    return found
 
 
 def _of_shards(folder: Path) -> ScoredRun:
@@ -68,7 +80,7 @@ def _of_shards(folder: Path) -> ScoredRun:
             identity = " ".join(str(line.get(name, "")) for name in ("key", "id", "turn")).strip()
             scores[identity] = float(line["correct"])
             clusters[identity] = line.get("media") or line["key"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number} is no prediction ({error}); finish the evaluation first"
             ) from error

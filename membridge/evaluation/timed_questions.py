@@ -16,7 +16,7 @@ from datamodules.benchmarks.media_search import find_media
 from datamodules.errors import SampleError
 from datamodules.media.sample_media import SampleMedia
 from membridge.evaluation.asked_item import AskedItem
-from membridge.evaluation.item_answers import AskingSettings, answer_prompts, turns_of
+from membridge.evaluation.item_answers import AskingSettings, answer_prompts, problem_of, turns_of
 from membridge.media_files import read_media_file
 
 _PIECE_S = 60
@@ -98,6 +98,9 @@ def _ask(
 ) -> AskedItem:
     begin = time.perf_counter()
     prompt = benchmark.prompt(item, [shown_ms])
+    problem = problem_of(prompt, item, 1)
+    if problem:
+        return AskedItem(error=problem)
     text = model.language_model.prompts([turns_of(prompt, 1)])
     try:
         [answer] = answer_prompts(model, [prompt], text, session.visual_tokens(text), settings)
