@@ -73,6 +73,7 @@ def _prepared(name: str, options: argparse.Namespace, *, is_first: bool) -> tupl
     stem = Path(name).stem
     if not items:
         raise ValueError(f"{stem} has no question in {root}; see python -m datamodules.benchmarks inspect --help")
+    _check_ids(items, stem)
     missing = _missing_media(items, root / benchmark.videos)
     if missing and len(missing) == len({part.path for item in items for part in item.media}):
         raise FileNotFoundError(f"all videos of {stem} are missing, the first: {next(iter(missing.values()))}")
@@ -85,6 +86,20 @@ def _prepared(name: str, options: argparse.Namespace, *, is_first: bool) -> tupl
             named = ", ".join(list(missing)[:_MOST_NAMED])
             tqdm.write(f"{stem}: {count_of(len(missing), 'video')} of it are missing: {named}", file=sys.stderr)
     return stem, benchmark, items
+
+
+def _check_ids(items: Sequence[BenchmarkItem], name: str) -> None:
+    """Refuse ids that no answer can be found by; a reader of the user's own may give such.
+
+    Raises:
+        ValueError: An id is no text, or two questions have the same.
+    """
+    seen: set[str] = set()
+    for item in items:
+        if not isinstance(item.id, str) or item.id in seen:
+            what = "is no text" if not isinstance(item.id, str) else "is that of two questions"
+            raise ValueError(f"{name}: the id {item.id!r} {what}; correct the benchmark's reader")
+        seen.add(item.id)
 
 
 def _missing_media(items: Sequence[BenchmarkItem], folder: Path) -> dict[str, str]:

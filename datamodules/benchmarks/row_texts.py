@@ -48,9 +48,6 @@ def milliseconds_of(row: FileRow, field: str, problems: list[Problem]) -> int | 
     if seconds is None:
         problems.append(Problem(row.where, f"{field} is {str(value)[:40]!r}, expected seconds; it is left out"))
         return None
-    if seconds < 0:
-        problems.append(Problem(row.where, f"{field} is {seconds:g}, before the video begins; it is left out"))
-        return None
     if isinstance(value, str):
         problems.append(Problem(row.where, f"{field} is text, expected a number of seconds"))
     return round(1000 * seconds)

@@ -68,10 +68,7 @@ def read_parts(model: VideoLanguageModel, parts: Sequence[MediaPart], folder: Pa
     media = []
     for part in parts:
         path = find_media(folder, part.path)
-        if (part.start_ms or 0) < 0:
-            raise SampleError(f"{part.path} is shown from {part.start_ms} ms, before it begins; correct its start")
-        if part.end_ms is not None and part.end_ms <= (part.start_ms or 0):
-            raise SampleError(f"{part.path} is shown from {part.start_ms or 0} to {part.end_ms} ms, which is nothing")
+        check_part(part)
         if part.frames_per_second is None:
             frames = read_media_file(path, settings, start_ms=part.start_ms, end_ms=part.end_ms)
         else:
@@ -80,6 +77,19 @@ def read_parts(model: VideoLanguageModel, parts: Sequence[MediaPart], folder: Pa
             )
         media.append(read_medium(model, path.name, frames))
     return ReadMedia(media, time.perf_counter() - begin)
+
+
+def check_part(part: MediaPart) -> None:
+    """Refuse a part that begins before its video does, or that is empty.
+
+    Raises:
+        SampleError: The part is such a one.
+    """
+    start = part.start_ms or 0
+    if start < 0:
+        raise SampleError(f"{part.path} is shown from {start} ms, before it begins; correct its start")
+    if part.end_ms is not None and part.end_ms <= start:
+        raise SampleError(f"{part.path} is shown from {start} to {part.end_ms} ms, which is nothing")
 
 
 @torch.no_grad()

@@ -44,6 +44,10 @@ def _of_benchmark(folder: Path, scorer: str | None) -> ScoredRun:
     lines: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("answers.*-of-*.jsonl")):
         for line in read_answers(path):
+            if not _can_compare(line):
+                raise ValueError(
+                    f"{path}: the line with the id {line['id']!r} is no complete answer; run the same evaluation again"
+                )
             if "error" not in line or line["id"] not in lines:
                 lines[line["id"]] = line
     applies = {bool(line["options"]) for line in lines.values() if chosen in line.get("scores", {})}
@@ -56,6 +60,19 @@ def _of_benchmark(folder: Path, scorer: str | None) -> ScoredRun:
     evaluated = report["evaluated"]
     about = {name: str(evaluated.get(name)) for name in ("benchmark", "benchmark hash", "prompt")} | {"scorer": chosen}
     return ScoredRun(str(folder), about, scores, clusters)
+
+
+def _can_compare(line: dict[str, Any]) -> bool:
+    """Whether a line names what it is about, and has scores from 0 to 1, or an error."""
+    media, scores = line.get("media"), line.get("scores")
+    names_video = isinstance(media, list) and bool(media) and isinstance(media[0], dict) and "path" in media[0]
+    if not names_video or not isinstance(line.get("options"), list):
+        return False
+    if "error" in line:
+        return True
+    return isinstance(scores, dict) and all(
+        value is None or (isinstance(value, int | float) and 0 <= value <= 1) for value in scores.values()
+    )
 
 
 def _read_report(path: Path) -> dict[str, Any]:
@@ -79,6 +96,8 @@ def _of_shards(folder: Path) -> ScoredRun:
             line = json.loads(text)
             identity = " ".join(str(line.get(name, "")) for name in ("key", "id", "turn")).strip()
             scores[identity] = float(line["correct"])
+            if not 0 <= scores[identity] <= 1:
+                raise ValueError(f"correct is {line['correct']}")
             clusters[identity] = line.get("media") or line["key"]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
