@@ -46,6 +46,8 @@ RUN_BY = {
     ("docs/data.md", "json"): "test_data_page.py",
     ("docs/memory_augmented_vlm.md", "python"): "test_memory_ov.py",
     ("docs/model_folder.md", "python"): "membridge/test_answering.py",
+    ("docs/public_benchmarks.md", "json"): "test_public_benchmarks_page.py",
+    ("docs/public_benchmarks.md", "yaml"): "test_public_benchmarks_page.py",
     ("docs/questions.md", "python"): "test_questions_page.py",
     ("docs/streaming.md", "python"): "test_streaming_page.py",
     ("docs/using.md", "python"): "test_using_page.py",
@@ -115,15 +117,18 @@ def check_python(arguments: list[str], page: str) -> None:
         understood_by_module(arguments[1], arguments[2:])
     elif arguments[0] in {block.mark for block in blocks_of(page, "python")} or (ROOT / arguments[0]).is_file():
         if arguments[0] == "evaluate.py":
-            understood_by_module("apps.evaluate.command", arguments[1:])
+            understood_by_module("apps.evaluate", arguments[1:])
     else:
         pytest.fail(f"{page}: there is no {arguments[0]}")
 
 
 def check_torchrun(arguments: list[str], page: str) -> None:
     parsed = get_args_parser().parse_args(arguments)
-    assert parsed.training_script == "train.py"
-    understood_by_train(*parsed.training_script_args)
+    check_python([parsed.training_script, *parsed.training_script_args], page)
+
+
+def check_srun(arguments: list[str], page: str) -> None:
+    check_python(arguments[arguments.index("python") + 1 :], page)
 
 
 def check_make(arguments: list[str], page: str) -> None:
@@ -145,6 +150,7 @@ def accept(arguments: list[str], page: str) -> None:
 PROGRAMS: dict[str, Callable[[list[str], str], None]] = {
     "python": check_python,
     "torchrun": check_torchrun,
+    "srun": check_srun,
     "make": check_make,
     "pip": check_pip,
     **dict.fromkeys(

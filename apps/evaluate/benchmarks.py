@@ -123,12 +123,12 @@ def _run_of(
 ) -> BenchmarkRun:
     longest = model.training_facts.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
     settings: dict[str, Any] = {
-        "model": identity,
+        "weights": identity,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "benchmark": hashlib.sha256(config_path_of(name, options).read_bytes()).hexdigest()[:32],
+        "config": hashlib.sha256(config_path_of(name, options).read_bytes()).hexdigest()[:32],
         "max_new_tokens": longest,
         "timed": options.timed,
-        "most_items": benchmark.most_items,
+        "most_items": "all" if benchmark.most_items is None else benchmark.most_items,
     }
     videos = options.data / benchmark.folder / benchmark.videos
     asking = AskingSettings(longest, options.at_once)
@@ -151,9 +151,7 @@ def _report(run: BenchmarkRun, name: str, options: argparse.Namespace) -> bool:
         left = count_of(len(run.items) - len(answers), "question")
         print(f"{name}: {left} of other processes are not answered yet; the last process writes the report")
         return True
-    hashes = {f"{what} hash": run.settings[what] for what in ("model", "benchmark")}
-    names = {"benchmark": name, "model": options.model, "chosen by": run.benchmark.chosen_by}
-    about = {**run.settings, **names, **hashes}
+    about = {"benchmark": name, "model": options.model, **run.settings}
     report = build_report(run.benchmark, run.items, answers, about, skip_missing=options.skip_missing)
     write_report(report, run.out)
     num_hidden = write_submission(run.benchmark, run.items, answers, run.out / "submission.json")

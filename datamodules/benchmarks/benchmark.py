@@ -90,6 +90,12 @@ class Benchmark(ABC):
         text = f"{item.question}\n{listed}\n{ANSWER_WITH_LETTER}"
         return Prompt(text, tuple(LETTERS[: len(item.options)]))
 
+    def describe_prompt(self) -> str:
+        """The form of the prompt, for reports."""
+        if self.chosen_by == "letter":
+            return self.prompt_name
+        return self.prompt_name.replace("options by letter", "options by the likelihood of their text, not listed")
+
     def summary(self, scored: Sequence[ScoredItem]) -> Mapping[str, float]:
         """The benchmark's official scores besides the share of right answers, by name. None by default.
 

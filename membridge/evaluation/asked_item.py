@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from datamodules.benchmarks.item import BenchmarkItem
 
-
 _MEASURED = ("frames", "shown_s", "visual_tokens", "prompt_tokens", "new_tokens", "read_seconds", "answer_seconds")
 _IDENTIFYING = ("media", "question", "options", "answer", "reference", "ask_ms")
 
@@ -78,17 +77,20 @@ def check_line(line: Mapping[str, Any], item: BenchmarkItem, path: Path) -> None
             f"{path} has an answer to another question with the id {item.id!r}: {', '.join(differing)} differ. Choose "
             "another place for the answers, or remove the file to ask everything again"
         )
-    scores = line.get("scores")
-    is_answer = isinstance(scores, dict) and all(_is_number(line.get(name)) for name in _MEASURED)
-    if "error" in line:
-        is_complete = isinstance(line["error"], str) and bool(line["error"])
-    else:
-        is_complete = is_answer and all(value is None or _is_number(value) for value in scores.values())
-    if not is_complete:
+    if not _is_complete(line):
         raise ValueError(
             f"{path}: the line with the id {item.id!r} is no complete answer. Remove the line to have its question "
             "asked again"
         )
+
+
+def _is_complete(line: Mapping[str, Any]) -> bool:
+    if "error" in line:
+        return isinstance(line["error"], str) and bool(line["error"])
+    scores = line.get("scores")
+    if not isinstance(scores, dict) or not all(_is_number(line.get(name)) for name in _MEASURED):
+        return False
+    return all(value is None or _is_number(value) for value in scores.values())
 
 
 def is_about(line: Mapping[str, Any], item: BenchmarkItem) -> bool:

@@ -59,7 +59,7 @@ def build_report(
         scored = list(_scored(labelled, lines, name, skip_missing=skip_missing))
         scores[name] = _of_scorer(benchmark, scored)
     return {
-        "evaluated": {**about, "prompt": benchmark.prompt_name, "versions": _versions()},
+        "evaluated": {**about, "prompt": benchmark.describe_prompt(), "versions": _versions()},
         "items": len(items),
         "labelled": len(labelled),
         "without_answer_count": "left out" if skip_missing else "as wrong",

@@ -1,5 +1,6 @@
 """Shows a comparison of models as a table in Markdown or LaTeX."""
 
+import math
 from collections.abc import Sequence
 
 from membridge.evaluation.comparison import Comparison, ScoredRun
@@ -50,7 +51,8 @@ def share_of_run(run: ScoredRun) -> Share:
 def _share_cells(run: ScoredRun) -> list[str]:
     share = share_of_run(run)
     low, high = share.interval
-    return [f"{share.value:.4f}", f"[{low:.4f}, {high:.4f}]", f"{share.standard_error:.4f}", str(share.questions)]
+    error = "-" if math.isnan(share.standard_error) else f"{share.standard_error:.4f}"
+    return [f"{share.value:.4f}", f"[{low:.4f}, {high:.4f}]", error, str(share.questions)]
 
 
 def _pair_cells(pair: Comparison) -> list[str]:

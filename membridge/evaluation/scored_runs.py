@@ -58,7 +58,7 @@ def _of_benchmark(folder: Path, scorer: str | None) -> ScoredRun:
     }
     clusters = {identity: lines[identity]["media"][0]["path"] for identity in scores}
     evaluated = report["evaluated"]
-    about = {name: str(evaluated.get(name)) for name in ("benchmark", "benchmark hash", "prompt")} | {"scorer": chosen}
+    about = {name: str(evaluated.get(name)) for name in ("benchmark", "prompt")} | {"scorer": chosen}
     return ScoredRun(str(folder), about, scores, clusters)
 
 
