@@ -11,6 +11,7 @@ This module imports only the standard library, so that every package can import 
 import dis
 import errno
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -74,6 +75,9 @@ def run_and_exit(main: Callable[[], object]) -> NoReturn:
     Raises:
         SystemExit: Always; that is how the process ends.
     """
+    for stream in (sys.stdout, sys.stderr):  # a file's name or an answer may have what the terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
     except SystemExit as ending:
@@ -137,6 +141,8 @@ def explain(error: BaseException) -> str | None:
         return _explain_text(remote.strip().strip('"').rstrip(), type(error).__name__)
     if isinstance(error, OSError) and error.errno in _ADVICE:
         return _explain_refusal(error, _ADVICE[error.errno])
+    if isinstance(error, RecursionError) and _was_parsing(error.__traceback__):
+        return "a JSON or YAML file that this command reads is nested too deeply; check the files that it was given"
     if _was_raised_here(error.__traceback__) and not isinstance(error, _OF_FAULTS):
         return str(error) or type(error).__name__
     if type(error).__name__ == "OutOfMemoryError":  # of torch
@@ -169,6 +175,15 @@ def _was_raised_here(trace: TracebackType | None) -> bool:
         trace = trace.tb_next
     code = trace.tb_frame.f_code
     return _is_own(code.co_filename) and code.co_code[trace.tb_lasti] == _RAISE
+
+
+def _was_parsing(trace: TracebackType | None) -> bool:
+    """Whether a parser of JSON or YAML was running."""
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").split(".")[0] in ("json", "yaml"):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _is_own(file: str) -> bool:

@@ -39,6 +39,7 @@ from membridge.live.video_sources import check_source, shown_name
 INCOMPLETE = 1
 """Exit status if the source failed after some frames."""
 _DEFAULT_FPS = 1.0
+_LEAST_FPS, _MOST_FPS = 1e-4, 1000.0  # times are whole milliseconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,6 +143,13 @@ def _positive(text: str) -> float:
     return value
 
 
+def _frame_rate(text: str) -> float:
+    value = _positive(text)
+    if not _LEAST_FPS <= value <= _MOST_FPS:
+        raise argparse.ArgumentTypeError(f"{text} is not from {_LEAST_FPS:g} to {_MOST_FPS:g} frames per second")
+    return value
+
+
 def _token_limit(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
@@ -176,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"write captions as {name}")
     parser.add_argument("--overwrite", action="store_true", help="replace caption files that are there already")
     parser.add_argument(
-        "--fps", type=_positive, help=f"frames per second to read (default: as in training, or {_DEFAULT_FPS:g})"
+        "--fps", type=_frame_rate, help=f"frames per second to read (default: as in training, or {_DEFAULT_FPS:g})"
     )
     parser.add_argument(
         "--timeout", type=_positive, default=30.0, help="seconds without a frame until it gives up (default: 30)"

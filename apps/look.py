@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from apps.open_model import chosen_device
 from command_errors import run_and_exit
+from components.checkpoints.atomic_folder import write_atomically
 from components.language.chat_template import ChatSettings
 from datamodules.conversations import load_tokenizer
 from datamodules.errors import ShardError, count_of
@@ -45,6 +46,7 @@ from membridge.sample_page.shown_sample import ShownSample
 from membridge.sample_page.video_cuts import VideoCuts
 from membridge.sample_page.whole_frames import WholeFrames
 
+_PAGE_BEGINNING = b"<!doctype html"
 INCOMPLETE = 1
 """Exit status if a shard could not be read."""
 
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--out {options.out} is a folder; give the file to write, such as {options.out / 'page.html'}")
     if options.config is None and (options.no_encoder or options.device is not None):
         parser.error("--no-encoder and --device are about the encoder of --config; give a config")
+    _check_page(options.out)
     names = find_shards(options.shards)
     settings = _settings(options)
     options.out.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before media are decoded
@@ -83,14 +86,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reading = SampleReading(reader, settings.media, options.frames, settings.conversations, settings.cuts)
     page.add(_samples(reading, chosen))
     content = page.html().encode("utf-8", "replace")
-    unfinished = options.out.with_name(f".{options.out.name}.writing")
-    unfinished.write_bytes(content)
-    unfinished.replace(options.out)
+    write_atomically(options.out, content.decode())
     of_all = f"{page.num_samples:,} of {count_of(len(reader), 'sample')}"
     print(f"{options.out}: {of_all}, {len(page.wrong)} of them wrong, {size(len(content))}")
     if page.is_full:
         print(f"{len(chosen) - page.num_samples} samples did not fit into --max-mb {options.max_mb:g}", file=sys.stderr)
     return INCOMPLETE if unreadable else 0
+
+
+def _check_page(path: Path) -> None:
+    """Refuse to replace a file that is no page, such as a shard.
+
+    Raises:
+        ValueError: The file is there already, and is no page.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open("rb") as file:
+        if not file.read(len(_PAGE_BEGINNING)).lower().startswith(_PAGE_BEGINNING):
+            raise ValueError(f"--out {path} is there already and is no page of samples; choose another file")
 
 
 def _open(names: Sequence[str], cache: ShardCache) -> tuple[list[ShardIndex], tuple[str, ...]]:

@@ -56,7 +56,7 @@ def read_questions(path: Path, whole: VideoPart | None = None) -> list[FileQuest
             continue
         try:
             question = _question(json.loads(line), str(number), whole or VideoPart(""))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             wrong.append(f"line {number}: {error}")
             continue
         if question.id in line_of:
@@ -79,6 +79,18 @@ def by_part(questions: Iterable[FileQuestion]) -> Iterator[tuple[VideoPart, list
     yield from groups.items()
 
 
+def _check_characters(text: str, name: str) -> None:
+    """Refuse half a character, which JSON can write as an escape, but which no tokenizer reads.
+
+    Raises:
+        ValueError: The text has one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} has half a character, {text[error.start]!r}; remove it") from error
+
+
 def _question(fields: Any, number: str, whole: VideoPart) -> FileQuestion:
     """One question.
 
@@ -90,9 +102,11 @@ def _question(fields: Any, number: str, whole: VideoPart) -> FileQuestion:
     for name in ("video", "question"):
         if not isinstance(fields.get(name), str) or not fields[name].strip():
             raise ValueError(f"{name} is {fields.get(name)!r}; expected text")
+        _check_characters(fields[name], name)
     options = fields.get("options") or []
     if not isinstance(options, list) or not all(isinstance(option, str) and option.strip() for option in options):
         raise ValueError(f"options is {options!r}; expected a list of texts")
+    _check_characters(" ".join(options), "options")
     identity = fields.get("id", number)
     if isinstance(identity, bool) or not isinstance(identity, str | int):
         raise ValueError(f"id is {identity!r}; expected text or a number")

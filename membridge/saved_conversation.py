@@ -132,7 +132,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines after the header."""
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no saved conversation: {error}") from error
     if not lines or lines[0] != {"conversation": VERSION} or not all(isinstance(line, dict) for line in lines):
         raise ValueError(

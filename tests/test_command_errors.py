@@ -1,5 +1,7 @@
 import errno
+import json
 import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
@@ -151,3 +154,28 @@ def test_ranks_that_fail_alike_say_it_once(tmp_path: Path) -> None:
     said = [rank.communicate(timeout=120)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [REFUSED, REFUSED]
     assert "".join(said).count("error: ") == 1, said
+
+
+@pytest.mark.parametrize("parse", [lambda: json.loads("[" * 100_000), lambda: yaml.safe_load("[" * 5000)])
+def test_a_file_that_is_nested_too_deeply_is_no_bug(
+    parse: Callable[[], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, lines = ending(parse, capsys)
+    assert status == REFUSED
+    assert lines[0].startswith("error: a JSON or YAML file that this command reads is nested too deeply")
+
+
+def test_endless_recursion_of_the_project_is_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    def again() -> object:
+        return again()
+
+    status, lines = ending(again, capsys)
+    assert status == CRASHED
+    assert lines[0].startswith("Traceback")
+
+
+def test_what_the_output_cannot_show_is_escaped() -> None:
+    script = "from command_errors import run_and_exit; run_and_exit(lambda: print('caf\\u00e9 \\udcff'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "caf\\xe9 \\udcff\n"), ended.stderr

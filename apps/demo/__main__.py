@@ -112,8 +112,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"scenes of a video that get a caption; 0 for none (default: {defaults.max_captions})",
     )
     options = parser.parse_args(arguments)
-    if options.max_mb < 1 or not options.max_seconds > 0 or options.max_captions < 0:
-        parser.error("--max-mb and --max-seconds must be above 0, and --max-captions at least 0")
+    if options.max_mb < 1 or not 0 < options.max_seconds < float("inf") or options.max_captions < 0:
+        parser.error("--max-mb and --max-seconds must be above 0 and finite, and --max-captions at least 0")
+    if options.max_new_tokens is not None and options.max_new_tokens < 1:
+        parser.error("--max-new-tokens must be at least 1")
     return options
 
 

@@ -13,7 +13,7 @@ command continues a stopped evaluation; items whose video was missing are tried 
 import argparse
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         FileNotFoundError: A benchmark, its questions or all of its media are missing.
-        ValueError: Files, model and options do not fit each other.
+        ValueError: Files, model and options do not fit each other, or no question of a benchmark could be answered.
     """
     options = _parse(arguments)
     share = Share.of_environment()
@@ -52,10 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.device = f"cuda:{share.rank % torch.cuda.device_count()}"
     model = open_given(options)
     identity = model_identity(options.model, options.config)
+    without = []
     for name, benchmark, items in chosen:
         run = _run_of(name, benchmark, items, model, identity, options)
         run.answer(model, share)
-        _report(run, name, options)
+        if not _report(run, name, options):
+            without.append(f"{name} ({next(iter(run.answers().values()))['error']})")
+    if without:
+        raise ValueError(f"no question was answered of {'; '.join(without)}. Mend that; the same command asks again")
 
 
 def _prepared(name: str, options: argparse.Namespace, *, is_first: bool) -> tuple[str, Benchmark, list[BenchmarkItem]]:
@@ -69,6 +73,7 @@ def _prepared(name: str, options: argparse.Namespace, *, is_first: bool) -> tupl
     stem = Path(name).stem
     if not items:
         raise ValueError(f"{stem} has no question in {root}; see python -m datamodules.benchmarks inspect --help")
+    _check_ids(items, stem)
     missing = _missing_media(items, root / benchmark.videos)
     if missing and len(missing) == len({part.path for item in items for part in item.media}):
         raise FileNotFoundError(f"all videos of {stem} are missing, the first: {next(iter(missing.values()))}")
@@ -81,6 +86,20 @@ def _prepared(name: str, options: argparse.Namespace, *, is_first: bool) -> tupl
             named = ", ".join(list(missing)[:_MOST_NAMED])
             tqdm.write(f"{stem}: {count_of(len(missing), 'video')} of it are missing: {named}", file=sys.stderr)
     return stem, benchmark, items
+
+
+def _check_ids(items: Sequence[BenchmarkItem], name: str) -> None:
+    """Refuse ids that no answer can be found by; a reader of the user's own may give such.
+
+    Raises:
+        ValueError: An id is no text, or two questions have the same.
+    """
+    seen: set[str] = set()
+    for item in items:
+        if not isinstance(item.id, str) or item.id in seen:
+            what = "is no text" if not isinstance(item.id, str) else "is that of two questions"
+            raise ValueError(f"{name}: the id {item.id!r} {what}; correct the benchmark's reader")
+        seen.add(item.id)
 
 
 def _missing_media(items: Sequence[BenchmarkItem], folder: Path) -> dict[str, str]:
@@ -121,13 +140,17 @@ def config_path_of(stem: str, options: argparse.Namespace) -> Path:
     return config_path(next(name for name in options.benchmark if Path(name).stem == stem))
 
 
-def _report(run: BenchmarkRun, name: str, options: argparse.Namespace) -> None:
-    """Write the report if every process has finished."""
+def _report(run: BenchmarkRun, name: str, options: argparse.Namespace) -> bool:
+    """Write the report if every process has finished.
+
+    Returns:
+        Whether a question was answered, or may still be.
+    """
     answers = run.answers()
     if len(answers) < len(run.items):
         left = count_of(len(run.items) - len(answers), "question")
         print(f"{name}: {left} of other processes are not answered yet; the last process writes the report")
-        return
+        return True
     about = {"benchmark": name, "model": options.model, **run.settings}
     report = build_report(run.benchmark, run.items, answers, about, skip_missing=options.skip_missing)
     write_report(report, run.out)
@@ -136,6 +159,20 @@ def _report(run: BenchmarkRun, name: str, options: argparse.Namespace) -> None:
     print(f"The report is in {run.out / 'report.md'}")
     if num_hidden:
         print(f"Answers to {count_of(num_hidden, 'question')} are not public; the choices are in submission.json")
+    return any("error" not in line for line in answers.values())
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a number of at least {least}")
+        return number
+
+    return parse
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -153,9 +190,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--skip-missing", action="store_true", help="leave questions without answer out, instead of counting them wrong"
     )
-    parser.add_argument("--max-new-tokens", type=int, help="longest answer; 0 = score by likelihood alone")
-    parser.add_argument("--at-once", type=int, default=8, help="questions about a video answered at once (default 8)")
-    parser.add_argument("--most-items", type=int, help="evaluate only so many questions, evenly spread")
+    parser.add_argument("--max-new-tokens", type=_at_least(0), help="longest answer; 0 = score by likelihood alone")
+    parser.add_argument(
+        "--at-once", type=_at_least(1), default=8, help="questions about a video answered at once (default 8)"
+    )
+    parser.add_argument("--most-items", type=_at_least(1), help="evaluate only so many questions, evenly spread")
     options = parser.parse_args(arguments)
     stems = [Path(name).stem for name in options.benchmark]
     if len(set(stems)) < len(stems):

@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.checkpoints.atomic_folder import write_atomically
 from membridge.evaluation.comparison import compare_runs
 from membridge.evaluation.comparison_page import to_latex, to_markdown
 from membridge.evaluation.scored_runs import read_scored_run
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out is None:
         print(page)
     else:
-        options.out.write_text(page, encoding="utf-8")
+        write_atomically(options.out, page)
         print(f"The comparison of {len(runs)} evaluations is in {options.out}")
 
 

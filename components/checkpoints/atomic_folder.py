@@ -6,6 +6,7 @@ either the old folder or the new one, never a part of one.
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from components.checkpoints.run_checkpoint import INDEX, REPLACED
@@ -76,10 +77,24 @@ def link(name: Path, folder: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file. A reader sees either the old content or the new one."""
-    new = unfinished_path(path)
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
+    """Write a text file. A reader sees either the old content or the new one.
+
+    A device or a pipe, such as ``/dev/stdout``, is written to and not replaced.
+
+    Raises:
+        OSError: The file cannot be written. The old content is still there.
+    """
+    is_special = path.exists() and not path.is_file()
+    new = path if is_special else unfinished_path(path)
+    try:
+        new.write_text(text, encoding="utf-8", errors="backslashreplace")
+        if not is_special:
+            os.replace(new, path)
+    except OSError as error:
+        if not is_special:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+        raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
 def tidy(parent: Path) -> None:

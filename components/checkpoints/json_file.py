@@ -13,5 +13,5 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors that do not name the file
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and the others do not name the file
         raise ValueError(f"{path} is damaged, for it is no JSON ({error}): copy its folder again") from error

@@ -112,4 +112,9 @@ class PieceTokenizer:
             self._backend.no_padding()
         if self._backend.encode_special_tokens:
             self._backend.encode_special_tokens = False
-        return self._backend.encode(text, add_special_tokens=False)
+        try:
+            return self._backend.encode(text, add_special_tokens=False)
+        except TypeError as error:  # what it raises for text that is no Unicode
+            raise ChatError(
+                "the text has half a character (a lone surrogate), which no tokenizer reads; remove it"
+            ) from error

@@ -33,6 +33,9 @@ class Benchmark(ABC):
             likelihood of its ``text``, after the question alone.
         most_items: Read only so many questions, evenly spread; None: all.
 
+    Raises:
+        ValueError: ``most_items`` is below 1.
+
     Attributes:
         prompt_name: Name of the form of the prompt, for reports. Scores of different prompts must not be compared.
         published_items: Questions in the published files; None: unknown, or the files are others.
@@ -49,6 +52,8 @@ class Benchmark(ABC):
         chosen_by: Literal["letter", "text"] = "letter",
         most_items: int | None = None,
     ) -> None:
+        if most_items is not None and most_items < 1:
+            raise ValueError(f"most_items is {most_items}; expected at least 1, or null for all questions")
         self.questions = questions
         self.videos = videos
         self.folder = folder

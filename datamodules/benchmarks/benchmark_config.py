@@ -7,6 +7,14 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from datamodules.benchmarks.benchmark import Benchmark
 
+_NOT_TOLD = (
+    "Does not validate",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    'Parser key "benchmark"',
+    "Expected a <class 'NoneType'>",
+)
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/benchmark"
 
 
@@ -24,16 +32,24 @@ def load_benchmark(name: str) -> Benchmark:
     path = config_path(name)
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML file ({error})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no YAML file ({_one_line(str(error))})") from error
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Benchmark, "benchmark", required=True)
     try:
         built = parser.instantiate_classes(parser.parse_object({"benchmark": settings}))
     except ArgumentError as error:
-        raise ValueError(f"{path} does not describe a benchmark: {error}") from error
+        raise ValueError(f"{path} does not describe a benchmark: {_one_line(str(error))}") from error
     benchmark: Benchmark = built.benchmark
     return benchmark
+
+
+def _one_line(message: str) -> str:
+    """What is wrong, without the types that the parser tried and without the file's content."""
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    given = [line for line in lines if line.startswith("Given value: ")][:-1]  # the last one is all of the file
+    told = [line for line in lines if line and not line.startswith(_NOT_TOLD)]
+    return " ".join(told + given[:1])
 
 
 def config_path(name: str) -> Path:

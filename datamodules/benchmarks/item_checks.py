@@ -94,8 +94,10 @@ def _part(part: MediaPart, duration_s: float | None) -> Iterator[str]:
 
 
 def _characters(item: BenchmarkItem) -> Iterator[str]:
-    paths = [f"the video's name {part.path!r}" for part in item.media if odd_characters(part.path)]
-    yield from (f"{name} holds {odd_characters(name)}" for name in paths)
+    for part in item.media:
+        found = odd_characters(part.path)
+        if found:
+            yield f"the video's name {part.path!r} holds {found}"
     texts = {"the question": item.question, **{f"option {n}": text for n, text in enumerate(item.options)}}
     for name, text in texts.items():
         found = odd_characters(text)

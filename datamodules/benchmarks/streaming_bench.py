@@ -33,6 +33,9 @@ class StreamingBench(Benchmark):
         chosen_by: See ``Benchmark``.
         most_items: See ``Benchmark``.
         published_items: Questions in the part; another number is a problem.
+
+    Raises:
+        ValueError: ``context_s`` is not above 0.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class StreamingBench(Benchmark):
         published_items: int | None = None,
     ) -> None:
         super().__init__(questions, videos, folder, chosen_by, most_items)
+        if context_s is not None and not 0 < context_s < float("inf"):
+            raise ValueError(f"context_s is {context_s}; expected seconds above 0, or null for all of the video so far")
         self.context_s = context_s
         self.shows_earlier_answers = shows_earlier_answers
         self.published_items = published_items

@@ -45,7 +45,7 @@ def read_subtitles(path: Path, first_s: float = 0.0) -> list[Subtitle]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         found = _of_json(json.loads(text)) if path.suffix == ".json" else _of_srt(text)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} holds no subtitles ({error}); download it again") from error
     shift = round(1000 * first_s)
     moved = [Subtitle(max(0, each.start_ms - shift), each.end_ms - shift, each.text) for each in found]

@@ -27,7 +27,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} ends in none of {', '.join(readers)}; give the benchmark's file of questions")
     try:
         rows = reader(path)
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); download it again") from error
     wrong = next((number for number, row in enumerate(rows, start=1) if not isinstance(row, Mapping)), None)
     if wrong is not None:

@@ -46,15 +46,13 @@ def main() -> None:
         _send(connection, {"error": "ImportError", "message": str(error)})
         return
     _limit_memory(settings.memory_mb)
-    _send(connection, {"ready": True})
-    while True:
-        try:
+    with contextlib.suppress(EOFError, ConnectionError):  # the client has ended
+        _send(connection, {"ready": True})
+        while True:
             request = MediaRequest.from_bytes(connection.recv_bytes())
             with _end_with_client(connection):
                 reply = _answer(request, settings.backend, memory)
             _send(connection, reply)
-        except (EOFError, ConnectionError):
-            return
 
 
 def _ignore_signals() -> None:

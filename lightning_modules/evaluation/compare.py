@@ -120,7 +120,7 @@ def _read(path: Path) -> dict[str, Any]:
         if "scores" in report:
             raise ValueError("it is about a benchmark; python evaluate.py compare reads those")
         report["accuracy"]["questions"], report["accuracy"]["value"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{path} is no report of evaluate.py on shards ({type(error).__name__}: {error}); leave it out"
         ) from error

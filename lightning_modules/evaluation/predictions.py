@@ -112,7 +112,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     for number, line in enumerate(lines, start=1):
         try:
             predictions.append(_from_fields(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number} is no prediction ({error}): {line[:80]!r}. Remove the line to have its "
                 "question asked again, or remove the file to ask all of them again"

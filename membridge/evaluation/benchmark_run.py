@@ -16,8 +16,8 @@ from components.model import VideoLanguageModel
 from datamodules.benchmarks.benchmark import Benchmark
 from datamodules.benchmarks.item import BenchmarkItem, MediaPart
 from datamodules.errors import SampleError
-from membridge.answer_file import AnswerFile, read_answers
-from membridge.evaluation.asked_item import AskedItem, to_line
+from membridge.answer_file import AnswerFile, check_settings, read_answers
+from membridge.evaluation.asked_item import AskedItem, check_line, is_about, to_line
 from membridge.evaluation.item_answers import AskingSettings, ask_items, read_parts
 from membridge.evaluation.scorers import SCORERS, Scorer
 from membridge.evaluation.timed_questions import ask_while_playing, check_can_play
@@ -81,12 +81,22 @@ class BenchmarkRun:
         self.scorers = scorers
 
     def answers(self) -> dict[str, dict[str, Any]]:
-        """The lines of all processes so far, by the id of the item; one with an answer stands before one without."""
+        """The lines of all processes so far, by the id of the item; one with an answer stands before one without.
+
+        Raises:
+            ValueError: A file has answers of another model, with other settings or to other questions, or is damaged.
+        """
+        items = {item.id: item for item in self.items}
         found: dict[str, dict[str, Any]] = {}
         for path in sorted(self.out.glob("answers.*-of-*.jsonl")):
+            check_settings(path, self.settings)
             for line in read_answers(path):
-                if "error" not in line or line["id"] not in found:
-                    found[line["id"]] = line
+                item = items.get(line["id"])
+                if item is None or ("error" in line and not is_about(line, item)):
+                    continue  # an item without answer may have been corrected, and is asked again
+                check_line(line, item, path)
+                if "error" not in line or item.id not in found:
+                    found[item.id] = line
         return {item.id: found[item.id] for item in self.items if item.id in found}
 
     def is_complete(self) -> bool:

@@ -42,8 +42,11 @@ def compare_runs(runs: Sequence[ScoredRun], *, across_prompts: bool = False, see
         seed: Of the bootstrap.
 
     Raises:
-        ValueError: There are fewer than two runs, or they differ in questions, benchmark, scorer or prompt.
+        ValueError: ``seed`` is negative, there are fewer than two runs, or they differ in questions, benchmark, scorer
+            or prompt.
     """
+    if seed < 0:
+        raise ValueError(f"the seed is {seed}; expected 0 or more")
     if len(runs) < 2:
         raise ValueError("a comparison needs at least two runs")
     for other in runs[1:]:

@@ -12,7 +12,7 @@ from components.interfaces import DecodingSettings, LanguageState, TextInputs, V
 from components.language.text_limits import TextLimitError
 from components.model import VideoLanguageModel
 from datamodules.benchmarks.benchmark import Benchmark
-from datamodules.benchmarks.item import BenchmarkItem, MediaPart, Prompt
+from datamodules.benchmarks.item import LETTERS, BenchmarkItem, MediaPart, Prompt
 from datamodules.benchmarks.media_search import find_media
 from datamodules.errors import SampleError
 from membridge.asking import visual_counts
@@ -68,8 +68,7 @@ def read_parts(model: VideoLanguageModel, parts: Sequence[MediaPart], folder: Pa
     media = []
     for part in parts:
         path = find_media(folder, part.path)
-        if part.end_ms is not None and part.end_ms <= (part.start_ms or 0):
-            raise SampleError(f"{part.path} is shown from {part.start_ms or 0} to {part.end_ms} ms, which is nothing")
+        check_part(part)
         if part.frames_per_second is None:
             frames = read_media_file(path, settings, start_ms=part.start_ms, end_ms=part.end_ms)
         else:
@@ -78,6 +77,19 @@ def read_parts(model: VideoLanguageModel, parts: Sequence[MediaPart], folder: Pa
             )
         media.append(read_medium(model, path.name, frames))
     return ReadMedia(media, time.perf_counter() - begin)
+
+
+def check_part(part: MediaPart) -> None:
+    """Refuse a part that begins before its video does, or that is empty.
+
+    Raises:
+        SampleError: The part is such a one.
+    """
+    start = part.start_ms or 0
+    if start < 0:
+        raise SampleError(f"{part.path} is shown from {start} ms, before it begins; correct its start")
+    if part.end_ms is not None and part.end_ms <= start:
+        raise SampleError(f"{part.path} is shown from {start} to {part.end_ms} ms, which is nothing")
 
 
 @torch.no_grad()
@@ -100,13 +112,17 @@ def ask_items(
     Returns:
         An answer for each question, or the reason why it has none.
     """
-    answers: list[AskedItem] = []
     frame_ms = [medium.frame_ms for medium in read.media]
     prompts = [benchmark.prompt(item, frame_ms) for item in items]
-    for first in range(0, len(prompts), settings.at_once):
-        answers += _ask(model, prompts[first : first + settings.at_once], read.media, settings)
+    problems = [problem_of(prompt, item, len(read.media)) for prompt, item in zip(prompts, items, strict=True)]
+    asked = [prompt for prompt, problem in zip(prompts, problems, strict=True) if not problem]
+    given: list[AskedItem] = []
+    for first in range(0, len(asked), settings.at_once):
+        given += _ask(model, asked[first : first + settings.at_once], read.media, settings)
     shared = read.seconds / len(items)
-    return [each if each.error else each._replace(read_seconds=shared) for each in answers]
+    answers = iter(given)
+    found = [AskedItem(error=problem) if problem else next(answers) for problem in problems]
+    return [each if each.error else each._replace(read_seconds=shared) for each in found]
 
 
 def _ask(
@@ -181,6 +197,28 @@ def _likelihoods(model: VideoLanguageModel, state: LanguageState, prompts: Seque
     # A state scores all of its conversations or none, so one without choices scores a text that nobody reads.
     scores = model.language_model.score(state, [prompt.choices or ("?",) for prompt in prompts])
     return [tuple(each.tolist()) if prompt.choices else () for prompt, each in zip(prompts, scores, strict=True)]
+
+
+def problem_of(prompt: Prompt, item: BenchmarkItem, num_media: int) -> str:
+    """Why a prompt cannot be asked; empty where it can. So one odd question does not end the evaluation.
+
+    Args:
+        prompt: The prompt.
+        item: Its question.
+        num_media: Media that it shows.
+    """
+    text = " ".join((prompt.system or "", prompt.text, *prompt.choices))
+    marks = prompt.text.count(MARK)
+    if marks not in (0, num_media):
+        return f"its prompt has {marks} {MARK} marks for {num_media} media; remove them from question and options"
+    if prompt.choices and len(prompt.choices) < len(item.options):
+        return (
+            f"it has {len(item.options)} options, but letters can name {len(LETTERS)} only; set chosen_by: text in the "
+            "benchmark's YAML file"
+        )
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "its text has half a character (a lone surrogate), which no tokenizer reads; remove it"
+    return ""
 
 
 def turns_of(prompt: Prompt, num_media: int) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ def read_scored_run(folder: Path, scorer: str | None = None) -> ScoredRun:
 
 
 def _of_benchmark(folder: Path, scorer: str | None) -> ScoredRun:
-    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    report = _read_report(folder / REPORT)
     names = list(report["scores"])
     chosen = scorer or next(iter(names), "")
     if chosen not in names:
@@ -44,6 +44,10 @@ def _of_benchmark(folder: Path, scorer: str | None) -> ScoredRun:
     lines: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("answers.*-of-*.jsonl")):
         for line in read_answers(path):
+            if not _can_compare(line):
+                raise ValueError(
+                    f"{path}: the line with the id {line['id']!r} is no complete answer; run the same evaluation again"
+                )
             if "error" not in line or line["id"] not in lines:
                 lines[line["id"]] = line
     applies = {bool(line["options"]) for line in lines.values() if chosen in line.get("scores", {})}
@@ -54,8 +58,33 @@ def _of_benchmark(folder: Path, scorer: str | None) -> ScoredRun:
     }
     clusters = {identity: lines[identity]["media"][0]["path"] for identity in scores}
     evaluated = report["evaluated"]
-    about = {"benchmark": str(evaluated["benchmark"]), "prompt": str(evaluated["prompt"]), "scorer": chosen}
+    about = {name: str(evaluated.get(name)) for name in ("benchmark", "prompt")} | {"scorer": chosen}
     return ScoredRun(str(folder), about, scores, clusters)
+
+
+def _can_compare(line: dict[str, Any]) -> bool:
+    """Whether a line names what it is about, and has scores from 0 to 1, or an error."""
+    media, scores = line.get("media"), line.get("scores")
+    names_video = isinstance(media, list) and bool(media) and isinstance(media[0], dict) and "path" in media[0]
+    if not names_video or not isinstance(line.get("options"), list):
+        return False
+    if "error" in line:
+        return True
+    return isinstance(scores, dict) and all(
+        value is None or (isinstance(value, int | float) and 0 <= value <= 1) for value in scores.values()
+    )
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        report: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); run the same evaluation again, which writes it anew") from error
+    is_report = isinstance(report, dict) and all(isinstance(report.get(name), dict) for name in ("scores", "evaluated"))
+    if not is_report:
+        raise ValueError(f"{path} is no report on a benchmark; run the same evaluation again, which writes it anew")
+    found: dict[str, Any] = report
+    return found
 
 
 def _of_shards(folder: Path) -> ScoredRun:
@@ -67,8 +96,10 @@ def _of_shards(folder: Path) -> ScoredRun:
             line = json.loads(text)
             identity = " ".join(str(line.get(name, "")) for name in ("key", "id", "turn")).strip()
             scores[identity] = float(line["correct"])
+            if not 0 <= scores[identity] <= 1:
+                raise ValueError(f"correct is {line['correct']}")
             clusters[identity] = line.get("media") or line["key"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number} is no prediction ({error}); finish the evaluation first"
             ) from error

@@ -148,7 +148,7 @@ def lenient_choice(text: str, options: tuple[str, ...]) -> int | None:
     strict = strict_choice(text, options)
     if strict is not None or not options:
         return strict
-    letter = f"[A-{LETTERS[len(options) - 1]}]"
+    letter = f"[A-{LETTERS[: len(options)][-1]}]"
     announced = re.findall(rf"(?i:answer|option|choice)(?i:\s+is)?\s*:?\s*\(?\**({letter})\b", text)
     # "A man walks": an A without a mark behind it is an article.
     marked = re.findall(rf"\(({letter})\)|(?<![\w'])({letter})(?=[.):])", text)

@@ -16,7 +16,7 @@ from datamodules.benchmarks.media_search import find_media
 from datamodules.errors import SampleError
 from datamodules.media.sample_media import SampleMedia
 from membridge.evaluation.asked_item import AskedItem
-from membridge.evaluation.item_answers import AskingSettings, answer_prompts, turns_of
+from membridge.evaluation.item_answers import AskingSettings, answer_prompts, check_part, problem_of, turns_of
 from membridge.media_files import read_media_file
 
 _PIECE_S = 60
@@ -71,6 +71,7 @@ def ask_while_playing(
         ValueError: The model cannot stream, see ``check_can_play``.
     """
     [part] = items[0].media
+    check_part(part)
     session = StreamingSession(model)
     frames = _Frames(find_media(folder, part.path), part, model.training_facts.frames, max(map(_ask_ms, items)))
     answers: dict[int, AskedItem] = {}
@@ -98,6 +99,9 @@ def _ask(
 ) -> AskedItem:
     begin = time.perf_counter()
     prompt = benchmark.prompt(item, [shown_ms])
+    problem = problem_of(prompt, item, 1)
+    if problem:
+        return AskedItem(error=problem)
     text = model.language_model.prompts([turns_of(prompt, 1)])
     try:
         [answer] = answer_prompts(model, [prompt], text, session.visual_tokens(text), settings)

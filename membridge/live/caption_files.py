@@ -114,6 +114,7 @@ class CaptionFile:
 
     def __init__(self, path: Path, form: str) -> None:
         self._form = FORMS[form]
+        self._path = path
         self._number = 0
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
         self._append(self._form.header)
@@ -131,8 +132,11 @@ class CaptionFile:
 
     def _append(self, text: str) -> None:
         data = text.encode(errors="replace")
-        while data:  # one write, but for a pipe that takes less or a disk that is full
-            data = data[os.write(self._descriptor, data) :]
+        try:
+            while data:  # one write, but for a pipe that takes less or a disk that is full
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, str(self._path)) from error
         with suppress(OSError):  # a pipe or terminal cannot be synchronised
             os.fsync(self._descriptor)
 

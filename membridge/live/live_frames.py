@@ -176,6 +176,8 @@ class LiveFrames:
             while not self.drops_frames and self._queue.is_full and not self._is_stopped:
                 self._changed.wait(_WAIT_S)
                 self._last_sign = time.monotonic()  # the source is not to blame
+            if self._is_stopped:  # nobody reads it, and the full queue does not mean that the model is too slow
+                return
             stride = self._queue.stride
             self._queue.offer(frame)
             is_slower = self._queue.stride > stride

@@ -150,3 +150,34 @@ def test_models_are_compared_on_equal_questions_alone(
         main(["compare", "one/own", "two/own", "--scorer", "taste"])
     with pytest.raises(FileNotFoundError, match="no finished evaluation"):
         main(["compare", "one/own", "data"])
+
+
+def test_if_no_question_can_be_answered_the_report_is_written_and_the_command_fails(
+    trained: Trained, folder: Path
+) -> None:
+    for clip in (folder / "data/own/videos").glob("*.mp4"):
+        clip.write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"no question was answered of own \(.*clip0\.mp4 .*same command"):
+        main(command(trained, "out"))
+    assert len(json.loads((folder / "out/own/report.json").read_text())["without_answer"]) == 9
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--most-items", "0"), ("--most-items", "-1"), ("--max-new-tokens", "-1"), ("--at-once", "0")]
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_read(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ending:
+        main(["--model", "M", "--benchmark", "B", "--data", "D", "--out", "O", option, value])
+    assert ending.value.code == 2
+    assert f"argument {option}: {value} is not a number of at least" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_ids_that_cannot_be_found_again_are_refused(trained: Trained, folder: Path, twice: bool) -> None:
+    rows = json.loads((folder / "data/own/questions.json").read_text())
+    rows[1]["id"] = rows[0]["id"] if twice else 5
+    (folder / "data/own/questions.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="is that of two questions" if twice else "the id 5 is no text"):
+        main(command(trained, "out"))

@@ -288,3 +288,14 @@ def test_impossible_options_are_refused(
         look.main([str(shard), *given])
     assert ending.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_page_is_not_replaced(tmp_path: Path) -> None:
+    shard = tmp_path / "train-000000.tar"
+    write_shard(shard, [("a", make_record([("what ?", "red")]), make_image(), "jpg")])
+    content = shard.read_bytes()
+    with pytest.raises(ValueError, match="is no page of samples; choose another file"):
+        look.main([str(shard), "--out", str(shard)])
+    assert shard.read_bytes() == content
+    for _ in range(2):  # a page may be replaced
+        assert look.main([str(shard), "--out", str(tmp_path / "page.html")]) == 0

@@ -1,8 +1,10 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from membridge.answer_file import AnswerFile
+from membridge.answer_file import AnswerFile, check_settings, read_answers
 
 SETTINGS = {"model": "abc", "max_new_tokens": 3}
 
@@ -61,3 +63,35 @@ def test_an_empty_file_takes_the_settings_of_the_new_command(path: Path) -> None
     with AnswerFile(path, {"model": "other"}) as file:
         assert file.answers == {}
     AnswerFile(path, {"model": "third"}).__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("line", [b"x", b"5", b'{"id": 5}', b"[" * 100_000, b"", b"\xff"])
+def test_a_complete_line_that_is_no_answer_is_named_and_nothing_is_lost(path: Path, line: bytes) -> None:
+    content = path.read_bytes() + line + b"\n"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"line 3 is no answer.*Remove the line"):
+        AnswerFile(path, SETTINGS)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("settings", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
+def test_damaged_settings_are_named(path: Path, settings: bytes) -> None:
+    (path.parent / "answers.settings.json").write_bytes(settings)
+    with pytest.raises(ValueError, match=r"answers\.settings\.json is damaged"):
+        check_settings(path, SETTINGS)
+
+
+def test_half_a_character_in_an_answer_is_read_again(path: Path) -> None:
+    with AnswerFile(path, SETTINGS) as file:
+        file.add([{"id": "\ud800", "answer": "é"}])
+    assert read_answers(path)[-1] == {"id": "\ud800", "answer": "é"}
+
+
+def test_a_full_disk_is_reported_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with AnswerFile(tmp_path / "a.jsonl", SETTINGS) as file, pytest.raises(OSError, match="No space") as refused:
+        file.add([{"id": "1"}])
+    assert refused.value.filename == str(tmp_path / "a.jsonl")

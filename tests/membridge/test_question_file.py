@@ -68,3 +68,17 @@ def test_a_file_without_questions_or_in_another_encoding_is_refused(tmp_path: Pa
     (tmp_path / "q.jsonl").write_bytes('{"video": "é"}'.encode("latin-1"))
     with pytest.raises(ValueError, match="is not UTF-8 text"):
         read_questions(tmp_path / "q.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[" * 100_000, "line 2: maximum recursion depth"),
+        (json.dumps(GOOD | {"question": "a\ud800"}), "line 2: question has half a character"),
+        (json.dumps(GOOD | {"options": ["a", "\ud800"]}), "line 2: options has half a character"),
+    ],
+    ids=["nested", "question", "option"],
+)
+def test_lines_that_no_model_can_be_asked_are_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_questions(write(tmp_path / "q.jsonl", GOOD, line))

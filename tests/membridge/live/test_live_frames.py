@@ -180,6 +180,19 @@ def test_stop_ends_the_reading_at_once() -> None:
     assert frames.failure is None
 
 
+def test_a_stopped_file_is_not_reported_as_too_fast_for_the_model() -> None:
+    def pictures() -> Iterator[DecodedPicture]:
+        yield from (picture(250.0 * number) for number in range(100))
+
+    notes: list[str] = []
+    source = MadeSource(pictures, is_live=False)
+    with LiveFrames(SourceOptions("made", 4.0, capacity=2), SETTINGS, notes.append, lambda *_: source) as frames:
+        assert frames.read(1)
+        time.sleep(0.1)  # until the queue is full
+    assert source.is_closed
+    assert notes == []
+
+
 def test_too_large_frames_are_refused(tmp_path: Path) -> None:
     def opener(_options: SourceOptions, size: FrameSize) -> MadeSource:
         size.check(20_000, 20_000, "made")
