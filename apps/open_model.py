@@ -100,9 +100,11 @@ def open_model(
 
         model = with_answers(load_model(checkpoint, config=config, device=target))
     if isinstance(model.encoder, CachedFeatures):
+        where = "Add --config CONFIG to this command" if checkpoint else "Export the checkpoint again"
         raise ValueError(
-            f"{path} reads cached features of frames, no pixels, so it cannot read a file. Name the config of the "
-            f"encoder that made the features: {_export(checkpoint or Path('CHECKPOINT'))} --config CONFIG"
+            f"{path} reads cached features of frames, no pixels, so it cannot read a file. {where}, with the config of "
+            f"the encoder that made the features. To export: {_export(checkpoint or Path('CHECKPOINT'))} "
+            "--config CONFIG"
         )
     return model
 

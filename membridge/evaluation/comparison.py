@@ -70,7 +70,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     try:
         from scipy.stats import binomtest
     except ImportError as error:
-        raise ImportError("comparing runs needs scipy: pip install '.[compare]'") from error
+        raise ImportError("comparing runs needs scipy: pip install 'membridge[compare]'") from error
     both = only_first + only_second
     return float(binomtest(only_first, both, 0.5).pvalue) if both else 1.0
 
