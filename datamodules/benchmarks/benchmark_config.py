@@ -38,7 +38,7 @@ def load_benchmark(name: str) -> Benchmark:
     parser.add_subclass_arguments(Benchmark, "benchmark", required=True)
     try:
         built = parser.instantiate_classes(parser.parse_object({"benchmark": settings}))
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # a ValueError of the class itself
         raise ValueError(f"{path} does not describe a benchmark: {_one_line(str(error))}") from error
     benchmark: Benchmark = built.benchmark
     return benchmark

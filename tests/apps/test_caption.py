@@ -126,6 +126,7 @@ def test_fps_of_the_command_line_is_used(model: str, folder: Path, capfd: pytest
         (["a.mp4", "--srt", "a.mp4", "--overwrite"], "a.mp4 is the video that is read"),
         (["a.mp4", "--srt", "long.mp4"], "long.mp4 is there already; choose another file, or give --overwrite"),
         (["a.mp4", "--fps", "0"], "0 is not a number above 0"),
+        (["a.mp4", "--fps", "1e-300"], "1e-300 is not from 0.0001 to 1000 frames per second"),
         (["a.mp4", "--timeout", "nan"], "nan is not a number above 0"),
         (["a.mp4", "--max-new-tokens", "0"], "0 is not a number of at least 1"),
         (["a.mp4", "--ffmpeg-option", "x"], "x is no NAME=VALUE"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from apps.evaluate.__main__ import main
+from datamodules.benchmarks.benchmark_config import load_benchmark
 from tests.documentation import ROOT
 from tests.fixtures_exported import Trained
 from tests.membridge.evaluation.made_benchmark import OPTIONS, QUESTIONS, write_clips
@@ -181,3 +183,27 @@ def test_ids_that_cannot_be_found_again_are_refused(trained: Trained, folder: Pa
     (folder / "data/own/questions.json").write_text(json.dumps(rows))
     with pytest.raises(ValueError, match="is that of two questions" if twice else "the id 5 is no text"):
         main(command(trained, "out"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"most_items": "abc"}, "Expected a <class 'int'> Given value: abc"),
+        ({"nope": 1}, "Option 'nope' is not accepted"),
+        ({"most_items": 0}, "most_items is 0; expected at least 1"),
+        ({"context_s": -5}, "context_s is -5.0; expected seconds above 0"),
+        ("[" * 5000, "is no YAML file"),
+        ("a: b: c", "is no YAML file"),
+        ("[]", "Not a valid subclass of Benchmark"),
+    ],
+)
+def test_a_wrong_yaml_file_is_refused_in_one_line(
+    tmp_path: Path, content: dict[str, object] | str, message: str
+) -> None:
+    path = tmp_path / "own.yaml"
+    arguments = {"questions": "q.json"} | (content if isinstance(content, dict) else {})
+    whole = {"class_path": "datamodules.benchmarks.streaming_bench.StreamingBench", "init_args": arguments}
+    path.write_text(content if isinstance(content, str) else json.dumps(whole))
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+        load_benchmark(str(path))
+    assert "\n" not in str(refused.value)
