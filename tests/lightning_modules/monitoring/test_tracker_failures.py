@@ -101,8 +101,8 @@ def test_every_sink_gets_the_videos_of_a_validation(folders: PartFolders, tmp_pa
     assert set(shown) == {"videos/0/two-questions", "answers/0/two-questions", "segments_a_video/0"}
     assert [row[:2] for row in shown["answers/0/two-questions"]] == [
         ("which colour ?", "red"),
-        ("and then ?", "blue square"),
         ("which shape ?", "circle"),
+        ("and then ?", "blue square"),
     ]
     height, width, channels = shown["videos/0/two-questions"]
     assert (height > 300, width > 500, channels) == (True, True, 3)
