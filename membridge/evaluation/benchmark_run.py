@@ -117,19 +117,23 @@ class BenchmarkRun:
         if self.timed == "session" and any(item.ask_ms is not None for item in self.items):
             check_can_play(model, self.items)
         done = {identity for identity, line in self.answers().items() if "error" not in line}
-        groups = self.groups()[share.rank :: share.world]
-        remaining = [left for group in groups if (left := [item for item in group if item.id not in done])]
-        if not remaining:
+        # All questions about a medium are asked again where some are left: likelihoods depend on the questions beside
+        # them by rounding, and the report of a stopped run must be that of one that was not.
+        groups = [
+            group for group in self.groups()[share.rank :: share.world] if any(item.id not in done for item in group)
+        ]
+        if not groups:
             return
         name = f"{type(self.benchmark).__name__} {share.rank + 1}/{share.world}" if share.world > 1 else None
         path = self.out / f"answers.{share.rank}-of-{share.world}.jsonl"
         with AnswerFile(path, self.settings) as file:
-            progress = tqdm(total=sum(map(len, remaining)), desc=name or self.out.name, unit="question", disable=None)
+            progress = tqdm(total=sum(map(len, groups)), desc=name or self.out.name, unit="question", disable=None)
             failed = 0
-            for items in remaining:
+            for items in groups:
                 answers = self.ask_group(model, items)
-                file.add(self.line(item, answer) for item, answer in zip(items, answers, strict=True))
-                failed += sum(bool(answer.error) for answer in answers)
+                new = [(item, answer) for item, answer in zip(items, answers, strict=True) if item.id not in done]
+                file.add(self.line(item, answer) for item, answer in new)
+                failed += sum(bool(answer.error) for _, answer in new)
                 progress.update(len(items))
                 if failed:
                     progress.set_postfix(without_answer=failed)
