@@ -3,7 +3,7 @@
     python -m apps.write_haystack CONFIG OUT [--haystack CLIP ...]
 
 CONFIG is a file in ``configs/niavh`` without its ending, or the path of such a file. OUT has ``questions.jsonl`` and
-``videos/``. The same command continues a stopped one. docs/public_benchmarks.md has the task of lmms-eval that reads
+``videos/``. The same command continues a stopped one. docs/benchmarks.md has the task of lmms-eval that reads
 the files. ``python evaluate.py --niavh`` needs no files.
 """
 

@@ -1,4 +1,4 @@
-"""The questions on docs/public_benchmarks.md are evaluated and compared as the page says, on tiny parts."""
+"""The questions on docs/benchmarks.md are evaluated and compared as the page says, on tiny parts."""
 
 import shlex
 import shutil
@@ -10,7 +10,7 @@ from apps.evaluate.__main__ import main
 from tests.documentation import blocks_of, write_shown_files
 from tests.fixtures_exported import Trained
 
-PAGE = "docs/public_benchmarks.md"
+PAGE = "docs/benchmarks.md"
 
 
 def command_about(name: str) -> list[str]:
