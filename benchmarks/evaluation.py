@@ -34,7 +34,7 @@ from command_errors import run_and_exit
 from components.model import VideoLanguageModel
 from components.pretrained.frame_settings import FrameSettings, TrainingFacts
 from datamodules.benchmarks.benchmark import Benchmark
-from datamodules.benchmarks.item import BenchmarkFiles, BenchmarkItem, MediaPart, Prompt
+from datamodules.benchmarks.item import BenchmarkFiles, BenchmarkItem, MediaPart
 from membridge.evaluation.item_answers import AskingSettings, ask_items, read_parts
 
 DIFFERENCE_LIMIT = 1e-5
@@ -84,25 +84,15 @@ class WordQuestions(Benchmark):
         return BenchmarkFiles(items, [])
 
 
-class _OneOption(WordQuestions):
-    """The same with one of the options alone."""
-
-    option = 0
-
-    def prompt(self, item: BenchmarkItem, frame_ms: Sequence[Sequence[int]]) -> Prompt:
-        whole = super().prompt(item, frame_ms)
-        return whole._replace(choices=whole.choices[self.option : self.option + 1])
-
-
 def evaluate_each_option(model: VideoLanguageModel, settings: Settings, folder: Path) -> list[tuple[float, ...]]:
     """Decode and read the video for every question and option."""
-    benchmark = _OneOption(settings)
+    benchmark = WordQuestions(settings)
     rows = []
     for item in benchmark.read(folder).items:
-        row = []
-        for benchmark.option in range(settings.options):
+        row: list[float] = []
+        for option in item.options:
             read = read_parts(model, item.media, folder)
-            [answer] = ask_items(model, benchmark, [item], read, _LIKELIHOOD)
+            [answer] = ask_items(model, benchmark, [item._replace(options=(option,))], read, _LIKELIHOOD)
             row += answer.likelihoods
         rows.append(tuple(row))
     return rows
