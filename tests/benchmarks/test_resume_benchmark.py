@@ -80,7 +80,7 @@ def test_attempt_is_what_all_ranks_finished(tmp_path: Path) -> None:
 
 
 @one_group_at_a_time
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_killed_run_and_run_with_changing_processes_go_on_exactly(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]

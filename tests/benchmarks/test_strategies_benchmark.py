@@ -67,7 +67,7 @@ def test_every_strategy_is_that_of_its_config(name: str) -> None:
 
 
 @one_group_at_a_time
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_strategies_train_alike_and_spread_what_they_hold(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--layers", "1", "--width", "128", "--encoder-layers", "1", "--encoder-width", "32", "--steps", "3"]
