@@ -27,7 +27,7 @@ from tests.fixtures_memory_ov import (
 )
 from tests.process_group import one_group_at_a_time, run_processes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), one_group_at_a_time]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900), one_group_at_a_time]
 
 ALONE = "alone"
 STRATEGIES = ["ddp", "zero2", "zero3", "fsdp2"]

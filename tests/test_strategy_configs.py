@@ -22,14 +22,8 @@ OVERLAYS = [
     "zero3_offload.yaml",
     "fsdp2.yaml",
 ]
-SOME = {  # of the overlays, with others together; see the test
-    "plain": OVERLAYS,
-    "checkpointing, accumulation": ["ddp.yaml", "zero2_offload.yaml", "zero3_offload.yaml", "fsdp2.yaml"],
-    "all in bf16": ["ddp.yaml", "zero2.yaml", "zero3.yaml", "fsdp2.yaml"],
-}
 TOGETHER = ["activation_checkpointing.yaml", "accumulate.yaml"]
 BF16 = ["bf16.yaml", *TOGETHER]
-COMBINATIONS = dict(zip(SOME, ([], TOGETHER, BF16), strict=True))
 KEEPS_FLOAT32 = {"ddp.yaml", "fsdp2.yaml"}  # in bf16 training: weights; ZeRO computes with weights that are bf16
 SPREAD_ALL = "--trainer.strategy.init_args.persistent_elements=0"  # the tiny weights too
 ALONE = ["single_device.yaml"]  # cannot run with two processes; test_configs.py's way serves it
@@ -90,19 +84,11 @@ def check_overlays(names: list[str], together: list[str], predicted: list[str], 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("combination", COMBINATIONS)
-def test_overlays_train_validate_and_predict_with_two_processes(
-    combination: str,
+def test_every_overlay_trains_validates_and_predicts_with_two_processes(
     workplace: Path,  # noqa: F811
 ) -> None:
-    """Every overlay trains and predicts by itself; with others together, four of the seven train.
-
-    Accumulation and bf16 themselves are compared under ZeRO 1 and all others in ``test_equal_training.py``. Here is
-    left whether files go together, and offloading: the offloading overlays differ from the others by its keys alone.
-    Predicting takes no step, so nothing but the overlay itself and the precision reaches it.
-    """
-    together = COMBINATIONS[combination]
-    check_overlays(SOME[combination], together, [] if together else OVERLAYS, workplace)
+    """Accumulation and bf16 are compared under ZeRO 1 and all others in ``test_equal_training.py``."""
+    check_overlays(OVERLAYS, [], OVERLAYS, workplace)
 
 
 @pytest.mark.nightly

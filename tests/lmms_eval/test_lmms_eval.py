@@ -66,7 +66,8 @@ def test_the_command_gives_the_answers_and_scores_of_the_own_evaluation(
     made: Made, own: OwnEnvironment, tmp_path: Path, processes: int
 ) -> None:
     write_benchmark_tasks(tmp_path / "tasks", made)
-    program = ["lmms-eval"] if processes == 1 else ["torchrun", f"--nproc_per_node={processes}", "-m", "lmms_eval"]
+    together = ["python", "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "-m", "lmms_eval"]
+    program = ["lmms-eval"] if processes == 1 else together
     ended = own.run(
         [
             *program,

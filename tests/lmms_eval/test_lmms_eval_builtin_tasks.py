@@ -13,7 +13,7 @@ from membridge.asking import AskedQuestion, ask_about, open_timed
 from tests.lmms_eval.conftest import Made
 from tests.lmms_eval.own_environment import OwnEnvironment
 
-pytestmark = [pytest.mark.slow, pytest.mark.lmms_eval, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.nightly, pytest.mark.lmms_eval, pytest.mark.timeout(900)]
 
 LETTER = "Answer with the option's letter from the given choices directly."
 OPTIONS = ("red", "blue", "circle", "none")
