@@ -3,7 +3,8 @@
     python -m benchmarks.parity --goldens DIR
 
 DIR has JSON files that list the cases, and safetensors files with inputs, original weights and outputs: of VideoLLaMB
-(``bridge.json`` and others) or of Memory-Augmented VLM (``meta.json`` and ``segments.json``). An output with a name
+(``bridge.json`` and others), of Memory-Augmented VLM (``meta.json`` and ``segments.json``), or of the field's other
+methods (a file for each, such as ``longvlm.json``). An output with a name
 like ``hidden.0_every8th`` has the first of every eight tokens. What a recording does not have is not compared. For
 every case the largest error, the tolerance and how many recorded numbers were compared are printed. Cases that the
 original does not handle properly (several videos joined into one), and parts of it that nothing uses, are declined,
@@ -13,10 +14,12 @@ with the reason. Exits with 1 if a case is above its tolerance, raises an error,
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.parity.baselines.cases import METHODS, WITHOUT_PART, baseline_cases
 from benchmarks.parity.bridge import bridge_cases
 from benchmarks.parity.bridge_gradients import gradient_cases
 from benchmarks.parity.comparison import CaseResult, Check
@@ -38,7 +41,10 @@ _OF_MEMORY_AUGMENTED_VLM: _Sections = {
     "meta.json": (memory_ov_cases,),
     "segments.json": (segment_cases,),
 }
-_SECTIONS = _OF_VIDEOLLAMB | _OF_MEMORY_AUGMENTED_VLM
+_OF_OTHER_METHODS: _Sections = {
+    f"{method}.json": (partial(baseline_cases, method=method),) for method in sorted({*METHODS, *WITHOUT_PART})
+}
+_SECTIONS = _OF_VIDEOLLAMB | _OF_MEMORY_AUGMENTED_VLM | _OF_OTHER_METHODS
 
 
 def compare_folder(folder: Path) -> Iterator[CaseResult]:

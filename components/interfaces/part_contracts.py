@@ -142,8 +142,9 @@ class SegmentReducer(RecordsArguments, nn.Module, ABC, Generic[StateT]):
     def forward(self, segment: SegmentInput, state: StateT | None) -> tuple[SegmentInput, StateT]:
         """Reduce one segment of every video.
 
-        Frame groups stay as they are, and a group that is real keeps at least one token: a reader has something to
-        attend to. A video without this segment keeps its state, and its tokens stay masked.
+        Frame groups stay as they are. A video that has the segment keeps at least one token of it: a reader has
+        something to attend to. A video without this segment keeps its state, and its tokens stay masked. A token that
+        stands for several has the place of one of them. The tokens of a video are in the order of their places.
 
         Args:
             segment: The segment of every video.

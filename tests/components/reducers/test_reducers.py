@@ -1,13 +1,12 @@
 """What every reducer promises; ``SegmentReducer`` is the contract."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from components.building import MakeReducer
@@ -15,33 +14,11 @@ from components.interfaces import SegmentInput, SegmentReducer
 from components.reducers.sequential import Sequential
 from components.reducers.temporal_token_drop import TemporalTokenDrop
 from tests.components.readers.reader_table import shortened
+from tests.components.reducers.reducer_table import REDUCERS, Narrow, ReducerEntry
 from tests.components.reducers.slow_videos import DIM, LENGTHS, NUM_CELLS, frames_and_cells, make_segments
 
-
-class Narrow(SegmentReducer[Tensor]):
-    """Halves the width of every token; its state counts the frames."""
-
-    gives_grid = True
-    reads_kept_tokens = True
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.out_dim = dim // 2
-        self.projection = nn.Linear(dim, self.out_dim)
-
-    def forward(self, segment: SegmentInput, state: Tensor | None) -> tuple[SegmentInput, Tensor]:
-        count = segment.frame_mask.sum(dim=1)
-        return segment._replace(tokens=self.projection(segment.tokens)), count if state is None else state + count
-
-
-REDUCERS: dict[str, Callable[[int], SegmentReducer[Any]]] = {
-    "threshold": partial(TemporalTokenDrop, threshold=0.6),
-    "ratio": partial(TemporalTokenDrop, ratio=0.7),
-    "last_kept": partial(TemporalTokenDrop, threshold=0.9, reference="last_kept"),
-    "last_kept_ratio": partial(TemporalTokenDrop, ratio=0.5, reference="last_kept"),
-    "sequential": partial(Sequential, reducers=[Narrow, partial(TemporalTokenDrop, threshold=0.6), Narrow]),
-}
-every_reducer = pytest.mark.parametrize("make", REDUCERS.values(), ids=REDUCERS)
+every_reducer = pytest.mark.parametrize("make", [entry.make for entry in REDUCERS.values()], ids=REDUCERS)
+every_entry = pytest.mark.parametrize("entry", REDUCERS.values(), ids=REDUCERS)
 
 
 def build(make: MakeReducer) -> SegmentReducer[Any]:
@@ -101,22 +78,25 @@ def test_streamed_video_alone_gives_at_every_segment_what_it_gives_in_a_batch(ma
             assert_same_state(states[step], state, video, 0)
 
 
-@every_reducer
-def test_frames_stay_and_every_real_one_keeps_a_token(make: MakeReducer) -> None:
+@every_entry
+def test_frames_stay_and_every_real_one_or_at_least_the_segment_keeps_a_token(entry: ReducerEntry) -> None:
     segments = make_segments(num_segments=4, longest=5)
-    reduced, _ = walk(build(make), segments)
+    reduced, _ = walk(build(entry.make), segments)
     for before, after in zip(segments, reduced, strict=True):
         for field in ("frame_mask", "frame_ms", "frame_number", "num_cells"):
             assert getattr(before, field) is getattr(after, field)
         num_tokens = torch.zeros_like(before.frame_number)
         num_tokens.scatter_add_(1, after.token_groups, after.token_mask.long())
-        assert torch.equal(num_tokens > 0, before.frame_mask)
+        assert not bool(num_tokens[~before.frame_mask].any())
+        assert torch.equal(num_tokens.any(dim=1), before.frame_mask.any(dim=1))
+        if entry.keeps_every_frame:
+            assert torch.equal(num_tokens > 0, before.frame_mask)
 
 
-@every_reducer
-def test_places_are_those_of_the_full_grid_each_once_and_in_order(make: MakeReducer) -> None:
+@every_entry
+def test_places_are_those_of_the_full_grid_and_in_order(entry: ReducerEntry) -> None:
     segments = make_segments()
-    reduced, _ = walk(build(make), segments)
+    reduced, _ = walk(build(entry.make), segments)
     for before, after in zip(segments, reduced, strict=True):
         index = after.token_groups * NUM_CELLS + after.token_cells
         assert bool(((index >= 0) & (index < before.tokens.shape[1])).all())
@@ -124,7 +104,7 @@ def test_places_are_those_of_the_full_grid_each_once_and_in_order(make: MakeRedu
             assert torch.equal(kept, full.gather(1, index).masked_fill(~after.token_mask, -1))
         for video, mask in enumerate(after.token_mask):
             found = index[video][mask]
-            assert torch.equal(found, found.unique(sorted=True))
+            assert torch.equal(found, found.sort().values if entry.places_repeat else found.unique(sorted=True))
 
 
 @every_reducer
@@ -137,10 +117,13 @@ def test_reducer_keeps_nothing_between_calls(make: MakeReducer) -> None:
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
 
 
-@every_reducer
-def test_video_without_the_segment_keeps_its_state(make: MakeReducer) -> None:
-    _, states = walk(build(make), make_segments())
+@every_entry
+def test_video_without_the_segment_keeps_its_state(entry: ReducerEntry) -> None:
+    _, states = walk(build(entry.make), make_segments())
     assert_same_state(states[0], states[2], 1, 1)
+    if not entry.has_state:
+        assert states == [(), (), ()]
+        return
     assert not torch.equal(tree_leaves(states[1])[0][0], tree_leaves(states[2])[0][0])
 
 
@@ -154,19 +137,39 @@ def test_video_that_begins_in_a_later_step_is_reduced_as_one_that_begins_at_once
         assert_same_video(one, other, 1, 0)
 
 
-@every_reducer
-def test_gradient_reaches_exactly_the_tokens_that_are_kept(make: MakeReducer) -> None:
+@every_entry
+def test_gradient_reaches_the_tokens_that_are_kept_and_no_masked_one(entry: ReducerEntry) -> None:
     segments = make_segments()
     for segment in segments:
         segment.tokens.requires_grad_()
-    reduced, _ = walk(build(make), segments)
+    reduced, _ = walk(build(entry.make), segments)
     torch.stack([each.tokens[each.token_mask].square().sum() for each in reduced]).sum().backward()
     for before, after in zip(segments, reduced, strict=True):
         assert before.tokens.grad is not None
         index = (after.token_groups * NUM_CELLS + after.token_cells)[after.token_mask]
         video = torch.arange(len(LENGTHS)).repeat_interleave(after.token_mask.sum(dim=1))
-        expected = torch.zeros(before.tokens.shape[:2], dtype=torch.bool).index_put((video, index), torch.tensor(True))
-        assert torch.equal(before.tokens.grad.any(dim=2), expected)
+        kept = torch.zeros(before.tokens.shape[:2], dtype=torch.bool).index_put((video, index), torch.tensor(True))
+        reached = before.tokens.grad.any(dim=2)
+        assert not bool((reached & ~before.token_mask).any())
+        assert not bool((kept & ~reached).any())
+        assert entry.merges or torch.equal(reached, kept)
+
+
+@every_entry
+def test_tokens_are_kept_as_they_are_or_lie_between_those_of_the_segment(entry: ReducerEntry) -> None:
+    reducer = build(entry.make)
+    if isinstance(reducer, Sequential):
+        return  # one of its parts changes the width
+    segments = make_segments()
+    for before, after in zip(segments, walk(reducer, segments)[0], strict=True):
+        index = (after.token_groups * NUM_CELLS + after.token_cells).unsqueeze(2).expand_as(after.tokens)
+        if not entry.merges:
+            assert torch.equal(after.tokens[after.token_mask], before.tokens.gather(1, index)[after.token_mask])
+        for video, mask in enumerate(before.token_mask):
+            if bool(mask.any()):
+                real, given = before.tokens[video][mask], after.tokens[video][after.token_mask[video]]
+                assert bool((given <= real.amax(dim=0) + 1e-5).all())
+                assert bool((given >= real.amin(dim=0) - 1e-5).all())
 
 
 @every_reducer

@@ -1,0 +1,1 @@
+"""Compares the field's other methods with recordings of their original functions."""

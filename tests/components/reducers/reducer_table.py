@@ -1,0 +1,48 @@
+"""Every reducer, with settings for small videos."""
+
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from components.building import MakeReducer
+from components.interfaces import SegmentInput, SegmentReducer
+from components.reducers.sequential import Sequential
+from components.reducers.temporal_token_drop import TemporalTokenDrop
+
+
+class Narrow(SegmentReducer[Tensor]):
+    """Halves the width of every token; its state counts the frames."""
+
+    gives_grid = True
+    reads_kept_tokens = True
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.out_dim = dim // 2
+        self.projection = nn.Linear(dim, self.out_dim)
+
+    def forward(self, segment: SegmentInput, state: Tensor | None) -> tuple[SegmentInput, Tensor]:
+        count = segment.frame_mask.sum(dim=1)
+        return segment._replace(tokens=self.projection(segment.tokens)), count if state is None else state + count
+
+
+class ReducerEntry(NamedTuple):
+    """One row of the table."""
+
+    make: MakeReducer
+    merges: bool = False  # gives means of tokens; otherwise it drops some and leaves the others as they are
+    keeps_every_frame: bool = True  # leaves a token of every real frame; otherwise at least one of every segment
+    places_repeat: bool = False  # gives several tokens at one place
+    has_state: bool = True  # False: its state is ()
+
+
+REDUCERS: dict[str, ReducerEntry] = {
+    "threshold": ReducerEntry(partial(TemporalTokenDrop, threshold=0.6)),
+    "ratio": ReducerEntry(partial(TemporalTokenDrop, ratio=0.7)),
+    "last_kept": ReducerEntry(partial(TemporalTokenDrop, threshold=0.9, reference="last_kept")),
+    "last_kept_ratio": ReducerEntry(partial(TemporalTokenDrop, ratio=0.5, reference="last_kept")),
+    "sequential": ReducerEntry(
+        partial(Sequential, reducers=[Narrow, partial(TemporalTokenDrop, threshold=0.6), Narrow])
+    ),
+}
