@@ -1,30 +1,17 @@
 """A reader that shows a few frames, evenly spread over the video so far, with all their patches."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from components.bridges.layers.projection import token_projection
 from components.checkpoints.part_weights import load_part_weights
-from components.interfaces import Questions, SegmentInput, TokenPlaces, VisualReader, VisualTokens
-from components.positions import interleaved_sinusoid
+from components.interfaces import Questions, SegmentInput, VisualTokens
+from components.readers.frame_reader import FrameProjection, FrameReader, FrameRun
 from components.sharding import SkipsUnusedCompute
-from components.type_embedding import TypeEmbedding
-
-FrameProjection = Literal["mlp", "none"]
 
 _MOST_DOUBLINGS = 40  # of the distance between stored frames: more than any video needs
-
-
-class FrameRun(NamedTuple):
-    """Frame groups of every video, in their order."""
-
-    tokens: Tensor  # [V, L, N, D]
-    order: Tensor  # [V, L] int64, how many groups of its video were read before this one; -1 where there is none
-    number: Tensor  # [V, L] int64, position in its video of the group's middle frame
-    ms: Tensor  # [V, L] int64, time of that frame
 
 
 class StoredFrames(NamedTuple):
@@ -34,7 +21,7 @@ class StoredFrames(NamedTuple):
     num_read: Tensor  # [V] int64, frame groups that were read so far
 
 
-class FineFrames(VisualReader[StoredFrames], SkipsUnusedCompute):
+class FineFrames(FrameReader[StoredFrames], SkipsUnusedCompute):
     """Stores evenly spaced frames of a video and shows at most ``num_frames`` of them.
 
     Every frame is stored until there are ``capacity`` of them; from then on every second, then every fourth, and so on.
@@ -80,25 +67,15 @@ class FineFrames(VisualReader[StoredFrames], SkipsUnusedCompute):
         type_embedding: bool = False,
         weights: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            dim, out_dim, projection=projection, frame_positions=frame_positions, type_embedding=type_embedding
+        )
         if not 1 <= num_frames <= capacity:
             raise ValueError(
                 f"num_frames must be at least 1 and capacity at least num_frames, got {num_frames} and {capacity}"
             )
-        if projection not in get_args(FrameProjection):
-            raise ValueError(f"projection must be one of {get_args(FrameProjection)}, got {projection!r}")
-        if projection == "none" and dim != out_dim:
-            raise ValueError(
-                f"without projection the patches must have the language model's width {out_dim}, but they have {dim}: "
-                "take projection mlp, or give the model a projector"
-            )
-        if frame_positions and dim % 2:
-            raise ValueError(f"frame_positions need an even width, got {dim}: take another width or no frame_positions")
         self.num_frames = num_frames
         self.capacity = capacity
-        self.frame_positions = frame_positions
-        self.projection = token_projection(dim, out_dim) if projection == "mlp" else nn.Identity()
-        self.type_embedding = TypeEmbedding(out_dim) if type_embedding else None
         if weights is not None:
             load_part_weights(self, Path(weights), "the reader's weights")
 
@@ -108,7 +85,7 @@ class FineFrames(VisualReader[StoredFrames], SkipsUnusedCompute):
         runs: tuple[FrameRun, ...] = ()
         if state is not None:
             runs, num_before = state
-        new = _frames_of(segment, segment.grid(self), num_before)
+        new = FrameRun.of_segment(segment, segment.grid(self), num_before)
         stored = StoredFrames((*runs, new), num_before + segment.frame_mask.sum(dim=1))
         if segment.tokens.requires_grad and not self.may_skip_unused_compute:
             # A strategy that gathers weights counts the tensors of a state that get a gradient. When they are copied
@@ -127,14 +104,14 @@ class FineFrames(VisualReader[StoredFrames], SkipsUnusedCompute):
         num_shown = num_stored.clamp(max=self.num_frames)
         chosen = _spread(place, num_stored[:, None], num_shown[:, None])
         wanted = (chosen * stride[:, None]).masked_fill(place >= num_shown[:, None], -1)
-        return self._shown(_taken(state, wanted))
+        return self.shown(_taken(state, wanted))
 
     def written(self, segment: SegmentInput, state: StoredFrames) -> VisualTokens:
         """Project the frames of the segment that are stored; see ``VisualReader.written``."""
         num_before = state.num_read - segment.frame_mask.sum(dim=1)
-        frames = _frames_of(segment, segment.grid(self), num_before)
+        frames = FrameRun.of_segment(segment, segment.grid(self), num_before)
         is_stored = frames.order % self._stride(state.num_read)[:, None] == 0
-        return self._shown(frames._replace(order=frames.order.masked_fill(~is_stored, -1)))
+        return self.shown(frames._replace(order=frames.order.masked_fill(~is_stored, -1)))
 
     def prune(self, state: StoredFrames) -> StoredFrames:
         """Forget the frames that are no longer stored: at most ``capacity`` are left."""
@@ -152,34 +129,12 @@ class FineFrames(VisualReader[StoredFrames], SkipsUnusedCompute):
         too_small = powers < _divided_up(num_read, self.capacity)[:, None]
         return powers[too_small.sum(dim=1)]
 
-    def _shown(self, frames: FrameRun) -> VisualTokens:
-        """Visual tokens of the frames whose ``order`` is not -1."""
-        num_videos, num_frames, num_cells, dim = frames.tokens.shape
-        mask = (frames.order >= 0).repeat_interleave(num_cells, dim=1)
-        cell = torch.arange(num_cells, device=mask.device).repeat(num_frames).expand(num_videos, -1)
-        number, ms = (field.repeat_interleave(num_cells, dim=1) for field in (frames.number, frames.ms))
-        places = TokenPlaces(*(field.masked_fill(~mask, -1) for field in (number, cell, ms)))
-        patches = frames.tokens
-        if self.frame_positions:
-            patches = patches + interleaved_sinusoid(frames.number, dim).to(patches.dtype)[:, :, None]
-        tokens = self.projection(patches.flatten(1, 2))
-        if self.type_embedding is not None:
-            tokens = self.type_embedding(tokens)
-        return VisualTokens(tokens, mask, places=places)
-
-
-def _frames_of(segment: SegmentInput, grid: Tensor, num_before: Tensor) -> FrameRun:
-    """The frame groups of a segment, of which ``num_before [V]`` others were read before."""
-    order = num_before[:, None] + segment.frame_mask.cumsum(dim=1) - 1
-    return FrameRun(grid, order.masked_fill(~segment.frame_mask, -1), segment.frame_number, segment.frame_ms)
-
 
 def _taken(state: StoredFrames, wanted: Tensor) -> FrameRun:
     """The frame groups with these numbers in the order of reading, ``[V, L]``; -1 for none."""
-    tokens, order, number, ms = _joined(state)
-    source = (wanted[:, :, None] == order[:, None]).int().argmax(dim=2)  # [V, L]; any group where none is wanted
-    video = torch.arange(len(source), device=source.device)[:, None]
-    return FrameRun(tokens[video, source], wanted, number[video, source], ms[video, source])
+    joined = _joined(state)
+    slots = (wanted[:, :, None] == joined.order[:, None]).int().argmax(dim=2)  # [V, L]; any group where none is wanted
+    return joined.taken(slots, wanted)
 
 
 def _joined(state: StoredFrames) -> FrameRun:
