@@ -20,6 +20,10 @@ from components.bridges.recurrent import RecurrentMemoryBridge
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.interfaces import KeptTokens, Questions, SegmentInput, VisualReader, VisualTokens
 from components.readers.fine_frames import FineFrames
+from components.readers.last_frames import LastFrames
+from components.readers.novel_frames import NovelFrames
+from components.readers.random_frames import RandomFrames
+from components.readers.similarity_merge import SimilarityMerge
 from components.readers.token_store import TokenStore
 
 DIM = 16
@@ -149,6 +153,15 @@ READERS: dict[str, Entry] = {
         out_dim=DIM,
     ),
     "token_store": Entry(partial(seeded, TokenStore), gives_written=True),
+    **{
+        f"{name}_{num_frames}": Entry(
+            partial(seeded, bank, num_frames=num_frames), shows_every_frame=num_frames > 6, gives_written=True
+        )
+        for name, bank in (("last_frames", LastFrames), ("random_frames", RandomFrames), ("novel_frames", NovelFrames))
+        for num_frames in (2, 8)
+    },
+    "similarity_merge_2": Entry(partial(seeded, SimilarityMerge, num_frames=2)),
+    "similarity_merge_8": Entry(partial(seeded, SimilarityMerge, num_frames=8, frame_positions=True)),
 }
 
 

@@ -8,12 +8,11 @@ import torch
 from safetensors.torch import save_file
 from torch.utils._pytree import tree_leaves
 
-from components.interfaces import SegmentInput, VisualTokens
 from components.positions import interleaved_sinusoid
 from components.readers.fine_frames import FineFrames, StoredFrames
-from tests.components.readers.reader_table import NUM_PATCHES, make_segments, read, walk
+from tests.components.readers.numbered_frames import WIDTH, numbered, shown_frames
+from tests.components.readers.reader_table import NUM_PATCHES, read, walk
 
-WIDTH = 4
 GOLDENS = Path(__file__).parents[2] / "goldens" / "memory_augmented_vlm" / "segments.json"
 # By the number of frames that the code was given: how many it kept of them, and which of those were its fine frames.
 RECORDED: dict[str, dict[str, Any]] = json.loads(GOLDENS.read_text(encoding="utf-8"))["frame_indices"]
@@ -22,25 +21,6 @@ RECORDED: dict[str, dict[str, Any]] = json.loads(GOLDENS.read_text(encoding="utf
 def plain(**options: Any) -> FineFrames:
     """A reader that shows the patches as they are."""
     return FineFrames(WIDTH, WIDTH, projection="none", **options)
-
-
-def numbered(lengths: list[list[int]]) -> list[SegmentInput]:
-    """Segments of frames whose patches all hold the frame's number in its video, plus 1000 for each video before."""
-    segments = []
-    for segment in make_segments(lengths):
-        number = segment.frame_number + 1000 * torch.arange(len(lengths))[:, None]
-        tokens = number.float().masked_fill(~segment.frame_mask, -1.0)
-        tokens = tokens.repeat_interleave(NUM_PATCHES, dim=1)[..., None].expand(-1, -1, WIDTH)
-        segments.append(segment._replace(tokens=tokens))
-    return segments
-
-
-def shown_frames(visual: VisualTokens, video: int = 0) -> list[int]:
-    """Numbers of the frames that are shown, by their content; every patch of each is there."""
-    content = visual.tokens[video][visual.mask[video]].unflatten(0, (-1, NUM_PATCHES))
-    first = content[:, 0, 0]
-    assert torch.equal(content, first[:, None, None].expand_as(content))
-    return [int(number) - 1000 * video for number in first]
 
 
 def chosen(length: int, **options: Any) -> list[int]:
