@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from components.flops.counting import count_flops, meta_copy
 from components.interfaces import SegmentInput, VisualReader, VisualTokens
 from components.sharding import SkipsUnusedCompute
 from tests.components.readers.reader_table import (
@@ -17,6 +18,7 @@ from tests.components.readers.reader_table import (
     Entry,
     in_order,
     make_segments,
+    questions_about,
     read,
     read_state,
     real,
@@ -240,3 +242,16 @@ def test_places_name_the_frame_the_cell_and_the_time_of_real_tokens_alone(make: 
         return
     for field in visual.places:
         assert torch.equal(field >= 0, visual.mask)
+
+
+@every_reader
+def test_operations_of_a_reading_are_counted_without_values(make: MakeReader) -> None:
+    reader = meta_copy(make())
+    segments = make_segments([[2], [2]]) * 3  # their masks and times have values
+    on_meta = [segment._replace(tokens=segment.tokens.to("meta").requires_grad_()) for segment in segments]
+    questions = questions_about([0, 1])
+    words = questions._replace(embeddings=questions.embeddings.to("meta")) if reader.reads_questions else None
+    flops, visual = count_flops(lambda: reader.read(walk(reader, on_meta), words))
+    assert flops > 0
+    assert visual.tokens.is_meta
+    assert visual.tokens.shape[:2] == visual.mask.shape
