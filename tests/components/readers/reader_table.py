@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from components.bridges.delta_rule_memory import DeltaRuleMemory
 from components.bridges.fusers import TransformerFuser
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.bridges.layers.selective_update import SelectiveRecurrence
+from components.bridges.mamba_memory import MambaMemory
 from components.bridges.mean_pooling import MeanPooling
 from components.bridges.readouts.cache import CacheReadout
 from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
@@ -152,6 +154,11 @@ READERS: dict[str, Entry] = {
         gives_written=True,
         out_dim=DIM,
     ),
+    "delta_rule_memory": Entry(partial(seeded, DeltaRuleMemory, num_heads=2, num_queries=5)),
+    "delta_rule_memory_with_positions": Entry(
+        partial(seeded, DeltaRuleMemory, width=8, num_heads=2, num_queries=5, frame_positions=True)
+    ),
+    "mamba_memory": Entry(partial(seeded, MambaMemory, width=8, num_layers=2, state_size=4, num_queries=3)),
     "token_store": Entry(partial(seeded, TokenStore), gives_written=True),
     **{
         f"{name}_{num_frames}": Entry(
