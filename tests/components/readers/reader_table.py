@@ -19,6 +19,7 @@ from components.bridges.readouts.last_segment import LastSegmentReadout
 from components.bridges.readouts.memory import MemoryReadout
 from components.bridges.readouts.retrieved import RetrievedReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
+from components.bridges.summary_memory import SummaryMemory
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.interfaces import KeptTokens, Questions, SegmentInput, VisualReader, VisualTokens
 from components.readers.fine_frames import FineFrames
@@ -96,6 +97,13 @@ def grid_memory_with(**options: Any) -> GridMemory:
     return grid_memory(options=GridMemoryOptions(**options))
 
 
+def summary_memory(**options: Any) -> SummaryMemory:
+    """A memory of summaries, in evaluation mode, since training draws the segments that it shows at random."""
+    torch.manual_seed(0)
+    settings = {"num_layers": 2, "num_heads": 2, "summary_tokens": 2} | options
+    return SummaryMemory(DIM, OUT_DIM, **settings).eval()
+
+
 def assert_same(one: Tensor, other: Tensor) -> None:
     """Check that two tensors differ by rounding at most."""
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
@@ -159,6 +167,10 @@ READERS: dict[str, Entry] = {
         partial(seeded, DeltaRuleMemory, width=8, num_heads=2, num_queries=5, frame_positions=True)
     ),
     "mamba_memory": Entry(partial(seeded, MambaMemory, width=8, num_layers=2, state_size=4, num_queries=3)),
+    "summary_memory": Entry(summary_memory, gives_written=True),
+    "summary_memory_of_one_segment": Entry(
+        partial(summary_memory, num_chosen=1, neighbours=1), shows_every_frame=False, gives_written=True
+    ),
     "token_store": Entry(partial(seeded, TokenStore), gives_written=True),
     **{
         f"{name}_{num_frames}": Entry(

@@ -219,7 +219,7 @@ def test_tokens_of_a_segment_are_those_of_videos_that_have_it(entry: Entry) -> N
         assert not visual.mask[~torch.tensor(has_segment)].any()
         assert visual.tokens.shape == (*visual.mask.shape, entry.out_dim)
         if step == 0 and entry.shows_every_frame:  # all that can be read was written by the only segment
-            shown = reader.read(state)
+            shown = read_state(reader, state, list(range(len(LENGTHS))))
             for video in range(len(LENGTHS)):
                 assert_same(real(visual, video), real(shown, video))
 
