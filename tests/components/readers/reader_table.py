@@ -122,6 +122,7 @@ class Entry(NamedTuple):
     shows_every_frame: bool = True  # of videos as short as LENGTHS
     gives_written: bool = False
     out_dim: int = OUT_DIM
+    constant_state: bool = False  # its pruned state has as many bytes for every video that is not short
 
 
 READERS: dict[str, Entry] = {
@@ -133,40 +134,55 @@ READERS: dict[str, Entry] = {
     "not_recurrent": Entry(partial(recurrent, recurrence="none")),
     "selective": Entry(selective),
     "closed": Entry(closed, shows_every_frame=False),
-    "bounded": Entry(bounded, shows_every_frame=False),
+    "bounded": Entry(bounded, shows_every_frame=False, constant_state=True),
     "published": Entry(published),
-    "mean_pooling": Entry(partial(seeded, MeanPooling)),
-    "fine_frames": Entry(partial(seeded, FineFrames), gives_written=True),
+    "mean_pooling": Entry(partial(seeded, MeanPooling), constant_state=True),
+    "fine_frames": Entry(partial(seeded, FineFrames), gives_written=True, constant_state=True),
     "few_fine_frames": Entry(
-        partial(seeded, FineFrames, num_frames=2, capacity=3), shows_every_frame=False, gives_written=True
+        partial(seeded, FineFrames, num_frames=2, capacity=3),
+        shows_every_frame=False,
+        gives_written=True,
+        constant_state=True,
     ),
     "frames_with_positions_and_type": Entry(
-        partial(seeded, FineFrames, frame_positions=True, type_embedding=True), gives_written=True
+        partial(seeded, FineFrames, frame_positions=True, type_embedding=True), gives_written=True, constant_state=True
     ),
-    "grid_memory": Entry(grid_memory, gives_written=True, out_dim=DIM),
+    "grid_memory": Entry(grid_memory, gives_written=True, out_dim=DIM, constant_state=True),
     "grid_memory_transformer_fuser": Entry(
-        partial(grid_memory, fuser=partial(TransformerFuser, num_heads=2)), out_dim=DIM
+        partial(grid_memory, fuser=partial(TransformerFuser, num_heads=2)), out_dim=DIM, constant_state=True
     ),
     "grid_memory_budget": Entry(
-        partial(grid_memory, options=GridMemoryOptions(max_tokens=11)), gives_written=True, out_dim=DIM
+        partial(grid_memory, options=GridMemoryOptions(max_tokens=11)),
+        gives_written=True,
+        out_dim=DIM,
+        constant_state=True,
     ),
     "grid_memory_last": Entry(
-        partial(grid_memory, options=GridMemoryOptions(shown="last")), gives_written=True, out_dim=DIM
+        partial(grid_memory, options=GridMemoryOptions(shown="last")),
+        gives_written=True,
+        out_dim=DIM,
+        constant_state=True,
     ),
     "grid_memory_recomputed": Entry(
-        partial(grid_memory, options=GridMemoryOptions(recompute=True)), gives_written=True, out_dim=DIM
+        partial(grid_memory, options=GridMemoryOptions(recompute=True)),
+        gives_written=True,
+        out_dim=DIM,
+        constant_state=True,
     ),
     "grid_memory_cut": Entry(
         partial(grid_memory, options=GridMemoryOptions(cut_gradients_every=1)),
         shows_every_frame=False,  # to gradients
         gives_written=True,
         out_dim=DIM,
+        constant_state=True,
     ),
-    "delta_rule_memory": Entry(partial(seeded, DeltaRuleMemory, num_heads=2, num_queries=5)),
+    "delta_rule_memory": Entry(partial(seeded, DeltaRuleMemory, num_heads=2, num_queries=5), constant_state=True),
     "delta_rule_memory_with_positions": Entry(
-        partial(seeded, DeltaRuleMemory, width=8, num_heads=2, num_queries=5, frame_positions=True)
+        partial(seeded, DeltaRuleMemory, width=8, num_heads=2, num_queries=5, frame_positions=True), constant_state=True
     ),
-    "mamba_memory": Entry(partial(seeded, MambaMemory, width=8, num_layers=2, state_size=4, num_queries=3)),
+    "mamba_memory": Entry(
+        partial(seeded, MambaMemory, width=8, num_layers=2, state_size=4, num_queries=3), constant_state=True
+    ),
     "summary_memory": Entry(summary_memory, gives_written=True),
     "summary_memory_of_one_segment": Entry(
         partial(summary_memory, num_chosen=1, neighbours=1), shows_every_frame=False, gives_written=True
@@ -174,13 +190,18 @@ READERS: dict[str, Entry] = {
     "token_store": Entry(partial(seeded, TokenStore), gives_written=True),
     **{
         f"{name}_{num_frames}": Entry(
-            partial(seeded, bank, num_frames=num_frames), shows_every_frame=num_frames > 6, gives_written=True
+            partial(seeded, bank, num_frames=num_frames),
+            shows_every_frame=num_frames > 6,
+            gives_written=True,
+            constant_state=True,
         )
         for name, bank in (("last_frames", LastFrames), ("random_frames", RandomFrames), ("novel_frames", NovelFrames))
         for num_frames in (2, 8)
     },
-    "similarity_merge_2": Entry(partial(seeded, SimilarityMerge, num_frames=2)),
-    "similarity_merge_8": Entry(partial(seeded, SimilarityMerge, num_frames=8, frame_positions=True)),
+    "similarity_merge_2": Entry(partial(seeded, SimilarityMerge, num_frames=2), constant_state=True),
+    "similarity_merge_8": Entry(
+        partial(seeded, SimilarityMerge, num_frames=8, frame_positions=True), constant_state=True
+    ),
 }
 
 
