@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from components.bridges.layers.patch_sequence import PatchSequenceInput
 from components.bridges.layers.projection import token_projection
@@ -20,8 +21,10 @@ class MambaState(NamedTuple):
 class MambaMemory(VisualReader[MambaState]):
     """Reads all patches of a video one after the other with Mamba layers; their state is the memory.
 
-    ``read`` lets the layers read learned tokens after the video, on a copy of the state: what these give are the visual
-    tokens. The stored bytes do not grow with the video, and the cuts between segments change nothing.
+    ``read`` lets the layers read learned tokens after the video, on a copy of the state, and adds what learned queries
+    find in the state itself, scaled to unit variance. Without the second, training does not start: what the state gives
+    to the learned tokens is at first a thousandth of them. The stored bytes do not grow with the video, and the cuts
+    between segments change nothing.
 
     Args:
         dim: Width D of a patch.
@@ -35,8 +38,8 @@ class MambaMemory(VisualReader[MambaState]):
     Raises:
         ValueError: A number is below 1, or the width is not divisible by 4.
 
-    Source: Mamba (arXiv:2312.00752), as a memory between frames and language model. The learned tokens behind the video
-    are ours. Published models with Mamba before a language model keep many tokens of every frame instead.
+    Source: Mamba (arXiv:2312.00752), as a memory between frames and language model. What reads the state is ours.
+    Published models with Mamba before a language model keep many tokens of every frame instead.
     """
 
     reads_kept_tokens = True
@@ -61,8 +64,11 @@ class MambaMemory(VisualReader[MambaState]):
         width = width or dim
         self.patch_input = PatchSequenceInput(dim, width, frame_positions=frame_positions)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_layers))
-        self.layers = nn.ModuleList(SelectiveStateSpace(width, state_size=state_size) for _ in range(num_layers))
+        layers = [SelectiveStateSpace(width, state_size=state_size) for _ in range(num_layers)]
+        self.layers = nn.ModuleList(layers)
         self.queries = nn.Parameter(torch.randn(num_queries, width))
+        self.state_queries = nn.Parameter(torch.randn(num_layers, num_queries, state_size))
+        self.state_output = nn.Linear(sum(layer.inner for layer in layers), width, bias=False)
         self.projection = token_projection(width, out_dim)
 
     def forward(self, segment: SegmentInput, state: MambaState | None) -> MambaState:
@@ -75,7 +81,8 @@ class MambaMemory(VisualReader[MambaState]):
         first = state.layers[0].inputs
         queries = self.queries.to(first.dtype).expand(len(first), -1, -1)
         mask = torch.ones(queries.shape[:2], dtype=torch.bool, device=queries.device)
-        tokens = self.projection(self._run(queries, mask, state)[0])
+        tokens = self._run(queries, mask, state)[0] + self._found(state).to(first.dtype)
+        tokens = self.projection(tokens)
         return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
 
     def _run(self, tokens: Tensor, mask: Tensor, state: MambaState | None) -> tuple[Tensor, MambaState]:
@@ -87,3 +94,11 @@ class MambaMemory(VisualReader[MambaState]):
             tokens = tokens + given
             after.append(layer_state)
         return tokens, MambaState(tuple(after))
+
+    def _found(self, state: MambaState) -> Tensor:
+        """What the learned queries find in the state, ``[V, Q, width]``."""
+        hidden = torch.stack([layer.hidden for layer in state.layers], dim=1)  # [V, layers, I, states]
+        found = torch.einsum("vlin,lqn->vqli", hidden, self.state_queries.float())
+        scaled = functional.normalize(found.flatten(2), dim=-1) * found[0, 0].numel() ** 0.5
+        given: Tensor = self.state_output(scaled.to(self.state_output.weight.dtype))
+        return given

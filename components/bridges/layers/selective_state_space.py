@@ -32,12 +32,15 @@ class SelectiveStateSpace(nn.Module):
         expand: Inner width as a multiple of ``dim``.
         taps: Width of the convolution over tokens.
 
+    Attributes:
+        inner: Inner width I.
+
     Source: Mamba (arXiv:2312.00752).
     """
 
     def __init__(self, dim: int, *, state_size: int = 16, expand: int = 2, taps: int = 4) -> None:
         super().__init__()
-        inner = expand * dim
+        inner = self.inner = expand * dim
         rank = math.ceil(dim / 16)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, taps, groups=inner)
@@ -55,9 +58,8 @@ class SelectiveStateSpace(nn.Module):
 
     def _start(self, tokens: Tensor) -> ScanState:
         """State before the first of the tokens ``[V, P, dim]``."""
-        inner, taps = self.conv1d.in_channels, self.conv1d.kernel_size[0]
-        inputs = tokens.new_zeros(len(tokens), taps - 1, inner)
-        hidden = torch.zeros(len(tokens), inner, self.sizes[1], dtype=torch.float32, device=tokens.device)
+        inputs = tokens.new_zeros(len(tokens), self.conv1d.kernel_size[0] - 1, self.inner)
+        hidden = torch.zeros(len(tokens), self.inner, self.sizes[1], dtype=torch.float32, device=tokens.device)
         return ScanState(inputs, hidden)
 
     def forward(self, tokens: Tensor, mask: Tensor, state: ScanState | None) -> tuple[Tensor, ScanState]:
