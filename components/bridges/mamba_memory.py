@@ -1,5 +1,6 @@
 """A bridge whose memory is the state of Mamba layers that have read all patches so far."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -77,7 +78,7 @@ class MambaMemory(VisualReader[MambaState]):
         return self._run(tokens, mask, state)[1]
 
     def read(self, state: MambaState, questions: Questions | None = None, *, budget: int | None = None) -> VisualTokens:
-        """Read the learned tokens after the video: ``[V, Q, E]``, all real."""
+        """Read learned tokens after the video, and the state itself: ``[V, Q, E]``, all real."""
         first = state.layers[0].inputs
         queries = self.queries.to(first.dtype).expand(len(first), -1, -1)
         mask = torch.ones(queries.shape[:2], dtype=torch.bool, device=queries.device)
@@ -99,6 +100,6 @@ class MambaMemory(VisualReader[MambaState]):
         """What the learned queries find in the state, ``[V, Q, width]``."""
         hidden = torch.stack([layer.hidden for layer in state.layers], dim=1)  # [V, layers, I, states]
         found = torch.einsum("vlin,lqn->vqli", hidden, self.state_queries.float())
-        scaled = functional.normalize(found.flatten(2), dim=-1) * found[0, 0].numel() ** 0.5
+        scaled = functional.normalize(found.flatten(2), dim=-1) * math.prod(found.shape[2:]) ** 0.5
         given: Tensor = self.state_output(scaled.to(self.state_output.weight.dtype))
         return given

@@ -83,6 +83,14 @@ def test_reading_does_not_change_the_state() -> None:
     assert all(torch.equal(one, other) for one, other in zip(before, state.layers[0], strict=True))
 
 
+def test_a_video_changes_what_is_read_from_the_start_of_training() -> None:
+    torch.manual_seed(0)
+    reader = MambaMemory(DIM, OUT_DIM, num_queries=3)
+    tokens = read(reader, make_segments([[4, 4]] * 8)).tokens
+    # Read by learned tokens alone, the first number is a thousandth of the second.
+    assert tokens.std(dim=0).mean() > 0.03 * tokens.std()
+
+
 def test_half_precision_keeps_the_state_in_full_precision() -> None:
     reader = MambaMemory(DIM, OUT_DIM, num_queries=3).bfloat16()
     segments = [segment._replace(tokens=segment.tokens.bfloat16()) for segment in make_segments([[2, 3]])]
