@@ -5,10 +5,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.parity.baselines import moviechat, videoscan
 from benchmarks.parity.baselines.recorded_case import RecordedCase, recorded_cases
 from benchmarks.parity.comparison import CaseResult, Check, run_case
 
-METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {}
+METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
+    "moviechat": moviechat.compare,
+    "videoscan": videoscan.compare,
+}
 """Name of a method's files -> compares one of its cases. A method is a file beside this one, and a line here."""
 
 WITHOUT_PART: dict[str, str] = {

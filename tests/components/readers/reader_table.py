@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from components.bridges.carrier_memory import CarrierMemory
 from components.bridges.fusers import TransformerFuser
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.bridges.layers.selective_update import SelectiveRecurrence
@@ -17,6 +18,7 @@ from components.bridges.readouts.last_segment import LastSegmentReadout
 from components.bridges.readouts.memory import MemoryReadout
 from components.bridges.readouts.retrieved import RetrievedReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
+from components.bridges.short_and_long_memory import ShortAndLongMemory
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.interfaces import KeptTokens, Questions, SegmentInput, VisualReader, VisualTokens
 from components.readers.fine_frames import FineFrames
@@ -149,6 +151,12 @@ READERS: dict[str, Entry] = {
         out_dim=DIM,
     ),
     "token_store": Entry(partial(seeded, TokenStore), gives_written=True),
+    "short_and_long_memory": Entry(partial(seeded, ShortAndLongMemory, frames_a_segment=2, long_length=3)),
+    "short_and_long_memory_published": Entry(
+        partial(seeded, ShortAndLongMemory, frames_a_segment=1, long_length=2, as_published=True)
+    ),
+    "carrier_memory": Entry(partial(seeded, CarrierMemory, max_carriers=8)),
+    "few_carriers": Entry(partial(seeded, CarrierMemory, max_carriers=3), shows_every_frame=False),
 }
 
 
