@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ def left_by_hand(carriers: Tensor, most: int) -> list[int]:
         left.append(number)
         if len(left) > most:
             rows = carriers[left]
-            similarity = [functional.cosine_similarity(a, b, dim=0).item() for a, b in zip(rows, rows[1:])]
+            similarity = [functional.cosine_similarity(a, b, dim=0).item() for a, b in pairwise(rows)]
             left.pop(similarity.index(max(similarity)))
     return left
 

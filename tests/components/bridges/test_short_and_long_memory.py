@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ def merged_by_hand(tokens: Tensor, limit: int, *, as_published: bool) -> Tensor:
     """Merge with a slow loop."""
     left = [(frame, 1.0) for frame in tokens]
     while len(left) > limit:
-        pairs = list(zip(left, left[1:]))
+        pairs = list(pairwise(left))
         if as_published:
             similarity = [float((a @ b.T).mean()) for (a, _), (b, _) in pairs]
         else:

@@ -12,6 +12,7 @@ from components.bridges.fusers import TransformerFuser
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.bridges.layers.selective_update import SelectiveRecurrence
 from components.bridges.mean_pooling import MeanPooling
+from components.bridges.merging_bank import MergingBank
 from components.bridges.readouts.cache import CacheReadout
 from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
 from components.bridges.readouts.last_segment import LastSegmentReadout
@@ -156,6 +157,14 @@ READERS: dict[str, Entry] = {
         partial(seeded, ShortAndLongMemory, frames_a_segment=1, long_length=2, as_published=True)
     ),
     "carrier_memory": Entry(partial(seeded, CarrierMemory, max_carriers=8)),
+    "merging_bank": Entry(partial(seeded, MergingBank, num_memory=2, num_queries=3, num_heads=2)),
+    "merging_bank_without_query_bank": Entry(
+        partial(seeded, MergingBank, num_memory=9, num_queries=3, num_heads=2, query_bank=False)
+    ),
+    "merging_bank_published": Entry(
+        partial(seeded, MergingBank, num_memory=2, num_queries=3, num_heads=2, as_published=True),
+        shows_every_frame=False,  # to gradients
+    ),
     "few_carriers": Entry(partial(seeded, CarrierMemory, max_carriers=3), shows_every_frame=False),
 }
 
