@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from components.bridges.carrier_memory import CarrierMemory
+from components.bridges.flash_memory import FlashMemory
 from components.bridges.fusers import TransformerFuser
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.bridges.layers.selective_update import SelectiveRecurrence
@@ -164,6 +165,9 @@ READERS: dict[str, Entry] = {
     "merging_bank_published": Entry(
         partial(seeded, MergingBank, num_memory=2, num_queries=3, num_heads=2, as_published=True),
         shows_every_frame=False,  # to gradients
+    ),
+    "flash_memory": Entry(
+        partial(seeded, FlashMemory, long_length=3, long_grid=1, abstract_length=2, num_keys=1, detail_grid=2, hidden=4)
     ),
     "few_carriers": Entry(partial(seeded, CarrierMemory, max_carriers=3), shows_every_frame=False),
 }
