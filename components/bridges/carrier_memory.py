@@ -16,7 +16,7 @@ class Carriers(NamedTuple):
     tokens: Tensor  # [V, M, D]
     frame: Tensor  # [V, M] int64, position of the carrier's frame in its video
     ms: Tensor  # [V, M] int64, time of that frame
-    count: Tensor  # [V] int64, real ones
+    num_real: Tensor  # [V] int64, real ones
 
 
 class CarrierMemory(VisualReader[Carriers]):
@@ -53,14 +53,14 @@ class CarrierMemory(VisualReader[Carriers]):
         carriers = frame_carriers(segment.grid(self))
         if state is None:
             state = no_carriers(carriers, self.num_left)
-        fields = (carriers, segment.frame_number, segment.frame_ms)
+        number, ms = segment.frame_number, segment.frame_ms
         for group, is_real in enumerate(segment.frame_mask.unbind(1)):
-            state = with_carrier(state, *(field[:, group] for field in fields), is_real)
+            state = with_carrier(state, carriers[:, group], number[:, group], ms[:, group], is_real)
         return state
 
     def read(self, state: Carriers, questions: Questions | None = None, *, budget: int | None = None) -> VisualTokens:
         """Project the carriers: ``[V, max_carriers, E]``."""
-        mask = torch.arange(self.num_left, device=state.count.device) < state.count[:, None]
+        mask = torch.arange(self.num_left, device=state.num_real.device) < state.num_real[:, None]
         fields = (state.frame, torch.full_like(state.frame, 0), state.ms)
         places = TokenPlaces(*(field.masked_fill(~mask, -1) for field in fields))
         return VisualTokens(self.projection(state.tokens), mask, places=places)
@@ -95,14 +95,14 @@ def with_carrier(state: Carriers, token: Tensor, frame: Tensor, ms: Tensor, is_r
     stored = (state.tokens, state.frame, state.ms)
     num_left = state.frame.shape[1]
     longer = [
-        with_entry(torch.cat([old, old[:, :1]], dim=1), state.count, new[:, None])
+        with_entry(torch.cat([old, old[:, :1]], dim=1), state.num_real, new[:, None])
         for old, new in zip(stored, (token, frame, ms), strict=True)
     ]
-    dropped = redundant_carrier(longer[0], state.count + 1)
-    is_full = state.count >= num_left
+    dropped = redundant_carrier(longer[0], state.num_real + 1)
+    is_full = state.num_real >= num_left
     dropped = torch.where(is_full, dropped, num_left)  # the last slot is empty where the memory is not full
     left = [chosen_rows(is_real, without_entry(new, dropped), old) for new, old in zip(longer, stored, strict=True)]
-    return Carriers(left[0], left[1], left[2], (state.count + is_real.long()).clamp(max=num_left))
+    return Carriers(left[0], left[1], left[2], (state.num_real + is_real.long()).clamp(max=num_left))
 
 
 def redundant_carrier(carriers: Tensor, count: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def cache_entries(
         attention: Attention of the carrier to the tokens of its frame, ``[H, N]``; only where more of them stay.
         num_more: Tokens of each frame that stay too: those with the highest attention.
     """
-    system, query, current, past = sizes
+    system, _, current, past = sizes
     before = system + past * (1 + num_more)
     left = [entry for entry in range(before) if entry - system not in dropped]
     more = torch.empty(0, dtype=torch.int64)

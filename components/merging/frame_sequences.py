@@ -13,7 +13,7 @@ class FrameSequence(NamedTuple):
 
     tokens: Tensor  # [V, M, N, D]
     sizes: Tensor  # [V, M] float32, frames that each one stands for; 0 where masked
-    count: Tensor  # [V] int64, real ones
+    num_real: Tensor  # [V] int64, real ones
 
     @classmethod
     def of_frames(cls, tokens: Tensor, mask: Tensor) -> "FrameSequence":
@@ -23,7 +23,7 @@ class FrameSequence(NamedTuple):
     @property
     def mask(self) -> Tensor:
         """``[V, M]`` bool."""
-        return torch.arange(self.sizes.shape[1], device=self.count.device) < self.count[:, None]
+        return torch.arange(self.sizes.shape[1], device=self.num_real.device) < self.num_real[:, None]
 
     def followed_by(self, other: "FrameSequence") -> "FrameSequence":
         """The frames of both, those of ``other`` at the end; real ones first."""
@@ -31,14 +31,14 @@ class FrameSequence(NamedTuple):
         order = masked.byte().argsort(dim=1, stable=True)
         tokens, sizes = (torch.cat(pair, dim=1) for pair in ((self.tokens, other.tokens), (self.sizes, other.sizes)))
         wide = order[:, :, None, None].expand(-1, -1, *tokens.shape[2:])
-        return FrameSequence(tokens.gather(1, wide), sizes.gather(1, order), self.count + other.count)
+        return FrameSequence(tokens.gather(1, wide), sizes.gather(1, order), self.num_real + other.num_real)
 
     def last(self, most: int) -> "FrameSequence":
         """The last ``most`` frames."""
-        first = (self.count - most).clamp(min=0)
-        slots = torch.arange(min(most, self.sizes.shape[1]), device=self.count.device)
+        first = (self.num_real - most).clamp(min=0)
+        slots = torch.arange(min(most, self.sizes.shape[1]), device=self.num_real.device)
         source = (first[:, None] + slots).clamp(max=self.sizes.shape[1] - 1)
-        count = self.count.clamp(max=most)
+        count = self.num_real.clamp(max=most)
         tokens = self.tokens.gather(1, source[:, :, None, None].expand(-1, -1, *self.tokens.shape[2:]))
         return FrameSequence(tokens, self.sizes.gather(1, source).masked_fill(slots >= count[:, None], 0.0), count)
 
@@ -90,7 +90,8 @@ def merge_unlike_frames(frames: Tensor, limit: int) -> Tensor:
         left = most_similar(-neighbour_cosine(entries), count)
         entries, _ = merge_pair(entries, ones[:, : entries.shape[1]], left, left + 1)
         count = torch.full_like(count, entries.shape[1])
-    return entries.unflatten(2, frames.shape[2:])
+    merged: Tensor = entries.unflatten(2, frames.shape[2:])
+    return merged
 
 
 def _dot_of_means(tokens: Tensor) -> Tensor:

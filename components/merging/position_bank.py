@@ -14,7 +14,7 @@ class PositionBank(NamedTuple):
 
     entries: Tensor  # [V, M, N, D]
     sizes: Tensor  # [V, M, N] float32, frames that each token stands for; 0 where there is none
-    count: Tensor  # [V] int64, real entries
+    num_real: Tensor  # [V] int64, real entries
 
     @classmethod
     def empty(cls, like: Tensor, num_slots: int) -> "PositionBank":
@@ -27,23 +27,23 @@ class PositionBank(NamedTuple):
     @property
     def token_mask(self) -> Tensor:
         """Real tokens of the entries, one entry after the other, ``[V, M * N]`` bool."""
-        slots = torch.arange(self.sizes.shape[1], device=self.count.device)
-        return (slots < self.count[:, None]).repeat_interleave(self.sizes.shape[2], dim=1)
+        slots = torch.arange(self.sizes.shape[1], device=self.num_real.device)
+        return (slots < self.num_real[:, None]).repeat_interleave(self.sizes.shape[2], dim=1)
 
     def with_entry(self, entry: Tensor, is_real: Tensor) -> "PositionBank":
         """The bank with ``entry [V, N, D]`` at its end, in the videos where ``is_real [V]``; they have a free slot."""
-        entries = with_entry(self.entries, self.count, entry.to(self.entries.dtype)[:, None])
-        sizes = with_entry(self.sizes, self.count, torch.ones_like(self.sizes[:, :1]))
-        grown = (chosen_rows(is_real, new, old) for new, old in ((entries, self.entries), (sizes, self.sizes)))
-        return PositionBank(*grown, self.count + is_real.long())
+        entries = with_entry(self.entries, self.num_real, entry.to(self.entries.dtype)[:, None])
+        sizes = with_entry(self.sizes, self.num_real, torch.ones_like(self.sizes[:, :1]))
+        entries, sizes = chosen_rows(is_real, entries, self.entries), chosen_rows(is_real, sizes, self.sizes)
+        return PositionBank(entries, sizes, self.num_real + is_real.long())
 
     def within(self, limit: int) -> "PositionBank":
         """The bank after one merge in the videos that have more than ``limit`` entries; as many slots as before."""
-        entries, sizes = merge_by_position(self.entries, self.sizes, self.count)
-        is_over = self.count > limit
+        entries, sizes = merge_by_position(self.entries, self.sizes, self.num_real)
+        is_over = self.num_real > limit
         entries = chosen_rows(is_over, functional.pad(entries, (0, 0, 0, 0, 0, 1)), self.entries)
         sizes = chosen_rows(is_over, functional.pad(sizes, (0, 0, 0, 1)), self.sizes)
-        return PositionBank(entries, sizes, self.count - is_over.long())
+        return PositionBank(entries, sizes, self.num_real - is_over.long())
 
 
 def merge_by_position(entries: Tensor, sizes: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

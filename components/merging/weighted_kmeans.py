@@ -58,26 +58,27 @@ def weighted_kmeans(
     fits = count <= num_clusters
     centroids = torch.where(fits[:, None, None], padded[:, :num_clusters].float(), means)
     sizes = torch.where(fits[:, None], padded_weights[:, :num_clusters], sizes)
-    own = torch.arange(entries.shape[1], device=labels.device)
+    own = torch.arange(entries.shape[1], device=labels.device).clamp(max=num_clusters - 1)
     labels = torch.where(fits[:, None], own, labels[:, : entries.shape[1]])
     return Clusters(centroids.to(entries.dtype), sizes, torch.empty_like(labels).scatter(1, order, labels))
 
 
-def ordered_by_time(clusters: Clusters, times: Tensor, is_real: Tensor) -> tuple[Clusters, Tensor]:
+def ordered_by_time(clusters: Clusters, times: Tensor, weights: Tensor) -> tuple[Clusters, Tensor]:
     """Sort clusters by the mean time of their members; empty ones come last.
 
     Args:
         clusters: Clusters of every video.
         times: Of every entry, ``[V, T]`` float32.
-        is_real: ``[V, T]`` bool.
+        weights: How much each entry counts, ``[V, T]`` float32; 0 where there is none.
 
     Returns:
         The clusters and their mean times, ``[V, K]``; times of empty clusters are infinite.
     """
     num_clusters = clusters.weights.shape[1]
-    member = functional.one_hot(clusters.labels, num_clusters).float() * is_real[..., None]
+    each = torch.arange(num_clusters, device=weights.device)
+    member = (clusters.labels[..., None] == each).float() * weights[..., None]
     number = member.sum(dim=1)
-    mean = (member * times[..., None]).sum(dim=1) / number.clamp(min=1.0)
+    mean = (member * times[..., None]).sum(dim=1) / torch.where(number == 0, 1.0, number)
     mean = mean.masked_fill(number == 0, float("inf"))
     mean, order = mean.sort(dim=1, stable=True)
     wide = order[..., None].expand_as(clusters.centroids)

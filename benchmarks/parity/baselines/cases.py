@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parity.baselines import flash_vstream, ma_lmm, moviechat, videoscan
+from benchmarks.parity.baselines import flash_vstream, flash_vstream_qwen, ma_lmm, moviechat, videoscan
 from benchmarks.parity.baselines.recorded_case import RecordedCase, recorded_cases
 from benchmarks.parity.comparison import CaseResult, Check, run_case
 
 METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
     "flash_vstream": flash_vstream.compare,
+    "flash_vstream_qwen": flash_vstream_qwen.compare,
     "ma_lmm": ma_lmm.compare,
     "moviechat": moviechat.compare,
     "videoscan": videoscan.compare,

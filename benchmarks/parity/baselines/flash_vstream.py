@@ -1,4 +1,4 @@
-"""Flash-VStream (LLaVA form): clustering, the summary, the complete memory, streaming, and what else shortens frames."""
+"""Flash-VStream (LLaVA form): clustering, the summary, the memory of a video, streaming, other ways to shorten."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -61,7 +61,7 @@ def _shortened(case: RecordedCase) -> Sequence[Check]:
     rule, all_pairs = RULES[case.options["fn"]]
     frames, drawn = case.inputs["feat"], case.outputs_json.get("refill") or None
     left = bounded_frames(frames.flatten(1), case.options["K"], rule=rule, all_pairs=all_pairs, coins=drawn)
-    checks = [case.output_check("feat", left.frames.unflatten(1, frames.shape[1:]))]
+    checks = [case.output_check("feat", left.frames.view(-1, *frames.shape[1:]))]
     if "sim" in case.outputs:
         checks.append(case.output_check("sim", left.similarity))
     if "step_indices_last" in case.outputs_json:
@@ -75,7 +75,7 @@ def _clustering(case: RecordedCase) -> Sequence[Check]:
     clusters = _clusters(frames, weights, num_clusters, case.outputs_json.get("init_perm"), case.outputs_json)
     count = min(len(frames), num_clusters)
     checks = [
-        case.output_check("centroids", clusters.centroids[0, :count].unflatten(1, frames.shape[1:])),
+        case.output_check("centroids", clusters.centroids[0, :count].view(-1, *frames.shape[1:])),
         case.output_check("weights", clusters.weights[0, :count]),
     ]
     members = [(clusters.labels[0] == number).nonzero()[:, 0].tolist() for number in range(count)]
@@ -139,7 +139,7 @@ def _long(small: Tensor, limit: int, start: list[int] | None, drawn: dict[str, A
     heaviest = weights.argsort(descending=True, stable=True)[:NUM_KEYS]
     flat = small.flatten(1)
     keys = nearest(flat[heaviest][None], flat[None], torch.ones(1, len(flat), dtype=torch.bool))[0]
-    return LongMemory(clusters.centroids[0, :count].unflatten(1, small.shape[1:]), weights, heaviest, keys)
+    return LongMemory(clusters.centroids[0, :count].view(-1, *small.shape[1:]), weights, heaviest, keys)
 
 
 def _clusters(frames: Tensor, weights: Tensor, limit: int, start: list[int] | None, drawn: dict[str, Any]) -> Clusters:
@@ -161,7 +161,7 @@ def _summary(case: RecordedCase, frames: Tensor, limit: int, ratio: float) -> Te
     memory = first
     for group in groups:
         memory = update(memory, group, torch.ones_like(group[..., 0], dtype=torch.bool))
-    return memory[0].unflatten(0, (-1, frames.shape[1]))
+    return memory[0].view(-1, *frames.shape[1:])
 
 
 def _sizes(total: int, each: int) -> list[int]:

@@ -39,7 +39,7 @@ def compare(case: RecordedCase) -> Sequence[Check]:
         return [case.output_check(name, ours) for name, ours in zip(("bank", "size"), merged, strict=True)]
     frames = case.inputs["frames"]
     bank = _bank(case.options["memory_bank_length"], frames)
-    count = int(bank.count[0])
+    count = int(bank.num_real[0])
     fields = {"bank": bank.entries, "size": bank.sizes}
     return [case.output_check(name, field[:, :count]) for name, field in fields.items() if name in case.outputs]
 

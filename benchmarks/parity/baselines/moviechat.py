@@ -34,7 +34,7 @@ def _fragments(case: RecordedCase) -> Sequence[Check]:
     frames = case.inputs["frames"]
     long, lengths = frames[:0], []
     short = frames[:0]
-    for clip in frames.split(case.options["clips"]):
+    for clip in frames.split_with_sizes(case.options["clips"]):
         short = clip[:read][-short_length:]
         long = torch.cat([long, _merged(short, limit)])
         lengths.append(len(long))
@@ -48,7 +48,8 @@ def _windows(case: RecordedCase) -> Sequence[Check]:
     """The form of LLaVA-OneVision, which never empties its short memory."""
     frames, window = case.inputs["frames"], case.options["sliding_window_length"]
     long, short, lengths, new = frames[:0], frames[:0], [], 0
-    for clip in frames.split(window):
+    for first in range(0, len(frames), window):
+        clip = frames[first : first + window]
         short = torch.cat([short, clip])[-case.options["short_memory_length"] :]
         new += len(clip)
         if new == FRAMES_READ:

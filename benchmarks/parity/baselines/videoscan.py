@@ -33,14 +33,14 @@ def _memory(case: RecordedCase) -> Sequence[Check]:
     state = no_carriers(carriers[None], memory.num_left)
     drops, sizes = [], []
     for number, carrier in enumerate(carriers):
-        before = [*state.frame[0, : int(state.count)].tolist(), number]
+        before = [*state.frame[0, : int(state.num_real)].tolist(), number]
         is_real = torch.ones(1, dtype=torch.bool)
         frame = torch.tensor([number])
         state = with_carrier(state, carrier[None], frame, frame, is_real)
-        left = state.frame[0, : int(state.count)].tolist()
+        left = state.frame[0, : int(state.num_real)].tolist()
         drops.append([place for place, each in enumerate(before) if each not in left])
         sizes.append(len(left))
-    checks = [case.output_check("memory", state.tokens[0, : int(state.count)])] if "memory" in case.outputs else []
+    checks = [case.output_check("memory", state.tokens[0, : int(state.num_real)])] if "memory" in case.outputs else []
     recorded = {name: case.outputs_json[name] for name in ("drops", "sizes") if name in case.outputs_json}
     ours = {"drops": drops, "sizes": sizes}
     return [*checks, *(exact_check(name, ours[name], theirs) for name, theirs in recorded.items())]

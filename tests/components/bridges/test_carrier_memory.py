@@ -37,9 +37,9 @@ def test_the_memory_is_what_a_slow_loop_leaves(most: int) -> None:
     state = walk(memory(most), segments)
     carriers = torch.cat([frame_carriers(segment.grid(memory(most))[0]) for segment in segments])[:15]
     expected = left_by_hand(carriers, most)
-    assert state.frame[0, : int(state.count[0])].tolist() == expected
+    assert state.frame[0, : int(state.num_real[0])].tolist() == expected
     torch.testing.assert_close(state.tokens[0, : len(expected)], carriers[expected])
-    assert state.count.tolist() == [min(15, most), min(2, most)]
+    assert state.num_real.tolist() == [min(15, most), min(2, most)]
 
 
 def test_of_equal_frames_the_last_ones_stay() -> None:

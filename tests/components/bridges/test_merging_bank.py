@@ -49,9 +49,9 @@ def test_positions_merge_at_times_of_their_own() -> None:
 def test_sizes_count_every_frame_and_the_bank_stays_bounded(as_published: bool) -> None:
     state = walk(bridge(num_memory=3, as_published=as_published), make_segments([[3] * 5, [2]]))
     seen = 3 + as_published
-    assert state.frames.count.tolist() == [seen, 2]
+    assert state.frames.num_real.tolist() == [seen, 2]
     assert state.frames.sizes.sum(dim=1).tolist() == [[15.0] * 4, [2.0] * 4]
-    assert [bank.count.tolist() for bank in state.queries] == [[3, 1]] * 2
+    assert [bank.num_real.tolist() for bank in state.queries] == [[3, 1]] * 2
     assert state.frames.entries.shape[1] == 4
 
 

@@ -38,10 +38,10 @@ def merged_by_hand(tokens: Tensor, limit: int, *, as_published: bool) -> Tensor:
 def test_merging_equals_a_slow_loop(limit: int, as_published: bool) -> None:
     given = frames(7, 2, 5, 1)
     merged = merge_frames(given, limit, as_published=as_published)
-    for video, count in enumerate(given.count.tolist()):
+    for video, count in enumerate(given.num_real.tolist()):
         expected = merged_by_hand(given.tokens[video, :count], limit, as_published=as_published)
         torch.testing.assert_close(merged.tokens[video, : len(expected)], expected)
-        assert int(merged.count[video]) == len(expected)
+        assert int(merged.num_real[video]) == len(expected)
 
 
 def test_the_mean_of_all_frames_stays_with_weights() -> None:
@@ -61,7 +61,7 @@ def test_of_equal_frames_the_first_are_merged() -> None:
 def test_last_frames_of_ragged_videos() -> None:
     given = frames(5, 2)
     last = given.last(3)
-    assert last.count.tolist() == [3, 2]
+    assert last.num_real.tolist() == [3, 2]
     assert torch.equal(last.tokens[0], given.tokens[0, 2:5])
     assert torch.equal(last.tokens[1, :2], given.tokens[1, :2])
     assert last.sizes.tolist() == [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]
@@ -72,7 +72,7 @@ def test_the_long_memory_is_bounded_and_counts_every_frame() -> None:
     state = walk(memory, make_segments([[3] * 9, [2]]))
     assert state.tokens.shape[:2] == (2, 4)
     assert state.sizes.sum(dim=1).tolist() == [27.0, 2.0]
-    assert [int(video) for video in walk(memory, make_segments(LENGTHS)).count] == [4, 2, 3]
+    assert [int(video) for video in walk(memory, make_segments(LENGTHS)).num_real] == [4, 2, 3]
 
 
 def test_a_short_memory_of_few_frames_reads_the_last_ones() -> None:

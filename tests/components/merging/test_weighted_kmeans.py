@@ -79,7 +79,7 @@ def test_clusters_are_sorted_by_the_mean_time_of_their_members() -> None:
     clusters = Clusters(
         torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[2.0, 0.0, 1.0]]), torch.tensor([[2, 0, 0]])
     )
-    ordered, times = ordered_by_time(clusters, torch.tensor([[0.0, 1.0, 2.0]]), torch.ones(1, 3, dtype=torch.bool))
+    ordered, times = ordered_by_time(clusters, torch.tensor([[0.0, 1.0, 2.0]]), torch.ones(1, 3))
     assert ordered.centroids[..., 0].tolist() == [[3.0, 1.0, 2.0]]
     assert ordered.weights.tolist() == [[1.0, 2.0, 0.0]]
     assert ordered.labels.tolist() == [[0, 1, 1]]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from components.bridges.carrier_memory import CarrierMemory
+from components.bridges.cluster_and_detail_memory import ClusterAndDetailMemory
 from components.bridges.flash_memory import FlashMemory
 from components.bridges.fusers import TransformerFuser
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
@@ -168,6 +169,9 @@ READERS: dict[str, Entry] = {
     ),
     "flash_memory": Entry(
         partial(seeded, FlashMemory, long_length=3, long_grid=1, abstract_length=2, num_keys=1, detail_grid=2, hidden=4)
+    ),
+    "cluster_and_detail_memory": Entry(
+        partial(seeded, ClusterAndDetailMemory, num_clusters=3, cluster_grid=1, num_details=2)
     ),
     "few_carriers": Entry(partial(seeded, CarrierMemory, max_carriers=3), shows_every_frame=False),
 }
