@@ -59,7 +59,12 @@ def merge_by_position(entries: Tensor, sizes: Tensor, count: Tensor) -> tuple[Te
 
     Returns:
         ``[V, M - 1, N, D]`` and its sizes.
+
+    Raises:
+        ValueError: There are fewer than two entries.
     """
+    if entries.shape[1] < 2:
+        raise ValueError(f"merging neighbours needs two entries or more, got {entries.shape[1]}")
     num_positions = entries.shape[2]
     rows, row_sizes = entries.transpose(1, 2).flatten(0, 1), sizes.transpose(1, 2).flatten(0, 1)
     left = most_similar(neighbour_cosine(rows), count.repeat_interleave(num_positions))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.parity.baselines.recorded_case import RecordedCase
-from benchmarks.parity.comparison import Check
+from benchmarks.parity.comparison import Check, exact_check
 from components.bridges.layers.query_layer import GeluFeedForward, QueryLayer
 from components.bridges.merging_bank import MergingBank, with_queries
 from components.merging.position_bank import PositionBank, merge_by_position
@@ -35,6 +35,8 @@ def compare(case: RecordedCase) -> Sequence[Check]:
         return _both_banks(case)
     if "size" in case.inputs:
         entries, sizes = case.inputs["bank"], case.inputs["size"]
+        if case.raises is not None:
+            return [_refused(entries, sizes)]
         merged = merge_by_position(entries, sizes, torch.full((len(entries),), entries.shape[1]))
         return [case.output_check(name, ours) for name, ours in zip(("bank", "size"), merged, strict=True)]
     frames = case.inputs["frames"]
@@ -42,6 +44,14 @@ def compare(case: RecordedCase) -> Sequence[Check]:
     count = int(bank.num_real[0])
     fields = {"bank": bank.entries, "size": bank.sizes}
     return [case.output_check(name, field[:, :count]) for name, field in fields.items() if name in case.outputs]
+
+
+def _refused(entries: Tensor, sizes: Tensor) -> Check:
+    try:
+        merge_by_position(entries, sizes, torch.full((len(entries),), entries.shape[1]))
+    except ValueError as error:
+        return exact_check("refused", "needs two entries or more" in str(error), True)
+    return exact_check("refused", False, True)
 
 
 def _bank(limit: int, frames: Tensor) -> PositionBank:

@@ -104,3 +104,8 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         MergingBank(7, OUT_DIM)
     with pytest.raises(ValueError, match="width 16 is not divisible by 3 heads"):
         MergingBank(DIM, OUT_DIM, num_heads=3)
+
+
+def test_one_entry_cannot_be_merged() -> None:
+    with pytest.raises(ValueError, match="needs two entries or more, got 1"):
+        merge_by_position(torch.randn(1, 1, 2, 3), torch.ones(1, 1, 2), torch.tensor([1]))
