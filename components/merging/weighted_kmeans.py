@@ -135,10 +135,10 @@ def _taken(refill: Tensor, which: Tensor) -> Tensor:
 def _means(points: Tensor, weights: Tensor, labels: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
     """Weighted mean of every cluster ``[V, K, W]``, zero for an empty one, and its weight ``[V, K]``."""
     sizes = weights.new_zeros(len(weights), num_clusters).scatter_add(1, labels, weights)
-    share = weights / sizes.gather(1, labels).clamp(min=1e-12)
     wide = labels.unsqueeze(2).expand_as(points)
-    weighted = points * share[..., None]
-    return points.new_zeros(len(points), num_clusters, points.shape[2]).scatter_add(1, wide, weighted), sizes
+    total = points.new_zeros(len(points), num_clusters, points.shape[2])
+    total = total.scatter_add(1, wide, points * weights[..., None])
+    return total / torch.where(sizes > 0, sizes, 1.0)[..., None], sizes
 
 
 def _squared_distance(points: Tensor, others: Tensor) -> Tensor:
