@@ -17,6 +17,7 @@ class Clusters(NamedTuple):
     centroids: Tensor  # [V, K, W]
     weights: Tensor  # [V, K] float32, sum of the weights of the members; 0 for an empty cluster
     labels: Tensor  # [V, T] int64, cluster of every entry; of no meaning where masked
+    refills: Tensor  # [V] int64, how often an empty cluster started again
 
 
 class Draws(NamedTuple):
@@ -51,7 +52,7 @@ def weighted_kmeans(
     with torch.no_grad():
         points = padded.detach().float()
         start = _even_start(count, num_clusters) if draws is None else draws.start
-        before, labels = _rounds(points, padded_weights, start, None if draws is None else draws.refill)
+        before, labels, refills = _rounds(points, padded_weights, start, None if draws is None else draws.refill)
     means, sizes = _means(padded.float(), padded_weights, labels, num_clusters)
     if as_published:  # their values, with the gradient of the means
         means = means + (before - means).detach()
@@ -60,7 +61,8 @@ def weighted_kmeans(
     sizes = torch.where(fits[:, None], padded_weights[:, :num_clusters], sizes)
     own = torch.arange(entries.shape[1], device=labels.device).clamp(max=num_clusters - 1)
     labels = torch.where(fits[:, None], own, labels[:, : entries.shape[1]])
-    return Clusters(centroids.to(entries.dtype), sizes, torch.empty_like(labels).scatter(1, order, labels))
+    labels = torch.empty_like(labels).scatter(1, order, labels)
+    return Clusters(centroids.to(entries.dtype), sizes, labels, torch.where(fits, 0, refills))
 
 
 def ordered_by_time(clusters: Clusters, times: Tensor, weights: Tensor) -> tuple[Clusters, Tensor]:
@@ -83,7 +85,7 @@ def ordered_by_time(clusters: Clusters, times: Tensor, weights: Tensor) -> tuple
     mean, order = mean.sort(dim=1, stable=True)
     wide = order[..., None].expand_as(clusters.centroids)
     new = order.argsort(dim=1).gather(1, clusters.labels)
-    return Clusters(clusters.centroids.gather(1, wide), clusters.weights.gather(1, order), new), mean
+    return Clusters(clusters.centroids.gather(1, wide), clusters.weights.gather(1, order), new, clusters.refills), mean
 
 
 def nearest(points: Tensor, candidates: Tensor, is_real: Tensor) -> Tensor:
@@ -98,8 +100,12 @@ def _even_start(count: Tensor, num_clusters: int) -> Tensor:
     return (each * count[:, None]).div(num_clusters, rounding_mode="floor")
 
 
-def _rounds(points: Tensor, weights: Tensor, start: Tensor, refill: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Cluster until nothing moves: the centroids before the last update where they stand still, and the labels."""
+def _rounds(points: Tensor, weights: Tensor, start: Tensor, refill: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Cluster until nothing moves.
+
+    Returns:
+        The centroids before the last update where they stand still, the labels, and how often a cluster was refilled.
+    """
     num_clusters = start.shape[1]
     centroids = points.gather(1, start.unsqueeze(2).expand(-1, -1, points.shape[2]))
     labels = torch.zeros_like(weights, dtype=torch.int64)
@@ -114,16 +120,17 @@ def _rounds(points: Tensor, weights: Tensor, start: Tensor, refill: Tensor | Non
         which = used + empty.long().cumsum(dim=1) - 1  # a number for every empty cluster
         if refill is None:
             distance = squared.gather(2, found[..., None]).squeeze(2).masked_fill(weights <= 0, -1.0)
-            source = distance.argsort(dim=1, descending=True, stable=True).gather(1, which.clamp(min=0))
+            farthest = distance.argsort(dim=1, descending=True, stable=True)
+            source = farthest.gather(1, (which - used).clamp(min=0))
         else:
-            used = used + empty.sum(dim=1, keepdim=True)
             source = _taken(refill, which)
+        used = used + (empty & ~done[:, None]).sum(dim=1, keepdim=True)
         restart = points.gather(1, source.unsqueeze(2).expand(-1, -1, points.shape[2]))
         means = torch.where(empty[..., None], restart, means)
         shift = (centroids - means).norm(dim=2).sum(dim=1)
         done = done | (shift < LEAST_SHIFT)
         centroids = torch.where(done[:, None, None], centroids, means)
-    return centroids, labels
+    return centroids, labels, used.squeeze(1)
 
 
 def _taken(refill: Tensor, which: Tensor) -> Tensor:

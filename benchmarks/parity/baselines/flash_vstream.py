@@ -29,6 +29,7 @@ class LongMemory(NamedTuple):
     weights: Tensor  # [K]
     heaviest: Tensor  # [3] numbers of clusters
     keys: Tensor  # [3] numbers of frames
+    refills: int  # random numbers that were used
 
 
 def compare(case: RecordedCase) -> Sequence[Check]:
@@ -103,7 +104,7 @@ def _stream(case: RecordedCase) -> Sequence[Check]:
     _check_type(options)
     starts: Iterator[list[int]] = iter(case.outputs_json.get("init_perm") or [])
     frames = _pooled(case.inputs["feat"], options["compress_size"])
-    long, summary = frames[:0], frames[:0]
+    long, summary, refill = frames[:0], frames[:0], case.outputs_json.get("refill") or []
     for number, chunk in enumerate(frames.split_with_sizes(options["chunks"])):
         small = _pooled(chunk, options["compress_long_memory_size"])
         vectors = _pooled(chunk, options["compress_Turing_memory_size"])
@@ -113,7 +114,8 @@ def _stream(case: RecordedCase) -> Sequence[Check]:
             long, summary = small, vectors
         else:
             joined, limit = torch.cat([long, small]), options["video_long_memory_length"]
-            found = _long(joined, limit, next(starts) if len(joined) > limit else None, case.outputs_json)
+            found = _long(joined, limit, next(starts) if len(joined) > limit else None, {"refill": refill})
+            refill = refill[found.refills :]
             ratio = options["compress_Turing_update_ratio"]
             joined = torch.cat([summary, vectors])
             summary = _summary(case, joined, options["video_Turing_memory_length"], ratio)
@@ -132,14 +134,15 @@ def _long(small: Tensor, limit: int, start: list[int] | None, drawn: dict[str, A
     """Clusters of frames ``[T, P, D]``; key frames are looked up by the numbers of the largest clusters."""
     if not len(small) or not limit:
         none = torch.zeros(0, dtype=torch.int64)
-        return LongMemory(small[:0], torch.zeros(0), none, none)
+        return LongMemory(small[:0], torch.zeros(0), none, none, 0)
     clusters = _clusters(small, torch.ones(len(small)), limit, start, drawn)
     count = min(len(small), limit)
     weights = clusters.weights[0, :count]
     heaviest = weights.argsort(descending=True, stable=True)[:NUM_KEYS]
     flat = small.flatten(1)
     keys = nearest(flat[heaviest][None], flat[None], torch.ones(1, len(flat), dtype=torch.bool))[0]
-    return LongMemory(clusters.centroids[0, :count].view(-1, *small.shape[1:]), weights, heaviest, keys)
+    centroids = clusters.centroids[0, :count].view(-1, *small.shape[1:])
+    return LongMemory(centroids, weights, heaviest, keys, int(clusters.refills))
 
 
 def _clusters(frames: Tensor, weights: Tensor, limit: int, start: list[int] | None, drawn: dict[str, Any]) -> Clusters:

@@ -61,6 +61,7 @@ def test_recorded_draws_replace_empty_clusters_in_their_order() -> None:
     draws = Draws(torch.tensor([[0, 1]]), torch.tensor([[3]]))
     clusters = weighted_kmeans(points, torch.ones(1, 5), 2, draws=draws)
     assert clusters.centroids[..., 0].tolist() == [[0.0, 8.0]]
+    assert clusters.refills.tolist() == [1]
 
 
 def test_gradients_are_those_of_the_means() -> None:
@@ -76,9 +77,8 @@ def test_gradients_are_those_of_the_means() -> None:
 
 
 def test_clusters_are_sorted_by_the_mean_time_of_their_members() -> None:
-    clusters = Clusters(
-        torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[2.0, 0.0, 1.0]]), torch.tensor([[2, 0, 0]])
-    )
+    centroids, weights = torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[2.0, 0.0, 1.0]])
+    clusters = Clusters(centroids, weights, torch.tensor([[2, 0, 0]]), torch.tensor([0]))
     ordered, times = ordered_by_time(clusters, torch.tensor([[0.0, 1.0, 2.0]]), torch.ones(1, 3))
     assert ordered.centroids[..., 0].tolist() == [[3.0, 1.0, 2.0]]
     assert ordered.weights.tolist() == [[1.0, 2.0, 0.0]]
