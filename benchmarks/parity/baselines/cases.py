@@ -5,10 +5,17 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.parity.baselines import flash_vstream, flash_vstream_qwen, ma_lmm, moviechat, videoscan
 from benchmarks.parity.baselines.recorded_case import RecordedCase, recorded_cases
 from benchmarks.parity.comparison import CaseResult, Check, run_case
 
-METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {}
+METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
+    "flash_vstream": flash_vstream.compare,
+    "flash_vstream_qwen": flash_vstream_qwen.compare,
+    "ma_lmm": ma_lmm.compare,
+    "moviechat": moviechat.compare,
+    "videoscan": videoscan.compare,
+}
 """Name of a method's files -> compares one of its cases. A method is a file beside this one, and a line here."""
 
 WITHOUT_PART: dict[str, str] = {
@@ -16,7 +23,7 @@ WITHOUT_PART: dict[str, str] = {
     "rekv": "it works inside the language model's cache",
     "streaming_llm": "it works inside the language model's cache",
     "tstar": "it needs a detector of objects",
-    "videollm_online": "it decides when to speak",
+    "videollm_online": "it decides when to answer",
 }
 """Methods of which there is no part here, with the reason."""
 

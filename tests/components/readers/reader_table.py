@@ -7,18 +7,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from components.bridges.carrier_memory import CarrierMemory
+from components.bridges.cluster_and_detail_memory import ClusterAndDetailMemory
 from components.bridges.delta_rule_memory import DeltaRuleMemory
+from components.bridges.flash_memory import FlashMemory
 from components.bridges.fusers import TransformerFuser
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.bridges.layers.selective_update import SelectiveRecurrence
 from components.bridges.mamba_memory import MambaMemory
 from components.bridges.mean_pooling import MeanPooling
+from components.bridges.merging_bank import MergingBank
 from components.bridges.readouts.cache import CacheReadout
 from components.bridges.readouts.cache_and_memory import CacheAndMemoryReadout
 from components.bridges.readouts.last_segment import LastSegmentReadout
 from components.bridges.readouts.memory import MemoryReadout
 from components.bridges.readouts.retrieved import RetrievedReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
+from components.bridges.short_and_long_memory import ShortAndLongMemory
 from components.bridges.summary_memory import SummaryMemory
 from components.bridges.videollamb_bridge import VideoLLaMBBridge
 from components.interfaces import KeptTokens, Questions, SegmentInput, VisualReader, VisualTokens
@@ -202,6 +207,26 @@ READERS: dict[str, Entry] = {
     "similarity_merge_8": Entry(
         partial(seeded, SimilarityMerge, num_frames=8, frame_positions=True), constant_state=True
     ),
+    "short_and_long_memory": Entry(partial(seeded, ShortAndLongMemory, frames_a_segment=2, long_length=3)),
+    "short_and_long_memory_published": Entry(
+        partial(seeded, ShortAndLongMemory, frames_a_segment=1, long_length=2, as_published=True)
+    ),
+    "carrier_memory": Entry(partial(seeded, CarrierMemory, max_carriers=8)),
+    "merging_bank": Entry(partial(seeded, MergingBank, num_memory=2, num_queries=3, num_heads=2)),
+    "merging_bank_without_query_bank": Entry(
+        partial(seeded, MergingBank, num_memory=9, num_queries=3, num_heads=2, query_bank=False)
+    ),
+    "merging_bank_published": Entry(
+        partial(seeded, MergingBank, num_memory=2, num_queries=3, num_heads=2, as_published=True),
+        shows_every_frame=False,  # to gradients
+    ),
+    "flash_memory": Entry(
+        partial(seeded, FlashMemory, long_length=3, long_grid=1, abstract_length=2, num_keys=1, detail_grid=2, hidden=4)
+    ),
+    "cluster_and_detail_memory": Entry(
+        partial(seeded, ClusterAndDetailMemory, num_clusters=3, cluster_grid=1, num_details=2)
+    ),
+    "few_carriers": Entry(partial(seeded, CarrierMemory, max_carriers=3), shows_every_frame=False),
 }
 
 

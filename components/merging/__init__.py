@@ -1,0 +1,1 @@
+"""The mathematics of merging and clustering that several parts share."""
