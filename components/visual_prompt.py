@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from components.interfaces import TEXT_ONLY, LanguageModel, TokenPlaces, VisualTokens
+from components.interfaces import LanguageModel, TokenPlaces, VisualTokens
+from components.media_rows import rows_of_media
 
 NEWLINE = "newline"
 """Mark of the learned vector that ends a line; no stream may have its name."""
@@ -169,8 +170,7 @@ def _common_rows(streams: Mapping[str, VisualTokens], video_index: Tensor) -> Ma
     if all(stream.row_index is None for stream in streams.values()):
         return streams
     video = video_index.clamp(min=0).flatten()  # [C * M]; a row of TEXT_ONLY is one that no token shows
-    own_rows = torch.arange(video_index.numel()).view(video_index.shape)
-    row_index = own_rows.masked_fill(video_index == TEXT_ONLY, TEXT_ONLY)
+    row_index = rows_of_media(video_index)
     return {name: _taken(stream, video, row_index) for name, stream in streams.items()}
 
 

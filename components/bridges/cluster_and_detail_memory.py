@@ -102,15 +102,3 @@ class ClusterAndDetailMemory(VisualReader[ClusterAndDetailState]):
 def largest_clusters(weights: Tensor, number: int) -> Tensor:
     """The clusters of the largest weights ``[V, K]``, largest first; of equal ones the first. ``[V, number]`` int64."""
     return weights.argsort(dim=1, descending=True, stable=True)[:, :number]
-
-
-def grid_positions(times: Tensor, height: int, width: int) -> Tensor:
-    """Time, row and column of every token of frames, for a position code of three axes: ``[3, T * height * width]``.
-
-    Args:
-        times: Of every frame, ``[T]`` int64.
-        height: Tokens of a column.
-        width: Tokens of a row.
-    """
-    rows, columns = (torch.arange(length, device=times.device) for length in (height, width))
-    return torch.stack([axis.flatten() for axis in torch.meshgrid(times, rows, columns, indexing="ij")])

@@ -10,7 +10,8 @@ from components.bridges.layers.causal_block import CausalBlock
 from components.bridges.layers.padding import replace_rows
 from components.bridges.layers.projection import token_projection
 from components.bridges.summary_choice import ChosenSegments, choose_segments
-from components.interfaces import TEXT_ONLY, Questions, SegmentInput, VisualReader, VisualTokens
+from components.interfaces import Questions, SegmentInput, VisualReader, VisualTokens
+from components.media_rows import rows_of_media
 from components.positions import interleaved_sinusoid, patch_grid_positions, patch_grid_side, sinusoidal
 from components.sharding import SkipsUnusedCompute
 
@@ -147,10 +148,7 @@ class SummaryMemory(VisualReader[SummaryState], SkipsUnusedCompute):
         )
         scores = (similarity / self.temperature).masked_fill(~is_real, -torch.inf)
         chosen = choose_segments(scores, self.num_chosen, is_sampled=self.training)
-        row_numbers = torch.arange(len(rows)).view(video_index.shape)
-        return self._shown(state, rows, chosen)._replace(
-            row_index=row_numbers.masked_fill(video_index == TEXT_ONLY, TEXT_ONLY)
-        )
+        return self._shown(state, rows, chosen)._replace(row_index=rows_of_media(video_index))
 
     def written(self, segment: SegmentInput, state: SummaryState) -> VisualTokens:
         """Show the summary of the segment; see ``VisualReader.written``."""

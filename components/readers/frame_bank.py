@@ -59,7 +59,13 @@ class FrameBank(FrameReader[FrameBankState]):
     """
 
     def __init__(
-        self, dim: int, out_dim: int, *, num_frames: int, projection: FrameProjection, frame_positions: bool
+        self,
+        dim: int,
+        out_dim: int,
+        *,
+        num_frames: int = 8,
+        projection: FrameProjection = "mlp",
+        frame_positions: bool = False,
     ) -> None:
         super().__init__(dim, out_dim, projection=projection, frame_positions=frame_positions, type_embedding=False)
         if num_frames < 1:

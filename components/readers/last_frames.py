@@ -3,7 +3,7 @@
 import torch
 
 from components.readers.frame_bank import FrameChoice, HeldFrames, with_scores
-from components.readers.frame_reader import FrameProjection, FrameRun
+from components.readers.frame_reader import FrameRun
 
 
 class LastFrames(FrameChoice):
@@ -25,17 +25,6 @@ class LastFrames(FrameChoice):
 
     Source: the rule of SimpleStream, the last N frames alone; written from this rule, without its code.
     """
-
-    def __init__(
-        self,
-        dim: int,
-        out_dim: int,
-        *,
-        num_frames: int = 8,
-        projection: FrameProjection = "mlp",
-        frame_positions: bool = False,
-    ) -> None:
-        super().__init__(dim, out_dim, num_frames=num_frames, projection=projection, frame_positions=frame_positions)
 
     def held_after(self, held: HeldFrames | None, new: FrameRun) -> HeldFrames:
         """The newest frames; see ``FrameBank.held_after``."""

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.readers.frame_bank import FrameChoice, HeldFrames, with_scores
-from components.readers.frame_reader import FrameProjection, FrameRun
+from components.readers.frame_reader import FrameRun
 
 _FIRST = 2.0  # novelty of the first frame: no cosine is below -1
 
@@ -33,17 +33,6 @@ class NovelFrames(FrameChoice):
 
     Source: ours, as the rival without learning of the selective memory.
     """
-
-    def __init__(
-        self,
-        dim: int,
-        out_dim: int,
-        *,
-        num_frames: int = 8,
-        projection: FrameProjection = "mlp",
-        frame_positions: bool = False,
-    ) -> None:
-        super().__init__(dim, out_dim, num_frames=num_frames, projection=projection, frame_positions=frame_positions)
 
     def held_after(self, held: HeldFrames | None, new: FrameRun) -> HeldFrames:
         """The frames of the highest novelty; see ``FrameBank.held_after``."""

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.readers.frame_bank import FrameBank, HeldFrames, with_scores
-from components.readers.frame_reader import FrameProjection, FrameRun
+from components.readers.frame_reader import FrameRun
 
 
 class SimilarityMerge(FrameBank):
@@ -32,17 +32,6 @@ class SimilarityMerge(FrameBank):
     Source: the merging of MovieChat (arXiv:2307.16449), which weighs both neighbours equally and merges once a short
     buffer is full; weights by size as in token merging (arXiv:2210.09461).
     """
-
-    def __init__(
-        self,
-        dim: int,
-        out_dim: int,
-        *,
-        num_frames: int = 8,
-        projection: FrameProjection = "mlp",
-        frame_positions: bool = False,
-    ) -> None:
-        super().__init__(dim, out_dim, num_frames=num_frames, projection=projection, frame_positions=frame_positions)
 
     def held_after(self, held: HeldFrames | None, new: FrameRun) -> HeldFrames:
         """The entries after the segment's frames have entered one by one; see ``FrameBank.held_after``."""

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.parity.baselines.published_forms.bounded_frames import Rule, bounded_frames
 from benchmarks.parity.baselines.recorded_case import RecordedCase
 from benchmarks.parity.comparison import Check, DeclinedError, exact_check
 from components.bridges.layers.attention_update import AttentionUpdate
-from components.merging.bounded_frames import Rule, bounded_frames
 from components.merging.weighted_kmeans import Clusters, Draws, nearest, weighted_kmeans
 from components.pooling.patch_pooling import GridPooling
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.parity.baselines.published_forms.qwen_frames import grid_positions, half_resolution
 from benchmarks.parity.baselines.recorded_case import RecordedCase
 from benchmarks.parity.comparison import Check, DeclinedError, exact_check
-from components.bridges.cluster_and_detail_memory import ClusterAndDetailMemory, grid_positions, largest_clusters
+from components.bridges.cluster_and_detail_memory import ClusterAndDetailMemory, largest_clusters
 from components.merging.weighted_kmeans import Draws, nearest, ordered_by_time, weighted_kmeans
-from components.pooling.pixel_pooling import half_resolution
 
 KMEANS = {"kmeans_ordered", "fast_kmeans_ordered"}
 

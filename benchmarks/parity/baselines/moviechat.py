@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from benchmarks.parity.baselines.published_forms.moviechat_long_buffer import merge_unlike_frames
 from benchmarks.parity.baselines.recorded_case import RecordedCase
 from benchmarks.parity.comparison import Check, exact_check
 from components.bridges.short_and_long_memory import expanded_positions
-from components.merging.frame_sequences import FrameSequence, merge_frames, merge_unlike_frames
+from components.merging.frame_sequences import FrameSequence, merge_frames
 
 SHORT_LENGTH = 18
 FRAMES_READ = 16  # of a fragment; the published code leaves the others out

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from benchmarks.parity.baselines.published_forms.videoscan_sequences import cache_entries, with_appended_carriers
 from benchmarks.parity.baselines.recorded_case import RecordedCase
 from benchmarks.parity.comparison import Check, exact_check
 from components.bridges.carrier_memory import (
     CarrierMemory,
-    cache_entries,
     no_carriers,
-    with_appended_carriers,
     with_carrier,
 )
 

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from components.bridges.layers.attention import Attention
 from components.bridges.readouts.cache import CacheKeys, CacheReadout
-from components.interfaces import TEXT_ONLY, MemoryState, Questions, VisualTokens
+from components.interfaces import MemoryState, Questions, VisualTokens
+from components.media_rows import rows_of_media
 from components.positions import sinusoidal
 
 
@@ -53,8 +54,7 @@ class RetrievedReadout(CacheReadout):
         visual = super().forward(state, questions)
         assert questions is not None  # or the line above had raised
         video_index = questions.video_index.cpu()  # a strategy may have moved it
-        rows = torch.arange(video_index.numel()).view(video_index.shape)
-        return visual._replace(row_index=rows.masked_fill(video_index == TEXT_ONLY, TEXT_ONLY))
+        return visual._replace(row_index=rows_of_media(video_index))
 
     def _attended(self, state: MemoryState, questions: Questions | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, one row a question, keys of each one's video, and their mask."""

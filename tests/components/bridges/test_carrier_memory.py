@@ -7,9 +7,7 @@ from torch.nn import functional
 
 from components.bridges.carrier_memory import (
     CarrierMemory,
-    cache_entries,
     frame_carriers,
-    with_appended_carriers,
 )
 from tests.components.readers.reader_table import DIM, OUT_DIM, make_segments, read, walk
 
@@ -56,18 +54,6 @@ def test_the_cuts_between_segments_change_nothing() -> None:
 def test_the_state_does_not_grow() -> None:
     short, long = (walk(memory(4), make_segments([[3] * number])) for number in (2, 12))
     assert [field.shape for field in short] == [field.shape for field in long]
-
-
-def test_carriers_follow_their_frames_and_a_remainder_is_a_frame() -> None:
-    tokens = torch.arange(5.0)[:, None]
-    assert with_appended_carriers(tokens, 2)[:, 0].tolist() == [0.0, 1.0, 0.5, 2.0, 3.0, 2.5, 4.0, 4.0]
-
-
-def test_entries_of_a_cache_that_stay() -> None:
-    assert cache_entries((2, 3, 4, 2)).tolist() == [0, 1, 2, 3, 7]
-    assert cache_entries((2, 3, 4, 2), (1,)).tolist() == [0, 1, 2, 7]
-    attention = torch.tensor([[0.1, 0.5, 0.4], [0.1, 0.2, 0.7]])
-    assert cache_entries((1, 3, 4, 1), attention=attention, num_more=2).tolist() == [0, 1, 2, 3, 5, 6, 7]
 
 
 def test_a_memory_of_no_carrier_is_refused() -> None:

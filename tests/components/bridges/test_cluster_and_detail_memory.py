@@ -4,11 +4,9 @@ import torch
 from components.bridges.cluster_and_detail_memory import (
     ClusterAndDetailMemory,
     ClusterAndDetailState,
-    grid_positions,
     largest_clusters,
 )
 from components.interfaces import SegmentInput
-from components.pooling.pixel_pooling import half_resolution
 from tests.components.readers.reader_table import DIM, LENGTHS, OUT_DIM, make_segments, read, real, walk
 
 
@@ -67,21 +65,6 @@ def test_equal_frames_form_one_cluster_that_is_shown_alone() -> None:
 
 def test_the_largest_clusters_come_first_and_of_equal_ones_the_earlier() -> None:
     assert largest_clusters(torch.tensor([[1.0, 3.0, 3.0, 2.0]]), 3).tolist() == [[1, 2, 3]]
-
-
-def test_positions_have_the_frames_time_and_the_tokens_row_and_column() -> None:
-    expected = [[7, 7, 7, 7, 2, 2, 2, 2], [0, 0, 1, 1] * 2, [0, 1] * 4]
-    assert grid_positions(torch.tensor([7, 2]), 2, 2).tolist() == expected
-
-
-def test_half_resolution_averages_every_four_pixels() -> None:
-    pixels = torch.randn(3, 2, 4 * 2, 4 * 2)  # two frames of 4 x 4 patches with 2 x 2 pixels
-    cut = pixels.reshape(3, 2, 2, 2, 2, 2, 2, 2).permute(2, 5, 3, 6, 0, 1, 4, 7).reshape(16, -1)
-    halves = torch.nn.functional.avg_pool2d(pixels, 2)  # 2 x 2 patches
-    expected = halves.reshape(3, 2, 2, 2, 2, 2).permute(2, 4, 0, 1, 3, 5).reshape(4, -1)
-    torch.testing.assert_close(half_resolution(cut, (1, 4, 4)), expected)
-    with pytest.raises(ValueError, match="height and width are divisible by 4"):
-        half_resolution(cut, (1, 2, 8))
 
 
 def test_the_state_does_not_grow() -> None:

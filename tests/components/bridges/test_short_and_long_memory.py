@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.bridges.short_and_long_memory import ShortAndLongMemory, expanded_positions
-from components.merging.frame_sequences import FrameSequence, merge_frames, merge_unlike_frames
+from components.merging.frame_sequences import FrameSequence, merge_frames
 from tests.components.readers.reader_table import DIM, LENGTHS, OUT_DIM, make_segments, walk
 
 
@@ -86,12 +86,6 @@ def test_positions_differ_and_keep_the_learned_ones_nearly() -> None:
     expanded = expanded_positions(learned)
     assert len({tuple(row) for row in expanded.tolist()}) == 9
     torch.testing.assert_close(expanded[:3], learned, atol=0.1, rtol=0)
-
-
-def test_the_published_long_buffer_needs_more_frames_than_it_leaves() -> None:
-    assert merge_unlike_frames(torch.randn(2, 6, 3, 4), 4).shape == (2, 4, 3, 4)
-    with pytest.raises(ValueError, match="needs more than 4 frames, got 4"):
-        merge_unlike_frames(torch.randn(1, 4, 3, 4), 4)
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:

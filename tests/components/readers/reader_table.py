@@ -207,12 +207,14 @@ READERS: dict[str, Entry] = {
     "similarity_merge_8": Entry(
         partial(seeded, SimilarityMerge, num_frames=8, frame_positions=True), constant_state=True
     ),
-    "short_and_long_memory": Entry(partial(seeded, ShortAndLongMemory, frames_a_segment=2, long_length=3)),
+    "short_and_long_memory": Entry(
+        partial(seeded, ShortAndLongMemory, frames_a_segment=2, long_length=3), constant_state=True
+    ),
     "short_and_long_memory_published": Entry(
         partial(seeded, ShortAndLongMemory, frames_a_segment=1, long_length=2, as_published=True)
     ),
-    "carrier_memory": Entry(partial(seeded, CarrierMemory, max_carriers=8)),
-    "merging_bank": Entry(partial(seeded, MergingBank, num_memory=2, num_queries=3, num_heads=2)),
+    "carrier_memory": Entry(partial(seeded, CarrierMemory, max_carriers=8), constant_state=True),
+    "merging_bank": Entry(partial(seeded, MergingBank, num_memory=2, num_queries=3, num_heads=2), constant_state=True),
     "merging_bank_without_query_bank": Entry(
         partial(seeded, MergingBank, num_memory=9, num_queries=3, num_heads=2, query_bank=False)
     ),

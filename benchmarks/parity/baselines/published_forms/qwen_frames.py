@@ -1,5 +1,6 @@
-"""Halves the resolution of frames that are already cut into patches of pixels."""
+"""How Flash-VStream on Qwen2-VL prepares frames: half of the resolution, and positions of three axes."""
 
+import torch
 from torch import Tensor
 
 _CHANNELS = 3
@@ -35,3 +36,15 @@ def half_resolution(patches: Tensor, grid: tuple[int, int, int], *, frames_a_pat
     blocks = halves.unflatten(2, (width // 4, 2)).unflatten(1, (height // 4, 2))
     halved: Tensor = blocks.transpose(2, 3).reshape(-1, patches.shape[1])
     return halved
+
+
+def grid_positions(times: Tensor, height: int, width: int) -> Tensor:
+    """Time, row and column of every token of frames, for a position code of three axes: ``[3, T * height * width]``.
+
+    Args:
+        times: Of every frame, ``[T]`` int64.
+        height: Tokens of a column.
+        width: Tokens of a row.
+    """
+    rows, columns = (torch.arange(length, device=times.device) for length in (height, width))
+    return torch.stack([axis.flatten() for axis in torch.meshgrid(times, rows, columns, indexing="ij")])
