@@ -19,8 +19,13 @@ from pathlib import Path
 
 import torch
 
+from components.bridges.carrier_memory import CarrierMemory
+from components.bridges.cluster_and_detail_memory import ClusterAndDetailMemory
 from components.bridges.delta_rule_memory import DeltaRuleMemory
+from components.bridges.flash_memory import FlashMemory
 from components.bridges.mamba_memory import MambaMemory
+from components.bridges.merging_bank import MergingBank
+from components.bridges.short_and_long_memory import ShortAndLongMemory
 from components.bridges.summary_memory import SummaryMemory
 from components.building import ReaderSettings
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
@@ -45,6 +50,15 @@ SETS = {
         "merged": ReaderSettings(partial(SimilarityMerge, num_frames=2)),
         "delta": ReaderSettings(partial(DeltaRuleMemory, num_heads=2, num_queries=3)),
         "mamba": ReaderSettings(partial(MambaMemory, width=16, num_layers=2, num_queries=3)),
+    },
+    "memories": {
+        "short_and_long": ReaderSettings(partial(ShortAndLongMemory, frames_a_segment=1, long_length=2)),
+        "bank": ReaderSettings(partial(MergingBank, num_memory=2, num_queries=3, num_heads=2)),
+        "flash": ReaderSettings(
+            partial(FlashMemory, long_length=2, long_grid=1, abstract_length=2, num_keys=1, detail_grid=2, hidden=4)
+        ),
+        "clusters": ReaderSettings(partial(ClusterAndDetailMemory, num_clusters=2, cluster_grid=1, num_details=1)),
+        "carriers": ReaderSettings(partial(CarrierMemory, max_carriers=2)),
     },
     "drawn": {"summary": ReaderSettings(partial(SummaryMemory, num_layers=2, num_heads=2, num_chosen=1))},
 }
