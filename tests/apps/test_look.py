@@ -1,18 +1,15 @@
 """``python -m apps.look`` writes one page that loads nothing, shows every sample, and says what is wrong with it."""
 
-import base64
-import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from PIL import Image
 
 from apps import look
 from datamodules.validate.__main__ import main as validate
+from tests.apps.html_page import Page
 from tests.datamodules.several_media import record_of, write_several
 from tests.fixtures_data import make_clip, make_image, make_record, write_members, write_shard
 from tests.fixtures_models import NUM_PATCHES, VISION_WIDTH, PartFolders, make_part_folders
@@ -32,42 +29,6 @@ data:
   sampling: {{num_frames: null, fps: 4, max_frames: 64}}
   loading: {{num_workers: 0, max_length: 30}}
 """
-
-
-class Element(NamedTuple):
-    """A start tag of a page."""
-
-    tag: str
-    attributes: dict[str, str]
-
-
-class Page(HTMLParser):
-    """Tags and text of a page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.elements: list[Element] = []
-        self.words: list[str] = []
-        self.feed(self.source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(Element(tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def of_class(self, name: str) -> list[Element]:
-        return [each for each in self.elements if name in each.attributes.get("class", "").split()]
-
-    @property
-    def pictures(self) -> list[Image.Image]:
-        urls = [each.attributes["src"] for each in self.elements if each.tag == "img"]
-        return [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from components.model import VideoLanguageModel
 from components.readers.fine_frames import FineFrames
 from components.readers.token_store import TokenStore
 from components.streams import StreamReader, StreamState, check_readers, run_stream
-from tests.components.readers.reader_table import DIM, LENGTHS, OUT_DIM, make_segments, real
+from tests.components.readers.reader_runs import DIM, LENGTHS, OUT_DIM, make_segments, real
 from tests.fixtures_models import PartFolders, make_two_reader_model
 
 

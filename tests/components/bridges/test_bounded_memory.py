@@ -8,7 +8,8 @@ from components.bridges import segment_entries
 from components.bridges.layers.selective_update import SelectiveRecurrence, within_capacity
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.interfaces import MemoryState
-from tests.components.readers.reader_table import LENGTHS, make_segments, recurrent, walk
+from tests.components.readers.reader_runs import LENGTHS, make_segments, walk
+from tests.components.readers.reader_table import recurrent
 
 NUM_SEGMENTS = 40
 THRESHOLD = -0.3  # about half of the random segments are above

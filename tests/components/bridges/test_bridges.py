@@ -2,19 +2,16 @@ import pytest
 import torch
 
 from components.interfaces import BridgeDiagnostics
-from tests.components.readers.reader_table import (
+from tests.components.readers.reader_runs import (
     LENGTHS,
     MILLISECONDS_A_FRAME,
     NUM_PATCHES,
     OUT_DIM,
-    READERS,
-    READOUTS,
     make_segments,
     read,
-    recurrent,
-    selective,
     walk,
 )
+from tests.components.readers.reader_table import READERS, READOUTS, recurrent, selective
 
 every_readout = pytest.mark.parametrize("readout", READOUTS)
 mean_pooling = READERS["mean_pooling"].make

@@ -5,11 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from components.bridges.carrier_memory import (
-    CarrierMemory,
-    frame_carriers,
-)
-from tests.components.readers.reader_table import DIM, OUT_DIM, make_segments, read, walk
+from components.bridges.carrier_memory import CarrierMemory, frame_carriers
+from tests.components.readers.reader_runs import DIM, OUT_DIM, make_segments, read, walk
 
 
 def memory(most: int) -> CarrierMemory:

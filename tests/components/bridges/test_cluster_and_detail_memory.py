@@ -7,7 +7,7 @@ from components.bridges.cluster_and_detail_memory import (
     largest_clusters,
 )
 from components.interfaces import SegmentInput
-from tests.components.readers.reader_table import DIM, LENGTHS, OUT_DIM, make_segments, read, real, walk
+from tests.components.readers.reader_runs import DIM, LENGTHS, OUT_DIM, make_segments, read, real, walk
 
 
 def memory(**options: int) -> ClusterAndDetailMemory:

@@ -9,7 +9,7 @@ from transformers.models.qwen3_next.modeling_qwen3_next import torch_recurrent_g
 from components.bridges.delta_rule_memory import DeltaRuleMemory
 from components.bridges.layers import delta_rule
 from components.bridges.layers.delta_rule import stored
-from tests.components.readers.reader_table import DIM, OUT_DIM, make_segments, read, walk
+from tests.components.readers.reader_runs import DIM, OUT_DIM, make_segments, read, walk
 
 V, HEADS, KEY, VALUE = 2, 3, 4, 5
 

@@ -4,7 +4,7 @@ import torch
 from components.bridges.flash_memory import FlashMemory, FlashMemoryState
 from components.bridges.layers.attention_update import AttentionUpdate
 from components.interfaces import SegmentInput
-from tests.components.readers.reader_table import DIM, LENGTHS, OUT_DIM, make_segments, read, real, walk
+from tests.components.readers.reader_runs import DIM, LENGTHS, OUT_DIM, make_segments, read, real, walk
 
 
 def memory(**options: int) -> FlashMemory:

@@ -11,18 +11,8 @@ from components.bridges import grid_memory as module
 from components.bridges.fusers import MlpFuser, TransformerFuser
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.readers.fine_frames import FineFrames
-from tests.components.readers.reader_table import (
-    DIM,
-    LENGTHS,
-    NUM_PATCHES,
-    assert_same,
-    grid_memory,
-    grid_memory_with,
-    make_segments,
-    read,
-    real,
-    walk,
-)
+from tests.components.readers.reader_runs import DIM, LENGTHS, NUM_PATCHES, assert_same, make_segments, read, real, walk
+from tests.components.readers.reader_table import grid_memory, grid_memory_with
 
 GRIDS = 3 * 4  # vectors of a memory of ``grid_memory()``
 OTHER_LENGTHS = [[1] * 7, [2, 1], [1] * 5]

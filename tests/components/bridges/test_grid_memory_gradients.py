@@ -6,15 +6,8 @@ from torch import Tensor
 
 from components.bridges.grid_memory import GridMemory, GridMemoryOptions
 from components.interfaces import SegmentInput
-from tests.components.readers.reader_table import (
-    LENGTHS,
-    assert_same,
-    grid_memory,
-    grid_memory_with,
-    make_segments,
-    read,
-    walk,
-)
+from tests.components.readers.reader_runs import LENGTHS, assert_same, make_segments, read, walk
+from tests.components.readers.reader_table import grid_memory, grid_memory_with
 
 OTHER_LENGTHS = [[1] * 7, [2, 1], [1] * 5]
 

@@ -7,7 +7,7 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from components.bridges.layers.selective_state_space import SelectiveStateSpace
 from components.bridges.mamba_memory import MambaMemory
-from tests.components.readers.reader_table import DIM, OUT_DIM, make_segments, read, walk
+from tests.components.readers.reader_runs import DIM, OUT_DIM, make_segments, read, walk
 
 WIDTH = 20
 

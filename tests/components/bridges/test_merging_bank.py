@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from components.bridges.merging_bank import MergingBank
 from components.merging.position_bank import PositionBank, merge_by_position
-from tests.components.readers.reader_table import DIM, LENGTHS, OUT_DIM, make_segments, read, real, walk
+from tests.components.readers.reader_runs import DIM, LENGTHS, OUT_DIM, make_segments, read, real, walk
 
 
 def bridge(**options: int | bool) -> MergingBank:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from components.bridges.readouts.retrieved import RetrievedReadout
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.interfaces import TEXT_ONLY, MemoryState, Questions, VisualTokens
-from tests.components.readers.reader_table import DIM, LENGTHS, OUT_DIM, make_segments, walk
+from tests.components.readers.reader_runs import DIM, LENGTHS, OUT_DIM, make_segments, walk
 
 ASKED = [[3, 5], [4], [2, 1]]  # words of the questions about each of the three videos
 NUM_QUERIES = 5

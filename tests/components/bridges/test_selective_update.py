@@ -9,7 +9,8 @@ from components.bridges.layers.selective_update import SelectiveRecurrence
 from components.bridges.readouts.cache import CacheKeys
 from components.bridges.recurrent import RecurrentMemoryBridge
 from components.interfaces import MemoryState, VisualReader
-from tests.components.readers.reader_table import LENGTHS, make_segments, recurrent, walk
+from tests.components.readers.reader_runs import LENGTHS, make_segments, walk
+from tests.components.readers.reader_table import recurrent
 
 
 def selective(readout: str = "cache", **options: Any) -> RecurrentMemoryBridge:

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from components.bridges.short_and_long_memory import ShortAndLongMemory, expanded_positions
 from components.merging.frame_sequences import FrameSequence, merge_frames
-from tests.components.readers.reader_table import DIM, LENGTHS, OUT_DIM, make_segments, walk
+from tests.components.readers.reader_runs import DIM, LENGTHS, OUT_DIM, make_segments, walk
 
 
 def frames(*lengths: int) -> FrameSequence:

@@ -9,15 +9,8 @@ from torch import Tensor
 from components.bridges.summary_choice import choose_segments
 from components.bridges.summary_memory import SummaryMemory
 from components.interfaces import TEXT_ONLY, Questions, SegmentInput, VisualTokens
-from tests.components.readers.reader_table import (
-    DIM,
-    OUT_DIM,
-    make_segments,
-    questions_about,
-    real,
-    summary_memory,
-    walk,
-)
+from tests.components.readers.reader_runs import DIM, OUT_DIM, make_segments, questions_about, real, walk
+from tests.components.readers.reader_table import summary_memory
 
 
 def with_noise(segment: SegmentInput) -> SegmentInput:

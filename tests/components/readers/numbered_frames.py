@@ -3,7 +3,7 @@
 import torch
 
 from components.interfaces import SegmentInput, VisualTokens
-from tests.components.readers.reader_table import NUM_PATCHES, make_segments
+from tests.components.readers.reader_runs import NUM_PATCHES, make_segments
 
 WIDTH = 4
 

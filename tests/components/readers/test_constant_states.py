@@ -5,7 +5,8 @@ import torch
 
 from components.interfaces import SegmentInput
 from components.state_memory import tensor_bytes, without_spare_memory
-from tests.components.readers.reader_table import DIM, MILLISECONDS_A_FRAME, READERS, Entry
+from tests.components.readers.reader_runs import DIM, MILLISECONDS_A_FRAME
+from tests.components.readers.reader_table import READERS, Entry
 
 FRAMES_A_SEGMENT = 50
 CONSTANT = {name: entry for name, entry in READERS.items() if entry.constant_state}

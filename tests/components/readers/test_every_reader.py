@@ -11,11 +11,9 @@ from torch.utils._pytree import tree_leaves
 from components.flops.counting import count_flops, meta_copy
 from components.interfaces import SegmentInput, VisualReader, VisualTokens
 from components.sharding import SkipsUnusedCompute
-from tests.components.readers.reader_table import (
+from tests.components.readers.reader_runs import (
     LENGTHS,
     NUM_PATCHES,
-    READERS,
-    Entry,
     in_order,
     make_segments,
     questions_about,
@@ -26,6 +24,7 @@ from tests.components.readers.reader_table import (
     walk,
     with_kept,
 )
+from tests.components.readers.reader_table import READERS, Entry
 
 MakeReader = Callable[[], VisualReader[Any]]
 ENTRIES = READERS.items()

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from components.positions import interleaved_sinusoid
 from components.readers.fine_frames import FineFrames, StoredFrames
 from tests.components.readers.numbered_frames import WIDTH, numbered, shown_frames
-from tests.components.readers.reader_table import NUM_PATCHES, read, walk
+from tests.components.readers.reader_runs import NUM_PATCHES, read, walk
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "memory_augmented_vlm" / "segments.json"
 # By the number of frames that the code was given: how many it kept of them, and which of those were its fine frames.

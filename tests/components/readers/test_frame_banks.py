@@ -18,7 +18,7 @@ from components.readers.novel_frames import NovelFrames
 from components.readers.random_frames import RandomFrames, random_numbers
 from components.readers.similarity_merge import SimilarityMerge
 from tests.components.readers.numbered_frames import WIDTH, numbered, shown_frames
-from tests.components.readers.reader_table import read, walk
+from tests.components.readers.reader_runs import read, walk
 
 BANKS = [LastFrames, RandomFrames, NovelFrames, SimilarityMerge]
 every_bank = pytest.mark.parametrize("bank", BANKS)

@@ -7,7 +7,7 @@ from torch import Tensor
 from components.interfaces import Questions, StoredTokens, TokenReadout, VisualTokens
 from components.readers.readouts.project_all import ProjectAll
 from components.readers.token_store import TokenStore
-from tests.components.readers.reader_table import (
+from tests.components.readers.reader_runs import (
     DIM,
     LENGTHS,
     NUM_PATCHES,

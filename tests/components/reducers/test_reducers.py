@@ -13,7 +13,7 @@ from components.building import MakeReducer
 from components.interfaces import SegmentInput, SegmentReducer
 from components.reducers.sequential import Sequential
 from components.reducers.temporal_token_drop import TemporalTokenDrop
-from tests.components.readers.reader_table import shortened
+from tests.components.readers.reader_runs import shortened
 from tests.components.reducers.reducer_table import REDUCERS, Narrow, ReducerEntry
 from tests.components.reducers.slow_videos import DIM, LENGTHS, NUM_CELLS, frames_and_cells, make_segments
 
