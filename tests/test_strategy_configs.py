@@ -101,7 +101,7 @@ def test_all_overlays_together_with_others(
     check_overlays(OVERLAYS, together, OVERLAYS, workplace)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_nodes_by_environment_train_as_one_node_does(workplace: Path) -> None:  # noqa: F811
     command = ["fit", *config_arguments("quickstart.yaml"), *overlay("zero2.yaml"), *QUICK]
     [one_node] = run([command], workplace, 2)

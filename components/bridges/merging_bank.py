@@ -112,7 +112,7 @@ class MergingBank(VisualReader[MergingBankState]):
     ) -> VisualTokens:
         """Project the queries: ``[V, num_queries, E]``, all real."""
         tokens = self.projection(state.output)
-        return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+        return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
 
     def _start(self, grid: Tensor) -> MergingBankState:
         queries = self.queries.expand(len(grid), -1, -1)

@@ -17,6 +17,9 @@ from tests.fixtures_training import write_run_config
 
 CONFIGS = ROOT / "configs" / "logger"
 TRACKERS = ("wandb.yaml", "mlflow.yaml", "trackio.yaml")
+IN_TURN = [
+    pytest.param(name, marks=pytest.mark.slow if name == "trackio.yaml" else pytest.mark.nightly) for name in TRACKERS
+]
 NO_NETWORK = """
 import socket
 connect = socket.socket.connect
@@ -152,8 +155,7 @@ def fit(tmp_path: Path, folders: PartFolders) -> Callable[..., "subprocess.Compl
     return run
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TRACKERS)
+@pytest.mark.parametrize("name", IN_TURN)
 def test_tracker_gets_the_curves_of_tensorboard_and_goes_on_in_the_same_run(
     name: str, fit: Callable[..., Any], tmp_path: Path
 ) -> None:

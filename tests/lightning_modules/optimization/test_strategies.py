@@ -79,7 +79,7 @@ def test_bad_steps_in_bfloat16_leave_the_engines_float32_weights_as_they_were(
         check(run)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_bad_batch_of_one_rank_spoils_the_accumulated_step_of_all(folders: PartFolders, tmp_path: Path) -> None:
     """Of four steps of two batches, only the second has no bad batch; the language model is still frozen in it."""
     for strategy, run in train(folders, tmp_path, ["ddp", "fsdp2", "zero1"], accumulate=2).items():

@@ -57,7 +57,7 @@ def test_what_saves_memory_changes_no_number(tmp_path: Path) -> None:
             assert_equal_training(results[f"{strategy}+{variant}"], alone)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_accumulated_batches_train_as_one_batch_of_all_their_samples_under_every_strategy(tmp_path: Path) -> None:
     """On one process or two: ranks and batches have answers of unequal length."""
     names = [f"{strategy}+accumulate" for strategy in ("ddp", "zero1", "zero2", "zero3", "fsdp2")]
@@ -69,7 +69,7 @@ def test_accumulated_batches_train_as_one_batch_of_all_their_samples_under_every
         assert_equal_training(result, joined)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_half_precision_trains_close_to_float32(tmp_path: Path) -> None:
     names = [f"{strategy}+bf16" for strategy in ("ddp", "zero1", "zero2", "zero3", "fsdp2")]
     results = run(names, tmp_path, 2)

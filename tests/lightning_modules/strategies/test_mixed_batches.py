@@ -15,7 +15,8 @@ pytestmark = one_group_at_a_time
 @pytest.mark.parametrize(
     "runs",
     [
-        pytest.param(["zero3,final,60", "zero3,every,30", "fsdp2,every,30", "ddp,every,30"], marks=pytest.mark.slow),
+        pytest.param(["zero3,final,30", "zero3,every,15", "fsdp2,every,15"], marks=pytest.mark.slow),
+        pytest.param(["zero3,final,60", "zero3,every,30", "fsdp2,every,30", "ddp,every,30"], marks=pytest.mark.nightly),
         pytest.param(["zero3,final,500"], marks=pytest.mark.nightly),
     ],
 )

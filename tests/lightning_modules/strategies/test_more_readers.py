@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.timeout(1500), one_group_at_a_time]
     "name",
     [
         pytest.param("exact", marks=pytest.mark.slow),
-        pytest.param("drawn", marks=pytest.mark.slow),
+        pytest.param("drawn", marks=pytest.mark.nightly),
         pytest.param("memories", marks=pytest.mark.nightly),
     ],
 )

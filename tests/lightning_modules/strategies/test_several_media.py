@@ -21,10 +21,17 @@ def train_on_two_ranks(folder: Path, runs: list[str]) -> dict[str, list[float]]:
     return {run: json.loads((folder / f"{run}.json").read_text()) for run in runs}
 
 
-@pytest.mark.slow
-def test_two_ranks_with_several_media_and_readers_train_as_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "runs",
+    [
+        pytest.param(["zero3,final,16", "zero3,every,16"], marks=pytest.mark.slow),
+        pytest.param(["fsdp2,every,16", "ddp,final,16"], marks=pytest.mark.nightly),
+    ],
+    ids=["zero3", "others"],
+)
+def test_two_ranks_with_several_media_and_readers_train_as_one_process(runs: list[str], tmp_path: Path) -> None:
     """Sixteen steps hold each pair of text alone, an image, several media and all of these once."""
-    results = train_on_two_ranks(tmp_path, ["zero3,final,16", "zero3,every,16", "fsdp2,every,16", "ddp,final,16"])
+    results = train_on_two_ranks(tmp_path, runs)
     folders = make_part_folders(tmp_path)
     alone = {
         schedule: train_on_several_media.train("single_device", schedule, 16, folders, tmp_path, [0, 1])

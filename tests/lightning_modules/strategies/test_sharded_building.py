@@ -25,8 +25,10 @@ def store_in_bfloat16(folder: Path) -> None:
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "bfloat16"}))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param("zero3", marks=pytest.mark.slow), pytest.param("fsdp2", marks=pytest.mark.nightly)],
+)
 def test_no_process_holds_the_whole_model(strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # returns the memory of freed tensors to the system
     wide = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "max_position_embeddings": 256}
