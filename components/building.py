@@ -7,6 +7,7 @@ from typing import Any
 from components.interfaces import (
     FrameEncoder,
     FrameResampling,
+    FrameScorer,
     FrameSelection,
     LanguageModel,
     LossSchedule,
@@ -50,6 +51,7 @@ def build_model(
     newline: Callable[[int], Newline] | None = None,
     picture_layout: Callable[[int], PictureLayout] | None = None,
     frame_resampling: FrameResampling | None = None,
+    frame_scorer: Callable[[], FrameScorer] | None = None,
     bridge: MakeReader | None = None,
     frame_selection: FrameSelection | None = None,
     reducer: MakeReducer | None = None,
@@ -69,6 +71,7 @@ def build_model(
         newline: Builds the learned newline vector from language model width E.
         picture_layout: Builds from E what arranges the tiles of a picture.
         frame_resampling: Which frames of a video are cut into segments.
+        frame_scorer: Builds what tells how well each frame fits the question.
         bridge: Builds the only reader; see ``ReaderSettings.reader``.
         frame_selection: Which frames of a segment a reader reads.
         reducer: Builds the bridge's reducer; see ``ReaderSettings.reducer``.
@@ -103,6 +106,7 @@ def build_model(
         newline=None if newline is None else newline(built_language.dim),
         picture_layout=None if picture_layout is None else picture_layout(built_language.dim),
         frame_resampling=frame_resampling,
+        frame_scorer=None if frame_scorer is None else frame_scorer(),
         segmenter=segmenter,
         readers=built_readers if bridge is None else built_readers[MEMORY_STREAM],
         visual_prompt=visual_prompt,

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from components.interfaces import (
+    TEXT_ONLY,
     AnswerLoss,
     FrameEncoder,
     FrameResampling,
+    FrameScorer,
     LanguageModel,
     LossSchedule,
     PatchPooling,
@@ -27,6 +29,7 @@ from components.losses import (
     weighted_answer_loss,
     weights_of_conversations,
 )
+from components.media_rows import rows_of_media
 from components.model_output import ModelOutput
 from components.newline import Newline
 from components.pictures.shown_pictures import PictureTokens, with_pictures
@@ -34,7 +37,7 @@ from components.pretrained.saved_in_folder import SavedInFolder
 from components.question_text import embed_questions
 from components.streams import StreamReader, StreamState, check_readers, readers_by_stream
 from components.turns import TurnAnswer, answer_turns, evaluate_turns
-from components.video_reading import VideoReading
+from components.video_reading import AskedMedia, VideoReading
 from components.visual_prompt import PieceTokens, VisualPrompt, check_newline
 
 
@@ -58,6 +61,7 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
         newline: The learned vector that ``visual_prompt`` and ``picture_layout`` show.
         picture_layout: What is shown of a picture in tiles.
         frame_resampling: Which frames of a video are cut into segments; by default all, each once.
+        frame_scorer: Tells ``frame_resampling`` how well each frame fits the question, where it chooses by that.
         segmenter: Cuts every video into segments.
         readers: The readers by the names of their streams; or one reader, whose stream is ``memory``.
         visual_prompt: Words and streams that the language model sees of a video, see ``VisualPrompt``; by default the
@@ -71,8 +75,8 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
 
     Raises:
         ValueError: There is no reader, a reader has the name of another part or cannot read what its reducer leaves,
-            or the visual prompt does not name every stream once; or there is a newline that nothing shows, or none
-            where one is shown.
+            or the visual prompt does not name every stream once; there is a newline that nothing shows, or none where
+            one is shown; or see ``check_frame_choice``.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
         newline: Newline | None = None,
         picture_layout: PictureLayout | None = None,
         frame_resampling: FrameResampling | None = None,
+        frame_scorer: FrameScorer | None = None,
         segmenter: Segmenter,
         readers: StreamReader | Mapping[str, StreamReader],
         visual_prompt: str | None = None,
@@ -101,6 +106,7 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
             newline,
             picture_layout,
             frame_resampling,
+            frame_scorer,
             segmenter,
             readers,
             agree_on_maximum,
@@ -126,9 +132,10 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
         Returns:
             Loss with its graph, and figures for the log.
         """
-        read = self.read_videos(self.packed_videos(batch), self.loss_schedule.steps)
-        segments, states, pictures = read
         text = text_of(batch)
+        read = self.read_videos(self.packed_videos(batch), self.loss_schedule.steps, self.asked(text))
+        segments, states, pictures = read
+        text = self.by_rows(text)
         # Every reader has the same segments.
         segment_mask = next(iter(segments.values())).group_mask.any(dim=2)  # [V, S]
         steps = self.loss_schedule.steps(segment_mask.shape[1])
@@ -151,12 +158,15 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
         penalty = self._penalty(read.last, text, losses[-1], share)
         means = torch.stack([each.nll.detach().sum() / share for each in losses])
         positions = [each.num_positions for each in losses if each.num_positions is not None]
-        num_videos = batch.frame_counts.numel()
+        chooses = self.frame_scorer is not None
+        is_read = text.video_index.flatten() != TEXT_ONLY if chooses else torch.ones(batch.frame_counts.numel()) > 0
+        num_groups = {name: each.group_mask.sum(dim=2)[: len(is_read)] for name, each in segments.items()}
         return ModelOutput(
             loss=loss if penalty is None else loss + penalty,
             reading_losses=means,
             num_answer_tokens=num_tokens,
-            segment_groups={name: each.group_mask.sum(dim=2)[:num_videos] for name, each in segments.items()},
+            segment_groups={name: each * is_read[:, None] for name, each in num_groups.items()},
+            row_index=text.video_index if chooses else None,
             num_computed_positions=sum(each.num_computed_positions for each in losses),
             num_positions=torch.stack(positions).sum() if positions else None,
             penalty=None if penalty is None else penalty.detach(),
@@ -189,8 +199,9 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
 
     def visual_tokens(self, batch: VideoTextBatch) -> VisualTokens:
         """What the language model sees after each video's last segment."""
-        read = self.read_videos(self.packed_videos(batch), lambda _: ())
-        return self.read(read.last, text_of(batch), read.pictures)
+        text = text_of(batch)
+        read = self.read_videos(self.packed_videos(batch), lambda _: (), self.asked(text))
+        return self.read(read.last, text, read.pictures)
 
     def read(
         self, states: Mapping[str, StreamState], text: TextInputs | None = None, pictures: PictureTokens | None = None
@@ -202,9 +213,24 @@ class VideoLanguageModel(SavedInFolder, VideoReading):
             text: The conversations; only readers of questions need them.
             pictures: What is shown of pictures in tiles.
         """
+        text = None if text is None else self.by_rows(text)
         streams = self._streams(states, None if text is None else self.questions(text))
         video_index = torch.zeros(1, 1, dtype=torch.int64) if text is None else text.video_index
-        return self._shown(streams, self._words(), video_index, pictures)
+        shown = self._shown(streams, self._words(), video_index, pictures)
+        return shown if self.frame_scorer is None else shown._replace(row_index=video_index)
+
+    def asked(self, text: TextInputs) -> AskedMedia | None:
+        """What the conversations ask, where frames are chosen by it."""
+        if self.frame_scorer is None:
+            return None
+        return AskedMedia(self.language_model.question_words(text), text.video_index)
+
+    def by_rows(self, text: TextInputs) -> TextInputs:
+        """The conversations with ``video_index`` naming what the readers read: their rows.
+
+        A row is a video; where frames are chosen by the question, it is a medium of a conversation.
+        """
+        return text if self.frame_scorer is None else text._replace(video_index=rows_of_media(text.video_index))
 
     def questions(self, text: TextInputs) -> Questions | None:
         """What the conversations ask, where a reader reads it."""

@@ -16,6 +16,8 @@ class ModelOutput(NamedTuple):
     num_computed_positions: int  # of the language model in all readings, with padding; 0 where it reports none
     num_positions: Tensor | None  # scalar int64, the same without padding
     penalty: Tensor | None  # scalar, detached: what the readers added to the loss
+    row_index: Tensor | None = None  # [C, M] int64, rows of ``segment_groups`` where they are not videos but media of
+    # conversations, because frames are chosen by the question
     picture_tokens: Mapping[int, int] = {}  # visual tokens of pictures in tiles, by their number among the videos
 
     @property

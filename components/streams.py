@@ -15,7 +15,7 @@ MEMORY_STREAM = "memory"
 
 _STREAM_NAME = re.compile("[a-z][a-z0-9_]*")  # as visual prompts mark them
 _OWN_PARTS = {"encoder", "projector", "patch_pooling", "reducers", "language_model", "segmenter", "readers", "bridge"}
-_OWN_PARTS |= {"frame_selections", "newline", "picture_layout", "frame_resampling"}
+_OWN_PARTS |= {"frame_selections", "newline", "picture_layout", "frame_resampling", "frame_scorer"}
 _OWN_PARTS |= set(dir(nn.ModuleDict()))  # reducers are there by the names of their readers
 
 

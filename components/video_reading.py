@@ -1,6 +1,6 @@
 """The model up to the language model: encodes videos, cuts them into segments, and lets every reader read them."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from components.interfaces import (
     FrameEncoder,
     FrameFeatures,
     FrameResampling,
+    FrameScorer,
     PatchPooling,
     PictureLayout,
     Projector,
@@ -23,9 +24,10 @@ from components.packed_frames import PackedVideos
 from components.patches import ReadFrames, reduced_patches, without_unread_frames
 from components.pictures.shown_pictures import PictureTokens, check_layout, picture_tokens
 from components.selection.all_frames import AllFrames
+from components.selection.frame_choice import check_frame_choice
 from components.selection.gather import group_frames, num_segments_of, segment_inputs
 from components.streams import StreamReader, StreamState, dtype_of, readers_by_stream, run_stream
-from components.watched_frames import WatchedFrames, watched_frames
+from components.watched_frames import KnownFrames, WatchedFrames, watched_frames
 
 
 class VideosRead(NamedTuple):
@@ -39,6 +41,13 @@ class VideosRead(NamedTuple):
     def last(self) -> dict[str, StreamState]:
         """The states of all streams after the last step."""
         return self.states[max(self.states)]
+
+
+class AskedMedia(NamedTuple):
+    """What the conversations of a batch ask, for a model that chooses frames by it."""
+
+    questions: Sequence[str]  # words of every conversation's question
+    video_index: Tensor  # [C, M], see ``TextInputs``
 
 
 class _ReducedVideos(NamedTuple):
@@ -62,6 +71,7 @@ class VideoReading(nn.Module):
         newline: Newline | None,
         picture_layout: PictureLayout | None,
         frame_resampling: FrameResampling | None,
+        frame_scorer: FrameScorer | None,
         segmenter: Segmenter,
         readers: StreamReader | Mapping[str, StreamReader],
         agree_on_maximum: Callable[[int], int],
@@ -71,7 +81,9 @@ class VideoReading(nn.Module):
         named = readers_by_stream(readers)
         if picture_layout is not None:
             check_layout(picture_layout, encoder)
+        check_frame_choice(frame_resampling, frame_scorer, encoder, picture_layout)
         self.encoder = encoder
+        self.frame_scorer = frame_scorer
         self.frame_resampling = frame_resampling
         self.segmenter = segmenter
         self.projector = projector
@@ -109,27 +121,37 @@ class VideoReading(nn.Module):
         one = torch.ones(1, dtype=torch.int64)
         return PackedVideos(frames, one, torch.zeros_like(one, device=frames.device), torch.zeros(1, 2).long())
 
-    def read_videos(self, videos: PackedVideos, steps: Callable[[int], Collection[int]] = range) -> VideosRead:
+    def read_videos(
+        self,
+        videos: PackedVideos,
+        steps: Callable[[int], Collection[int]] = range,
+        asked: AskedMedia | None = None,
+    ) -> VideosRead:
         """Encode the videos, cut them into segments, and let every reader read them.
 
         Args:
             videos: The packed frames.
             steps: Gives, for the number of segments S, the steps whose states are returned, besides the last. States
                 of other steps are freed, with what their graphs hold.
+            asked: What the conversations ask. A model with a ``frame_scorer`` needs it, and reads a row for every
+                medium of every conversation in place of every video.
 
         Raises:
-            ValueError: A picture is in tiles, and the model has no ``picture_layout``.
+            ValueError: A picture is in tiles, and the model has no ``picture_layout``; or frames are chosen by the
+                question, and there is none.
         """
-        frames, segments, pictures = self._reduced(videos)
+        frames, segments, pictures = self._reduced(videos, asked)
         num_segments = next(iter(segments.values())).frame_mask.shape[1]  # every reader has the same segments
         returned = sorted({*steps(num_segments), num_segments - 1})
         states = self.run_segments(frames.features, frames.frame_ms, frames.segments, steps=returned)
         return VideosRead(segments, dict(zip(returned, states, strict=True)), pictures)
 
-    def _reduced(self, videos: PackedVideos) -> _ReducedVideos:
+    def _reduced(self, videos: PackedVideos, asked: AskedMedia | None) -> _ReducedVideos:
         """Encode, cut, project and pool. The encoder's patches, which are many more, are freed when this returns."""
-        watched = self.watched_frames(videos.frame_counts, videos.picture_sizes)
+        self._refuse_tiles_without_layout(videos)
         features = self.encoder(videos.frames, videos.frame_counts)
+        scores = self.frame_scores(features, asked)
+        watched = self.watched_frames(videos, features, scores, None if asked is None else asked.video_index)
         pictures = self._pictures(features, videos)
         segments = self.segment(features, videos.frame_counts, watched)
         read = ReadFrames(features, videos.frame_ms, segments)
@@ -137,18 +159,55 @@ class VideoReading(nn.Module):
             read = without_unread_frames(read)
         return _ReducedVideos(read._replace(features=self.reduce_patches(read.features)), segments, pictures)
 
-    def watched_frames(self, frame_counts: Tensor, picture_sizes: Tensor) -> WatchedFrames | None:
-        """Which frames are cut into segments; None for all, each once.
+    def frame_scores(self, features: FrameFeatures, asked: AskedMedia | None) -> Tensor | None:
+        """How well every packed frame fits every question, ``[C, F]``; None without a ``frame_scorer``.
 
         Raises:
-            ValueError: A picture is in tiles, and the model has no ``picture_layout``.
+            ValueError: Frames are chosen by the question, and there is none.
         """
-        if self.picture_layout is None and bool((picture_sizes > 0).any()):
+        if self.frame_scorer is None:
+            return None
+        if asked is None:
+            raise ValueError(
+                f"this model chooses frames by the question ({type(self.frame_scorer).__name__}), so a video cannot be "
+                "read without one: ask about the video, or take a model whose frame_scorer is null"
+            )
+        scores: Tensor = self.frame_scorer(features.joint, asked.questions)
+        return scores
+
+    def watched_frames(
+        self,
+        videos: PackedVideos,
+        features: FrameFeatures,
+        scores: Tensor | None = None,
+        video_index: Tensor | None = None,
+    ) -> WatchedFrames | None:
+        """Which frames are cut into segments; None for all, each once.
+
+        Args:
+            videos: The packed videos.
+            features: Their features.
+            scores: What ``frame_scores`` gives.
+            video_index: See ``TextInputs``; needed with ``scores``.
+        """
+        resampling = self.frame_resampling
+        if resampling is None or not (resampling.reads_features or resampling.reads_scores):
+            return watched_frames(videos, resampling)
+        described = features.cls if features.joint is None else features.joint
+        known = KnownFrames(described.detach().float().cpu())
+        if scores is None or video_index is None:
+            return watched_frames(videos, resampling, known)
+        of_rows = scores.detach().float().cpu().repeat_interleave(video_index.shape[1], dim=0)  # [C * M, F]
+        # A row without a medium reads the first video, and nobody sees it.
+        rows = known._replace(scores=of_rows, videos=video_index.clamp(min=0).flatten())
+        return watched_frames(videos, resampling, rows)
+
+    def _refuse_tiles_without_layout(self, videos: PackedVideos) -> None:
+        if self.picture_layout is None and bool((videos.picture_sizes > 0).any()):
             raise ValueError(
                 "a picture was cut into tiles, but the model has no picture_layout to show them: set "
                 "model.picture_layout, or data.pixels.tiles to null"
             )
-        return watched_frames(frame_counts, picture_sizes, self.frame_resampling)
 
     def reduce_patches(self, features: FrameFeatures) -> FrameFeatures:
         """Project and pool the patches of frames, in the dtype in which they are read."""

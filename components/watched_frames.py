@@ -5,18 +5,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from components.interfaces import FrameResampling, Segments
-from components.packed_frames import locate_frames
+from components.interfaces import FrameResampling, Segments, WholeVideo
+from components.packed_frames import PackedVideos, locate_frames
+
+
+class KnownFrames(NamedTuple):
+    """What is known of all packed frames when frames are chosen; on the host."""
+
+    features: Tensor | None = None  # [F, J or D] float32, see ``WholeVideo``
+    scores: Tensor | None = None  # [R, F] float32, a row for each of ``videos``
+    videos: Tensor | None = None  # [R] int64, video of every row; None: every video once
 
 
 class WatchedFrames(NamedTuple):
     """The frames that are cut into segments, video after video; on the host.
 
-    Some packed frames may be missing, such as the tiles of a picture. Others may stand several times.
+    A *row* is a video; where the question decides which frames are read, it is a medium of a conversation. Some packed
+    frames may be missing, such as the tiles of a picture. Others may stand several times.
     """
 
     frame_index: Tensor  # [W] int64 into the packed frames
-    frame_counts: Tensor  # [V] int64, watched frames of every video
+    frame_counts: Tensor  # [R] int64, watched frames of every row
     frame_number: Tensor  # [W] int64, position of each in its video
 
     def located(self, segments: Segments) -> Segments:
@@ -27,28 +36,43 @@ class WatchedFrames(NamedTuple):
 
 
 def watched_frames(
-    frame_counts: Tensor, picture_sizes: Tensor, resampling: FrameResampling | None
+    videos: PackedVideos,
+    resampling: FrameResampling | None,
+    known: KnownFrames = KnownFrames(),  # noqa: B008  never changed
 ) -> WatchedFrames | None:
     """Find the frames that are cut into segments.
 
     Args:
-        frame_counts: Frames of every video, ``[V]`` int64.
-        picture_sizes: See ``VideoTextBatch``. Of a picture in tiles, the first frame is watched.
+        videos: The packed videos. Of a picture in tiles, the first frame is watched.
         resampling: Which frames of a video are watched; None for all.
+        known: What it may read.
 
     Returns:
         The frames; None if they are all the packed frames, each once.
     """
-    in_tiles = (picture_sizes > 0).all(dim=1).tolist()
+    in_tiles = (videos.picture_sizes > 0).all(dim=1).tolist()
     if resampling is None and not any(in_tiles):
         return None
-    first = torch.zeros(1, dtype=torch.int64)
-    own = [
-        first if is_picture else torch.arange(count) if resampling is None else resampling.frame_index(count)
-        for count, is_picture in zip(frame_counts.tolist(), in_tiles, strict=True)
-    ]
+    counts = videos.frame_counts.tolist()
+    starts = videos.frame_counts.cumsum(0) - videos.frame_counts
+    times = None if resampling is None else videos.frame_ms.cpu()
+    of_row = list(range(len(counts))) if known.videos is None else known.videos.tolist()
+    own = []
+    for row, video in enumerate(of_row):
+        if in_tiles[video]:
+            own.append(torch.zeros(1, dtype=torch.int64))
+        elif resampling is None or times is None:
+            own.append(torch.arange(counts[video]))
+        else:
+            frames = slice(int(starts[video]), int(starts[video]) + counts[video])
+            own.append(resampling.frame_index(_whole_video(times[frames], known, row, frames)))
     number = torch.cat(own)
-    counts = torch.tensor([len(each) for each in own])
-    starts = frame_counts.cumsum(0) - frame_counts
-    index = starts[locate_frames(counts, len(number)).video_index] + number
-    return WatchedFrames(index, counts, number)
+    watched = torch.tensor([len(each) for each in own])
+    index = starts[torch.tensor(of_row)][locate_frames(watched, len(number)).video_index] + number
+    return WatchedFrames(index, watched, number)
+
+
+def _whole_video(frame_ms: Tensor, known: KnownFrames, row: int, frames: slice) -> WholeVideo:
+    features = None if known.features is None else known.features[frames]
+    scores = None if known.scores is None else known.scores[row, frames]
+    return WholeVideo(len(frame_ms), frame_ms, features, scores)

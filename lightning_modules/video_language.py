@@ -13,6 +13,7 @@ from components.building import MakeReader, MakeReducer, ReaderSettings, build_m
 from components.interfaces import (
     FrameEncoder,
     FrameResampling,
+    FrameScorer,
     FrameSelection,
     LanguageModel,
     LossSchedule,
@@ -65,6 +66,7 @@ class VideoLanguageModule(TrainingModule):
         newline: Builds from E the learned vector that ``<newline>`` in ``visual_prompt`` shows.
         picture_layout: Builds from E what arranges the tiles of a picture.
         frame_resampling: Which frames of a video are cut into segments; by default all, each once.
+        frame_scorer: Builds what tells ``frame_resampling`` how well each frame fits the question.
         visual_prompt: Words and streams that replace ``<video>``, such as ``"Some frames:<frames>"``; by default the
             streams in their order.
         stream_schedule: Which streams are left out of a training step; none by default.
@@ -92,6 +94,7 @@ class VideoLanguageModule(TrainingModule):
         newline: Callable[[int], Newline] | None = None,
         picture_layout: Callable[[int], PictureLayout] | None = None,
         frame_resampling: FrameResampling | None = None,
+        frame_scorer: Callable[[], FrameScorer] | None = None,
         visual_prompt: str | None = None,
         stream_schedule: StreamSchedule | None = None,
         loss_schedule: LossSchedule | None = None,
@@ -115,6 +118,7 @@ class VideoLanguageModule(TrainingModule):
             newline=newline,
             picture_layout=picture_layout,
             frame_resampling=frame_resampling,
+            frame_scorer=frame_scorer,
             visual_prompt=visual_prompt,
             loss_schedule=loss_schedule,
         )

@@ -27,7 +27,7 @@ class StepWork(NamedTuple):
 
     frame_counts: Tensor  # [V] int64
     segment_groups: dict[str, Tensor]  # a stream's [V, S] int64, frame groups read; 0 where a video has no such segment
-    video_index: Tensor  # [C, M] int64
+    video_index: Tensor  # [C, M] int64, rows of ``segment_groups``
     text_tokens: Tensor  # [C] int64, without placeholder
     question_tokens: Tensor  # [C] int64
     answer_tokens: Tensor  # [C] int64, scored tokens
@@ -65,7 +65,7 @@ def work_of(batch: VideoTextBatch, output: ModelOutput, left_out: frozenset[str]
     return StepWork(
         frame_counts=batch.frame_counts,
         segment_groups=output.segment_groups,
-        video_index=text.video_index,
+        video_index=text.video_index if output.row_index is None else output.row_index,
         text_tokens=is_word.sum(dim=1),
         question_tokens=(is_word & before_answer(text)).sum(dim=1),
         answer_tokens=scored.sum(dim=1),

@@ -2,7 +2,8 @@
 
     frames [F] -> FrameEncoder -> FrameFeatures     a class vector and N patch vectors of every frame
                -> Projector, PatchPooling           another width, fewer patches; both may be left out
-               -> FrameResampling                   which frames are cut into segments; all, once, if it is left out
+               -> FrameScorer, FrameResampling      which frames are cut into segments, perhaps by the question; all,
+                                                    once, if they are left out
                -> Segmenter                         which frames form a segment
                -> FrameSelection -> Segments        which of them a reader reads, and which it reads as one group
                -> SegmentReducer -> SegmentInput    fewer tokens of a segment; may be left out
@@ -17,8 +18,8 @@
 
 - ``records.py``: the records.
 - ``language_contract.py``: the language model, and the state from which it answers.
-- ``part_contracts.py``: the parts that are modules: encoder, projector, pooling, picture layout,
-  reducer, reader.
+- ``part_contracts.py``: the parts that are modules: encoder, frame scorer, projector, pooling, picture
+  layout, reducer, reader.
 - ``policy_contracts.py``: the parts that only decide: frame resampling, segmenter, frame selection,
   schedules of losses and streams.
 - ``readout_contract.py``: the states of the recurrent bridge and of the token store, and the parts that read them.
@@ -58,6 +59,7 @@ from components.interfaces.language_contract import (
 )
 from components.interfaces.part_contracts import (
     FrameEncoder,
+    FrameScorer,
     PatchPooling,
     PictureLayout,
     Projector,
@@ -90,6 +92,7 @@ from components.interfaces.records import (
     TokenPlaces,
     VideoTextBatch,
     VisualTokens,
+    WholeVideo,
 )
 
 __all__ = [
@@ -105,6 +108,7 @@ __all__ = [
     "FrameFeatures",
     "FrameGroups",
     "FrameResampling",
+    "FrameScorer",
     "FrameSelection",
     "KeptTokens",
     "LanguageModel",
@@ -132,4 +136,5 @@ __all__ = [
     "VideoTextBatch",
     "VisualReader",
     "VisualTokens",
+    "WholeVideo",
 ]

@@ -129,6 +129,18 @@ class LanguageModel(RecordsArguments, nn.Module, ABC):
             f"{type(self).__name__} has no word_ids(), which words in visual_prompt need: write it, or leave words out"
         )
 
+    def question_words(self, text: TextInputs) -> list[str]:
+        """The words of every conversation's question: what stands between its first medium and its first answer.
+
+        Only frame scorers need them. They are read back from the token ids, so that training and answers see the same.
+
+        Raises:
+            NotImplementedError: The language model has no tokenizer.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no question_words(), which a frame scorer needs: write it, or leave it out"
+        )
+
     @abstractmethod
     def prompts(self, questions: Sequence[str | Sequence[tuple[str, str]]]) -> TextInputs:
         """Write questions as prompts, on the host.

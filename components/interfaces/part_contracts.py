@@ -1,6 +1,7 @@
-"""Contracts of the parts that are modules: encoder, projector, pooling, picture layout, reducer, reader."""
+"""Contracts of the parts that are modules, from the encoder to the readers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from torch import Tensor, nn
@@ -54,6 +55,28 @@ class FrameEncoder(RecordsArguments, nn.Module, ABC):
         """One all-zero frame as ``forward`` reads it.
 
         A batch without video runs it, masked, so that every rank makes the same calls.
+        """
+
+
+class FrameScorer(RecordsArguments, nn.Module, ABC):
+    """Tells how well every frame fits a question. A ``FrameResampling`` chooses frames by it.
+
+    Attributes:
+        joint_dim: Width J of the joint embedding that it reads.
+    """
+
+    joint_dim: int
+
+    @abstractmethod
+    def forward(self, joint: Tensor, questions: Sequence[str]) -> Tensor:
+        """Score all packed frames for every question.
+
+        Args:
+            joint: Joint embedding of every frame, ``[F, J]``, see ``FrameFeatures``.
+            questions: The words of C questions, at least one.
+
+        Returns:
+            ``[C, F]`` float32, higher for a frame that fits better.
         """
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from components.interfaces.records import FrameGroups
+from components.interfaces.records import FrameGroups, WholeVideo
 from components.recorded_arguments import RecordsArguments
 
 
@@ -50,15 +50,23 @@ class Segmenter(RecordsArguments, ABC):
 class FrameResampling(RecordsArguments, ABC):
     """Decides which frames of a video are cut into segments, and how often each of them is read.
 
-    It knows the length of the complete video, so a model with one cannot read a video that still plays.
+    It knows the complete video, so a model with one cannot read a video that still plays.
+
+    Attributes:
+        reads_features: Whether it needs the features of the frames.
+        reads_scores: Whether it needs to know how well each frame fits the question: the model has a ``FrameScorer``
+            then, and every conversation about a video may read other frames of it.
     """
 
+    reads_features: bool = False
+    reads_scores: bool = False
+
     @abstractmethod
-    def frame_index(self, num_frames: int) -> Tensor:
+    def frame_index(self, video: WholeVideo) -> Tensor:
         """Choose frames.
 
         Args:
-            num_frames: Frames of the video, at least 1.
+            video: The video, with at least one frame.
 
         Returns:
             Positions in the video, ``[K]`` int64 on the host, K at least 1, never decreasing. A frame may stand

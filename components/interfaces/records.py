@@ -43,6 +43,15 @@ class FrameFeatures(NamedTuple):
         return FrameFeatures(self.cls[frames], self.patches[frames], saliency, joint)
 
 
+class WholeVideo(NamedTuple):
+    """What is known of a complete video when its frames are chosen; on the host."""
+
+    num_frames: int  # T
+    frame_ms: Tensor  # [T] int64, time of every frame in milliseconds
+    features: Tensor | None = None  # [T, J] float32, joint embedding of each frame; without one its class vector
+    scores: Tensor | None = None  # [T] float32, how well every frame fits the question; None without a question
+
+
 class FrameGroups(NamedTuple):
     """Which frames of every segment a reader reads; the frames of one group are neighbours and are averaged."""
 

@@ -26,7 +26,7 @@ from components.language.probe import evaluation_mode
 from components.language.shared_prefix import SharedPrefixes, find_shared_prefixes, token_codes
 from components.language.splice import splice
 from components.language.text_limits import TextLimits
-from components.question_text import without_answers
+from components.question_text import before_answer, without_answers
 
 
 class CachedLanguageModel(CachedNetwork):
@@ -47,6 +47,11 @@ class CachedLanguageModel(CachedNetwork):
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embed ids ``[C, K]``. The placeholder's negative id gets any embedding, which the splice replaces."""
         return self._embed(input_ids)
+
+    def question_words(self, text: TextInputs) -> list[str]:
+        """Read the words of every conversation's question back from its ids; see ``LanguageModel.question_words``."""
+        asked = before_answer(text)
+        return [self.chat.question_of(ids[real].tolist()) for ids, real in zip(text.input_ids, asked, strict=True)]
 
     def prompts(self, questions: Sequence[str | Sequence[tuple[str, str]]]) -> TextInputs:
         """Convert questions to prompts; see ``LanguageModel.prompts``.

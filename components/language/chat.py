@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from components.interfaces import IGNORED_LABEL
+from components.interfaces import IGNORED_LABEL, VIDEO_PLACEHOLDER
 from components.language.chat_pieces import PieceIds, PieceTokenizer
 from components.language.chat_template import VIDEO_MARK, ChatError, ChatSettings, ChatTemplate, Turn
 from components.language.chat_text import ANSWER, OTHER_QUESTION, QUESTION, ConversationText, Piece, PlainTurn
@@ -167,6 +167,25 @@ class ChatFormat:
         stop = next((index for index, token in enumerate(generated_ids) if token in self.stop_ids), len(generated_ids))
         text: str = self.tokenizer.decode(generated_ids[:stop], skip_special_tokens=True)
         return text.strip()
+
+    def question_of(self, prompt_ids: Sequence[int]) -> str:
+        """Words of a prompt's first question: those after its first medium, or before it where none follow.
+
+        Args:
+            prompt_ids: What ``prompt_ids`` returns, or the beginning of what ``encode`` does.
+        """
+        ids = list(prompt_ids)
+        first = ids.index(VIDEO_PLACEHOLDER) if VIDEO_PLACEHOLDER in ids else -1
+        after, before = (self._words(part) for part in (ids[first + 1 :], ids[: max(first, 0)]))
+        return after or before
+
+    def _words(self, ids: Sequence[int]) -> str:
+        """Text of ids up to the next answer, without media, control tokens and surrounding white space."""
+        text: str = self.tokenizer.decode([each for each in ids if each != VIDEO_PLACEHOLDER])
+        asked = text.partition(self._text.header.strip())[0]
+        for control in self.tokenizer.all_special_tokens:
+            asked = asked.replace(control, " ")
+        return asked.strip()
 
     def _end_of_answer(self, piece: Piece, read: PieceIds) -> tuple[int, int]:
         """The token that ends the answer at the beginning of a piece: its index in the ids, and in the text."""

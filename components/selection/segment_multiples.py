@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from components.interfaces import FrameResampling
+from components.interfaces import FrameResampling, WholeVideo
 
 
 class SegmentMultiples(FrameResampling):
@@ -27,8 +27,9 @@ class SegmentMultiples(FrameResampling):
             raise ValueError(f"SegmentMultiples' frames must be at least 1, got {frames}")
         self.frames = frames
 
-    def frame_index(self, num_frames: int) -> Tensor:
+    def frame_index(self, video: WholeVideo) -> Tensor:
         """Choose frames; see ``FrameResampling``."""
+        num_frames = video.num_frames
         if num_frames < self.frames:
             return torch.arange(num_frames)
         wanted = max(2 * self.frames, num_frames // self.frames * self.frames)
