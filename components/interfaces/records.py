@@ -51,6 +51,11 @@ class WholeVideo(NamedTuple):
     features: Tensor | None = None  # [T, J] float32, joint embedding of each frame; without one its class vector
     scores: Tensor | None = None  # [T] float32, how well every frame fits the question; None without a question
 
+    @classmethod
+    def of_length(cls, num_frames: int) -> "WholeVideo":
+        """A video of ``num_frames`` frames, one a second, of which nothing else is known."""
+        return cls(num_frames, torch.arange(num_frames) * 1000)
+
 
 class FrameGroups(NamedTuple):
     """Which frames of every segment a reader reads; the frames of one group are neighbours and are averaged."""

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.bridges.readouts.retrieved import RetrievedReadout
 from components.encoders.hugging_face import HuggingFaceVisionEncoder
 from components.flops.step import ModelFlops, work_of
-from components.interfaces import FrameResampling, PictureLayout
+from components.interfaces import FrameResampling, PictureLayout, WholeVideo
 from components.model import VideoLanguageModel
 from components.newline import Newline
 from components.projectors.mlp import MlpProjector
@@ -172,8 +172,8 @@ def test_a_newline_that_is_missing_or_not_shown_is_refused(
 class Backwards(FrameResampling):
     """The last frames, each twice."""
 
-    def frame_index(self, num_frames: int) -> Tensor:
-        return torch.arange(num_frames // 2, num_frames).repeat_interleave(2)
+    def frame_index(self, video: WholeVideo) -> Tensor:
+        return torch.arange(video.num_frames // 2, video.num_frames).repeat_interleave(2)
 
 
 @pytest.mark.parametrize("resampling", [Backwards(), SegmentMultiples(2)])
@@ -183,7 +183,7 @@ def test_resampled_frames_are_read_as_a_video_of_these_frames(
     resampled = make_model(folders, frame_resampling=resampling, segmenter=FixedLength(2))
     plain = make_model(folders, segmenter=FixedLength(2))
     frames = make_frames(7, seed=1)
-    index = resampling.frame_index(7)
+    index = resampling.frame_index(WholeVideo.of_length(7))
     sample = make_sample(folders, "a", frames, QUESTION)
     copied = make_sample(folders, "a", frames[index], QUESTION)
     times = tuple(medium._replace(frame_ms=sample.media[0].frame_ms[index]) for medium in copied.media)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from benchmarks.parity.comparison import CaseResult, Check, exact_check, run_case
-from components.interfaces import SegmentInput
+from components.interfaces import SegmentInput, WholeVideo
 from components.readers.fine_frames import FineFrames
 from components.selection.segment_multiples import SegmentMultiples
 
@@ -32,7 +32,7 @@ def frame_choice_cases(recorded: dict[str, Any]) -> Iterator[CaseResult]:
 
 
 def _compare(num_frames: int, case: dict[str, Any]) -> Sequence[Check]:
-    resampled = SegmentMultiples(SEGMENT_FRAMES).frame_index(num_frames).tolist()
+    resampled = SegmentMultiples(SEGMENT_FRAMES).frame_index(WholeVideo.of_length(num_frames)).tolist()
     positions = fine_positions(len(resampled))
     ours = {
         "kept": len(resampled),
