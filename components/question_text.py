@@ -1,7 +1,10 @@
-"""Finds and embeds the question of a conversation: everything before its first answer."""
+"""Writes prompts as text inputs; finds and embeds the question of a conversation: all before its first answer."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from components.interfaces import (
     IGNORED_LABEL,
@@ -12,6 +15,26 @@ from components.interfaces import (
     TextInputs,
     VisualTokens,
 )
+
+
+def padded_prompts(ids: Sequence[Sequence[int]], pad_id: int) -> TextInputs:
+    """Make texts without labels of ids. The placeholders of each show the first media, in their order.
+
+    Args:
+        ids: Token ids of every conversation.
+        pad_id: What shorter ones are filled up with, on the right.
+
+    Raises:
+        ValueError: There is no conversation.
+    """
+    if not ids:
+        raise ValueError("there is no question; give at least one")
+    padded = pad_sequence([torch.tensor(row) for row in ids], batch_first=True, padding_value=pad_id)  # [C, K]
+    mask = torch.arange(padded.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]
+    shown = torch.tensor([list(row).count(VIDEO_PLACEHOLDER) for row in ids])[:, None]  # [C, 1]
+    media = torch.arange(max(1, int(shown.max())))
+    video_index = torch.where(media < shown, media, TEXT_ONLY)
+    return TextInputs(padded, mask, torch.full_like(padded, IGNORED_LABEL), video_index)
 
 
 def before_answer(text: TextInputs) -> Tensor:

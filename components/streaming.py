@@ -46,7 +46,7 @@ class StreamingSession:
             raise ValueError("the model is in training mode, which drops features at random; call model.eval() first")
         if model.frame_resampling is not None:
             raise ValueError(
-                f"{type(model.frame_resampling).__name__} chooses frames by the length of the complete video; stream "
+                f"{type(model.frame_resampling).__name__} chooses frames by the complete video; stream "
                 "with a model whose frame_resampling is null"
             )
         stream = model.segmenter.stream()

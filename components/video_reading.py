@@ -30,6 +30,13 @@ from components.streams import StreamReader, StreamState, dtype_of, readers_by_s
 from components.watched_frames import KnownFrames, WatchedFrames, watched_frames
 
 
+class EncodedVideos(NamedTuple):
+    """Videos and what the encoder gave of them."""
+
+    videos: PackedVideos
+    features: FrameFeatures
+
+
 class VideosRead(NamedTuple):
     """What became of a batch's videos."""
 
@@ -140,16 +147,36 @@ class VideoReading(nn.Module):
             ValueError: A picture is in tiles, and the model has no ``picture_layout``; or frames are chosen by the
                 question, and there is none.
         """
-        frames, segments, pictures = self._reduced(videos, asked)
+        return self._read_reduced(self._reduced(self.encode(videos), asked), steps)
+
+    def read_encoded(
+        self,
+        encoded: EncodedVideos,
+        steps: Callable[[int], Collection[int]] = range,
+        asked: AskedMedia | None = None,
+    ) -> VideosRead:
+        """What ``read_videos`` does after encoding, for videos of which other questions ask other frames."""
+        return self._read_reduced(self._reduced(encoded, asked), steps)
+
+    def encode(self, videos: PackedVideos) -> EncodedVideos:
+        """Run the encoder.
+
+        Raises:
+            ValueError: A picture is in tiles, and the model has no ``picture_layout``.
+        """
+        self._refuse_tiles_without_layout(videos)
+        return EncodedVideos(videos, self.encoder(videos.frames, videos.frame_counts))
+
+    def _read_reduced(self, reduced: _ReducedVideos, steps: Callable[[int], Collection[int]]) -> VideosRead:
+        frames, segments, pictures = reduced
         num_segments = next(iter(segments.values())).frame_mask.shape[1]  # every reader has the same segments
         returned = sorted({*steps(num_segments), num_segments - 1})
         states = self.run_segments(frames.features, frames.frame_ms, frames.segments, steps=returned)
         return VideosRead(segments, dict(zip(returned, states, strict=True)), pictures)
 
-    def _reduced(self, videos: PackedVideos, asked: AskedMedia | None) -> _ReducedVideos:
-        """Encode, cut, project and pool. The encoder's patches, which are many more, are freed when this returns."""
-        self._refuse_tiles_without_layout(videos)
-        features = self.encoder(videos.frames, videos.frame_counts)
+    def _reduced(self, encoded: EncodedVideos, asked: AskedMedia | None) -> _ReducedVideos:
+        """Cut, project and pool. The caller keeps no encoder's patches, which are many more, beside the result."""
+        videos, features = encoded
         scores = self.frame_scores(features, asked)
         watched = self.watched_frames(videos, features, scores, None if asked is None else asked.video_index)
         pictures = self._pictures(features, videos)

@@ -122,10 +122,8 @@ class VideoLanguageModule(TrainingModule):
             visual_prompt=visual_prompt,
             loss_schedule=loss_schedule,
         )
-        self.segmenter, self.stream_schedule = segmenter, stream_schedule
-        self.optimization = optimization
-        self.max_new_tokens = max_new_tokens
-        self.initial_weights = initial_weights
+        self.segmenter, self.stream_schedule, self.optimization = segmenter, stream_schedule, optimization
+        self.max_new_tokens, self.initial_weights = max_new_tokens, initial_weights
         self.model: VideoLanguageModel | None = None
         self.metrics = ValidationMetrics()
         self._seed = 0
@@ -141,15 +139,9 @@ class VideoLanguageModule(TrainingModule):
             agree_on_maximum=lambda value: largest_of_all_ranks(value, self.device), mean_over_ranks=mean_over_ranks
         )
         if self._trainer is not None:
-            stage = self.trainer.state.fn
+            stage = None if self.trainer.state.fn is None else self.trainer.state.fn.value
             datamodule = getattr(self.trainer, "datamodule", None)
-            check_settings(
-                self.model,
-                None if stage is None else stage.value,
-                datamodule,
-                self.max_new_tokens,
-                stream_schedule=self.stream_schedule,
-            )
+            check_settings(self.model, stage, datamodule, self.max_new_tokens, stream_schedule=self.stream_schedule)
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks of every training run. Frozen gradients are removed before the others are checked."""

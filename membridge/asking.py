@@ -132,7 +132,7 @@ def _ask_together(
     begin = time.perf_counter()
     language_model = model.language_model
     text = language_model.prompts([each.text for each in questions])
-    visual = model.read(medium.read.last, text, medium.read.pictures)
+    visual = medium.visual_rows(model, text)
     state = language_model.prefill(visual, text)
     counts = zip(visual_counts(visual, text), state.lengths, strict=True)
     texts, new_tokens, scores = _answer(model, state, questions, settings)

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from components.interfaces import FrameFeatures, Segments, TextInputs, VisualTokens
+from components.interfaces import Segments, TextInputs, VisualTokens
 from components.model import VideoLanguageModel
 from components.pretrained.frame_settings import FrameSettings
 from components.segmenters.depth import adjacent_similarity
 from components.streams import StreamState
-from components.video_reading import VideosRead
+from components.video_reading import EncodedVideos, VideosRead
 from datamodules.media.sample_media import SampleMedia
 from membridge.video_batches import packed_video
 
@@ -35,14 +35,18 @@ class MediumSource(NamedTuple):
 
 
 class OpenedMedium(NamedTuple):
-    """A video or picture, read once by a model; questions about it read nothing again."""
+    """A video or picture, encoded once by a model; questions about it encode nothing again.
+
+    The memory is read once too, unless the model chooses frames by the question.
+    """
 
     name: str
     frames: Tensor  # uint8 [T, 3, H, W] on the host, as the encoder reads them
     frame_ms: list[int]
     scenes: list[Scene]
     similarity: list[float]  # cosine similarity of neighbouring frames, [T - 1]
-    read: VideosRead
+    read: VideosRead | None  # None: the model reads other frames for every question
+    encoded: EncodedVideos | None = None  # kept only where ``read`` is None
     source: MediumSource | None = None  # None: the frames did not come from a file
 
     @property
@@ -57,20 +61,36 @@ class OpenedMedium(NamedTuple):
             model: The model that has read it.
             text: One conversation; only readers of questions need it.
         """
-        about_it = text._replace(video_index=torch.zeros(1, 1, dtype=torch.int64))
-        return model.read(self.read.last, about_it, self.read.pictures)._replace(row_index=None)
+        return self.visual_rows(model, _about_first(text))._replace(row_index=None)
+
+    def visual_rows(self, model: VideoLanguageModel, text: TextInputs) -> VisualTokens:
+        """What the language model sees of it in several conversations, all about this medium alone.
+
+        Args:
+            model: The model that has read it.
+            text: The conversations.
+        """
+        read = self._read_for(model, text)
+        return model.read(read.last, text, read.pictures)
 
     @torch.no_grad()
     def segment_attention(self, model: VideoLanguageModel, text: TextInputs) -> list[float] | None:
         """How much the readers' queries attend to each scene, mean over queries; None if no reader shows it."""
+        if self.read is None:
+            return None  # its segments are not the scenes
         for name, reader in model.readers.items():
-            questions = model.questions(text._replace(video_index=torch.zeros(1, 1, dtype=torch.int64)))
-            asked = questions if reader.reads_questions else None
+            asked = model.questions(_about_first(text)) if reader.reads_questions else None
             state: StreamState = self.read.last[name]
             shown = reader.diagnostics(state.reader, asked, with_attention=True).segment_attention
             if shown is not None:
                 return [float(share) for share in shown[0].float().mean(dim=0)[: len(self.scenes)]]
         return None
+
+    def _read_for(self, model: VideoLanguageModel, text: TextInputs) -> VideosRead:
+        if self.read is not None:
+            return self.read
+        assert self.encoded is not None, "neither read nor encoded"
+        return model.read_encoded(self.encoded, lambda _: (), model.asked(text))
 
 
 @torch.no_grad()
@@ -112,21 +132,21 @@ def read_medium(model: VideoLanguageModel, name: str, media: SampleMedia) -> Ope
         name: Name to show.
         media: The frames.
     """
-    features: list[FrameFeatures] = []
-
-    def keep(_module: nn.Module, _inputs: object, output: FrameFeatures) -> None:
-        features.append(output)
-
-    hook = model.encoder.register_forward_hook(keep)
-    try:
-        read = model.read_videos(packed_video(model, media), lambda _: ())  # keeps the last states only
-    finally:
-        hook.remove()
+    encoded = model.encode(packed_video(model, media))
     times: list[int] = media.frame_ms.tolist()
-    similarity = [] if media.picture_size is not None else adjacent_similarity(features[0].cls).tolist()
-    admitted = _admitted(model, read)
-    scenes = _scenes(next(iter(read.segments.values())), times, admitted)
+    similarity = [] if media.picture_size is not None else adjacent_similarity(encoded.features.cls).tolist()
+    if model.frame_scorer is not None:
+        every_frame = model.segment(encoded.features, encoded.videos.frame_counts)
+        scenes = _scenes(next(iter(every_frame.values())), times, None)
+        return OpenedMedium(name, media.frames, times, scenes, similarity, None, encoded)
+    read = model.read_encoded(encoded, lambda _: ())  # keeps the last states only
+    scenes = _scenes(next(iter(read.segments.values())), times, _admitted(model, read))
     return OpenedMedium(name, media.frames, times, scenes, similarity, read)
+
+
+def _about_first(text: TextInputs) -> TextInputs:
+    """One conversation as one about this medium alone."""
+    return text._replace(video_index=torch.zeros(1, 1, dtype=torch.int64))
 
 
 def _admitted(model: VideoLanguageModel, read: VideosRead) -> list[float] | None:

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.interfaces import (
-    IGNORED_LABEL,
-    TEXT_ONLY,
-    VIDEO_PLACEHOLDER,
     AnswerOption,
     Answers,
     DecodingSettings,
@@ -18,7 +15,7 @@ from components.interfaces import (
     VisualTokens,
 )
 from components.language.answer_tokens import AnswerRecorder, TokenChooser
-from components.language.cached_network import CachedNetwork, CallInputs, real_at_end, real_at_start
+from components.language.cached_network import CachedNetwork, CallInputs, real_at_end
 from components.language.chat import ChatFormat
 from components.language.chat_text import PlainTurn
 from components.language.kv_cache import can_move_rows, forked, prepare_to_move_rows, rearranged
@@ -26,7 +23,7 @@ from components.language.probe import evaluation_mode
 from components.language.shared_prefix import SharedPrefixes, find_shared_prefixes, token_codes
 from components.language.splice import splice
 from components.language.text_limits import TextLimits
-from components.question_text import before_answer, without_answers
+from components.question_text import before_answer, padded_prompts, without_answers
 
 
 class CachedLanguageModel(CachedNetwork):
@@ -60,7 +57,7 @@ class CachedLanguageModel(CachedNetwork):
             ValueError: There is no question, or the template drops or repeats the placeholder of the visual tokens.
         """
         asked = (each if isinstance(each, str) else [PlainTurn(*turn) for turn in each] for each in questions)
-        return self._text_inputs(list(map(self.chat.prompt_ids, asked)))
+        return padded_prompts(list(map(self.chat.prompt_ids, asked)), self.chat.pad_id)
 
     def next_prompts(self, conversations: Sequence[Sequence[tuple[str, str]]]) -> TextInputs:
         """Convert the next questions of conversations to what ``extend`` reads; see ``LanguageModel.next_prompts``.
@@ -70,7 +67,7 @@ class CachedLanguageModel(CachedNetwork):
                 question after an answer.
         """
         turns = [[PlainTurn(*turn) for turn in conversation] for conversation in conversations]
-        return self._text_inputs([self.chat.next_prompt_ids(each) for each in turns])
+        return padded_prompts([self.chat.next_prompt_ids(each) for each in turns], self.chat.pad_id)
 
     @torch.no_grad()
     def prefill(self, visual: VisualTokens, text: TextInputs, room: int = 0) -> LanguageState:
@@ -202,21 +199,6 @@ class CachedLanguageModel(CachedNetwork):
             state = self._prefill(*without_answers(visual, text), rooms)
             scores = self._score(state, answers)  # first, because decoding changes the state's cache
             return self._decode(state, DecodingSettings(max_new_tokens), None, reads_all=False).texts, scores
-
-    def _text_inputs(self, ids: Sequence[Sequence[int]]) -> TextInputs:
-        """Texts without labels, padded on the right. The placeholders of each show the first media, in their order.
-
-        Raises:
-            ValueError: There is none.
-        """
-        if not ids:
-            raise ValueError("there is no question; give at least one")
-        padded = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], True, self.chat.pad_id)  # [C, K]
-        mask = real_at_start(list(map(len, ids)), padded.shape[1], padded.device)
-        shown = torch.tensor([list(row).count(VIDEO_PLACEHOLDER) for row in ids])[:, None]  # [C, 1]
-        media = torch.arange(max(1, int(shown.max())))
-        video_index = torch.where(media < shown, media, TEXT_ONLY)
-        return TextInputs(padded, mask, torch.full_like(padded, IGNORED_LABEL), video_index)
 
     def _option_ids(self, options: Sequence[Sequence[AnswerOption]], num_conversations: int) -> list[list[list[int]]]:
         """Ids of the options of every conversation."""

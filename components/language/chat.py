@@ -169,23 +169,36 @@ class ChatFormat:
         return text.strip()
 
     def question_of(self, prompt_ids: Sequence[int]) -> str:
-        """Words of a prompt's first question: those after its first medium, or before it where none follow.
+        """Words of the first question that shows a medium: those after its first medium, or before it if none follow.
 
         Args:
             prompt_ids: What ``prompt_ids`` returns, or the beginning of what ``encode`` does.
+
+        Returns:
+            The words; nothing where no medium is shown.
         """
         ids = list(prompt_ids)
-        first = ids.index(VIDEO_PLACEHOLDER) if VIDEO_PLACEHOLDER in ids else -1
-        after, before = (self._words(part) for part in (ids[first + 1 :], ids[: max(first, 0)]))
-        return after or before
+        if VIDEO_PLACEHOLDER not in ids:
+            return ""
+        first = ids.index(VIDEO_PLACEHOLDER)
+        after = self._texts_between_controls(ids[first:])[0].partition(self._text.header.strip())[0].strip()
+        return after or self._without_role(self._texts_between_controls(ids[:first])[-1])
 
-    def _words(self, ids: Sequence[int]) -> str:
-        """Text of ids up to the next answer, without media, control tokens and surrounding white space."""
-        text: str = self.tokenizer.decode([each for each in ids if each != VIDEO_PLACEHOLDER])
-        asked = text.partition(self._text.header.strip())[0]
-        for control in self.tokenizer.all_special_tokens:
-            asked = asked.replace(control, " ")
-        return asked.strip()
+    def _without_role(self, text: str) -> str:
+        """Text of a question without what the template writes before it, such as the name of the role."""
+        example = self._texts_between_controls(self._pieces.beginning(self._text.pieces([QUESTION])[0].text))
+        lead = next(each for each in example if QUESTION.content in each).partition(QUESTION.content)[0].split()
+        return text.partition(lead[-1])[2].strip() if lead and lead[-1] in text else text
+
+    def _texts_between_controls(self, ids: Sequence[int]) -> list[str]:
+        """The texts between control tokens, without media and surrounding white space; at least one."""
+        runs: list[list[int]] = [[]]
+        for each in ids:
+            if each in self._control_ids:
+                runs.append([])
+            elif each != VIDEO_PLACEHOLDER:
+                runs[-1].append(each)
+        return [self.tokenizer.decode(run).strip() for run in runs]
 
     def _end_of_answer(self, piece: Piece, read: PieceIds) -> tuple[int, int]:
         """The token that ends the answer at the beginning of a piece: its index in the ids, and in the text."""

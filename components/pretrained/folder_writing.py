@@ -88,7 +88,7 @@ def write_folder(model: Any, folder: Path, facts: TrainingFacts, options: Writin
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     names = _write_language_model(model, target, dtype, options)
     settings = describe_arguments(model)
-    sources = find_sources(settings, packages=_packages_of(model))
+    sources = find_sources(settings, packages=_packages_of(settings))
     settings, found = _write_sources(model, settings, sources, target, options.frozen, written=bool(names))
     stored = _sort_weights(model, sources, names)
     specs = {
@@ -246,6 +246,8 @@ def _argument(part: RecordsArguments, name: str) -> Any:
     return constructor_arguments(part).get(name)
 
 
-def _packages_of(model: nn.Module) -> tuple[str, ...]:
-    """Packages of the parts of a model: who writes a model has imported them already."""
-    return tuple({type(part).__module__.split(".")[0] for part in model.modules()})
+def _packages_of(settings: Any) -> tuple[str, ...]:
+    """Packages of the parts that settings name: who writes a model has imported them already."""
+    inner = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
+    own = (settings["class_path"].split(".")[0],) if isinstance(settings, dict) and "class_path" in settings else ()
+    return tuple({*own, *(package for each in inner for package in _packages_of(each))})

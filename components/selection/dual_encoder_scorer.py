@@ -9,8 +9,10 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.clip import CLIPTextModelWithProjection
 from transformers.models.siglip import SiglipTextModel
+from transformers.utils import logging
 
 from components.interfaces import FrameScorer
+from components.sharding import active_sharding
 
 _TEXT_MODELS: dict[str, Any] = {"clip": CLIPTextModelWithProjection, "siglip": SiglipTextModel}
 
@@ -26,7 +28,7 @@ class DualEncoderScorer(FrameScorer):
         dtype: Dtype of the weights.
 
     Raises:
-        ValueError: The checkpoint is of another kind.
+        ValueError: The checkpoint is of another kind, or lacks weights of the text part.
     """
 
     def __init__(self, path: str, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> None:
@@ -37,12 +39,14 @@ class DualEncoderScorer(FrameScorer):
                 f"the frame scorer {path!r} is a {config.model_type!r} checkpoint, which shares no space between "
                 f"pictures and text: take one of {', '.join(_TEXT_MODELS)}"
             )
-        self.text_model = _TEXT_MODELS[config.model_type].from_pretrained(path, dtype=getattr(torch, dtype))
+        text = config.text_config
+        if hasattr(config, "projection_dim"):
+            text.projection_dim = config.projection_dim  # that of the text part may be a default
+        self.text_model = _load(_TEXT_MODELS[config.model_type], path, text, getattr(torch, dtype))
         self.text_model.requires_grad_(False).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(path)
-        text = self.text_model.config
         self.joint_dim = int(getattr(config, "projection_dim", None) or text.projection_size)
-        self._pads_to_limit = config.model_type == "siglip"  # as it was trained
+        self._pads_to_limit = config.model_type == "siglip"  # and reads the padding, as it was trained
         self._limit = int(text.max_position_embeddings)
 
     def train(self, mode: bool = True) -> "DualEncoderScorer":
@@ -58,6 +62,24 @@ class DualEncoderScorer(FrameScorer):
         read = self.tokenizer(
             list(questions), padding=padding, truncation=True, max_length=self._limit, return_tensors="pt"
         )
+        if self._pads_to_limit:
+            read.pop("attention_mask", None)
         output = self.text_model(**{name: each.to(joint.device) for name, each in read.items()})
         text = output.text_embeds if hasattr(output, "text_embeds") else output.pooler_output
         return functional.normalize(text.float(), dim=1) @ functional.normalize(joint.float(), dim=1).T
+
+
+def _load(model_class: Any, path: str, config: Any, dtype: torch.dtype) -> Any:
+    loaded = dtype if active_sharding() is None else "auto"
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # hides the list of tensors of the vision part
+    try:
+        model, loading = model_class.from_pretrained(path, config=config, dtype=loaded, output_loading_info=True)
+    finally:
+        logging.set_verbosity(verbosity)
+    if loading["missing_keys"]:
+        raise ValueError(
+            f"the frame scorer {path!r} lacks weights of the text part, so they would be random: "
+            f"{'; '.join(sorted(loading['missing_keys'])[:8])}"
+        )
+    return model

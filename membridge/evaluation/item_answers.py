@@ -145,7 +145,7 @@ def _ask_together(
     begin = time.perf_counter()
     text = model.language_model.prompts([turns_of(prompt, len(media)) for prompt in prompts])
     if len(media) == 1:
-        visual = model.read(media[0].read.last, text, media[0].read.pictures)
+        visual = media[0].visual_rows(model, text)
     else:
         visual = joined([medium.visual_tokens(model, text) for medium in media])
     answers = answer_prompts(model, prompts, text, visual, settings)

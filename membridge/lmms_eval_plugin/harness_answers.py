@@ -133,7 +133,7 @@ class HarnessAnswers:
             nothing = torch.zeros(1, 1, self.model.language_model.dim, device=device)
             return VisualTokens(nothing, torch.zeros(1, 1, dtype=torch.bool))
         if len(media) == 1:
-            return self.model.read(media[0].read.last, text, media[0].read.pictures)
+            return media[0].visual_rows(self.model, text)
         return joined([medium.visual_tokens(self.model, text) for medium in media])
 
     def _score(self, state: LanguageState, asked: Sequence[Sequence[HarnessPrompt]]) -> list[list[HarnessAnswer]]:
