@@ -83,54 +83,52 @@ def test_only_what_the_original_does_not_use_or_raises_is_declined(results: Resu
 
 @pytest.mark.slow
 def test_every_stored_output_of_the_memory_is_compared(results: Results) -> None:
-    for depth in (1, 2):
-        stored = load_file(GOLDENS / f"memory_depth{depth}.safetensors")
-        outputs = [name.split(".") for name in stored if not name.startswith("state.")]
-        wanted = {f"{sequence}.{kind}.{int(every_nth(number)[0])}" for sequence, kind, number in outputs}
-        compared = {check.what for check in results[f"memory depth{depth}, all sequences in one batch"].checks}
-        assert wanted <= compared
+    stored = load_file(GOLDENS / "memory_depth2.safetensors")
+    outputs = [name.split(".") for name in stored if not name.startswith("state.")]
+    wanted = {f"{sequence}.{kind}.{int(every_nth(number)[0])}" for sequence, kind, number in outputs}
+    compared = {check.what for check in results["memory depth2, all sequences in one batch"].checks}
+    assert wanted <= compared
 
 
 def test_another_limit_of_the_cache_than_recorded_fails() -> None:
     meta = meta_of_memory() | {"cache_limit": 9}
-    meta = {key: value for key, value in meta.items() if key != "depth2"}
     results = {result.name: result for result in recurrence_cases(GOLDENS, meta)}
-    assert results["memory depth1 b"].failed
-    assert not results["memory depth1 c"].failed
+    assert results["memory depth2 b"].failed
+    assert not results["memory depth2 c"].failed
 
 
 def test_a_wrong_weight_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("memory_inputs.safetensors", "memory_depth1.safetensors"):
+    for name in ("memory_inputs.safetensors", "memory_depth2.safetensors"):
         shutil.copyfile(GOLDENS / name, tmp_path / name)
-    tensors = load_file(tmp_path / "memory_depth1.safetensors")
+    tensors = load_file(tmp_path / "memory_depth2.safetensors")
     tensors["state.memory_update_attention.v_proj.bias"] += 1e-2
-    save_file(tensors, tmp_path / "memory_depth1.safetensors")
-    meta = {key: value for key, value in meta_of_memory().items() if key != "depth2"}
+    save_file(tensors, tmp_path / "memory_depth2.safetensors")
+    meta = meta_of_memory()
     (tmp_path / "meta.json").write_text(json.dumps({"memory": meta}))
     assert main(["--goldens", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("FAILED    memory depth1 b:") for line in lines)
-    assert any(line.startswith("ok        memory depth1 c:") for line in lines)  # one segment: no update
+    assert any(line.startswith("FAILED    memory depth2 b:") for line in lines)
+    assert any(line.startswith("ok        memory depth2 c:") for line in lines)  # one segment: no update
     assert any(line.startswith("declined  assembly: the folder has no assembly.safetensors") for line in lines)
 
 
 def test_a_sequence_without_outputs_fails_and_the_others_are_compared(tmp_path: Path) -> None:
     shutil.copyfile(GOLDENS / "memory_inputs.safetensors", tmp_path / "memory_inputs.safetensors")
-    tensors = load_file(GOLDENS / "memory_depth1.safetensors")
-    save_file({name: each for name, each in tensors.items() if name[0] != "c"}, tmp_path / "memory_depth1.safetensors")
-    meta = {key: value for key, value in meta_of_memory().items() if key != "depth2"}
+    tensors = load_file(GOLDENS / "memory_depth2.safetensors")
+    save_file({name: each for name, each in tensors.items() if name[0] != "c"}, tmp_path / "memory_depth2.safetensors")
+    meta = meta_of_memory()
     results = {result.name: result for result in recurrence_cases(tmp_path, meta)}
-    assert "the recording has no output of sequence c" in describe(results["memory depth1 c"])
-    assert not results["memory depth1 b"].failed
+    assert "the recording has no output of sequence c" in describe(results["memory depth2 c"])
+    assert not results["memory depth2 b"].failed
     stored = [each for name, each in tensors.items() if name[0] == "b"]
-    assert results["memory depth1 b, original form"].values == sum(each.numel() for each in stored)
+    assert results["memory depth2 b, original form"].values == sum(each.numel() for each in stored)
 
 
 def test_weights_that_our_memory_does_not_have_fail_with_their_name(tmp_path: Path) -> None:
     shutil.copyfile(GOLDENS / "memory_inputs.safetensors", tmp_path / "memory_inputs.safetensors")
-    tensors = load_file(GOLDENS / "memory_depth1.safetensors") | {"state.gate": torch.ones(1)}
-    save_file(tensors, tmp_path / "memory_depth1.safetensors")
-    meta = {key: value for key, value in meta_of_memory().items() if key != "depth2"}
+    tensors = load_file(GOLDENS / "memory_depth2.safetensors") | {"state.gate": torch.ones(1)}
+    save_file(tensors, tmp_path / "memory_depth2.safetensors")
+    meta = meta_of_memory()
     first = next(recurrence_cases(tmp_path, meta))
     assert "our grid memory has no tensor for recurrent_memory_transformer.gate" in describe(first)
 

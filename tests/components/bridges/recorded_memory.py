@@ -15,8 +15,10 @@ from components.weights.memory_ov_names import memory_names
 
 FOLDER = Path(__file__).parents[2] / "goldens" / "memory_augmented_vlm"
 META: dict[str, Any] = json.loads((FOLDER / "meta.json").read_text(encoding="utf-8"))["memory"]
-CASES = [(depth, sequence) for depth in (1, 2) for sequence in META[f"depth{depth}"]]
-_NAMES = memory_names(2)
+DEPTH = 2
+"""Layers of the recorded memory."""
+CASES = list(META["depth2"])
+_NAMES = memory_names(DEPTH)
 
 
 def our_name(original: str) -> str:
@@ -38,10 +40,10 @@ class RecordedOutput(NamedTuple):
     vectors: Tensor
 
 
-def recorded_outputs(depth: int, sequence: str) -> list[RecordedOutput]:
+def recorded_outputs(sequence: str) -> list[RecordedOutput]:
     """The recorded outputs of one sequence of segments."""
     outputs = []
-    for name, tensor in recorded(f"memory_depth{depth}").items():
+    for name, tensor in recorded("memory_depth2").items():
         of, *rest = name.split(".")
         if of == sequence:
             kind, number = rest
@@ -50,20 +52,20 @@ def recorded_outputs(depth: int, sequence: str) -> list[RecordedOutput]:
     return outputs
 
 
-def recorded_memory(depth: int, **options: Any) -> GridMemory:
+def recorded_memory(**options: Any) -> GridMemory:
     """The memory with the recorded weights, without fuser, positions and type: what was recorded has none of them."""
     reader = GridMemory(
         META["hidden"],
         META["hidden"],
         num_cells=META["patches"],
         num_memory=META["memory_tokens"],
-        depth=depth,
+        depth=DEPTH,
         num_heads=META["heads"],
         cache_limit=META["cache_limit"],
         fuser=None,
         options=GridMemoryOptions(frame_positions=False, type_embedding=False, **options),
     )
-    stored = recorded(f"memory_depth{depth}")
+    stored = recorded("memory_depth2")
     weights = {our_name(name[6:]): tensor for name, tensor in stored.items() if name.startswith("state.")}
     reader.load_state_dict(weights)
     return reader

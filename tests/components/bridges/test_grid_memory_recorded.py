@@ -29,7 +29,7 @@ from tests.components.bridges.recorded_memory import (
 )
 
 GRID = (META["memory_tokens"], META["patches"], META["hidden"])
-every_case = pytest.mark.parametrize(("depth", "sequence"), CASES)
+every_case = pytest.mark.parametrize("sequence", CASES)
 
 
 @pytest.fixture
@@ -51,11 +51,11 @@ def states_after(reader: GridMemory, segments: list[SegmentInput]) -> list[GridM
 
 @pytest.mark.usefixtures("unfused")
 @every_case
-def test_memories_and_updated_queries_are_those_recorded(depth: int, sequence: str) -> None:
-    reader, updated = recorded_memory(depth), list[Tensor]()
+def test_memories_and_updated_queries_are_those_recorded(sequence: str) -> None:
+    reader, updated = recorded_memory(), list[Tensor]()
     reader.update.register_forward_hook(lambda module, given, output: updated.append(output))
     states = states_after(reader, recorded_segments(sequence))
-    outputs = recorded_outputs(depth, sequence)
+    outputs = recorded_outputs(sequence)
     assert outputs
     for kind, segment, step, expected in outputs:
         # The first call only puts the update's weights into the graph.
@@ -66,9 +66,9 @@ def test_memories_and_updated_queries_are_those_recorded(depth: int, sequence: s
 @pytest.mark.usefixtures("unfused")
 @pytest.mark.parametrize("recompute", [False, True], ids=["stored", "recomputed"])
 @every_case
-def test_loss_and_gradients_are_those_recorded(depth: int, sequence: str, recompute: bool) -> None:
-    reader = recorded_memory(depth, recompute=recompute)
-    case = META[f"depth{depth}"][sequence]
+def test_loss_and_gradients_are_those_recorded(sequence: str, recompute: bool) -> None:
+    reader = recorded_memory(recompute=recompute)
+    case = META["depth2"][sequence]
     shown = reader.read(states_after(reader, recorded_segments(sequence))[-1]).tokens
     assert list(shown.unflatten(1, (-1, GRID[1])).shape[1:]) == case["cache_cat_shape"]
     loss = shown.pow(3).mean()
@@ -81,20 +81,20 @@ def test_loss_and_gradients_are_those_recorded(depth: int, sequence: str, recomp
 
 @pytest.mark.usefixtures("unfused")
 def test_videos_of_a_batch_give_the_recorded_memories() -> None:
-    reader = recorded_memory(2)
+    reader = recorded_memory()
     state = states_after(reader, recorded_segments("abc"))[-1]
     shown = reader.read(state)
     for row, sequence in enumerate("abc"):
         cached = META["depth2"][sequence]["cache_after_segment"][-1]
-        theirs = {each.segment: each for each in recorded_outputs(2, sequence) if each.kind == "memory"}
+        theirs = {each.segment: each for each in recorded_outputs(sequence) if each.kind == "memory"}
         memories = shown.tokens[row][shown.mask[row]].chunk(len(cached))
         for memory, segment in zip(memories, cached, strict=True):
             assert_recorded(memory[:: theirs[segment].step], theirs[segment].vectors)
 
 
 @every_case
-def test_fused_attention_differs_by_rounding_alone(depth: int, sequence: str) -> None:
-    reader, segments = recorded_memory(depth), recorded_segments(sequence)
+def test_fused_attention_differs_by_rounding_alone(sequence: str) -> None:
+    reader, segments = recorded_memory(), recorded_segments(sequence)
     fused = states_after(reader, segments)[-1].newest
     exact = states_after(reader.double(), [each._replace(tokens=each.tokens.double()) for each in segments])[-1].newest
     torch.testing.assert_close(fused.double(), exact, rtol=0, atol=5e-5)
