@@ -28,6 +28,7 @@ CHAINS = {
     "model/tiny.yaml": [*BASE, "model/tiny.yaml"],
     "model/tiny_memory_ov.yaml": [*BASE, "model/tiny_memory_ov.yaml"],
     "recipes/one_24gb_card.yaml": [*BASE, "recipes/one_24gb_card.yaml"],
+    "ablation/salient_tokens.yaml": [*BASE, "ablation/salient_tokens.yaml"],
     "ablation/grid_memory_budget.yaml": [*FEATURES, "ablation/grid_memory.yaml", "ablation/grid_memory_budget.yaml"],
     "ablation/frame_dropout.yaml": [*FEATURES, "ablation/memory_and_frames.yaml", "ablation/frame_dropout.yaml"],
 }

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from components.building import MakeReducer
 from components.interfaces import SegmentInput, SegmentReducer
+from components.reducers.norm_top_merge import NormTopMerge
+from components.reducers.saliency_tokens import SaliencyTokens
 from components.reducers.sequential import Sequential
 from components.reducers.temporal_token_drop import TemporalTokenDrop
 
@@ -42,6 +44,14 @@ REDUCERS: dict[str, ReducerEntry] = {
     "ratio": ReducerEntry(partial(TemporalTokenDrop, ratio=0.7)),
     "last_kept": ReducerEntry(partial(TemporalTokenDrop, threshold=0.9, reference="last_kept")),
     "last_kept_ratio": ReducerEntry(partial(TemporalTokenDrop, ratio=0.5, reference="last_kept")),
+    "saliency": ReducerEntry(partial(SaliencyTokens, rate=0.4), has_state=False),
+    "shared_saliency": ReducerEntry(
+        partial(SaliencyTokens, rate=0.4, budget="shared"), has_state=False, keeps_every_frame=False
+    ),
+    "norm_top": ReducerEntry(partial(NormTopMerge, rate=0.7, threshold=0.3), merges=True, has_state=False),
+    "norm_top_published": ReducerEntry(
+        partial(NormTopMerge, rate=0.7, threshold=0.3, as_published=True), merges=True, has_state=False
+    ),
     "sequential": ReducerEntry(
         partial(Sequential, reducers=[Narrow, partial(TemporalTokenDrop, threshold=0.6), Narrow])
     ),
