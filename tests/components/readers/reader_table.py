@@ -31,6 +31,7 @@ from components.readers.fine_frames import FineFrames
 from components.readers.last_frames import LastFrames
 from components.readers.novel_frames import NovelFrames
 from components.readers.random_frames import RandomFrames
+from components.readers.readouts.ordered_resampler import OrderedResampler
 from components.readers.similarity_merge import SimilarityMerge
 from components.readers.token_store import TokenStore
 from tests.components.readers.reader_runs import DIM, OUT_DIM
@@ -183,6 +184,12 @@ READERS: dict[str, Entry] = {
         partial(summary_memory, num_chosen=1, neighbours=1), shows_every_frame=False, gives_written=True
     ),
     "token_store": Entry(partial(seeded, TokenStore), gives_written=True),
+    "ordered_resampler": Entry(
+        partial(seeded, TokenStore, readout=partial(OrderedResampler, num_queries=3, num_heads=2))
+    ),
+    "elastic_resampler": Entry(
+        partial(seeded, TokenStore, readout=partial(OrderedResampler, num_queries=5, num_heads=2, keys="position"))
+    ),
     **{
         f"{name}_{num_frames}": Entry(
             partial(seeded, bank, num_frames=num_frames),
