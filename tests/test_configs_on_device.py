@@ -33,8 +33,9 @@ NUMBER_OF_TOKENS = {  # masks of visual tokens, whose number depends on the vide
 OTHERS = {
     # transformers searches a row for its conversations, and the first step checks that they are separated.
     "ablation/packed_conversations.yaml": 2,
-    # How many tokens are left of each of three segments, and which videos have begun after the first.
+    # How many tokens are left of each of three segments; with token_drop, also which videos have begun after the first.
     "ablation/token_drop.yaml": 4,
+    "ablation/norm_top_merge.yaml": 3,
 }
 WAITS = CUTS | NUMBER_OF_TOKENS | OTHERS
 """Times that the host waits for the device in a training step; 0 for the other configs."""
