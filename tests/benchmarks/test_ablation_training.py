@@ -1,0 +1,242 @@
+"""Videos of the three tasks, and the runs of a sweep: trained, kept, resumed."""
+
+import dataclasses
+import fnmatch
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from apps.commands import ROOT
+from apps.quickstart.fetch import Parts
+from apps.quickstart.haystack_questions import TASKS
+from apps.quickstart.haystack_videos import encode
+from apps.quickstart.tokenizer import conversation_texts
+from benchmarks.ablation import tasks, three_tasks, training
+from benchmarks.ablation.runs import Run, runs_of
+from benchmarks.ablation.three_tasks import (
+    FRESH,
+    LENGTHS,
+    SHORT,
+    StudySize,
+    make_videos,
+    prepare_fresh,
+    study_splits,
+)
+from benchmarks.ablation.training import train_runs
+from tests.benchmarks.ablation_files import ARMS, small_sweep, write_noise, write_sweep
+
+TINY = StudySize(1, 1, 1, 1, 1, 1, train_scenes=2, held_out_scenes=2)
+
+
+def test_every_task_has_training_videos_up_to_16_frames_and_held_out_ones_up_to_32_times_that() -> None:
+    splits = {split.name: split for split in study_splits(StudySize())}
+    assert len(splits) == len(TASKS) * (2 + len(LENGTHS))
+    for task in TASKS:
+        one_segment, whole = splits[f"train-{task}-one-segment"], splits[f"train-{task}"]
+        assert (one_segment.min_frames, one_segment.max_frames) == (4, 4)
+        assert (whole.min_frames, whole.max_frames) == (4, 16)
+        for times in LENGTHS:
+            held_out = splits[f"eval-{task}-{times}x"]
+            assert held_out.min_frames == held_out.max_frames == 16 * times
+            assert (held_out.length, held_out.part) == (f"{times}x", "held_out")
+        of_task = [split for split in splits.values() if split.name.split("-")[1] == task]
+        assert {split.task for split in of_task} == {task}
+        assert {split.part for split in of_task if split.name.startswith("train")} == {"train"}
+
+
+def test_every_training_split_is_one_source_and_no_held_out_split_is_any() -> None:
+    sources = tasks.TASKS["three_tasks"].settings(Path("data"))["data.train"]
+    patterns = [source["shards"] for source in sources]
+    for split in study_splits(SHORT):
+        name = f"data/features/{split.name}-000000.tar"
+        matching = [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)]
+        assert len(matching) == split.name.startswith("train")
+    assert len(patterns) == 2 * len(TASKS)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
+    grey = np.random.default_rng(0).integers(60, 180, (40, 150, 220, 1), dtype=np.uint8)
+    path.write_bytes(encode(grey.repeat(3, axis=3)))
+    return path
+
+
+def test_fresh_videos_are_other_held_out_ones_alone(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = dataclasses.replace(TINY, eval_needle=2)
+    monkeypatch.setattr(three_tasks, "fetch_parts", lambda wheels: Parts(tmp_path, (clip,), None))
+    monkeypatch.setattr(three_tasks, "cache_features", lambda out, parts: (out / "features").mkdir())
+    made = prepare_fresh(tmp_path, size, workers=1)
+    assert set(made.shards) == {f"eval-{task}-{times}x" for task in TASKS for times in LENGTHS}
+    assert {path.parent for paths in made.shards.values() for path in paths} == {tmp_path / FRESH / "videos"}
+    assert (tmp_path / FRESH / "features").is_dir()
+    earlier = make_videos(tmp_path, size, (clip,), workers=1)
+    for name, paths in made.shards.items():
+        assert paths[0].read_bytes() != earlier.shards[name][0].read_bytes()
+
+
+def test_tokenizer_of_the_study_knows_every_word_of_the_conversations(tmp_path: Path, clip: Path) -> None:
+    size = dataclasses.replace(TINY, train_needle=2)
+    made = make_videos(tmp_path, size, (clip,), workers=1)
+    assert made.num_videos["train-needle"] == 2
+    assert made.num_frames["eval-count-32x"] == 512
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "language_model")
+    for paths in made.shards.values():
+        for text in conversation_texts(paths):
+            assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_noise(tmp_path)
+
+
+class Commands:
+    """Stands in for the processes of a sweep: writes what they would write, and fails where told to."""
+
+    def __init__(self) -> None:
+        self.run: list[list[str]] = []
+        self.failing = ""
+
+    def __call__(self, command: list[str], log: Any) -> None:
+        self.run.append(command)
+        if self.failing and self.failing in " ".join(command):
+            raise RuntimeError("the process ended with status 1")
+        if command[0] == "train.py":
+            option = "--trainer.logger.init_args."
+            place = [Path(command[command.index(option + name) + 1]) for name in ("save_dir", "name", "version")]
+            target = Path(*place) / "checkpoints" / "final.ckpt"
+        else:
+            target = Path(command[command.index("--out") + 1]) / "report.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("{}")
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    fake = Commands()
+    monkeypatch.setattr(training, "run_logged", fake)
+    return fake
+
+
+def runs(data: Path, *arms: str, **changes: Any) -> list[Run]:
+    """Runs of a small sweep, read anew from its file."""
+    return runs_of(small_sweep(data, **changes), arms or None)
+
+
+def test_finished_runs_are_kept_and_new_seeds_are_added(data: Path, commands: Commands) -> None:
+    assert train_runs(runs(data, "both", "grid_memory"), jobs=2) == []
+    assert len(commands.run) == 4
+    commands.run.clear()
+    assert train_runs(runs(data, "both", seeds=[0, 1]), jobs=2) == []
+    assert len(commands.run) == 2
+    assert all("seed-1" in " ".join(command) for command in commands.run)
+
+
+def test_stopped_training_goes_on_from_its_last_checkpoint(data: Path, commands: Commands) -> None:
+    (run,) = runs(data, "both")
+    commands.failing = "evaluate.py"
+    assert train_runs([run], jobs=1) == [run]
+    commands.failing = ""
+    commands.run.clear()
+    run.checkpoint.rename(run.last_checkpoint)
+    assert train_runs([run], jobs=1) == []
+    assert commands.run[0][-2:] == ["--ckpt_path", str(run.last_checkpoint)]
+
+
+def test_training_is_not_repeated_where_only_the_evaluation_failed(data: Path, commands: Commands) -> None:
+    (run,) = runs(data, "both")
+    commands.failing = "evaluate.py"
+    train_runs([run], jobs=1)
+    commands.failing = ""
+    commands.run.clear()
+    assert train_runs([run], jobs=1) == []
+    assert [command[0] for command in commands.run] == ["evaluate.py"]
+
+
+def test_finished_runs_answer_fresh_questions_once_these_are_there(data: Path, commands: Commands) -> None:
+    train_runs(runs(data, "both"), jobs=1)
+    commands.run.clear()
+    (data / FRESH / "features").mkdir(parents=True)
+    (run,) = runs(data, "both")
+    assert not run.is_evaluated
+    assert train_runs([run], jobs=1) == []
+    assert [command[0] for command in commands.run] == ["evaluate.py"]
+    assert str(data / FRESH / "features/eval-*.tar") in commands.run[0]
+    assert run.is_evaluated
+
+
+def test_a_failing_run_does_not_stop_the_others(
+    data: Path, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both, mean = runs(data, "both", "mean_pooling")
+    commands.failing = "replacing_memory.yaml"
+    assert train_runs([both, mean], jobs=1) == [both]
+    assert mean.is_evaluated
+    assert "both, seed 0 failed: the process ended" in capsys.readouterr().err
+
+
+def test_no_run_begins_after_the_time_is_over(data: Path, commands: Commands) -> None:
+    asked = runs(data)
+    assert train_runs(asked, jobs=1, hours=0.0) == []
+    assert commands.run == []
+    assert train_runs(asked, jobs=1, hours=1.0) == []
+    assert all(run.is_evaluated for run in asked)
+
+
+def test_runs_of_other_settings_are_refused_before_anything_is_trained(data: Path, commands: Commands) -> None:
+    train_runs(runs(data, "both"), jobs=1)
+    commands.run.clear()
+    longer = {"trainer.max_steps": 4, "data.order.curriculum": [], "data.loading.batch_size": 4}
+    with pytest.raises(ValueError, match=r"runs/both/seed-0 \(steps, set\).*Remove or rename"):
+        train_runs(runs(data, "mean_pooling", "both", set=longer), jobs=1)
+    (data / "features/features.json").write_text('{"other": 1}')
+    with pytest.raises(ValueError, match=r"seed-0 \(features\)"):
+        train_runs(runs(data, "both"), jobs=1)
+    assert commands.run == []
+
+
+def test_without_data_training_says_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"benchmarks.ablation -c .*sweep.yaml --only prepare"):
+        train_runs(runs(tmp_path, "both"), jobs=1)
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_where_it_stopped_and_reports_every_arm(data: Path, tmp_path: Path) -> None:
+    file = write_sweep(data, arms={name: ARMS[name] for name in ("both", "mean_pooling")})
+    places = ["--results", str(tmp_path / "RESULTS.md"), "--picture", str(tmp_path / "plot.png")]
+    command = [sys.executable, "-m", "benchmarks.ablation", "-c", str(file), *places]
+    first = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE)
+    report = data / "runs/both/seed-0/answers/report.json"
+    while first.poll() is None and not report.exists():
+        time.sleep(0.1)
+    assert report.exists(), first.communicate()[1][-2000:]
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    made = report.stat().st_mtime
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert report.stat().st_mtime == made  # the finished arm was not evaluated again
+    page = (tmp_path / "RESULTS.md").read_text()
+    both = next(line for line in page.splitlines() if line.startswith("| both |"))
+    assert [cell.strip() for cell in both.split("|")[2:7]][:3] == ["1", "2", "8"]  # seeds, steps, frames of 2x
+    measured = json.loads((data / "runs/mean_pooling/seed-0/measures.json").read_text())
+    # A frame of 9 patches of width 384 in float32, and the number of frames in a sum: the same for any length.
+    assert {of["visual_tokens"] for of in measured["by_length"].values()} == {9}
+    assert {of["state_bytes"] for of in measured["by_length"].values()} == {4 * (9 * 384 + 1)}
+    assert [of["frames"] for of in measured["by_length"].values()] == [4, 8]
+    assert measured["peak_mib"] > 50
+    ranks = json.loads((data / "runs/both/seed-0/measures.json").read_text())["rank"]
+    assert all(1 <= of["mean"] <= of["num_memory"] == 16 for of in ranks.values())
+    assert measured["rank"] == {}
