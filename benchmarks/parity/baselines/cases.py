@@ -9,8 +9,10 @@ from benchmarks.parity.baselines import (
     flash_vstream,
     flash_vstream_qwen,
     frame_selectors,
+    llama_vid,
     ma_lmm,
     moviechat,
+    pllava,
     videoscan,
 )
 from benchmarks.parity.baselines.recorded_case import RecordedCase, recorded_cases
@@ -21,9 +23,11 @@ METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
     "bolt_its": frame_selectors.compare_bolt,
     "flash_vstream": flash_vstream.compare,
     "flash_vstream_qwen": flash_vstream_qwen.compare,
+    "llama_vid": llama_vid.compare,
     "ma_lmm": ma_lmm.compare,
     "mdp3": frame_selectors.compare_mdp3,
     "moviechat": moviechat.compare,
+    "pllava": pllava.compare,
     "timesearch_r_dpp": frame_selectors.compare_timesearch,
     "videoitg_topk": frame_selectors.compare_videoitg,
     "videoscan": videoscan.compare,

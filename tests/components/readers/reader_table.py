@@ -31,7 +31,9 @@ from components.readers.fine_frames import FineFrames
 from components.readers.last_frames import LastFrames
 from components.readers.novel_frames import NovelFrames
 from components.readers.random_frames import RandomFrames
+from components.readers.readouts.context_token import ContextToken
 from components.readers.readouts.ordered_resampler import OrderedResampler
+from components.readers.readouts.pooled_grid import PooledGrid
 from components.readers.similarity_merge import SimilarityMerge
 from components.readers.token_store import TokenStore
 from tests.components.readers.reader_runs import DIM, OUT_DIM
@@ -184,6 +186,9 @@ READERS: dict[str, Entry] = {
         partial(summary_memory, num_chosen=1, neighbours=1), shows_every_frame=False, gives_written=True
     ),
     "token_store": Entry(partial(seeded, TokenStore), gives_written=True),
+    "pooled_grid": Entry(partial(seeded, TokenStore, readout=partial(PooledGrid, shape=(2, 1, 2)))),
+    "context_token": Entry(partial(seeded, TokenStore, readout=ContextToken)),
+    "context_and_grid": Entry(partial(seeded, TokenStore, readout=partial(ContextToken, content="grid", grid=2))),
     "ordered_resampler": Entry(
         partial(seeded, TokenStore, readout=partial(OrderedResampler, num_queries=3, num_heads=2))
     ),
