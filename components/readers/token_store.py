@@ -75,8 +75,8 @@ class TokenStore(VisualReader[TokenStoreState]):
         """Store the tokens of one segment of every video; see ``VisualReader.forward``.
 
         Raises:
-            ValueError: A video has more than ``max_tokens`` tokens now, or a reducer has left tokens out and the readout
-            reads full grids.
+            ValueError: A video has more than ``max_tokens`` tokens now, or a reducer has left tokens out and the
+                readout reads full grids.
         """
         if not self.reads_kept_tokens:
             segment.grid(self)  # refuses kept tokens

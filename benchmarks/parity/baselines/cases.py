@@ -11,6 +11,7 @@ from benchmarks.parity.baselines import (
     frame_selectors,
     llama_vid,
     ma_lmm,
+    merging,
     moviechat,
     pllava,
     videoscan,
@@ -19,16 +20,20 @@ from benchmarks.parity.baselines.recorded_case import RecordedCase, recorded_cas
 from benchmarks.parity.comparison import CaseResult, Check, run_case
 
 METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
+    "aim_merge": merging.compare_aim,
     "aks": frame_selectors.compare_aks,
     "bolt_its": frame_selectors.compare_bolt,
+    "dycoke_ttm": merging.compare_dycoke,
     "flash_vstream": flash_vstream.compare,
     "flash_vstream_qwen": flash_vstream_qwen.compare,
     "llama_vid": llama_vid.compare,
+    "longvlm": merging.compare_longvlm,
     "ma_lmm": ma_lmm.compare,
     "mdp3": frame_selectors.compare_mdp3,
     "moviechat": moviechat.compare,
     "pllava": pllava.compare,
     "timesearch_r_dpp": frame_selectors.compare_timesearch,
+    "videochat_flash_tome": merging.compare_videochat_flash,
     "videoitg_topk": frame_selectors.compare_videoitg,
     "videoscan": videoscan.compare,
 }
