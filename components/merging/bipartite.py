@@ -12,8 +12,8 @@ class MergedTokens(NamedTuple):
 
     tokens: Tensor  # [B, P, D]
     sizes: Tensor  # [B, P] float32, tokens that each stands for
-    index: Tensor  # [B, P] int64, place before the first merge of the token whose place it takes
-    count: Tensor  # [B] int64, real tokens of each row
+    place: Tensor  # [B, P] int64, place before the first merge of the token whose place it takes
+    num_real: Tensor  # [B] int64, real tokens of each row
 
     @classmethod
     def of_tokens(cls, tokens: Tensor, count: Tensor) -> "MergedTokens":
@@ -24,16 +24,16 @@ class MergedTokens(NamedTuple):
     @property
     def mask(self) -> Tensor:
         """Real tokens, ``[B, P]`` bool."""
-        return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.count[:, None]
+        return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.num_real[:, None]
 
     def in_order(self) -> "MergedTokens":
         """The same tokens sorted by their places."""
         largest = torch.iinfo(torch.int64).max
-        order = self.index.masked_fill(~self.mask, largest).argsort(dim=1, stable=True)
+        order = self.place.masked_fill(~self.mask, largest).argsort(dim=1, stable=True)
         return self._replace(
             tokens=self.tokens.gather(1, order.unsqueeze(2).expand_as(self.tokens)),
             sizes=self.sizes.gather(1, order),
-            index=self.index.gather(1, order),
+            place=self.place.gather(1, order),
         )
 
 
@@ -65,7 +65,7 @@ def merge_similar(before: MergedTokens, number: Tensor, *, heads: int = 1, weigh
         return before
     best, target = scores.max(dim=2)
     rank = best.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # [B, sources]
-    joins = (rank < torch.minimum(number, before.count // 2)[:, None]) & real[:, 0::2]
+    joins = (rank < torch.minimum(number, before.num_real // 2)[:, None]) & real[:, 0::2]
     weights = before.sizes if weighted else torch.ones_like(before.sizes)
     into = functional.one_hot(target, scores.shape[2]) * joins.unsqueeze(2)  # [B, sources, targets]
     moved = into * weights[:, 0::2].unsqueeze(2)
@@ -85,8 +85,8 @@ def merge_similar(before: MergedTokens, number: Tensor, *, heads: int = 1, weigh
     return MergedTokens(
         merged.gather(1, order.unsqueeze(2).expand_as(merged)),
         sizes.gather(1, order),
-        before.index.gather(1, order),
-        before.count - joins.sum(dim=1),
+        before.place.gather(1, order),
+        before.num_real - joins.sum(dim=1),
     )
 
 
@@ -102,6 +102,6 @@ def merged_to(before: MergedTokens, wanted: Tensor, *, heads: int = 1, weighted:
     merged = before
     most = before.tokens.shape[1]  # real tokens of the fullest row, at most; halved each time until one is left
     while most > 1:
-        merged = merge_similar(merged, (merged.count - wanted).clamp(min=0), heads=heads, weighted=weighted)
+        merged = merge_similar(merged, (merged.num_real - wanted).clamp(min=0), heads=heads, weighted=weighted)
         most = (most + 1) // 2
     return merged

@@ -56,7 +56,7 @@ class FrameMerge(SegmentReducer[tuple[()]]):
         together = MergedTokens(
             merged.tokens[:, :left].unflatten(0, (num_videos, length)).flatten(1, 2),
             merged.sizes[:, :left].unflatten(0, (num_videos, length)).flatten(1, 2),
-            (merged.index[:, :left] + start[:, None]).unflatten(0, (num_videos, length)).flatten(1, 2),
+            (merged.place[:, :left] + start[:, None]).unflatten(0, (num_videos, length)).flatten(1, 2),
             segment.frame_mask.sum(dim=1) * left,
         )
         return with_merged_tokens(segment, together, length * left), ()

@@ -11,11 +11,11 @@ def with_merged_tokens(segment: SegmentInput, merged: MergedTokens, most: int) -
 
     Args:
         segment: The segment that was merged, a full grid; the rows of ``merged`` are its videos.
-        merged: Its tokens; ``index`` are places in the segment.
+        merged: Its tokens; ``place`` is a place in the segment.
         most: Tokens P' of the result: at least the most of a video.
     """
     ordered = merged.in_order()
-    tokens, index, mask = ordered.tokens[:, :most], ordered.index[:, :most], ordered.mask[:, :most]
+    tokens, index, mask = ordered.tokens[:, :most], ordered.place[:, :most], ordered.mask[:, :most]
 
     def at_places(values: Tensor) -> Tensor:
         return values.gather(1, index)

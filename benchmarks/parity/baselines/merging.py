@@ -22,7 +22,7 @@ def compare_aim(case: RecordedCase) -> Sequence[Check]:
     joining = case.options.get("r", numbers_that_join(frames.shape[1], 2))
     merged = _rows(frames)
     if case.raises is not None:  # a frame of one patch stays here
-        return [exact_check("tokens", _after(merged, [1], weighted=False).count.tolist(), [1] * len(frames))]
+        return [exact_check("tokens", _after(merged, [1], weighted=False).num_real.tolist(), [1] * len(frames))]
     return [case.output_check("tokens", _real(_after(merged, joining, weighted=False)))]
 
 
@@ -38,7 +38,7 @@ def compare_videochat_flash(case: RecordedCase) -> Sequence[Check]:
         rows = tokens.unflatten(0, (-1, clip)).flatten(1, 2)
         wanted = 16 * clip if options.get("compress") else 64
     if case.raises is not None:  # as many tokens as wanted stay here
-        return [exact_check("tokens", _halved(rows, wanted, heads).count.tolist(), [rows.shape[1]] * len(rows))]
+        return [exact_check("tokens", _halved(rows, wanted, heads).num_real.tolist(), [rows.shape[1]] * len(rows))]
     return [case.output_check("tokens", _real(_halved(rows, wanted, heads)))]
 
 
@@ -87,7 +87,7 @@ def _rows(tokens: Tensor) -> MergedTokens:
 
 def _after(merged: MergedTokens, joining: Sequence[int], *, weighted: bool, heads: int = 1) -> MergedTokens:
     for number in joining:
-        joins = torch.full_like(merged.count, number)
+        joins = torch.full_like(merged.num_real, number)
         merged = _shortened(merge_similar(merged, joins, heads=heads, weighted=weighted))
     return merged
 
@@ -98,8 +98,8 @@ def _halved(rows: Tensor, wanted: int, heads: int) -> MergedTokens:
 
 def _shortened(merged: MergedTokens) -> MergedTokens:
     """Without padding."""
-    most = int(merged.count.max())
-    return MergedTokens(merged.tokens[:, :most], merged.sizes[:, :most], merged.index[:, :most], merged.count)
+    most = int(merged.num_real.max())
+    return MergedTokens(merged.tokens[:, :most], merged.sizes[:, :most], merged.place[:, :most], merged.num_real)
 
 
 def _real(merged: MergedTokens) -> Tensor:

@@ -37,7 +37,7 @@ def test_a_round_is_the_one_of_the_definition_whatever_stands_behind_the_real_to
         expected, counts = slow_merge(tokens[row, :real], sizes[row, :real], joining, weighted=weighted)
         if joining == 0 or real == 1:
             expected, counts = list(tokens[row, :real]), sizes[row, :real].tolist()
-        assert int(merged.count[row]) == len(expected)
+        assert int(merged.num_real[row]) == len(expected)
         torch.testing.assert_close(merged.tokens[row, : len(expected)], torch.stack(expected))
         assert merged.sizes[row, : len(counts)].tolist() == counts
 
@@ -46,7 +46,7 @@ def test_halving_leaves_as_many_as_wanted_and_counts_every_token_once() -> None:
     tokens = torch.randn(3, 21, 4, generator=torch.Generator().manual_seed(0))
     count, wanted = torch.tensor([21, 5, 0]), torch.tensor([4, 5, 1])
     merged = merged_to(MergedTokens.of_tokens(tokens, count), wanted)
-    assert merged.count.tolist() == [4, 5, 0]
+    assert merged.num_real.tolist() == [4, 5, 0]
     assert (merged.sizes * merged.mask).sum(dim=1).tolist() == [21.0, 5.0, 0.0]
     total = (merged.tokens * merged.sizes[..., None])[0, :4].sum(dim=0)
     torch.testing.assert_close(total, tokens[0].sum(dim=0))  # weighted means keep the sum
@@ -56,12 +56,12 @@ def test_halving_leaves_as_many_as_wanted_and_counts_every_token_once() -> None:
 def test_a_mean_takes_the_place_of_its_target_and_places_can_be_sorted() -> None:
     tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [1.0, 0.05]]])
     merged = merge_similar(MergedTokens.of_tokens(tokens, torch.tensor([4])), torch.tensor([1]))
-    assert merged.index[0, :3].tolist() == [0, 1, 3]
-    assert sorted(merged.index[0].tolist()) == [0, 1, 2, 3]
+    assert merged.place[0, :3].tolist() == [0, 1, 3]
+    assert sorted(merged.place[0].tolist()) == [0, 1, 2, 3]
     torch.testing.assert_close(merged.in_order().tokens[0, 2], torch.tensor([1.0, 0.075]))
 
 
 def test_heads_compare_the_mean_of_parts_of_a_vector() -> None:
     tokens = torch.tensor([[[1.0, -1.0], [2.0, -2.0], [0.0, 1.0], [3.0, 1.0]]])
     merged = merge_similar(MergedTokens.of_tokens(tokens, torch.tensor([4])), torch.tensor([1]), heads=2)
-    assert merged.index[0, :3].tolist() == [0, 1, 3]  # the third joins the fourth: both have positive means
+    assert merged.place[0, :3].tolist() == [0, 1, 3]  # the third joins the fourth: both have positive means
