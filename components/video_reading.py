@@ -221,7 +221,7 @@ class VideoReading(nn.Module):
         if resampling is None or not (resampling.reads_features or resampling.reads_scores):
             return watched_frames(videos, resampling)
         described = features.cls if features.joint is None else features.joint
-        known = KnownFrames(described.detach().float().cpu())
+        known = KnownFrames(described.detach().float().cpu() if resampling.reads_features else None)
         if scores is None or video_index is None:
             return watched_frames(videos, resampling, known)
         of_rows = scores.detach().float().cpu().repeat_interleave(video_index.shape[1], dim=0)  # [C * M, F]

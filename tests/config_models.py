@@ -19,6 +19,7 @@ from tests.fixtures_models import PartFolders, make_sample
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 BASE = ["base.yaml", "quickstart_pixels.yaml"]
 FEATURES = [*BASE, "quickstart.yaml"]
+BY_QUESTION = [*BASE, "ablation/best_frames.yaml"]
 CHAINS = {
     "base.yaml": BASE,
     "quickstart_pixels.yaml": BASE,
@@ -28,6 +29,14 @@ CHAINS = {
     "model/tiny.yaml": [*BASE, "model/tiny.yaml"],
     "model/tiny_memory_ov.yaml": [*BASE, "model/tiny_memory_ov.yaml"],
     "recipes/one_24gb_card.yaml": [*BASE, "recipes/one_24gb_card.yaml"],
+    "ablation/best_frames.yaml": BY_QUESTION,
+    **{
+        f"ablation/{name}.yaml": [*BY_QUESTION, f"ablation/{name}.yaml"]
+        for name in (
+            *("adaptive_frames", "frames_by_share", "determinantal_frames"),
+            *("sequential_determinantal_frames", "key_clips"),
+        )
+    },
     "ablation/salient_tokens.yaml": [*BASE, "ablation/salient_tokens.yaml"],
     "ablation/grid_memory_budget.yaml": [*FEATURES, "ablation/grid_memory.yaml", "ablation/grid_memory_budget.yaml"],
     "ablation/frame_dropout.yaml": [*FEATURES, "ablation/memory_and_frames.yaml", "ablation/frame_dropout.yaml"],

@@ -74,11 +74,12 @@ def stream(model: VideoLanguageModel, batch: Batch) -> dict[str, Any]:
 
 
 def run(module: VideoLanguageModule, batch: Batch) -> dict[str, Any]:
-    """Answer with the trained weights, and stream where the segmenter can."""
+    """Answer with the trained weights, and stream where the model can."""
     model = module.built
     torch.manual_seed(2)
     results = {"loss after the step": model(batch).loss.detach(), **answers(model.eval(), batch)}
-    return results if model.segmenter.stream() is None else results | stream(model, batch)
+    streams = model.segmenter.stream() is not None and model.frame_resampling is None
+    return results | stream(model, batch) if streams else results
 
 
 def difference(ours: Any, theirs: Any) -> float:

@@ -24,6 +24,7 @@ from datamodules.conversations import build_turns, load_tokenizer
 from datamodules.shards.schema import VIDEO_MARK, Turn
 from lightning_modules.optimization import Optimization
 from lightning_modules.video_language import VideoLanguageModule
+from tests.components.selection.tiny_dual_encoder import make_dual_encoder
 from tests.components.tiny_language import make_model_folder
 
 VISION_WIDTH = 32
@@ -64,6 +65,7 @@ def make_quickstart_parts(folder: Path) -> None:
     """Write stand-ins for the quickstart's parts at the paths that its configs name: their widths, hardly any depth."""
     encoder = folder / ".cache/membridge/dinov2-small"
     write_encoder(encoder, 84, num_layers=7, width=384, num_attention_heads=4, intermediate_size=32)
+    make_dual_encoder(folder / "openai/clip-vit-base-patch32", image_size=96, patch_size=32, joint_dim=512)
     for place in ("runs/quickstart/language_model", ".cache/membridge/smollm2-135m-instruct"):
         make_model_folder(folder / place, max_position_embeddings=256)
 

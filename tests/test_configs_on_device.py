@@ -35,6 +35,10 @@ OTHERS = {
     "ablation/packed_conversations.yaml": 2,
     # How many tokens are left of each of three segments; with token_drop, also which videos have begun after the first.
     "ablation/token_drop.yaml": 4,
+    # Frames are chosen on the host, by features, scores and times; transformers looks twice at the mask of the words.
+    "ablation/diverse_frames.yaml": 3,
+    **{f"ablation/{name}.yaml": 5 for name in ("best_frames", "adaptive_frames", "frames_by_share")},
+    **{f"ablation/{name}.yaml": 6 for name in ("determinantal_frames", "sequential_determinantal_frames", "key_clips")},
     "ablation/norm_top_merge.yaml": 3,
 }
 WAITS = CUTS | NUMBER_OF_TOKENS | OTHERS

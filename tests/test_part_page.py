@@ -28,6 +28,7 @@ from components.interfaces import (
     DecodingSettings,
     FrameEncoder,
     FrameResampling,
+    FrameScorer,
     LossSchedule,
     PatchPooling,
     PictureLayout,
@@ -56,7 +57,7 @@ PAGE = "docs/adding_a_part.md"
 CACHE = "components/language/half_cache.py"
 BRIDGE, BRIDGE_TEST = "components/bridges/fading_memory.py", "tests/components/bridges/test_fading_memory.py"
 SETTINGS = blocks_of(PAGE, "yaml")
-OWN_RUNS = (VisualReader, TokenReadout, StreamSchedule, PictureLayout)  # they need other readers or widths
+OWN_RUNS = (VisualReader, TokenReadout, StreamSchedule, PictureLayout, FrameScorer)  # they need other readers or widths
 OTHER_PARTS = ["siglip_qwen.yaml", "clip_qwen3.yaml", "dinov3_lora.yaml"]
 OWN = [block for block in SETTINGS if block.mark not in OTHER_PARTS]
 VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -207,6 +208,12 @@ def assert_streams_alike(model: VideoLanguageModel, folders: PartFolders) -> Non
     streamed = session.visual_tokens()
     assert session.boundaries
     torch.testing.assert_close(streamed.tokens[streamed.mask], offline.tokens[offline.mask], rtol=1e-5, atol=1e-5)
+
+
+def test_the_frame_scorer_of_the_page_scores_every_frame_for_every_question(place: Path) -> None:
+    scorer = part(FrameScorer)(3)
+    joint = torch.tensor([[1.0, 5.0, 5.0], [-2.0, 5.0, 5.0]])
+    assert scorer(joint, ["one", "two words"]).tolist() == [[1.0, -2.0], [2.0, -4.0]]
 
 
 def test_the_frame_resampling_of_the_page_reads_every_other_frame(place: Path) -> None:

@@ -64,7 +64,7 @@ class DualEncoderScorer(FrameScorer):
         )
         if self._pads_to_limit:
             read.pop("attention_mask", None)
-        output = self.text_model(**{name: each.to(joint.device) for name, each in read.items()})
+        output = self.text_model(**{name: each.to(joint.device, non_blocking=True) for name, each in read.items()})
         text = output.text_embeds if hasattr(output, "text_embeds") else output.pooler_output
         return functional.normalize(text.float(), dim=1) @ functional.normalize(joint.float(), dim=1).T
 

@@ -5,15 +5,27 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parity.baselines import flash_vstream, flash_vstream_qwen, ma_lmm, moviechat, videoscan
+from benchmarks.parity.baselines import (
+    flash_vstream,
+    flash_vstream_qwen,
+    frame_selectors,
+    ma_lmm,
+    moviechat,
+    videoscan,
+)
 from benchmarks.parity.baselines.recorded_case import RecordedCase, recorded_cases
 from benchmarks.parity.comparison import CaseResult, Check, run_case
 
 METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
+    "aks": frame_selectors.compare_aks,
+    "bolt_its": frame_selectors.compare_bolt,
     "flash_vstream": flash_vstream.compare,
     "flash_vstream_qwen": flash_vstream_qwen.compare,
     "ma_lmm": ma_lmm.compare,
+    "mdp3": frame_selectors.compare_mdp3,
     "moviechat": moviechat.compare,
+    "timesearch_r_dpp": frame_selectors.compare_timesearch,
+    "videoitg_topk": frame_selectors.compare_videoitg,
     "videoscan": videoscan.compare,
 }
 """Name of a method's files -> compares one of its cases. A method is a file beside this one, and a line here."""
