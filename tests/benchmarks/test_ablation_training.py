@@ -240,7 +240,7 @@ def test_without_data_training_says_how_to_make_them(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_in_training_goes_on_from_its_checkpoint(data: Path) -> None:
-    settings = sweep_content(data)["set"] | {"trainer.max_steps": 12, "checkpoint.every_n_steps": 1}
+    settings = sweep_content(data)["set"] | {"trainer.max_steps": 8, "checkpoint.every_n_steps": 1}
     file = write_sweep(data, arms={"both": ARMS["both"]}, set=settings)
     (run,) = runs_of(read_sweep(file))
     command = [sys.executable, "-m", "benchmarks.ablation", "-c", str(file), "--only", "train"]
