@@ -27,7 +27,7 @@ from benchmarks.ablation.report import write_report
 from benchmarks.ablation.runs import runs_of
 from benchmarks.ablation.sweep_file import Sweep, read_sweep
 from benchmarks.ablation.tasks import TASKS
-from benchmarks.ablation.training import train_runs
+from benchmarks.ablation.training import check_command_lines, train_runs
 from command_errors import run_and_exit
 
 STEPS = ("prepare", "train", "measure", "report")
@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if step == "prepare" and not _prepare(sweep, options.short, options.wheels):
             return 1
         if step == "train":
-            failed |= bool(train_runs(runs, jobs=options.jobs or sweep.jobs, hours=options.hours or sweep.hours))
+            check_command_lines(runs)
+            hours = sweep.hours if options.hours is None else options.hours
+            failed |= bool(train_runs(runs, jobs=options.jobs or sweep.jobs, hours=hours))
         if step == "measure":
             failed |= bool(measure_runs(runs))
         if step == "report":
@@ -112,6 +114,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 <= options.task < options.of:
         parser.error(f"--task must be from 0 to {options.of - 1} with --of {options.of}, got {options.task}")
+    if options.jobs is not None and options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {options.jobs}")
     return options
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from apps.commands import ROOT, environment
 from benchmarks.ablation.runs import Run
 from benchmarks.ablation.tasks import TASKS
+from lightning_modules.submit.command_lines import read_command_lines
 
 _LINES_OF_A_FAILURE = 15
 
@@ -53,6 +54,20 @@ def train_runs(runs: Sequence[Run], *, jobs: int, hours: float | None = None) ->
         return _train_and_evaluate(run, settings[run])
 
     return side_by_side(work, todo, len(runs), jobs)
+
+
+def check_command_lines(runs: Sequence[Run]) -> None:
+    """Parse the command line of every arm that is not finished, before anything is trained.
+
+    Args:
+        runs: What to train, all of one sweep.
+
+    Raises:
+        ValueError: ``train.py`` would refuse arms; the message has the errors of all.
+    """
+    arms = {run.arm.name: run for run in runs if not run.is_evaluated}
+    lines = {name: training_command(run)[1:] for name, run in arms.items()}
+    read_command_lines(lines, ROOT, sorted({config for run in arms.values() for config in configs_of(run)}))
 
 
 def side_by_side(work: Callable[[Run], str | None], todo: Sequence[Run], total: int, jobs: int) -> list[Run]:

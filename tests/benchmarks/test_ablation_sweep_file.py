@@ -34,6 +34,13 @@ def test_every_sweep_of_the_project_can_be_read(path: Path) -> None:
         ({"budget": {"tokens": 3}}, "budget has no key 'tokens': do you mean visual_tokens?"),
         ({"arms": {"both": {"config": []}}}, "the arm both has no key 'config': do you mean configs?"),
         ({"arms": {"both": ["a.yaml"]}}, "write `{configs: [...], set: {...}}`"),
+        ({"arms": {"both": {"configs": "a.yaml"}}}, "the arm both: configs is 'a.yaml'; write a list of files"),
+        ({"arms": {"both": {"set": "a"}}}, "the arm both: set is 'a'; write a mapping"),
+        ({"seeds": 3}, "seeds is 3; write a list with at least one entry"),
+        ({"seeds": []}, "seeds is []; write a list"),
+        ({"jobs": 0}, "jobs is 0; write a whole number from 1"),
+        ({"hours": "two"}, "hours is 'two'; write a number"),
+        ({"arms": ["both"]}, "arms is ['both']; write a mapping"),
     ],
 )
 def test_what_is_wrong_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -65,6 +72,13 @@ def test_settings_of_an_arm_win_over_those_of_the_sweep_and_of_the_task(tmp_path
     assert words[words.index("--data.validation") + 1] == "null"
 
 
+def test_settings_that_train_py_would_refuse_are_named_before_anything_is_trained(tmp_path: Path) -> None:
+    arms = {**ARMS, "other": {"set": {"model.bridge.init_args.num_memori": 3}}}
+    file = str(write_sweep(tmp_path, arms=arms))
+    with pytest.raises(ValueError, match=r"train.py would refuse this:\nother: .*num_memor"):
+        main(["-c", file, "--only", "train", "--arms", "both", "other"])
+
+
 def test_every_arm_comes_once_with_the_first_seed_before_the_second(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path, seeds=[4, 5])
     names = [(run.arm.name, run.seed) for run in runs_of(sweep)]
@@ -80,6 +94,9 @@ def test_unknown_arms_and_tasks_of_an_array_are_refused(tmp_path: Path, capsys: 
     with pytest.raises(SystemExit):
         main(["-c", path, "--task", "2", "--of", "2"])
     assert "--task must be from 0 to 1 with --of 2, got 2" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["-c", path, "--jobs", "0"])
+    assert "--jobs must be at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -92,6 +109,7 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path, Path]]:
         return ""
 
     monkeypatch.setattr(command, "_prepare", lambda *_: True)
+    monkeypatch.setattr(command, "check_command_lines", lambda runs: None)
     monkeypatch.setattr(command, "train_runs", lambda runs, **_: [])
     monkeypatch.setattr(command, "measure_runs", lambda runs: [])
     monkeypatch.setattr(command, "write_report", write_report)
