@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.util
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -22,6 +23,9 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
+from benchmarks.ablation.runs import runs_of
+from benchmarks.ablation.sweep_file import read_sweep
+from benchmarks.ablation.training import training_command
 from datamodules.instruction import InstructionDataModule
 from lightning_modules.console.command_line import CommandLineReader
 from lightning_modules.video_language import VideoLanguageModule
@@ -131,6 +135,12 @@ def check_srun(arguments: list[str], page: str) -> None:
     check_python(arguments[arguments.index("python") + 1 :], page)
 
 
+def check_sbatch(arguments: list[str], page: str) -> None:
+    """``sbatch --wrap 'python ...'``, as the first task of an array."""
+    wrapped = arguments[arguments.index("--wrap") + 1].replace("$SLURM_ARRAY_TASK_ID", "0")
+    check_python(shlex.split(wrapped)[1:], page)
+
+
 def check_make(arguments: list[str], page: str) -> None:
     subprocess.run(["make", "-n", "-C", str(ROOT), *arguments], check=True, capture_output=True, timeout=60)
 
@@ -151,6 +161,7 @@ PROGRAMS: dict[str, Callable[[list[str], str], None]] = {
     "python": check_python,
     "torchrun": check_torchrun,
     "srun": check_srun,
+    "sbatch": check_sbatch,
     "make": check_make,
     "pip": check_pip,
     **dict.fromkeys(
@@ -163,6 +174,11 @@ PROGRAMS: dict[str, Callable[[list[str], str], None]] = {
 def lists_data(block: Block) -> bool:
     """Whether a YAML lists data sets for the converter; ``test_data_page.py`` converts them."""
     return block.page == "docs/data.md" and "datasets" in yaml.safe_load(block.text)
+
+
+def names_arms(block: Block) -> bool:
+    """Whether a YAML is a sweep, not a config of ``train.py``."""
+    return block.page == "docs/ablations.md" and "arms" in yaml.safe_load(block.text)
 
 
 @pytest.fixture
@@ -216,13 +232,22 @@ def test_wrong_commands_are_not_understood(call: str, folder: Path) -> None:
         block
         for page in PAGES
         for block in blocks_of(page, "yaml")
-        if (page, "yaml") not in RUN_BY and not lists_data(block)
+        if (page, "yaml") not in RUN_BY and not lists_data(block) and not names_arms(block)
     ],
     ids=str,
 )
 def test_settings_are_understood(block: Block, folder: Path) -> None:
     (folder / "block.yaml").write_text(block.text, encoding="utf-8")
     understood_by_train("fit", *TRAINED_FROM, "-c", "block.yaml")
+
+
+def test_the_sweep_of_the_page_can_be_read(tmp_path: Path) -> None:
+    (block,) = filter(names_arms, blocks_of("docs/ablations.md", "yaml"))
+    (tmp_path / "sweep.yaml").write_text(block.text, encoding="utf-8")
+    sweep = read_sweep(tmp_path / "sweep.yaml")
+    assert list(sweep.arms) == ["selective", "mean_pooling"]
+    for run in runs_of(sweep):
+        understood_by_train(*training_command(run)[1:])
 
 
 @pytest.mark.parametrize(

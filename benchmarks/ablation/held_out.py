@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from tqdm import tqdm
 
 from apps.evaluate.shards import build, make_loader
@@ -42,7 +43,7 @@ def open_checkpoint(checkpoint: Path, scratch: Path) -> Any:
 def held_out_videos(
     checkpoint: Path, shards: Sequence[str], what: str, *, most: int | None = None, progress: bool = True
 ) -> Iterator[tuple[VideoLanguageModel, HeldOutVideo]]:
-    """The model of a checkpoint with every held-out video.
+    """The model of a checkpoint with every held-out video, on the GPU if there is one.
 
     Args:
         checkpoint: Checkpoint of a training run.
@@ -56,14 +57,16 @@ def held_out_videos(
     """
     with tempfile.TemporaryDirectory() as scratch:
         cli = open_checkpoint(checkpoint, Path(scratch))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = cli.model.built.to(device)
         reader = open_shards(shards, cli.datamodule.loading.cache)
         loader = make_loader(cli.datamodule, reader, range(len(reader)), Path(scratch) / "skipped.jsonl")
         seen: dict[str, int] = {}
         for batch in tqdm(loader, desc=what, unit="batch", disable=not progress):
-            for video in _single(batch):
+            for video in _single(batch.to(device)):
                 seen[video.length] = seen.get(video.length, 0) + 1
                 if most is None or seen[video.length] <= most:
-                    yield cli.model.built, video
+                    yield model, video
 
 
 def _single(batch: Batch) -> Iterator[HeldOutVideo]:

@@ -55,9 +55,9 @@ def cost_of_video(model: VideoLanguageModel, video: HeldOutVideo, max_new_tokens
         raise ValueError(f"costs are measured of one video at a time, got {len(batch.frame_counts)}")
     encoded: list[int] = []
     hook = model.encoder.register_forward_hook(lambda _module, inputs, _output: encoded.append(len(inputs[0])))
-    begin = time.perf_counter()
+    begin = _now()
     model.generate(batch, max_new_tokens)
-    seconds = time.perf_counter() - begin
+    seconds = _now() - begin
     hook.remove()
     text = text_of(batch)
     read = model.read_videos(model.packed_videos(batch), lambda _: (), model.asked(text))
@@ -116,8 +116,15 @@ def measure_runs(runs: Sequence[Run]) -> list[Run]:
 def _measure(run: Run) -> None:
     data = str(run.sweep.data / "features" / TASKS[run.sweep.task].measured)
     command = ["-m", "benchmarks.ablation.measures", "--checkpoint", str(run.checkpoint), "--data", data]
-    with (run.folder / "log.txt").open("a", encoding="utf-8") as log:
+    with run.log.open("a", encoding="utf-8") as log:
         run_logged([*command, "--out", str(run.measures)], log)
+
+
+def _now() -> float:
+    """Time in seconds, when a GPU has finished what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _peak_mib() -> float:

@@ -31,6 +31,11 @@ class Run:
         return self.folder / "settings.json"
 
     @property
+    def log(self) -> Path:
+        """Commands and their output; locked while the run is being trained or evaluated."""
+        return self.folder / "log.txt"
+
+    @property
     def checkpoint(self) -> Path:
         """Final checkpoint; it exists only when training is finished."""
         return self.folder / "checkpoints" / "final.ckpt"
@@ -54,11 +59,6 @@ class Run:
     def measures(self) -> Path:
         """What videos cost with the trained arm."""
         return self.folder / "measures.json"
-
-    @property
-    def rank(self) -> Path:
-        """Rank of the memory."""
-        return self.folder / "rank.json"
 
     @property
     def is_evaluated(self) -> bool:

@@ -51,8 +51,24 @@ class Sweep(NamedTuple):
 
 
 _KEYS = {"set": "settings"}  # name in the file -> field
-_REQUIRED = ("heading", "task", "data", "runs", "configs", "set", "arms", "reference")
-_OPTIONAL = ("seeds", "jobs", "hours", "budget", "left_out")
+_REQUIRED: dict[str, type] = {
+    "heading": str,
+    "task": str,
+    "data": str,
+    "runs": str,
+    "configs": list,
+    "set": dict,
+    "arms": dict,
+    "reference": str,
+}
+_OPTIONAL: dict[str, type] = {"seeds": list, "jobs": int, "hours": float, "budget": dict, "left_out": dict}
+_FORMS = {
+    str: "a text",
+    list: "a list with at least one entry",
+    dict: "a mapping",
+    int: "a whole number from 1",
+    float: "a number",
+}
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -71,9 +87,11 @@ def read_sweep(path: Path) -> Sweep:
     _check_keys(content, (*_REQUIRED, *_OPTIONAL), str(path))
     if missing := [key for key in _REQUIRED if key not in content]:
         raise ValueError(f"{path} has no {', '.join(missing)}")
+    for key, value in content.items():
+        _check_form(value, {**_REQUIRED, **_OPTIONAL}[key], f"{path}: {key}")
     if content["task"] not in TASKS:
         raise ValueError(f"{path}: there is no task {content['task']!r}; choose one of {', '.join(TASKS)}")
-    budget = content.get("budget") or {}
+    budget = content.get("budget", {})
     _check_keys(budget, Budget._fields, f"{path}: budget")
     arms = {name: _arm(path, name, arm or {}) for name, arm in content["arms"].items()}
     if content["reference"] not in arms:
@@ -92,6 +110,9 @@ def _arm(path: Path, name: str, content: Any) -> Arm:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: the arm {name} is {content!r}; write `{{configs: [...], set: {{...}}}}`")
     _check_keys(content, ("configs", "set"), f"{path}: the arm {name}")
+    _check_form(content.get("set", {}), dict, f"{path}: the arm {name}: set")
+    if not isinstance(content.get("configs", []), list):
+        raise ValueError(f"{path}: the arm {name}: configs is {content['configs']!r}; write a list of files")
     return Arm(name, tuple(content.get("configs", ())), content.get("set", {}))
 
 
@@ -103,6 +124,12 @@ def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
             near = difflib.get_close_matches(str(key), known, n=1)
             advice = f"do you mean {near[0]}?" if near else f"known are {', '.join(known)}"
             raise ValueError(f"{where} has no key {key!r}: {advice}")
+
+
+def _check_form(value: Any, form: type, where: str) -> None:
+    fits = isinstance(value, int | float) if form is float else isinstance(value, form)
+    if not fits or isinstance(value, bool) or (form is list and not value) or (form is int and value < 1):
+        raise ValueError(f"{where} is {value!r}; write {_FORMS[form]}")
 
 
 def _check_files(sweep: Sweep) -> None:

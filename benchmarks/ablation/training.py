@@ -1,5 +1,6 @@
 """Trains and evaluates the runs of a sweep, several at the same time; finished ones are kept."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from apps.commands import ROOT, environment
 from benchmarks.ablation.runs import Run
 from benchmarks.ablation.tasks import TASKS
+from lightning_modules.submit.command_lines import read_command_lines
 
 _LINES_OF_A_FAILURE = 15
 
@@ -26,7 +28,8 @@ def train_runs(runs: Sequence[Run], *, jobs: int, hours: float | None = None) ->
     """Train and evaluate the runs that are not finished.
 
     Every run has one thread: two runs of one thread at the same time are faster than one after the other with two
-    threads. The output of a run goes to ``log.txt`` in its folder.
+    threads. The output of a run goes to ``log.txt`` in its folder. The file is locked as long as a process of the run
+    lives, so several sweeps may share a folder: a run that another process trains is passed over.
 
     Args:
         runs: What to train, all of one sweep.
@@ -34,7 +37,7 @@ def train_runs(runs: Sequence[Run], *, jobs: int, hours: float | None = None) ->
         hours: Begin no run after this time; None for no limit.
 
     Returns:
-        The runs that failed. Those that did not begin are not among them.
+        The runs that failed. Those that did not begin, or that another process trains, are printed and not among them.
 
     Raises:
         FileNotFoundError: The features are not there.
@@ -45,18 +48,33 @@ def train_runs(runs: Sequence[Run], *, jobs: int, hours: float | None = None) ->
     todo = [run for run in runs if not run.is_evaluated]
     end = None if hours is None else time.monotonic() + 3600 * hours
 
-    def work(run: Run) -> None:
-        if end is None or time.monotonic() < end:
-            _train_and_evaluate(run, settings[run])
+    def work(run: Run) -> str | None:
+        if end is not None and time.monotonic() >= end:
+            return f"not begun within {hours:g} hours"
+        return _train_and_evaluate(run, settings[run])
 
     return side_by_side(work, todo, len(runs), jobs)
 
 
-def side_by_side(work: Callable[[Run], None], todo: Sequence[Run], total: int, jobs: int) -> list[Run]:
+def check_command_lines(runs: Sequence[Run]) -> None:
+    """Parse the command line of every arm that is not finished, before anything is trained.
+
+    Args:
+        runs: What to train, all of one sweep.
+
+    Raises:
+        ValueError: ``train.py`` would refuse arms; the message has the errors of all.
+    """
+    arms = {run.arm.name: run for run in runs if not run.is_evaluated}
+    lines = {name: training_command(run)[1:] for name, run in arms.items()}
+    read_command_lines(lines, ROOT, sorted({config for run in arms.values() for config in configs_of(run)}))
+
+
+def side_by_side(work: Callable[[Run], str | None], todo: Sequence[Run], total: int, jobs: int) -> list[Run]:
     """Work on runs, several at the same time, with a progress bar.
 
     Args:
-        work: What to do with each.
+        work: What to do with each. Returns why it was passed over, else None.
         todo: The runs.
         total: Their number together with those that are finished.
         jobs: How many at the same time.
@@ -77,6 +95,8 @@ def side_by_side(work: Callable[[Run], None], todo: Sequence[Run], total: int, j
                 if error is not None:
                     failed.append(run)
                     bar.write(f"{run.name} failed: {error}", file=sys.stderr)
+                elif (reason := done.result()) is not None:
+                    bar.write(f"{run.name}: {reason}", file=sys.stderr)
                 bar.set_postfix_str(run.name)
                 bar.update()
         except KeyboardInterrupt:
@@ -128,10 +148,15 @@ def training_command(run: Run) -> list[str]:
     return command
 
 
-def _train_and_evaluate(run: Run, settings: dict[str, Any]) -> None:
+def _train_and_evaluate(run: Run, settings: dict[str, Any]) -> str | None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    run.settings.write_text(json.dumps({**settings, "device": _device()}, indent=2) + "\n", encoding="utf-8")
-    with (run.folder / "log.txt").open("a", encoding="utf-8") as log:
+    with run.log.open("a", encoding="utf-8") as log:
+        try:
+            # Children inherit the lock with their output: training whose sweep was killed still holds it.
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return f"another process trains or evaluates it ({run.log})"
+        run.settings.write_text(json.dumps({**settings, "device": _device()}, indent=2) + "\n", encoding="utf-8")
         if not run.checkpoint.exists():
             run_logged(training_command(run), log)
         held_out = {run.answers: run.sweep.data / "features"}
@@ -141,6 +166,7 @@ def _train_and_evaluate(run: Run, settings: dict[str, Any]) -> None:
             if not (answers / "report.json").exists():
                 data = ["--data", f"{features}/eval-*.tar", "--out", str(answers)]
                 run_logged(["evaluate.py", "--checkpoint", str(run.checkpoint), *data], log)
+    return None
 
 
 def run_logged(command: Sequence[str], log: TextIO) -> None:
@@ -153,7 +179,7 @@ def run_logged(command: Sequence[str], log: TextIO) -> None:
     Raises:
         RuntimeError: It failed; the message has the end of the log.
     """
-    log.write("$ python " + " ".join(command) + "\n")
+    log.write("\n$ python " + " ".join(command) + "\n")
     log.flush()
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     finished = subprocess.run(

@@ -1,6 +1,7 @@
 """Videos of the three tasks, and the runs of a sweep: trained, kept, resumed."""
 
 import dataclasses
+import fcntl
 import fnmatch
 import json
 import os
@@ -22,6 +23,7 @@ from apps.quickstart.haystack_videos import encode
 from apps.quickstart.tokenizer import conversation_texts
 from benchmarks.ablation import tasks, three_tasks, training
 from benchmarks.ablation.runs import Run, runs_of
+from benchmarks.ablation.sweep_file import read_sweep
 from benchmarks.ablation.three_tasks import (
     FRESH,
     LENGTHS,
@@ -32,7 +34,7 @@ from benchmarks.ablation.three_tasks import (
     study_splits,
 )
 from benchmarks.ablation.training import train_runs
-from tests.benchmarks.ablation_files import ARMS, small_sweep, write_noise, write_sweep
+from tests.benchmarks.ablation_files import ARMS, small_sweep, sweep_content, write_noise, write_sweep
 
 TINY = StudySize(1, 1, 1, 1, 1, 1, train_scenes=2, held_out_scenes=2)
 
@@ -187,12 +189,36 @@ def test_a_failing_run_does_not_stop_the_others(
     assert "both, seed 0 failed: the process ended" in capsys.readouterr().err
 
 
-def test_no_run_begins_after_the_time_is_over(data: Path, commands: Commands) -> None:
+def test_no_run_begins_after_the_time_is_over(
+    data: Path, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = runs(data)
     assert train_runs(asked, jobs=1, hours=0.0) == []
     assert commands.run == []
+    assert "grid_memory, seed 0: not begun within 0 hours" in capsys.readouterr().err
     assert train_runs(asked, jobs=1, hours=1.0) == []
     assert all(run.is_evaluated for run in asked)
+
+
+def test_a_run_that_another_process_trains_is_passed_over(
+    data: Path, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both, mean = runs(data, "both", "mean_pooling")
+    both.folder.mkdir(parents=True)
+    with both.log.open("a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        # As after a killed sweep: a process that it started still has the file.
+        child = subprocess.Popen(["sleep", "60"], stdout=log)
+    try:
+        assert train_runs([both, mean], jobs=1) == []
+        assert not both.is_evaluated
+        assert mean.is_evaluated
+        assert "both, seed 0: another process trains or evaluates it" in capsys.readouterr().err
+    finally:
+        child.kill()
+        child.wait()
+    assert train_runs([both, mean], jobs=1) == []
+    assert both.is_evaluated
 
 
 def test_runs_of_other_settings_are_refused_before_anything_is_trained(data: Path, commands: Commands) -> None:
@@ -210,6 +236,25 @@ def test_runs_of_other_settings_are_refused_before_anything_is_trained(data: Pat
 def test_without_data_training_says_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"benchmarks.ablation -c .*sweep.yaml --only prepare"):
         train_runs(runs(tmp_path, "both"), jobs=1)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_in_training_goes_on_from_its_checkpoint(data: Path) -> None:
+    settings = sweep_content(data)["set"] | {"trainer.max_steps": 8, "checkpoint.every_n_steps": 1}
+    file = write_sweep(data, arms={"both": ARMS["both"]}, set=settings)
+    (run,) = runs_of(read_sweep(file))
+    command = [sys.executable, "-m", "benchmarks.ablation", "-c", str(file), "--only", "train"]
+    first = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE)
+    while first.poll() is None and not run.last_checkpoint.exists():
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    assert run.last_checkpoint.exists(), first.communicate()[1][-2000:]
+    first.wait()
+    assert not run.checkpoint.exists()
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    assert run.is_evaluated
+    begun = [line for line in run.log.read_text().splitlines() if line.startswith("$ python train.py")]
+    assert [f"--ckpt_path {run.last_checkpoint}" in line for line in begun] == [False, True]
 
 
 @pytest.mark.slow
