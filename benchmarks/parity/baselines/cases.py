@@ -14,6 +14,8 @@ from benchmarks.parity.baselines import (
     merging,
     moviechat,
     pllava,
+    stc,
+    timechat,
     videoscan,
 )
 from benchmarks.parity.baselines.recorded_case import RecordedCase, recorded_cases
@@ -32,6 +34,8 @@ METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
     "mdp3": frame_selectors.compare_mdp3,
     "moviechat": moviechat.compare,
     "pllava": pllava.compare,
+    "stc": stc.compare,
+    "timechat_dtd": timechat.compare,
     "timesearch_r_dpp": frame_selectors.compare_timesearch,
     "videochat_flash_tome": merging.compare_videochat_flash,
     "videoitg_topk": frame_selectors.compare_videoitg,

@@ -10,6 +10,7 @@ from components.interfaces import SegmentInput, SegmentReducer
 from components.reducers.clip_merge import ClipMerge
 from components.reducers.frame_merge import FrameMerge
 from components.reducers.norm_top_merge import NormTopMerge
+from components.reducers.novelty_pruner import NoveltyPruner
 from components.reducers.pair_token_drop import PairTokenDrop
 from components.reducers.saliency_tokens import SaliencyTokens
 from components.reducers.sequential import Sequential
@@ -67,6 +68,8 @@ REDUCERS: dict[str, ReducerEntry] = {
     "pairs_published": ReducerEntry(
         partial(PairTokenDrop, drop=0.6, as_published=True), has_state=False, keeps_every_frame=False
     ),
+    "novelty": ReducerEntry(partial(NoveltyPruner, rate=0.5)),
+    "novelty_published": ReducerEntry(partial(NoveltyPruner, rate=0.5, as_published=True)),
     "sequential": ReducerEntry(
         partial(Sequential, reducers=[Narrow, partial(TemporalTokenDrop, threshold=0.6), Narrow])
     ),
