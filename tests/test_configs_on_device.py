@@ -29,7 +29,12 @@ NUMBER_OF_TOKENS = {  # masks of visual tokens, whose number depends on the vide
         *("last_frames", "uniform_frames", "random_frames", "novel_frames", "similarity_merge", "summary_memory"),
         *(
             "last_16_frames",
+            "segment_merge",
             "context_token",
+            "frame_queries",
+            "slow_fast",
+            "thumbnail_and_samples",
+            "question_guided_pooling",
             "short_and_long_memory",
             "flash_memory",
             "cluster_and_detail_memory",

@@ -18,7 +18,7 @@ def compare_aim(case: RecordedCase) -> Sequence[Check]:
     """Compare merged frames, in the order of the matching."""
     frames = case.inputs["x"]
     if "side" in case.options:
-        frames = _pooled(frames, case.options.get("mode", "bilinear"), case.options["side"])
+        frames = pooled(frames, case.options.get("mode", "bilinear"), case.options["side"])
     joining = case.options.get("r", numbers_that_join(frames.shape[1], 2))
     merged = _rows(frames)
     if case.raises is not None:  # a frame of one patch stays here
@@ -72,13 +72,13 @@ def compare_dycoke(case: RecordedCase) -> Sequence[Check]:
     return [case.output_check("tokens", torch.cat(kept))]
 
 
-def _pooled(frames: Tensor, mode: str, side: int) -> Tensor:
-    """Frames pooled to half the side."""
+def pooled(frames: Tensor, mode: str, side: int, stride: int = 2) -> Tensor:
+    """Frames pooled by a stride: bilinear to a grid that is rounded up, or by windows."""
     if mode == "bilinear":
-        pooled: Tensor = GridPooling(frames.shape[2], grid=-(-side // 2), reduction="bilinear")(frames)
+        made: Tensor = GridPooling(frames.shape[2], grid=-(-side // stride), reduction="bilinear")(frames)
     else:
-        pooled = WindowPooling(frames.shape[2], stride=2, reduction="max" if mode == "max" else "average")(frames)
-    return pooled
+        made = WindowPooling(frames.shape[2], stride=stride, reduction="max" if mode == "max" else "average")(frames)
+    return made
 
 
 def _rows(tokens: Tensor) -> MergedTokens:
