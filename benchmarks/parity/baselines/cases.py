@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.parity.baselines import (
+    chat_univi,
     flash_vstream,
     flash_vstream_qwen,
     frame_selectors,
@@ -19,6 +20,7 @@ from benchmarks.parity.comparison import CaseResult, Check, run_case
 METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
     "aks": frame_selectors.compare_aks,
     "bolt_its": frame_selectors.compare_bolt,
+    "chat_univi": chat_univi.compare,
     "flash_vstream": flash_vstream.compare,
     "flash_vstream_qwen": flash_vstream_qwen.compare,
     "ma_lmm": ma_lmm.compare,

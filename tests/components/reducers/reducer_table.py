@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from components.building import MakeReducer
 from components.interfaces import SegmentInput, SegmentReducer
+from components.reducers.event_clusters import EventClusters
 from components.reducers.norm_top_merge import NormTopMerge
 from components.reducers.saliency_tokens import SaliencyTokens
 from components.reducers.sequential import Sequential
@@ -51,6 +52,13 @@ REDUCERS: dict[str, ReducerEntry] = {
     "norm_top": ReducerEntry(partial(NormTopMerge, rate=0.7, threshold=0.3), merges=True, has_state=False),
     "norm_top_published": ReducerEntry(
         partial(NormTopMerge, rate=0.7, threshold=0.3, as_published=True), merges=True, has_state=False
+    ),
+    "event_clusters": ReducerEntry(
+        partial(EventClusters, num_clusters=(4, 2, 1), event_rate=0.5),
+        merges=True,
+        keeps_every_frame=False,
+        places_repeat=True,
+        has_state=False,
     ),
     "sequential": ReducerEntry(
         partial(Sequential, reducers=[Narrow, partial(TemporalTokenDrop, threshold=0.6), Narrow])
