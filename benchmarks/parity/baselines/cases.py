@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.parity.baselines import (
+    chat_univi,
     flash_vstream,
     flash_vstream_qwen,
     frame_selectors,
@@ -28,6 +29,7 @@ METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
     "aks": frame_selectors.compare_aks,
     "bolt_its": frame_selectors.compare_bolt,
     "dycoke_ttm": merging.compare_dycoke,
+    "chat_univi": chat_univi.compare,
     "flash_vstream": flash_vstream.compare,
     "flash_vstream_qwen": flash_vstream_qwen.compare,
     "llama_vid": llama_vid.compare,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from components.building import MakeReducer
 from components.interfaces import SegmentInput, SegmentReducer
 from components.reducers.clip_merge import ClipMerge
+from components.reducers.event_clusters import EventClusters
 from components.reducers.frame_merge import FrameMerge
 from components.reducers.norm_top_merge import NormTopMerge
 from components.reducers.novelty_pruner import NoveltyPruner
@@ -70,6 +71,13 @@ REDUCERS: dict[str, ReducerEntry] = {
     ),
     "novelty": ReducerEntry(partial(NoveltyPruner, rate=0.5)),
     "novelty_published": ReducerEntry(partial(NoveltyPruner, rate=0.5, as_published=True)),
+    "event_clusters": ReducerEntry(
+        partial(EventClusters, num_clusters=(4, 2, 1), event_rate=0.5),
+        merges=True,
+        keeps_every_frame=False,
+        places_repeat=True,
+        has_state=False,
+    ),
     "sequential": ReducerEntry(
         partial(Sequential, reducers=[Narrow, partial(TemporalTokenDrop, threshold=0.6), Narrow])
     ),
