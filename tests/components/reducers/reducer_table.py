@@ -15,6 +15,7 @@ from components.reducers.novelty_pruner import NoveltyPruner
 from components.reducers.pair_token_drop import PairTokenDrop
 from components.reducers.saliency_tokens import SaliencyTokens
 from components.reducers.sequential import Sequential
+from components.reducers.static_merge import StaticMerge
 from components.reducers.temporal_token_drop import TemporalTokenDrop
 
 
@@ -77,6 +78,15 @@ REDUCERS: dict[str, ReducerEntry] = {
         keeps_every_frame=False,
         places_repeat=True,
         has_state=False,
+    ),
+    "static_merge": ReducerEntry(
+        partial(StaticMerge, ratio=0.4, threshold=0.3, merged=0.5),
+        merges=True,
+        has_state=False,
+        keeps_every_frame=False,
+    ),
+    "static_merge_salient": ReducerEntry(
+        partial(StaticMerge, ratio=0.5, threshold=0.3), merges=True, has_state=False, keeps_every_frame=False
     ),
     "sequential": ReducerEntry(
         partial(Sequential, reducers=[Narrow, partial(TemporalTokenDrop, threshold=0.6), Narrow])
