@@ -12,6 +12,7 @@ from benchmarks.parity.baselines import (
     frame_selectors,
     ma_lmm,
     moviechat,
+    prunevid,
     videoscan,
 )
 from benchmarks.parity.baselines.recorded_case import RecordedCase, recorded_cases
@@ -26,6 +27,7 @@ METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
     "ma_lmm": ma_lmm.compare,
     "mdp3": frame_selectors.compare_mdp3,
     "moviechat": moviechat.compare,
+    "prunevid": prunevid.compare,
     "timesearch_r_dpp": frame_selectors.compare_timesearch,
     "videoitg_topk": frame_selectors.compare_videoitg,
     "videoscan": videoscan.compare,

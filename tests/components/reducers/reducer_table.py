@@ -11,6 +11,7 @@ from components.reducers.event_clusters import EventClusters
 from components.reducers.norm_top_merge import NormTopMerge
 from components.reducers.saliency_tokens import SaliencyTokens
 from components.reducers.sequential import Sequential
+from components.reducers.static_and_moving import StaticAndMoving
 from components.reducers.temporal_token_drop import TemporalTokenDrop
 
 
@@ -58,6 +59,12 @@ REDUCERS: dict[str, ReducerEntry] = {
         merges=True,
         keeps_every_frame=False,
         places_repeat=True,
+        has_state=False,
+    ),
+    "static_and_moving": ReducerEntry(
+        partial(StaticAndMoving, threshold=0.6, num_neighbours=2, unclustered=2),
+        merges=True,
+        keeps_every_frame=False,
         has_state=False,
     ),
     "sequential": ReducerEntry(
