@@ -1,6 +1,7 @@
 """Videos of the three tasks, and the runs of a sweep: trained, kept, resumed."""
 
 import dataclasses
+import errno
 import fcntl
 import fnmatch
 import json
@@ -219,6 +220,18 @@ def test_a_run_that_another_process_trains_is_passed_over(
         child.wait()
     assert train_runs([both, mean], jobs=1) == []
     assert both.is_evaluated
+
+
+def test_a_file_system_without_locks_is_no_obstacle(
+    data: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (run,) = runs(data, "both")
+    assert train_runs([run], jobs=1) == []
+    assert run.is_evaluated
 
 
 def test_runs_of_other_settings_are_refused_before_anything_is_trained(data: Path, commands: Commands) -> None:
