@@ -15,8 +15,8 @@ from components.reducers.novelty_pruner import NoveltyPruner
 from components.reducers.pair_token_drop import PairTokenDrop
 from components.reducers.saliency_tokens import SaliencyTokens
 from components.reducers.sequential import Sequential
-from components.reducers.static_merge import StaticMerge
 from components.reducers.static_and_moving import StaticAndMoving
+from components.reducers.static_merge import StaticMerge
 from components.reducers.temporal_token_drop import TemporalTokenDrop
 
 
@@ -88,6 +88,7 @@ REDUCERS: dict[str, ReducerEntry] = {
     ),
     "static_merge_salient": ReducerEntry(
         partial(StaticMerge, ratio=0.5, threshold=0.3), merges=True, has_state=False, keeps_every_frame=False
+    ),
     "static_and_moving": ReducerEntry(
         partial(StaticAndMoving, threshold=0.6, num_neighbours=2, unclustered=2),
         merges=True,
