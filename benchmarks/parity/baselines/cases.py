@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.parity.baselines import (
     chat_univi,
+    fastvid,
     flash_vstream,
     flash_vstream_qwen,
     frame_selectors,
@@ -22,6 +23,7 @@ METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
     "aks": frame_selectors.compare_aks,
     "bolt_its": frame_selectors.compare_bolt,
     "chat_univi": chat_univi.compare,
+    "fastvid": fastvid.compare,
     "flash_vstream": flash_vstream.compare,
     "flash_vstream_qwen": flash_vstream_qwen.compare,
     "ma_lmm": ma_lmm.compare,
