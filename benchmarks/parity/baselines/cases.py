@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.parity.baselines import (
     chat_univi,
+    fastvid,
     flash_vstream,
     flash_vstream_qwen,
     frame_selectors,
@@ -32,6 +33,7 @@ METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
     "bolt_its": frame_selectors.compare_bolt,
     "dycoke_ttm": merging.compare_dycoke,
     "chat_univi": chat_univi.compare,
+    "fastvid": fastvid.compare,
     "flash_vstream": flash_vstream.compare,
     "flash_vstream_qwen": flash_vstream_qwen.compare,
     "holitom": holitom.compare,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from components.building import MakeReducer
 from components.interfaces import SegmentInput, SegmentReducer
+from components.reducers.anchor_merge import AnchorMerge
 from components.reducers.clip_merge import ClipMerge
 from components.reducers.event_clusters import EventClusters
 from components.reducers.frame_merge import FrameMerge
@@ -94,6 +95,10 @@ REDUCERS: dict[str, ReducerEntry] = {
         merges=True,
         keeps_every_frame=False,
         has_state=False,
+    ),
+    "anchor_merge": ReducerEntry(partial(AnchorMerge, ratio=0.5, anchor_step=2), merges=True, has_state=False),
+    "anchor_merge_each_frame": ReducerEntry(
+        partial(AnchorMerge, ratio=0.7, anchor_step=2, budget="each_frame"), merges=True, has_state=False
     ),
     "sequential": ReducerEntry(
         partial(Sequential, reducers=[Narrow, partial(TemporalTokenDrop, threshold=0.6), Narrow])
