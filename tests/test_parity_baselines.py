@@ -50,3 +50,8 @@ def test_other_numbers_are_noticed(method: str, monkeypatch: pytest.MonkeyPatch)
     results: list[CaseResult] = list(baseline_cases(FOLDER, method))
     assert results
     assert all(result.failed for result in results)
+
+
+def test_the_page_of_methods_names_every_recording() -> None:
+    page = (Path(__file__).parents[1] / "docs/methods.md").read_text(encoding="utf-8")
+    assert [method for method in METHODS if f"`{method}`" not in page] == []
