@@ -27,7 +27,7 @@ from components.selection.all_frames import AllFrames
 from components.selection.frame_choice import check_frame_choice
 from components.selection.gather import group_frames, num_segments_of, segment_inputs
 from components.streams import StreamReader, StreamState, dtype_of, readers_by_stream, run_stream
-from components.watched_frames import KnownFrames, WatchedFrames, watched_frames
+from components.watched_frames import KnownFrames, WatchedFrames, segments_of_frames, watched_frames
 
 
 class EncodedVideos(NamedTuple):
@@ -249,10 +249,8 @@ class VideoReading(nn.Module):
         Returns:
             What each reader reads of them.
         """
-        cls, counts = features.cls, frame_counts
-        if watched is not None:
-            cls, counts = cls[watched.frame_index.to(cls.device, non_blocking=True)], watched.frame_counts
-        segment_index = self.segmenter.segment(cls, counts).cpu()
+        counts = frame_counts if watched is None else watched.frame_counts
+        segment_index = segments_of_frames(self.segmenter, features, frame_counts, watched)
         num_segments = self.agree_on_maximum(num_segments_of(segment_index, counts))
         segments = self.group_frames(segment_index, counts, num_segments)
         return segments if watched is None else {name: watched.located(each) for name, each in segments.items()}

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from components.interfaces import FrameResampling, Segments, WholeVideo
+from components.interfaces import FrameFeatures, FrameResampling, Segmenter, Segments, WholeVideo
 from components.packed_frames import PackedVideos, locate_frames
 
 
@@ -76,3 +76,27 @@ def _whole_video(frame_ms: Tensor, known: KnownFrames, row: int, frames: slice) 
     features = None if known.features is None else known.features[frames]
     scores = None if known.scores is None else known.scores[row, frames]
     return WholeVideo(len(frame_ms), frame_ms, features, scores)
+
+
+def segments_of_frames(
+    segmenter: Segmenter, features: FrameFeatures, frame_counts: Tensor, watched: WatchedFrames | None = None
+) -> Tensor:
+    """Cut the videos, or the frames of them that are watched.
+
+    Args:
+        segmenter: Decides where to cut.
+        features: Features of the packed frames.
+        frame_counts: Frames of every video, ``[V]`` int64 on the host.
+        watched: Which frames are cut into segments; None for all.
+
+    Returns:
+        Segment in its video of every frame, ``[F]`` int64 on the host.
+    """
+    cls, patches = features.cls, features.patches if segmenter.reads_patches else None
+    if watched is not None:
+        index = watched.frame_index.to(cls.device, non_blocking=True)
+        cls, patches = cls[index], None if patches is None else patches[index]
+        frame_counts = watched.frame_counts
+    if patches is None:
+        return segmenter.segment(cls, frame_counts).cpu()
+    return segmenter.segment(cls, frame_counts, patches).cpu()  # type: ignore[call-arg]

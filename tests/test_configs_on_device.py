@@ -27,7 +27,19 @@ NUMBER_OF_TOKENS = {  # masks of visual tokens, whose number depends on the vide
         *("all_tokens", "frame_dropout", "grid_memory", "grid_memory_budget", "last_segment_readout"),
         *("memory_and_frames", "memory_and_last_segment_readout", "no_retrieval", "published_bridge"),
         *("last_frames", "uniform_frames", "random_frames", "novel_frames", "similarity_merge", "summary_memory"),
-        *("last_16_frames", "short_and_long_memory", "flash_memory", "cluster_and_detail_memory", "carrier_memory"),
+        *(
+            "last_16_frames",
+            "segment_merge",
+            "context_token",
+            "frame_queries",
+            "slow_fast",
+            "thumbnail_and_samples",
+            "question_guided_pooling",
+            "short_and_long_memory",
+            "flash_memory",
+            "cluster_and_detail_memory",
+            "carrier_memory",
+        ),
     )
 }
 OTHERS = {

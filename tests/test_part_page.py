@@ -253,7 +253,7 @@ def test_the_token_readout_of_the_page_shows_the_last_real_tokens(place: Path, f
     readout = part(TokenReadout)(2, 6, num_tokens=3)
     mask = torch.tensor([[True, True, False, True, True], [True, False, False, False, False]])
     places = torch.arange(5).expand(2, 5).masked_fill(~mask, -1)
-    stored = StoredTokens(torch.randn(2, 5, 2), mask, TokenPlaces(places, places, places))
+    stored = StoredTokens(torch.randn(2, 5, 2), mask, TokenPlaces(places, places, places), 1)
     shown = readout(stored)
     assert shown.places.frame[0].tolist() == [1, 3, 4]
     assert shown.mask.tolist() == [[True] * 3, [False, False, True]]

@@ -25,11 +25,19 @@ class SegmenterStream(Protocol):
 
 
 class Segmenter(RecordsArguments, ABC):
-    """Cuts every video into segments. It has no state and no weights."""
+    """Cuts every video into segments. It has no state and no weights.
+
+    Attributes:
+        reads_patches: Whether ``segment`` takes the patches of the frames as a third argument, ``patches=None``.
+    """
+
+    reads_patches: bool = False
 
     @abstractmethod
     def segment(self, cls: Tensor, frame_counts: Tensor) -> Tensor:
         """Number the segments.
+
+        A segmenter with ``reads_patches`` gets the encoder's patches too, ``[F, N, D]``.
 
         Args:
             cls: Class vectors of the packed frames on the device, ``[F, D]``.

@@ -66,6 +66,16 @@ class StoredTokens(NamedTuple):
     tokens: Tensor  # [V, P, D]
     mask: Tensor  # [V, P] bool; padding between segments is masked
     places: TokenPlaces  # [V, P]
+    num_cells: int  # N, cells of a frame's grid
+
+    def frames(self) -> tuple[Tensor, Tensor]:
+        """The tokens of full grids: ``[V, F, N, D]``, and which frames are real, ``[V, F]`` bool.
+
+        Only where no reducer has left tokens out, see ``TokenReadout.reads_kept_tokens``.
+        """
+        grids: Tensor = self.tokens.unflatten(1, (-1, self.num_cells))
+        is_real: Tensor = self.mask.unflatten(1, (-1, self.num_cells))[..., 0]
+        return grids, is_real
 
 
 class TokenReadout(RecordsArguments, nn.Module, ABC):
@@ -73,12 +83,14 @@ class TokenReadout(RecordsArguments, nn.Module, ABC):
 
     Attributes:
         reads_questions: Whether ``forward`` needs the questions.
+        reads_kept_tokens: Whether it reads frames of which a reducer has left tokens out.
         is_elastic: Whether ``forward`` takes a budget.
         is_tokenwise: Whether every visual token comes from one stored token alone, so that the tokens of a video are
             those of its segments, one after the other.
     """
 
     reads_questions: bool = False
+    reads_kept_tokens: bool = True
     is_elastic: bool = False
     is_tokenwise: bool = False
 

@@ -18,10 +18,19 @@ from components.interfaces import (
 from components.readers.readouts.project_all import ProjectAll
 
 
+class StoredSegment(NamedTuple):
+    """The tokens of one segment; see ``StoredTokens``."""
+
+    tokens: Tensor
+    mask: Tensor
+    places: TokenPlaces
+
+
 class TokenStoreState(NamedTuple):
     """What is stored after some segments."""
 
-    segments: tuple[StoredTokens, ...]  # one after the other
+    segments: tuple[StoredSegment, ...]  # one after the other
+    cells: Tensor  # [V, N] int64, the cells of a frame's grid
 
 
 class TokenStore(VisualReader[TokenStoreState]):
@@ -45,8 +54,6 @@ class TokenStore(VisualReader[TokenStoreState]):
     of all frames, without memory.
     """
 
-    reads_kept_tokens = True
-
     def __init__(
         self,
         dim: int,
@@ -61,16 +68,24 @@ class TokenStore(VisualReader[TokenStoreState]):
         self.max_tokens = max_tokens
         self.readout = readout(dim, out_dim)
         self.reads_questions = self.readout.reads_questions
+        self.reads_kept_tokens = self.readout.reads_kept_tokens
         self.is_elastic = self.readout.is_elastic
 
     def forward(self, segment: SegmentInput, state: TokenStoreState | None) -> TokenStoreState:
         """Store the tokens of one segment of every video; see ``VisualReader.forward``.
 
         Raises:
-            ValueError: A video has more than ``max_tokens`` tokens now.
+            ValueError: A video has more than ``max_tokens`` tokens now, or a reducer has left tokens out and the
+                readout reads full grids.
         """
-        before = () if state is None else state.segments
-        stored = TokenStoreState((*before, _tokens_of(segment)))
+        if not self.reads_kept_tokens:
+            segment.grid(self)  # refuses kept tokens
+        added = StoredSegment(segment.tokens, segment.token_mask, segment.places())
+        if state is None:
+            cells = torch.arange(segment.num_cells, device=segment.tokens.device)
+            stored = TokenStoreState((added,), cells.expand(len(segment.tokens), -1))
+        else:
+            stored = TokenStoreState((*state.segments, added), state.cells)
         self._refuse_too_many(stored)
         return stored
 
@@ -112,14 +127,14 @@ class TokenStore(VisualReader[TokenStoreState]):
 
 
 def _tokens_of(segment: SegmentInput) -> StoredTokens:
-    return StoredTokens(segment.tokens, segment.token_mask, segment.places())
+    return StoredTokens(segment.tokens, segment.token_mask, segment.places(), segment.num_cells)
 
 
 def _joined(state: TokenStoreState) -> StoredTokens:
     """The tokens of all segments, one after the other."""
     tokens, masks, places = zip(*state.segments, strict=True)
     joined = TokenPlaces(*(_side_by_side(field) for field in zip(*places, strict=True)))
-    return StoredTokens(_side_by_side(tokens), _side_by_side(masks), joined)
+    return StoredTokens(_side_by_side(tokens), _side_by_side(masks), joined, state.cells.shape[1])
 
 
 def _side_by_side(parts: tuple[Tensor, ...]) -> Tensor:

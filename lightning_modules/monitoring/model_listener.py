@@ -10,6 +10,7 @@ from components.interfaces import TEXT_ONLY, FrameFeatures, SegmentInput, TextIn
 from components.model import VideoLanguageModel, text_of
 from components.segmenters.depth import adjacent_similarity, depth_scores
 from components.sharding import is_sharded
+from components.watched_frames import segments_of_frames
 from lightning_modules.monitoring.video_figures import SegmentedVideo
 
 
@@ -60,7 +61,7 @@ class ModelListener:
             cls, frames = (each[watched.frame_index.to(each.device)] for each in (cls, frames))
             frame_counts = watched.frame_counts
         counts = frame_counts.tolist()
-        segment_index = self.model.segmenter.segment(cls, frame_counts)
+        segment_index = segments_of_frames(self.model.segmenter, self._features, batch.frame_counts, watched)
         attention = self._segment_attention(self.model.by_rows(text), len(counts))
         videos = []
         first = 0

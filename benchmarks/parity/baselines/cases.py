@@ -6,25 +6,44 @@ from pathlib import Path
 import torch
 
 from benchmarks.parity.baselines import (
+    chat_univi,
     flash_vstream,
     flash_vstream_qwen,
     frame_selectors,
+    llama_vid,
+    llava_next,
     ma_lmm,
+    merging,
     moviechat,
+    pllava,
+    qformer,
+    stc,
+    timechat,
     videoscan,
 )
 from benchmarks.parity.baselines.recorded_case import RecordedCase, recorded_cases
 from benchmarks.parity.comparison import CaseResult, Check, run_case
 
 METHODS: dict[str, Callable[[RecordedCase], Sequence[Check]]] = {
+    "aim_merge": merging.compare_aim,
     "aks": frame_selectors.compare_aks,
     "bolt_its": frame_selectors.compare_bolt,
+    "dycoke_ttm": merging.compare_dycoke,
+    "chat_univi": chat_univi.compare,
     "flash_vstream": flash_vstream.compare,
     "flash_vstream_qwen": flash_vstream_qwen.compare,
+    "llama_vid": llama_vid.compare,
+    "llava_next_pool": llava_next.compare,
+    "longvlm": merging.compare_longvlm,
     "ma_lmm": ma_lmm.compare,
     "mdp3": frame_selectors.compare_mdp3,
     "moviechat": moviechat.compare,
+    "pllava": pllava.compare,
+    "qformer": qformer.compare,
+    "stc": stc.compare,
+    "timechat_dtd": timechat.compare,
     "timesearch_r_dpp": frame_selectors.compare_timesearch,
+    "videochat_flash_tome": merging.compare_videochat_flash,
     "videoitg_topk": frame_selectors.compare_videoitg,
     "videoscan": videoscan.compare,
 }

@@ -87,20 +87,21 @@ class OrderedResampler(TokenReadout):
         place = self.position(_codes(stored).to(content.dtype))
         keys = self.key(self.key_norm(place + content if self.keys == "content" else place))
         q = self.query(self.query_norm(queries)).to(keys.dtype).expand(len(keys), -1, -1)
-        mask = self._mask(stored, len(queries))
-        heads = (split_heads(each, self.num_heads) for each in (q, keys, self.value(content)))
-        read = F.scaled_dot_product_attention(*heads, attn_mask=mask[:, None])
+        mask = self._mask(stored, queries.shape[0])
+        q, k, v = (split_heads(each, self.num_heads) for each in (q, keys, self.value(content)))
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
         tokens = self.output(read.transpose(1, 2).flatten(2))
         return VisualTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
 
     def _num_shown(self, budget: int | None) -> int:
-        most = len(self.queries)
+        most = int(self.queries.shape[0])
         if budget is not None:
             return min(budget, most)
         if not (self.training and self.elastic):
             return self.shown or most
         sizes = [2**power for power in range(1, most.bit_length()) if 2**power < most]
-        return [*sizes, most][int(torch.randint(len(sizes) + 1, ()))]
+        drawn: int = [*sizes, most][int(torch.randint(len(sizes) + 1, ()))]
+        return drawn
 
     def _mask(self, stored: StoredTokens, num_queries: int) -> Tensor:
         """Which tokens each query sees, ``[V, m, P]`` bool."""

@@ -24,3 +24,8 @@ def stored_frames(stored: StoredTokens) -> StoredFrames:
     rank = (is_new.cumsum(dim=1) - 1).clamp(min=0)
     of_token = torch.zeros_like(rank).scatter(1, order, rank)
     return StoredFrames(of_token.masked_fill(~stored.mask, 0), is_new.sum(dim=1))
+
+
+def ranks_of(is_real: Tensor) -> Tensor:
+    """Number of every real frame among the real ones before it, ``[V, F]`` int64; any number where masked."""
+    return (is_real.cumsum(dim=1) - 1).clamp(min=0)

@@ -31,7 +31,13 @@ from components.readers.fine_frames import FineFrames
 from components.readers.last_frames import LastFrames
 from components.readers.novel_frames import NovelFrames
 from components.readers.random_frames import RandomFrames
+from components.readers.readouts.context_token import ContextToken
+from components.readers.readouts.frame_queries import FrameQueries
 from components.readers.readouts.ordered_resampler import OrderedResampler
+from components.readers.readouts.pooled_grid import PooledGrid
+from components.readers.readouts.question_guided_pooling import QuestionGuidedPooling
+from components.readers.readouts.slow_fast import SlowFast
+from components.readers.readouts.thumbnail_and_samples import ThumbnailAndSamples
 from components.readers.similarity_merge import SimilarityMerge
 from components.readers.token_store import TokenStore
 from tests.components.readers.reader_runs import DIM, OUT_DIM
@@ -184,6 +190,23 @@ READERS: dict[str, Entry] = {
         partial(summary_memory, num_chosen=1, neighbours=1), shows_every_frame=False, gives_written=True
     ),
     "token_store": Entry(partial(seeded, TokenStore), gives_written=True),
+    "pooled_grid": Entry(partial(seeded, TokenStore, readout=partial(PooledGrid, shape=(2, 1, 2)))),
+    "context_token": Entry(partial(seeded, TokenStore, readout=ContextToken)),
+    "context_and_grid": Entry(partial(seeded, TokenStore, readout=partial(ContextToken, content="grid", grid=2))),
+    "frame_queries": Entry(
+        partial(seeded, TokenStore, readout=partial(FrameQueries, num_queries=2, width=8, num_layers=2, num_heads=2))
+    ),
+    "slow_fast": Entry(partial(seeded, TokenStore, readout=partial(SlowFast, every=2))),
+    "newlines": Entry(partial(seeded, TokenStore, readout=partial(SlowFast, every=1, newlines="frames"))),
+    "thumbnail_and_samples": Entry(
+        partial(seeded, TokenStore, readout=partial(ThumbnailAndSamples, frames=2, samples=40))
+    ),
+    "few_samples": Entry(
+        partial(seeded, TokenStore, readout=partial(ThumbnailAndSamples, frames=4, samples=3)), shows_every_frame=False
+    ),
+    "question_guided_pooling": Entry(
+        partial(seeded, TokenStore, readout=partial(QuestionGuidedPooling, window=(1, 2, 1), temperature=1.0, space=4))
+    ),
     "ordered_resampler": Entry(
         partial(seeded, TokenStore, readout=partial(OrderedResampler, num_queries=3, num_heads=2))
     ),

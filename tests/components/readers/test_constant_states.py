@@ -51,4 +51,4 @@ def test_the_state_has_as_many_bytes_after_a_day_as_after_minutes(entry: Entry) 
 
 def test_a_state_that_grows_is_noticed() -> None:
     early, late = bytes_after(READERS["token_store"], (100, 200))
-    assert late == 2 * early
+    assert late > 1.9 * early

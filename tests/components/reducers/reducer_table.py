@@ -7,7 +7,12 @@ from torch import Tensor, nn
 
 from components.building import MakeReducer
 from components.interfaces import SegmentInput, SegmentReducer
+from components.reducers.clip_merge import ClipMerge
+from components.reducers.event_clusters import EventClusters
+from components.reducers.frame_merge import FrameMerge
 from components.reducers.norm_top_merge import NormTopMerge
+from components.reducers.novelty_pruner import NoveltyPruner
+from components.reducers.pair_token_drop import PairTokenDrop
 from components.reducers.saliency_tokens import SaliencyTokens
 from components.reducers.sequential import Sequential
 from components.reducers.temporal_token_drop import TemporalTokenDrop
@@ -51,6 +56,27 @@ REDUCERS: dict[str, ReducerEntry] = {
     "norm_top": ReducerEntry(partial(NormTopMerge, rate=0.7, threshold=0.3), merges=True, has_state=False),
     "norm_top_published": ReducerEntry(
         partial(NormTopMerge, rate=0.7, threshold=0.3, as_published=True), merges=True, has_state=False
+    ),
+    "frame_merge": ReducerEntry(partial(FrameMerge, rounds=1), merges=True, has_state=False),
+    "frame_merge_weighted": ReducerEntry(partial(FrameMerge, rounds=2, weighted=True), merges=True, has_state=False),
+    "clip_merge": ReducerEntry(
+        partial(ClipMerge, tokens_a_frame=2), merges=True, has_state=False, keeps_every_frame=False
+    ),
+    "segment_merge": ReducerEntry(
+        partial(ClipMerge, tokens=3, heads=2), merges=True, has_state=False, keeps_every_frame=False
+    ),
+    "pairs": ReducerEntry(partial(PairTokenDrop, drop=0.6), has_state=False),
+    "pairs_published": ReducerEntry(
+        partial(PairTokenDrop, drop=0.6, as_published=True), has_state=False, keeps_every_frame=False
+    ),
+    "novelty": ReducerEntry(partial(NoveltyPruner, rate=0.5)),
+    "novelty_published": ReducerEntry(partial(NoveltyPruner, rate=0.5, as_published=True)),
+    "event_clusters": ReducerEntry(
+        partial(EventClusters, num_clusters=(4, 2, 1), event_rate=0.5),
+        merges=True,
+        keeps_every_frame=False,
+        places_repeat=True,
+        has_state=False,
     ),
     "sequential": ReducerEntry(
         partial(Sequential, reducers=[Narrow, partial(TemporalTokenDrop, threshold=0.6), Narrow])
