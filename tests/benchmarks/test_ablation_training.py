@@ -17,9 +17,7 @@ from apps.commands import ROOT
 from benchmarks.ablation import training
 from benchmarks.ablation.runs import Run, runs_of
 from benchmarks.ablation.sweep_file import read_sweep
-from benchmarks.ablation.three_tasks import (
-    FRESH,
-)
+from benchmarks.ablation.three_tasks import FRESH
 from benchmarks.ablation.training import train_runs
 from tests.benchmarks.ablation_files import ARMS, small_sweep, sweep_content, write_noise, write_sweep
 
