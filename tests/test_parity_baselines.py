@@ -1,6 +1,7 @@
 """The field's other methods give the numbers of their authors' functions."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,14 +25,25 @@ def test_every_method_has_a_recording() -> None:
     assert not METHODS.keys() & WITHOUT_PART.keys()
 
 
+def other(value: Any) -> Any:
+    """Recorded lists and numbers, each changed."""
+    if isinstance(value, dict):
+        return {key: other(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [*value, -1]
+    return value + 1 if isinstance(value, int | float) else value
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_other_numbers_are_noticed(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def changed(folder: Path, name: str) -> list[RecordedCase]:
         cases = list(recorded_cases(folder, name))
         return [
-            case._replace(outputs={key: each + 1 for key, each in case.outputs.items()})
+            case._replace(
+                outputs={key: each + 1 for key, each in case.outputs.items()}, outputs_json=other(case.outputs_json)
+            )
             for case in cases
-            if case.outputs
+            if case.outputs or case.outputs_json
         ]
 
     monkeypatch.setattr("benchmarks.parity.baselines.cases.recorded_cases", changed)

@@ -42,7 +42,8 @@ def draw(results: Results) -> Figure:
         panel.set_xlim(0, 1.02)
         panel.set_xlabel(f"{task}: exact answers", fontsize=9)
         panel.grid(axis="x", linewidth=0.4)
-    panels[-1].legend(title="length", fontsize=8, title_fontsize=8, loc="lower left")
+    handles, lengths = panels[-1].get_legend_handles_labels()
+    figure.legend(handles, lengths, title="length", fontsize=8, title_fontsize=8, loc="outside right upper")
     return figure
 
 

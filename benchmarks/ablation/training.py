@@ -151,10 +151,7 @@ def training_command(run: Run) -> list[str]:
 def _train_and_evaluate(run: Run, settings: dict[str, Any]) -> str | None:
     run.folder.mkdir(parents=True, exist_ok=True)
     with run.log.open("a", encoding="utf-8") as log:
-        try:
-            # Children inherit the lock with their output: training whose sweep was killed still holds it.
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(log):
             return f"another process trains or evaluates it ({run.log})"
         run.settings.write_text(json.dumps({**settings, "device": _device()}, indent=2) + "\n", encoding="utf-8")
         if not run.checkpoint.exists():
@@ -167,6 +164,17 @@ def _train_and_evaluate(run: Run, settings: dict[str, Any]) -> str | None:
                 data = ["--data", f"{features}/eval-*.tar", "--out", str(answers)]
                 run_logged(["evaluate.py", "--checkpoint", str(run.checkpoint), *data], log)
     return None
+
+
+def _lock(log: TextIO) -> bool:
+    """Lock a run; whether no other process has. Children inherit the lock with their output, and outlive the sweep."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks; the tasks of an array have different runs anyway
+        return True
+    return True
 
 
 def run_logged(command: Sequence[str], log: TextIO) -> None:

@@ -28,6 +28,7 @@ class RecordedCase(NamedTuple):
     outputs_json: Any
     raises: str | None  # what the original raised; None if it gave a result
     compare: str  # what may be compared, such as "values"
+    seed: int = 0  # of the random numbers that the original drew
 
     def output_check(self, output: str, ours: Tensor) -> Check:
         """Compare one recorded tensor."""
@@ -57,6 +58,7 @@ def recorded_cases(folder: Path, method: str) -> Iterator[RecordedCase]:
             outputs_json=case.get("out_json"),
             raises=case.get("raises_text", case["raises"]) if case.get("raises") else None,
             compare=case["compare"],
+            seed=case.get("seed", 0),
         )
 
 

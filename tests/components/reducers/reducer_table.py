@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from components.building import MakeReducer
 from components.interfaces import SegmentInput, SegmentReducer
+from components.reducers.anchor_merge import AnchorMerge
 from components.reducers.clip_merge import ClipMerge
 from components.reducers.event_clusters import EventClusters
 from components.reducers.frame_merge import FrameMerge
@@ -15,6 +16,8 @@ from components.reducers.novelty_pruner import NoveltyPruner
 from components.reducers.pair_token_drop import PairTokenDrop
 from components.reducers.saliency_tokens import SaliencyTokens
 from components.reducers.sequential import Sequential
+from components.reducers.static_and_moving import StaticAndMoving
+from components.reducers.static_merge import StaticMerge
 from components.reducers.temporal_token_drop import TemporalTokenDrop
 
 
@@ -77,6 +80,25 @@ REDUCERS: dict[str, ReducerEntry] = {
         keeps_every_frame=False,
         places_repeat=True,
         has_state=False,
+    ),
+    "static_merge": ReducerEntry(
+        partial(StaticMerge, ratio=0.4, threshold=0.3, merged=0.5),
+        merges=True,
+        has_state=False,
+        keeps_every_frame=False,
+    ),
+    "static_merge_salient": ReducerEntry(
+        partial(StaticMerge, ratio=0.5, threshold=0.3), merges=True, has_state=False, keeps_every_frame=False
+    ),
+    "static_and_moving": ReducerEntry(
+        partial(StaticAndMoving, threshold=0.6, num_neighbours=2, unclustered=2),
+        merges=True,
+        keeps_every_frame=False,
+        has_state=False,
+    ),
+    "anchor_merge": ReducerEntry(partial(AnchorMerge, ratio=0.5, anchor_step=2), merges=True, has_state=False),
+    "anchor_merge_each_frame": ReducerEntry(
+        partial(AnchorMerge, ratio=0.7, anchor_step=2, budget="each_frame"), merges=True, has_state=False
     ),
     "sequential": ReducerEntry(
         partial(Sequential, reducers=[Narrow, partial(TemporalTokenDrop, threshold=0.6), Narrow])
