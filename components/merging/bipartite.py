@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from components.full_precision import full_precision
+
 
 class MergedTokens(NamedTuple):
     """Tokens of B rows, the real ones first."""
@@ -59,7 +61,8 @@ def merge_similar(before: MergedTokens, number: Tensor, *, heads: int = 1, weigh
     metric = tokens.detach().float().unflatten(2, (heads, -1)).mean(dim=2)
     metric = functional.normalize(metric, dim=2)
     is_source = torch.arange(width, device=tokens.device) % 2 == 0
-    scores = metric[:, 0::2] @ metric[:, 1::2].mT  # [B, sources, targets]
+    with full_precision(tokens.device):
+        scores = metric[:, 0::2] @ metric[:, 1::2].mT  # [B, sources, targets]
     scores = scores.masked_fill(~real[:, None, 1::2] | ~real[:, 0::2, None], -torch.inf)
     if scores.shape[2] == 0:
         return before
@@ -70,7 +73,8 @@ def merge_similar(before: MergedTokens, number: Tensor, *, heads: int = 1, weigh
     into = functional.one_hot(target, scores.shape[2]) * joins.unsqueeze(2)  # [B, sources, targets]
     moved = into * weights[:, 0::2].unsqueeze(2)
     total = weights[:, 1::2] + moved.sum(dim=1)
-    summed = tokens[:, 1::2].float() * weights[:, 1::2].unsqueeze(2) + moved.mT @ tokens[:, 0::2].float()
+    with full_precision(tokens.device):
+        summed = tokens[:, 1::2].float() * weights[:, 1::2].unsqueeze(2) + moved.mT @ tokens[:, 0::2].float()
     targets = (summed / total.unsqueeze(2)).to(tokens.dtype)
     merged = torch.empty_like(tokens)
     merged[:, 0::2], merged[:, 1::2] = tokens[:, 0::2], targets

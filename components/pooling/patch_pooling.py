@@ -1,8 +1,8 @@
 """Three ways to make fewer patches of a frame; ``PatchPooling`` is their contract.
 
 - ``GridPooling`` gives a grid of a given size, whatever size the encoder gives: take it to set the number of patches.
-- ``WindowPooling`` takes the mean or the maximum of every window of a given size: take it to divide the number of
-  patches without new weights.
+- ``WindowPooling`` takes the mean or the maximum of every window of a given size, or interpolates: take it to divide
+  the number of patches without new weights.
 - ``ConvPooling`` learns how to combine the patches of a window: take it where the bridge is trained with enough data.
 """
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 from components.interfaces import PatchPooling
 from components.positions import patch_grid_side
 
-Reduction = Literal["average", "max"]
+Reduction = Literal["average", "max", "bilinear"]
 GridReduction = Literal["average", "bilinear"]
 
 
@@ -49,29 +49,30 @@ class GridPooling(PatchPooling):
         num_frames, num_patches, dim = patches.shape
         if patch_grid_side(num_patches) == self.grid:
             return patches
-        if num_frames == 0:  # torch refuses an empty batch
-            return patches.new_empty(0, self.grid**2, dim)
-        planes = _to_planes(patches)
         if self.reduction == "average":
-            return _to_patches(functional.adaptive_avg_pool2d(planes, self.grid))
-        return _to_patches(functional.interpolate(planes, self.grid, mode="bilinear", align_corners=False))
+            if num_frames == 0:  # torch refuses an empty batch
+                return patches.new_empty(0, self.grid**2, dim)
+            return _to_patches(functional.adaptive_avg_pool2d(_to_planes(patches), self.grid))
+        return _interpolated(patches, self.grid)
 
 
 class WindowPooling(PatchPooling):
     """Keeps the mean or, channel by channel, the maximum of every window of patches. Has no weights.
 
     Windows are squares that touch but do not overlap. Rows and columns that are left over at the bottom and on the
-    right are not read.
+    right are not read; with ``bilinear``, which interpolates a grid of that many windows rounded up, all parts of the
+    picture are.
 
     Args:
         dim: Width of a patch, D.
         stride: Side of a window, in patches.
-        reduction: ``average`` or ``max``.
+        reduction: ``average``, ``max`` or ``bilinear``.
 
     Raises:
-        ValueError: ``stride`` is not positive, or ``reduction`` is neither of the two.
+        ValueError: ``stride`` is not positive, or ``reduction`` is none of the three.
 
-    Source: the spatial pooling in the VideoLLaMB code.
+    Source: the spatial pooling in the VideoLLaMB code; ``bilinear`` as in LLaVA-NeXT, ``llava_arch.py: get_2dPool``,
+    commit df17966 (Apache-2.0).
     """
 
     def __init__(self, dim: int, *, stride: int = 2, reduction: Reduction = "average") -> None:
@@ -83,7 +84,13 @@ class WindowPooling(PatchPooling):
         self.reduction = reduction
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Pool every frame separately: ``[F, N, D]`` to ``[F, floor(sqrt(N) / stride) ** 2, D]``."""
+        """Pool every frame separately: ``[F, N, D]`` to ``[F, side ** 2, D]``.
+
+        ``side`` is ``sqrt(N) / stride``, rounded down, or up if bilinear.
+        """
+        if self.reduction == "bilinear":
+            side = patch_grid_side(patches.shape[1])
+            return _interpolated(patches, -(-side // self.stride))
         _check_window(patches, self.stride)
         pool = functional.avg_pool2d if self.reduction == "average" else functional.max_pool2d
         return _to_patches(pool(_to_planes(patches), self.stride))
@@ -115,6 +122,12 @@ class ConvPooling(PatchPooling):
         """Pool every frame separately: ``[F, N, D]`` to ``[F, floor(sqrt(N) / stride) ** 2, out_dim]``."""
         _check_window(patches, self.stride)
         return _to_patches(self.convolution(_to_planes(patches)))
+
+
+def _interpolated(patches: Tensor, grid: int) -> Tensor:
+    if len(patches) == 0:  # torch refuses an empty batch
+        return patches.new_empty(0, grid**2, patches.shape[2])
+    return _to_patches(functional.interpolate(_to_planes(patches), grid, mode="bilinear", align_corners=False))
 
 
 def _positive(stride: int) -> int:

@@ -28,8 +28,7 @@ class ClipMerge(SegmentReducer[tuple[()]]):
     ``tome16_mlp_hd64.py``, commit 2f8e2f5: clips of 4 frames, 16 tokens a frame, parts of width 64. A fixed number a
     segment as LongVLM (arXiv:2404.03384), ziplab/LongVLM, ``merge.py``, commit 9c9ab66 (no licence file; written from a
     description): segments of 10 frames, 30 tokens, 16 parts. Both keep the order of the matching; here the order is
-        that
-    of the frames. LongVLM also shows the class tokens of five layers before, which the encoders here do not give.
+    that of the frames. LongVLM also shows the class tokens of five layers before, which the encoders here do not give.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from components.full_precision import full_precision
 from components.interfaces import SegmentInput, SegmentReducer
 from components.reducers.token_choice import keep_tokens
 
@@ -52,7 +53,8 @@ class NormTopMerge(SegmentReducer[tuple[()]]):
         order = frames.detach().float().norm(dim=2).argsort(dim=1, descending=True, stable=True)[:, :most]  # [F, K]
         longest = frames.gather(1, order.unsqueeze(2).expand(-1, -1, frames.shape[2]))
         shares = shares_of_means(longest.detach(), self.threshold, as_published=self.as_published)
-        means = (shares @ longest.float()).to(frames.dtype)
+        with full_precision(frames.device):
+            means = (shares @ longest.float()).to(frames.dtype)
         merged = frames.scatter(1, order.unsqueeze(2).expand_as(means), means)
         is_mean = torch.zeros(frames.shape[:2], dtype=torch.bool, device=frames.device)
         chosen = is_mean.scatter(1, order, shares.any(dim=2)).view_as(segment.token_mask) & segment.token_mask
@@ -73,7 +75,9 @@ def shares_of_means(tokens: Tensor, threshold: float, *, as_published: bool = Fa
         where token i is in another mean, or lost.
     """
     normed = functional.normalize(tokens.float(), dim=2)
-    alike = (normed @ normed.mT >= threshold) | torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
+    with full_precision(tokens.device):
+        similarity = normed @ normed.mT
+    alike = (similarity >= threshold) | torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
     left = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     means = []
     for number, similar in enumerate(alike.unbind(1)):

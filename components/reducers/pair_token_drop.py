@@ -19,7 +19,8 @@ class PairTokenDrop(SegmentReducer[tuple[()]]):
         dim: Width of a patch, D; it stays.
         drop: Share of the patches that a compared frame loses; the others, rounded down, stay, but at least one.
         as_published: Compute as the published code: the last group of four keeps its third frame whole, and the last of
-            an odd number of frames is lost, if the segment has another.
+            an odd number of frames is lost, if the segment has another. A compared frame may keep none, and a product
+            such as (1 - 0.8) * 10, which is a little below 2, is rounded down to 1.
 
     Raises:
         ValueError: ``drop`` is below 0 or not below 1.
@@ -46,7 +47,7 @@ class PairTokenDrop(SegmentReducer[tuple[()]]):
         grid = segment.grid(self).detach()
         chosen = tokens_of_pairs(grid, segment.frame_mask, self.drop, as_published=self.as_published)
         _, length, num_cells, _ = grid.shape
-        few = max(1, int((1 - self.drop) * num_cells + 1e-6))
+        few = patches_that_stay(num_cells, self.drop, as_published=self.as_published)
         compared = length // 2 + (length + 1) // 4
         most = num_cells * length if self.as_published else num_cells * (length - compared) + few * compared
         return keep_tokens(segment, chosen.flatten(1), most), ()
@@ -65,7 +66,7 @@ def tokens_of_pairs(grid: Tensor, frame_mask: Tensor, drop: float, *, as_publish
         ``[V, L, N]`` bool.
     """
     length, num_cells = grid.shape[1:3]
-    few = max(1, int((1 - drop) * num_cells + 1e-6))
+    few = patches_that_stay(num_cells, drop, as_published=as_published)
     place = torch.arange(length, device=grid.device)
     # The second of a pair is compared with the first, the third of four with the first of four.
     back = torch.where(place % 2 == 1, 1, torch.where(place % 4 == 2, 2, 0))  # [L]
@@ -79,3 +80,9 @@ def tokens_of_pairs(grid: Tensor, frame_mask: Tensor, drop: float, *, as_publish
         stays = frame_mask & ((place < number // 2 * 2) | (number == 1))
     kept: Tensor = (~is_compared.unsqueeze(2) | (rank < few)) & stays.unsqueeze(2)
     return kept
+
+
+def patches_that_stay(num_cells: int, drop: float, *, as_published: bool = False) -> int:
+    """Patches of a compared frame that stay; see ``PairTokenDrop``."""
+    share = (1 - drop) * num_cells
+    return int(share) if as_published else max(1, int(share + 1e-6))

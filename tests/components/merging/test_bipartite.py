@@ -65,3 +65,15 @@ def test_heads_compare_the_mean_of_parts_of_a_vector() -> None:
     tokens = torch.tensor([[[1.0, -1.0], [2.0, -2.0], [0.0, 1.0], [3.0, 1.0]]])
     merged = merge_similar(MergedTokens.of_tokens(tokens, torch.tensor([4])), torch.tensor([1]), heads=2)
     assert merged.place[0, :3].tolist() == [0, 1, 3]  # the third joins the fourth: both have positive means
+
+
+def test_autocast_changes_neither_the_choice_nor_the_means() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(1, 1, 64, generator=generator) + 0.05 * torch.randn(2, 64, 64, generator=generator)
+    before = MergedTokens.of_tokens(tokens, torch.tensor([64, 64]))
+    number = torch.tensor([20, 20])
+    plain = merge_similar(before, number)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = merge_similar(before, number)
+    assert torch.equal(plain.place, half.place)
+    torch.testing.assert_close(plain.tokens, half.tokens, rtol=0, atol=0)

@@ -104,7 +104,7 @@ def test_a_window_without_side_is_refused(make: Callable[..., PatchPooling]) -> 
 
 
 def test_an_unknown_reduction_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"one of \('average', 'max'\), got 'median'"):
+    with pytest.raises(ValueError, match=r"one of \('average', 'max', 'bilinear'\), got 'median'"):
         WindowPooling(5, reduction="median")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"one of \('average', 'bilinear'\), got 'max'"):
         GridPooling(5, grid=2, reduction="max")  # type: ignore[arg-type]
@@ -113,3 +113,14 @@ def test_an_unknown_reduction_is_refused() -> None:
 def test_a_pooled_grid_without_side_is_refused() -> None:
     with pytest.raises(ValueError, match="must be at least 1, got grid=0"):
         GridPooling(5, grid=0)
+
+
+def test_bilinear_windows_round_up_so_that_the_last_row_counts() -> None:
+    patches = torch.zeros(1, 9, 1)
+    patches[0, 6:] = 1.0  # the last of three rows
+    pooled = WindowPooling(1, stride=2, reduction="bilinear")(patches)
+    # The second of two rows has its centre at row 1.75 of 0 to 2: three quarters of the last one.
+    assert pooled.flatten().tolist() == [0.0, 0.0, 0.75, 0.75]
+    assert WindowPooling(1, stride=2)(patches).flatten().tolist() == [0.0]
+    assert WindowPooling(1, stride=5, reduction="bilinear")(patches).shape == (1, 1, 1)
+    assert WindowPooling(1, stride=2, reduction="bilinear")(patches[:0]).shape == (0, 4, 1)

@@ -53,6 +53,15 @@ def test_slow_frames_have_all_tokens_and_fast_ones_few_each_with_its_newlines() 
     assert all(torch.equal(tokens[place], reader.readout.newline) for place in newlines)
 
 
+def test_one_newline_follows_the_last_frame_of_every_video() -> None:
+    reader = store(SlowFast, every=1, newlines="end")
+    visual = read(reader, make_segments([[3], [1]]))
+    for video, num_frames in enumerate((3, 1)):
+        tokens = visual.tokens[video][visual.mask[video]]
+        assert len(tokens) == num_frames * NUM_PATCHES + 1
+        assert torch.equal(tokens[-1], reader.readout.newline)
+
+
 def test_newlines_stand_after_rows_or_frames() -> None:
     patches, newline = torch.arange(8.0).view(2, 4, 1), torch.tensor([-1.0])
     assert with_newlines(patches, newline, "rows")[0].flatten().tolist() == [0, 1, -1, 2, 3, -1]

@@ -8,7 +8,7 @@ import torch
 from components.interfaces import SegmentInput
 from components.reducers.clip_merge import ClipMerge
 from components.reducers.frame_merge import FrameMerge, numbers_that_join
-from components.reducers.pair_token_drop import PairTokenDrop, tokens_of_pairs
+from components.reducers.pair_token_drop import PairTokenDrop, patches_that_stay, tokens_of_pairs
 from tests.components.reducers.slow_videos import frames_and_cells
 
 
@@ -73,6 +73,16 @@ def test_no_frame_is_lost_but_the_last_odd_one_as_published(length: int) -> None
     assert ours.tolist() == [4 if place % 4 == 0 else 1 for place in range(length)]
     lost = length > 1 and length % 2 == 1
     assert (int(published[-1]) == 0) == lost
+
+
+@pytest.mark.parametrize(
+    ("num_cells", "drop", "ours", "published"), [(10, 0.8, 2, 1), (10, 0.9, 1, 0), (16, 0.95, 1, 0), (196, 0.7, 58, 58)]
+)
+def test_a_compared_frame_keeps_a_share_that_is_exact_or_as_published(
+    num_cells: int, drop: float, ours: int, published: int
+) -> None:
+    assert patches_that_stay(num_cells, drop) == ours
+    assert patches_that_stay(num_cells, drop, as_published=True) == published
 
 
 @pytest.mark.parametrize(

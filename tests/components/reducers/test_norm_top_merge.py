@@ -77,3 +77,13 @@ def test_every_patch_of_a_mean_gets_its_share_of_the_gradient() -> None:
 def test_no_share_is_refused() -> None:
     with pytest.raises(ValueError, match="rate must be above 0"):
         NormTopMerge(2, rate=0.0)
+
+
+def test_autocast_does_not_change_what_is_averaged() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(1, 1, 64, generator=generator) + 0.5 * torch.randn(2, 32, 64, generator=generator)
+    plain = shares_of_means(tokens, 0.8)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = shares_of_means(tokens, 0.8)
+    assert torch.equal(plain, half)
+    assert bool((plain.count_nonzero(dim=2) > 1).any())  # some are averaged
