@@ -39,6 +39,7 @@ CHAINS = {
     },
     "ablation/static_merge.yaml": [*BASE, "ablation/static_merge.yaml"],
     "ablation/salient_tokens.yaml": [*BASE, "ablation/salient_tokens.yaml"],
+    "ablation/anchor_merge.yaml": [*BASE, "ablation/anchor_merge.yaml"],
     "ablation/grid_memory_budget.yaml": [*FEATURES, "ablation/grid_memory.yaml", "ablation/grid_memory_budget.yaml"],
     "ablation/frame_dropout.yaml": [*FEATURES, "ablation/memory_and_frames.yaml", "ablation/frame_dropout.yaml"],
 }

@@ -52,6 +52,9 @@ OTHERS = {
     **{f"ablation/{name}.yaml": 5 for name in ("best_frames", "adaptive_frames", "frames_by_share")},
     **{f"ablation/{name}.yaml": 6 for name in ("determinantal_frames", "sequential_determinantal_frames", "key_clips")},
     "ablation/norm_top_merge.yaml": 3,
+    # Where to cut, and how many tokens are left of each of two segments.
+    "ablation/static_and_moving.yaml": 3,
+    "ablation/anchor_merge.yaml": 1,  # where to cut
 }
 WAITS = CUTS | NUMBER_OF_TOKENS | OTHERS
 """Times that the host waits for the device in a training step; 0 for the other configs."""

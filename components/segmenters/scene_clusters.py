@@ -60,8 +60,8 @@ class SceneClusters(Segmenter):
             return position
         means = patches.detach().float().mean(dim=1)
         rows = means.new_zeros(len(frame_counts), int(frame_counts.max()), means.shape[1])
-        rows[video.to(means.device), position.to(means.device)] = means
-        labels = self.labels(rows, frame_counts.to(means.device)).cpu()
+        rows[video.to(means.device, non_blocking=True), position.to(means.device, non_blocking=True)] = means
+        labels = self.labels(rows, frame_counts.to(means.device, non_blocking=True)).cpu()
         index = torch.zeros_like(labels)
         for row, count in enumerate(frame_counts.tolist()):
             scenes = longest_runs(labels[row, :count].tolist())
