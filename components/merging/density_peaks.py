@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from components.full_precision import full_precision
+
 Noise = Callable[[Tensor], Tensor]
 """Gives random numbers in 0..1 for the real entries of a mask ``[B, T]``; published code adds them to the densities."""
 
@@ -97,7 +99,9 @@ def cluster_means(entries: Tensor, members: Tensor, smoothing: float = 0.0) -> T
     sizes = members.sum(dim=2, keepdim=True)
     # Padding may be anything, also infinite or not a number.
     real = entries.float().masked_fill(~members.any(dim=1).unsqueeze(2), 0.0)
-    return ((members @ real) / (sizes + smoothing).clamp(min=1.0)).to(entries.dtype)
+    with full_precision(real.device):
+        summed = members @ real
+    return (summed / (sizes + smoothing).clamp(min=1.0)).to(entries.dtype)
 
 
 def _densities(distances: Tensor, mask: Tensor, num_neighbours: Tensor) -> Tensor:

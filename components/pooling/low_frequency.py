@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from components.full_precision import full_precision
 from components.interfaces import PatchPooling
 from components.positions import patch_grid_side
 
@@ -52,7 +53,8 @@ class LowFrequencyPooling(PatchPooling):
         shrink = low_frequency_map(side, self.reserve, rescale=self.rescale)
         shrink = shrink.to(patches.device, non_blocking=True)
         planes = patches.float().unflatten(1, (side, side))  # [F, side, side, D]
-        pooled = torch.einsum("ih,jw,fhwd->fijd", shrink, shrink, planes)
+        with full_precision(planes.device):
+            pooled = torch.einsum("ih,jw,fhwd->fijd", shrink, shrink, planes)
         return pooled.flatten(1, 2).to(patches.dtype)
 
 

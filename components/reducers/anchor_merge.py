@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from components.full_precision import full_precision
 from components.interfaces import SegmentInput, SegmentReducer
 from components.merging.density_peaks import Noise, cluster_means, density_peaks
 from components.reducers.clustered_cells import CellClusters
@@ -201,7 +202,9 @@ class AnchorMerge(SegmentReducer[tuple[()]]):
         """Each target ``[V, K, D]`` with the patches that are merged into it; any number where masked."""
         directions = functional.normalize(patches.detach().float(), dim=2)
         of_targets = functional.normalize(targets.tokens.detach().float(), dim=2)
-        similarity = (directions @ of_targets.mT).masked_fill(~targets.mask.unsqueeze(1), -torch.inf)
+        with full_precision(directions.device):
+            similarity = directions @ of_targets.mT
+        similarity = similarity.masked_fill(~targets.mask.unsqueeze(1), -torch.inf)
         members = functional.one_hot(similarity.argmax(dim=2), targets.mask.shape[1]).mT.float()
         members = members * joins.unsqueeze(1) * targets.mask.unsqueeze(2)
         weight = (1.0 / (members.sum(dim=2, keepdim=True) + 1.0)).clamp(min=self.target_weight)

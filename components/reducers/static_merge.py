@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from components.full_precision import full_precision
 from components.interfaces import SegmentInput, SegmentReducer
 from components.merging.density_peaks import Noise, density_peaks, memberships
 from components.reducers.token_choice import keep_tokens
@@ -146,10 +147,11 @@ class StaticMerge(SegmentReducer[tuple[()]]):
         is_centre = functional.one_hot(peaks.centres, width) * peaks.mask.unsqueeze(2)
         others = members * (1 - is_centre)
         count = others.sum(dim=2, keepdim=True)
-        middle = is_centre.float() @ entries.float()
-        mean = (others @ entries.float().masked_fill(~mask.unsqueeze(2), 0.0)) / count.clamp(min=1)
-        tokens = torch.where(count > 0, self.centre * middle + (1 - self.centre) * mean, middle)
-        placed = (is_centre.float().mT @ tokens).to(entries.dtype)
+        with full_precision(entries.device):
+            middle = is_centre.float() @ entries.float()
+            mean = (others @ entries.float().masked_fill(~mask.unsqueeze(2), 0.0)) / count.clamp(min=1)
+            tokens = torch.where(count > 0, self.centre * middle + (1 - self.centre) * mean, middle)
+            placed = (is_centre.float().mT @ tokens).to(entries.dtype)
         at = is_centre.any(dim=1)
         return torch.where(at.unsqueeze(2), placed, entries), at
 

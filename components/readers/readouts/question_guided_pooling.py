@@ -55,7 +55,7 @@ class QuestionGuidedPooling(TokenReadout):
         self.temperature = temperature
         self.projection = nn.Sequential(nn.Linear(dim, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim))
         self.patch_space, self.word_space = nn.Linear(dim, space), nn.Linear(out_dim, space)
-        self.scale = nn.Parameter(torch.tensor(2.659))  # logarithm of 1 / 0.07, as CLIP's
+        self.scale = nn.Parameter(torch.tensor([2.659]))  # logarithm of 1 / 0.07, as CLIP's; ZeRO-3 needs a dimension
 
     def forward(
         self, stored: StoredTokens, questions: Questions | None = None, *, budget: int | None = None

@@ -230,3 +230,16 @@ def test_sequence_is_built_from_a_config() -> None:
     [only] = built.reducers
     assert isinstance(only, TemporalTokenDrop)
     assert (only.out_dim, only.ratio) == (DIM, 0.5)
+
+
+@every_entry
+def test_autocast_changes_neither_what_is_chosen_nor_what_is_averaged(entry: ReducerEntry) -> None:
+    reducer = build(entry.make)
+    if any(True for _ in reducer.parameters()):
+        return  # its weights are meant to compute in the lower precision
+    plain, _ = walk(reducer, make_segments())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lower, _ = walk(reducer, make_segments())
+    for one, other in zip(plain, lower, strict=True):
+        assert torch.equal(one.token_mask, other.token_mask)
+        torch.testing.assert_close(one.tokens[one.token_mask], other.tokens[other.token_mask], rtol=1e-6, atol=1e-6)

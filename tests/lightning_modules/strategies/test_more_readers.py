@@ -12,6 +12,7 @@ from tests.fixtures_models import make_part_folders
 from tests.lightning_modules.strategies import train_more_readers
 from tests.process_group import one_group_at_a_time, run_processes
 
+MORE = ("memories", "readouts", "reducers", "salient", "chosen")
 pytestmark = [pytest.mark.timeout(1500), one_group_at_a_time]
 
 
@@ -20,7 +21,7 @@ pytestmark = [pytest.mark.timeout(1500), one_group_at_a_time]
     [
         pytest.param("exact", marks=pytest.mark.slow),
         pytest.param("drawn", marks=pytest.mark.nightly),
-        *(pytest.param(name, marks=pytest.mark.nightly) for name in ("memories", "readouts", "reducers", "chosen")),
+        *(pytest.param(name, marks=pytest.mark.nightly) for name in MORE),
     ],
 )
 def test_two_ranks_train_every_reader_as_one_process(name: str, tmp_path: Path) -> None:

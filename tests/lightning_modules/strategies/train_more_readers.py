@@ -103,6 +103,11 @@ SETS = {
             "pairs": partial(PairTokenDrop, drop=0.6),
             "longest": partial(NormTopMerge, rate=0.7),
             "events": partial(EventClusters, num_clusters=(2, 1), event_rate=0.5),
+        }.items()
+    },
+    "salient": {
+        name: ReaderSettings(MeanPooling, reducer=reducer)
+        for name, reducer in {
             "scenes": StaticAndMoving,
             "salient": partial(SaliencyTokens, rate=0.5, budget="shared"),
             "static": partial(StaticMerge, ratio=0.5),
@@ -118,7 +123,7 @@ SETS = {
 def parts_of(name: str, folders: PartFolders) -> dict[str, Any]:
     """The encoder of a set, and what chooses frames by the question."""
     if name != "chosen":
-        layer = -1 if name == "reducers" else None  # some reducers read the saliency of patches
+        layer = -1 if name == "salient" else None  # some reducers read the saliency of patches
         made = partial(HuggingFaceVisionEncoder, layer=-1, max_frames_per_call=4, saliency_layer=layer)
         return {"encoder": partial(made, folders.encoder)}
     clip = Path(folders.encoder).with_name("clip")
