@@ -138,7 +138,9 @@ def read_medium(model: VideoLanguageModel, name: str, media: SampleMedia) -> Ope
     if model.frame_scorer is not None:
         every_frame = model.segment(encoded.features, encoded.videos.frame_counts)
         scenes = _scenes(next(iter(every_frame.values())), times, None)
-        return OpenedMedium(name, media.frames, times, scenes, similarity, None, encoded)
+        without_pixels = encoded.videos._replace(frames=encoded.videos.frames[:0])  # they are encoded
+        kept = encoded._replace(videos=without_pixels)
+        return OpenedMedium(name, media.frames, times, scenes, similarity, None, kept)
     read = model.read_encoded(encoded, lambda _: ())  # keeps the last states only
     scenes = _scenes(next(iter(read.segments.values())), times, _admitted(model, read))
     return OpenedMedium(name, media.frames, times, scenes, similarity, read)

@@ -155,6 +155,8 @@ def test_questions_that_are_asked_of_an_opened_video_are_answered_as_in_a_batch(
     sample = film(folders, "which colour ?", "how many circle ?")
     medium = read_medium(model, "film", sample.media[0])
     assert sum(scene.num_frames for scene in medium.scenes) == 9  # the scenes are those of the complete video
+    assert medium.encoded is not None
+    assert medium.encoded.videos.frames.numel() == 0  # pixels are not kept twice
     asked = [AskedQuestion(each.question.question) for each in sample.conversations]
     settings = DecodingSettings(max_new_tokens=4)
     together = [answer.text for answer in ask_about(model, medium, asked, settings)]

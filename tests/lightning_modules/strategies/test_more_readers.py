@@ -12,7 +12,7 @@ from tests.fixtures_models import make_part_folders
 from tests.lightning_modules.strategies import train_more_readers
 from tests.process_group import one_group_at_a_time, run_processes
 
-MORE = ("memories", "readouts", "reducers", "salient", "chosen")
+MORE = ("memories", "readouts", "more_readouts", "reducers", "salient", "chosen")
 pytestmark = [pytest.mark.timeout(1500), one_group_at_a_time]
 
 

@@ -88,6 +88,11 @@ SETS = {
             "pooled": partial(PooledGrid, shape=(2, 1, 2)),
             "context": ContextToken,
             "queries": partial(FrameQueries, num_queries=2, width=16, num_layers=2, num_heads=2),
+        }.items()
+    },
+    "more_readouts": {
+        name: ReaderSettings(partial(TokenStore, readout=readout))
+        for name, readout in {
             "slow_fast": partial(SlowFast, every=2),
             "collage": partial(ThumbnailAndSamples, frames=2, samples=5),
             "guided": partial(QuestionGuidedPooling, window=(1, 2, 2), temperature=1.0, space=4),
