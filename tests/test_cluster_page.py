@@ -85,7 +85,10 @@ def test_loop_starts_again_after_75_only(statuses: tuple[int, ...], starts: int,
 def test_the_page_has_a_command_of_each_kind() -> None:
     counts = {
         program: len(commands(program))
-        for program in ("python train.py", "python -m lightning_modules.submit", "torchrun", "until")
+        for program in (
+            *("python train.py", "python -m lightning_modules.submit", "torchrun", "until"),
+            *("python -m benchmarks.ablation", "sbatch"),
+        )
     }
     assert all(counts.values()), counts
     assert sum(counts.values()) == len([line for line in LINES if line.strip()])
