@@ -19,8 +19,9 @@ NAMES = [
     *sorted(f"ablation/{path.name}" for path in (CONFIGS / "ablation").glob("*.yaml")),
 ]
 MOVED = ["ablation/packed_conversations.yaml", "ablation/retrieved_readout.yaml", "ablation/scene_tilling.yaml"]
+CONFIGS_OF_A_CHILD = 12  # a start takes some seconds, and all of them more than a test may take
 LIMIT = 1e-4  # kernels add in another order
-CUTS = {name: 1 for name in NAMES if "scene_tilling" in name}  # similarities of frames
+CUTS = {name: 1 for name in NAMES if "scene_tilling" in name or "static_merge" in name}  # similarities of frames
 NUMBER_OF_TOKENS = {  # masks of visual tokens, whose number depends on the video
     f"ablation/{name}.yaml": 1
     for name in (
@@ -59,6 +60,7 @@ OTHERS = {
 WAITS = CUTS | NUMBER_OF_TOKENS | OTHERS
 """Times that the host waits for the device in a training step; 0 for the other configs."""
 Results = dict[str, tuple[dict[str, float], list[list[str]], str]]
+_results: dict[int, Results] = {}
 
 
 def run_in_child(folder: Path, *arguments: str) -> Results:
@@ -69,9 +71,18 @@ def run_in_child(folder: Path, *arguments: str) -> Results:
     return dict(json.loads((folder / "results.json").read_text(encoding="utf-8")))
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return run_in_child(tmp_path_factory.mktemp("device"), *NAMES)
+def group_of(name: str) -> int:
+    """The configs of one group run in one child."""
+    return NAMES.index(name) // CONFIGS_OF_A_CHILD
+
+
+@pytest.fixture
+def results(name: str, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    group = group_of(name)
+    if group not in _results:
+        names = [each for each in NAMES if group_of(each) == group]
+        _results[group] = run_in_child(tmp_path_factory.mktemp("device"), *names)
+    return _results[group]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +90,14 @@ def results_of_moved_inputs(tmp_path_factory: pytest.TempPathFactory) -> Results
     return run_in_child(tmp_path_factory.mktemp("moved"), "--move-inputs", *MOVED)
 
 
-@pytest.mark.parametrize("name", NAMES)
+every_config = pytest.mark.parametrize(
+    # A group stays in one of the processes that run the tests, or each of them would run the child.
+    "name",
+    [pytest.param(name, marks=pytest.mark.xdist_group(f"device-{group_of(name)}")) for name in NAMES],
+)
+
+
+@every_config
 def test_config_gives_the_numbers_of_the_cpu(name: str, results: Results) -> None:
     differences, _, error = results[name]
     assert error == ""
@@ -87,7 +105,7 @@ def test_config_gives_the_numbers_of_the_cpu(name: str, results: Results) -> Non
     assert {what: size for what, size in differences.items() if not size < LIMIT} == {}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_config
 def test_training_step_waits_for_the_device_only_where_it_must(name: str, results: Results) -> None:
     _, waits, error = results[name]
     assert error == ""

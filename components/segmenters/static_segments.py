@@ -50,11 +50,14 @@ class StaticSegments(Segmenter):
         """
         if patches is None:
             raise ValueError("StaticSegments compares patches, and got none")
-        found = []
-        for frames in patches.detach().float().split(frame_counts.tolist()):
-            similarity = functional.cosine_similarity(frames[:-1], frames[1:], dim=2)  # [T - 1, N]
-            lengths = static_windows((similarity > self.threshold).cpu(), self.longest).lengths
+        frames = patches.detach().float()
+        similarity = functional.cosine_similarity(frames[:-1], frames[1:], dim=2)  # [F - 1, N]
+        is_same = (similarity > self.threshold).cpu()  # also of the last frame of a video and the first of the next
+        found, first = [], 0
+        for count in frame_counts.tolist():
+            lengths = static_windows(is_same[first : first + count - 1], self.longest).lengths
             found.append(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)))
+            first += count
         return torch.cat(found)
 
     def stream(self) -> SegmenterStream | None:
