@@ -189,7 +189,9 @@ def test_a_signal_ends_it_with_complete_files(number: signal.Signals, model: str
     out, err = process.communicate(timeout=120)
     assert process.returncode == INTERRUPTED
     assert "stopped" in err.splitlines()[-1]
-    assert len(webvtt.read("a.vtt")) == len((first + out).splitlines())
+    # What was shown for less than two seconds may get an empty caption, which the reader of the file passes over.
+    told = [line for line in (first + out).splitlines() if not line.endswith("(the model gave an empty caption)")]
+    assert len(webvtt.read("a.vtt")) == len(told)
 
 
 @pytest.mark.slow
